@@ -31,7 +31,7 @@ class Access:
         return cls(_region(environment), session_credentials(), _endpoints(environment))
 
     def url(self, service: str) -> str:
-        """Return the endpoint that the environment sets for a service, or ""."""
+        """Return the endpoint URL that the environment sets for a service, or "" if it sets none."""
         own = f"AWS_ENDPOINT_URL_{_VARIABLES.get(service, service.upper())}"
         return self.endpoints.get(own) or self.endpoints.get("AWS_ENDPOINT_URL") or ""
 

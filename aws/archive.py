@@ -53,7 +53,7 @@ class Archive:
         return response.status == 200  # 412: it exists, perhaps from an earlier try that timed out
 
     def read(self, key: str) -> bytes:
-        """Return an object's bytes. Raises MissingObjectError or RetryableError."""
+        """Return the bytes of an object. Raises MissingObjectError or RetryableError."""
         try:
             return self._send("GET", key, {}, b"", expected={200}).body
         except ServiceError as error:

@@ -12,7 +12,7 @@ class Credentials(Protocol):
 
 
 class FixedCredentials(NamedTuple):
-    """Credentials that are never renewed. Lambda's are valid as long as the execution environment."""
+    """Credentials that are never renewed. Lambda's credentials are valid as long as the execution environment."""
 
     access_key: str
     secret_key: str

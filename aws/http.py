@@ -151,7 +151,7 @@ class _Connection(HTTPConnection):
         super().__init__(url.netloc)
 
     def send(self, data: Any) -> None:
-        """Keep the head and the body of a request, which `call` sends with one system call."""
+        """Store the head and the body of a request, so that `call` can send them with one system call."""
         self._unsent.append(data)
 
     def call(
@@ -244,7 +244,7 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 class _DeadlineSocket(socket.socket):
-    """Every read and write ends at the call's deadline.
+    """A socket whose reads and writes all end at the call's deadline.
 
     A socket's own timeout restarts with every byte, so a slow peer could block a call indefinitely.
     """
@@ -265,7 +265,7 @@ class _DeadlineSocket(socket.socket):
 
 
 class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
-    """Its `sendall` calls `send` for each part."""
+    """A TLS socket whose `sendall` calls `send` for each part."""
 
 
 @cache

@@ -39,7 +39,7 @@ _ERROR = msgspec.json.Decoder(_Error)
 
 
 class JsonClient:
-    """Called like boto3: `client.put_item(TableName=…)`. Thread-safe.
+    """A client that is called like boto3's: `client.put_item(TableName=…)`. Thread-safe.
 
     Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
     """

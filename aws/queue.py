@@ -10,7 +10,7 @@ from aws.json_client import JsonClient
 
 @dataclass(frozen=True, slots=True)
 class RedriveQueue:
-    """Its methods raise RetryableError."""
+    """The redrive queue. All methods raise RetryableError."""
 
     sqs: JsonClient
     url: str

@@ -33,7 +33,7 @@ class Table:
     executor: Executor
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
-        """Return the items that exist, and failures by key. Costs half if not `consistent`."""
+        """Return the items that exist, and the failures by key. An eventually consistent read costs half as much."""
         found: dict[Key, Item] = {}
         failures: Failures = {}
         for some, failed in self.executor.map(

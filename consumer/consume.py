@@ -25,7 +25,10 @@ class Poison:
 
 class SetAside(Protocol):
     def keep(self, poison: Sequence[Poison]) -> str:
-        """Store records so that they can be sent again. Returns the key; repeating it creates no second object."""
+        """Store records so that they can be sent again.
+
+        Returns the object's key; a repeated call creates no second object.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Outcome(Counts):
 
     @property
     def set_aside_share(self) -> float:
-        """Percent of the records."""
+        """Return the percentage of records that were quarantined."""
         return 100 * sum(map(len, self.set_aside.values())) / self.records if self.records else 0.0
 
     def stop_at(self, record: Record, failure: Exception) -> None:

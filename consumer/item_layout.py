@@ -67,7 +67,7 @@ class PairLog:
         return bool(self.chunks or self.news)
 
     def is_late(self, order: Order) -> bool:
-        """Return whether an event at this place in the order belongs before the events of the log."""
+        """Return whether an event with this sort key belongs before the events of the log."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
@@ -168,12 +168,12 @@ def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) 
 
 
 def size_of(item: Item) -> int:
-    """Return the size as DynamoDB counts it, or a few bytes more."""
+    """Return the size of an item as DynamoDB counts it, or a few bytes more."""
     return sum(len(name) + len(str(value).encode()) for name, value in item.items())
 
 
 def rule_of(item: Item) -> Rule:
-    """Return the rule with which the log was written. Readers need the same."""
+    """Return the visit rule with which the log was written. Readers must apply the same rule."""
     if "rule" not in item:
         return Rule()
     gap_seconds, min_confidence = msgspec.json.decode(str(item["rule"]))
@@ -216,7 +216,7 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
 
 
 def id_text(event_id: str) -> str:
-    """Return an id as it occurs in packed events."""
+    """Return the JSON text of an id as it occurs in packed events."""
     return _text(event_id)
 
 

@@ -69,7 +69,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 
     @property
     def properties(self) -> dict[str, str | int]:
-        """The library's properties file."""
+        """Return the content of the library's properties file."""
         endpoints = {
             "kinesisEndpoint": self.aws_endpoint_url_kinesis or self.aws_endpoint_url,
             "dynamoDBEndpoint": self.aws_endpoint_url_dynamodb or self.aws_endpoint_url,
@@ -95,12 +95,15 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 
 
 class GaveUp(SystemExit):
-    """The library lets only this exception end the process. The batch is not checkpointed and is delivered again."""
+    """Ends the process. The library lets only this exception do so.
+
+    The batch is not checkpointed and is delivered again.
+    """
 
 
 @dataclass
 class ShardProcessor:
-    """The library calls these methods for one shard. `alive` gets the shard and its state on every call."""
+    """Processes one shard. The library calls its methods. `alive` gets the shard and its state on every call."""
 
     version: ClassVar = 3
 
@@ -120,7 +123,7 @@ class ShardProcessor:
         self.alive(self.shard_id, "taken")
 
     def process_records(self, batch: Any) -> None:
-        """Raises only GaveUp."""
+        """Process a batch. Raises only GaveUp."""
         try:
             self.alive(self.shard_id, "running")
             self._until_done([self._record(delivered) for delivered in batch.records], batch.checkpointer)
@@ -140,7 +143,7 @@ class ShardProcessor:
         self.alive(self.shard_id, "gone")
 
     def shutdown_requested(self, request: Any) -> None:
-        """Checkpoint the last record that is done once more, in case that failed before."""
+        """Checkpoint the last finished record again, in case the earlier checkpoint failed."""
         if self.done:
             self._checkpoint(request.checkpointer, self.done)
         log.info("shutdown_requested", checkpoint=self.done and self.done.sequence_number)

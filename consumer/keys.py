@@ -48,7 +48,7 @@ def chunk_range(pair: Pair) -> tuple[str, str, str]:
 
 
 def chunk_key(pair: Pair, version: int, number: int) -> str:
-    """Return a sort key. `number` distinguishes the chunks of one change."""
+    """Return the sort key of a chunk. `number` distinguishes the chunks of one change."""
     return f"{fence_key(pair.fence)}#e#{version}#{number}"
 
 
@@ -84,7 +84,7 @@ def of_microseconds(number: int) -> datetime:
 
 
 def first_version(at: datetime) -> int:
-    """Return milliseconds, so that a new log's versions are above those of an expired one."""
+    """Return the first version of a new log: milliseconds, so that it is above the versions of an expired log."""
     return int(at.timestamp() * 1000)
 
 

@@ -24,7 +24,7 @@ class Notification(NamedTuple):
 
 class Bus(Protocol):
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
-        """Publish all. Returns the failures by the notification's id."""
+        """Publish all notifications. Returns the failures by notification id."""
 
 
 def news_of(diff: VisitDiff) -> list[News]:

@@ -97,7 +97,10 @@ def _aggregated_record() -> Any:
 
 
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
-    """Raises InvalidEvent. Future times are compared with the record's arrival at Kinesis, not with our clock."""
+    """Parse the geofence event of a record.
+
+    Raises InvalidEvent. Future times are compared with the record's arrival at Kinesis, not with our clock.
+    """
     if record.fault:
         raise InvalidEvent((record.fault,))
     event = geofence_event(record.data, kinds)

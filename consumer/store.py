@@ -39,7 +39,7 @@ MAX_RACES = 20
 
 
 class RaceLost(LoggableError):
-    """Other processes kept changing this pair. A later attempt will succeed."""
+    """Raised when other processes keep changing a pair. A later attempt will succeed."""
 
 
 class Arrival(NamedTuple):
@@ -58,7 +58,7 @@ class Arrival(NamedTuple):
         return f"{self.shard_id}#{self.last:x}"
 
     def is_behind(self, position: str) -> bool:
-        """Return whether the batch of the change at this position is done."""
+        """Return whether the change at this position belongs to a batch that is completely processed."""
         shard_id, _, last = position.partition("#")
         return shard_id == self.shard_id and int(last, 16) < self.batch_begins
 
@@ -311,8 +311,8 @@ def _attempt(job: _Job, do: Callable[[_Job], None]) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Keep only the smallest content of each id, in order, because the others of this batch cannot change
-    anything.
+    """Keep only the content of each id that sorts first, because the batch's other contents of that id cannot
+    change anything.
     """
     least: dict[str, GeofenceEvent] = {}
     for event in events:
@@ -353,7 +353,7 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the number of the first chunk that reaches this far; after the chunks comes the log."""
+    """Return the index of the first chunk that covers this sort key; the log follows the last chunk."""
     return sum(order > order_of(chunk.events[-1]) for chunk in chunks)
 
 

@@ -35,12 +35,12 @@ class VisitDiff:
 
     @property
     def visits(self) -> int:
-        """Return how many visits are changed, new or gone."""
+        """Return the number of visits that have changed, are new or no longer exist."""
         old, new = self.by_start()
         return sum(old.get(start) != new.get(start) for start in {**old, **new})
 
     def by_start(self) -> tuple[dict[Start, Visit], dict[Start, Visit]]:
-        """Return the visits before and after by their identity: the enter event."""
+        """Return the visits before and the visits after, each keyed by its enter event."""
         old, new = ((*self.before, self.last_before), (*self.after, self.last_after))
         return (
             {(v.entered_at, v.entered_event_id): v for v in old if v},

@@ -189,7 +189,7 @@ def _has_huge_integer(raw: bytes) -> bool:
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    """Remove the innermost pairs of brackets MAX_DEPTH times, and see whether any are left."""
+    """Return whether brackets are left after the innermost pairs were removed MAX_DEPTH times."""
     brackets = _outside_strings(raw).translate(_BRACES_AS_BRACKETS, _NOT_BRACKETS)
     if b"[" * (MAX_DEPTH + 1) in brackets:
         return True
@@ -199,7 +199,7 @@ def _is_too_deep(raw: bytes) -> bool:
 
 
 def _outside_strings(raw: bytes) -> bytes:
-    """Return what stands outside the strings of a valid JSON text."""
+    """Return the parts of a valid JSON text that are outside its strings."""
     return b" ".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 
@@ -218,7 +218,7 @@ Instant = Annotated[
 
 
 class User(msgspec.Struct, kw_only=True, gc=False):
-    """Only the fields that identify the sender are read."""
+    """The fields of `user` that identify the sender; no others are read."""
 
     id: str | None = msgspec.field(default=None, name="_id")
     user_id: Id | None = msgspec.field(default=None, name="userId")
@@ -324,7 +324,7 @@ def _checked(value: object, is_crossing: bool) -> Checked | None:
 
 
 def _fit(ids: Iterable[str | None]) -> bool:
-    """Return whether ids of at most MAX_ID_CHARS have at most MAX_ID_BYTES. Those in ASCII always do."""
+    """Return whether ids of at most MAX_ID_CHARS characters have at most MAX_ID_BYTES bytes. ASCII ids always do."""
     return not [each for each in ids if each and not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
 
 

@@ -1,4 +1,4 @@
-"""The forms of time that are accepted from phones, and how far from our clock a time may be.
+"""The time formats that are accepted from phones, and how far from our clock a time may be.
 
 The event is stored with its own text, so all later readers (dbt, the SQL files, Spark, SQLite) accept the
 same forms; tests/unit/contract/instants.py is the table with which all of them are tested.
@@ -39,7 +39,7 @@ _REJECTED_FORMS = [
 
 
 def instant(text: str) -> datetime:
-    """Parse a time in one of the accepted forms. Returns it in UTC, truncated to microseconds. Raises ValueError."""
+    """Parse a time in one of the accepted formats. Returns it in UTC, truncated to microseconds. Raises ValueError."""
     if not _is_instant(text):
         raise ValueError("not a time with an offset")
     try:
@@ -54,7 +54,7 @@ def _plain(text: str) -> str:
 
 
 def rejected_form(text: str) -> str:
-    """Return the name of the form of a text that is not accepted, or "" if the form has no name."""
+    """Return the name of the rejected time format of a text, or "" if the format has no name."""
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
 
 

@@ -32,11 +32,11 @@ LOADS_CHECKED = "loads_checked"
 
 
 class LoggableError(Exception):
-    """Its message quotes nothing that a client sent."""
+    """An error whose message quotes nothing that a client sent."""
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message if it may be logged, otherwise the type."""
+    """Return the error's message if it may be logged, otherwise the error's type."""
     return str(error) if isinstance(error, LoggableError) else type(error).__name__
 
 

@@ -60,7 +60,7 @@ type Wanted = Literal["all", "alarms"]
 
 @cache
 def unit_of(field: str) -> Unit:
-    """Return the unit, which the field's name ends with."""
+    """Return the CloudWatch unit of a field, from the suffix of its name."""
     units: dict[str, Unit] = {"_ms": "Milliseconds", "_seconds": "Seconds", "_share": "Percent"}
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 

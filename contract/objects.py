@@ -49,7 +49,7 @@ def hour_folder(hour: datetime) -> str:
 
 
 def object_name(key: str) -> ObjectName | None:
-    """Return None for a key that is not one of ours."""
+    """Parse a key; None if Milkrun did not choose it."""
     prefix, hour, found = prefix_of(key), hour_of(key), _NAME.search(key)
     if not (prefix and hour and found):
         return None

@@ -31,7 +31,10 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Raises SettingsError with the name of a variable that is missing or invalid."""
+        """Read the settings from environment variables.
+
+        Raises SettingsError with the name of a missing or invalid variable.
+        """
         values: dict[str, object] = dict(environment)
         for name in cls.json_variables:
             try:

@@ -44,13 +44,13 @@ class Store(Protocol):
     """Where objects are stored. Must be picklable, because each Spark worker gets a copy."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """The order is not guaranteed."""
+        """Yield the objects under a prefix, in no guaranteed order."""
         ...
 
     def read(self, key: str) -> bytes: ...
 
     def write(self, key: str, body: bytes) -> None:
-        """Atomic; replaces an existing object with that key."""
+        """Write an object atomically; an existing object with that key is replaced."""
         ...
 
     def write_file(self, key: str, path: Path) -> None: ...
@@ -155,13 +155,13 @@ class Bucket:
         self.s3.upload_file(str(path), self.name, key)
 
     def versions(self, prefix: str) -> Iterator[dict[str, Any]]:
-        """All versions and delete markers, as ListObjectVersions returns them."""
+        """Yield all versions and delete markers, as ListObjectVersions returns them."""
         for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
             yield from page.get("Versions", ())
             yield from page.get("DeleteMarkers", ())
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Deleting without a version id only adds a delete marker, so delete every version."""
+        """Delete every version, because deleting without a version id only adds a delete marker."""
         for key in keys:
             self.delete_versions(entry for entry in self.versions(key) if entry["Key"] == key)
 

@@ -52,11 +52,13 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Part of each file name; differs from the version in the previous manifest, which readers may still use."""
+        """Return the part of each file name that differs from the previous manifest, whose files readers may
+        still use.
+        """
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
-        """Assign objects to files: gzipped NDJSON and Parquet have about the same size."""
+        """Assign objects to files by size; gzipped NDJSON and Parquet have about the same size."""
         seen = 0
         for stored in self.objects:
             yield stored, seen // self.full_bytes
@@ -93,7 +95,7 @@ def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
 
 
 def compacted_files(store: Store, hours: Hours) -> list[str]:
-    """Return the keys that a reader of `hours` must read."""
+    """Return the keys of the Parquet files that a reader of `hours` must read."""
     manifests = (manifest_of(store, hour) for hour in hours)
     return [file["key"] for manifest in manifests if manifest for file in manifest["files"]]
 

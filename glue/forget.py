@@ -102,7 +102,7 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
 
 
 def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | Fault:
-    """Return an object's lines; its text if that is not JSON; or why it cannot be read."""
+    """Return an object's lines, its text if it is not JSON, or the reason why it cannot be read."""
     if object_name(stored.key) is not None:
         read = read_object(store, stored)
         return read if isinstance(read, Fault) else read.lines
@@ -256,7 +256,7 @@ def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
 
 
 class NotReady(Exception):
-    """A new object does not exist, so nothing is deleted."""
+    """Raised before anything is deleted if a new object does not exist."""
 
 
 def finish(store: Store, plan: dict[str, Any]) -> int:

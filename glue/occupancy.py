@@ -112,7 +112,7 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
 def _expire(
     since: int | None, reported: bool, now: int, times: Times, overdue: list[int]
 ) -> tuple[int | None, bool]:
-    """Report the visit as overdue, or abandon it, if that was due before `now`."""
+    """Report the visit as overdue, or abandon it, if its limit passed before `now`."""
     if since is not None and not reported and since + times.overdue < now:
         overdue.append(since)
         reported = True

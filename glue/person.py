@@ -86,7 +86,7 @@ def names_in(event: object) -> Names:
 
 
 def _plain(name: str) -> str:
-    """Return a name in the form in which `userId`, `user_id`, `USER-ID` and `userid` are equal."""
+    """Return a field name normalized, so that `userId`, `user_id`, `USER-ID` and `userid` are equal."""
     return name.lower().replace("_", "").replace("-", "")
 
 

@@ -32,7 +32,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def package() -> bytes:
-    """Return the zip; identical sources give identical bytes."""
+    """Return the zip of the jobs' modules; identical sources give identical bytes."""
     files = [*IMPORTED, "consumer/visits.py", *(f"glue/{path.name}" for path in (ROOT / "glue").glob("*.py"))]
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -239,7 +239,7 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _as_utc(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """DuckDB's TIMESTAMP has no zone; all of ours are UTC."""
+    """Attach UTC to a time, because DuckDB's TIMESTAMP has no zone."""
     if pa.types.is_timestamp(wanted) and column.type.tz is None:
         column = pc.assume_timezone(column, "UTC")
     return column.cast(wanted)

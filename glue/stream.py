@@ -70,7 +70,9 @@ OVERDUE_EXITS = pa.schema(
 
 
 class ObjectUnavailable(Exception):
-    """An object cannot be read at the moment, so Spark must repeat the batch; otherwise its events would be lost."""
+    """Raised if an object is temporarily unreadable, so that Spark repeats the batch; otherwise its events
+    would be lost.
+    """
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Request:
 
     @property
     def codings(self) -> list[str]:
-        """The content codings by their registered names, without `identity`."""
+        """Return the content codings by their registered names, without `identity`."""
         given = self.content_encoding
         names = [coding.strip() for coding in given.lower().split(",")] if given else []
         # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
@@ -110,7 +110,7 @@ def body_too_large() -> Refused:
 
 
 def form_of(request: Request) -> Form:
-    """Return the form that the content type names, or JSON if there is no such header. Raises Refused (415)
+    """Return the body format that the content type names, or JSON if there is no such header. Raises Refused (415)
     for any other.
 
     Names are compared without regard to case, and parameters may be quoted. (RFC 9110, sections 5.6.6 and
@@ -127,7 +127,10 @@ def form_of(request: Request) -> Form:
 
 
 def _form_of_any(content_type: str) -> Form | None:
-    """A header that was sent twice arrives as a list, whose members must mean the same form."""
+    """Return the body format of a content type.
+
+    A header that was sent twice arrives as a list, whose members must name the same format.
+    """
     forms = {_form_of_one(each) for each in _LIST_MEMBERS.findall(content_type.lower()) if each.strip()}
     return forms.pop() if len(forms) == 1 else None
 

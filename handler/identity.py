@@ -52,7 +52,7 @@ ANYBODY = Speaker("api_key")
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """What a stage trusts. Raises ValueError for an algorithm that a public key cannot verify."""
+    """The identity provider that a stage trusts. Raises ValueError for an algorithm that a public key cannot verify."""
 
     issuer: str
     audience: str
@@ -143,7 +143,7 @@ class Tokens:
         self._verified: OrderedDict[bytes, tuple[float, Speaker]] = OrderedDict()
 
     def speaker(self, authorization: str) -> Speaker:
-        """Return who the header `Authorization` names. Raises Refused (401) or RetryableError."""
+        """Return the sender that the header `Authorization` names. Raises Refused (401) or RetryableError."""
         scheme, _, token = authorization.strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:

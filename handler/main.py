@@ -49,7 +49,7 @@ class DeviceCounts:
     counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events, and return the most that one of these devices has sent in this hour."""
+        """Count events, and return the highest number that one of these devices has sent in this hour."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self.hour or len(self.counts) > MAX_DEVICES:
             self.hour, self.counts = hour, Counter()
@@ -68,7 +68,7 @@ class App:
 
 
 def ingest(event: LambdaEvent, context: Context) -> Answer:
-    """Lambda's entry point. Whatever fails, the response tells the phone whether to send again."""
+    """Handle one request. After any failure the response tells the phone whether to send again."""
     started = time.perf_counter()
     # A client can choose API Gateway's requestId, by a header; API Gateway alone makes the extended one.
     # (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
@@ -125,7 +125,7 @@ def _respond(
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
-    """Return whose request it is, before anything of its body is read. Raises Refused (401)."""
+    """Return the sender of a request, before any of its body is read. Raises Refused (401)."""
     # Gateways and function URLs always add `requestContext`; who invokes the function without it is a principal that
     # IAM allows to. (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
     if "requestContext" not in event:

@@ -50,7 +50,7 @@ class Secrets:
 
 
 def parse_secrets(text: str) -> list[bytes]:
-    """Split one or two secrets at white space. Raises ValueError for none."""
+    """Split one or two secrets at whitespace. Raises ValueError if there is none."""
     secrets = [secret.encode() for secret in text.split()]
     if not secrets:
         raise ValueError("no signing secret")
@@ -89,7 +89,7 @@ def sign(secret: bytes, timestamp: int, body: bytes) -> str:
 
 
 def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
-    """Return the secrets whose last day is today or soon. Raises RetryableError if there are none."""
+    """Return the secrets whose last day is today or within 100 days. Raises RetryableError if there are none."""
     today = datetime.fromtimestamp(now, UTC).date()
     days = {str(today).encode(), str(today + timedelta(days=MAX_RADAR_DAYS)).encode()}
     found = [_DATED.fullmatch(secret) for secret in secrets]

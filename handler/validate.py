@@ -144,7 +144,7 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 def _checked(
     size: int, value: object, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
 ) -> Checked:
-    """`size` is the size as sent, without the ids of the envelope."""
+    """Validate one event. `size` is its size as sent, without the ids of the envelope."""
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}.")
     event = check(value, kinds)

@@ -356,7 +356,7 @@ def recommended(load: Load, prices: Prices) -> list[dict[str, Any]]:
 
 
 def sizes(prices: Prices) -> list[dict[str, Any]]:
-    """Return the bill of three sizes with the settings that suit them."""
+    """Return a row with the monthly cost for each of SIZES."""
     return [
         {
             "size": name,

@@ -34,7 +34,7 @@ type Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report. The text `says` is shown instead of an empty table."""
+    """A table of the report. If it is empty, the text `says` is shown instead."""
 
     title: str
     columns: Sequence[str]
@@ -192,7 +192,7 @@ class _Marts:
         )
 
     def litres(self) -> dict[str, float]:
-        """Return litres by place, of the visits in which they were picked up, as DAILY_FARM_COLLECTIONS counts them."""
+        """Return the litres picked up per place, counted per visit as in DAILY_FARM_COLLECTIONS."""
         rows = self._asked(
             "SELECT visits.geofence_tag, visits.geofence_external_id,"
             " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
@@ -207,7 +207,7 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the last event of each truck that sent events since `since`, but none on the day."""
+        """Return the last event of each truck that has sent events since `since`, but no event on the day."""
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"

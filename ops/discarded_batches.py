@@ -59,7 +59,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the record with the label, or unchanged if another producer wrote it."""
+    """Return the record with the replay label, or unchanged if another producer wrote it."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

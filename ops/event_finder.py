@@ -206,7 +206,7 @@ class Finder(ReachableStores):
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Return whether the object's geofence events were published or queued, from the handler's log line."""
+        """Return whether the handler's log line says that the object's geofence events were published or queued."""
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 named: dict[str, Any] = {
@@ -386,7 +386,7 @@ def _time(text: str) -> datetime | None:
 
 
 def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Return the steps as rows, each with its seconds since the first step on a server's clock."""
+    """Return the steps as rows, each with the seconds since the first step that a server's clock recorded."""
     begin = next((utc(step.at) for step in steps if step.at and step.what == "received"), None)
     rows = []
     for step in steps:

@@ -121,7 +121,7 @@ def code_of(error: ClientError) -> str:
 
 
 def text_of(value: object, account: Account) -> str | None:
-    """Return a template value as text; None if only a deployment can determine it."""
+    """Return a value of the template as text; None if it is known only after the deployment."""
     if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
         value = value["Fn::Sub"]
     if not isinstance(value, str):

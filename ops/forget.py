@@ -209,7 +209,10 @@ def forget_everywhere(
     sqlite: Sequence[Path],
     result: Result,
 ) -> None:
-    """Delete everything that is found by an id. Old objects and rows of RAW stay until all of it is deleted."""
+    """Delete everything that is found by an id.
+
+    Old objects and rows of RAW are kept until then.
+    """
     _forget_visits(stage, subject, events, result)
     rows = forget_copies.Rows(subject, events, result.plan["objects"])
     result.result_rows = forget_copies.forget_results(stage.bucket, rows, hours)
@@ -370,7 +373,7 @@ def command(
 
 
 def _todo(result: Result) -> Iterator[str]:
-    """Yield the remaining steps."""
+    """Yield the steps that an operator still has to take."""
     if result.not_loaded:
         yield "Snowpipe has not loaded the new objects yet, so nothing was deleted. Run this again."
         return

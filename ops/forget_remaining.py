@@ -1,4 +1,4 @@
-"""Copies of deleted data that remain for a limited time, with the latest date; for `milkrun forget`."""
+"""The copies of deleted data that remain for a limited time, each with its latest date, for `milkrun forget`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -74,7 +74,7 @@ def remaining(
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """Return the stage's own setting, or the longest possible one if it may not be read."""
+    """Return the stage's setting, or the longest possible retention if the role may not read it."""
     try:
         return ask()
     except ClientError:

@@ -35,7 +35,9 @@ class Forgotten:
 
 
 class _NoBus:
-    """Publish nothing, because subscribers should learn nothing more about a person who is being forgotten."""
+    """A bus that publishes nothing, because subscribers must not get further data of a person who is being
+    forgotten.
+    """
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:  # noqa: ARG002
         return {}

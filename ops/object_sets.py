@@ -70,7 +70,7 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """Return the hours that are complete at a given time. `log_days` None: the log never expires."""
+        """Return the first complete hour of each store at a given time. `log_days` None: the log never expires."""
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
 
@@ -121,7 +121,7 @@ class Found:
 
     @property
     def equal(self) -> bool | None:
-        """Return whether everything is complete; None if nothing is missing but a store did not answer."""
+        """Return whether all stores are complete; None if nothing is missing but a store did not answer."""
         return False if self.differences else None if self.unasked else True
 
     def add(self, difference: Difference) -> None:
@@ -168,7 +168,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return Milkrun's own keys in S3 that no request's log line names."""
+        """Return the keys in S3 that Milkrun chose but no request's log line names."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]

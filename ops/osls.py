@@ -55,7 +55,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def concealed(arguments: list[str]) -> list[str]:
-    """Add --conceal if osls would print the API key, because many people may read a log."""
+    """Return the arguments with --conceal if osls would print the API key, because logs have many readers."""
     prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
     return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
 

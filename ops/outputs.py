@@ -98,7 +98,7 @@ class Outputs(BaseModel):
 
     @property
     def aws_command(self) -> str:
-        """Return how to run the AWS CLI on this stage."""
+        """Return `aws`, with keys, endpoint and region if the stage runs on an emulator."""
         if self.aws_endpoint_url is None:
             return "aws"
         keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
@@ -201,7 +201,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
 
 
 def _there_are(session: boto3.Session) -> str:
-    """Return a sentence that lists the stages deployed in this account and region; "" if unknown."""
+    """Return a sentence that lists the stages deployed in this account and region; "" if they cannot be listed."""
     import botocore.exceptions
 
     try:

@@ -1,5 +1,5 @@
-"""The presence rule: which open visits to believe. It is a function of the set of geofence events, without a
-clock.
+"""The presence rule, which decides for each open visit whether a later event contradicts it. It is a function
+of the set of geofence events, without a clock.
 
 Exit events get lost, so a truck can have open visits at several places. A truck cannot be at two exclusive
 places at the same time (places with a tag in the stage's exclusiveTags: by default `farm` and `plant`):
@@ -64,9 +64,9 @@ def presence(
 def contradictions(
     events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enters that contradict open visits, by (device, fence). The last place has none.
+    """Return the enters that contradict open visits, by (device, fence).
 
-    `events` are those that count, in any order.
+    The last place is never contradicted. `events` are the events that count, in any order.
     """
     enters: dict[str, list[GeofenceEvent]] = {}
     for event in events:

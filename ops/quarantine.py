@@ -25,7 +25,7 @@ RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A quarantined record: its key and line, reason and content."""
+    """A quarantined record with its object key, line number, reason and content."""
 
     key: str
     line: int

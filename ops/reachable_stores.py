@@ -1,4 +1,4 @@
-"""Find out which stores of a stage respond, so that a command can use them and name the others."""
+"""Determine which stores of a stage respond, so that a command can query them and report the unreachable ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

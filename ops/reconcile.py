@@ -155,7 +155,7 @@ class Reconciler(ReachableStores):
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
-        """Add the events without a row in RAW, if the object can be read."""
+        """Add to a difference the events that have no row in RAW, if the object can be read."""
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
         body = self.archive.body(difference.key)

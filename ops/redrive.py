@@ -60,7 +60,10 @@ def _dead_letter(message: dict[str, Any]) -> DeadLetter:
 
 
 def object_states(s3: Any, letters: Sequence[DeadLetter]) -> list[str]:
-    """Return whether each claim check's object is "stored" or "gone"; a claim check without it can never succeed."""
+    """Return for each claim check whether its object is "stored" or "gone".
+
+    Without its object, a claim check can never succeed.
+    """
 
     def state(letter: DeadLetter) -> str:
         try:
@@ -82,7 +85,9 @@ def release(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
 
 
 def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
-    """Send to the redrive queue, then delete, so that an interruption duplicates instead of losing."""
+    """Send each message to the redrive queue before deleting it, so that an interruption duplicates messages
+    instead of losing them.
+    """
     sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
     delete(sqs, dead_letter_url, letter)
 

@@ -1,8 +1,8 @@
 """`milkrun rejects`: list and show the events under `rejected/`; repair them by a patch and send them again.
 
 A repaired event is sent through the endpoint like a phone's request. Its field RESENT names the object and
-line that it repairs. Accepted ones are recorded in `resent/`, so that the command, repeated, continues after
-an interruption and sends nothing twice.
+line that it repairs. Accepted events are recorded in `resent/`, so that a repeated command continues after an
+interruption and sends nothing twice.
 """
 
 import base64

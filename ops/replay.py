@@ -53,7 +53,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """Return a name for the selection without its times, because `3 hours ago` changes per run."""
+        """Return a hash of the selection without its times, because `3 hours ago` is another time in each run."""
         text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -331,7 +331,7 @@ def command(
 
 
 def price_of(done: Done) -> float:
-    """Return the list price: one GET per object, one payload unit (25 KB) per record."""
+    """Return the list price of a replay: one GET per object, one payload unit (25 KB) per record."""
     prices = yaml.safe_load((Path(__file__).parent / "prices.yml").read_text())
     gets, units = done.objects * prices["s3"]["get"], done.sent * prices["kinesis"]["put_payload_unit"]
     return float(round(gets + units, 9))

@@ -107,7 +107,7 @@ def one_line(error: Exception) -> str:
 
 
 def verdict(findings: Iterable[Finding]) -> Level:
-    """Return the worst level."""
+    """Return the worst level of the findings."""
     return max((finding.level for finding in findings), key=LEVELS.index, default="OK")
 
 

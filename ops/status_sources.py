@@ -1,4 +1,6 @@
-"""The sources that `milkrun status` asks: how each part of a stage is, and what to do if it is not well."""
+"""The sources that `milkrun status` queries: the state of each part of a stage, and the next command if there
+is a problem.
+"""
 
 import json
 from collections import Counter
@@ -99,8 +101,9 @@ class _Flow:
             yield Finding("gateway", "OK", "answers")
 
     def logs(self) -> Iterator[Finding]:
-        """Return what ingest and consumer did. Rejects are a separate part, so that failures do not hide
-        them.
+        """Return findings from the logs of ingest and consumer.
+
+        Rejects are a separate part, so that failures do not hide them.
         """
         requests = failed = received = batches = 0
         codes = Counter[str]()
@@ -266,9 +269,9 @@ class _Flow:
         return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
 
     def alarms(self) -> Iterator[Finding]:
-        """Return the alarms that ring.
+        """Return the alarms in state ALARM.
 
-        LocalStack's CloudWatch has none of the metrics, so there they never ring.
+        LocalStack's CloudWatch has none of the metrics, so no alarm fires there.
         """
         pages = (
             self._aws("cloudwatch")
@@ -299,14 +302,14 @@ def _problem_if(
     well: str,
     since: datetime | None = None,
 ) -> Finding:
-    """Return the problem if there is one, otherwise an OK that says `well`."""
+    """Return the problem if there is one, otherwise a finding OK with the text `well`."""
     return problem(part, section, cause, command, since) if is_one else Finding(part, "OK", well)
 
 
 def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> Finding:
     """Compare how far RAW is loaded with how far the last complete run of dbt has read it.
 
-    The newest row of STG_EVENTS would not do: a repeated event adds none.
+    The newest row of STG_EVENTS cannot be used, because a repeated event adds no row.
     """
     [raw] = session.query(f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS")
     if missing := _missing(session, "staging", database, "STAGING.STG_EVENTS"):

@@ -129,7 +129,7 @@ def time(text: str) -> datetime:
 
 
 def text_option(metavar: str, help_: str, *names: str) -> Any:
-    """Return an option for a text that must not be empty, for use in an annotation."""
+    """Return an option whose text must not be empty, for use in an annotation."""
     return typer.Option(*names, parser=not_empty, metavar=metavar, help=help_)
 
 
@@ -143,7 +143,7 @@ To = Annotated[datetime, time_option("End of the range, by time of receipt (full
 
 
 def check_range(start: datetime, end: datetime) -> None:
-    """Reject an empty range, because it would be answered with "nothing is missing"."""
+    """Reject an empty range, because the command would report that nothing is missing."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 

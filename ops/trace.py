@@ -1,4 +1,4 @@
-"""`milkrun trace`: the verdict on an event, object or request, then every step that it took."""
+"""`milkrun trace`: the verdict on an event, object or request, then every step on its way."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 
 
 
 def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arrival]:
-    """Return one line that says where it is, and whether it is where it should be.
+    """Return one line that says where the event is, and whether it is where it should be.
 
     A reject that is stored and loaded is where it should be.
     """
@@ -99,7 +99,7 @@ def command(
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
 ) -> None:
-    """Show where an event, object or request is, and every step that it took, in time order.
+    """Show where an event, object or request is, and every step on its way, in time order.
 
     Exit 0 if it is where it should be, 1 if not, 2 if a store that could tell did not answer.
     """

@@ -53,14 +53,14 @@ def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.
 
 
 def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
-    """Return all open visits at all fences. Reads the whole index, which has nothing else."""
+    """Return all open visits at all fences. Reads the whole index, which contains only open visits."""
     return _open_visits(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
 
 def contradictions_of_device(
     dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enters that contradict open visits of a device, by place (`ops/presence.py`)."""
+    """Return the enter events that contradict open visits of a device, by fence (`ops/presence.py`)."""
     return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
 
 

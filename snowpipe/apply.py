@@ -70,7 +70,7 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL; return what was done per file, and each change of an existing object.
+    """Run the DDL; return a row per file, and a row per change of an existing object.
 
     Checks pipes and stages first, so that a refusal changes nothing. DDL has no transactions in Snowflake:
     after a failure the created objects stay, and the next run continues.
@@ -87,7 +87,7 @@ def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False
 
 
 def bring_up_to_date(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
-    """Run the statements that remove a difference and cannot lose or redirect data."""
+    """Run the statements that remove a difference without losing or redirecting data."""
     changed = [each for each in differences(warehouse, ddl) if each.automatic]
     for each in changed:
         warehouse.query(each.repair)

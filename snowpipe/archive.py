@@ -39,7 +39,7 @@ class Archive:
         return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
-        """List the keys and folders directly under a prefix, in order; only those after `after`."""
+        """List the keys and folders directly under a prefix that sort after `after`, in order."""
         listed = self._listed(prefix, Delimiter="/", StartAfter=after)
         return (found for found in listed if isinstance(found, str))
 
@@ -165,9 +165,8 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 def parameters(settings: Settings) -> Parameters:
     """Return the DDL's parameters: those that are set, and the rest by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. In its account
-    serverless.yml names Snowflake's role `<service>-<stage>-<region>-snowflake` and expects the external id
-    `<service>-<stage>`.
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. x Snowflake's role
+    `<service>-<stage>-<region>-snowflake` and expects the external id `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)

@@ -1,4 +1,4 @@
-"""Turn a command's errors into one line on stderr and an exit code; used by every entry point."""
+"""Turn the errors of a command into one line on stderr and an exit code, for every entry point."""
 
 import os
 import traceback

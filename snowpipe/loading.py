@@ -83,8 +83,8 @@ def refresh(
 def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
     """Return when the pipe was created if an earlier pipe has loaded rows; otherwise None.
 
-    A load history belongs to its pipe ("Manage Snowpipe", recreating pipes), so REFRESH would load the
-    earlier pipe's files a second time.
+    Each pipe has its own load history ("Manage Snowpipe", recreating pipes),
+    so REFRESH would load the earlier pipe's files again.
     """
     (described,) = warehouse.query(f"DESC PIPE {pipe.name}")
     created_at: datetime = described["created_on"]

@@ -110,7 +110,7 @@ class Recreation:
             self._let_load(deadline)
 
     def _leave_queue(self, broken: pipes.Status) -> None:
-        """Pause a pipe that will not load its queue, and record the time from which its files are not loaded."""
+        """Pause a pipe that cannot load its queue, and record the time since which its files have not been loaded."""
         pipes.set_paused(self.warehouse, self.pipe, True)
         self.progress.border = pipes.server_time(self.warehouse)
         if broken.oldest_pending_at:
@@ -211,7 +211,7 @@ class Recreation:
         ]
 
     def _in_neither(self, objects: Sequence[Object], start: datetime) -> list[Object]:
-        """Return the objects that are not loaded and that neither pipe tried to load."""
+        """Return the objects that neither pipe has loaded or tried to load."""
         missing = list(unloaded(self.warehouse, self.pipe, objects))
         if not missing:
             return []

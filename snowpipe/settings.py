@@ -1,4 +1,4 @@
-"""Settings of the warehouse and the archive, from the environment or from a stack's outputs.json."""
+"""The settings of the warehouse and the archive, from the environment or from a stack's outputs.json."""
 
 import json
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class Settings(BaseModel):
 
 
 def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:
-    """Return the AWS side alone: of the stack if there is one, otherwise of the environment."""
+    """Return only the AWS settings: those of the stack if there is one, otherwise those of the environment."""
     path = outputs or Path(environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json"
     if outputs or path.exists():
         return load(environment, path).aws
@@ -112,7 +112,7 @@ def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws
 
 
 def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
-    """Return the settings from `outputs`; otherwise from SNOWFLAKE_ACCOUNT; otherwise from the local stack."""
+    """Return the settings from `outputs`, else from SNOWFLAKE_ACCOUNT, else from the local stack."""
     folder = Path(environment.get("MILKRUN_LOCAL") or ".local")
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
         # Names of databases and warehouses are unique per Snowflake account, and stages may share an account.

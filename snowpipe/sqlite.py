@@ -69,7 +69,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Bucket:
-    """Return the objects of a bucket under a prefix."""
+    """The objects of a bucket under a prefix."""
 
     archive: Archive
     prefix: str
@@ -82,7 +82,7 @@ class Bucket:
 
 
 class Folder:
-    """Return NDJSON files below a folder, plain or gzip; a copy of the bucket has the bucket's keys."""
+    """The NDJSON files below a folder, plain or gzip; a copy of the bucket has the bucket's keys."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -184,7 +184,7 @@ def _problem(body: bytes, lines: Sequence[tuple[int, bytes]], cut: str) -> str:
 
 
 def _read(line: bytes, hour: datetime) -> tuple[str | float | None, ...]:
-    """Return `occurred_us` and _COLUMNS. A line that is not an event has only a code."""
+    """Return the values of `occurred_us` and _COLUMNS for a line. A line that is not an event has only a code."""
     value = parse_json(line)
     try:
         event = check(value)

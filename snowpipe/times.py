@@ -26,5 +26,5 @@ def instant(text: str) -> datetime:
 
 
 def literal(at: datetime) -> str:
-    """Return the instant as a SQL literal."""
+    """Return a time as a SQL literal."""
     return f"'{at.astimezone(UTC).isoformat(timespec='milliseconds')}'::TIMESTAMP_LTZ"

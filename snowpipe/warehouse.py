@@ -1,4 +1,6 @@
-"""A Snowflake session for the commands: statements in, rows as dictionaries out, errors as one line."""
+"""A Snowflake session for the commands: it takes statements, returns rows as dictionaries, and turns errors
+into one line.
+"""
 
 import atexit
 from collections.abc import Iterator, Sequence

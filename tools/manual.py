@@ -13,7 +13,7 @@ NAME = "milkrun"
 
 
 def text() -> str:
-    """Return the page: every visible command with its options."""
+    """Return the manual page: every visible command with its options."""
     command = copy.copy(loaded())
     command.commands = {name: inner for name, inner in command.commands.items() if not inner.hidden}
     _show_whole_summaries(command)
@@ -22,7 +22,7 @@ def text() -> str:
 
 
 def _show_whole_summaries(command: TyperCommand | TyperGroup) -> None:
-    """Set each short help to the first paragraph, because click truncates a help text at 45 characters."""
+    """Use the first paragraph of each help text as its short help, because click truncates it at 45 characters."""
     command.short_help = " ".join((command.help or "").partition("\n\n")[0].split())
     for inner in getattr(command, "commands", {}).values():
         _show_whole_summaries(inner)

@@ -77,7 +77,7 @@ ENTRIES = (
         "trace",
         "ops.trace:command",
         OPERATE,
-        "Show where an event, object or request is, and every step that it took, in time order.",
+        "Show where an event, object or request is, and every step on its way, in time order.",
     ),
     Entry(
         "reconcile",

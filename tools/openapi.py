@@ -1,6 +1,6 @@
 """Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m tools.openapi [--check]`.
 
-Not part of the functions. A test keeps both files current.
+The module is not part of the functions. A test keeps both files current.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ LACKS_WHAT_EVENTS_HAVE: Schema = {
 
 
 def _ping(event: Schema) -> Schema:
-    """`event` is the envelope's schema, from which the fields' types come."""
+    """Return the schema of a ping. `event` is the schema of an event, from which the fields' types come."""
     fields = event["properties"]
     return {
         "type": "object",

@@ -210,7 +210,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """Return the tests whose parametrised cases all passed."""
+    """Return the names of the tests of which all parametrised cases passed."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)

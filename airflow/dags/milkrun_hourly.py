@@ -63,7 +63,10 @@ def step(name: str, hours: tuple[str, str]) -> BashOperator:
 
 
 def chain(hours: tuple[str, str]) -> None:
-    """Repair runs before dbt, so that the models include every accepted event. Compaction needs no warehouse."""
+    """Set the order of the tasks.
+
+    Repair runs before dbt, so that the models include every accepted event. Compaction needs no warehouse.
+    """
     repaired = step("reconcile", hours) >> step("repair", hours)
     with TaskGroup("dbt") as dbt:
         tested: dict[str, BashOperator] = {}

@@ -72,7 +72,7 @@ def parts() -> Parts:
 def check(event: Mapping[str, object], context: Context) -> None:
     """Check failed loads with `{"look_at": "loads"}`, otherwise the pipes.
 
-    Raises if the check fails, so that a failed check rings an alarm.
+    Raises an error if the check fails, so that a failed check triggers an alarm.
     """
     known = parts()
     logs.bind(request_id=context.aws_request_id)

@@ -85,7 +85,7 @@ def _base64url(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class SqlApi:
-    """A client of the SQL API: one statement per call, one value back."""
+    """A client of the SQL API that runs one statement per call and returns one value."""
 
     url: str  # such as https://myorg-myaccount.snowflakecomputing.com
     token: str

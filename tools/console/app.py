@@ -97,7 +97,7 @@ class Console:
                         await asyncio.wait_for(to_thread.run_sync(self._queue.close), 8)
 
     def wake(self) -> None:
-        """Start the pollers; wake those that rest because no page was open."""
+        """Start the pollers, and wake those that paused while no page was open."""
         was_watched = self.state.is_watched
         self.state.look()
         if self._shared is None:

@@ -105,7 +105,9 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """Delete everything as far as possible; the next console here reuses the rest."""
+        """Delete the queue, its subscriptions and its rule as far as possible; the next console here reuses
+        the rest.
+        """
         if not self._url:
             return
         away: list[Callable[[], Any]] = [
@@ -123,7 +125,7 @@ class ChangeQueue:
 
 
 def news_in(body: str) -> Iterator[Stored | Notice]:
-    """Parse a message of S3 (through SNS, raw) or of EventBridge; return nothing for any other."""
+    """Parse a message of S3 (through SNS, raw) or of EventBridge; return nothing for any other message."""
     try:
         message = json.loads(body)
     except ValueError:

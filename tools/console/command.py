@@ -186,7 +186,7 @@ def server_of(app: Any, request_seconds: float = REQUEST_SECONDS) -> Any:
 
 
 def _spare_memory() -> None:
-    """Keep unused packages from being imported; this saves 70 of the 200 MiB that the console may use."""
+    """Prevent the import of unused packages; this saves 70 of the 200 MiB that the console may use."""
     import ctypes
     import sys
 

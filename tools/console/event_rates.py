@@ -28,11 +28,11 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def touch(self, at: float) -> None:
-        """Record activity without counting an event."""
+        """Record that the stage was active, without counting an event."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """Replace the counts of the full seconds from `since` on by those of a store."""
+        """Replace the counts of all full seconds from `since` on with the counts that a store has."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
@@ -60,7 +60,7 @@ class Meter:
         return minutes
 
     def rate(self, now: float) -> float:
-        """Return events per second over the last minute."""
+        """Return the number of events per second over the last minute."""
         return round(sum(n for second, n in self._seconds.items() if second > now - RATE_S) / RATE_S, 2)
 
     def first_after(self, at: float) -> float | None:
@@ -68,6 +68,6 @@ class Meter:
 
 
 def percentile(values: Iterable[float], percent: float) -> float | None:
-    """Return the nearest-rank percentile; None if there are no values."""
+    """Return the nearest-rank percentile of the values; None if there are no values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else None

@@ -32,7 +32,7 @@ def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def heading_of(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Return degrees clockwise from north, from the first (longitude, latitude) to the second."""
+    """Return the heading in degrees clockwise from north, from the first (longitude, latitude) to the second."""
     east, north = _offset(one, other)
     return round(math.degrees(math.atan2(east, north)) % 360, 1)
 
@@ -84,14 +84,14 @@ class Truck:
         self.heard = (position.at, position.type)
 
     def hear(self, at: float, type_: str) -> bool:
-        """Return whether the device has sent nothing since then."""
+        """Record that the device sent an event at this time; return whether no later event is known."""
         if at <= self.heard[0]:
             return False
         self.heard = (at, type_)
         return True
 
     def move(self, position: Position) -> bool:
-        """Return whether this is the latest position; otherwise it only belongs to the trail."""
+        """Add a position; return whether it is the latest one. Earlier positions are only added to the trail."""
         self.hear(position.at, position.type)
         self.trail.add(position.at, position.longitude, position.latitude)
         if position.at < self.last.at:
@@ -143,7 +143,7 @@ class Fleet:
             self.places_changed |= place.learn(crossing)
 
     def know(self, fence: Fence) -> "Place | None":
-        """Return the place, which is new if it was unknown; None if there are too many."""
+        """Return the place, after adding it if it is unknown; None if there are too many places."""
         fence_id = keys.fence_key(fence)
         if fence_id not in self.places and len(self.places) < MAX_FENCES:
             self.places[fence_id] = Place(fence)
@@ -151,7 +151,7 @@ class Fleet:
         return self.places.get(fence_id)
 
     def devices(self) -> list[str]:
-        """Return trucks, those with the latest events first."""
+        """Return the trucks, sorted by their latest event, the latest first."""
         return list(reversed(self._trucks))
 
     def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:
@@ -234,7 +234,7 @@ class Place:
         self.samples = 0
 
     def learn(self, crossing: Crossing) -> bool:
-        """Return whether its shape has changed."""
+        """Learn the shape of the place from an event; return whether it has changed."""
         named = self.name is None and crossing.name is not None
         self.name = self.name or crossing.name
         if self.source == "file":

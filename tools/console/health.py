@@ -1,4 +1,7 @@
-"""The sources that answer or fail, since when, and why. Texts are for people and have no secrets."""
+"""The state of each source: whether it answers, since when, and why not.
+
+Texts are for people and contain no secrets.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -67,7 +70,7 @@ class Sources:
         self.changed = True
 
     def why_down(self, name: str) -> str | None:
-        """Return a sentence if the source is down, else None."""
+        """Return a sentence that says why the source is down; None if it is not down."""
         source = self._all[name]
         return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
 
@@ -95,7 +98,7 @@ def reason_of(fault: BaseException) -> str:
 
 
 def cause_of(fault: BaseException) -> Cause:
-    """Return what somebody has to correct: the connection, the credentials, or something else."""
+    """Classify a failure by its cause: the connection, the credentials, or something else."""
     if is_about_credentials(fault):
         return "credentials"
     if isinstance(fault, ConnectionError | HTTPClientError | OSError):
@@ -107,7 +110,7 @@ def cause_of(fault: BaseException) -> Cause:
 
 
 def is_about_credentials(fault: BaseException) -> bool:
-    """Return whether new credentials may help."""
+    """Return whether an error may be caused by expired or invalid credentials."""
     if isinstance(fault, ClientError):
         code = str(fault.response.get("Error", {}).get("Code", ""))
         return "Token" in code or "Credential" in code or code in ("InvalidClientTokenId", "AuthFailure")

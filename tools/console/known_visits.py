@@ -257,13 +257,13 @@ class KnownVisits:
             del self._gone[next(iter(self._gone))]
 
     def take_changes(self) -> tuple[list[dict[str, object]], bool]:
-        """Return the changes since the last call, and whether anything changed."""
+        """Return the visits that have changed since the last call, and whether anything has changed."""
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
         return changes, is_other
 
     def there(self) -> list[dict[str, Any]]:
-        """Return the open visits, the longest first, contradicted ones last."""
+        """Return the open visits, the longest first and contradicted visits last."""
         rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
 
@@ -278,14 +278,14 @@ class KnownVisits:
         return set(self._open)
 
     def inside(self) -> dict[str, list[str]]:
-        """Return device → the fences it is in."""
+        """Return the fences that each device is in, by device."""
         found: dict[str, list[str]] = {}
         for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
         return found
 
     def at(self) -> dict[str, int]:
-        """Return fence → the number of devices there."""
+        """Return the number of devices at each fence."""
         found: dict[str, int] = {}
         for visit in self._present():
             fence_id = keys.fence_key(visit.fence)
@@ -321,5 +321,5 @@ def _enter_of(visit: Known) -> GeofenceEvent:
 
 
 def _plain(at: str) -> str:
-    """Convert microseconds to milliseconds, as on the page."""
+    """Return a visit with times in milliseconds, as on the page."""
     return parse_object.written(keys.instant(at))

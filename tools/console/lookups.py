@@ -19,7 +19,9 @@ SEARCHED = "trucks, places, and the latest events by id, device and object"
 
 
 def search(state: ConsoleState, text: str) -> dict[str, Any]:
-    """Return what begins with or contains `text`: best matches first, at most MOST of each kind."""
+    """Return trucks, places and events that begin with or contain `text`: best matches first, at most MOST of
+    each kind.
+    """
     wanted = text.strip().casefold()
     if not wanted:
         return {"trucks": [], "places": [], "events": [], "objects": [], "trace": None, "searched": SEARCHED}

@@ -233,7 +233,7 @@ class Pipeline:
         return "stuck" if now - waits > patience else "waiting", now - waits, None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
-        """Return the state of a stage without regard to the previous stage."""
+        """Return the state of a stage from its own data, without the previous stage."""
         told: Told | None = None
         match stage.name:
             case "redriven":
@@ -270,7 +270,9 @@ class Pipeline:
         return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} waiting in the queue"
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
-        """Return since when the oldest event of the previous stage waits here; None if none does."""
+        """Return the time since which the oldest event of the previous stage has waited here; None if no
+        event waits.
+        """
         if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":

@@ -29,7 +29,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds between two reads. 0: only on demand."""
+    """The seconds between two reads; 0 means only on demand."""
 
     listing: float = 2.0
     live_listing: float = 30.0
@@ -103,7 +103,7 @@ class Keys:
         self._hours: dict[datetime, set[int]] = {}
 
     def add(self, name: ObjectName) -> bool:
-        """Return whether the key is new."""
+        """Add a key; return whether it is new."""
         # 64 bits of a hash: a third of a million keys collide by chance once in a hundred million days.
         known = hash(name.key)
         with self._lock:
@@ -151,7 +151,7 @@ class Shared:
 
 
 class Poller(threading.Thread):
-    """Call `look` once; return the seconds until the next call."""
+    """A poller: `look` reads its source once and returns the seconds until the next read."""
 
     source = ""
     # Read even if no page is open.

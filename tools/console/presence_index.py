@@ -26,7 +26,10 @@ class PresenceIndex:
         return fence.tag in self._exclusive_tags
 
     def learn(self, event: GeofenceEvent) -> bool:
-        """Return whether the device's contradictions changed. Of two contents of an id the smaller counts."""
+        """Return whether the device's contradictions changed.
+
+        Of two contents of an id, the one that sorts first counts.
+        """
         if event.kind != "enter" or not self.is_exclusive(event.fence):
             return False
         enters = self._enters.setdefault(event.device_id, {})

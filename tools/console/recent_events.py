@@ -33,7 +33,7 @@ class RecentEvents:
             self._bytes[event.kind] -= held.popleft().size
 
     def skipped(self, kind: str, lines: int) -> None:
-        """Count events that came too fast to be read."""
+        """Count events that arrived too fast to be read."""
         self.counted[kind] += lines
 
     def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:
@@ -147,7 +147,7 @@ def row(event: Event) -> dict[str, Any]:
 
 
 def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
-    """Return the event with its text as stored in S3, and where to find it."""
+    """Return the event with its text as stored in S3, and its object key and line."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"

@@ -43,7 +43,7 @@ def download(text: str, name: str, media_type: str) -> Response:
 
 
 def as_file(name: str) -> dict[str, str]:
-    """Return the header that makes a browser save the response under this name."""
+    """Return the header that makes a browser save the response as a file with this name."""
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 

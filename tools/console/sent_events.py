@@ -30,7 +30,7 @@ async def bad(held: RecentEvents, request: Request) -> list[dict[str, object]]:
 
 
 async def _first_match(held: RecentEvents, kind: str, request: Request) -> list[parse_object.Event]:
-    """Return matches, newest first; if there is none, the first within `wait` seconds."""
+    """Return the matching events, newest first. If there is none, wait up to `wait` seconds for the first."""
     asked = request.query_params
     limit = number(request, "limit", 100, 5000)
     deadline = time.monotonic() + number(request, "wait", 0, MAX_WAIT_S)

@@ -172,7 +172,7 @@ class ConsoleState:
         return told
 
     def drop_news(self) -> None:
-        """Discard the changes, because no page is open."""
+        """Discard the changes since the last call, because no page is open."""
         self.was_reset = self.sources.changed = self.fleet.places_changed = False
         self.visits.take_changes()
         self.fleet.changed = set()

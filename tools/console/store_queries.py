@@ -87,7 +87,7 @@ class StoreQueries:
         return None
 
     def _sql(self, what: str) -> list[str]:
-        """Return the SQL that was run, for users to copy."""
+        """Return SQL statements that find an event or an object, for users to copy."""
         raw, text = f"{self._outputs.database}.RAW", quoted(what)
         if name := object_name(what):
             return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]
@@ -99,7 +99,7 @@ class StoreQueries:
         ]
 
     def device_visits(self, device_id: str, since: datetime) -> list[known_visits.Known]:
-        """Return visits from the visits table."""
+        """Return a device's visits from the visits table."""
         rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
         return [known_visits.known(row) for row in rows]
 

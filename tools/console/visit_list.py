@@ -29,7 +29,7 @@ class Wanted:
 
 
 def wanted_of(request: Request, now: datetime) -> Wanted:
-    """Return what the request asks for; by default the last 24 hours."""
+    """Parse the parameters of a request for visits; the default is the last 24 hours."""
     return Wanted(
         time_of(request, "from", now - timedelta(hours=24)),
         time_of(request, "to", now),
@@ -50,7 +50,7 @@ class Found:
 
 
 async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask) -> Found:
-    """Return the latest `most` visits."""
+    """Return the latest visits, at most `most`."""
     start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
     found: dict[Start, Known] = {}
     used, missing, left_out = ["bus"], [], 0
@@ -127,7 +127,7 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return the visit of the bus if it is newer than that of the mart."""
+    """Return the bus's version of a visit if it is newer than the mart's version."""
     if held is None or (held.version < 0 and not visit.is_open):
         return visit
     held.crossings = held.crossings or visit.crossings

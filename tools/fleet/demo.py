@@ -162,7 +162,7 @@ class Demo:
             self._bars.advance(task, len(delivery.post.events))
 
     def _find_archived(self) -> None:
-        """Read back every object that an answer named."""
+        """Read every object that a response named, and mark its events as archived."""
         keys = self._ledger.keys("events/")
         task = self._bars.add_task("archived", total=self._ledger.count("accepted"))
         with ThreadPoolExecutor(CONCURRENCY) as readers:
@@ -188,7 +188,7 @@ class Demo:
         until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Look up in the consumer's table, pair by pair, which events it has processed."""
+        """Find out, pair by pair, which events the consumer's table contains."""
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 
         def read() -> int:
@@ -298,7 +298,7 @@ class Demo:
         )
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
-        """Compare the visits themselves, not only their number; they are written after the events."""
+        """Compare each visit, not only the number of visits; visits are written after the events."""
         found = until(find, lambda found: found == expected, patience_s=VISITS_PATIENCE_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(

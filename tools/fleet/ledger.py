@@ -110,7 +110,10 @@ class Ledger:
             self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
 
     def mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
-        """Mark ids as found there. An id that was never sent counts as a difference, unless `only_ours`."""
+        """Mark the ids that were found in a store.
+
+        An id that was never sent counts as a difference, unless `only_ours`.
+        """
         self._db.execute("BEGIN")
         self._mark(place, event_ids, only_ours=only_ours)
         self._db.execute("COMMIT")
@@ -125,7 +128,7 @@ class Ledger:
         return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
-        """Return ids that are there unexpectedly, or missing."""
+        """Return the ids that are unexpectedly in a store, and those that are missing from it."""
         sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 

@@ -25,7 +25,7 @@ _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
 def checked_run_id(text: str) -> str:
-    """Return a valid run id unchanged. Raises ValueError."""
+    """Return the run id if it is valid. Raises ValueError otherwise."""
     if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"a run id is 8 hexadecimal digits, not {text!r}")
     return text
@@ -395,7 +395,7 @@ def _ahead(truck: _Truck) -> datetime:
 
 
 def _break_some(truck: _Truck) -> None:
-    """Add invalid events until they have the plan's share, using every kind of error in turn."""
+    """Add invalid events until they have the plan's share, cycling through every kind of error."""
     # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]
     for _ in list(truck.noted):

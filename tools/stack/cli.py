@@ -27,7 +27,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Exit code: 0 done, 1 the stack is not up (status), 2 not done, 130 interrupted."""
+    """Run a command of the local stack.
+
+    Exit codes: 0: success; 1: the stack is not up (`status`); 2: failure; 130: interrupted.
+    """
     return commandline.run(app, arguments, obj=environment, environment=environment, tell=_complain)
 
 
@@ -199,7 +202,7 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
-    """Handle only the first interrupt, so that a second Ctrl-C does not stop the clean-up."""
+    """Handle only the first interrupt, so that a second Ctrl-C does not abort the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -44,7 +44,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def wanted(auth: identity.Auth) -> dict[str, str]:
-    """The hashes from which an up-to-date stack was built."""
+    """Return the hashes that an up-to-date stack was built from."""
     functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
     return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
 
@@ -88,7 +88,7 @@ def run(name: str, command: list[str | Path], environment: Mapping[str, str], pr
 
 
 def _last_words(log: Path) -> str:
-    """Return the line with the error, otherwise the last one."""
+    """Return the line of the output that contains the error, otherwise the last line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|fail|refus|cannot|could not", line, re.IGNORECASE)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write(file: Path, text: str) -> None:
-    """Replace the file. An interruption leaves the previous file or none, but never an incomplete one."""
+    """Replace the file's content. An interruption leaves the previous file or no file, but never an incomplete one."""
     new = file.with_name(f"{file.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:

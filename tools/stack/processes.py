@@ -28,7 +28,7 @@ class Process:
         return found is not None and abs(found - self.started) < SAME_START_S
 
     def is_stopped(self, besides: Sequence["Process"] = ()) -> bool:
-        """Return whether the process, or one that it started, is stopped (SIGSTOP), except those in `besides`."""
+        """Return whether the process, or a child process that is not in `besides`, is stopped (SIGSTOP)."""
         others = {each.pid for each in besides}
         children = (each for each in descendants(self) if each.pid not in others)
         return any(_is_stopped(each.pid) for each in (self, *children))
@@ -100,7 +100,7 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and not p.is_alive()), None)
 
     def wake(self) -> list[Process]:
-        """Continue every process that was stopped by SIGSTOP; return them."""
+        """Continue every process that was stopped by SIGSTOP; return these processes."""
         stopped = []
         for top in self.recorded():
             for process in [top, *descendants(top)] if top.is_alive() else ():

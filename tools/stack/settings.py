@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def external_ports(self) -> range:
-        """The port base for processes that LocalStack starts beside its gateway."""
+        """Return the ports for the processes that LocalStack starts beside its gateway."""
         return range(self.port + 10, self.port + 50)
 
     @property

@@ -21,7 +21,7 @@ def port(settings: Settings) -> int:
 
 
 def check_tools() -> None:
-    """Do nothing, because the local Snowflake needs only the Python that runs this."""
+    """Check nothing, because the local Snowflake needs only this Python interpreter."""
 
 
 def launch(settings: Settings, processes: Processes) -> Process:
@@ -49,7 +49,7 @@ def is_password(text: str) -> bool:
 
 
 def password(settings: Settings) -> str:
-    """Return the stack's own password, which is made with the warehouse's folder and deleted with it."""
+    """Return the stack's own password, which is created and deleted together with the warehouse's folder."""
     file = password_file(settings)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -126,7 +126,7 @@ class Stack:
         return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
-        """Start the dead ones of these parts; the others continue with their data."""
+        """Start the parts whose process has died; the other parts keep running with their data."""
         notes = [
             f"{each.name} (pid {each.pid}) was stopped and now continues." for each in self.processes.wake()
         ]
@@ -174,7 +174,7 @@ class Stack:
             time.sleep(0.1)
 
     def _left_in_the_warehouse(self) -> str:
-        """Return a sentence about the content of RAW."""
+        """Return a sentence that says how many rows are left in RAW."""
         try:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
@@ -394,7 +394,7 @@ class Stack:
 
     @property
     def _found_file(self) -> Path:
-        """Return the outputs for our own use before the stack is up."""
+        """Return the path of the outputs file that is used before the stack is up."""
         return self.settings.folder / "found.json"
 
     def _deployed(self) -> dict[str, str]:

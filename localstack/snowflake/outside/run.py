@@ -154,7 +154,7 @@ def pytest_of(suite: Suite, file: str, port: int, results: Path) -> int:
 
 
 def results_folder() -> Path:
-    """Results hold for one state of the sources of local_snowflake."""
+    """Return the folder of the results for the current sources of local_snowflake."""
     digest = hashlib.sha256()
     for file in sorted((HERE.parent / "src/local_snowflake").glob("*.*")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -186,7 +186,7 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 
 def named(refusal: str) -> str:
-    """Return a refusal's message without the names that differ from run to run."""
+    """Return the message of a refusal without the names that change with each run."""
     shape = re.search(r"(\S+) is not among the verified functions", refusal)
     return shape[1] if shape else re.sub(r"[(\"'].*", "…", refusal.strip())[:100]
 

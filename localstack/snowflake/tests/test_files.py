@@ -20,7 +20,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def compact(text: str, sort_keys: bool = False) -> str:
-    """The text without white space; numbers stay as they are written."""
+    """Return the JSON text without whitespace; numbers stay as they are written."""
     return json.dumps(json.loads(text, parse_float=lambda number: f"#{number}"), sort_keys=sort_keys)
 
 

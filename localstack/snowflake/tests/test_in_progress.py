@@ -31,7 +31,7 @@ class Client:
 
 
 class Insert:
-    """A statement that ends when the test says so."""
+    """A statement that ends when the test releases it."""
 
     def __init__(self) -> None:
         self.runs = 0

@@ -1,4 +1,6 @@
-"""Test SQL that dbt writes and answers that fakesnow gets wrong: correct, or refused."""
+"""Test that SQL from dbt, and statements for which fakesnow's results are wrong, give correct results or are
+refused.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 

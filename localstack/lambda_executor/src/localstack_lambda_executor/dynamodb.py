@@ -30,7 +30,7 @@ def one_at_a_time(provider: object) -> DispatchTable:
 
 
 class MotoDynamodb(DynamodbApi):
-    """Implements no operation, so that moto handles all of them."""
+    """A DynamoDB provider that implements no operation, so that moto handles every call."""
 
 
 @aws_provider(api="dynamodb", name="moto")

@@ -1,4 +1,4 @@
-"""Connects LocalStack to sandboxes: its assignment service creates one executor per concurrent request."""
+"""Connect LocalStack to sandboxes: its assignment service creates one executor per concurrent request."""
 
 import contextlib
 import threading
@@ -78,7 +78,7 @@ class ProcessExecutor(RuntimeExecutor):
         return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=logs or "\n")
 
     def _append_to_log_file(self, logs: str) -> None:
-        """Append to a text file per function, which people can read and which outlives LocalStack's CloudWatch."""
+        """Append the log to a text file per function, which outlives LocalStack's CloudWatch Logs."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
         # The invocation has succeeded, so a full disk must not turn it into an error.
         with self._writing, contextlib.suppress(OSError):
@@ -118,4 +118,4 @@ class ProcessExecutor(RuntimeExecutor):
     @classmethod
     @override
     def cleanup_version(cls, function_version: FunctionVersion) -> None:
-        """Do nothing: LocalStack deletes the code itself after the last version that uses it."""
+        """Do nothing, because LocalStack itself deletes the code after its last version."""

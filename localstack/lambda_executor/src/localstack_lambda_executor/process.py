@@ -102,7 +102,7 @@ class Process:
         return self._memory("VmHWM:")
 
     def _memory(self, field: str) -> int:
-        """Return 0 after the process has ended, and on systems without /proc."""
+        """Return the resident memory of the process in bytes; 0 after it has ended, and on systems without /proc."""
         with contextlib.suppress(OSError):
             if sys.platform == "linux":
                 for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

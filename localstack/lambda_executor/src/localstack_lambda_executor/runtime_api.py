@@ -38,7 +38,7 @@ class _Server(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore errors: a killed process leaves its connection half-open."""
+        """Ignore errors, because a killed process leaves its connection half-open."""
 
 
 class RuntimeApi:
@@ -84,7 +84,7 @@ class RuntimeApi:
         self._server.server_close()
 
     def next(self) -> Request | None:
-        """Wait for the next request of the process; None after this API was closed."""
+        """Wait for the next request and return it; None after this API was closed."""
         with self.changed:
             self.is_ready = True
             self.changed.notify_all()
@@ -102,7 +102,7 @@ class RuntimeApi:
             self.changed.notify_all()
 
     def post_answer(self, request_id: str, answer: Answer) -> bool:
-        """Return False if this request is not being processed, or already has a response."""
+        """Store a response. Return False if this request is not being processed or already has a response."""
         with self.changed:
             if self.taken != request_id or self._answer is not None:
                 return False

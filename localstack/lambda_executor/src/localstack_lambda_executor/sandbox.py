@@ -30,7 +30,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Ending:
-    """The end of an invocation. `status` and `error_type` are those of the REPORT line; None on success."""
+    """How an invocation ended. `status` and `error_type` are written to the REPORT line; None on success."""
 
     body: bytes
     status: str | None = None

@@ -47,9 +47,7 @@ class Access:
         self._change(lambda _: now.granted(rights, "", False, moment))
 
     def _adopt(self) -> None:
-        """Give an owner to each object that has none, because its folder was written by a version without
-        owners.
-        """
+        """Assign an owner to each object that has none, because an earlier version without owners wrote the folder."""
         moment = self.catalog.clock()
         found = list(self._objects())
 
@@ -99,7 +97,7 @@ class Access:
         return owner
 
     def is_there(self, kind: str, name: str) -> bool:
-        """Return whether an object exists; an object without an owner gets one."""
+        """Return whether an object exists, after assigning an owner if it has none."""
         if self.now.owner(kind, name) is not None:
             return True
         if kind in ("TABLE", "VIEW") and not self._has_relation(name):

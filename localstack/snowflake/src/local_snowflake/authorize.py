@@ -102,7 +102,7 @@ class Authority:
             session.leave_schema()
 
     def sees(self, actor: Actor, kind: str, name: str) -> bool:
-        """Return whether SHOW lists an object."""
+        """Return whether SHOW lists an object for this session."""
         now = self.access.now
         return not self.access.enforced or bool(now.privileges(now.roles_of(actor), kind, name))
 

@@ -213,7 +213,7 @@ class Catalog:
         ]
 
     def has_histories(self, database: str) -> None:
-        """Create the hidden tables of a database before the first query of them."""
+        """Create the hidden history tables of a database before they are first queried."""
         with self._preparing:
             if database not in self.prepared:
                 with self.fakesnow.cursor() as cursor:
@@ -346,7 +346,7 @@ class Catalog:
         self.changed()
 
     def note_stage(self, stage: Stage) -> None:
-        """Store the part of a stage that fakesnow does not keep."""
+        """Store the properties of a stage that fakesnow does not store."""
         with self.transaction() as cursor:
             cursor.execute(
                 f"DELETE FROM {OURS}.stages WHERE database_name = ? AND schema_name = ? AND name = ?",
@@ -379,7 +379,7 @@ class Catalog:
             )
 
     def file_format(self, options: Options, home: Name) -> Options:
-        """Return the options with those of FORMAT_NAME added; options that are written beside it win."""
+        """Return the options with those of FORMAT_NAME added; explicit options take precedence."""
         named = options.get("FORMAT_NAME")
         if named is None:
             return options

@@ -165,8 +165,8 @@ class Channel:
         self._topics.discard(topic)
 
     def forget(self) -> None:
-        """Forget the queue and its subscriptions after a restart of the emulator; the next use creates them
-        again.
+        """Discard the stored queue and subscriptions after a restart of the emulator; the next use creates
+        them again.
         """
         self._url = None
         self._topics.clear()

@@ -1,4 +1,4 @@
-"""The time as a dependency, so that 7, 14 and 64 days can pass in a test."""
+"""An injectable clock, so that tests can advance the time by 7, 14 or 64 days."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ type Clock = Callable[[], datetime]
 
 
 class AdvancedClock:
-    """A clock that is a number of days ahead."""
+    """A clock that is ahead by a number of days."""
 
     def __init__(self, days_ahead: float = 0) -> None:
         self.days_ahead = days_ahead

@@ -95,7 +95,7 @@ class DurableFakeSnow(FakeSnow):
         self._shut_in(folder)
 
     def _shut_in(self, folder: Path) -> None:
-        """Prevent statements from reaching files outside the folder, loading extensions and changing
+        """Prevent statements from accessing files outside the folder, loading extensions or changing
         settings. DuckDB's "Securing DuckDB" names these settings; none can be undone while the database is
         open.
         """

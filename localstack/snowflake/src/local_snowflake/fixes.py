@@ -85,7 +85,7 @@ UNKNOWN = {
 
 
 def shown_relations() -> str:
-    """SHOW TABLES, VIEWS and OBJECTS with NULL for times and sizes, which fakesnow answers with 1970 and 0."""
+    """Answer SHOW TABLES, VIEWS and OBJECTS with NULL for times and sizes, for which fakesnow returns 1970 and 0."""
     views = (
         show.SQL_CREATE_VIEW_SHOW_TABLES,
         show.SQL_CREATE_VIEW_SHOW_VIEWS,
@@ -98,7 +98,7 @@ def shown_relations() -> str:
 
 
 def syntax_failure(error: ParseError) -> ProgrammingError:
-    """In Snowflake's words: fakesnow passes on those of its parser."""
+    """Return a syntax error with Snowflake's wording, because fakesnow returns the wording of its parser."""
     known = syntax_error(error)
     return ProgrammingError(msg=known.message, errno=int(known.code), sqlstate=known.sqlstate)
 

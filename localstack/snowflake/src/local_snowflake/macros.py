@@ -275,10 +275,10 @@ def division_macros() -> str:
 
 
 def json_macros() -> str:
-    """PARSE_JSON of a text that is known only as the statement runs, with the keys of each object in order.
+    """Define PARSE_JSON for texts that are known only at run time; the keys of each object are sorted.
 
-    `json_tree` gives a row per value. Its place is the list of the keys and indexes that lead to it, and lists have the
-    order that is wanted; a bracket that closes comes after all that is within it.
+    `json_tree` gives a row per value. The path of a value is the list of the keys and indexes that lead to
+    it. Paths sort in the order of the text; a closing bracket sorts after everything inside it.
     """
     invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")
     twice = raised(
@@ -324,7 +324,7 @@ def creation_sql() -> str:
 
 
 def error_of(message: str) -> SnowflakeError | None:
-    """Return the error that a macro raised, or None if the message is of another error."""
+    """Return the error that a macro raised; None if the message is from another error."""
     found = ERROR.search(message)
     if found is None:
         return None

@@ -21,7 +21,7 @@ class Columns:
 
 
 def check_names(statement: exp.Expr, columns: Columns) -> None:
-    """Raise for a name that DuckDB would resolve but Snowflake would not, because its case differs."""
+    """Raise an error for a name that DuckDB would resolve but Snowflake would not, because its case differs."""
     root = checked_part(statement)
     if root is None or root.find(exp.TableFromRows):
         return

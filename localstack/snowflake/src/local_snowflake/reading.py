@@ -88,7 +88,7 @@ class Reading:
         return found
 
     def forget(self, name: str) -> None:
-        """Forget a view, or every view of a database or schema, because it changed."""
+        """Discard the cached tables of a view, or of every view of a database or schema, because it has changed."""
         for key in list(self._sources):  # a copy: other sessions add to it meanwhile
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)

@@ -228,7 +228,7 @@ class LocalSnowflake:
             session.leave(database)
 
     def _at_once(self, sql: str, send: Send) -> Send:
-        """Turn an exception into an error response, because the connector retries HTTP 500 for minutes."""
+        """Return a `send` that sends an error response after an exception, because the connector retries HTTP 500."""
         start: Message = {}
         body = b""
 

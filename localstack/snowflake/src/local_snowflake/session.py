@@ -151,7 +151,7 @@ class LocalConnection(FakeSnowflakeConnection):
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
 
     def leave(self, database: str) -> None:
-        """Leave the current database, which was dropped."""
+        """Leave the current database after it was dropped."""
         self._duck_conn.execute("USE memory.main")
         self.database, self._schema = None, None
         self.database_set = self.schema_set = False
@@ -177,7 +177,9 @@ class LocalCursor(FakeSnowflakeCursor):
     def execute(
         self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
     ) -> FakeSnowflakeCursor:
-        """Execute as fakesnow does, but answer every failure, and let writers that collide take turns."""
+        """Execute a statement as fakesnow does, but return an error for every failure, and serialize
+        conflicting writers.
+        """
         for _ in range(CONFLICT_TRIES):
             try:
                 answer = self._run(command, params, *args, **kwargs)

@@ -20,7 +20,7 @@ def take_describe(words: Words, kind: str) -> None:
 
 
 def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
-    """LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement."""
+    """Parse LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement."""
     like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
     if words.takes("LIKE"):
         like = words.take_string()

@@ -159,7 +159,7 @@ class Words:
         )
 
     def takes(self, *words: str) -> bool:
-        """Take these words if they come next."""
+        """Consume these words and return True if they come next; otherwise return False."""
         if not self.sees(*words):
             return False
         self.at += len(words)

@@ -29,7 +29,7 @@ IDENTITY = (exp.AutoIncrementColumnConstraint, exp.GeneratedAsIdentityColumnCons
 
 
 def refuse_options(create: exp.Create) -> None:
-    """Raise for an option or a column constraint that would have no effect here."""
+    """Raise an error for an option or a column constraint that would have no effect here."""
     if create.kind not in ("TABLE", "VIEW", "SEQUENCE"):
         return
     properties = create.args.get("properties")
@@ -59,7 +59,9 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Raise for a column's type that DuckDB would take for another one, such as DECFLOAT, or a structured type."""
+    """Raise an error for a column type that DuckDB would replace by another type, such as DECFLOAT, or a
+    structured type.
+    """
     for column in statement.find_all(exp.ColumnDef):
         kind = column.args.get("kind")
         if not isinstance(kind, exp.DataType):

@@ -275,7 +275,7 @@ class Warehouse:
         eventually(self.messages, lambda messages: messages == 0)
 
     def messages(self) -> int:
-        """Return how many messages are in Snowflake's queue, including those that are being read."""
+        """Return the number of messages in Snowflake's queue, including those in flight."""
         names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queue_url(), AttributeNames=names)
         return sum(int(value) for value in found["Attributes"].values())

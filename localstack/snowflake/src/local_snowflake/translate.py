@@ -370,7 +370,7 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
 
 
 def by_position(node: exp.Ordered, translation: Translation) -> None:
-    """ORDER BY 1. Where a column may be a VARIANT, the session looks at the types of the result."""
+    """Check ORDER BY a position. If the column may be a VARIANT, the session checks the types of the result."""
     query = node.parent.parent if node.parent else None
     if not isinstance(query, exp.Query):
         return
@@ -485,7 +485,7 @@ def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def object_agg(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Without the NULLs, and with the keys in order ("OBJECT_AGG")."""
+    """Rewrite OBJECT_AGG: it skips NULLs, and the keys are sorted ("OBJECT_AGG")."""
     if isinstance(node.parent, exp.Window):
         raise unsupported("OBJECT_AGG as a window function")
     key, value = node.this, node.expression

@@ -101,7 +101,7 @@ def verified_shapes() -> frozenset[str]:
 
 
 def check(statement: exp.Expr) -> None:
-    """Raise for the first function, operator or clause that no verified case has."""
+    """Raise an error for the first function, operator or clause that occurs in no verified case."""
     root = checked_part(statement)
     if root is None:
         return

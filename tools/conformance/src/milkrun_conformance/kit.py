@@ -1,4 +1,4 @@
-"""Pass events to an app through its test hook and report its behaviour in each scenario."""
+"""Pass events to an app through its test hook, and report the app's behaviour in each scenario."""
 
 import json
 import time

@@ -23,7 +23,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """No status: the connection closes without a response, or stays open until the client gives up (`hold`)."""
+    """A response of the server.
+
+    Without a status, the connection is closed, or stays open until the client gives up (`hold`).
+    """
 
     status: int | None
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -128,7 +128,7 @@ def application(stage: Stage) -> Starlette:
 
 
 class _Protocol(H11Protocol):
-    """Makes the connection available to the application, as ASGI has no message for closing it without a response."""
+    """An HTTP protocol that lets the application close the connection without a response, which ASGI cannot express."""
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
