@@ -83,14 +83,14 @@ def test_misspelt_warehouse_command_suggests_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("spelling", "shown"),
     [
-        ("ops where --help", "every step that it"),
+        ("ops where --help", "every step on its"),
         ("ops set-aside --help", "List the records"),
         ("ops top --help", "--stage"),
         ("ops reconcile --help", "Compare accepted"),
         ("ops --help", "reconcile"),
         ("snowpipe status --help", "--pipe"),
         ("snowpipe --help", "bootstrap"),
-        ("tools.milkrun where --help", "every step that it"),
+        ("tools.milkrun where --help", "every step on its"),
         ("tools.milkrun warehouse status --help", "--pipe"),
         ("tools.stack status --help", "--json"),
     ],
