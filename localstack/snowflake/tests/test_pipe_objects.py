@@ -174,6 +174,23 @@ def test_a_view_may_show_the_copy_history(ready: Warehouse) -> None:
     )
 
 
+def test_copy_history_of_one_pipe_leaves_out_others_and_copies_by_hand(ready: Warehouse) -> None:
+    """Source: Snowflake's page "COPY_HISTORY", PIPE_NAME."""
+    history = """SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'RAW.EVENTS',
+        START_TIME => DATEADD(hour, -1, CURRENT_TIMESTAMP()), PIPE_NAME => 'RAW.{}'))"""
+    ready.put("events/by-hand", {"_id": 1})
+    ready.run(ready.copy())
+    ready.stage("OTHER_STAGE", "other/")
+    ready.pipe()
+    ready.pipe("OTHER", stage="OTHER_STAGE")
+    ready.put("events/a", {"_id": 2})
+    ready.put("other/b", {"_id": 3})
+    ready.has_rows(3)
+    assert ready.run(history.format("EVENTS_PIPE")) == [{"FILE_NAME": "a"}]
+    assert ready.run(history.format("OTHER")) == [{"FILE_NAME": "b"}]
+    assert "does not exist or not authorized" in ready.refused(history.format("NOT_THERE"))
+
+
 def test_validate_pipe_load_refuses_a_transforming_pipe(ready: Warehouse) -> None:
     ready.pipe()
     message = ready.refused(

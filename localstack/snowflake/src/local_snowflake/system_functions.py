@@ -153,11 +153,11 @@ class Functions:
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:
         if "TABLE_NAME" not in arguments or "START_TIME" not in arguments:
             raise compilation("COPY_HISTORY wants TABLE_NAME and START_TIME.", "000938", "22023")
-        for argument in arguments:
-            if argument not in ("TABLE_NAME", "START_TIME", "END_TIME"):
+        for argument, value in arguments.items():
+            if argument not in ("TABLE_NAME", "START_TIME", "END_TIME", "PIPE_NAME"):
                 raise unsupported(f"the argument {argument} of COPY_HISTORY")
-        if not arguments["TABLE_NAME"].is_string:
-            raise unsupported("COPY_HISTORY with TABLE_NAME other than a string literal")
+            if argument.endswith("_NAME") and not value.is_string:
+                raise unsupported(f"COPY_HISTORY with {argument} other than a string literal")
         table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)
@@ -165,9 +165,14 @@ class Functions:
         self.authority.require(actor_of(scope), (), "TABLE", str(table))
         self.catalog.has_histories(table.database)
         start = arguments["START_TIME"].sql(dialect="snowflake")
-        until = ""
+        limits = ""
         if end := arguments.get("END_TIME"):
-            until = f"AND last_load_time <= ({end.sql(dialect='snowflake')})::TIMESTAMP_TZ"
+            limits = f"AND last_load_time <= ({end.sql(dialect='snowflake')})::TIMESTAMP_TZ"
+        if pipe_name := arguments.get("PIPE_NAME"):
+            pipe = self.catalog.pipe(scope.resolve(Words(pipe_name.name).take_name())).name
+            limits += (
+                f" AND (pipe_catalog, pipe_schema, pipe_name) = ({', '.join(literal(part) for part in pipe)})"
+            )
         return parsed(
             f"""SELECT file_name AS FILE_NAME, stage_location AS STAGE_LOCATION,
                 last_load_time AS LAST_LOAD_TIME, row_count AS ROW_COUNT, row_parsed AS ROW_PARSED,
@@ -183,7 +188,7 @@ class Functions:
             WHERE table_schema = {literal(table.schema)} AND table_name = {literal(table.name)}
                 AND (pipe_id IS NULL AND NOT forgotten OR pipe_id IN (SELECT pipe_id FROM {OURS}.pipes))
                 AND last_load_time > DATEADD('day', -{HISTORY_DAYS}, CURRENT_TIMESTAMP())
-                AND last_load_time >= ({start})::TIMESTAMP_TZ {until}"""
+                AND last_load_time >= ({start})::TIMESTAMP_TZ {limits}"""
         )
 
 
