@@ -34,9 +34,9 @@ import structlog
 from aws.access import Access
 from aws.retry import jitter
 from consumer.consume import Outcome, consume
+from consumer.log_lines import report
 from consumer.ports import ports_of
 from consumer.records import Record
-from consumer.report import report
 from consumer.settings import Settings
 from contract import logs
 from contract.metrics import with_metrics

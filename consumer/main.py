@@ -7,9 +7,9 @@ from functools import cache
 from aws.access import Access
 from consumer.consume import Ports
 from consumer.consume import consume as consume_records
+from consumer.log_lines import report
 from consumer.ports import ports_of
 from consumer.records import records_of
-from consumer.report import report
 from consumer.settings import Settings
 from contract import logs
 from contract.invocation import Context, LambdaEvent

@@ -26,8 +26,8 @@ import yaml
 from aws.credentials import FixedCredentials
 from aws.json_client import JsonClient
 from consumer.consume import consume
+from consumer.log_lines import report
 from consumer.records import records_of
-from consumer.report import report
 from contract import logs
 from contract.metrics import with_metrics
 from ops.cost import SECONDS_A_DAY, SMALL, Load, Prices, Way, Work, bill, lane_records_a_second

@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from consumer import main, report
+from consumer import log_lines, main
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 from ops import read_stores
@@ -31,7 +31,7 @@ class Context:
 
 def consume(*datas: bytes | str, first: int = 1):
     main.app_of.cache_clear()
-    report.log = structlog.get_logger()  # its first use binds it to the output of the moment
+    log_lines.log = structlog.get_logger()  # its first use binds it to the output of the moment
     return main.consume(batch_of(datas, first=first), Context())
 
 
@@ -110,7 +110,7 @@ print([m for m in ('boto3', 'botocore.session', 'google.protobuf') if m in sys.m
 WORKER = """
 import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from consumer import main, report
+from consumer import log_lines, main
 batches = json.load(sys.stdin)
 class Context:
     aws_request_id = "w"

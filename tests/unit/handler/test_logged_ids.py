@@ -7,8 +7,8 @@ import pytest
 
 from aws.errors import PermanentError
 from consumer.consume import Outcome
+from consumer.log_lines import report
 from consumer.records import Record as StreamRecord
-from consumer.report import report
 from consumer.store import RaceLost
 from contract.instants import instant
 from handler import validate
