@@ -22,7 +22,7 @@ import tempfile
 import time
 import zlib
 
-from local_snowflake.copying import FileFormat
+from local_snowflake.copy_into import FileFormat
 from local_snowflake.files import read
 from tests.unit.handler import costly
 from tests.unit.handler.fakes import Context, World, app

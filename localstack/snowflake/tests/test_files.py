@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_snowflake.copying import FileFormat, OnError
+from local_snowflake.copy_into import FileFormat, OnError
 from local_snowflake.files import UnreadableFile, read, uncompressed
 
 JSON = FileFormat()

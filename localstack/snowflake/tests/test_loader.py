@@ -22,9 +22,9 @@ from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.delivery import InOrder
 from local_snowflake.engine import DurableFakeSnow
-from local_snowflake.ingest import Ingest
 from local_snowflake.loader import Loader, StagedFile
 from local_snowflake.plans import NotRunnable
+from local_snowflake.snowpipe import Ingest
 from local_snowflake.sql import Name
 
 ROWS = 3

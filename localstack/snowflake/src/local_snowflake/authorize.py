@@ -11,7 +11,7 @@ from local_snowflake.access import Access
 from local_snowflake.actor import Actor
 from local_snowflake.catalog import Stage
 from local_snowflake.changes import Change, full_name, take_object_name
-from local_snowflake.copying import Copy
+from local_snowflake.copy_into import Copy
 from local_snowflake.errors import SnowflakeError, missing, no_privilege
 from local_snowflake.privileges import IN_A_SCHEMA, OWNERSHIP, PRIVILEGES
 from local_snowflake.session import LocalConnection

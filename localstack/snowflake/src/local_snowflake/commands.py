@@ -6,14 +6,14 @@ import structlog
 
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
-from local_snowflake.bulk import Bulk
 from local_snowflake.changes import Change, change_of
+from local_snowflake.copy_by_hand import Bulk
 from local_snowflake.databases import Databases
 from local_snowflake.errors import SnowflakeError, missing, unsupported
-from local_snowflake.granting import Granting
+from local_snowflake.grant_statements import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
-from local_snowflake.reading import Reading
+from local_snowflake.read_privileges import Reading
 from local_snowflake.results import Handler, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection

@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from local_snowflake.copying import FileFormat
+from local_snowflake.copy_into import FileFormat
 from local_snowflake.json_text import parsed, place_and_message, text_of
 
 GZIP_MAGIC = b"\x1f\x8b"

@@ -13,7 +13,7 @@ import structlog
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
-from local_snowflake.copying import BATCH
+from local_snowflake.copy_into import BATCH
 from local_snowflake.errors import stage_failure
 from local_snowflake.files import BadRow, Content, Row, UnreadableFile, read
 from local_snowflake.plans import NotRunnable, Plan, plan_of_pipe

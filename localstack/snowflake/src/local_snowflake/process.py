@@ -15,22 +15,22 @@ import uvicorn
 
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
-from local_snowflake.bulk import Bulk
 from local_snowflake.catalog import Catalog
 from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.commands import Commands
+from local_snowflake.copy_by_hand import Bulk
 from local_snowflake.databases import Databases
 from local_snowflake.delivery import Delivery, InOrder
 from local_snowflake.engine import DurableFakeSnow, lock
-from local_snowflake.ingest import Ingest
 from local_snowflake.integrations import Integrations
 from local_snowflake.latency import Latency
 from local_snowflake.loader import Loader
 from local_snowflake.pipes import Pipes
-from local_snowflake.reading import Reading
+from local_snowflake.read_privileges import Reading
 from local_snowflake.roles import Roles
 from local_snowflake.server import LocalSnowflake, fakesnow_server
+from local_snowflake.snowpipe import Ingest
 from local_snowflake.stages import Stages
 from local_snowflake.system_functions import Functions
 from local_snowflake.unenforced import Unenforced

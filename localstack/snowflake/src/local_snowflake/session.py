@@ -21,6 +21,7 @@ from sqlglot import exp
 
 from local_snowflake import fakesnow_transforms, fixes, information_schema
 from local_snowflake.actor import Actor
+from local_snowflake.column_names import keep_headings
 from local_snowflake.comments import column_comments
 from local_snowflake.duckdb_errors import worded
 from local_snowflake.errors import SnowflakeError
@@ -33,7 +34,6 @@ from local_snowflake.expressions import (
     refuse_typeof,
     unsupported,
 )
-from local_snowflake.headings import keep_headings
 from local_snowflake.lengths import keep_lengths
 from local_snowflake.macros import error_of
 from local_snowflake.names import Columns, check_names

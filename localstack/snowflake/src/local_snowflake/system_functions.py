@@ -11,10 +11,10 @@ from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, Pipe
 from local_snowflake.channel import Channels
 from local_snowflake.errors import SnowflakeError, compilation, missing, unsupported
-from local_snowflake.ingest import Ingest, region_of
 from local_snowflake.integrations import USER_ARN
 from local_snowflake.pipes import is_stale
 from local_snowflake.plans import NotRunnable
+from local_snowflake.snowpipe import Ingest, region_of
 from local_snowflake.sql import OURS, Scope, Words, actor_of, hidden, literal, parsed
 
 SCALARS = {"SYSTEM$PIPE_STATUS", "SYSTEM$PIPE_FORCE_RESUME", "SYSTEM$GET_AWS_SNS_IAM_POLICY"}

@@ -12,8 +12,7 @@ from datetime import datetime
 from sqlglot import exp
 
 from local_snowflake.errors import SnowflakeError, compilation, unsupported
-from local_snowflake.json_text import parsed, place_and_message, text_of
-from local_snowflake.kinds import (
+from local_snowflake.expression_types import (
     BOOLEAN,
     KIND,
     MAYBE,
@@ -33,6 +32,7 @@ from local_snowflake.kinds import (
     type_of,
     typed,
 )
+from local_snowflake.json_text import parsed, place_and_message, text_of
 
 WHOLE_TYPES = {exp.DType.BIGINT, exp.DType.INT, exp.DType.SMALLINT, exp.DType.TINYINT}
 DECIMAL_TYPES = {exp.DType.DECIMAL}

@@ -20,8 +20,8 @@ import structlog
 from local_snowflake.catalog import PIPE_HISTORY, Catalog, Pipe
 from local_snowflake.channel import GONE, Channel, Channels, Message
 from local_snowflake.delivery import Delivery
+from local_snowflake.error_notifications import Notices
 from local_snowflake.loader import MAX_FILES, Loader, StagedFile, StageRefused, StageUnreachable, in_batches
-from local_snowflake.notices import Notices
 from local_snowflake.plans import NotRunnable, Plan
 from local_snowflake.sql import hidden
 

@@ -15,7 +15,7 @@ import duckdb
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
-from local_snowflake.copying import Copy, copy_of
+from local_snowflake.copy_into import Copy, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, stage_failure, unsupported
 from local_snowflake.loader import (
     DATA_ERRORS,
