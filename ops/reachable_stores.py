@@ -9,7 +9,7 @@ from ops import terminal
 from ops.outputs import Outputs
 from ops.read_stores import geofence_kinds
 from snowpipe.archive import Archive
-from snowpipe.commandline import one_line
+from snowpipe.command_errors import one_line
 from snowpipe.deadline import NoAnswerError, within
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse

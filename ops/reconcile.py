@@ -46,7 +46,7 @@ from ops.read_stores import (
     readable_lines,
 )
 from ops.repair_differences import Repairer
-from snowpipe.commandline import one_line
+from snowpipe.command_errors import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
 from snowpipe.warehouse import Warehouse

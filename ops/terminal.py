@@ -31,7 +31,7 @@ from typer.core import TyperGroup
 from aws.errors import PermanentError, RetryableError
 from ops.outputs import Outputs
 from ops.times import instant
-from snowpipe import commandline
+from snowpipe import command_errors
 from snowpipe.finite import finite
 from snowpipe.printable import SafeConsole, printable
 
@@ -78,7 +78,7 @@ def writable(text: str) -> Path:
         with contextlib.suppress(FileNotFoundError):
             path.stat()
     except OSError as error:
-        raise typer.BadParameter(f"{text!r} cannot be written: {commandline.explain(error)[0]}") from None
+        raise typer.BadParameter(f"{text!r} cannot be written: {command_errors.explain(error)[0]}") from None
     return path
 
 
@@ -112,7 +112,7 @@ def group() -> typer.Typer:
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's) and return its exit code: 2, and one line, for every error."""
     given = sys.argv[1:] if arguments is None else arguments
-    return commandline.run(app, given, obj=environment, environment=environment, tell=fail)
+    return command_errors.run(app, given, obj=environment, environment=environment, tell=fail)
 
 
 def fail(problem: str) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from snowpipe import apply as applying
-from snowpipe import archive, commandline, pipe_commands, policies, run_dbt, sqlite
+from snowpipe import archive, command_errors, pipe_commands, policies, run_dbt, sqlite
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.deployed_stage import Json, Outputs, stage_of
@@ -27,7 +27,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    return commandline.run(app, arguments, obj=environment, environment=environment, tell=tell)
+    return command_errors.run(app, arguments, obj=environment, environment=environment, tell=tell)
 
 
 # --- objects

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from snowpipe import commandline
+from snowpipe import command_errors
 from snowpipe.environment import restart_if_needed
 
 LOCAL, OPERATE, WAREHOUSE = "Local stack", "Operate a stage", "Warehouse"
@@ -240,7 +240,7 @@ def loaded() -> LazyGroup:
 def main() -> int:
     """Run the command line; return its exit code."""
     restart_if_needed()
-    return commandline.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
+    return command_errors.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
 
 
 def complain(line: str) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ops import terminal
 from ops.outputs import ROOT
-from snowpipe import commandline
+from snowpipe import command_errors
 from tools.stack import console as guest
 from tools.stack import identity
 from tools.stack import logs as log_files
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
     Exit codes: 0: success; 1: the stack is not up (`status`); 2: failure; 130: interrupted.
     """
-    return commandline.run(app, arguments, obj=environment, environment=environment, tell=_complain)
+    return command_errors.run(app, arguments, obj=environment, environment=environment, tell=_complain)
 
 
 def _complain(line: str) -> None:

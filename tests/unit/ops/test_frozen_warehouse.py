@@ -188,7 +188,7 @@ def test_process_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Pat
     """The connector closes its session at exit, which would wait for Snowflake."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"
-        "from snowpipe.commandline import run\n"
+        "from snowpipe.command_errors import run\n"
         f"warehouse.ANSWER_SECONDS = {LIMIT_SECONDS}\n"
         "sys.exit(run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain))"
     )
