@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 # A phone whose clock is set to another calendar writes the year 8. The archive keeps events for 400 days.
 MAX_AGE_AT_RECEIPT = timedelta(days=400)
 MAX_CLOCK_AHEAD = timedelta(hours=24)  # no stage may allow more; readers of the archive use it
-DEFAULT_CLOCK_AHEAD = timedelta(hours=1)
 
 _DATE_AND_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?"
 _HOUR, _SIXTIETH = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"

@@ -1,6 +1,4 @@
-"""The limits of a request. One event's, such as MAX_EVENT_BYTES, are in contract/events.py; how far `createdAt` may be
-ahead of our clock is the stage's parameter maxClockAheadSeconds.
-"""
+"""The limits of a request. Those of a single event, such as MAX_EVENT_BYTES, are in contract/events.py."""
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EVENTS = 500
@@ -10,3 +8,6 @@ MAX_INFLATED_BYTES = 4 * 1024 * 1024
 MAX_INFLATION = 100
 FREE_INFLATED_BYTES = 64 * 1024
 MAX_GZIP_MEMBERS = 64
+# How far `createdAt` may be ahead of our clock, unless the stage's maxClockAheadSeconds (serverless/params.yml) allows
+# more or less. No stage may allow more than contract.instants.MAX_CLOCK_AHEAD.
+DEFAULT_CLOCK_AHEAD_SECONDS = 3600

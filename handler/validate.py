@@ -20,11 +20,12 @@ from contract.events import (
     invalid,
     parse_json,
 )
-from contract.instants import DEFAULT_CLOCK_AHEAD, MAX_AGE_AT_RECEIPT
+from contract.instants import MAX_AGE_AT_RECEIPT
 from contract.objects import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
+from handler.limits import DEFAULT_CLOCK_AHEAD_SECONDS
 from handler.parse_body import Parts, with_members
 from handler.pings import as_event, is_ping
 
@@ -64,7 +65,7 @@ def validate(
     kinds: Mapping[str, Kind],
     received_at: datetime,
     speaker: Speaker = ANYBODY,
-    max_ahead: timedelta = DEFAULT_CLOCK_AHEAD,
+    max_ahead: timedelta = timedelta(seconds=DEFAULT_CLOCK_AHEAD_SECONDS),
 ) -> Batch:
     """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
@@ -148,7 +149,7 @@ def _checked(
     if size > MAX_EVENT_BYTES:
         raise invalid("event_too_large", "", f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}.")
     event = check(value, kinds)
-    # `latest`: the stage's maxClockAheadSeconds (serverless/params.yml). `earliest`: contract/instants.py.
+    # The stage's maxClockAheadSeconds (serverless/params.yml) sets `latest`, contract/instants.py sets `earliest`.
     if event.created_at > latest:
         raise invalid(
             "created_at_in_future",
