@@ -1,165 +1,369 @@
-"""`milkrun status`: whether the stage is healthy; if not, what is wrong, since when, and the next command.
-
-All sources are queried concurrently, each for at most BUDGET_SECONDS. A source that does not answer is named,
-together with what is unknown without it, and does not delay the others.
+"""The sources that `milkrun status` queries: the state of each part of a stage, and the next command if there
+is a problem.
 """
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import wait
-from dataclasses import asdict, dataclass, replace
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import groupby
-from typing import Annotated, Literal
+from typing import Any
 
-import typer
-from rich.table import Table
-from rich.text import Text
+import urllib3
 
-from ops import terminal
+from contract import logs
+from ops import redrive, terminal
+from ops.function_logs import log_lines
+from ops.object_sets import LAST_RESULT
+from ops.outputs import Outputs
+from ops.read_stores import invalid_rows
+from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipes
-from snowpipe.deadline import started
+from snowpipe.archive import Archive
+from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
+from snowpipe.deadline import within
+from snowpipe.refusal import MissingObject, Refusal
+from snowpipe.warehouse import Warehouse
 
-BUDGET_SECONDS = 5.0
-RUNBOOK = "docs/runbook.md"
-
-# The alarms of serverless/alarms.js that wake somebody; a problem with one of these sections is a FAIL, others a WARN.
-PAGES = frozenset(
-    {
-        "api-5xx",
-        "no-traffic",
-        "ingest-errors",
-        "ingest-throttled",
-        "dead-letters",
-        "iterator-age-hour",
-        "consume-stopped",
-        "given-up-batches",
-        "lost-batches",
-        "set-aside-share",
-        "archive-undelivered",
-    }
-)
-
-type Level = Literal["OK", "WARN", "FAIL"]
-LEVELS: Sequence[Level] = ("OK", "WARN", "FAIL")
-_COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
+LOGS_REACH = timedelta(minutes=15)
+QUARANTINE_REACH = timedelta(hours=24)
+INVALID_ROWS_REACH = timedelta(hours=24)
+MAX_INVALID_ROWS = 1000
+# Phones send a few invalid events all the time; a release or a wrong clock sends more.
+REJECTED_SHARE = 0.05
+# Beyond two runs of dbt, which may fail before somebody has to look.
+STAGING_MAY_LAG = timedelta(minutes=30)
+DBT_BUILD = "milkrun warehouse dbt build"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The state of one part. `next` is the command to run next; `section` is the anchor of a section of the runbook."""
-
-    part: str
-    level: Level
-    cause: str
-    since: datetime | None = None
-    next: str = ""
-    section: str = ""
-
-
-def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
-    """Return a finding as severe as the alarm whose section of the runbook explains it."""
-    return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A store or service. `unknown` says what is unknown without its answer."""
-
-    name: str
-    parts: tuple[str, ...]
-    look: Callable[[], Iterable[Finding]]
-    unknown: str
-    section: str = ""
-
-
-def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Return the findings in the order of the sources. A source that fails or times out yields a FAIL per
-    part.
-    """
-    running = [started(partial(_look, source)) for source in sources]
-    wait(running, budget_seconds)
-    late = f"no answer within {budget_seconds:g} s"
+def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
+    """Return the sources that every stage has, in the order of the event flow."""
+    flow = _Flow(outputs, stage, now)
     return [
-        finding
-        for source, look in zip(sources, running, strict=True)
-        for finding in (look.result() if look.done() else _unreachable(source, late))
+        Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
+        Source(
+            "CloudWatch Logs",
+            ("ingest", "rejects", "consumer"),
+            flow.logs,
+            "what the functions did is unknown",
+        ),
+        Source(
+            "S3",
+            ("archive", "quarantine", "given up", "last reconcile"),
+            flow.s3,
+            "phones get 503 if S3 is down for them too",
+            "s3-unreachable",
+        ),
+        Source("SQS", ("redrive", "dead letters"), flow.queues, "waiting claim checks are unknown"),
+        Source("Kinesis", ("stream",), flow.stream, "geofence events go to the redrive queue meanwhile"),
+        Source("Lambda", ("event source mapping",), flow.mapping, "whether the consumer runs is unknown"),
+        Source("DynamoDB", ("visits",), flow.visits, "current visits are unknown"),
+        Source(
+            "Snowflake",
+            ("pipes", "failed loads", "invalid rows", "staging", "marts"),
+            flow.warehouse,
+            "what is loaded is unknown; the archive has every event",
+            "snowflake-unreachable",
+        ),
+        *(
+            []
+            if stage == "local"
+            else [Source("CloudWatch", ("alarms",), flow.alarms, "which alarms ring is unknown")]
+        ),
     ]
 
 
-def _look(source: Source) -> list[Finding]:
-    try:
-        return list(source.look())
-    except Exception as error:  # any exception is this source's answer
-        return _unreachable(source, one_line(error))
+class _Flow:
+    def __init__(self, outputs: Outputs, stage: str, now: datetime) -> None:
+        self._outputs = outputs
+        self._stage = stage
+        self._now = now
+        self._option = terminal.stage_option(stage)
+        self._start = now - LOGS_REACH
+        self._minutes = int(LOGS_REACH.total_seconds() // 60)
 
+    def _aws(self, service: str) -> Any:
+        return self._outputs.aws(service, attempts=1)
 
-def _unreachable(source: Source, cause: str) -> list[Finding]:
-    cause = f"{source.name}: {cause}; {source.unknown}"
-    return [Finding(part, "FAIL", cause, section=source.section) for part in source.parts]
+    def _log_command(self, function: str) -> str:
+        """Return the command that prints a function's log; `milkrun logs` has those of a laptop only."""
+        local = self._stage == "local"
+        return f"milkrun logs {function}" if local else f"npx osls logs -f {function}{self._option}"
 
-
-def one_line(error: Exception) -> str:
-    text = " ".join((str(error) or type(error).__name__).split())
-    return text if len(text) <= 160 else text[:160] + "…"
-
-
-def verdict(findings: Iterable[Finding]) -> Level:
-    """Return the worst level of the findings."""
-    return max((finding.level for finding in findings), key=LEVELS.index, default="OK")
-
-
-# --- the command ----------------------------------------------------------------------------------
-
-
-def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
-    """Print the verdict and a line for each part; for a problem the next command, otherwise the runbook's section.
-
-    Parts of one cause, such as a store that does not answer, are printed together.
-    """
-    level = verdict(findings)
-    bad = [finding for finding in findings if finding.level != "OK"]
-    head = "all is well" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
-    terminal.out.print(Text.assemble((level, _COLOURS[level]), f" {stage}: {head}"))
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    for _, group in groupby(
-        findings, lambda each: replace(each, part="" if each.level == "FAIL" else each.part)
-    ):
-        finding, *others = group
-        parts = "\n".join(each.part for each in (finding, *others))
-        since = f" (since {age(now - finding.since)})" if finding.since else ""
-        table.add_row(Text(finding.level, _COLOURS[finding.level]), Text(parts), Text(finding.cause + since))
-        if finding.level != "OK" and finding.next:
-            table.add_row("", "", Text(f"next: {finding.next}", "bold"))
-        if finding.level != "OK" and finding.section and (wide or not finding.next):
-            table.add_row("", "", Text(f"{RUNBOOK}#{finding.section}"))
-    terminal.out.print(table)
-
-
-def age(delta: timedelta) -> str:
-    return f"{pipes.span(delta)} ago"
-
-
-def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:
-    """Print the findings of `look` once, or until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
-    while True:
-        findings = look()
-        level = verdict(findings)
-        if as_json:
-            terminal.print_json({"stage": stage, "verdict": level, "parts": [asdict(f) for f in findings]})
+    def gateway(self) -> Iterator[Finding]:
+        """Return the gateway's state; any response counts, because a request without a key gets 403."""
+        pool = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS)
+        status = pool.request("GET", self._outputs.endpoint).status
+        if status >= 500:
+            yield Finding("gateway", "FAIL", f"answers {status}", section="api-5xx")
         else:
-            if watch and sys.stdout.isatty():
-                terminal.out.clear()
-            show(findings, stage, datetime.now(UTC), wide)
-        if not watch:
-            return LEVELS.index(level)
+            yield Finding("gateway", "OK", "answers")
+
+    def logs(self) -> Iterator[Finding]:
+        """Return findings from the logs of ingest and consumer.
+
+        Rejects are a separate part, so that failures do not hide them.
+        """
+        requests = failed = received = batches = 0
+        codes = Counter[str]()
+        last: tuple[datetime | None, str] = None, ""
+        for at, line in self._lines("ingest", logs.EVENTS_INGESTED):
+            requests += 1
+            received += int(line.get("received", 0))
+            codes.update(line.get("rejected_by_code", {}))
+            if int(line.get("status", 0)) >= 500:
+                failed, last = failed + 1, (at, line.get("error", "see its log"))
+        well = f"{requests} requests in {self._minutes} min, {received} events"
+        cause = f"{failed} of {requests} requests got a 503 in {self._minutes} min: {last[1]}"
+        command = self._log_command("ingest")
+        yield _problem_if(failed, "ingest", "api-5xx", cause, command, well, last[0])
+        yield self._rejects(received, codes)
+        stopped: Finding | None = None
+        for at, line in self._lines("consume", logs.RECORDS_CONSUMED):
+            batches += 1
+            stopped = None
+            if line.get("stopped_at"):
+                cause = f"stopped at a record: {line.get('failure', 'see its log')}"
+                stopped = problem("consumer", "iterator-age", cause, self._log_command("consume"), at)
+        yield stopped or Finding("consumer", "OK", f"{batches} batches in {self._minutes} min")
+
+    def _rejects(self, received: int, codes: Counter[str]) -> Finding:
+        cause = f"{codes.total()} of {received} events rejected in {self._minutes} min"
+        reasons = ", ".join(f"{number} as {code}" for code, number in codes.most_common(3))
+        many = codes.total() > received * REJECTED_SHARE
+        return _problem_if(
+            many, "rejects", "rejected-events", f"{cause}: {reasons}", f"milkrun rejects{self._option}", cause
+        )
+
+    def _lines(self, function: str, name: str) -> Iterator[tuple[datetime, dict[str, Any]]]:
+        client = self._aws("logs")
+        # The log group of a function that never ran does not exist.
+        with suppress(client.exceptions.ResourceNotFoundException):
+            yield from log_lines(self._outputs, self._stage, function, name, start=self._start, end=self._now)
+
+    def s3(self) -> Iterator[Finding]:
+        s3, bucket = self._aws("s3"), self._outputs.bucket
+        s3.head_bucket(Bucket=bucket)
+        yield Finding("archive", "OK", "reachable")
+        kept, newest = self._recent(s3, "set-aside/")
+        command = f"milkrun quarantine{self._option}"
+        cause = f"{kept} objects in 24 h"
+        yield _problem_if(kept, "quarantine", "set-aside", cause, command, "nothing in 24 h", newest)
+        given_up, newest = self._recent(s3, "aws/lambda/")
+        command = f"milkrun replay --on-failure{self._option}"
+        cause = f"{given_up} batches reached the record age in 24 h and are in S3"
+        yield _problem_if(
+            given_up, "given up", "given-up-batches", cause, command, "no batches in 24 h", newest
+        )
+        yield self._last_reconcile(s3)
+
+    def _last_reconcile(self, s3: Any) -> Finding:
+        part, command = "last reconcile", f"milkrun reconcile{self._option}"
         try:
-            time.sleep(BUDGET_SECONDS)
-        except KeyboardInterrupt:
-            return LEVELS.index(level)
+            body = s3.get_object(Bucket=self._outputs.bucket, Key=LAST_RESULT)["Body"].read()
+        except s3.exceptions.ClientError:  # a role that may not list gets AccessDenied for a missing key
+            return Finding(part, "OK", "none yet", None, command)
+        last = json.loads(body)
+        at = datetime.fromisoformat(last["at"])
+        ago = age(self._now - at)
+        if last["differences"]:
+            cause = f"found {last['differences']} differences {ago}"
+            return Finding(part, "FAIL", cause, at, command, "what-reconcile-names")
+        if last["equal"]:
+            return Finding(part, "OK", f"nothing is missing {ago}", None, command)
+        return Finding(part, "WARN", f"nothing is missing, but Snowflake did not answer {ago}", None, command)
+
+    def _recent(self, s3: Any, prefix: str) -> tuple[int, datetime | None]:
+        """Return the number of objects of the last 24 hours under a prefix (at most 1,000), and the newest."""
+        first = self._now - QUARANTINE_REACH
+        after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
+        page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
+        times = [
+            found["LastModified"] for found in page.get("Contents", ()) if found["LastModified"] >= first
+        ]
+        return len(times), max(times, default=None)
+
+    def queues(self) -> Iterator[Finding]:
+        sqs = self._aws("sqs")
+        waiting = redrive.waiting(sqs, self._outputs.redrive_queue_url)
+        cause = f"{waiting} claim checks wait for the stream"
+        command = self._log_command("redrive")
+        yield _problem_if(waiting, "redrive", "redrive-waiting", cause, command, "empty")
+        dead = redrive.waiting(sqs, self._outputs.dead_letter_queue_url)
+        cause = f"{dead} claim checks ran out of tries"
+        command = f"milkrun redrive{self._option}"
+        yield _problem_if(dead, "dead letters", "dead-letters", cause, command, "none")
+
+    def stream(self) -> Iterator[Finding]:
+        summary = self._aws("kinesis").describe_stream_summary(StreamName=self._outputs.stream)
+        found = summary["StreamDescriptionSummary"]
+        level: Level = "OK" if found["StreamStatus"] in ("ACTIVE", "UPDATING") else "FAIL"
+        yield Finding("stream", level, f"{found['StreamStatus'].lower()}, {found['OpenShardCount']} shards")
+
+    def mapping(self) -> Iterator[Finding]:
+        name = f"milkrun-{self._stage}-consume"
+        found = self._aws("lambda").list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
+        states = [each["State"] for each in found]
+        well = bool(states) and all(state in ("Enabled", "Updating", "Enabling") for state in states)
+        cause = f"is {', '.join(states).lower()}" if states else "does not exist"
+        command = (
+            f"{self._outputs.aws_command} lambda update-event-source-mapping --enabled --uuid {found[0]['UUID']}"
+            if found
+            else ""
+        )
+        yield _problem_if(not well, "event source mapping", "consume-stopped", cause, command, "enabled")
+
+    def visits(self) -> Iterator[Finding]:
+        found = self._aws("dynamodb").describe_table(TableName=self._outputs.visits_table)["Table"]
+        level: Level = "OK" if found["TableStatus"] in ("ACTIVE", "UPDATING") else "FAIL"
+        yield Finding("visits", level, found["TableStatus"].lower())
+
+    def warehouse(self) -> Iterator[Finding]:
+        """Return the warehouse's parts; one whose objects somebody dropped does not hide the others."""
+        parts: dict[str, Callable[[Warehouse], Finding]] = {
+            "pipes": self._pipes,
+            "failed loads": self._failed_loads,
+            "invalid rows": self._invalid_rows,
+            "staging": lambda session: staging(
+                session, self._outputs.database, self._outputs.freshness_minutes
+            ),
+            "marts": lambda session: marts(session, self._outputs.database),
+        }
+        with self._outputs.warehouse(int(BUDGET_SECONDS)) as session:
+            for part, look in parts.items():
+                try:
+                    yield look(session)
+                except MissingObject as missing:
+                    yield problem(part, "snowpipe-stopped", str(missing), "milkrun warehouse apply")
+
+    def _pipes(self, session: Warehouse) -> Finding:
+        archive = Archive(self._aws("s3"), self._outputs.bucket)
+        unwell, paused = [], False
+        for pipe in pipes.pipes(self._outputs.database):
+            status = pipes.status(session, pipe)
+            newest_at = None
+            with suppress(Refusal, *terminal.AWS_ERRORS):  # S3 has a part of its own
+                newest = within(1, partial(archive.newest, pipe.prefix), "S3")
+                newest_at = newest.modified_at if newest else None
+            triage = pipes.triage(status, newest_at, self._now)
+            if not triage.healthy:
+                unwell.append(f"{pipe.name.rpartition('.')[2]}: {triage.words}")
+                paused = paused or status.state == "PAUSED"
+        command = f"milkrun warehouse {'resume' if paused else 'status'}"
+        return _problem_if(unwell, "pipes", "snowpipe-stopped", "; ".join(unwell), command, "running")
+
+    def _failed_loads(self, session: Warehouse) -> Finding:
+        [row] = session.query(failed_loads_sql(self._outputs.database))
+        cause, well = f"{row['n']} files in {FAILED_LOADS_HOURS} h", f"none in {FAILED_LOADS_HOURS} h"
+        return _problem_if(
+            row["n"], "failed loads", "failed-loads", cause, "milkrun warehouse validate", well
+        )
+
+    def _invalid_rows(self, session: Warehouse) -> Finding:
+        start = self._now - INVALID_ROWS_REACH
+        found = invalid_rows(session, self._outputs.database, start, self._now, MAX_INVALID_ROWS)
+        causes = [f"{each['file']} line {each['line']}: {each['reason']}" for each in found]
+        cause = "; ".join([*causes[:1], *([f"{len(causes) - 1} more"] if causes[1:] else [])])
+        command = f"milkrun reconcile{self._option}"
+        return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
+
+    def alarms(self) -> Iterator[Finding]:
+        """Return the alarms in state ALARM.
+
+        LocalStack's CloudWatch has none of the metrics, so no alarm fires there.
+        """
+        pages = (
+            self._aws("cloudwatch")
+            .get_paginator("describe_alarms")
+            .paginate(AlarmNamePrefix=f"milkrun-{self._stage}-", StateValue="ALARM")
+        )
+        ringing = [alarm for page in pages for alarm in page["MetricAlarms"]]
+        for alarm in ringing:
+            name = alarm["AlarmName"].removeprefix(f"milkrun-{self._stage}-")
+            pages_somebody = any("page" in action.lower() for action in alarm.get("AlarmActions", ()))
+            yield Finding(
+                f"alarm {name}",
+                "FAIL" if pages_somebody else "WARN",
+                alarm.get("AlarmDescription") or alarm.get("StateReason", ""),
+                alarm.get("StateUpdatedTimestamp"),
+                section=name,
+            )
+        if not ringing:
+            yield Finding("alarms", "OK", "none rings")
 
 
-AsWide = Annotated[bool, typer.Option("--wide", help="Show the runbook's section for each finding.")]
-Watch = Annotated[bool, typer.Option("--watch", help="Repeat every 5 seconds until Ctrl-C.")]
+def _problem_if(
+    is_one: object,
+    part: str,
+    section: str,
+    cause: str,
+    command: str,
+    well: str,
+    since: datetime | None = None,
+) -> Finding:
+    """Return the problem if there is one, otherwise a finding OK with the text `well`."""
+    return problem(part, section, cause, command, since) if is_one else Finding(part, "OK", well)
+
+
+def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> Finding:
+    """Compare how far RAW is loaded with how far the last complete run of dbt has read it.
+
+    The newest row of STG_EVENTS cannot be used, because a repeated event adds no row.
+    """
+    [raw] = session.query(f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS")
+    if missing := _missing(session, "staging", database, "STAGING.STG_EVENTS"):
+        return missing
+    [run] = session.query(f"SELECT MAX(scanned_through) AS at FROM {database}.STAGING.COMPLETED_RUN")
+    if raw["at"] and (
+        not run["at"] or raw["at"] - run["at"] > 2 * timedelta(minutes=freshness_minutes) + STAGING_MAY_LAG
+    ):
+        cause = (
+            f"dbt has read RAW up to {terminal.in_words(run['at'])}, loaded is {terminal.in_words(raw['at'])}"
+        )
+        return problem("staging", "staging-or-marts-are-old", cause, DBT_BUILD, run["at"])
+    return Finding("staging", "OK", "up to date" if raw["at"] else "RAW is empty")
+
+
+def marts(session: Warehouse, database: str) -> Finding:
+    missing = _missing(session, "marts", database, "MARTS.GEOFENCE_VISITS")
+    return missing or Finding("marts", "OK", "built")
+
+
+def _missing(session: Warehouse, part: str, database: str, table: str) -> Finding | None:
+    """Return a problem if dbt was never run, or if somebody dropped the table.
+
+    Models that read their own earlier result, such as the visits, then need all of RAW.
+    """
+    try:
+        session.query(f"SELECT 1 FROM {database}.STAGING.COMPLETED_RUN LIMIT 1")
+    except MissingObject:
+        return problem(part, "staging-or-marts-are-old", "not built yet", DBT_BUILD)
+    try:
+        session.query(f"SELECT 1 FROM {database}.{table} LIMIT 1")
+    except MissingObject:
+        command = f"{DBT_BUILD} --full-refresh"
+        return problem(part, "staging-or-marts-are-old", f"{table} does not exist", command)
+    return None
+
+
+def console_source(outputs: Outputs) -> list[Source]:
+    """Return the console of a local stack; a deployed stage has none."""
+    url = outputs.console_url
+    if url is None:
+        return []
+
+    def look() -> Iterator[Finding]:
+        status = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS).request("GET", url).status
+        yield Finding(
+            "console", "OK" if status < 500 else "WARN", url, next="" if status < 500 else "make console"
+        )
+
+    return [Source("the console", ("console",), look, "run `make console`")]
+
+
+def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
+    """Return all findings, those of the local processes first, because they explain others."""
+    import snowflake.connector  # noqa: F401  # takes 2.6 s, and more on a busy machine, so the budget starts after it
+
+    return ask([*local, *sources_of(outputs, stage, datetime.now(UTC)), *console_source(outputs)])

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 
 import typer
 
-from ops import status, status_sources, terminal
+from ops import status_report, terminal
 from ops.outputs import NoStackError, Outputs
-from ops.status import Finding, Source
+from ops.status import findings_of
+from ops.status_report import Finding, Source
 from tools.stack.processes import Processes
 from tools.stack.settings import Settings
 
@@ -57,8 +58,8 @@ def command(
     context: typer.Context,
     *,
     stage: terminal.Stage = "local",
-    watch: status.Watch = False,
-    wide: status.AsWide = False,
+    watch: status_report.Watch = False,
+    wide: status_report.AsWide = False,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Show whether a stage is healthy; if not, what is wrong and what to do next.
@@ -74,7 +75,7 @@ def command(
         except NoStackError as problem:
             if stage != "local":
                 raise
-            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status.ask(local)]
-        return status_sources.findings_of(outputs, stage, local)
+            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_report.ask(local)]
+        return findings_of(outputs, stage, local)
 
-    raise typer.Exit(status.report(look, stage, as_json=as_json, wide=wide, watch=watch))
+    raise typer.Exit(status_report.report(look, stage, as_json=as_json, wide=wide, watch=watch))

@@ -16,9 +16,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from ops import status, status_sources
+from ops import status, status_report
 from ops.outputs import Outputs
-from ops.status import Finding, Source, ask, verdict
+from ops.status_report import Finding, Source, ask, verdict
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 WELL = Finding("archive", "OK", "reachable")
@@ -84,7 +84,7 @@ def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> N
 def test_program_ends_although_a_source_hangs() -> None:
     code = (
         "import threading, sys\n"
-        "from ops.status import Source, ask\n"
+        "from ops.status_report import Source, ask\n"
         "found = ask([Source('Snowflake', ('pipes',), lambda: threading.Event().wait(60), 'x')], 0.2)\n"
         "print(found[0].level)\n"
     )
@@ -99,7 +99,7 @@ def test_program_ends_although_a_source_hangs() -> None:
 def test_exit_code_and_json_show_the_verdict(
     finding: Finding, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert status.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
+    assert status_report.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
     printed = json.loads(capsys.readouterr().out)
     assert printed["stage"] == "dev"
     assert printed["verdict"] == finding.level
@@ -109,7 +109,7 @@ def test_exit_code_and_json_show_the_verdict(
 def test_problem_is_shown_with_age_next_command_and_runbook_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    status.show([WELL, BAD], "prod", NOW, wide=True)
+    status_report.show([WELL, BAD], "prod", NOW, wide=True)
     printed = capsys.readouterr().out
     assert "FAIL prod: 1 of 2 parts need attention" in printed
     assert "3 claim checks ran out of tries (since 5 h ago)" in printed
@@ -133,18 +133,16 @@ def test_status_names_one_phone_with_a_wrong_clock_although_others_send_more(
             codes = {"created_at_in_future": rejected} if rejected else {}
             yield NOW, {"received": 500, "rejected": rejected, "rejected_by_code": codes, "status": 202}
 
-    monkeypatch.setattr(status_sources, "log_lines", log_lines)
+    monkeypatch.setattr(status, "log_lines", log_lines)
     outputs = Mock(spec=Outputs)
-    [logs] = [
-        each for each in status_sources.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch Logs"
-    ]
+    [logs] = [each for each in status.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch Logs"]
     [found] = [each for each in logs.look() if each.part == "rejects"]
     assert (found.level, found.cause) == (level, cause)
 
 
 def test_problem_without_a_next_command_shows_the_runbook_section(capsys: pytest.CaptureFixture[str]) -> None:
     [found] = ask([frozen("Snowflake", "pipes")], budget_seconds=0.1)
-    status.show([found, BAD], "prod", NOW, wide=False)
+    status_report.show([found, BAD], "prod", NOW, wide=False)
     printed = capsys.readouterr().out
     assert "docs/runbook.md#snowpipe-stopped" in printed
     assert "docs/runbook.md#dead-letters" not in printed
@@ -157,7 +155,7 @@ def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
         for line in (root / "docs/runbook.md").read_text().splitlines()
         if line.startswith("## ")
     }
-    source_text = (root / "ops/status_sources.py").read_text() + (root / "tools/status.py").read_text()
+    source_text = (root / "ops/status.py").read_text() + (root / "tools/status.py").read_text()
     called = r'\b(?:_problem_if\(\s*[^",]+,\s*|problem\(\s*)(?:"[^"]*"|part),\s*"([^"]+)"'
     assert set(re.findall(called, source_text)) <= headings
     named = {name for name in headings if f'"{name}"' in source_text}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.status import Finding
+from ops.status_report import Finding
 from tools.stack.settings import Settings
 from tools.status import laptop_source
 

@@ -1,0 +1,165 @@
+"""The report of `milkrun status`: whether the stage is healthy; if not, what is wrong, and the next command.
+
+All sources are queried concurrently, each for at most BUDGET_SECONDS. A source that does not answer is named,
+together with what is unknown without it, and does not delay the others.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import wait
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import groupby
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ops import terminal
+from snowpipe import pipes
+from snowpipe.deadline import started
+
+BUDGET_SECONDS = 5.0
+RUNBOOK = "docs/runbook.md"
+
+# The alarms of serverless/alarms.js that wake somebody; a problem with one of these sections is a FAIL, others a WARN.
+PAGES = frozenset(
+    {
+        "api-5xx",
+        "no-traffic",
+        "ingest-errors",
+        "ingest-throttled",
+        "dead-letters",
+        "iterator-age-hour",
+        "consume-stopped",
+        "given-up-batches",
+        "lost-batches",
+        "set-aside-share",
+        "archive-undelivered",
+    }
+)
+
+type Level = Literal["OK", "WARN", "FAIL"]
+LEVELS: Sequence[Level] = ("OK", "WARN", "FAIL")
+_COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The state of one part. `next` is the command to run next; `section` is the anchor of a section of the runbook."""
+
+    part: str
+    level: Level
+    cause: str
+    since: datetime | None = None
+    next: str = ""
+    section: str = ""
+
+
+def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
+    """Return a finding as severe as the alarm whose section of the runbook explains it."""
+    return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A store or service. `unknown` says what is unknown without its answer."""
+
+    name: str
+    parts: tuple[str, ...]
+    look: Callable[[], Iterable[Finding]]
+    unknown: str
+    section: str = ""
+
+
+def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
+    """Return the findings in the order of the sources. A source that fails or times out yields a FAIL per
+    part.
+    """
+    running = [started(partial(_look, source)) for source in sources]
+    wait(running, budget_seconds)
+    late = f"no answer within {budget_seconds:g} s"
+    return [
+        finding
+        for source, look in zip(sources, running, strict=True)
+        for finding in (look.result() if look.done() else _unreachable(source, late))
+    ]
+
+
+def _look(source: Source) -> list[Finding]:
+    try:
+        return list(source.look())
+    except Exception as error:  # any exception is this source's answer
+        return _unreachable(source, one_line(error))
+
+
+def _unreachable(source: Source, cause: str) -> list[Finding]:
+    cause = f"{source.name}: {cause}; {source.unknown}"
+    return [Finding(part, "FAIL", cause, section=source.section) for part in source.parts]
+
+
+def one_line(error: Exception) -> str:
+    text = " ".join((str(error) or type(error).__name__).split())
+    return text if len(text) <= 160 else text[:160] + "…"
+
+
+def verdict(findings: Iterable[Finding]) -> Level:
+    """Return the worst level of the findings."""
+    return max((finding.level for finding in findings), key=LEVELS.index, default="OK")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
+    """Print the verdict and a line for each part; for a problem the next command, otherwise the runbook's section.
+
+    Parts of one cause, such as a store that does not answer, are printed together.
+    """
+    level = verdict(findings)
+    bad = [finding for finding in findings if finding.level != "OK"]
+    head = "all is well" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
+    terminal.out.print(Text.assemble((level, _COLOURS[level]), f" {stage}: {head}"))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for _, group in groupby(
+        findings, lambda each: replace(each, part="" if each.level == "FAIL" else each.part)
+    ):
+        finding, *others = group
+        parts = "\n".join(each.part for each in (finding, *others))
+        since = f" (since {age(now - finding.since)})" if finding.since else ""
+        table.add_row(Text(finding.level, _COLOURS[finding.level]), Text(parts), Text(finding.cause + since))
+        if finding.level != "OK" and finding.next:
+            table.add_row("", "", Text(f"next: {finding.next}", "bold"))
+        if finding.level != "OK" and finding.section and (wide or not finding.next):
+            table.add_row("", "", Text(f"{RUNBOOK}#{finding.section}"))
+    terminal.out.print(table)
+
+
+def age(delta: timedelta) -> str:
+    return f"{pipes.span(delta)} ago"
+
+
+def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:
+    """Print the findings of `look` once, or until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
+    while True:
+        findings = look()
+        level = verdict(findings)
+        if as_json:
+            terminal.print_json({"stage": stage, "verdict": level, "parts": [asdict(f) for f in findings]})
+        else:
+            if watch and sys.stdout.isatty():
+                terminal.out.clear()
+            show(findings, stage, datetime.now(UTC), wide)
+        if not watch:
+            return LEVELS.index(level)
+        try:
+            time.sleep(BUDGET_SECONDS)
+        except KeyboardInterrupt:
+            return LEVELS.index(level)
+
+
+AsWide = Annotated[bool, typer.Option("--wide", help="Show the runbook's section for each finding.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Repeat every 5 seconds until Ctrl-C.")]
