@@ -241,7 +241,10 @@ class Health:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-            print(f"Others can write to {self._folder}: name another KCL_STATE_FOLDER", file=sys.stderr)
+            print(
+                f"Other users can write to {self._folder}: set KCL_STATE_FOLDER to a private folder",
+                file=sys.stderr,
+            )
             raise SystemExit(2)
         for file in (self._folder / name for name in ("worker", PROPERTIES, LOGBACK)):
             file.unlink(missing_ok=True)

@@ -264,7 +264,9 @@ class Store:
         """Read the log again, because another process has changed it."""
         job.races += 1
         if job.races == MAX_RACES:
-            raise RaceLost(f"lost {MAX_RACES} races for one pair")  # its key names a device
+            raise RaceLost(
+                f"other processes changed the pair first, {MAX_RACES} times"
+            )  # its key names a device
         job.log = PairLog()
         time.sleep(jitter(0.01 * job.races))
 

@@ -429,9 +429,11 @@ def command(
     memory: Annotated[
         int, typer.Option(min=128, max=10240, help="Memory of the ingest function, in MB.")
     ] = 1024,
-    provisioned: Annotated[bool, typer.Option("--provisioned", help="Shards of the stream.")] = False,
+    provisioned: Annotated[
+        bool, typer.Option("--provisioned", help="Stream with provisioned shards instead of on demand.")
+    ] = False,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Default: as many shards as the peak needs.")
+        int | None, typer.Option(min=1, help="Number of shards. Default: as many as the peak needs.")
     ] = None,
     retention: Annotated[int, typer.Option(min=24, max=168, help="Retention of the stream, in hours.")] = 168,
     freshness: Annotated[int, typer.Option(min=1, max=1440, help="Minutes between two runs of dbt.")] = 60,

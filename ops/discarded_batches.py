@@ -41,8 +41,9 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
 def replay_given_up(
     archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
 ) -> dict[str, object]:
-    """Send every batch that was given up again; without a stream only count them. The objects stay, so it can
-    be repeated.
+    """Send every discarded batch again; without a stream only count them.
+
+    The objects are kept, so the call can be repeated.
     """
     batches, found, sent = [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):

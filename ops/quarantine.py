@@ -174,9 +174,11 @@ def command(
         ),
     ] = PREFIX,
     *,
-    send: Annotated[bool, typer.Option("--send", help="Send them to the stream again, unchanged.")] = False,
+    send: Annotated[
+        bool, typer.Option("--send", help="Send the records to the stream again, unchanged.")
+    ] = False,
     to_delete: Annotated[
-        bool, typer.Option("--purge", help="Delete their objects, after confirmation.")
+        bool, typer.Option("--purge", help="Delete the objects of the records, after confirmation.")
     ] = False,
     yes: terminal.Yes = False,
     stage: terminal.Stage = "local",

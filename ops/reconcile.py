@@ -243,7 +243,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Compare accepted, archived and loaded events, and list the missing ones.
+    """Compare accepted, archived and loaded events, and list the missing events.
 
     Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
     """

@@ -18,7 +18,9 @@ app = terminal.group()
 Code = Annotated[str, typer.Option(metavar="CODE", help="Only events with this reason code.")]
 AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only events of this app version.")]
 Device = Annotated[str | None, terminal.text_option("DEVICE", "Only events of this device.")]
-Repaired_ = Annotated[bool, typer.Option("--resent", help="Include those that were repaired and sent.")]
+Repaired_ = Annotated[
+    bool, typer.Option("--resent", help="Include rejects that were already repaired and sent.")
+]
 
 
 def _found(context: typer.Context, stage: str, selection: Selection) -> tuple[Outputs, Box, Iterator[Reject]]:

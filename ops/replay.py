@@ -250,7 +250,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send geofence events to the consumer again: archived ones, quarantined ones, or given-up batches.
+    """Send archived or quarantined geofence events, or discarded batches, to the consumer again.
 
     Exit 1 if part of the archive could not be read; it is named, and the rest is sent.
     """

@@ -94,7 +94,7 @@ def command(
     start: Annotated[
         datetime, terminal.time_option("First hour to search if RAW does not have the id.", "--from")
     ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    end: Annotated[datetime, terminal.time_option("Last hour.", "--to")] = terminal.NOW,
+    end: Annotated[datetime, terminal.time_option("Last hour to search.", "--to")] = terminal.NOW,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,

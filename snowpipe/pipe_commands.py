@@ -95,7 +95,9 @@ def refresh(
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
-    prefix: Annotated[str, typer.Option(help="Only keys that begin so, such as dt=2026-11-16/")] = "",
+    prefix: Annotated[
+        str, typer.Option(help="Only keys that begin with this text, such as dt=2026-11-16/")
+    ] = "",
     since: Annotated[
         str | None, typer.Option(help="Objects received since then; ISO-8601 or a phrase")
     ] = None,
@@ -177,7 +179,7 @@ def repair(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON, plain or gzip")],
     instead_of: Annotated[
-        str, typer.Option(help="The key of the file that failed: its prefix and hour")
+        str, typer.Option(help="Key of the file that failed; the new file gets its prefix and hour")
     ] = "",
     outputs: Outputs = None,
     as_json: Json = False,
@@ -200,7 +202,7 @@ def repair(
 
 
 def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
-    """Pause pipes; their files wait. After 14 days a paused pipe is stale."""
+    """Pause pipes; new files wait in the queue. After 14 days a paused pipe is stale."""
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:

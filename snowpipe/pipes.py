@@ -129,7 +129,7 @@ class Triage:
 def triage(  # noqa: PLR0911 - one per cause
     status: Status, newest_object_at: datetime | None, now: datetime | None = None
 ) -> Triage:
-    """Return what the status means: the first problem from the bucket to Snowflake.
+    """Return a diagnosis of the status: the first problem on the way from the bucket to Snowflake.
 
     `newest_object_at`: when S3 received the newest object of the pipe's prefix; None if that is unknown.
     """

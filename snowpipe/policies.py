@@ -1,4 +1,4 @@
-"""The two policies between Snowflake and AWS: who may assume our role, and who may subscribe to our topic."""
+"""The two policies between Snowflake and AWS: the role's trust policy, and the policy of the SNS topic."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
 
 
 def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
-    """Return who may assume the storage role: the account's one Snowflake user, with our external id."""
+    """Return the storage role's trust policy: only the account's Snowflake user may assume it, with our external id."""
     found = integration(warehouse, parameters)
     return {
         "Version": "2012-10-17",

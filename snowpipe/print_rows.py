@@ -25,7 +25,7 @@ def shown(value: object) -> object:
 
 
 def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
-    """Print rows as a JSON list, or as a table, or one below the other if the table would not fit."""
+    """Print rows as a JSON list, as a table, or as one block per row if the table would not fit."""
     if as_json:
         typer.echo(json.dumps(finite(rows), default=shown, indent=2, allow_nan=False))
         return

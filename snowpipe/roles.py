@@ -11,21 +11,21 @@ type Role = Callable[[str], str]
 
 
 def administrator(database: str) -> str:
-    """Creates and owns the stage's objects. By default only ACCOUNTADMIN may create integrations."""
+    """The role that creates and owns the stage's objects. By default only ACCOUNTADMIN may create integrations."""
     del database
     return "ACCOUNTADMIN"
 
 
 def loader(database: str) -> str:
-    """Loads files into RAW, and pauses, resumes and refreshes the pipes."""
+    """The role that loads files into RAW, and pauses, resumes and refreshes the pipes."""
     return f"{database}_LOADER"
 
 
 def transformer(database: str) -> str:
-    """Reads RAW; creates and owns dbt's objects in STAGING and MARTS."""
+    """The role of dbt. Reads RAW; creates and owns the objects in STAGING and MARTS."""
     return f"{database}_TRANSFORMER"
 
 
 def operator(database: str) -> str:
-    """Reads every schema and may do what the loader may, for operators of the stage."""
+    """The role of the stage's operators. Reads every schema and has the loader's privileges."""
     return f"{database}_OPERATOR"

@@ -64,7 +64,7 @@ def shape_of(sql: str) -> str:
 
 
 def known(sql: str) -> bool:
-    """Return whether a parser knows the whole statement, or it is listed here."""
+    """Return whether a parser supports the whole statement, or it is listed here."""
     words = " ".join(re.sub(r"--[^\n]*", "", sql).split()).rstrip(";")
     if any(re.fullmatch(pattern, words, re.IGNORECASE) for pattern in UNPARSED):
         return True

@@ -83,13 +83,13 @@ ENTRIES = (
         "reconcile",
         "ops.reconcile:command",
         OPERATE,
-        "Compare accepted, archived and loaded events, and list the missing ones.",
+        "Compare accepted, archived and loaded events, and list the missing events.",
     ),
     Entry(
         "replay",
         "ops.replay:command",
         OPERATE,
-        "Send geofence events to the consumer again: archived ones, quarantined ones, or given-up batches.",
+        "Send archived or quarantined geofence events, or discarded batches, to the consumer again.",
     ),
     Entry(
         "rejects",

@@ -207,8 +207,8 @@ def test_counts_equal_those_of_the_log_the_archive_and_the_warehouse(api, pipeli
 
 
 def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
-    """Return the numbers since `begin` without the console: accepted, rejected, published, consumed, archived
-    and loaded.
+    """Return the event counts since `begin`, read from the stores instead of the console: accepted, rejected,
+    published, consumed, archived and loaded.
     """
     now = datetime.now(UTC)
     counts = {"accepted": 0, "rejected": 0, "published": 0, "consumed": 0}

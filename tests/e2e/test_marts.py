@@ -375,7 +375,7 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
     ]
 
 
-def test_file_that_becomes_visible_late_is_included(
+def test_marts_include_a_file_whose_rows_become_visible_late(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     """The file's rows were scanned before the newest rows of the last complete run."""

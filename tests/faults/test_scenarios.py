@@ -55,7 +55,7 @@ def test_s3_throttles_half_of_all_puts(scenario: Scenario) -> None:
 
 
 def test_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
-    """Their batches are lost as well. Only archived events may be published."""
+    """The batches on these phones are lost, too. Only archived events may be published."""
     with scenario.under_load(breaking=True):
         fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
         with scenario.broken(fault):
@@ -314,7 +314,7 @@ def test_snowflake_is_killed_before_it_deletes_its_messages(scenario: Scenario) 
         scenario.repaired()
 
 
-def test_snowflakes_reads_fail_and_its_messages_are_delivered_again(scenario: Scenario) -> None:
+def test_failed_reads_and_redelivered_messages_load_every_event_once(scenario: Scenario) -> None:
     with scenario.under_load():
         reads = Rule(Fault.REFUSED, "s3", "GetObject", "snowflake", share=0.4, seed=scenario.seed)
         cut = Rule(Fault.HALF_ANSWER, "s3", "GetObject", "snowflake", share=0.3, seed=scenario.seed)

@@ -37,7 +37,8 @@ def command(
     live_bus: Annotated[
         bool,
         typer.Option(
-            "--live-bus/--no-live-bus", help="Use a queue of its own for notifications, or only polling."
+            "--live-bus/--no-live-bus",
+            help="Receive notifications through a queue of the console's own, or only poll.",
         ),
     ] = True,
     warehouse_every: Annotated[

@@ -170,7 +170,7 @@ def logs(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Such as ingest, consume, localstack, snowflake. Default: all."),
+        typer.Argument(help="Logs to print, such as ingest, consume, localstack, snowflake. Default: all."),
     ] = None,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until Ctrl-C.")] = False,

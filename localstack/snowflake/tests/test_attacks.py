@@ -101,7 +101,7 @@ def database(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_a_statement_reaches_no_file_of_the_machine(
+def test_no_statement_can_access_a_file_of_the_machine(
     database: connector.SnowflakeConnection, files: tuple[Path, Path], statement: str
 ) -> None:
     file, made = files

@@ -64,7 +64,7 @@ def test_create_pipe_if_not_exists_keeps_the_pipe_and_create_refuses(ready: Ware
     assert "already exists" in ready.refused(f"CREATE PIPE RAW.EVENTS_PIPE AS {ready.copy()}")
 
 
-def test_pipe_can_be_dropped_once(ready: Warehouse) -> None:
+def test_pipe_can_be_dropped_only_once(ready: Warehouse) -> None:
     ready.pipe()
     ready.run("DROP PIPE RAW.EVENTS_PIPE")
     assert ready.run("SHOW PIPES") == []

@@ -244,7 +244,7 @@ def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
 
 
 @pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
-def test_flap_at_the_start_of_the_range_read_is_still_merged(seconds):
+def test_flap_at_the_start_of_the_read_range_is_still_merged(seconds):
     late = event("exit", 3 * DAY, "late")
     since = 2 * DAY - 120 + seconds
     some = [

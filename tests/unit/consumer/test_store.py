@@ -123,7 +123,7 @@ def test_repeated_batch_changes_no_visit_and_sends_no_notification(some, sizes):
 
 
 class Died(BaseException):
-    """The process was killed."""
+    """Raised to simulate a killed process."""
 
 
 def stubborn(chance):

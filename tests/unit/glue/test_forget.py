@@ -233,7 +233,7 @@ def test_events_without_a_user_are_deleted_if_only_this_person_used_the_device(
     assert left(tmp_path / "archive", "rejected") == []
 
 
-def test_forget_by_device_deletes_the_events_of_all_its_users(tmp_path: Path) -> None:
+def test_forget_with_a_device_deletes_the_events_of_all_its_users(tmp_path: Path) -> None:
     (tmp_path / "devices").write_text("shared\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="shared"), device_only("s", "shared")])
     archived(tmp_path / "archive", [line("b", user=ANN, device="other")])

@@ -44,7 +44,9 @@ def logged(capsys: pytest.CaptureFixture[str]) -> str:
         "accepted", "long-id", "time", "list", "envelope", "cut", "name-twice", "deep", "not-utf-8",
     ],
 )  # fmt: skip
-def test_no_id_of_a_request_is_logged(phone: Phone, capsys: pytest.CaptureFixture[str], body: object) -> None:
+def test_no_device_or_user_id_of_a_request_is_logged(
+    phone: Phone, capsys: pytest.CaptureFixture[str], body: object
+) -> None:
     phone.post(body)
     said = logged(capsys)
     assert "events_ingested" in said

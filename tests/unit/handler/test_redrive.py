@@ -34,7 +34,7 @@ class Desk:
         self.world.objects[STORED.key] = STORED.body
 
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
-        """Return the ids of the messages that go back to the queue."""
+        """Process messages; return the ids of those that go back to the queue."""
         messages: list[dict[str, object]] = [
             {
                 "messageId": f"m{n}",

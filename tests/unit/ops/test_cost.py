@@ -68,7 +68,7 @@ def test_firehose_bills_a_small_record_as_five_kilobytes(prices):
     assert line.quantity == pytest.approx(LOAD.events * 10_000 / 1e9)
 
 
-def test_alternative_endpoints_are_compared_with_ours(prices):
+def test_alternative_endpoints_are_compared_with_the_rest_api(prices):
     rows = {row["way"]: row for row in compared(LOAD, prices)}
     assert rows["rest"]["against_ours"] == "+0%"
     assert rows["url"]["usd_a_month"] < rows["http"]["usd_a_month"] < rows["rest"]["usd_a_month"]

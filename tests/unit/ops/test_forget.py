@@ -234,7 +234,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
 
 
 def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
-    """Return everything that the stores contain of a person, in order."""
+    """Return all data of a person in the stores, sorted."""
     mine = [person.name.encode(), *(each.encode() for each in person.ids)]
 
     def is_mine(text: str | bytes) -> bool:
@@ -370,7 +370,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
 
 
 def test_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
-    """The table may hold such pairs for 90 days after an upgrade."""
+    """The visits table may hold pairs in the previous layout for 90 days after an upgrade."""
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
     pair = keys.pair_of_key(case["items"][0]["pk"], "head")
@@ -483,7 +483,7 @@ def test_device_id_in_a_printed_command_is_quoted(stage: Stage, shared: str) -> 
     assert [visit.entered_event_id for visit in stage.visits(shared)] == ["b1"]
 
 
-def test_forget_by_device_deletes_the_data_of_all_its_users(
+def test_forget_with_a_device_deletes_the_data_of_all_its_users(
     stage: Stage, built: list[tuple[str, ...]]
 ) -> None:
     stage.put(ANN, entered("b2", "bob", "phone-1"), BOB)

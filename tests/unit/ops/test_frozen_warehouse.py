@@ -173,7 +173,7 @@ def test_warehouse_command_ends_although_s3_is_silent(
     assert ended.exit_code == 2 or isinstance(ended.exception, NoAnswerError)
 
 
-def test_statement_longer_than_the_limit_is_not_taken_for_a_silent_snowflake(
+def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
     stage: tuple[Stage, LocalProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 2)
@@ -184,7 +184,7 @@ def test_statement_longer_than_the_limit_is_not_taken_for_a_silent_snowflake(
         assert time.monotonic() - began > 2
 
 
-def test_process_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
+def test_command_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
     """The connector closes its session at exit, which would wait for Snowflake."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"

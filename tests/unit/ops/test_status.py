@@ -81,7 +81,7 @@ def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> N
     assert found.cause == "S3: nobody listens; nothing is known"
 
 
-def test_program_ends_although_a_source_hangs() -> None:
+def test_status_command_ends_although_a_source_hangs() -> None:
     code = (
         "import threading, sys\n"
         "from ops.status_report import Source, ask\n"

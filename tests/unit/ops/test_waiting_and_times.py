@@ -92,7 +92,7 @@ def wait_for(watch: Watch, pending: int) -> None:
     )
 
 
-def test_watch_counts_rows_when_they_appear() -> None:
+def test_latency_watch_counts_rows_when_they_appear() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
         watch.expect(name(3), posted_at)
@@ -159,7 +159,9 @@ def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_cause()
         ({"records": 0}, False),
     ],
 )
-def test_batch_covers_the_positions_it_processed(line: dict[str, object], covered: bool) -> None:
+def test_step_of_a_batch_covers_the_positions_that_it_processed(
+    line: dict[str, object], covered: bool
+) -> None:
     assert _covers(line, 15) == covered
 
 
@@ -179,5 +181,5 @@ def test_repeated_step_is_shown_once() -> None:
         ("x", "x"),
     ],
 )
-def test_values_are_formatted_as_words(value: object, words: str) -> None:
+def test_values_are_formatted_as_words_for_people(value: object, words: str) -> None:
     assert in_words(value) == words

@@ -116,7 +116,7 @@ def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
 
 
 def code_of(markdown: str) -> list[str]:
-    """Return fenced and indented blocks and inline code. In prose, "make" may be the verb."""
+    """Return the code blocks and inline code of a page, because "make" in prose may be the verb."""
     blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
     return blocks + re.findall(r"`[^`\n]+`", markdown)
 

@@ -126,7 +126,7 @@ class Grants:
         return self._without(lambda row: row.right in gone)
 
     def owned(self, kind: str, name: str, role: str, now: datetime) -> "Grants":
-        """Return the grants with another owner of an object."""
+        """Return the grants after a change of the object's owner."""
         return self._without(
             lambda row: row.is_ownership and (row.kind, row.name) == (kind, name),
             Grant(OWNERSHIP, kind, name, "ROLE", role, True, role, now),

@@ -77,7 +77,7 @@ def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply
 
 
 def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Reply:
-    """Reject batches of several events and the very first event, even alone."""
+    """Return 413 for every batch of several events, and for the first event even if it is sent alone."""
     giant = before[0].ids[:1] if before else ids[:1]
     return Reply(413) if len(ids) > 1 or ids == giant else ACCEPTED
 
