@@ -9,8 +9,8 @@ import typer
 
 from aws.table import Table
 from consumer import keys, previous_layout
+from consumer.event_bus import EventBus
 from consumer.notifications import Bus
-from consumer.ports import EventBus
 from consumer.visit_diff import Rule
 from consumer.visits import Pair
 from ops import read_stores, terminal

@@ -17,7 +17,7 @@ from typing import Any
 
 from aws.table import Table
 from consumer.consume import Ports, consume
-from consumer.ports import EventBus
+from consumer.event_bus import EventBus
 from consumer.records import records_of
 from consumer.store import Store
 from consumer.visit_diff import Rule

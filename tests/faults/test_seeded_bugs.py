@@ -24,8 +24,8 @@ from aws.archive import Archive
 from aws.errors import RetryableError
 from aws.stream import KinesisStream
 from consumer.consume import Outcome
+from consumer.event_bus import EventBus
 from consumer.notifications import Notification
-from consumer.ports import EventBus
 from contract.objects import LinesObject, lines_object
 from handler.ingest import Delivery, Effects, Ports, Receipt
 from handler.validate import Batch

@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from consumer.ports import SOURCE
+from consumer.event_bus import SOURCE
 from snowpipe.archive import topic_of
 
 # How long messages are kept; later nobody needs them, and the archive has the events.

@@ -10,8 +10,9 @@ from aws.credentials import FixedCredentials
 from aws.errors import NoResponseError, PermanentError, ServiceError
 from aws.table import Table, dumped
 from consumer.consume import Poison
+from consumer.event_bus import EventBus
 from consumer.notifications import Notification
-from consumer.ports import EventBus, S3SetAside
+from consumer.quarantine import S3SetAside
 from consumer.records import records_of
 from contract.events import Reason
 from tests.unit.aws.strict import strict_service

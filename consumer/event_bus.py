@@ -1,0 +1,50 @@
+"""Send notifications to the stage's EventBridge bus."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import batched
+
+import msgspec
+
+from aws.json_client import JsonClient
+from aws.retry import send_until_done
+from consumer.notifications import Notification
+
+ENTRIES_A_REQUEST = 10
+SOURCE = "milkrun.visits"
+
+
+@dataclass(frozen=True, slots=True)
+class EventBus:
+    """The bus `name`. Receivers de-duplicate by `detail.id` and order by `detail.version`."""
+
+    events: JsonClient
+    name: str
+    executor: Executor
+
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
+        failures: dict[str, Exception] = {}
+        for failed in self.executor.map(
+            lambda some: send_until_done(self._put, {notice.id: notice for notice in some}),
+            batched(notifications, ENTRIES_A_REQUEST, strict=False),
+        ):
+            failures |= failed
+        return failures
+
+    def _put(self, notifications: Sequence[Notification]) -> list[str]:
+        answer = self.events.put_events(
+            Entries=[
+                {
+                    "EventBusName": self.name,
+                    "Source": SOURCE,
+                    "DetailType": notice.kind,
+                    "Detail": msgspec.json.encode(notice.detail).decode(),
+                }
+                for notice in notifications
+            ]
+        )
+        # PutEvents returns 200 even if single entries failed, and lists the results in request order.
+        return [
+            n.id for n, result in zip(notifications, answer["Entries"], strict=True) if "ErrorCode" in result
+        ]
