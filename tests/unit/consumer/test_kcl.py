@@ -270,7 +270,7 @@ def test_worker_refuses_a_folder_that_others_can_write_to(tmp_path, monkeypatch,
     mode = folder.stat().st_mode
     with pytest.raises(SystemExit):
         Health(folder).begin()
-    assert "name another KCL_STATE_FOLDER" in capsys.readouterr().err
+    assert "set KCL_STATE_FOLDER to a private folder" in capsys.readouterr().err
     assert folder.stat().st_mode == mode, "as root, a changed /tmp would stop other programs"
 
 

@@ -107,10 +107,17 @@ def test_no_id_of_a_failed_batch_is_logged(
 ) -> None:
     records = [record(number) for number in "12"]
     report(records, Outcome(records=2, stopped_at=records[0], failure=failure()))
-    report(records, Outcome(records=2, stopped_at=records[0], failure=RaceLost("lost 20 races for one pair")))
+    report(
+        records,
+        Outcome(
+            records=2,
+            stopped_at=records[0],
+            failure=RaceLost("other processes changed the pair first, 20 times"),
+        ),
+    )
     said = logged(capsys)
     assert said.count("records_consumed") == 2
-    assert "lost 20 races" in said
+    assert "changed the pair first, 20 times" in said
     assert not [each for each in IDS if each in said]
 
 
