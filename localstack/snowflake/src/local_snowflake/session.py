@@ -247,6 +247,8 @@ class LocalCursor(FakeSnowflakeCursor):
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
         show = expression if isinstance(expression, exp.Show) else None
+        for raw in list(expression.find_all(exp.RawString)):  # $$…$$, which fakesnow lost in COMMENT = $$…$$
+            raw.replace(exp.Literal.string(raw.this))
         params = with_values(expression, params)
         refuse_context_functions(expression)
         refuse_typeof(expression)
