@@ -4,7 +4,7 @@ from contract.logs import LoggableError
 
 
 class RetryableError(LoggableError):
-    """The call failed now and may succeed later.
+    """Raised if a call failed but may succeed later.
 
     The message contains the service and the error, never the content of the call, so it may be logged.
     """
@@ -48,7 +48,7 @@ class PermanentError(Exception):
 
 
 class MissingObjectError(PermanentError):
-    """The object does not exist, or the role may not see whether it exists."""
+    """Raised if the object does not exist, or the role may not see whether it exists."""
 
 
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})

@@ -59,7 +59,7 @@ class Outcome(Counts):
 
 
 class TimeNearlyUp(Exception):
-    """The invocation is about to time out; the rest is delivered again."""
+    """Raised when the invocation is about to time out; the remaining records are delivered again."""
 
 
 def consume(

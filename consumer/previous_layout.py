@@ -23,7 +23,7 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The work that the last change needed. Events are given by their keys."""
+    """The pending work of a pair's last change. Events are identified by their keys."""
 
     first: list[str] = []
     lesser: list[str] = []
@@ -33,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Moving(Exception):
-    """Another process changed or moved this pair meanwhile. A later attempt will succeed."""
+    """Raised when another process changed or moved this pair meanwhile. A later attempt will succeed."""
 
 
 def head_key(pair: Pair) -> Key:
@@ -43,7 +43,7 @@ def head_key(pair: Pair) -> Key:
 def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
     """Write the pair's items in the current layout. Returns False if it has none in the previous one.
 
-    Safe to interrupt and to repeat: everything that it writes is the same each time. Old items stay where they are.
+    It can be interrupted and repeated, because it writes the same items each time. Old items are not deleted.
     """
     pk, sk = head_key(pair)
     found, failures = table.get([(pk, sk)], consistent=True)

@@ -65,7 +65,10 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """Events and what they changed. `superseded`: another content of that event id counts, and did before."""
+    """The numbers of events by effect.
+
+    `superseded` events have another content of the same id that counted before and still counts.
+    """
 
     added: int = 0
     repeated: int = 0
@@ -127,7 +130,9 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """`executor` runs the requests of different pairs in parallel; only `kinds` of notifications are published."""
+    """The visit store. `executor` runs the requests of different pairs in parallel; only notifications of
+    `kinds` are published.
+    """
 
     table: Table
     bus: Bus

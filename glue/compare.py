@@ -30,7 +30,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Difference:
-    """A visit that is missing in the warehouse, only in the warehouse, or has other values there."""
+    """A visit that is missing from the warehouse, exists only there, or has different values there."""
 
     what: str
     visit: Mapping[str, str]

@@ -35,7 +35,7 @@ class Times:
 
 
 class Crossing(NamedTuple):
-    """An event of one pair; tuples sort in the order in which the rule applies them."""
+    """An event of one pair; sorted tuples have the order in which the rule applies the events."""
 
     at: int
     rank: int

@@ -51,7 +51,7 @@ from ops.reachable_stores import require
 from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 # The event source mapping gives up records of this age; until then the consumer may still process them.
 MAX_RECORD_AGE = timedelta(hours=6)
 CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
@@ -336,7 +336,7 @@ def command(
     ] = True,
     patience: Annotated[
         float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait for Snowpipe.")
-    ] = PATIENCE_SECONDS,
+    ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:

@@ -44,7 +44,7 @@ class Night:
 
 
 class StepFailedError(Exception):
-    """A step failed; `code` is the exit code."""
+    """Raised if a step failed; `code` is the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

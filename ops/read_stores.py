@@ -94,7 +94,7 @@ def invalid_rows(
 ) -> list[dict[str, Any]]:
     """Return file, line and reason of rows of RAW that are not events, for files received in these hours.
 
-    Others put them there, and the marts ignore them. [] if dbt has never built STAGING.INVALID_ROWS.
+    Other programs or people stored them; the marts ignore them. [] if dbt has never built STAGING.INVALID_ROWS.
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):
@@ -192,7 +192,7 @@ def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
 
 
 def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Visit]]:
-    """Return all visits of a device from the visits table, by time of entering."""
+    """Return all visits of a device from the visits table, sorted by entry time."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         KeyConditionExpression="pk = :device",

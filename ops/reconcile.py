@@ -54,7 +54,7 @@ from snowpipe.warehouse import Warehouse
 # How late a line may reach the log after its hour.
 LOG_DELAY = timedelta(minutes=15)
 # After a repair: how long nothing may change until the remaining differences are final.
-REPAIR_PATIENCE_S = 8.0
+REPAIR_TIMEOUT_S = 8.0
 
 
 class Reconciler(ReachableStores):
@@ -270,7 +270,7 @@ def command(
                 lambda found: (
                     {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
                 ),
-                patience_s=REPAIR_PATIENCE_S,
+                patience_s=REPAIR_TIMEOUT_S,
                 every_s=1,
             )
             return mended, repaired

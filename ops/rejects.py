@@ -37,7 +37,7 @@ PREFIX = "rejected/"
 _PLACE = re.compile(r"(?P<key>rejected/.+):(?P<line>[0-9]{1,9})")
 MAX_EVENTS = 500
 MAX_BYTES = 900_000
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 KEPT_DAYS = 90
 # Decimals keep their text: as a float, 1.50 would become 1.5.
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
@@ -317,7 +317,7 @@ def _send_once(
     return settled
 
 
-def poster(outputs: Outputs, patience: float = PATIENCE_SECONDS) -> Callable[[bytes], dict[str, Any]]:
+def poster(outputs: Outputs, patience: float = TIMEOUT_SECONDS) -> Callable[[bytes], dict[str, Any]]:
     """Return a function that posts a body by the client's rule and returns the receipt (or the 400)."""
     post_once = posting.poster(outputs)
 

@@ -14,11 +14,11 @@ from snowpipe.refusal import Refusal
 LABEL = "milkrun_replay"
 RECORDS_AT_ONCE = 100
 # How long the stream may throttle before the replay stops. The same command continues later.
-STREAM_PATIENCE_S = 30.0
+STREAM_TIMEOUT_S = 30.0
 
 
 def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
-    """Return the line with the replay's name; unchanged if a phone has sent such a field itself."""
+    """Return the line with the replay's name added; unchanged if the phone has already sent a field of that name."""
     return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
 
 
@@ -39,7 +39,7 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
-        give_up_at = time.monotonic() + STREAM_PATIENCE_S
+        give_up_at = time.monotonic() + STREAM_TIMEOUT_S
         published = publish(some, stream, partial(_seconds_until, give_up_at))
         if published.refused or published.malformed:
             raise Refusal(

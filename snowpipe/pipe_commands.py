@@ -23,7 +23,7 @@ from snowpipe.roles import administrator, loader
 from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 
-PATIENCE = timedelta(minutes=10)
+QUEUE_TIMEOUT = timedelta(minutes=10)
 """How long a resumed pipe may take to load its queue."""
 
 
@@ -258,7 +258,7 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
             ) from None
         tell(f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired")
     copy = stage.definition(pipe).copy_statement
-    return loading.load_expired(session, pipe, stage.archive, copy, since, PATIENCE)
+    return loading.load_expired(session, pipe, stage.archive, copy, since, QUEUE_TIMEOUT)
 
 
 def recreate(

@@ -244,7 +244,7 @@ def main() -> int:
 
 
 def complain(line: str) -> None:
-    """Print one red line on stderr."""
+    """Print a line in red on stderr."""
     typer.secho(line, err=True, fg="red")
 
 

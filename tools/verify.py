@@ -28,7 +28,7 @@ from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal
 from ops.cost import Prices
-from ops.forget import PATIENCE_SECONDS
+from ops.forget import TIMEOUT_SECONDS
 from ops.forget_rows import TABLES, forget_objects
 from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
@@ -231,7 +231,7 @@ def assumptions(passed: set[str]) -> Iterator[str]:
 
 
 def remove(
-    outputs: Outputs, stage: str, label: str, since: datetime, patience: float = PATIENCE_SECONDS
+    outputs: Outputs, stage: str, label: str, since: datetime, patience: float = TIMEOUT_SECONDS
 ) -> dict[str, Any]:
     """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table.
 

@@ -158,7 +158,7 @@ def test_pressing_enter_continues_the_search_in_the_stores(feed: Feed, open_page
 
 
 def test_pressing_enter_waits_for_the_matches_of_the_complete_text(feed: Feed, open_page: Open) -> None:
-    """Dispatchers paste or type fast, and press Enter before the matches are there."""
+    """Dispatchers paste or type fast, and press Enter before the matches are shown."""
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
     typed(page, "truck-3")

@@ -19,7 +19,7 @@ from tests.faults.proxy import Fault
 NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)
 # LocalStack ends a running function when its settings change, and then waits longer before each retry.
-PATIENCE = 150
+TIMEOUT_SECONDS = 150
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def caught_up(pipeline: Pipeline) -> None:
             PartitionKey=last[-1],
             ExplicitHashKey=shard["HashKeyRange"]["StartingHashKey"],
         )
-    assert eventually(lambda: all(map(pipeline.visits_of, last)), within=PATIENCE)
+    assert eventually(lambda: all(map(pipeline.visits_of, last)), within=TIMEOUT_SECONDS)
 
 
 def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
@@ -95,7 +95,7 @@ def test_shuffled_and_repeated_events_give_the_same_visits(pipeline: Pipeline, d
     for n in range(0, len(events), 9):
         assert pipeline.post(*events[n : n + 9]).status == 202
     expected = eventually(lambda: len(found := pipeline.visits_of(clean)) == 7 and found)
-    assert eventually(lambda: shape(pipeline.visits_of(mixed)) == shape(expected), within=PATIENCE)
+    assert eventually(lambda: shape(pipeline.visits_of(mixed)) == shape(expected), within=TIMEOUT_SECONDS)
     assert [s.exit_missed for s in expected].count(True) == 1
     printed = pipeline.ops("visits", "--device", mixed, "--json").result
     assert [(v["entered_event_id"], v["exit_missed"]) for v in printed] == [
@@ -140,12 +140,12 @@ def test_events_sent_during_a_failure_of_the_table_become_visits_later(
     with behind_a_proxy(pipeline, "DYNAMODB") as table:
         table.fault = fault
         assert pipeline.post(*sent).status == 202
-        assert eventually(lambda: table.seen > 3, within=PATIENCE)
+        assert eventually(lambda: table.seen > 3, within=TIMEOUT_SECONDS)
         if fault is Fault.THROTTLED:
             assert pipeline.visits_of(device) == []
         table.fault = None
         assert eventually(
-            lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=PATIENCE
+            lambda: [s.exit_missed for s in pipeline.visits_of(device)] == [False] * 2, within=TIMEOUT_SECONDS
         )
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
@@ -154,8 +154,10 @@ def test_notifications_resent_after_a_bus_failure_keep_their_ids(pipeline: Pipel
     with queue_of_notifications(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202
-        assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=PATIENCE)
-        assert eventually(lambda: bus.seen > 2, within=PATIENCE)
+        assert eventually(
+            lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW], within=TIMEOUT_SECONDS
+        )
+        assert eventually(lambda: bus.seen > 2, within=TIMEOUT_SECONDS)
         bus.fault = None
         notifications: list[Event] = []
 
@@ -163,7 +165,7 @@ def test_notifications_resent_after_a_bus_failure_keep_their_ids(pipeline: Pipel
             notifications.extend(t for t in receive() if t["detail"]["device_id"] == device)
             return {"arrived", "departed"} <= {t["detail-type"] for t in notifications}
 
-        assert eventually(all_notified, within=PATIENCE)
+        assert eventually(all_notified, within=TIMEOUT_SECONDS)
     assert len({t["detail"]["id"] for t in notifications}) == 2
 
 

@@ -99,7 +99,7 @@ ROLES = tuple(STATEMENTS)
 
 @dataclass(frozen=True)
 class Grant:
-    """A privilege on an object granted to a role, as templates."""
+    """A grant of a privilege on an object to a role; the names are templates."""
 
     privilege: str
     on: str

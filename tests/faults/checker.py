@@ -196,7 +196,7 @@ def _sent(event: Planned) -> bytes:
 
 
 def _kept_forms(post: Post, index: int, event: Planned) -> frozenset[_Reject]:
-    """Return the forms in which a rejected event may be stored."""
+    """Return the representations in which a rejected event may be stored."""
     assert event.code is not None
     forms = {(index, event.code, _normalized(_sent(event)))}
     with suppress(ValueError):

@@ -207,7 +207,7 @@ class FaultyStack:
         )
 
     def settle(self) -> None:
-        """Ignore all objects that are in the bucket by now."""
+        """Ignore all objects that are in the bucket at this moment."""
         self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:

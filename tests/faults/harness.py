@@ -186,7 +186,7 @@ def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) 
 
 
 def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
-    """Wait until the rule was applied to that many calls."""
+    """Wait until the rule has been applied to that many calls."""
     try:
         wait_for(lambda: rule.applied >= times, within, f"{rule}: not applied {times} times")
     except AssertionError as error:

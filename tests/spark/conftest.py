@@ -1,4 +1,7 @@
-"""One Spark session for all tests, because starting one takes seconds. A task has four attempts, as on a cluster."""
+"""Share one Spark session among all tests, because starting a session takes seconds.
+
+A task has four attempts, as on a cluster.
+"""
 
 from collections.abc import Iterator
 

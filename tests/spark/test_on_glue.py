@@ -1,4 +1,4 @@
-"""The published files run as on Glue: only the script, the zip on the path, and Glue's own arguments."""
+"""Test that the published files run as on Glue: with only the script, the zip on the path, and Glue's own arguments."""
 
 import json
 import os

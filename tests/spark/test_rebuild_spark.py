@@ -1,4 +1,6 @@
-"""The rebuild with Spark equals the consumer's rule, DuckDB and dbt, on random sets of events."""
+"""Test that the rebuild with Spark gives the same visits as the consumer's rule, DuckDB and dbt on random
+sets of events.
+"""
 
 from datetime import timedelta
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The stream equals the rule and Beam, is exactly once despite SIGKILL, and survives damaged objects."""
+"""Test that the stream gives the results of the rule and of Beam, writes each row exactly once despite
+SIGKILL, and survives damaged objects.
+"""
 
 import json
 import os
@@ -60,7 +62,7 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the rows that the rule without Spark gives for each pair."""
+    """Return the rows that the rule gives for each pair without Spark."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)

@@ -19,7 +19,7 @@ from tools.stack.settings import LOOPBACK
 # A deployed warehouse is queried rarely, because each query may resume it.
 DEPLOYED_WAREHOUSE_S = 300.0
 # How old the marts of a stage with an hourly DAG may be.
-MARTS_PATIENCE_S = 2.5 * 3600
+MARTS_TIMEOUT_S = 2.5 * 3600
 REQUEST_SECONDS = 10.0
 
 
@@ -257,7 +257,7 @@ def made(
         places=places,
         exclusive_tags=outputs.exclusive_tags,
         secrets=(outputs.api_key, password.get_secret_value() if password else ""),
-        marts_patience_s=None if is_local else MARTS_PATIENCE_S,
+        marts_patience_s=None if is_local else MARTS_TIMEOUT_S,
     )
     live = ChangeQueue(Clients(outputs), stage, outputs.bucket, str(port)) if live_bus else None
     console = Console(outputs, stage, state, pace=pace, live=live, is_local=is_local)

@@ -39,10 +39,10 @@ from tools.stack.stack import Stack
 # LocalStack serves at most 10 to 15 requests per second, however many are concurrent.
 CONCURRENCY = 4
 # A stage of the flow fails if its count has not changed for this long.
-PATIENCE_S = 60.0
-VISITS_PATIENCE_S = 5.0
+TIMEOUT_S = 60.0
+VISITS_TIMEOUT_S = 5.0
 # How long a request is tried; a local stack that does not answer by then is down.
-REQUEST_PATIENCE_S = 20.0
+REQUEST_TIMEOUT_S = 20.0
 PAIRS_PER_LOOK = 40
 
 
@@ -146,7 +146,7 @@ class Demo:
             return self._check(warehouse, build)
 
     def _send(self, posts: Iterable[Post], total: int, watch: Watch) -> None:
-        client = Client.of(self._outputs, connections=CONCURRENCY, patience=REQUEST_PATIENCE_S)
+        client = Client.of(self._outputs, connections=CONCURRENCY, patience=REQUEST_TIMEOUT_S)
         task = self._bars.add_task("sent", total=total)
         for delivery in send(posts, client, concurrency=CONCURRENCY):
             self.requests += 1
@@ -155,7 +155,7 @@ class Demo:
             if delivery.fate == "kept":
                 said = f"answered {delivery.status}" if delivery.status else "no answer"
                 raise Refusal(
-                    f"{said} from {self._outputs.endpoint} for {REQUEST_PATIENCE_S:g} s. Run: milkrun status"
+                    f"{said} from {self._outputs.endpoint} for {REQUEST_TIMEOUT_S:g} s. Run: milkrun status"
                 )
             for key in self._ledger.add(delivery):
                 watch.expect(key, delivery.posted_at)
@@ -185,7 +185,7 @@ class Demo:
             self._ledger.mark("published", read_stores.event_ids_among(records), only_ours=True)
             return self._show(task, "published")
 
-        until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=PATIENCE_S, every_s=1)
+        until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=TIMEOUT_S, every_s=1)
 
     def _find_consumed(self) -> None:
         """Find out, pair by pair, which events the consumer's table contains."""
@@ -199,7 +199,7 @@ class Demo:
                 self._ledger.mark("consumed", ids, only_ours=True)
             return self._show(task, "consumed")
 
-        until(read, lambda n: n >= self._ledger.count("recent"), patience_s=PATIENCE_S)
+        until(read, lambda n: n >= self._ledger.count("recent"), patience_s=TIMEOUT_S)
 
     def _of_pairs[T](
         self, read: Callable[[Table, Pair], Iterable[T]], pairs: Iterable[Pair]
@@ -216,7 +216,7 @@ class Demo:
             self._bars.update(task, completed=sum(watch.rows.values()))
             return watch.pending
 
-        until(look, lambda pending: pending == 0 or watch.fault is not None, patience_s=PATIENCE_S)
+        until(look, lambda pending: pending == 0 or watch.fault is not None, patience_s=TIMEOUT_S)
         if watch.fault:
             raise watch.fault
 
@@ -299,7 +299,7 @@ class Demo:
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
         """Compare each visit, not only the number of visits; visits are written after the events."""
-        found = until(find, lambda found: found == expected, patience_s=VISITS_PATIENCE_S)
+        found = until(find, lambda found: found == expected, patience_s=VISITS_TIMEOUT_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(
             name,
@@ -338,7 +338,7 @@ def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
     if outputs.console_url:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()
-    client = Client.of(outputs, patience=REQUEST_PATIENCE_S)
+    client = Client.of(outputs, patience=REQUEST_TIMEOUT_S)
     with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as stopped:
         task = bars.add_task("events sent", total=None)
         tally = drive(

@@ -133,7 +133,7 @@ class Ledger:
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:
-        """Yield the objects that the answers named."""
+        """Yield the keys of the objects that the responses named."""
         rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
         return [key for (key,) in rows]
 

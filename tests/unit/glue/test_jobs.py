@@ -1,4 +1,4 @@
-"""Test that a job rejects an invalid range in one line."""
+"""Test that a job rejects an invalid range with a one-line error."""
 
 from pathlib import Path
 

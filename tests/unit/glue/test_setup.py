@@ -1,4 +1,4 @@
-"""Test that tools/setup.sh knows the environments that `make spark` and `make airflow` request."""
+"""Test that tools/setup.sh defines the environments that `make spark` and `make airflow` request."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Test that every command refuses every invalid argument in one line with exit code 2."""
+"""Test that every command refuses every invalid argument with a one-line error and exit code 2."""
 
 from collections.abc import Iterator
 from pathlib import Path

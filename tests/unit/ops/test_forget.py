@@ -147,7 +147,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return enough events on a shared device that the pair needs chunks."""
+        """Return so many events of a shared device that the pair's items include chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [

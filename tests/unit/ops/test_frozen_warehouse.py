@@ -1,5 +1,5 @@
-"""Test commands while Snowflake freezes after the login: they answer from the other stores, name Snowflake, and
-end within its time limit.
+"""Test commands while Snowflake freezes after the login: they report the other stores, name Snowflake as
+unreachable, and end within the time limit.
 
 The local Snowflake is stopped (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
 waits.

@@ -244,7 +244,7 @@ def test_refused_records_are_sent_again() -> None:
 
 
 def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send_records, "STREAM_PATIENCE_S", 0.2)
+    monkeypatch.setattr(send_records, "STREAM_TIMEOUT_S", 0.2)
 
     class Down(FakeStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:

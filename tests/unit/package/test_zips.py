@@ -218,7 +218,7 @@ def digest(path: Path) -> str:
 
 
 def test_concurrent_builds_run_one_after_the_other(tmp_path, monkeypatch):
-    """The stacks of a demo and a test may be deployed at the same time, from empty folders."""
+    """The stacks of a demo and a test may be deployed concurrently, each from an empty folder."""
     shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
     running, counts = [], []
 

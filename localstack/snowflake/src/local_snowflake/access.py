@@ -60,7 +60,7 @@ class Access:
         self._change(adopted)
 
     def _objects(self) -> Iterable[tuple[str, str, str]]:
-        """Return every object as kind, full name and the owner that it gets if it has none."""
+        """Return the kind, full name and default owner of every object."""
         for database in self.catalog.databases() - {"memory", "_fs_global"}:
             yield "DATABASE", database, "SYSADMIN"
         temporary = {

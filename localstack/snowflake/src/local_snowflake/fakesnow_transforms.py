@@ -26,7 +26,7 @@ TEXT_OF_JSON = (exp.JSONExtract, exp.JSONExtractScalar)
 
 
 def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
-    """Return each transform with the kinds of nodes that it looks at."""
+    """Return each transform with the kinds of nodes that it may change."""
     conn = cursor._conn
     database, schema = conn.database, conn.schema
     stages = conn.table_stages

@@ -130,8 +130,9 @@ class LocalConnection(FakeSnowflakeConnection):
             )
 
     def outlive_failure(self) -> None:
-        """Begin a new transaction after a failed statement, which ends DuckDB's but not Snowflake's, if
-        nothing was changed in it.
+        """Begin a new transaction after a failed statement, if its transaction had changed nothing.
+
+        The failure ends the transaction in DuckDB, but would not end it in Snowflake.
         """
         with suppress(duckdb.Error):
             self._duck_conn.fetchall()  # DuckDB takes no statement while a result is unread

@@ -377,8 +377,8 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
-        """Return the files that a pipe may load now: a paused pipe still loads what was queued before the
-        pause ("Managing Snowpipe").
+        """Return the files that a pipe may load now; a paused pipe still loads files that were queued before
+        the pause ("Managing Snowpipe").
         """
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(

@@ -40,7 +40,7 @@ def ledger() -> Iterator[Ledger]:
 
 @pytest.fixture
 def run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Demo:
-    monkeypatch.setattr(demo, "VISITS_PATIENCE_S", 0.0)
+    monkeypatch.setattr(demo, "VISITS_TIMEOUT_S", 0.0)
     outputs = SimpleNamespace(aws=lambda _: None)
     return Demo(cast(Outputs, outputs), ledger, Progress(disable=True))
 
@@ -189,6 +189,6 @@ class UnreachableStack:
 def test_unreachable_stack_ends_the_demo_quickly_with_a_one_line_error(
     fault: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "REQUEST_PATIENCE_S", 0.1)
+    monkeypatch.setattr(demo, "REQUEST_TIMEOUT_S", 0.1)
     with Ledger() as ledger, Progress(disable=True) as bars, pytest.raises(Refusal, match=said):
         Demo(cast(Outputs, UnreachableStack(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)

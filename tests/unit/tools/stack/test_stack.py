@@ -1,6 +1,4 @@
-"""Test that a problem is reported in one line with its solution, and that a failed start leaves nothing
-running.
-"""
+"""Test that a problem is reported on one line with its solution, and that a failed start leaves nothing running."""
 
 import contextlib
 import json
