@@ -33,7 +33,8 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 class Names(NamedTuple):
     """The ids that an event names.
 
-    `accounts` are `user._id`. `copies` are user ids outside the contract's fields, `texts` are the texts of metadata.
+    `accounts`: values of `user._id`; `copies`: user ids outside the contract's fields; `texts`: texts in
+    metadata.
     """
 
     users: frozenset[str] = frozenset()

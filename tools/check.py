@@ -109,7 +109,7 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] |
 
 
 def template(variant: str) -> Path:
-    """Return the template that `osls deploy` would send for one of VARIANTS; it is cached while its inputs stay."""
+    """Return the template that `osls deploy` would send for one of VARIANTS; it is cached until its inputs change."""
     made = TEMPLATES / f"{variant}.json"
     stamp = TEMPLATES / f"{variant}.hash"
     with alone(variant):

@@ -1,4 +1,4 @@
-"""Test the page in Chromium with a fake server, for states that a real one cannot reach in time."""
+"""Test the page in Chromium with a fake server, for states that a real server cannot reach in time."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -155,7 +155,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
 def test_incremental_runs_give_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The events include late, repeated and conflicting ones. The visits must equal those of the consumer's
+    """The events include late, repeated and conflicting events. The visits must equal those of the consumer's
     rule.
     """
     session, _, dbt = built

@@ -591,7 +591,7 @@ def test_live_demo_moves_trucks_until_ctrl_c_and_prints_what_it_sent(pipeline: P
     running = started(pipeline, "-m", "tools.milkrun", "demo", "--live", "--trucks", "2", "--json")
 
     def positions() -> list[set[str]]:
-        """Return the positions of each truck since the start, as the warehouse has them."""
+        """Return the positions of each truck since the start, from the warehouse."""
         sql = (
             "SELECT payload:user.deviceId::VARCHAR AS truck, payload:location AS at FROM {db}.RAW.EVENTS"
             " WHERE payload:live AND payload:createdAt::VARCHAR >= %s"

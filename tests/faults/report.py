@@ -61,7 +61,7 @@ class Line:
 
     @staticmethod
     def read(text: str) -> "Line | None":
-        """Parse the output of `str`; None for other lines."""
+        """Parse a line that `str` has written; None for any other line."""
         name, *cells = [cell.strip() for cell in text.strip("| ").split("|")]
         numbers = [cell.removesuffix(" s").replace(",", "") for cell in cells]
         if name == SUM or len(cells) != len(HEADINGS) - 1 or not all(map(str.isdigit, numbers)):

@@ -35,7 +35,7 @@ class Sample:
 
 
 class Watch:
-    """A context manager that fills `samples`. `waiting` raises the error that stopped the sampling, if any."""
+    """A context manager that samples into `samples`. `waiting` raises the error that stopped the sampling, if any."""
 
     def __init__(self, settings: Settings, outputs: Outputs, began: float) -> None:
         self._processes = Processes(settings.run_folder, settings.log_folder)

@@ -1,4 +1,4 @@
-"""Trucks and fences, derived from events; bounded, whatever devices send."""
+"""Trucks and fences, derived from events. Their number is bounded, whatever devices send."""
 
 import math
 from array import array

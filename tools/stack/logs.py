@@ -1,4 +1,4 @@
-"""Print the last log lines of functions and servers, and with `follow` also new ones."""
+"""Print the last log lines of functions and servers; with `follow`, also print new lines."""
 
 import os
 import time

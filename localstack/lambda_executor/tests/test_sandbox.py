@@ -31,7 +31,7 @@ def runs(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of the processes that any thread of this process has started."""
+    """Return the ids of this process's child processes."""
     return [
         int(child)
         for path in Path(f"/proc/{pid}/task").glob("*/children")

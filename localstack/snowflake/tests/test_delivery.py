@@ -47,7 +47,7 @@ def announcement(key: str, size: object = 1) -> str:
     return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": thing}]})
 
 
-def test_a_notification_names_its_object() -> None:
+def test_a_notification_contains_bucket_and_key_of_its_object() -> None:
     (found,), problem = notification(announcement("events/a+b%C3%A9", 7))
     assert (found.bucket, found.key, found.size, problem) == ("b", "events/a bé", 7, None)
 

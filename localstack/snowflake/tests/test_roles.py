@@ -41,7 +41,7 @@ def test_a_role_that_is_not_granted_to_the_user_cannot_be_used(warehouse: Wareho
     assert f"Requested role '{lonely}' is not assigned to the executing user" in said
 
 
-def test_current_role_is_the_role_in_use(warehouse: Warehouse, role) -> None:
+def test_current_role_function_returns_the_role_in_use(warehouse: Warehouse, role) -> None:
     loader = role("LOADER")
     warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")  # which ACCOUNTADMIN inherits
     assert warehouse.run("SELECT CURRENT_ROLE(), CURRENT_USER()") == [

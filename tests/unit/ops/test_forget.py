@@ -505,7 +505,7 @@ def test_plans_of_earlier_versions_lose_their_hash(stage: Stage) -> None:
     assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # reconcile reads them
 
 
-def test_unknown_person_starts_no_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
+def test_forget_of_an_unknown_person_starts_no_dbt_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
     stage.put(BOB)
     assert report_of("--user", "ann")["objects"] == 0
     assert built == []

@@ -47,7 +47,7 @@ class InvocationLog:
         )
 
     def as_json(self, system_level: str) -> str:
-        """Return the log with Lambda's own lines from `system_level` up. Unlike the text format it has no END line.
+        """Return the log with Lambda's own lines of at least `system_level`. Unlike the text format it has no END line.
 
         (AWS Lambda Developer Guide: "System log level event mapping".)
         """

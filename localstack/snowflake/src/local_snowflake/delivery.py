@@ -31,7 +31,7 @@ class Delivery:
         self._under_way: list[tuple[float, Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        """Return the messages to deliver now, from those received. Delayed ones are returned by a later call."""
+        """Return the received messages that are due now; a later call returns the delayed messages."""
         due, self._waiting = self._waiting, []
         for message in self._arrived(messages):
             late = self._random.random() < self._late_share

@@ -107,7 +107,7 @@ def skip_space(text: str, at: int) -> int:
 
 
 def read_documents(text: bytes, file_format: FileFormat) -> Content | None:
-    """Return JSON documents that follow one another, whatever their lines; None if one of them is invalid."""
+    """Return consecutive JSON documents, regardless of line breaks; None if one of them is invalid."""
     try:
         remaining = text.decode()
     except UnicodeDecodeError:

@@ -158,7 +158,7 @@ class Grants:
         )
 
     def dropped(self, kind: str, name: str) -> "Grants":
-        """Return the grants without an object, and for a container without everything in it."""
+        """Return the grants after an object was dropped; dropping a container drops everything in it."""
 
         def gone(row: Grant) -> bool:
             if (row.kind, row.name) == (kind, name):
@@ -179,7 +179,7 @@ class Grants:
         return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
     def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants with another owner, and with or without the other grants on the object."""
+        """Return the grants after a transfer of ownership, with or without the other grants on the object."""
         kept = self
         if not keep_grants and kind != "ROLE":
             kept = self._without(lambda row: (row.kind, row.name) == (kind, name))

@@ -255,7 +255,7 @@ class Loader:
     def loaded_by_hand(
         self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
     ) -> dict[str, str]:
-        """Return names and ETags of the files that COPY has loaded into a table within the 64 days."""
+        """Return names and ETags of the files that COPY has loaded into a table within the last 64 days."""
         rows = duck.execute(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?

@@ -40,7 +40,7 @@ class Name(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """How a session resolves unqualified names, and its actor."""
+    """The database and schema with which a session resolves unqualified names, and the session's actor."""
 
     database: str | None = None
     schema: str | None = None

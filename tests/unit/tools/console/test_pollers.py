@@ -296,7 +296,7 @@ def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archi
     assert counted(shared)[0] == 1
 
 
-def test_keys_are_forgotten_after_some_hours():
+def test_known_object_keys_are_discarded_after_some_hours():
     keys = Keys()
     first = lines_object("events", [b"1"], NOW - timedelta(hours=48)).key
     for hours in range(48, 0, -1):
