@@ -143,7 +143,7 @@ def in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
 
 
 def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
-    """Return the log and its item. If the events no longer fit, all but the last ones move to a chunk."""
+    """Return the log and its item. If the events no longer fit, all but the last events move to a chunk."""
     item = log_item(pair, log, rule)
     if len(log.events) <= KEPT_EVENTS or size_of(item) <= LOG_BYTES:
         return log, item

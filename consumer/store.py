@@ -215,7 +215,7 @@ class Store:
             self.table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
-        """Remove the position: Lambda may give up on this batch, and later ones must not imply that it is done."""
+        """Remove the position: Lambda may give up on this batch, and later batches must not imply that it is done."""
         unknown = replace(job.log, position="")
         with suppress(Exception):  # the job has failed already
             self.table.put_version(item_layout.log_item(job.pair, unknown, self.rule), job.log.version)

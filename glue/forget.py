@@ -244,7 +244,7 @@ def write_plan(store: Store, plan: Mapping[str, Any]) -> None:
 
 
 def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
-    """Return the statements that delete the old objects' rows, to be run after the new ones are loaded."""
+    """Return the statements that delete the old objects' rows, to be run after the new objects are loaded."""
     statements = []
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
         names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]

@@ -38,7 +38,9 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments. Glue adds its own (--JOB_NAME, …), which are ignored; other unknown ones are errors."""
+    """Parse the arguments. Glue adds its own (--JOB_NAME, …), which are ignored; any other unknown argument
+    is an error.
+    """
     given, others = parser.parse_known_args(argv)
     if others and "--JOB_NAME" not in others:
         parser.error(f"unknown arguments: {' '.join(others)}")

@@ -168,7 +168,7 @@ def _advance(
 
 
 def write_batch(store: Store, name: str, batch: DataFrame, number: int) -> None:
-    """Write a batch's rows; repeating a batch replaces its files with identical ones."""
+    """Write a batch's rows; repeating a batch replaces its files with identical files."""
     batch.persist()
     try:
         inside = (

@@ -130,7 +130,10 @@ def _counted[T](parts: list[T]) -> list[T]:
 
 
 def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
-    """Append members to the compact text of an object. Existing ones of these names, which are null, are removed."""
+    """Append members to the compact text of an object.
+
+    Existing members with these names, which are null, are removed.
+    """
     if b":null" in text:
         members = _MEMBERS.decode(text)
         if members.keys() & added.keys():

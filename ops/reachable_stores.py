@@ -1,4 +1,4 @@
-"""Determine which stores of a stage respond, so that a command can query them and report the unreachable ones."""
+"""Determine which stores of a stage respond, so that a command can query them and report the unreachable stores."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -100,7 +100,7 @@ EVERY_KIND = ("", "NotVisible", "Delayed")
 
 
 def waiting(sqs: Any, queue_url: str, kinds: Sequence[str] = EVERY_KIND) -> int:
-    """Return the approximate number of claim checks in a queue, including delayed ones and those in flight."""
+    """Return the approximate number of claim checks in a queue, including delayed messages and messages in flight."""
     names = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
     found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(found.get(name, 0)) for name in names)

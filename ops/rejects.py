@@ -76,7 +76,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of rejects; "" means any. `resent` ones have been repaired already."""
+    """A selection of rejects; "" means any. Rejects that are `resent` have been repaired already."""
 
     start: datetime
     end: datetime

@@ -100,7 +100,7 @@ def competing_enters(
 def with_presence(
     rows: Iterable[visit_diff.Row], contradicting: Mapping[Pair, GeofenceEvent]
 ) -> list[visit_diff.Row]:
-    """Add the contradicting enter to each open visit; contradicted ones come last."""
+    """Add the contradicting enter to each open visit; contradicted visits come last."""
     found: list[visit_diff.Row] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None

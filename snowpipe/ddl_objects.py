@@ -1,4 +1,4 @@
-"""The objects that the DDL defines, with the properties that can be compared with deployed ones."""
+"""The objects that the DDL defines, with the properties that can be compared with those of deployed objects."""
 
 import re
 from collections.abc import Sequence

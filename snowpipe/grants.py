@@ -1,4 +1,4 @@
-"""Compare the DDL's grants with the deployed ones (Snowflake: "GRANT <privileges>", "SHOW GRANTS")."""
+"""Compare the DDL's grants with the deployed grants (Snowflake: "GRANT <privileges>", "SHOW GRANTS")."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -30,7 +30,7 @@ QUEUE_TIMEOUT = timedelta(minutes=10)
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show each pipe's state and what it means. Exit 1 if one is not healthy, 2 if S3 does not answer."""
+    """Show each pipe's state and what it means. Exit 1 if a pipe is not healthy, 2 if S3 does not answer."""
     stage = stage_of(context, outputs)
     rows, silent = [], None
     try:

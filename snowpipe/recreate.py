@@ -199,7 +199,7 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return keys from just before the border that are in neither pipe; REFRESH has queued newer ones."""
+        """Return keys from just before the border that are in neither pipe; REFRESH has queued newer keys."""
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
         received = self.archive.received(self.pipe.prefix, start, border)

@@ -73,7 +73,7 @@ class Connection(BaseModel):
 
 
 class Aws(BaseModel):
-    """The known settings of the stage's AWS side; missing ones are looked up when needed."""
+    """The known settings of the stage's AWS side; missing settings are looked up when needed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

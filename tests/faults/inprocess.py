@@ -151,7 +151,7 @@ class Pipeline:
         return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
 
     def _consume(self, shard: str, since: Mapping[str, object]) -> dict[str, object]:
-        """Process one batch like Lambda's poller: a failed record and all later ones are delivered again."""
+        """Process one batch like Lambda's poller: a failed record and all later records are delivered again."""
         kinesis = self.aws("kinesis")
         position = {name: value for name, value in since.items() if name != "more"}
         iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **position)[

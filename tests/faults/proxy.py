@@ -130,7 +130,7 @@ class Proxy:
 
     @contextmanager
     def rules(self, *rules: Rule) -> Iterator[None]:
-        """Add rules inside the `with` block; they take precedence over existing ones."""
+        """Add rules inside the `with` block; they take precedence over existing rules."""
         self._rules = (*rules, *self._rules)
         try:
             yield
@@ -255,7 +255,9 @@ class Proxy:
             return response
 
     async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Pass every second entry on, and return the others in the form that the service uses for unprocessed ones."""
+        """Pass every second entry on, and return the others in the form that the service uses for unprocessed
+        entries.
+        """
         request_body = json.loads(body)
         match call.operation:
             case "PutRecords" | "PutEvents":

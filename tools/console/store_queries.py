@@ -106,7 +106,7 @@ class StoreQueries:
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
     ) -> tuple[list[known_visits.Known], int]:
-        """Return the latest visits of the mart and the number of earlier ones left out; none if dbt has never run."""
+        """Return the latest visits of the mart and the number of earlier visits left out; none if dbt has never run."""
         where, parameters = self._of_visits(start, end, device_id, fence)
         try:
             with self._session() as warehouse:

@@ -24,7 +24,7 @@ from local_snowflake.sql import Scope, Words, actor_of
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a grant: one object, all objects of a kind in a container, or all future ones."""
+    """The target of a grant: one object, all objects of a kind in a container, or all future objects."""
 
     kind: str
     name: str

@@ -383,7 +383,7 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
-    """Split files into bounded transactions, to limit memory: few large files, or many small ones."""
+    """Split files into bounded transactions, to limit memory: few large files, or many small files."""
     batch: list[StagedFile] = []
     size = 0
     for file in files:

@@ -117,7 +117,7 @@ def ingested(accepted: int) -> dict[str, object]:
 
 
 def test_log_line_found_several_times_is_counted_once(shared, aws):
-    """Consecutive polls overlap by a minute. A long time without new lines must not count old ones again."""
+    """Consecutive polls overlap by a minute. A long time without new lines must not count old lines again."""
     long_ago = datetime.now(UTC) - timedelta(minutes=24)
     aws.lines = [(long_ago, ingested(5)), (long_ago + timedelta(seconds=30), ingested(7))]
     reader = LogPoller(shared)
@@ -229,7 +229,7 @@ def test_events_that_exceed_the_read_queue_are_still_counted(shared, archive, mo
 
 
 def test_objects_that_arrive_during_a_read_are_counted_once_each(shared, archive, monkeypatch):
-    """Notifications that push older ones out of a full queue must not push out objects that are being read."""
+    """Notifications that push older notifications out of a full queue must not push out objects that are being read."""
     monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
     reader, read = ArchivePoller(shared), archive.body
 
