@@ -67,6 +67,7 @@ NOT_SUPPORTED = (
     "REMOVE @~/a.csv",
     "SELECT id FROM T WHERE ts < '2024-01-01 00:00:00-0'",
     "UPDATE T SET ts = '01/02/2024'",
+    "SHOW PARAMETERS LIKE 'query_tag' IN SESSION",
     "SELECT SNOWFLAKE.CORTEX.COMPLETE('m', 'p')",
 )
 

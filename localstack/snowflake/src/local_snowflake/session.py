@@ -546,6 +546,10 @@ def refused(command: str, error: Exception) -> Exception:
         )
     if isinstance(error, duckdb.ParserException | duckdb.InternalException):
         return unsupported(f"the statement {' '.join(command.split())[:200]}")
+    if "Map keys must be unique" in str(error):  # "OBJECT_AGG"; DuckDB does not say which key
+        return snowflake.connector.errors.ProgrammingError(
+            msg="Duplicate field key '…'", errno=100083, sqlstate="22000"
+        )
     if isinstance(error, duckdb.ConstraintException):
         return constraint_failure(str(error).splitlines()[0])
     message = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -8,7 +8,7 @@ import structlog
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
-from local_snowflake.errors import compilation, exists, missing
+from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
 from local_snowflake.sql import OURS, Scope, Words, actor_of
@@ -163,6 +163,10 @@ class Unenforced:
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
         if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):
+            if (
+                like and like.upper() == "QUERY_TAG"
+            ):  # dbt takes the first row of the answer, which would have none
+                raise unsupported("SHOW PARAMETERS LIKE 'QUERY_TAG'")
             return None
         name = words.take_identifier()
         words.finish()
