@@ -163,10 +163,8 @@ class Unenforced:
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
         if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):
-            if (
-                like and like.upper() == "QUERY_TAG"
-            ):  # dbt takes the first row of the answer, which would have none
-                raise unsupported("SHOW PARAMETERS LIKE 'QUERY_TAG'")
+            if like and "%" not in like and like.upper() not in SESSION_PARAMETERS:
+                raise unsupported(f"SHOW PARAMETERS LIKE '{like}'")  # the answer would have no rows
             return None
         name = words.take_identifier()
         words.finish()
@@ -190,6 +188,9 @@ class Unenforced:
             ],
         )
 
+
+SESSION_PARAMETERS = {"QUOTED_IDENTIFIERS_IGNORE_CASE", "TIMEZONE"}
+"""Those that fakesnow shows."""
 
 PARAMETERS = {
     "MAX_CONCURRENCY_LEVEL": 8,
