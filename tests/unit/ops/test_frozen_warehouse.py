@@ -177,11 +177,14 @@ def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
     stage: tuple[Stage, LocalProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 2)
-    sql = "SELECT COUNT(MD5(SEQ4()::VARCHAR)) AS n FROM TABLE(GENERATOR(ROWCOUNT => 6000000))"
+    rows, seconds = 6_000_000, 0.0
     with stage[0].outputs.warehouse() as session:
-        began = time.monotonic()
-        assert session.query(sql) == [{"n": 6_000_000}]
-        assert time.monotonic() - began > 2
+        while seconds <= 2:
+            rows *= 2
+            sql = f"SELECT COUNT(MD5(SEQ4()::VARCHAR)) AS n FROM TABLE(GENERATOR(ROWCOUNT => {rows}))"
+            began = time.monotonic()
+            assert session.query(sql) == [{"n": rows}]
+            seconds = time.monotonic() - began
 
 
 def test_command_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
