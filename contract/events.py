@@ -68,7 +68,7 @@ class InvalidEvent(ValueError):
         return "; ".join(f"{r.code} {r.field}: {r.message}" for r in self.reasons)
 
 
-class Owned(NamedTuple):
+class Owned(msgspec.Struct, frozen=True, gc=False):
     """The identity of an event: its device and its id. Events without a device count under their user."""
 
     kind: Literal["d", "u"]
@@ -82,7 +82,7 @@ class Owned(NamedTuple):
         So a user with the same name as a device, or an id that contains a colon, cannot give the key of
         another event. The macro `event_key` of snowpipe/dbt is the same in SQL.
         """
-        text = "".join(f"{len(part)}:{part}" for part in self)
+        text = "".join(f"{len(part)}:{part}" for part in (self.kind, self.owner, self.event_id))
         return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 

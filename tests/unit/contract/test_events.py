@@ -269,6 +269,8 @@ def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: object, other:
 
 def test_event_without_a_device_belongs_to_its_user() -> None:
     of_a_user = {"_id": "e", "type": "x", "createdAt": ENTER["createdAt"], "user": {"_id": "radar-1"}}
-    assert check(of_a_user).owned == ("u", "radar-1", "e")
-    assert check(of_a_user | {"user": {"_id": "radar-1", "userId": "driver"}}).owned == ("u", "driver", "e")
-    assert check(of_a_user | {"deviceId": "van-1"}).owned == ("d", "van-1", "e")
+    assert check(of_a_user).owned == Owned("u", "radar-1", "e")
+    assert check(of_a_user | {"user": {"_id": "radar-1", "userId": "driver"}}).owned == Owned(
+        "u", "driver", "e"
+    )
+    assert check(of_a_user | {"deviceId": "van-1"}).owned == Owned("d", "van-1", "e")
