@@ -13,7 +13,8 @@ from ops.read_stores import readable_lines
 from tests.e2e.vocabulary import Pipeline
 
 SELECTION = (
-    "adds_no_object or every_body_form or has_its_code or become_a_visit or quarantined_without_delaying"
+    "adds_no_object or every_body_form or gets_the_documented_code or become_a_visit"
+    " or quarantined_without_delaying"
 )
 VERIFIED = ("If-None-Match", "binaryMediaTypes", "Endpoints are")
 
