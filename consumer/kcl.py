@@ -260,8 +260,9 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return None if the worker is healthy, otherwise the problem. A shard that waits for DynamoDB is
-        healthy, because a restart would not help it.
+        """Return the worker's problems; an empty list if it is healthy.
+
+        A shard that waits for DynamoDB is healthy, because a restart would not help it.
         """
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)

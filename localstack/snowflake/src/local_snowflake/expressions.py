@@ -54,8 +54,9 @@ TIMES = {"TIMESTAMP": "TIMESTAMP_NTZ", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ
 
 
 def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], dict[str, str]]) -> None:
-    """Cast the texts of INSERT … VALUES with an offset to their columns' types: DuckDB does not read +0200 and -0,
-    which Snowflake does ("Date and time input and output formats").
+    """Cast each text with a UTC offset in INSERT … VALUES to the type of its column.
+
+    DuckDB does not parse the offsets +0200 and -0; Snowflake does ("Date and time input and output formats").
     """
     values = insert.expression
     rows = values.expressions if isinstance(values, exp.Values) else []

@@ -12,7 +12,7 @@ ENCODER = msgspec.json.Encoder(order="sorted", enc_hook=lambda number: msgspec.R
 
 
 def parsed(document: bytes, allow_duplicate: bool = False) -> Any:
-    """Return strict JSON as objects that `text_of` writes; raises ValueError, also for a repeated name."""
+    """Parse strict JSON into values for `text_of`. Raises ValueError if it is invalid or repeats a name."""
     return jiter.from_json(
         document,
         allow_inf_nan=False,

@@ -74,7 +74,7 @@ def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
 
 
 def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
-    """Return SQL that defines `name` and `try_name` for text, for a VARIANT (by its text) and for other types."""
+    """Return the SQL of two macros, `name` and `try_name`, which accept text, a VARIANT or another type."""
     made = ""
     for prefix, body in (("", text[0]), ("try_", text[1])):
         of_text = f"_ls_{prefix}{name}_of_text"
