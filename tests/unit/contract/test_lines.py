@@ -1,0 +1,12 @@
+"""Test how newline-delimited text of phones, laptops and editors is read."""
+
+from contract.lines import lines_in
+
+
+def test_each_line_has_its_number_in_the_text_and_empty_lines_are_skipped() -> None:
+    text = b'\xef\xbb\xbf{"a":1}\r\n\n  \t\n {"b":2} \f\n\xef\xbb\xbf{"c":3}'
+    assert list(lines_in(text)) == [(1, b'{"a":1}'), (4, b'{"b":2}'), (5, b'{"c":3}')]
+
+
+def test_text_without_content_has_no_lines() -> None:
+    assert list(lines_in(b" \n\r\n\xef\xbb\xbf\n")) == []
