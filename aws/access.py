@@ -22,13 +22,21 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> "Access":
-        """Use the credentials that Lambda gives a function. Raises ValueError without a region, CredentialsError."""
-        return cls(_region(environment), function_credentials(environment), _endpoints(environment))
+        """Use the credentials of a function. Raises CredentialsError, or ValueError if no region is set."""
+        return cls._of(environment, function_credentials(environment))
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> "Access":
-        """Use the credentials that the SDK finds for the user of a tool. Raises the same errors as `of_function`."""
-        return cls(_region(environment), session_credentials(), _endpoints(environment))
+        """Use the credentials of a tool's user. Raises the same errors as `of_function`."""
+        return cls._of(environment, session_credentials())
+
+    @classmethod
+    def _of(cls, environment: Mapping[str, str], credentials: Credentials) -> "Access":
+        region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+        if not region:
+            raise ValueError("AWS_REGION is not set")
+        endpoints = {name: url for name, url in environment.items() if name.startswith("AWS_ENDPOINT_URL")}
+        return cls(region, credentials, endpoints)
 
     def url(self, service: str) -> str:
         """Return the endpoint URL that the environment sets for a service, or "" if it sets none."""
@@ -36,20 +44,7 @@ class Access:
         return self.endpoints.get(own) or self.endpoints.get("AWS_ENDPOINT_URL") or ""
 
     def client(self, service: str, tries: int = TRIES) -> JsonClient:
-        return JsonClient(
-            service, region=self.region, credentials=self.credentials, url=self.url(service), tries=tries
-        )
+        return JsonClient(service, self.region, self.credentials, self.url(service), tries)
 
     def archive(self, bucket: str) -> Archive:
-        return Archive(bucket, region=self.region, credentials=self.credentials, url=self.url("s3"))
-
-
-def _region(environment: Mapping[str, str]) -> str:
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    if not region:
-        raise ValueError("AWS_REGION is not set")
-    return region
-
-
-def _endpoints(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: url for name, url in environment.items() if name.startswith("AWS_ENDPOINT_URL")}
+        return Archive(bucket, self.region, self.credentials, self.url("s3"))

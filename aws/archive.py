@@ -1,8 +1,7 @@
 """The archive bucket. Keys contain the hash of the content, so an object is written only if it does not exist."""
 
 import re
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from aws.credentials import Credentials
@@ -23,15 +22,7 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
 class Archive:
     """The archive bucket. Thread-safe."""
 
-    def __init__(
-        self,
-        bucket: str,
-        *,
-        region: str,
-        credentials: Credentials,
-        url: str = "",
-        pause: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, bucket: str, region: str, credentials: Credentials, url: str = "") -> None:
         self.bucket = bucket
         # At AWS each bucket has its own host name, except if a dot in the bucket's name would break TLS.
         # (Amazon S3 User Guide: "Virtual hosting of general purpose buckets".)
@@ -40,7 +31,6 @@ class Archive:
         else:
             self.url, self.path = endpoint_of(f"{bucket}.s3", region), ""
         self._endpoint = Endpoint(self.url, Signer(credentials, region, "s3"))
-        self._pause = pause
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
         """Put an object with `facts` as its metadata; return False if it exists already.
@@ -49,28 +39,26 @@ class Archive:
         """
         headers = {"content-type": "application/gzip", "if-none-match": "*"}
         headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
-        response = self._send("PUT", lines.key, headers, lines.body, expected={200, 412})
+        response = self._send("PUT", lines.key, headers, lines.body)
         return response.status == 200  # 412: it exists, perhaps from an earlier try that timed out
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object. Raises MissingObjectError or RetryableError."""
         try:
-            return self._send("GET", key, {}, b"", expected={200}).body
+            return self._send("GET", key, {}, b"").body
         except ServiceError as error:
             if error.code in _MISSING:
                 raise MissingObjectError(f"S3: {error.code}") from error
             raise
 
-    def _send(
-        self, method: str, key: str, headers: Mapping[str, str], body: bytes, expected: set[int]
-    ) -> Response:
+    def _send(self, method: str, key: str, headers: Mapping[str, str], body: bytes) -> Response:
         path = f"{self.path}/{quote(key)}"
 
         def once() -> Response:
             response = self._endpoint.send(method, path, headers, body)
-            if response.status in expected:
+            if response.status in (200, 412):
                 return response
             code = _XML_CODE.search(response.body)
             raise ServiceError("S3", code[1].decode() if code else str(response.status), response.status)
 
-        return retrying(once, tries=TRIES, base_seconds=BASE_SECONDS, pause=self._pause)
+        return retrying(once, TRIES, BASE_SECONDS)

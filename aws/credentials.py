@@ -1,38 +1,30 @@
 """Credentials for signing: those that Lambda gives a function, or those of a tool's user."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aws.errors import CredentialsError
 
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials as BotocoreCredentials
+    from botocore.credentials import ReadOnlyCredentials
 
-class Credentials(Protocol):
-    def get_frozen_credentials(self) -> Any:
-        """Return an object with `access_key`, `secret_key` and `token`. Raises CredentialsError."""
 
-
-class FixedCredentials(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FixedCredentials:
     """Credentials that are never renewed. Lambda's credentials are valid as long as the execution environment."""
 
     access_key: str
     secret_key: str
     token: str | None
 
-    def get_frozen_credentials(self) -> "FixedCredentials":
+    def __call__(self) -> "FixedCredentials":
         return self
 
 
-class RenewedCredentials:
-    """botocore's credentials, which botocore renews before they expire."""
-
-    def __init__(self, botocores: Any) -> None:
-        self._botocores = botocores
-
-    def get_frozen_credentials(self) -> Any:
-        try:
-            return self._botocores.get_frozen_credentials()
-        except Exception as error:  # each of botocore's providers raises its own class
-            raise CredentialsError(f"credentials: {type(error).__name__}") from error
+# Returns the credentials that are valid now. Raises CredentialsError.
+type Credentials = Callable[[], FixedCredentials | ReadOnlyCredentials]
 
 
 def preload(environment: Mapping[str, str]) -> None:
@@ -61,20 +53,24 @@ def function_credentials(environment: Mapping[str, str]) -> Credentials:
         return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
     from botocore.credentials import ContainerProvider  # takes a sixth of a cold start, so only if needed
 
-    return _found(ContainerProvider(environment).load())
+    return renewed_by_botocore(ContainerProvider(environment).load())
 
 
 def session_credentials() -> Credentials:
-    """Return the credentials that the SDK finds: profile, SSO, container, instance.
-
-    Raises CredentialsError.
-    """
+    """Return the credentials that the SDK finds (profile, SSO, container, instance). Raises CredentialsError."""
     import botocore.session  # slow to import, but only tools and the KCL worker use it
 
-    return _found(botocore.session.get_session().get_credentials())
+    return renewed_by_botocore(botocore.session.get_session().get_credentials())
 
 
-def _found(credentials: Any) -> Credentials:
-    if credentials is None:
+def renewed_by_botocore(found: "BotocoreCredentials | None") -> Credentials:
+    if found is None:
         raise CredentialsError("No AWS credentials found.")
-    return RenewedCredentials(credentials)
+
+    def frozen() -> "ReadOnlyCredentials":
+        try:
+            return found.get_frozen_credentials()
+        except Exception as error:  # each of botocore's providers raises its own class
+            raise CredentialsError(f"credentials: {type(error).__name__}") from error
+
+    return frozen

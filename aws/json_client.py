@@ -1,7 +1,6 @@
 """Client for AWS services whose protocol is JSON, with the operation in a header."""
 
 import re
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +9,7 @@ import msgspec
 
 from aws.credentials import Credentials
 from aws.errors import PermanentError, ServiceError
-from aws.http import SERVICE_NAMES, Endpoint, Response, Signer, endpoint_of
+from aws.http import Endpoint, Response, Signer, endpoint_of
 from aws.retry import retrying
 
 TRIES = 3
@@ -45,23 +44,12 @@ class JsonClient:
     """
 
     def __init__(
-        self,
-        service: str,
-        *,
-        region: str,
-        credentials: Credentials,
-        url: str = "",
-        tries: int = TRIES,
-        pause: Callable[[float], None] = time.sleep,
+        self, service: str, region: str, credentials: Credentials, url: str = "", tries: int = TRIES
     ) -> None:
-        self.service = service
         self._target, version = _PROTOCOLS[service]
         self._content_type = f"application/x-amz-json-{version}"
-        self._name = SERVICE_NAMES.get(service, service)
-        self.url = url or endpoint_of(service, region)
-        self._endpoint = Endpoint(self.url, Signer(credentials, region, service))
+        self._endpoint = Endpoint(url or endpoint_of(service, region), Signer(credentials, region, service))
         self._tries = tries
-        self._pause = pause
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
@@ -85,7 +73,7 @@ class JsonClient:
                 return response.body
             raise self._error(response)
 
-        return retrying(once, tries=self._tries, base_seconds=BASE_SECONDS, pause=self._pause)
+        return retrying(once, self._tries, BASE_SECONDS)
 
     def _error(self, response: Response) -> Exception:
         try:
@@ -94,5 +82,5 @@ class JsonClient:
             answer = _Error()
         code = answer.type.rpartition("#")[2] or str(response.status)
         if code in _PERMANENT:
-            return PermanentError(f"{self._name}: {code}", answer.message or answer.other_message)
-        return ServiceError(self._name, code, response.status)
+            return PermanentError(f"{self._endpoint.name}: {code}", answer.message or answer.other_message)
+        return ServiceError(self._endpoint.name, code, response.status)

@@ -2,10 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
 from aws.json_client import JsonClient
+
+
+class ClaimCheck(msgspec.Struct, frozen=True):
+    """Lines (from 1) of an archived object that must be published."""
+
+    bucket: str
+    key: str
+    lines: Sequence[Annotated[int, msgspec.Meta(ge=1)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +26,9 @@ class RedriveQueue:
     bucket: str
 
     def enqueue(self, key: str, lines: Sequence[int]) -> None:
-        """Enqueue a claim check for lines (from 1) of the object `key`."""
-        check = {"bucket": self.bucket, "key": key, "lines": list(lines)}
-        self.sqs.send_message(QueueUrl=self.url, MessageBody=msgspec.json.encode(check).decode())
+        """Enqueue a claim check."""
+        check = msgspec.json.encode(ClaimCheck(self.bucket, key, lines))
+        self.sqs.send_message(QueueUrl=self.url, MessageBody=check.decode())
 
     def postpone(self, receipt_handle: str, seconds: int) -> None:
         """Hide a received message for `seconds`."""

@@ -1,9 +1,9 @@
 """Retry calls after transient errors, and resend the parts of a batch call that failed."""
 
 import random
-import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import batched
+from time import sleep
 
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
@@ -19,9 +19,7 @@ def jitter(max_seconds: float) -> float:
     return _RANDOM.uniform(0, max_seconds)
 
 
-def retrying[T](
-    call: Callable[[], T], *, tries: int, base_seconds: float, pause: Callable[[float], None] = time.sleep
-) -> T:
+def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
     """Return the result of `call`. Raises its error if it is not transient, or if the last try failed.
 
     The pause before try n + 1 is at most base_seconds · 2ⁿ⁻¹, with full jitter.
@@ -34,7 +32,7 @@ def retrying[T](
         except ServiceError as error:
             if not error.is_transient:
                 raise
-        pause(jitter(base_seconds * 2 ** (attempt - 1)))
+        sleep(jitter(base_seconds * 2 ** (attempt - 1)))
     return call()
 
 
@@ -62,5 +60,5 @@ def send_until_done[K: Hashable, T](
         left = {key: left[key] for key in undone}
         if not left:
             return failures
-        time.sleep(jitter(pause))
+        sleep(jitter(pause))
     return failures | {key: TimeoutError("The service rejected this part in every try.") for key in left}

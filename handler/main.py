@@ -21,8 +21,8 @@ from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
-from handler.identity import Keys, Provider, Speaker, Tokens, fetch_keys
-from handler.ingest import Delivery, Effects, Ports, Receipt
+from handler.identity import Keys, Speaker, Tokens, fetch_keys
+from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
 from handler.parse_body import parse_body
 from handler.settings import Settings
@@ -35,10 +35,6 @@ ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer
 
 log = structlog.get_logger()
 preload(os.environ)
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(slots=True)
@@ -62,7 +58,7 @@ class App:
     settings: Settings
     ports: Ports
     secrets: Secrets
-    now: Callable[[], datetime] = _utc_now
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     tokens: Tokens | None = None
     device_counts: DeviceCounts = field(default_factory=DeviceCounts)
 
@@ -98,7 +94,9 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
         gc.enable()
     facts["status"] = response["statusCode"]
     facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
-    _report(facts | msgspec.to_builtins(effects))
+    log.info(logs.EVENTS_INGESTED, **facts, **msgspec.to_builtins(effects))
+    if effects.set_aside:
+        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=effects.set_aside_key, set_aside=effects.set_aside)
     return response
 
 
@@ -121,7 +119,10 @@ def _respond(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
     receipt = ingest_batch(batch, app.ports, delivery, effects)
-    return _answer(receipt)
+    if receipt.accepted + receipt.duplicates:
+        return answer(202, msgspec.to_builtins(receipt), "application/json", {})
+    detail = "The request contains no valid event. Its events are stored as rejected; do not send them again."
+    return problem(400, "no_valid_event", detail, msgspec.to_builtins(receipt))
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
@@ -175,20 +176,6 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
     return facts
 
 
-def _answer(receipt: Receipt) -> Answer:
-    if receipt.accepted + receipt.duplicates:
-        return answer(202, msgspec.to_builtins(receipt), "application/json", {})
-    detail = "Not one valid event. They are kept; do not send them again."
-    return problem(400, "no_valid_event", detail, msgspec.to_builtins(receipt))
-
-
-def _report(facts: Mapping[str, object]) -> None:
-    """Log the canonical line of a request, from which `with_metrics` makes CloudWatch metrics."""
-    log.info(logs.EVENTS_INGESTED, **facts)
-    if facts["set_aside"]:
-        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=facts["set_aside_key"], set_aside=facts["set_aside"])
-
-
 @cache
 def _app() -> App:
     """Create settings and clients at the first request, so that importing this module needs no AWS."""
@@ -203,21 +190,9 @@ def _app() -> App:
         ),
     )
     secrets = Secrets(lambda: _fetch_secrets(access, settings.signature_secrets))
-    return App(settings, ports, secrets, tokens=_tokens_of(settings))
-
-
-def _tokens_of(settings: Settings) -> Tokens | None:
-    if settings.identity == "off":
-        return None
-    provider = Provider(
-        settings.jwt_issuer,
-        settings.jwt_audience,
-        settings.jwt_jwks_url,
-        tuple(settings.jwt_algorithms.replace(",", " ").split()),
-        settings.jwt_device_claim,
-        settings.jwt_user_claim,
-    )
-    return Tokens(provider, Keys(lambda: fetch_keys(provider.jwks_url), time.time), time.time)
+    keys = Keys(lambda: fetch_keys(settings.jwt_jwks_url))
+    tokens = None if settings.identity == "off" else Tokens(settings, keys)
+    return App(settings, ports, secrets, tokens=tokens)
 
 
 def _fetch_secrets(access: Access, source: str) -> list[bytes]:

@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 import msgspec
 
-from contract.events import is_id
+from contract.events import Id, Instant, is_id
 from contract.instants import instant
 from handler.parse_body import with_members
 
@@ -18,25 +18,28 @@ PING_TYPE = "location.ping"
 ID_DIGITS = 24
 
 
+class _Ping(msgspec.Struct, rename="camel"):
+    device_id: Id
+    latitude: float
+    longitude: float
+    updated_at: Instant
+    type: None = None
+    created_at: None = None
+
+
 def is_ping(value: object) -> TypeGuard[dict[str, object]]:
-    """Return whether a value has no `_id`, `type` and `createdAt`, but a device, a position and a time."""
-    return (
-        isinstance(value, dict)
-        and value.get("_id") is None
-        and is_id(value.get("deviceId"))
-        and value.get("type") is None
-        and value.get("createdAt") is None
-        and _is_number(value.get("latitude"))
-        and _is_number(value.get("longitude"))
-        and _is_instant(value.get("updatedAt"))
-    )
+    """Return whether a value has a device, a position and a time, but no `_id`, `type` and `createdAt`."""
+    if not isinstance(value, dict) or value.get("_id") is not None:
+        return False
+    try:
+        ping = msgspec.convert(value, _Ping)
+        return is_id(ping.device_id) and bool(instant(ping.updated_at))
+    except ValueError:
+        return False
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """Return the ping's compact text with the members that an event needs.
-
-    They are also added to `ping`, its parsed value.
-    """
+    """Return the compact text of a ping with the members that an event needs; add them to `ping`, its parsed value."""
     digest = hashlib.sha256(text).hexdigest()
     added: Mapping[str, str] = {
         "_id": digest[:ID_DIGITS],
@@ -45,14 +48,3 @@ def as_event(text: bytes, ping: dict[str, object]) -> bytes:
     }
     ping |= added
     return with_members(text, {name: msgspec.json.encode(value) for name, value in added.items()})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_instant(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(instant(value))
-    except ValueError:
-        return False

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
 
 from aws.access import Access
 from aws.errors import RetryableError
-from aws.queue import RedriveQueue
+from aws.queue import ClaimCheck, RedriveQueue
 from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
@@ -28,14 +28,6 @@ BACKOFF_BASE_SECONDS = 2
 BACKOFF_CAP_SECONDS = 300
 
 log = structlog.get_logger()
-
-
-class ClaimCheck(msgspec.Struct, frozen=True):
-    """Lines (from 1) of an archived object that must be published."""
-
-    bucket: str
-    key: str
-    lines: list[Annotated[int, msgspec.Meta(ge=1)]]
 
 
 class ReadableArchive(Archive, Protocol):

@@ -7,6 +7,9 @@ import msgspec
 from contract.settings import Name, StageSettings
 from handler.limits import DEFAULT_CLOCK_AHEAD_SECONDS
 
+# With a symmetric algorithm or "none", anybody who has the public keys could create tokens.
+_ALGORITHM = "((RS|PS|ES)(256|384|512)|EdDSA)"
+
 
 class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     stream_name: Name
@@ -16,10 +19,20 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     identity: Literal["off", "optional", "required"] = "off"
     jwt_issuer: str = ""
     jwt_audience: str = ""
-    jwt_jwks_url: str = ""
-    jwt_algorithms: str = "RS256,ES256"
+    jwt_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(https://|http://127\.0\.0\.1:|$)")] = ""
+    jwt_algorithms: Annotated[str, msgspec.Meta(pattern=f"^{_ALGORITHM}([ ,]+{_ALGORITHM})*$")] = (
+        "RS256,ES256"
+    )
     jwt_device_claim: str = "device_id"
     # How far `createdAt` may be ahead of our clock: at most a day (contract.instants.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS
     jwt_user_claim: str = ""  # if given, events of another user are accepted and counted
     signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
+
+    def __post_init__(self) -> None:
+        if self.identity != "off" and not (self.jwt_issuer and self.jwt_audience and self.jwt_jwks_url):
+            raise ValueError("IDENTITY needs JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL")
+
+    @property
+    def algorithms(self) -> list[str]:
+        return self.jwt_algorithms.replace(",", " ").split()

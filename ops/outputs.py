@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
-from aws.emulator import NO_PROXIES, emulator_session
 from ops.presence import EXCLUSIVE_TAGS
+from snowpipe.emulator import NO_PROXIES, emulator_session
 from snowpipe.environment import LOOPBACK
 from snowpipe.refusal import Refusal
 from snowpipe.roles import operator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from aws.emulator import NO_PROXIES, emulator_session
 from contract.objects import hour_of, is_content
 from snowpipe.ddl_files import Parameters
+from snowpipe.emulator import NO_PROXIES, emulator_session
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
 

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import urllib3
 
 from tests.bench import figures
@@ -246,16 +247,24 @@ def identity() -> Figures:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     from handler import main
-    from handler.identity import Keys, Provider, Tokens
+    from handler.identity import Keys, Tokens
     from handler.ingest import Ports
 
     key = ec.generate_private_key(ec.SECP256R1())
     jwk = jwt.algorithms.ECAlgorithm(jwt.algorithms.ECAlgorithm.SHA256).to_jwk(key.public_key(), as_dict=True)
     keys = json.dumps({"keys": [{**jwk, "kid": "k"}]}).encode()
-    provider = Provider("https://issuer.example", "bench", "https://issuer.example/keys")
-    tokens = Tokens(provider, Keys(lambda: keys, time.time), time.time)
+    real = main._app()
+    settings = msgspec.structs.replace(
+        real.settings, jwt_issuer="https://issuer.example", jwt_audience="bench"
+    )
+    tokens = Tokens(settings, Keys(lambda: keys))
     body = json.dumps([e | {"user": {"deviceId": "van-1"}} for e in events(100)]).encode()
-    claims = {"iss": provider.issuer, "aud": "bench", "exp": int(time.time()) + 3600, "device_id": "van-1"}
+    claims = {
+        "iss": settings.jwt_issuer,
+        "aud": "bench",
+        "exp": int(time.time()) + 3600,
+        "device_id": "van-1",
+    }
 
     def authorization(number: int) -> str:
         return f"Bearer {jwt.encode({**claims, 'jti': str(number)}, key, 'ES256', {'kid': 'k'})}"
@@ -263,7 +272,6 @@ def identity() -> Figures:
     without = request_of(body)
     headers = {"Content-Type": "application/json", "Authorization": authorization(0)}
     known = without | {"headers": headers}
-    real = main._app()
     app = replace(real, ports=Ports(NoOp(), NoOp(), NoOp()), tokens=tokens)
     main._app = lambda: app  # type: ignore[assignment]
     progress("handler with tokens, 100 events per request")

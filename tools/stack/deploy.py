@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aws.emulator import NO_PROXIES, emulator_session
 from ops.osls import OSLS, alone
 from ops.outputs import ROOT, tags_of
+from snowpipe.emulator import NO_PROXIES, emulator_session
 from tools.stack import identity, private, snowflake
 from tools.stack.errors import StackError
 from tools.stack.processes import Processes

@@ -20,6 +20,11 @@ def _only_requests_valid_on_aws(request: pytest.FixtureRequest) -> Iterator[None
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aws.retry.sleep", lambda _: None)
+
+
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """Return a self-signed certificate for 127.0.0.1, with its key."""

@@ -9,11 +9,11 @@ from urllib.parse import unquote
 
 import boto3
 import pytest
-from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.credentials import RefreshableCredentials
 
 from aws.access import Access
 from aws.archive import Archive
-from aws.credentials import RenewedCredentials
+from aws.credentials import Credentials, FixedCredentials, renewed_by_botocore
 from aws.errors import MissingObjectError, PermanentError, RetryableError
 from aws.http import endpoint_of
 from aws.json_client import JsonClient
@@ -24,16 +24,13 @@ from tests.unit.aws.strict import Strict, strict_service
 from tests.unit.contract.test_objects import AT
 
 REGION = "eu-west-1"
-CREDENTIALS = Credentials("AKID", "secret/+", "token==")
+CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 LINES = lines_object("events", [b'{"a":1}'], AT)
 RECORDS = [StreamRecord("van-1", b"{}", 1), StreamRecord("van ü 2", b"[1]", 2)]
 
 
-def no_pause(_: float) -> None: ...
-
-
-def archive(service: Strict, credentials: Any = CREDENTIALS) -> Archive:
-    return Archive("archive", region=REGION, credentials=credentials, url=service.url, pause=no_pause)
+def archive(service: Strict, credentials: Credentials = CREDENTIALS) -> Archive:
+    return Archive("archive", region=REGION, credentials=credentials, url=service.url)
 
 
 def stream(url: str) -> KinesisStream:
@@ -109,12 +106,12 @@ def test_role_credentials_are_renewed_between_calls(strict: Strict) -> None:
         return {"access_key": key, "secret_key": secret, "token": "t", "expiry_time": expiry.isoformat()}
 
     first = role("first", "one", timedelta(minutes=20))
-    renewed = RefreshableCredentials.create_from_metadata(
+    refreshable = RefreshableCredentials.create_from_metadata(
         first, lambda: role("second", "two", timedelta(hours=1)), "test"
     )
-    objects = archive(strict, RenewedCredentials(renewed))
+    objects = archive(strict, renewed_by_botocore(refreshable))
     assert objects.store(LINES, {})
-    renewed._expiry_time = datetime.now(UTC) + timedelta(minutes=1)
+    refreshable._expiry_time = datetime.now(UTC) + timedelta(minutes=1)
     assert objects.store(LINES, {})
     used = [headers["authorization"].split("Credential=")[1] for _, _, headers, _ in strict.requests]
     assert [credential.split("/")[0] for credential in used] == ["first", "second"]
@@ -195,7 +192,7 @@ def test_any_other_kinesis_response_is_retryable(
 
 def test_refused_connection_is_retryable() -> None:
     closed_port = "http://127.0.0.1:9"
-    objects = Archive("archive", region=REGION, credentials=CREDENTIALS, url=closed_port, pause=no_pause)
+    objects = Archive("archive", region=REGION, credentials=CREDENTIALS, url=closed_port)
     with pytest.raises(RetryableError, match="S3: ConnectionRefusedError"):
         objects.store(LINES, {})
     with pytest.raises(RetryableError, match="Kinesis: ConnectionRefusedError"):

@@ -161,9 +161,8 @@ def test_all_tries_of_a_put_fit_into_the_handlers_time_budget(
 
     pauses: list[float] = []
     monkeypatch.setattr("aws.retry.jitter", lambda most: most)
-    archive = Archive(
-        "bucket", region="eu-west-1", credentials=CREDENTIALS, url="http://127.0.0.1:9", pause=pauses.append
-    )
+    monkeypatch.setattr("aws.retry.sleep", pauses.append)
+    archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url="http://127.0.0.1:9")
     with pytest.raises(NoResponseError):
         archive.store(lines_object("events", [b"{}"], AT), {})
     real_call = 3.0

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws import http
-from aws.credentials import function_credentials
+from aws.credentials import FixedCredentials, function_credentials
 from aws.errors import CredentialsError, NoResponseError
 from aws.http import Endpoint, Signer
 from tests.unit.aws.strict import Strict, strict_service
 
 REGION = "eu-west-1"
-CREDENTIALS = Credentials("AKID", "secret/+", "token==")
+CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 
 HEADERS = st.dictionaries(
     st.from_regex(r"x-amz-meta-[a-z]{1,8}", fullmatch=True), st.text("ab %~:=", max_size=9)
@@ -37,7 +37,8 @@ HEADERS = st.dictionaries(
 def test_signatures_equal_those_of_botocore(
     headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
 ) -> None:
-    credentials = Credentials("AKID", "secret/+", "token==" if with_token else None)
+    token = "token==" if with_token else None
+    credentials = FixedCredentials("AKID", "secret/+", token)
     path = "/archive/events/dt%3D2026-11-16/hh%3D08/x.1.ndjson.gz"
     now = moment.replace(microsecond=0, tzinfo=UTC)
     sent = {"host": "h:1", "if-none-match": "*", **headers}
@@ -46,13 +47,13 @@ def test_signatures_equal_those_of_botocore(
     theirs = AWSRequest("PUT", f"http://h:1{path}", dict(sent), body)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: now.replace(tzinfo=None))
-        botocore.auth.S3SigV4Auth(credentials, "s3", REGION).add_auth(theirs)
+        botocore.auth.S3SigV4Auth(Credentials("AKID", "secret/+", token), "s3", REGION).add_auth(theirs)
     assert ours["authorization"] == theirs.headers["Authorization"]
 
 
 def test_example_request_in_the_aws_documentation_gets_the_documented_signature() -> None:
     """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
-    credentials = Credentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    credentials = FixedCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None)
     headers = {
         "host": "examplebucket.s3.amazonaws.com",
         "date": "Fri, 24 May 2013 00:00:00 GMT",
@@ -72,7 +73,7 @@ def test_function_credentials_come_from_the_environment(monkeypatch: pytest.Monk
     given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert tuple(function_credentials(os.environ).get_frozen_credentials())[:3] == ("a", "s", "t")
+    assert function_credentials(os.environ) == FixedCredentials("a", "s", "t")
     for name in given:
         monkeypatch.delenv(name)
     with pytest.raises(CredentialsError):
@@ -103,7 +104,7 @@ def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"http://127.0.0.1:{server.server_port}/credentials",
             "AWS_CONTAINER_AUTHORIZATION_TOKEN": "word",
         }
-        found = function_credentials(environment).get_frozen_credentials()
+        found = function_credentials(environment)()
     finally:
         server.shutdown()
         thread.join()
@@ -161,7 +162,7 @@ def test_connection_closed_by_the_service_is_reopened() -> None:
         for _ in range(3):
             assert post(endpoint) == 200
             readable = http.select.poll()
-            readable.register(endpoint._connection().sock, http.select.POLLIN)
+            readable.register(endpoint._of_thread.connection.sock, http.select.POLLIN)
             assert readable.poll(5000), "the service has closed the connection"
     assert len(service.requests) == 3
 

@@ -16,9 +16,7 @@ CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")
 
 
 def client_of(service: Strict, name: str = "dynamodb") -> object:
-    return JsonClient(
-        name, url=service.url, region="eu-west-1", credentials=CREDENTIALS, pause=lambda _: None
-    )
+    return JsonClient(name, url=service.url, region="eu-west-1", credentials=CREDENTIALS)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import RetryableError
-from handler import main
+from contract.settings import SettingsError
 from handler.http import Refused
 from handler.identity import (
     KEYS_FRESH_SECONDS,
@@ -30,7 +30,6 @@ from handler.identity import (
     MAX_CACHED_TOKENS,
     MAX_TOKEN_CHARS,
     Keys,
-    Provider,
     Speaker,
     Tokens,
     fetch_keys,
@@ -43,6 +42,15 @@ from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 
 ISSUER, AUDIENCE = "https://issuer.example/pool", "app-1"
+SETTINGS = {
+    "ARCHIVE_BUCKET": "archive",
+    "STREAM_NAME": "s",
+    "REDRIVE_QUEUE_URL": "q",
+    "IDENTITY": "required",
+    "JWT_ISSUER": ISSUER,
+    "JWT_AUDIENCE": AUDIENCE,
+    "JWT_JWKS_URL": f"{ISSUER}/jwks",
+}
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -78,9 +86,8 @@ class Issuer:
     def clock(self) -> float:
         return self.now
 
-    def tokens(self, **provider: Any) -> Tokens:
-        trusted = Provider(ISSUER, AUDIENCE, "https://issuer.example/jwks", **provider)
-        return Tokens(trusted, Keys(self.fetch, self.clock), self.clock)
+    def tokens(self, **settings: str) -> Tokens:
+        return Tokens(Settings.of({**SETTINGS, **settings}), Keys(self.fetch, self.clock), self.clock)
 
     def claims(self, **claims: Any) -> dict[str, Any]:
         return {
@@ -119,7 +126,7 @@ def test_signed_token_identifies_its_device(issuer: Issuer, key: Any, key_id: st
 
 
 def test_claim_that_names_the_device_is_configurable(issuer: Issuer) -> None:
-    tokens = issuer.tokens(device_claim="custom:truck")
+    tokens = issuer.tokens(JWT_DEVICE_CLAIM="custom:truck")
     assert tokens.speaker("Bearer " + issuer.token(**{"custom:truck": "truck-9"})).device == "truck-9"
     assert refused(tokens, issuer.token()) == "token_without_device"
 
@@ -231,11 +238,11 @@ def test_token_signed_with_the_public_key_as_hmac_secret_is_refused(issuer: Issu
 @pytest.mark.parametrize("algorithm", ["HS256", "none"])
 def test_symmetric_and_none_algorithms_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
     with pytest.raises(ValueError, match="JWT_ALGORITHMS"):
-        issuer.tokens(algorithms=("ES256", algorithm))
+        issuer.tokens(JWT_ALGORITHMS=f"ES256 {algorithm}")
 
 
 def test_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
-    assert refused(issuer.tokens(algorithms=("RS256",)), issuer.token()) == "invalid_token"
+    assert refused(issuer.tokens(JWT_ALGORITHMS="RS256"), issuer.token()) == "invalid_token"
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
@@ -272,8 +279,10 @@ def test_token_cache_is_bounded_and_evicts_the_least_recently_used(issuer: Issue
         tokens.speaker("Bearer " + issuer.token(jti=str(n)))
         if n % 100 == 0:
             tokens.speaker(f"Bearer {first}")
-    assert len(tokens._verified) == MAX_CACHED_TOKENS
-    assert hashlib.sha256(first.encode()).digest() in tokens._verified
+    before = tokens._verified.cache_info()
+    assert before.currsize == MAX_CACHED_TOKENS
+    tokens.speaker(f"Bearer {first}")
+    assert tokens._verified.cache_info().hits == before.hits + 1
 
 
 # --- keys ---------------------------------------------------------------------------------------
@@ -363,7 +372,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def phone_of(issuer: Issuer, identity: str, **settings: str) -> Phone:
-    return Phone(World(), {"IDENTITY": identity, **settings}, issuer.tokens(user_claim="sub"))
+    return Phone(World(), {**SETTINGS, "IDENTITY": identity, **settings}, issuer.tokens(JWT_USER_CLAIM="sub"))
 
 
 def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, Any]:
@@ -477,18 +486,9 @@ def test_provider_outage_without_known_keys_returns_503(issuer: Issuer) -> None:
     ],
 )
 def test_invalid_identity_setting_is_named_in_the_error(settings_: dict[str, str], message: str) -> None:
-    given_ = {
-        "ARCHIVE_BUCKET": "archive",
-        "STREAM_NAME": "s",
-        "REDRIVE_QUEUE_URL": "q",
-        "IDENTITY": "required",
-        "JWT_ISSUER": ISSUER,
-        "JWT_AUDIENCE": AUDIENCE,
-        "JWT_JWKS_URL": f"{ISSUER}/jwks",
-    }
-    assert main._tokens_of(Settings.of(given_)) is not None
-    with pytest.raises(ValueError, match=message):
-        main._tokens_of(Settings.of(given_ | settings_))
+    assert Settings.of(SETTINGS).identity == "required"
+    with pytest.raises(SettingsError, match=message):
+        Settings.of(SETTINGS | settings_)
 
 
 def test_identity_off_imports_no_token_library() -> None:
