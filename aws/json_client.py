@@ -28,15 +28,6 @@ _PROTOCOLS = {
 _PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
 
 
-class _Error(msgspec.Struct):
-    type: str = msgspec.field(default="", name="__type")
-    message: str = ""
-    other_message: str = msgspec.field(default="", name="Message")
-
-
-_ERROR = msgspec.json.Decoder(_Error)
-
-
 class JsonClient:
     """A client that is called like boto3's: `client.put_item(TableName=…)`. Thread-safe.
 
@@ -77,10 +68,11 @@ class JsonClient:
 
     def _error(self, response: Response) -> Exception:
         try:
-            answer = _ERROR.decode(response.body)
+            error = msgspec.json.decode(response.body, type=dict[str, object])
         except msgspec.MsgspecError:
-            answer = _Error()
-        code = answer.type.rpartition("#")[2] or str(response.status)
+            error = {}
+        code = str(error.get("__type", "")).rpartition("#")[2] or str(response.status)
         if code in _PERMANENT:
-            return PermanentError(f"{self._endpoint.name}: {code}", answer.message or answer.other_message)
+            detail = str(error.get("message") or error.get("Message") or "")
+            return PermanentError(f"{self._endpoint.name}: {code}", detail)
         return ServiceError(self._endpoint.name, code, response.status)

@@ -9,16 +9,14 @@ from typing import NamedTuple, TypeGuard
 from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, Reason, is_id
 from contract.instants import instant, rejected_form
 
-
-class _Fault(NamedTuple):
-    code: str
-    must: str
+# A check, the code of a value that does not pass it, and the text after "must" in the message.
+_Rule = tuple[Callable[[object], bool], str, str]
 
 
 class _Field(NamedTuple):
-    """`missing` is the code if the field is absent or null, "" if it may be."""
+    """`missing` is the code if the field is absent or null; "" if the field is optional."""
 
-    check: "Callable[[object], _Fault | None] | dict[str, _Field]"
+    rules: "tuple[_Rule, ...] | dict[str, _Field]"
     missing: str = ""
 
 
@@ -39,72 +37,64 @@ def reasons_of(value: object, is_crossing: bool) -> Iterator[Reason]:
 
 
 def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: str = "") -> Iterator[Reason]:
-    for name, (check, missing) in fields.items():
+    for name, (rules, missing) in fields.items():
         field, given = f"{path}{name}", value.get(name)
         if given is None:
             if missing:
                 yield Reason(missing, field, f"`{field}` is missing.")
-        elif isinstance(check, dict):
-            if isinstance(given, dict):
-                yield from _reasons(given, check, f"{field}.")
-            else:
-                yield Reason("wrong_type", field, f"`{field}` must be an object.")
-        elif fault := check(given):
-            yield Reason(fault.code, field, f"`{field}` must {fault.must}.")
+        elif isinstance(rules, tuple):
+            for passes, code, must in rules:
+                if not passes(given):
+                    # The name of the time format, because the text itself may be personal data.
+                    form = rejected_form(str(given)) if code == "invalid_created_at" else ""
+                    yield Reason(code, field, f"`{field}` must {must}{form and f'; this is {form}'}.")
+                    break
+        elif isinstance(given, dict):
+            yield from _reasons(given, rules, f"{field}.")
+        else:
+            yield Reason("wrong_type", field, f"`{field}` must be an object.")
 
 
-def _string(given: object) -> _Fault | None:
-    return None if isinstance(given, str) else _Fault("wrong_type", "be a string")
-
-
-def _filled(given: object) -> _Fault | None:
-    return _string(given) or (None if given else _Fault("field_length", "not be empty"))
-
-
-def _id(given: object) -> _Fault | None:
-    limits = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
-    return _filled(given) or (None if is_id(given) else _Fault("field_length", limits))
-
-
-def _time(given: object) -> _Fault | None:
-    if _is_number(given):
-        return _Fault("wrong_type", "be a string; this is a number, such as an epoch")
-    if not isinstance(given, str):
-        return _string(given)
-    try:
-        instant(given)
-    except ValueError:
-        form = rejected_form(given)  # never the text itself
-        must = "be a time with an offset, like 2026-11-16T08:00:00.000Z"
-        return _Fault("invalid_created_at", f"{must}; this is {form}" if form else must)
-    return None
+def _is_string(given: object) -> bool:
+    return isinstance(given, str)
 
 
 def _is_number(given: object) -> TypeGuard[int | float]:
     return isinstance(given, int | float) and not isinstance(given, bool)
 
 
-def _number(given: object) -> _Fault | None:
-    return None if _is_number(given) else _Fault("wrong_type", "be a number")
+def _is_instant(given: object) -> bool:
+    try:
+        return bool(instant(str(given)))
+    except ValueError:
+        return False
 
 
-def _confidence(given: object) -> _Fault | None:
-    if not _is_number(given) or given % 1:
-        return _Fault("wrong_type", "be a whole number")
-    return None if given in (0, 1, 2, 3) else _Fault("out_of_range", "be 0, 1, 2 or 3")
-
-
+_STRING: tuple[_Rule, ...] = ((_is_string, "wrong_type", "be a string"),)
+_FILLED: tuple[_Rule, ...] = (*_STRING, (bool, "field_length", "not be empty"))
+_ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
+_ID: tuple[_Rule, ...] = (*_FILLED, (is_id, "field_length", _ID_LIMITS))
+_TIME: tuple[_Rule, ...] = (
+    (lambda given: not _is_number(given), "wrong_type", "be a string; this is a number, such as an epoch"),
+    *_STRING,
+    (_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
+)
+_NUMBER: tuple[_Rule, ...] = ((_is_number, "wrong_type", "be a number"),)
+_CONFIDENCE: tuple[_Rule, ...] = (
+    (lambda given: _is_number(given) and not given % 1, "wrong_type", "be a whole number"),
+    (lambda given: given in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
+)
 _EVENT: Mapping[str, _Field] = {
-    "_id": _Field(_id, "missing_id"),
-    "type": _Field(_filled, "missing_type"),
-    "createdAt": _Field(_time, "missing_created_at"),
-    "deviceId": _Field(_id),
-    "user": _Field({"_id": _Field(_string), "userId": _Field(_id), "deviceId": _Field(_id)}),
+    "_id": _Field(_ID, "missing_id"),
+    "type": _Field(_FILLED, "missing_type"),
+    "createdAt": _Field(_TIME, "missing_created_at"),
+    "deviceId": _Field(_ID),
+    "user": _Field({"_id": _Field(_STRING), "userId": _Field(_ID), "deviceId": _Field(_ID)}),
 }
-_GEOFENCE = {name: _Field(_id, "missing_geofence") for name in ("tag", "externalId")}
+_GEOFENCE = {name: _Field(_ID, "missing_geofence") for name in ("tag", "externalId")}
 _CROSSING: Mapping[str, _Field] = {
     **_EVENT,
     "geofence": _Field(_GEOFENCE, "missing_geofence"),
-    "duration": _Field(_number),
-    "confidence": _Field(_confidence),
+    "duration": _Field(_NUMBER),
+    "confidence": _Field(_CONFIDENCE),
 }

@@ -23,7 +23,6 @@ from handler.limits import (
 
 type Form = Literal["json", "ndjson"]
 
-PIECE_BYTES = 16 * 1024
 MAX_KEPT_HEADER_CHARS = 64
 
 _FORMS: Mapping[str, Form] = {
@@ -66,23 +65,14 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def app_version(self) -> str | None:
-        return self.headers.get("x-app-version", "")[:MAX_KEPT_HEADER_CHARS] or None
-
-    @property
-    def content_type(self) -> str | None:
-        return self.headers.get("content-type", "")[:MAX_KEPT_HEADER_CHARS] or None
-
-    @property
-    def content_encoding(self) -> str | None:
-        return self.headers.get("content-encoding")
+    def stored_header(self, name: str) -> str | None:
+        """Return the first MAX_KEPT_HEADER_CHARS characters of a header, or None."""
+        return self.headers.get(name, "")[:MAX_KEPT_HEADER_CHARS] or None
 
     @property
     def codings(self) -> list[str]:
         """Return the content codings by their registered names, without `identity`."""
-        given = self.content_encoding
-        names = [coding.strip() for coding in given.lower().split(",")] if given else []
+        names = [coding.strip() for coding in self.headers.get("content-encoding", "").lower().split(",")]
         # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
         return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 
@@ -146,28 +136,23 @@ def inflated(request: Request) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    """Return the text of all gzip members. Only zero padding may follow each."""
+    """Return the text of all gzip members. Between them only zero padding is allowed."""
     most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
-    text, at = bytearray(), 0
+    text = bytearray()
     for _ in range(MAX_GZIP_MEMBERS):
-        if at == len(body):
+        if not body:
             return bytes(text)
         stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        while not stream.eof:
-            # By pieces, because what follows a member's end is copied.
-            piece = body[at : at + PIECE_BYTES]
-            if not piece:
-                raise Unreadable("bad_gzip", "The gzip body is truncated.")
-            try:
-                text += stream.decompress(piece, most + 1 - len(text))
-            except zlib.error as error:
-                raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
-            if len(text) > most:
-                detail = f"Inflated, the body is larger than {most} bytes: split the batch."
-                raise Refused(413, "inflated_body_too_large", detail, limit=most)
-            at += len(piece) - len(stream.unused_data)
-        if body[at : at + 1] == b"\0":
-            at = len(body) - len(body[at:].lstrip(b"\0"))
+        try:
+            text += stream.decompress(body, most + 1 - len(text))
+        except zlib.error as error:
+            raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
+        if len(text) > most:
+            detail = f"Inflated, the body is larger than {most} bytes: split the batch."
+            raise Refused(413, "inflated_body_too_large", detail, limit=most)
+        if not stream.eof:
+            raise Unreadable("bad_gzip", "The gzip body is truncated.")
+        body = stream.unused_data.lstrip(b"\0")
     raise Unreadable("bad_gzip", f"The gzip body has {MAX_GZIP_MEMBERS} members or more.")
 
 

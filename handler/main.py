@@ -113,8 +113,8 @@ def _respond(
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     delivery = Delivery(
         request_id=request_id,
-        app_version=request.app_version,
-        content_type=request.content_type,
+        app_version=request.stored_header("x-app-version"),
+        content_type=request.stored_header("content-type"),
         received_at=received_at,
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
@@ -150,7 +150,7 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
         kinds = app.settings.geofence_kinds
         return validate(parse_body(text, form), form, kinds, received_at, speaker, ahead)
     except Unreadable as error:
-        return unreadable(request.body, error.code, error.message, request.content_encoding)
+        return unreadable(request.body, error.code, error.message, request.headers.get("content-encoding"))
 
 
 def _signed_text(request: Request) -> bytes:

@@ -1,7 +1,11 @@
-"""Publish geofence events, in as few calls as the limits of PutRecords allow."""
+"""Publish geofence events.
+
+All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
+"PutRecords".) A call that exceeds a limit all the same is rejected as a whole, then halved.
+"""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,8 +13,6 @@ from aws.errors import PermanentError, RetryableError
 from aws.retry import jitter
 from contract.stream_record import StreamRecord
 
-MAX_RECORDS = 500
-MAX_CALL_BYTES = 5 * 1024 * 1024
 MAX_ROUNDS = 10
 # How long Kinesis is tried. A claim check is as safe as a record on the stream, so a phone need not wait long while
 # Kinesis throttles. MAX_ROUNDS with its pauses often ends sooner (3.25 s on average, 6.5 s at most).
@@ -30,7 +32,7 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 
 @dataclass(slots=True)
 class Published:
-    """The records by outcome: `taken` by the stream, `refused` until the time was up, or malformed."""
+    """The number of published records (`taken`), and the others: throttled until the end (`refused`), or malformed."""
 
     taken: int = 0
     calls: int = 0
@@ -45,7 +47,7 @@ def publish(
     pause: Callable[[float], None] = time.sleep,
     rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all records, then only the refused records, with full jitter, while rounds and seconds are left."""
+    """Send all records, then resend the throttled ones after pauses, while rounds and seconds are left."""
     outcome = Published(refused=list(records))
     for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:
@@ -60,7 +62,7 @@ def _round(
     records: Sequence[StreamRecord], stream: Stream, seconds_left: Clock, outcome: Published
 ) -> list[StreamRecord]:
     refused: list[StreamRecord] = []
-    calls = list(_calls(records))
+    calls = [list(records)]
     while calls:
         call = calls.pop(0)
         if seconds_left() <= 0:
@@ -72,7 +74,7 @@ def _round(
         except RetryableError:
             again = list(call)
         except PermanentError:
-            # One malformed record fails the whole call: halve until it stands alone.
+            # A malformed record fails the whole call: halve it until the record is alone.
             if len(call) == 1:
                 outcome.malformed += call
             else:
@@ -81,17 +83,3 @@ def _round(
         outcome.taken += len(call) - len(again)
         refused += again
     return refused
-
-
-def _calls(records: Sequence[StreamRecord]) -> Iterator[list[StreamRecord]]:
-    call: list[StreamRecord] = []
-    size = 0
-    for record in records:
-        weight = len(record.data) + len(record.partition_key.encode())
-        if call and (len(call) == MAX_RECORDS or size + weight > MAX_CALL_BYTES):
-            yield call
-            call, size = [], 0
-        call.append(record)
-        size += weight
-    if call:
-        yield call

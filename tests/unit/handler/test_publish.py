@@ -12,7 +12,6 @@ from contract.stream_record import StreamRecord
 from handler.circuit_breaker import OPEN_SECONDS, CircuitBreaker
 from handler.publish import (
     BACKOFF_CAP_SECONDS,
-    MAX_CALL_BYTES,
     MAX_ROUNDS,
     publish,
 )
@@ -83,19 +82,17 @@ def test_each_record_is_accepted_refused_or_malformed(fates: list[int], looks: i
     assert outcome.taken == len(stream.taken)
 
 
-def test_calls_respect_the_limits_of_putrecords() -> None:
-    stream = ScriptedStream({})
-    publish(records(*map(str, range(1001))), stream, lambda: 1.0, no_pause)
-    assert [len(call) for call in stream.calls] == [500, 500, 1]
+def test_call_above_the_limits_of_putrecords_is_halved() -> None:
+    class Limited(ScriptedStream):
+        def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
+            if sum(len(record.data) for record in records) > 1000:
+                raise PermanentError("simulated failure")
+            return super().put(records)
 
-    stream = ScriptedStream({})
-    large = MAX_CALL_BYTES // 4
-    publish(records(*map(str, range(9)), size=large - 1), stream, lambda: 1.0, no_pause)
-    assert [len(call) for call in stream.calls] == [4, 4, 1]
-
-    stream = ScriptedStream({})
-    publish(records(*map(str, range(9)), size=large), stream, lambda: 1.0, no_pause)
-    assert [len(call) for call in stream.calls] == [3, 3, 3], "the key counts too"
+    stream = Limited({})
+    outcome = publish(records(*"abcde", size=400), stream, lambda: 1.0, no_pause)
+    assert (outcome.taken, outcome.refused, outcome.malformed) == (5, [], [])
+    assert stream.calls == [["a", "b"], ["c"], ["d", "e"]]
 
 
 def test_pauses_grow_with_jitter_up_to_a_limit() -> None:
