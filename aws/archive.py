@@ -20,7 +20,7 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
 
 
 class Archive:
-    """The archive bucket. Thread-safe."""
+    """Thread-safe."""
 
     def __init__(self, bucket: str, region: str, credentials: Credentials, url: str = "") -> None:
         self.bucket = bucket
@@ -30,7 +30,7 @@ class Archive:
             self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"
         else:
             self.url, self.path = endpoint_of(f"{bucket}.s3", region), ""
-        self._endpoint = Endpoint(self.url, Signer(credentials, region, "s3"))
+        self._endpoint = Endpoint("S3", self.url, Signer(credentials, region, "s3"))
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
         """Put an object with `facts` as its metadata; return False if it exists already.

@@ -37,16 +37,6 @@ MAX_FETCHED_BYTES = 256 * 1024
 
 type Address = tuple[Any, ...]  # as socket.getaddrinfo returns it
 
-# Names in messages; other services are called by the name that they have in signatures.
-SERVICE_NAMES = {
-    "dynamodb": "DynamoDB",
-    "events": "EventBridge",
-    "kinesis": "Kinesis",
-    "s3": "S3",
-    "sqs": "SQS",
-    "ssm": "SSM",
-}
-
 
 def endpoint_of(service: str, region: str) -> str:
     """Return the URL of a service in the partitions aws and aws-cn. (AWS General Reference: "Service endpoints".)"""
@@ -77,7 +67,7 @@ class Signer:
     """
 
     def __init__(self, credentials: Credentials, region: str, service: str) -> None:
-        self._credentials, self._region, self.service = credentials, region, service
+        self._credentials, self._region, self._service = credentials, region, service
 
     def signed(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: datetime
@@ -92,7 +82,7 @@ class Signer:
         names = sorted(signed)
         lines = "".join([f"{name}:{' '.join(signed[name].split())}\n" for name in names])
         request = f"{method}\n{path}\n\n{lines}\n{';'.join(names)}\n{digest}"
-        scope = f"{moment[:8]}/{self._region}/{self.service}/aws4_request"
+        scope = f"{moment[:8]}/{self._region}/{self._service}/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
         signature = hmac.digest(_signing_key(scope, credentials.secret_key), text.encode(), "sha256").hex()
         signed["authorization"] = (
@@ -103,11 +93,10 @@ class Signer:
 
 
 class Endpoint:
-    """One host, with one connection per thread. Every request is signed."""
+    """One host, with one connection per thread. Every request is signed. `name` is the service's name in errors."""
 
-    def __init__(self, url: str, signer: Signer) -> None:
-        self.name = SERVICE_NAMES.get(signer.service, signer.service)
-        self._signer = signer
+    def __init__(self, name: str, url: str, signer: Signer) -> None:
+        self.name, self._signer = name, signer
         self._parts = urlsplit(url)
         self._path = self._parts.path.rstrip("/")
         if self._parts.scheme == "https":

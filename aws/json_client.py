@@ -15,14 +15,14 @@ from aws.retry import retrying
 TRIES = 3
 BASE_SECONDS = 0.1
 
-# The prefix of the x-amz-target header, and the version of the JSON protocol. (botocore's service models.)
+# Name in errors, prefix of the x-amz-target header, and version of the JSON protocol. (botocore's service models.)
 _PROTOCOLS = {
-    "dynamodb": ("DynamoDB_20120810", "1.0"),
-    "events": ("AWSEvents", "1.1"),
-    "kinesis": ("Kinesis_20131202", "1.1"),
-    "secretsmanager": ("secretsmanager", "1.1"),
-    "sqs": ("AmazonSQS", "1.0"),
-    "ssm": ("AmazonSSM", "1.1"),
+    "dynamodb": ("DynamoDB", "DynamoDB_20120810", "1.0"),
+    "events": ("EventBridge", "AWSEvents", "1.1"),
+    "kinesis": ("Kinesis", "Kinesis_20131202", "1.1"),
+    "secretsmanager": ("Secrets Manager", "secretsmanager", "1.1"),
+    "sqs": ("SQS", "AmazonSQS", "1.0"),
+    "ssm": ("SSM", "AmazonSSM", "1.1"),
 }
 # Error codes for requests that the service will never accept.
 _PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
@@ -37,9 +37,10 @@ class JsonClient:
     def __init__(
         self, service: str, region: str, credentials: Credentials, url: str = "", tries: int = TRIES
     ) -> None:
-        self._target, version = _PROTOCOLS[service]
+        name, self._target, version = _PROTOCOLS[service]
         self._content_type = f"application/x-amz-json-{version}"
-        self._endpoint = Endpoint(url or endpoint_of(service, region), Signer(credentials, region, service))
+        url = url or endpoint_of(service, region)
+        self._endpoint = Endpoint(name, url, Signer(credentials, region, service))
         self._tries = tries
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

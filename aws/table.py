@@ -45,9 +45,9 @@ class Table:
 
     def put_version(self, item: Item, expected: int | None) -> bool:
         """Put if the stored item's `version` is `expected` (None: if there is no item). Returns False if it is not."""
-        if expected is None:
-            return self._put_if(item, "attribute_not_exists(pk)")
-        return self._put_if(item, "version = :v", expected)
+        return self._put_if(
+            item, "attribute_not_exists(pk)" if expected is None else "version = :v", expected
+        )
 
     def put_newer(self, item: Item) -> bool:
         """Put unless the stored item's `version` is the same or later. Returns False if it is."""
@@ -69,15 +69,11 @@ class Table:
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
     def _put_if(self, item: Item, condition: str, version: int | None = None) -> bool:
-        request: dict[str, object] = {
-            "TableName": self.name,
-            "Item": dumped(item),
-            "ConditionExpression": condition,
-        }
-        if version is not None:
-            request["ExpressionAttributeValues"] = {":v": {"N": str(version)}}
+        values = {} if version is None else {"ExpressionAttributeValues": {":v": {"N": str(version)}}}
         try:
-            self.dynamodb.put_item(**request)
+            self.dynamodb.put_item(
+                TableName=self.name, Item=dumped(item), ConditionExpression=condition, **values
+            )
         except ServiceError as error:
             if error.code == "ConditionalCheckFailedException":
                 return False
@@ -111,10 +107,7 @@ def dumped(item: Item) -> dict[str, dict[str, object]]:
     }
 
 
-def loaded(item: Mapping[str, Any]) -> Item:
-    return {name: _loaded(value) for name, value in item.items()}
-
-
-def _loaded(value: Mapping[str, Any]) -> str | int | bool:
-    ((kind, inner),) = value.items()
-    return int(inner) if kind == "N" else inner
+def loaded(item: Mapping[str, Mapping[str, Any]]) -> Item:
+    return {
+        name: int(value["N"]) if "N" in value else next(iter(value.values())) for name, value in item.items()
+    }

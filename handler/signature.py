@@ -4,8 +4,8 @@
 `<timestamp>.<body>`. The body is the uncompressed one, because gateways may decompress it.
 
 `radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the
-body nor a time, so whoever captures one pair of headers can send any event with it until the secret ends.
-Therefore a secret for Radar must name its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
+body nor a time, so whoever captures one pair of headers can send any event with it until the secret expires.
+Therefore a secret for Radar must contain its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
 """
 
 import hashlib
@@ -28,13 +28,12 @@ _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 
 
 class Secrets:
-    """The valid secrets (two during a rotation), cached for CACHE_SECONDS or until they can be fetched again."""
+    """The valid secrets (two during a rotation), cached for CACHE_SECONDS; if a new fetch fails, the old ones stay."""
 
     def __init__(
         self, fetch: Callable[[], Sequence[bytes]], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._fetch = fetch
-        self._clock = clock
+        self._fetch, self._clock = fetch, clock
         self._secrets: Sequence[bytes] = ()
         self._stale_at = 0.0
 
@@ -64,23 +63,23 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Raises Refused (403) unless the request is signed as the stage requires. Reads the body after the headers."""
+    """Raise Refused (403) unless the request is signed as the stage requires. Check the headers before the body."""
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
-        if not given or not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 16):
+        if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):
             detail = "Sign the request: X-Milkrun-Timestamp and X-Milkrun-Signature."
             raise Refused(403, "missing_signature", detail)
         if abs(now - int(timestamp)) > WINDOW_SECONDS:
             detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
             raise Refused(403, "signature_expired", detail)
         body = read_body()
-        _one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
+        _require_one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
     elif scheme == "radar":
         given, signed = headers.get("x-radar-signature", ""), headers.get("x-radar-signing-id", "").encode()
         valid = _dated(secrets(), now)
         if not given or not signed:
             raise Refused(403, "missing_signature", "X-Radar-Signature and X-Radar-Signing-Id are required.")
-        _one_of(given, [hmac.new(secret, signed, hashlib.sha1).hexdigest() for secret in valid])
+        _require_one_of(given, [hmac.new(secret, signed, hashlib.sha1).hexdigest() for secret in valid])
 
 
 def sign(secret: bytes, timestamp: int, body: bytes) -> str:
@@ -99,8 +98,8 @@ def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
     return valid
 
 
-def _one_of(given: str, wanted: Sequence[str]) -> None:
-    # Comparing every secret in constant time reveals nothing through the response time.
-    matches = [hmac.compare_digest(given.lower().encode(), one.encode()) for one in wanted]
+def _require_one_of(given: str, signatures: Sequence[str]) -> None:
+    # All are compared, each in constant time, so that the response time reveals nothing about a secret.
+    matches = [hmac.compare_digest(given.lower().encode(), one.encode()) for one in signatures]
     if not any(matches):
         raise Refused(403, "bad_signature", "The signature does not match.")

@@ -23,7 +23,7 @@ from botocore.model import ListShape, MapShape, OperationModel, ServiceModel, Sh
 from aws import json_client
 
 # Prefix of the header x-amz-target. (botocore's service models: targetPrefix.)
-_SERVICES = {target: service for service, (target, _) in json_client._PROTOCOLS.items()}
+_SERVICES = {target: service for service, (_, target, _) in json_client._PROTOCOLS.items()}
 
 
 KNOWN_DEVIATIONS = {

@@ -74,7 +74,7 @@ def peer(parts: list[bytes], pause: float, certificate: Path | None = None) -> I
 
 
 def endpoint(url: str) -> Endpoint:
-    return Endpoint(url, Signer(CREDENTIALS, "eu-west-1", "kinesis"))
+    return Endpoint("Kinesis", url, Signer(CREDENTIALS, "eu-west-1", "kinesis"))
 
 
 def seconds_of_a_failing_call(url: str, body: bytes = b"{}") -> float:

@@ -128,7 +128,7 @@ def post(endpoint: Endpoint) -> int:
 
 
 def endpoint_at(service: Strict) -> Endpoint:
-    return Endpoint(service.url, Signer(CREDENTIALS, REGION, "s3"))
+    return Endpoint("S3", service.url, Signer(CREDENTIALS, REGION, "s3"))
 
 
 @pytest.mark.usefixtures("trusted")
@@ -151,7 +151,7 @@ def test_certificates_are_loaded_once_for_all_endpoints(
     monkeypatch.setattr(ssl, "create_default_context", lambda **given: read.append(given) or plain(**given))
     http._trust.cache_clear()
     for service in ("dynamodb", "events") * 16:
-        Endpoint(f"https://{service}.eu-west-1.amazonaws.com", Signer(CREDENTIALS, REGION, service))
+        Endpoint(service, f"https://{service}.eu-west-1.amazonaws.com", Signer(CREDENTIALS, REGION, service))
     assert len(read) == 1
 
 
