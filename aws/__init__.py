@@ -1,4 +1,4 @@
-"""The adapter through which functions, and tools where speed matters, call AWS.
+"""The adapter for calls to AWS, for the functions and for tools where speed matters.
 
 `Access` holds region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
 `RedriveQueue` (SQS), `Table`, and `JsonClient` for services with a JSON protocol. They sign requests themselves

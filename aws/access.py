@@ -1,4 +1,4 @@
-"""Region, credentials and endpoints of a process, and the clients created with them."""
+"""The region, credentials and endpoints of a process, and the clients that use them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The archive bucket. Keys contain the hash of the content, so an object is written only if it does not exist."""
+"""The archive bucket. A key contains the hash of its content, so an object is written only if it does not exist."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Credentials for signing: those that Lambda gives a function, or those of a tool's user."""
+"""Credentials for signing requests: those of a function, or those of a tool's user."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ type Credentials = Callable[[], FixedCredentials | ReadOnlyCredentials]
 
 
 def preload(environment: Mapping[str, str]) -> None:
-    """Import what `function_credentials` needs under SnapStart before the snapshot is taken; otherwise do nothing.
+    """Under SnapStart, import the modules that `function_credentials` needs, so that they are in the snapshot.
 
-    Without it the first request after each restore imports 102 modules: 74 ms of CPU instead of 4 ms. Without
-    SnapStart the credentials are environment variables, so nothing needs to be imported.
+    Otherwise the first request after each restore would import 102 modules, which takes 74 ms of CPU instead of 4 ms.
+    Without SnapStart the credentials are environment variables, which need no imports.
     (AWS Lambda Developer Guide: "Improving startup performance with Lambda SnapStart".)
     """
     if environment.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":

@@ -1,13 +1,10 @@
-"""The errors of a call to AWS. Callers branch on these types and on `code`, never on a message."""
+"""The errors that calls to AWS raise. Callers branch on their types and on `code`, never on a message."""
 
 from contract.logs import LoggableError
 
 
 class RetryableError(LoggableError):
-    """Raised if a call failed but may succeed later.
-
-    The message contains the service and the error, never the content of the call, so it may be logged.
-    """
+    """A call failed but may succeed later. The message contains none of the call's content, so it may be logged."""
 
 
 class NoResponseError(RetryableError):
@@ -48,7 +45,7 @@ class PermanentError(Exception):
 
 
 class MissingObjectError(PermanentError):
-    """Raised if the object does not exist, or the role may not see whether it exists."""
+    """The object does not exist, or the role may not know whether it exists."""
 
 
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})

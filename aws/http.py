@@ -27,10 +27,9 @@ from urllib.parse import SplitResult, urlsplit
 from aws.credentials import Credentials
 from aws.errors import NoResponseError
 
-# One try of a call: name resolution, connecting to its addresses in turn, TLS, sending, and reading the response.
+# The deadline of one try: name resolution, connecting to the addresses in turn, TLS, sending, reading the response.
 CALL_SECONDS = 3.0
-# The part of CALL_SECONDS for connecting. AWS responds within milliseconds, so each address gets a share of this time
-# before the next one is tried.
+# The part of CALL_SECONDS for connecting, which the addresses share. AWS responds within milliseconds.
 CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25
 MAX_FETCHED_BYTES = 256 * 1024
@@ -204,7 +203,7 @@ def resolve(host: str, port: int, seconds: float) -> list[Address]:
 
 
 def _connect_to_any(addresses: Sequence[Address], deadline: float) -> "_DeadlineSocket":
-    """Return a connection to the first address that accepts one. Each gets a share of the time. Raises OSError."""
+    """Return a connection to the first address that accepts one. The addresses share the time. Raises OSError."""
     failure: OSError = OSError("the name has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         left = _remaining(deadline)
@@ -243,7 +242,7 @@ class _DeadlineSocket(socket.socket):
         return super().send(*arguments)
 
     def sendall(self, *arguments: Any) -> None:
-        self.settimeout(_remaining(self.deadline))  # of a plain socket, this limits the whole call
+        self.settimeout(_remaining(self.deadline))  # for a plain socket, this limits the whole call
         super().sendall(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""Client for AWS services whose protocol is JSON, with the operation in a header."""
+"""A client for AWS services with a JSON protocol, which name the operation in a header."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
 
 
 class JsonClient:
-    """A client that is called like boto3's: `client.put_item(TableName=…)`. Thread-safe.
+    """A client with the same methods as boto3's, such as `client.put_item(TableName=…)`. Thread-safe.
 
     Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
     """

@@ -1,4 +1,4 @@
-"""The redrive queue (SQS): claim checks for records that the stream did not accept."""
+"""The redrive queue (SQS), which holds claim checks for records that the stream did not accept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ClaimCheck(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RedriveQueue:
-    """The redrive queue. All methods raise RetryableError."""
+    """All methods raise RetryableError."""
 
     sqs: JsonClient
     url: str
@@ -31,7 +31,7 @@ class RedriveQueue:
         self.sqs.send_message(QueueUrl=self.url, MessageBody=check.decode())
 
     def postpone(self, receipt_handle: str, seconds: int) -> None:
-        """Hide a received message for `seconds`."""
+        """Hide a received message from consumers for `seconds`."""
         self.sqs.change_message_visibility(
             QueueUrl=self.url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds
         )

@@ -1,4 +1,4 @@
-"""Retry calls after transient errors, and resend the parts of a batch call that failed."""
+"""Retry calls after transient errors, and resend the failed parts of batch calls."""
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,7 +9,7 @@ from aws.errors import NoResponseError, PermanentError, ServiceError
 
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
-# Environments restored from one snapshot would all generate the same numbers with `random`'s default generator.
+# With the default generator of `random`, environments restored from one snapshot would generate the same numbers.
 # (AWS Lambda Developer Guide: "Handling uniqueness with Lambda SnapStart".)
 _RANDOM = random.SystemRandom()
 
@@ -41,8 +41,8 @@ def send_until_done[K: Hashable, T](
 ) -> dict[K, Exception]:
     """Send all parts, and return the failures by key. `send` returns the keys of the parts that the service rejected.
 
-    Rejected parts are sent again after pauses. A call that the service will never accept is split in halves until
-    only the invalid part is left.
+    Rejected parts are resent after pauses. A call that the service will never accept is halved until the invalid part
+    is alone.
     """
     failures: dict[K, Exception] = {}
     left = dict(parts)
@@ -61,4 +61,4 @@ def send_until_done[K: Hashable, T](
         if not left:
             return failures
         sleep(jitter(pause))
-    return failures | {key: TimeoutError("The service rejected this part in every try.") for key in left}
+    return failures | {key: TimeoutError("The service rejected this part in every call.") for key in left}

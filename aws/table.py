@@ -1,4 +1,4 @@
-"""A DynamoDB table with the keys `pk` and `sk`, reduced to the four calls that the visit store makes."""
+"""A DynamoDB table with the keys `pk` and `sk`, and the four operations that the visit store needs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -23,9 +23,9 @@ def key_of(item: Item) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The table `name`. `executor` runs the requests of one call in parallel.
+    """`executor` runs the requests of one call in parallel.
 
-    Queries and consistent reads see every write that was answered before them.
+    Queries and consistent reads return every write that completed before they began.
     """
 
     dynamodb: JsonClient
@@ -44,17 +44,17 @@ class Table:
         return found, failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
-        """Put if the stored item's `version` is `expected` (None: if there is no item). Returns False if it is not."""
+        """Put if the stored item's `version` is `expected` (None: if no item is stored); otherwise return False."""
         return self._put_if(
             item, "attribute_not_exists(pk)" if expected is None else "version = :v", expected
         )
 
     def put_newer(self, item: Item) -> bool:
-        """Put unless the stored item's `version` is the same or later. Returns False if it is."""
+        """Put unless the stored item's `version` is the same or higher; in that case return False."""
         return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
 
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
-        """Yield the items with first <= sk <= last. Reads each page when it is needed."""
+        """Yield the items with first <= sk <= last. Pages are read on demand."""
         request: dict[str, object] = {
             "TableName": self.name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",

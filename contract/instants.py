@@ -1,26 +1,26 @@
-"""The time formats that are accepted from phones, and how far from our clock a time may be.
+"""The accepted formats of device times, and how far a device time may differ from our clock.
 
-The event is stored with its own text, so all later readers (dbt, the SQL files, Spark, SQLite) accept the
-same forms; tests/unit/contract/instants.py is the table with which all of them are tested.
+An event is stored with the text of its time, so dbt, the SQL files, Spark and SQLite must accept the same formats.
+All of them are tested with the table in tests/unit/contract/instants.py.
 """
 
 import re
 from datetime import UTC, datetime, timedelta
 
-# A phone whose clock is set to another calendar writes the year 8. The archive keeps events for 400 days.
+# A phone that uses another calendar may write the year 8. The archive keeps events for 400 days.
 MAX_AGE_AT_RECEIPT = timedelta(days=400)
-MAX_CLOCK_AHEAD = timedelta(hours=24)  # no stage may allow more; readers of the archive use it
+MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
 
 _DATE_AND_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?"
 _HOUR, _SIXTIETH = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"
-# RFC 3339, and what ISO 8601 and common formatters write beside it: +0000 (Java, iOS), +00 (PostgreSQL), a space
+# RFC 3339 and the variants of ISO 8601 and common formatters: +0000 (Java, iOS), +00 (PostgreSQL), a space
 # before the time or the offset (Ruby, NSDate), a comma (ISO 8601), no seconds (java.time), a minus sign U+2212.
 # The macro `instant` of snowpipe/dbt has the same pattern.
 _OFFSET = f" ?(?:[Zz]|[-+\u2212]{_HOUR}(?::?{_SIXTIETH})?)"
 PATTERN = (
     f"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt ]{_HOUR}:{_SIXTIETH}(?::{_SIXTIETH}(?:[.,][0-9]+)?)?" + _OFFSET
 )
-_is_instant = re.compile(_DATE_AND_TIME + _OFFSET).fullmatch  # fromisoformat knows the calendar and the clock
+_is_instant = re.compile(_DATE_AND_TIME + _OFFSET).fullmatch  # fromisoformat checks the ranges
 
 _REJECTED_FORMS = [
     (re.compile(r"[-+]?[0-9]{9,}([.,][0-9]+)?"), "an epoch number"),
@@ -33,7 +33,7 @@ _REJECTED_FORMS = [
     ),
     (re.compile(r"[0-9]{8}[Tt ][0-9].*"), "a date without hyphens"),
     (re.compile(r"[0-9]{4}-?W[0-9].*"), "a week date"),
-    (re.compile(_DATE_AND_TIME + r"( ?[Zz]| ?[-+][0-9]{2}:?[0-9]{2})"), "no day or time of the calendar"),
+    (re.compile(_DATE_AND_TIME + r"( ?[Zz]| ?[-+][0-9]{2}:?[0-9]{2})"), "a day or time that does not exist"),
 ]
 
 
@@ -53,15 +53,15 @@ def _plain(text: str) -> str:
 
 
 def rejected_form(text: str) -> str:
-    """Return the name of the rejected time format of a text, or "" if the format has no name."""
+    """Return a description of a text's unsupported time format, or "" if it is unknown."""
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
 
 
 def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
-    """Return the code of the rejection if the device's clock cannot be right, otherwise "".
+    """Return the rejection code of a device time that cannot be right, otherwise "".
 
-    The handler knows the moment of receipt. Readers of the archive know only its hour, and keep every event that may
-    have been accepted in it.
+    An archive key contains only the hour of receipt, so readers of the archive keep every event that was valid at
+    some time between `received_from` and `received_until`.
     """
     if created_at - received_until > MAX_CLOCK_AHEAD:
         return "created_at_in_future"

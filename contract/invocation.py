@@ -1,13 +1,13 @@
-"""The arguments of a Lambda function."""
+"""The types of the arguments that Lambda passes to a function."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-type LambdaEvent = Mapping[str, Any]  # JSON; each event source has its own form
+type LambdaEvent = Mapping[str, Any]  # JSON, whose structure depends on the event source
 
 
 class Context(Protocol):
-    """The part of Lambda's context that is used."""
+    """The used members of Lambda's context object."""
 
     aws_request_id: str
 

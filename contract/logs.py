@@ -1,7 +1,6 @@
-"""Log lines: one JSON object per line on stdout. The names of the lines that other code reads are defined
-here.
+"""Logging: one JSON object per line on stdout, and the names of the log events that other code reads.
 
-No personal data: ids of requests, keys of objects and numbers; never a payload, a device, a user or a header.
+Log lines contain request ids, object keys and numbers, but no personal data: no payload, device, user or header.
 """
 
 import logging
@@ -10,24 +9,23 @@ import traceback
 import msgspec
 import structlog
 
-# handler: one for each request that got past key, signature, content type and size, whatever its answer:
-#   status, the kind of credential, received, accepted, duplicates, rejected, conflicts,
-#   other_user (events of another user than the token's), rejected_by_code, object_key, rejected_key,
-#   events_per_device (the most of one device in this hour, as far as this execution environment received them),
-#   published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms, total_ms
+# handler: one per request with a valid credential, content type and size, whatever the response. Fields: status,
+#   credential (its kind), received, accepted, duplicates, rejected, conflicts, other_user (events of a user other than
+#   the token's), rejected_by_code, object_key, rejected_key, events_per_device (the maximum of this hour in this
+#   execution environment), published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms,
+#   total_ms
 EVENTS_INGESTED = "events_ingested"
-# handler: one for each request that got 401, 403, 413 or 415; nothing of it was stored.
-#   Has status, code, refused = 1.
+# handler: one per request that got 401, 403, 413 or 415 and was not stored. Fields: status, code, refused = 1
 REQUEST_REFUSED = "request_refused"
-# redrive: one for each invocation. messages, redriven, returned
+# redrive: one per invocation. Fields: messages, redriven, returned
 RECORDS_REDRIVEN = "records_redriven"
-# handler, redrive, consumer: something was put under set-aside/. set_aside_key, set_aside
+# handler, redrive, consumer: records were quarantined under set-aside/. Fields: set_aside_key, set_aside
 RECORDS_SET_ASIDE = "records_set_aside"
-# consumer: one for each batch.
+# consumer: one per batch
 RECORDS_CONSUMED = "records_consumed"
-# check: one for each pipe. pipe, state, pipe_stopped, pipe_lag_seconds, pipe_deaf_seconds, pipe_pending_files
+# check: one per pipe. Fields: pipe, state, pipe_stopped, pipe_lag_seconds, pipe_deaf_seconds, pipe_pending_files
 PIPE_CHECKED = "pipe_checked"
-# check: one an hour. failed_loads: files that the pipes refused, wholly or in part, of late
+# check: one per hour. Field: failed_loads (files of which the pipes recently rejected at least a part)
 LOADS_CHECKED = "loads_checked"
 
 
@@ -41,10 +39,10 @@ def message_of(error: BaseException) -> str:
 
 
 def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
-    """Return the frames and types of an exception and of its causes, because a message may quote an event."""
+    """Return the stack frames and types of an exception and its causes, without messages that may quote an event."""
     error: BaseException | None = exc_info[1]
     lines: list[str] = []
-    seen: list[BaseException] = []  # errors that cause each other would make an endless line
+    seen: list[BaseException] = []  # a cycle of causes would be endless
     while error and error not in seen:
         seen.append(error)
         message = f": {error}" if isinstance(error, LoggableError) else ""
@@ -54,10 +52,9 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
 
 
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
-    """Configure structlog; call it once, in an entry point. Values passed to `bind` are in every line until
-    they are bound again.
+    """Configure structlog. Each entry point calls this once.
 
-    `before_printing` are processors that see the whole line, such as `contract.metrics.with_metrics(stage)`.
+    The processors `before_printing` receive the complete line, such as `contract.metrics.with_metrics(stage)`.
     """
     structlog.configure(
         processors=[
@@ -76,7 +73,7 @@ def configure(level: str = "INFO", *before_printing: structlog.typing.Processor)
 
 
 def bind(**context: str | int | None) -> None:
-    """Replace the context of the previous invocation, so that every line has the ids of this one."""
+    """Add `context` to every log line of this invocation. Replaces the context of the previous invocation."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
 

@@ -1,8 +1,8 @@
 """CloudWatch metrics from canonical log lines, in the embedded metric format.
 
-The line itself is the metric: CloudWatch reads `_aws` next to the numbers, so no function calls CloudWatch,
-and the metrics cannot contradict the log. The stage is the only dimension, because each value of a dimension
-is billed as a metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
+CloudWatch extracts the metrics from the fields that the member `_aws` names. So no function calls CloudWatch, and the
+metrics cannot contradict the log. The stage is the only dimension, because each value of a dimension is billed as a
+metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
 """
 
 import time
@@ -14,7 +14,7 @@ from contract import logs
 
 NAMESPACE = "Milkrun"
 
-# What each canonical line tells CloudWatch. A field that a line does not have is no metric of that line.
+# The metric fields of each canonical line. Fields that a line lacks are omitted.
 METRICS: Mapping[str, tuple[str, ...]] = {
     logs.EVENTS_INGESTED: (
         "received",
@@ -36,7 +36,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"),
     logs.LOADS_CHECKED: ("failed_loads",),
 }
-# The metrics that alarms read (serverless/alarms.js). A stage with METRICS=alarms has no others, at $0.30 a month each.
+# The metrics of the alarms in serverless/alarms.js. With METRICS=alarms there are no others; each costs $0.30 a month.
 ALARMED = frozenset(
     {
         "events_per_device",
@@ -50,7 +50,7 @@ ALARMED = frozenset(
         "throttled",
     }
 )
-# Rejects by code become metrics of their own, rejected_missing_id and so on, for the codes that occur.
+# Each code that occurs becomes a metric of its own, such as rejected_missing_id.
 _BY_CODE = "rejected_by_code"
 
 type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]

@@ -1,6 +1,6 @@
-"""Why an event is invalid: every reason, in words for a mobile developer.
+"""The reasons why an event is invalid, in words for mobile developers.
 
-`contract.events.check` comes here only for events that it cannot accept.
+`contract.events.check` imports this module only for invalid events.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -9,8 +9,13 @@ from typing import NamedTuple, TypeGuard
 from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, Reason, is_id
 from contract.instants import instant, rejected_form
 
-# A check, the code of a value that does not pass it, and the text after "must" in the message.
-_Rule = tuple[Callable[[object], bool], str, str]
+
+class _Rule(NamedTuple):
+    """`must` completes the sentence "the field must …"."""
+
+    passes: Callable[[object], bool]
+    code: str
+    must: str
 
 
 class _Field(NamedTuple):
@@ -21,7 +26,7 @@ class _Field(NamedTuple):
 
 
 def reasons_of(value: object, is_crossing: bool) -> Iterator[Reason]:
-    """Yield at least one reason if `contract.events.check` does not accept the value."""
+    """Yield the reasons why a value is not a valid event; none if `contract.events.check` accepts it."""
     if not isinstance(value, dict):
         yield Reason("not_an_object", "", "An event must be a JSON object.")
         return
@@ -70,19 +75,21 @@ def _is_instant(given: object) -> bool:
         return False
 
 
-_STRING: tuple[_Rule, ...] = ((_is_string, "wrong_type", "be a string"),)
-_FILLED: tuple[_Rule, ...] = (*_STRING, (bool, "field_length", "not be empty"))
+_STRING = (_Rule(_is_string, "wrong_type", "be a string"),)
+_FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
-_ID: tuple[_Rule, ...] = (*_FILLED, (is_id, "field_length", _ID_LIMITS))
-_TIME: tuple[_Rule, ...] = (
-    (lambda given: not _is_number(given), "wrong_type", "be a string; this is a number, such as an epoch"),
+_ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
+_TIME = (
+    _Rule(
+        lambda given: not _is_number(given), "wrong_type", "be a string; this is a number, such as an epoch"
+    ),
     *_STRING,
-    (_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
+    _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
 )
-_NUMBER: tuple[_Rule, ...] = ((_is_number, "wrong_type", "be a number"),)
-_CONFIDENCE: tuple[_Rule, ...] = (
-    (lambda given: _is_number(given) and not given % 1, "wrong_type", "be a whole number"),
-    (lambda given: given in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
+_NUMBER = (_Rule(_is_number, "wrong_type", "be a number"),)
+_CONFIDENCE = (
+    _Rule(lambda given: _is_number(given) and not given % 1, "wrong_type", "be a whole number"),
+    _Rule(lambda given: given in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
 )
 _EVENT: Mapping[str, _Field] = {
     "_id": _Field(_ID, "missing_id"),

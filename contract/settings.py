@@ -1,4 +1,4 @@
-"""Settings that several functions share, read once from the environment of a process."""
+"""Settings that several functions share, read once from the environment variables of a process."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
@@ -14,11 +14,11 @@ type TypeName = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class SettingsError(LoggableError, ValueError):
-    """A variable of the environment is missing or invalid; the message names it."""
+    """An environment variable is missing or invalid; the message names it."""
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
-    """Each field is an environment variable. Not a pydantic model, whose import would be 40 % of a cold start."""
+    """Each field is an environment variable. Importing pydantic instead would take 40 % of a cold start."""
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)
 
@@ -31,10 +31,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings from environment variables.
-
-        Raises SettingsError with the name of a missing or invalid variable.
-        """
+        """Read the settings from environment variables. Raises SettingsError."""
         values: dict[str, object] = dict(environment)
         for name in cls.json_variables:
             try:

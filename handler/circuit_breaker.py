@@ -1,4 +1,4 @@
-"""Skip Kinesis for a while after it accepted no record of a request."""
+"""A circuit breaker that skips Kinesis for a while after it accepted no record of a request."""
 
 import time
 from collections.abc import Callable
@@ -11,21 +11,18 @@ OPEN_SECONDS = 5.0
 
 @dataclass(slots=True)
 class CircuitBreaker:
-    """After a request of which the stream accepted no record, skip the stream for OPEN_SECONDS, then try it once.
+    """Opens when the stream accepts no record of a request. OPEN_SECONDS later, one request tries the stream once.
 
-    Otherwise each request of an outage would hold its concurrency slot until its budget ends. Each execution
-    environment has its own circuit breaker, because it handles one request at a time. It uses the wall clock,
-    because the monotonic clock of a frozen environment stands still.
+    Without it each request during an outage would hold its concurrency slot until its budget ends. Each execution
+    environment has its own circuit breaker and handles one request at a time. The wall clock is used, because the
+    monotonic clock stops while an environment is frozen.
     """
 
     now: Callable[[], float] = time.time
     opened_at: float | None = None
 
     def rounds(self) -> int:
-        """Return how many rounds of PutRecords calls this request may make.
-
-        0 while the breaker is open, then 1, otherwise MAX_ROUNDS.
-        """
+        """Return the rounds of PutRecords calls that this request may make: 0 while open, then 1, else MAX_ROUNDS."""
         if self.opened_at is None:
             return MAX_ROUNDS
         return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1

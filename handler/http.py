@@ -1,4 +1,4 @@
-"""HTTP as API Gateway hands it over: REST API (payload format 1.0), HTTP API and function URLs (2.0)."""
+"""HTTP requests and responses of REST APIs (payload format 1.0), HTTP APIs and function URLs (2.0)."""
 
 import re
 import zlib
@@ -43,7 +43,7 @@ _LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
 class Refused(Exception):
-    """A response that ends the request; nothing of it is stored."""
+    """The response to a request of which nothing is stored."""
 
     def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
         super().__init__(detail)
@@ -60,7 +60,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`body` is as the client sent it, still compressed unless a gateway has inflated it."""
+    """`headers` have lower-case names. `body` is as sent, compressed unless the gateway has already inflated it."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -71,9 +71,9 @@ class Request:
 
     @property
     def codings(self) -> list[str]:
-        """Return the content codings by their registered names, without `identity`."""
+        """Return the registered names of the content codings, without `identity`."""
         names = [coding.strip() for coding in self.headers.get("content-encoding", "").lower().split(",")]
-        # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
+        # x-gzip is equivalent to gzip. (RFC 9110, section 8.4.1.3.)
         return [name.removeprefix("x-") for name in names if name not in ("", "identity")]
 
 
@@ -91,7 +91,7 @@ def request_of(event: LambdaEvent) -> Request:
 
 
 def _sound(value: str) -> str:
-    """Replace lone surrogates, which could not be stored."""
+    """Replace lone surrogates, because they cannot be encoded for storage."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
@@ -116,22 +116,22 @@ def form_of(request: Request) -> Form:
 
 def _form_of_one(content_type: str) -> Form | None:
     header = Message()
-    # `Message` would decode names with an asterisk (RFC 2231), which HTTP's Content-Type does not have.
+    # In parameter names with an asterisk `Message` would decode RFC 2231, which Content-Type in HTTP does not use.
     header["content-type"] = content_type.replace("*", "_")
     (media_type, _), *parameters = header.get_params([("", "")])
     charsets = {value.strip("'\"").replace("\\", "") for name, value in parameters if name == "charset"}
-    # Any type that ends with +json is JSON. (MIME Sniffing Standard, "JSON MIME type".)
+    # Every type that ends with +json is JSON. (MIME Sniffing Standard: "JSON MIME type".)
     form = _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
     return form if charsets <= _CHARSETS else None
 
 
 def inflated(request: Request) -> bytes:
-    """Return the body's text. Raises Refused (413) if it inflates too far, and Unreadable."""
+    """Return the uncompressed body. Raises Refused (413) if it is too large uncompressed, or Unreadable."""
     body = request.body
     if "gzip" not in request.codings:
         return body
     if not body.startswith(_GZIP_MAGIC) and body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
-        return body  # a gateway has inflated it and left the header
+        return body  # the gateway has inflated it but not removed the header
     return _gunzip(body)
 
 
@@ -160,10 +160,10 @@ def _from_base64(body: str) -> bytes:
     try:
         return msgspec.convert(body, bytes)  # as strict as b64decode(validate=True), in a quarter of its time
     except ValueError:
-        return body.encode("utf-8", "surrogatepass")  # no gateway does this; the text is kept as unreadable
+        return body.encode("utf-8", "surrogatepass")  # not from a gateway; the text is stored as unreadable
 
 
-# --- answers ------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
 # Lambda's return value for both payload formats.
@@ -190,7 +190,7 @@ def problem(
     facts: Mapping[str, object],
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Answer:
-    """RFC 9457 problem details; `code` is stable, `detail` is for people."""
+    """Return a response with problem details (RFC 9457): a stable `code` for programs, and `detail` for people."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,

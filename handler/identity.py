@@ -1,7 +1,7 @@
-"""Who is sending: a bearer token names the one device that a request may speak for.
+"""Verify bearer tokens. A token names the one device whose events its request may contain.
 
-Tokens are JWTs of the OpenID Connect provider that the app signs in with. The device is a claim of the token; the
-stage chooses which. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSON Web Key".)
+Tokens are JWTs of the OpenID Connect provider that the app signs in with. The stage configures which claim names the
+device. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSON Web Key".)
 """
 
 import time
@@ -43,7 +43,7 @@ class Speaker:
     user: str | None = None
 
     def may_speak_for(self, device: str | None) -> bool:
-        """Events without a device count under their user and are accepted with any token."""
+        """Return whether events of a device are accepted. Events without a device are accepted with any credential."""
         return self.device is None or device is None or device == self.device
 
 

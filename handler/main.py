@@ -1,4 +1,4 @@
-"""Lambda's entry point for POST /v1/events. Translates requests and responses, and logs; other modules decide."""
+"""Lambda's entry point for POST /v1/events. It only translates requests and responses, and logs."""
 
 import gc
 import os
@@ -31,7 +31,7 @@ from handler.validate import Batch, unreadable, validate
 
 RETRY_AFTER_SECONDS = 5
 MAX_DEVICES = 10_000  # counted per execution environment
-ANSWER_SECONDS = 0.5  # kept back from the function's timeout to give the answer in
+ANSWER_SECONDS = 0.5  # the part of the function's timeout that is reserved for the response
 
 log = structlog.get_logger()
 preload(os.environ)
@@ -39,13 +39,13 @@ preload(os.environ)
 
 @dataclass(slots=True)
 class DeviceCounts:
-    """Accepted events by device in the current hour, as far as this execution environment received them."""
+    """The accepted events by device in the current hour and this execution environment."""
 
     hour: datetime | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events, and return the highest number that one of these devices has sent in this hour."""
+        """Count events; return the highest number of events in this hour among these devices."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self.hour or len(self.counts) > MAX_DEVICES:
             self.hour, self.counts = hour, Counter()
@@ -64,9 +64,9 @@ class App:
 
 
 def ingest(event: LambdaEvent, context: Context) -> Answer:
-    """Handle one request. After any failure the response tells the phone whether to send again."""
+    """Handle one request. After every failure the response tells the phone whether to send the batch again."""
     started = time.perf_counter()
-    # A client can choose API Gateway's requestId, by a header; API Gateway alone makes the extended one.
+    # A client can choose API Gateway's requestId with a header, but not the extended one.
     # (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
     request_id = str((event.get("requestContext") or {}).get("extendedRequestId") or context.aws_request_id)
     logs.bind(request_id=request_id)
@@ -126,9 +126,9 @@ def _respond(
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
-    """Return the sender of a request, before any of its body is read. Raises Refused (401)."""
-    # Gateways and function URLs always add `requestContext`; who invokes the function without it is a principal that
-    # IAM allows to. (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
+    """Return the credential of a request without reading its body. Raises Refused (401)."""
+    # Gateways and function URLs always add `requestContext`. A direct invocation, which lacks it, needs IAM permission.
+    # (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
     if "requestContext" not in event:
         return Speaker("iam")
     is_signed = app.settings.signature_scheme != "off"
@@ -139,7 +139,7 @@ def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
 
 
 def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
-    """Check content type, signature and size, which reject a request before anything is stored. Then validate."""
+    """Check content type, signature and size, then validate the events. Raises Refused before anything is stored."""
     form = form_of(request)
     try:
         if speaker.kind == "signature":
@@ -154,7 +154,7 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
 
 
 def _signed_text(request: Request) -> bytes:
-    """Return the text that was signed: the inflated body if it can be inflated."""
+    """Return the signed text: the inflated body, or the body as sent if it cannot be inflated."""
     try:
         return inflated(request)
     except Unreadable:
@@ -178,7 +178,7 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
 
 @cache
 def _app() -> App:
-    """Create settings and clients at the first request, so that importing this module needs no AWS."""
+    """Create settings and clients at the first request, so that importing this module needs no AWS settings."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     access = Access.of_function(os.environ)

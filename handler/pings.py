@@ -1,7 +1,7 @@
-"""Location pings: the positions that an SDK sends between crossings have no `_id`, `type` or `createdAt`.
+"""Location pings: positions that an SDK sends between geofence events, without `_id`, `type` and `createdAt`.
 
-A ping becomes an event of type `location.ping` whose id is derived from its text, so that the same ping sent again is
-the same event. It goes to the archive and the warehouse, never to the stream.
+A ping becomes an event of type `location.ping`. Its id is derived from its text, so a ping that is sent again is a
+duplicate. Pings are archived and loaded into the warehouse, but not published.
 """
 
 import hashlib

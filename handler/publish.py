@@ -14,17 +14,17 @@ from aws.retry import jitter
 from contract.stream_record import StreamRecord
 
 MAX_ROUNDS = 10
-# How long Kinesis is tried. A claim check is as safe as a record on the stream, so a phone need not wait long while
-# Kinesis throttles. MAX_ROUNDS with its pauses often ends sooner (3.25 s on average, 6.5 s at most).
+# How long a request may try Kinesis. A claim check is as safe as a record on the stream, so a phone need not wait long
+# while Kinesis throttles. The pauses of MAX_ROUNDS rounds take 3.25 s on average and 6.5 s at most.
 REQUEST_BUDGET_SECONDS = 4.0
-CLAIM_CHECK_BUDGET_SECONDS = 5.0  # more claim checks wait behind it
+CLAIM_CHECK_BUDGET_SECONDS = 5.0  # per claim check, because others may be waiting
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
 
 
 class Stream(Protocol):
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """Make one call. Returns the throttled records. Raises RetryableError or PermanentError."""
+        """Make one call; return the throttled records. Raises RetryableError or PermanentError."""
 
 
 type Clock = Callable[[], float]  # seconds until the invocation times out

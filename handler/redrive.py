@@ -1,4 +1,4 @@
-"""Publish the records of claim checks from the redrive queue. Their events are read from S3."""
+"""Publish the records that the claim checks in the redrive queue name. Their events are read from S3."""
 
 import os
 import random
@@ -39,7 +39,7 @@ class ReadableArchive(Archive, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """`postpone` hides a message, named by its receipt handle, for some seconds."""
+    """`postpone` hides the message with a receipt handle for some seconds."""
 
     archive: ReadableArchive
     stream: Stream
@@ -47,7 +47,7 @@ class App:
 
 
 def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
-    """Lambda's entry point. Returns the messages that stay in the queue."""
+    """Handle a batch of messages from the redrive queue. Returns the messages that stay in it."""
     logs.bind(request_id=context.aws_request_id)
     return redrive_messages(
         event["Records"], _app(), lambda: context.get_remaining_time_in_millis() / 1000 - STREAM_SECONDS
@@ -57,10 +57,10 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 def redrive_messages(
     messages: list[LambdaEvent], app: App, seconds_left: Clock
 ) -> dict[str, list[dict[str, str]]]:
-    """Publish one claim check after the other. Once the stream throttles, the others are not tried.
+    """Publish one claim check after another. Once the stream throttles, the remaining ones are not tried.
 
-    A claim check stays in the queue as a whole if any of its records was throttled. Publishing its other events again
-    changes nothing, because visits are a function of the set of events.
+    If any of its records was throttled, the whole claim check stays in the queue. Publishing its other records again
+    is harmless, because visits are a function of the set of events.
     """
     failed: list[str] = []
     published = 0
@@ -68,9 +68,9 @@ def redrive_messages(
     for message in messages:
         try:
             if outage:
-                raise RetryableError("not tried, because the previous claim check was refused")
+                raise RetryableError("not tried, because the stream throttled the previous claim check")
             published += _redrive(message["body"], app, seconds_left)
-        except Exception as error:  # one that never succeeds ends in the dead-letter queue
+        except Exception as error:  # a message that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)
             log.warning("claim_check_returned", message_id=message["messageId"], error=logs.message_of(error))
             failed.append(message["messageId"])
@@ -84,7 +84,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
         raise RetryableError("no time left")
     if claim.bucket != app.archive.bucket:
-        raise ValueError("a claim check names another bucket")
+        raise ValueError("the claim check names another bucket")
     lines = lines_of(app.archive.read(claim.key))
     records = [archived_record(lines[number - 1], number) for number in claim.lines]
     ends = max(seconds_left() - CLAIM_CHECK_BUDGET_SECONDS, STORE_SECONDS)
@@ -93,7 +93,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
-        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records refused")
+        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records throttled")
     return outcome.taken
 
 
@@ -102,7 +102,7 @@ def _postpone(message: LambdaEvent, postpone: Callable[[str, int], None]) -> Non
     most = min(BACKOFF_CAP_SECONDS, BACKOFF_BASE_SECONDS * 2 ** min(tries, 16))
     try:
         postpone(message["receiptHandle"], random.randint(most // 2, most))
-    except Exception as error:  # then it comes back after the queue's own visibility timeout
+    except Exception as error:  # then the message reappears after the visibility timeout of the queue
         log.warning(
             "claim_check_not_postponed", message_id=message["messageId"], error=logs.message_of(error)
         )

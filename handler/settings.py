@@ -1,4 +1,4 @@
-"""The handler's settings in a stage."""
+"""The settings of the ingest and redrive functions."""
 
 from typing import Annotated, Literal
 

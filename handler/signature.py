@@ -1,7 +1,7 @@
-"""Signed requests, for stages that require them.
+"""Verify the signatures of requests, on stages that require them.
 
 `milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
-`<timestamp>.<body>`. The body is the uncompressed one, because gateways may decompress it.
+`<timestamp>.<body>`. The uncompressed body is signed, because gateways may decompress it.
 
 `radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the
 body nor a time, so whoever captures one pair of headers can send any event with it until the secret expires.
@@ -41,7 +41,7 @@ class Secrets:
         if not self._secrets or self._clock() >= self._stale_at:
             try:
                 self._secrets = self._fetch()
-            except Exception:  # any error: the previous secrets are better than rejecting every phone
+            except Exception:  # any error: using the previous secrets is better than rejecting every phone
                 if not self._secrets:
                     raise
             self._stale_at = self._clock() + CACHE_SECONDS

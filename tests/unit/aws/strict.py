@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Strict:
-    """Checks the request's signature, then sends the next of `answers` (None: closes the connection)."""
+    """A service that checks each signature and sends the next of `answers` (None: it closes the connection)."""
 
     answers: list[tuple[int, bytes] | None] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Strict:
 
 @contextmanager
 def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict]:
-    """Run the service on loopback, with TLS if a certificate is given."""
+    """Run the service on 127.0.0.1, with TLS if a certificate is given."""
     service = Strict()
 
     class Handler(BaseHTTPRequestHandler):

@@ -62,7 +62,7 @@ def test_put_is_signed_and_conditional(strict: Strict) -> None:
     assert headers["x-amz-security-token"] == "token=="
 
 
-def test_put_of_an_existing_object_is_not_a_failure(strict: Strict) -> None:
+def test_put_of_an_existing_object_returns_false(strict: Strict) -> None:
     strict.answers = [(412, error("PreconditionFailed"))]
     assert archive(strict).store(LINES, {}) is False
 
@@ -70,7 +70,7 @@ def test_put_of_an_existing_object_is_not_a_failure(strict: Strict) -> None:
 @pytest.mark.parametrize(
     "transient", [None, (503, error("SlowDown")), (500, b""), (400, error("RequestTimeout"))]
 )
-def test_transient_s3_error_is_retried_up_to_three_tries(
+def test_put_is_tried_three_times_after_transient_s3_errors(
     strict: Strict, transient: tuple[int, bytes] | None
 ) -> None:
     strict.answers = [transient, transient, (200, b"")]
@@ -117,7 +117,7 @@ def test_role_credentials_are_renewed_between_calls(strict: Strict) -> None:
     assert [credential.split("/")[0] for credential in used] == ["first", "second"]
 
 
-def test_read_returns_the_body(strict: Strict) -> None:
+def test_read_returns_the_content_of_the_object(strict: Strict) -> None:
     strict.answers = [(200, LINES.body)]
     assert archive(strict).read(LINES.key) == LINES.body
     ((method, path, _, _),) = strict.requests
@@ -179,7 +179,7 @@ def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: s
         (None, "RemoteDisconnected"),
     ],
 )
-def test_any_other_kinesis_response_is_retryable(
+def test_other_kinesis_failure_raises_retryable_error(
     strict: Strict, answer: tuple[int, bytes] | None, message: str
 ) -> None:
     strict.answers = [answer]
@@ -190,7 +190,7 @@ def test_any_other_kinesis_response_is_retryable(
 # --- endpoints ----------------------------------------------------------------------------------
 
 
-def test_refused_connection_is_retryable() -> None:
+def test_refused_connection_raises_retryable_error() -> None:
     closed_port = "http://127.0.0.1:9"
     objects = Archive("archive", region=REGION, credentials=CREDENTIALS, url=closed_port)
     with pytest.raises(RetryableError, match="S3: ConnectionRefusedError"):
@@ -228,7 +228,7 @@ def test_bucket_has_its_own_host_unless_its_name_contains_a_dot() -> None:
         ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
     ],
 )
-def test_endpoints_can_be_set_with_the_sdks_environment_variables(service: str, variable: str) -> None:
+def test_environment_variables_of_the_sdk_set_the_endpoints(service: str, variable: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION}
     everywhere = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all"})
     own = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all", variable: "http://own"})
@@ -236,6 +236,6 @@ def test_endpoints_can_be_set_with_the_sdks_environment_variables(service: str, 
     assert (everywhere.url(service), own.url(service), none.url(service)) == ("http://all", "http://own", "")
 
 
-def test_missing_region_error_names_the_variable() -> None:
+def test_error_for_a_missing_region_names_the_variable() -> None:
     with pytest.raises(ValueError, match="AWS_REGION"):
         Access.of_function({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"})

@@ -110,9 +110,7 @@ def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
-    """Make every name resolve to `unreachable` addresses that never accept a connection, followed by the
-    address of `url`.
-    """
+    """Make every name resolve to `unreachable` addresses that accept no connection, then the address of `url`."""
     dead = socket.create_server(("127.0.0.1", 0), backlog=0)
     full = [socket.socket() for _ in range(4)]  # fill the backlog, so that no other connection is accepted
     for each in full:

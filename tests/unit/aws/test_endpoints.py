@@ -1,4 +1,4 @@
-"""Test that the adapter's endpoints equal the SDK's in every region of the supported partition."""
+"""Test that the adapter uses the same endpoints as the SDK in every region of the partition `aws`."""
 
 import botocore.session
 import pytest
@@ -9,7 +9,7 @@ SERVICES = ("dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_endpoint_equals_that_of_the_sdk_in_every_region_of_the_partition(service):
+def test_endpoint_equals_that_of_the_sdk_in_every_region(service):
     session = botocore.session.get_session()
     regions = session.get_available_regions(service, partition_name="aws")
     assert len(regions) > 20

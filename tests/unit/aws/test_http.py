@@ -1,4 +1,4 @@
-"""Test that signatures equal botocore's, certificates are verified, and connections are reused and reopened."""
+"""Test that signatures are the same as botocore's, certificates are verified, and connections are reused."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_function_credentials_come_from_the_environment(monkeypatch: pytest.Monk
         function_credentials(os.environ)
 
 
-def test_under_snapstart_credentials_come_from_a_local_endpoint() -> None:
+def test_function_credentials_come_from_a_local_endpoint_under_snapstart() -> None:
     """AWS Lambda Developer Guide: "Defined runtime environment variables",
     AWS_CONTAINER_CREDENTIALS_FULL_URI.
     """

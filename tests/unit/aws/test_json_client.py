@@ -1,4 +1,4 @@
-"""Test that requests equal boto3's, transient errors are retried, and others are raised immediately."""
+"""Test that requests are the same as boto3's, and that only calls with transient errors are retried."""
 
 import json
 import threading
@@ -82,7 +82,7 @@ def test_response_is_returned_unchanged(service: Strict) -> None:
         (400, b'{"__type": "ThrottlingException"}'),
     ],
 )
-def test_transient_error_is_retried_up_to_three_tries(
+def test_call_is_tried_three_times_after_transient_errors(
     service: Strict, transient: tuple[int, bytes] | None
 ) -> None:
     service.answers = [transient, transient]

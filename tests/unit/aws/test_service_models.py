@@ -50,7 +50,7 @@ def test_request_that_violates_the_model_is_rejected(case):
         check(service_model(service).operation_model(operation), request)
 
 
-def test_valid_request_passes_as_arguments_and_as_http_body():
+def test_valid_request_passes_the_check_as_arguments_and_as_http_body():
     request = {"StreamName": "milkrun-dev-geofence", "Records": [RECORD] * 500}
     check(service_model("kinesis").operation_model("PutRecords"), request)
     data = base64.b64encode(b"x").decode()
@@ -81,7 +81,7 @@ def test_invalid_responses_of_a_fake_service_are_reported_at_the_end(monkeypatch
         boto3.client("sqs", region_name="eu-west-1").receive_message(QueueUrl="https://q")
 
 
-def test_known_deviation_of_localstack_does_not_hide_another_one():
+def test_known_deviation_of_localstack_does_not_hide_other_violations():
     operation = service_model("apigateway").operation_model("GetApiKey")
     known = {"stageKeys": [{"restApiId": "a", "stageName": "local"}]}
     check_answer(operation, known)

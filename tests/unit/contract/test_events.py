@@ -102,10 +102,10 @@ EDITS = st.sampled_from(
 
 @given(VALUES, EDITS, st.integers(0, 200), st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_accepted_json_is_read_the_same_by_a_strict_parser(
+def test_strict_parser_reads_the_same_values_from_accepted_json(
     value: object, edit: bytes, at: int, escaped: bool
 ) -> None:
-    """The fast path of `parse_json` must accept no text that the exact path rejects."""
+    """The fast path of `parse_json` must not accept a text that the slow path rejects."""
     text = json.dumps(value, ensure_ascii=escaped, separators=(",", ":")).encode("utf-8", "surrogatepass")
     raw = text[:at] + edit + text[at:]
     try:
@@ -126,7 +126,7 @@ def test_accepted_json_is_read_the_same_by_a_strict_parser(
 
 @given(st.lists(VALUES, max_size=3), EDITS, st.integers(0, 200))
 @settings(deadline=None, max_examples=300)
-def test_array_parsed_at_once_has_the_values_of_its_elements(
+def test_parsing_an_array_at_once_returns_the_values_of_its_elements(
     values: list[object], edit: bytes, at: int
 ) -> None:
     raws = [msgspec.json.encode(value) for value in values]
@@ -138,7 +138,7 @@ def test_array_parsed_at_once_has_the_values_of_its_elements(
 
 @given(VALUES)
 @settings(deadline=None, max_examples=100)
-def test_json_of_a_strict_writer_is_accepted(value: object) -> None:
+def test_json_written_by_a_strict_encoder_is_accepted(value: object) -> None:
     assert parse_json(json.dumps(value).encode()) == value
     raw = msgspec.json.encode(value)
     assert parse_array(b"[%b,%b]" % (raw, raw), [raw, raw]) == [value, value]
@@ -170,7 +170,7 @@ def test_times_are_truncated_to_microseconds_and_converted_to_utc() -> None:
 @pytest.mark.parametrize(
     ("type_", "kind"), [("user_exited_geofence", "exit"), ("user.dwelled_in_geofence", "dwell")]
 )
-def test_both_spellings_of_a_type_are_geofence_events(type_: str, kind: str) -> None:
+def test_geofence_type_may_contain_a_dot_or_an_underscore(type_: str, kind: str) -> None:
     assert geofence_event(json.dumps(ENTER | {"type": type_}).encode()).kind == kind
 
 
@@ -181,14 +181,14 @@ def test_types_of_geofence_events_are_configurable() -> None:
         geofence_event(raw)
 
 
-def test_device_of_the_user_has_priority_over_the_events_own() -> None:
+def test_device_id_of_the_user_takes_precedence_over_that_of_the_event() -> None:
     assert check(ENTER | {"deviceId": "other"}).device_id == "van-1"
     assert check(ENTER | {"deviceId": "other", "user": {"deviceId": None}}).device_id == "other"
     assert check(ENTER | {"deviceId": "other", "user": None}).device_id == "other"
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_event_that_is_no_geofence_event_needs_only_one_id(user: dict[str, str]) -> None:
+def test_other_event_needs_only_a_device_id_or_a_user_id(user: dict[str, str]) -> None:
     check(TRIP | {"user": user})
 
 
@@ -233,7 +233,7 @@ def test_every_reason_names_its_field(change: dict[str, object], reasons: list[t
     assert reasons_of(ENTER | change) == reasons
 
 
-def test_empty_type_is_reported_as_empty() -> None:
+def test_reason_for_an_empty_type_says_that_it_is_empty() -> None:
     with pytest.raises(InvalidEvent, match="`type` must not be empty"):
         check(TRIP | {"type": ""})
 
@@ -243,14 +243,14 @@ def test_empty_type_is_reported_as_empty() -> None:
     [(0, 0), (1.5, 1.5), (576_000, 576_000), (576_000.1, None), (1e308, None), (-0.5, None), (None, None)],
 )
 def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) -> None:
-    """Otherwise one phone could make every sum and average infinite."""
+    """Otherwise one phone could make all sums and averages infinite."""
     assert check(ENTER | {"duration": sent}).duration_minutes == read
     assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read, (
         "parsed with pydantic"
     )
 
 
-def test_event_without_any_identity_is_rejected() -> None:
+def test_event_without_a_device_or_a_user_is_rejected() -> None:
     assert reasons_of(TRIP | {"user": {}}) == [("missing_identity", "user")]
     assert reasons_of(TRIP | {"user": None, "userId": "u"}) == [("missing_identity", "user")]
 

@@ -11,7 +11,7 @@ from contract import logs, metrics
 
 @pytest.fixture
 def logged(capsys):
-    """Return a function that logs a line as a function of stage `dev` does, and parses it."""
+    """Return a function that logs a line as on stage `dev`, and returns the parsed line."""
 
     def log(event, **fields):
         logs.configure("INFO", metrics.with_metrics("dev"))
@@ -65,5 +65,5 @@ def test_other_log_lines_contain_no_metrics(logged):
     assert "_aws" not in logged("something_else_happened", accepted=2)
 
 
-def test_missing_or_empty_value_is_not_a_metric(logged):
+def test_missing_or_null_field_is_not_a_metric(logged):
     assert "_aws" not in logged(logs.EVENTS_INGESTED, lateness_seconds=None, object_key=None)

@@ -29,7 +29,7 @@ lines = st.lists(st.binary(min_size=1).filter(lambda line: not set(line) & set(b
 
 @given(lines)
 @settings(deadline=None, max_examples=50)
-def test_lines_survive_a_round_trip(given_lines: list[bytes]) -> None:
+def test_compressed_lines_are_read_back_unchanged(given_lines: list[bytes]) -> None:
     packed = lines_object("events", given_lines, AT)
     assert lines_of(packed.body) == given_lines
     name = object_name(packed.key)
@@ -58,7 +58,7 @@ def test_different_lines_give_different_keys() -> None:
         "events/dt=2026-13-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
     ],
 )
-def test_custom_key_has_no_object_name(key: str) -> None:
+def test_key_in_another_format_is_not_parsed(key: str) -> None:
     assert object_name(key) is None
 
 
@@ -75,7 +75,7 @@ OURS = "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz"
         ("events/folder/", 5, False),
     ],
 )
-def test_empty_object_counts_as_content_only_if_its_key_names_lines(
+def test_empty_object_counts_as_content_only_if_its_key_has_a_line_count(
     key: str, size: int, is_there: bool
 ) -> None:
     assert is_content(key, size) is is_there
@@ -105,7 +105,7 @@ def test_several_gzip_members_are_read_as_one() -> None:
     assert lines_of(gzip.compress(b"a\n") + gzip.compress(b"b\n")) == [b"a", b"b"]
 
 
-def test_reject_keeps_the_event_as_sent() -> None:
+def test_rejected_event_is_stored_as_sent() -> None:
     line = reject_line([REASON], b'{"n":1.50}', index=3, event_id=None, app_version="1.2")
     assert line.endswith(b'"index":3,"event_id":null,"event":{"n":1.50},"app_version":"1.2"}')
     assert json.loads(line)["reasons"] == [
@@ -142,7 +142,7 @@ def test_metadata_is_short_ascii_for_any_client_value(values: dict[str, str]) ->
         assert len(value) <= MAX_METADATA_BYTES
 
 
-def test_metadata_is_never_truncated_inside_an_escape() -> None:
+def test_metadata_is_never_truncated_inside_a_percent_escape() -> None:
     assert metadata({"v": "x" * 60 + "é"}) == {"v": "x" * 60}
     assert metadata({"v": "é" * 40})["v"] == "%C3%A9" * 10
     assert metadata({"v": None, "w": ""}) == {}

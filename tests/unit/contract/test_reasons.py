@@ -48,10 +48,10 @@ def nearly_valid(draw: st.DrawFn) -> Any:
 
 @given(nearly_valid() | ODD, st.booleans())
 @settings(deadline=None, max_examples=500)
-def test_event_is_rejected_exactly_if_there_is_a_reason(value: Any, is_crossing: bool) -> None:
+def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: Any, is_crossing: bool) -> None:
     assert (_checked(value, is_crossing) is None) == bool(list(reasons_of(value, is_crossing)))
 
 
-def test_unsupported_time_is_named_but_not_quoted() -> None:
+def test_reason_names_the_format_of_a_rejected_time_without_quoting_it() -> None:
     (reason,) = reasons_of(TRIP | {"createdAt": "2026-11-16 08:00 PM"}, False)
     assert reason.message.endswith("like 2026-11-16T08:00:00.000Z; this is a 12-hour clock.")

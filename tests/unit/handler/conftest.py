@@ -1,4 +1,4 @@
-"""Fixtures of a handler with fake stores: `phone` sends requests, `world` shows the result."""
+"""Fixtures for a handler with fake stores: `phone` sends requests, and `world` holds what was stored."""
 
 import base64
 import json
@@ -32,7 +32,7 @@ class Phone:
     tokens: Tokens | None = None
 
     def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
-        """Post bytes unchanged and anything else as JSON, in payload format 1.0 with base64 as on the stages."""
+        """Post bytes unchanged and other values as JSON, in payload format 1.0 with base64, as API Gateway does."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         event = {
             "headers": headers or {"Content-Type": "application/json"},
@@ -63,11 +63,11 @@ def phone(world: World) -> Phone:
 
 @pytest.fixture
 def new_phone() -> Callable[[], Phone]:
-    """Return a factory of phones, because the examples of hypothesis share fixtures."""
+    """Return a function that creates phones, because the examples of a hypothesis test share its fixtures."""
     return lambda: Phone(World())
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _json_lines() -> None:
-    """Log as the functions do, because structlog's default renders every traceback slowly."""
+    """Configure logging as in the functions, because structlog's default renders tracebacks slowly."""
     logs.configure("INFO")

@@ -1,4 +1,4 @@
-"""Bodies that cost more CPU than ordinary ones of the same size, and the CPU limit for a body.
+"""Bodies that take more CPU than ordinary ones of the same size, and the limit of CPU per body.
 
 Each of these bodies exceeded `limit` before the handler was protected. They also seed the fuzzer.
 """

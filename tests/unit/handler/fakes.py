@@ -1,4 +1,4 @@
-"""Fake ports that store what they receive and fail at the given calls."""
+"""Fake ports that store their input and fail in the given calls."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 class Fault(Enum):
-    """A failure of one call to a port."""
+    """How one call to a port fails."""
 
     NONE = auto()
     BEFORE = auto()  # the call failed without an effect
@@ -33,7 +33,7 @@ class Fault(Enum):
 
 @dataclass
 class World:
-    """S3, Kinesis and SQS as the handler sees them. Each call uses up one of `faults`."""
+    """Fakes of S3, Kinesis and SQS. Each call consumes one of `faults`."""
 
     faults: list[Fault] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Strategies for request bodies, valid and invalid."""
+"""Hypothesis strategies for valid and invalid request bodies."""
 
 import gzip
 import json
@@ -52,7 +52,7 @@ broken_pings = st.builds(
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, object]:
-    """Draw an event that is accepted unless one of its unknown fields is rejected."""
+    """Draw an event that is valid except perhaps for its unknown fields."""
     event: dict[str, object] = draw(
         st.fixed_dictionaries(
             {"_id": ids, "createdAt": times, "user": users}, optional={"metadata": values, "x": values}
@@ -78,7 +78,7 @@ def broken_events(draw: st.DrawFn) -> object:
 
 @st.composite
 def written(draw: st.DrawFn, value: object) -> bytes:
-    """Draw JSON text of any layout, sometimes with a repeated name, sometimes truncated."""
+    """Draw JSON text with any whitespace, sometimes with a repeated name, sometimes truncated."""
     text = json.dumps(
         value, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, None, 1])), allow_nan=True
     )

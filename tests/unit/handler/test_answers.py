@@ -45,7 +45,7 @@ def test_receipt_accounts_for_every_event(phone: Phone) -> None:
     assert errors[0]["message"] == "`type` must be a string."
 
 
-def test_same_event_id_of_two_devices_is_not_a_conflict(phone: Phone) -> None:
+def test_event_id_used_by_two_devices_is_not_a_conflict(phone: Phone) -> None:
     other = ENTER | {"user": {"deviceId": "van-2"}}
     trip = {"_id": "a", "type": "x", "createdAt": ENTER["createdAt"]}
     users = [trip | {"user": {"userId": name}} for name in ("van-1", "driver-1", "driver-1")]
@@ -54,7 +54,7 @@ def test_same_event_id_of_two_devices_is_not_a_conflict(phone: Phone) -> None:
     assert answer.body["errors"] == []
 
 
-def test_request_of_only_duplicates_is_accepted(phone: Phone) -> None:
+def test_repeated_events_of_a_request_count_as_duplicates(phone: Phone) -> None:
     answer = phone.post([ENTER] * 3)
     assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 1, 2)
     assert len(phone.world.stream) == 1
@@ -131,7 +131,7 @@ def test_log_line_contains_counts_but_no_personal_data(
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
-def test_refusal_is_logged_in_one_line_without_personal_data(
+def test_refused_request_is_logged_in_one_line_without_personal_data(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.post([ENTER], {"Content-Type": "text/secret", "X-App-Version": "secret-app"})
@@ -158,7 +158,7 @@ def test_quarantined_records_are_logged_for_their_alarm(
     assert (last["event"], last["set_aside"], last["set_aside_key"]) == ("records_set_aside", 1, key)
 
 
-def test_log_line_names_the_stored_object_after_a_failure(
+def test_log_line_of_a_failed_request_names_the_stored_object(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 30]
@@ -169,7 +169,7 @@ def test_log_line_names_the_stored_object_after_a_failure(
     assert (line["status"], line["object_key"]) == (503, phone.world.keys("events")[0])
 
 
-def test_bug_is_logged_with_its_traceback_and_returns_503(
+def test_unexpected_exception_is_logged_with_its_traceback_and_returns_503(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.CRASH]
@@ -185,7 +185,7 @@ def test_bug_is_logged_with_its_traceback_and_returns_503(
     assert ": simulated failure" not in first["exception"]  # a message may quote an event
 
 
-def test_missing_setting_fails_the_first_request_and_is_named(
+def test_first_request_fails_with_the_name_of_a_missing_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STREAM_NAME", "s")
@@ -200,14 +200,14 @@ def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) ->
     assert phone.world.calls == [], "half a second is reserved for the response"
 
 
-def test_malformed_record_is_enqueued_if_time_is_short(phone: Phone) -> None:
-    """The redrive function gets the same rejection, and has a minute to quarantine the record."""
+def test_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
+    """The redrive function, which has a minute, will receive the same rejection and quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
     assert phone.world.calls == ["store", "put", "enqueue"]
 
 
-def test_failing_stream_delays_the_response_only_briefly(phone: Phone) -> None:
+def test_failing_stream_is_tried_at_most_ten_times_before_a_claim_check(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
     assert answer.status == 202
@@ -227,7 +227,7 @@ def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
 
 
 def test_departure_dated_hours_ahead_is_rejected_and_stored(phone: Phone) -> None:
-    """Otherwise the truck's real departure would become a restatement."""
+    """If it were accepted, the real departure of the truck would become a restatement."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])

@@ -1,6 +1,4 @@
-"""Test which modules a cold start imports. The number of modules is compared, because the time depends on the
-machine.
-"""
+"""Test which modules a cold start imports, and how many, because its duration depends on the machine."""
 
 import json
 import subprocess

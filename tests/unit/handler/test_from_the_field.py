@@ -1,6 +1,4 @@
-"""Test request bodies of real senders, byte for byte. Each was lost, misread or changed by an earlier
-version.
-"""
+"""Test the exact request bodies of real senders that an earlier version lost, misread or changed."""
 
 import gzip
 import json
@@ -58,14 +56,14 @@ def test_geofence_event_of_radars_ios_sdk_is_published_as_sent(phone: Phone) -> 
     assert check(json.loads(line)).created_at == datetime(2026, 11, 28, 13, 0, 0, 123000, UTC)
 
 
-def test_event_whose_user_is_null_gets_the_envelopes_ids(phone: Phone) -> None:
+def test_event_with_a_null_user_gets_the_ids_of_the_envelope(phone: Phone) -> None:
     assert phone.post(USER_NULL).status == 202
     [line] = phone.world.lines("events")
     assert json.loads(line)["user"] == {"userId": "driver-1", "deviceId": "phone-1"}
     assert [record.partition_key for record in phone.world.stream] == ["phone-1"]
 
 
-def test_year_of_another_calendar_rejects_only_that_event(phone: Phone) -> None:
+def test_only_the_event_with_a_year_of_another_calendar_is_rejected(phone: Phone) -> None:
     answer = phone.post(JAPANESE_CALENDAR)
     assert (answer.status, answer.body["accepted"]) == (202, 1)
     errors = [(error["event_id"], error["code"]) for error in answer.body["errors"]]
@@ -80,7 +78,7 @@ def test_duration_of_1e308_is_stored_as_sent_and_counts_as_unknown(phone: Phone)
     assert check(json.loads(line)).duration_minutes is None
 
 
-def test_number_too_large_for_a_double_is_archived_digit_by_digit(phone: Phone) -> None:
+def test_long_number_is_archived_with_all_its_digits(phone: Phone) -> None:
     assert phone.post(BIG_NUMBER).status == 202
     assert phone.world.lines("events") == [BIG_NUMBER.rstrip()]
 
@@ -112,7 +110,7 @@ IDS = {
 def test_every_event_of_a_file_with_boms_or_form_feeds_is_accepted(
     phone: Phone, name: str, tmp_path: Path
 ) -> None:
-    """`send` and the demo split the file into events; the handler splits the same bytes as a request body."""
+    """`milkrun send` and the demo split a file into events as the handler splits the same bytes in a request body."""
     body = FILES[name]
     (tmp_path / "file").write_bytes(body)
     [post] = posts_of_file(tmp_path / "file")

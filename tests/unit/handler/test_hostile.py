@@ -1,6 +1,4 @@
-"""Test that the handler keeps its contract for any bytes and headers: for a few seconds here, longer in `make
-fuzz`.
-"""
+"""Test with random bytes and headers that the handler keeps its contract; `make fuzz` does so for longer."""
 
 import gzip
 import json
@@ -30,12 +28,12 @@ def test_fuzzer_finds_no_input_that_breaks_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*costly.TEXTS, *costly.MEMBERS])
-def test_body_costs_at_most_five_times_the_cpu_of_an_ordinary_one(name: str) -> None:
+def test_costly_body_takes_at_most_five_times_the_cpu_of_an_ordinary_one(name: str) -> None:
     body, headers, size = costly.requests()[name]
     assert costly.excess(body, headers, max(size, len(body))) == ""
 
 
-def test_batch_that_compresses_too_well_is_accepted_in_parts(phone: Phone) -> None:
+def test_batch_above_the_inflation_ratio_is_accepted_in_parts(phone: Phone) -> None:
     """500 events with the same 6.5 KB of metadata get 413. A client that splits the batch delivers all of them."""
     rng = random.Random(1)
     metadata = {"note": rng.randbytes(3250).hex()}

@@ -180,8 +180,8 @@ def test_cached_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
     assert refused(tokens, token) == "token_expired"
 
 
-def test_token_of_a_provider_whose_clock_is_fast_is_accepted(issuer: Issuer) -> None:
-    """Providers write `iat`; RFC 7519 gives it no meaning for validity."""
+def test_token_with_an_issue_time_in_the_future_is_accepted(issuer: Issuer) -> None:
+    """The clock of a provider may be fast. RFC 7519 does not make the validity of a token depend on `iat`."""
     token = issuer.token(iat=int(issuer.now) + LEEWAY_SECONDS - 5)
     assert issuer.tokens().speaker(f"Bearer {token}").device == "truck-1"
 
@@ -193,7 +193,7 @@ def test_malformed_token_is_refused(issuer: Issuer, token: str) -> None:
     assert refused(issuer.tokens(), token) == "invalid_token"
 
 
-def test_token_signed_with_another_key_of_the_same_id_is_refused(issuer: Issuer) -> None:
+def test_token_signed_with_another_key_under_a_known_id_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 
 
@@ -295,7 +295,7 @@ def test_keys_are_fetched_once_for_many_tokens(issuer: Issuer) -> None:
     assert issuer.fetched == 1
 
 
-def test_new_key_is_fetched_at_once_but_unknown_ids_are_rate_limited(
+def test_unknown_key_id_causes_at_most_one_fetch_per_minute(
     issuer: Issuer,
 ) -> None:
     tokens = issuer.tokens()
@@ -330,7 +330,7 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
 )
-def test_phone_is_told_to_retry_if_no_keys_can_be_fetched(issuer: Issuer, answer: bytes | None) -> None:
+def test_token_raises_retryable_error_if_no_keys_can_be_fetched(issuer: Issuer, answer: bytes | None) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
     with pytest.raises(RetryableError):
@@ -395,14 +395,14 @@ def test_only_the_event_of_another_device_is_rejected(
     assert (line["credential"], line["rejected_by_code"]) == ("token", {"device_mismatch": 1})
 
 
-def test_request_with_500_foreign_devices_publishes_nothing(issuer: Issuer) -> None:
+def test_request_with_events_of_500_other_devices_publishes_nothing(issuer: Issuer) -> None:
     phone = phone_of(issuer, "required")
     answer = phone.post([geofence_event(f"e-{n}", f"van-{n}") for n in range(500)], bearer(issuer.token()))
     assert answer.status == 400
     assert phone.world.stream == []
 
 
-def test_device_of_the_envelope_must_match_the_token_too(issuer: Issuer) -> None:
+def test_device_in_the_envelope_must_match_the_token(issuer: Issuer) -> None:
     event = geofence_event("a", "x")
     del event["user"]
     phone = phone_of(issuer, "required")
@@ -431,7 +431,7 @@ def test_missing_token_returns_401_and_stores_nothing(issuer: Issuer, headers: d
     assert phone.world.objects == {}
 
 
-def test_optional_identity_accepts_key_or_token_and_logs_which(
+def test_stage_with_optional_identity_accepts_and_logs_either_credential(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "optional")
@@ -455,7 +455,7 @@ def test_signed_server_request_may_send_events_of_any_device(
     assert phone.post(body, {"Content-Type": "application/json"}).body["code"] == "missing_signature"
 
 
-def test_operator_who_invokes_the_function_may_send_any_device(
+def test_operator_who_invokes_the_function_may_send_events_of_any_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -485,13 +485,13 @@ def test_provider_outage_without_known_keys_returns_503(issuer: Issuer) -> None:
         ({"JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS"),
     ],
 )
-def test_invalid_identity_setting_is_named_in_the_error(settings_: dict[str, str], message: str) -> None:
+def test_error_names_an_invalid_identity_setting(settings_: dict[str, str], message: str) -> None:
     assert Settings.of(SETTINGS).identity == "required"
     with pytest.raises(SettingsError, match=message):
         Settings.of(SETTINGS | settings_)
 
 
-def test_identity_off_imports_no_token_library() -> None:
+def test_stage_without_identity_imports_no_token_library() -> None:
     code = "import sys, handler.main; print({'jwt', 'cryptography'} & set(sys.modules))"
     root = Path(__file__).parents[3]
     output = subprocess.run(

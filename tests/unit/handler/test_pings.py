@@ -1,6 +1,4 @@
-"""Test that bare positions become events of type location.ping, and that other bodies without `_id` are
-rejected.
-"""
+"""Test that bare positions become events of type `location.ping`; others without `_id` are rejected."""
 
 import hashlib
 import json
@@ -52,14 +50,14 @@ def test_ping_is_stored_as_an_event_and_never_published(phone: Phone, body: byte
     assert phone.world.stream == []
 
 
-def test_repeated_ping_is_the_same_event(phone: Phone) -> None:
+def test_repeated_ping_is_a_duplicate(phone: Phone) -> None:
     answer = phone.post([PING, PING, PING | {"latitude": 53.3}])
     assert (answer.body["accepted"], answer.body["duplicates"]) == (2, 1)
     assert phone.post([PING, PING, PING | {"latitude": 53.3}]).body["object_key"] == answer.body["object_key"]
     assert len(phone.world.keys("events")) == 1
 
 
-def test_ping_in_an_envelope_gets_the_envelopes_ids(phone: Phone) -> None:
+def test_ping_in_an_envelope_gets_the_ids_of_the_envelope(phone: Phone) -> None:
     phone.post(b'{"events":[%b],"user":{"userId":"driver"}}' % TEXT)
     assert phone.world.lines("events") == [STORED[:-1] + b',"user":{"userId":"driver"}}']
 
@@ -92,13 +90,13 @@ def test_incomplete_ping_is_rejected_for_its_missing_id(phone: Phone, change: di
 
 
 @pytest.mark.parametrize("field", ["_id", "type", "createdAt"])
-def test_position_with_one_field_of_an_event_is_validated_as_an_event(phone: Phone, field: str) -> None:
+def test_position_with_one_of_the_event_fields_is_validated_as_an_event(phone: Phone, field: str) -> None:
     answer = phone.post([PING | {field: "2026-11-16T08:00:00Z"}])
     assert answer.status == 400
     assert len(answer.codes) == 2
 
 
-def test_ping_is_never_a_geofence_event_whatever_the_settings(phone: Phone) -> None:
+def test_ping_is_not_published_even_if_the_settings_name_its_type(phone: Phone) -> None:
     phone.settings = {"GEOFENCE_KINDS": '{"location.ping": "enter"}'}
     assert phone.post([PING]).status == 202
     assert phone.world.stream == []

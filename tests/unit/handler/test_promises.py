@@ -1,4 +1,4 @@
-"""Test promises 1 to 4 of docs/architecture.md, for any body and any failure of any port call."""
+"""Test promises 1 to 4 of docs/architecture.md with random bodies, and with every failure of every call to a port."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -97,7 +97,7 @@ def test_every_stored_line_loads_in_a_strict_warehouse(new_phone: NewPhone, requ
     lists,
     st.lists(st.sampled_from(Fault), max_size=12),
 )
-def test_no_failure_of_any_call_breaks_a_promise(
+def test_promises_are_kept_whichever_call_fails(
     new_phone: NewPhone, sound: list[dict[str, object]], others: list[object], faults: list[Fault]
 ) -> None:
     """The fake stream itself checks promise 2: only archived events are published."""
@@ -120,7 +120,7 @@ def test_no_failure_of_any_call_breaks_a_promise(
 
 
 def in_time(world: World, events: list[dict[str, object]], seconds: float) -> None:
-    """Ingest while each call takes its maximum time, and check that time remains for the response."""
+    """Handle a request in which each call takes its maximum time, and check that time remains for the response."""
     longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
     def seconds_left() -> float:
@@ -142,7 +142,7 @@ def in_time(world: World, events: list[dict[str, object]], seconds: float) -> No
     st.lists(st.sampled_from(Fault), max_size=6),
     st.floats(0, 27.5),
 )
-def test_response_is_in_time_even_if_each_call_takes_its_maximum(
+def test_response_is_in_time_even_if_each_call_takes_its_maximum_time(
     given: list[object], faults: list[Fault], seconds: float
 ) -> None:
     with suppress(RetryableError, RuntimeError):

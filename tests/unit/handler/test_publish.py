@@ -20,8 +20,8 @@ from tests.unit.handler.fakes import Fault
 
 
 class ScriptedStream:
-    """Accept a record after rejecting it the given number of times. A negative number fails every call that
-    contains the record.
+    """A stream that throttles each record the given number of times before it accepts it. A negative number makes
+    every call with the record fail.
     """
 
     def __init__(self, circuit_breaker: dict[str, int]) -> None:
@@ -52,7 +52,7 @@ def records(*names: str, size: int = 2) -> list[StreamRecord]:
 def no_pause(_: float) -> None: ...
 
 
-def test_only_rejected_records_are_resent() -> None:
+def test_only_throttled_records_are_resent() -> None:
     stream = ScriptedStream({"b": 2})
     outcome = publish(records("a", "b", "c"), stream, lambda: 1.0, no_pause)
     assert stream.calls == [["a", "b", "c"], ["b"], ["b"]]
@@ -70,7 +70,7 @@ def test_bisection_isolates_a_malformed_record_and_publishes_the_rest() -> None:
 
 @given(st.lists(st.integers(-1, 3), max_size=40), st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
-def test_each_record_is_accepted_refused_or_malformed(fates: list[int], looks: int) -> None:
+def test_each_record_is_published_throttled_or_malformed(fates: list[int], looks: int) -> None:
     names = [str(n) for n in range(len(fates))]
     stream = ScriptedStream(dict(zip(names, fates, strict=True)))
     clock = itertools.chain([1.0] * looks, itertools.repeat(0.0))
@@ -165,7 +165,7 @@ def test_open_circuit_breaker_enqueues_until_one_trial_call_succeeds(
     assert len(world.promised()) == 5
 
 
-def test_failed_queue_overrides_the_open_circuit_breaker(phone: Phone) -> None:
+def test_open_circuit_breaker_is_ignored_if_the_queue_fails(phone: Phone) -> None:
     world = phone.world
     world.faults = [Fault.NONE, *[Fault.BEFORE] * MAX_ROUNDS, Fault.BEFORE]
     assert phone.post([ARRIVAL]).status == 503
@@ -185,7 +185,7 @@ def test_partial_failure_does_not_open_the_circuit_breaker(phone: Phone) -> None
     assert world.calls == ["store", "put"]
 
 
-def test_deadline_before_any_call_does_not_affect_the_circuit_breaker() -> None:
+def test_request_without_a_call_does_not_affect_the_circuit_breaker() -> None:
     circuit_breaker = CircuitBreaker()
     circuit_breaker.record(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
     assert circuit_breaker.rounds() == MAX_ROUNDS

@@ -1,4 +1,4 @@
-"""Test every form of request body and the error for each violation."""
+"""Test every format of request bodies, and the error for every violation."""
 
 import base64
 import gzip
@@ -54,7 +54,7 @@ def named_gzip(plain: bytes, name_bytes: int) -> bytes:
                                           "content-encoding": "identity"}, id="headers in any case"),
     ],
 )  # fmt: skip
-def test_every_body_form_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
+def test_every_body_format_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
     answer = phone.post(body, headers)
     assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 2, [])
     assert phone.world.lines("events") == [text(TRIP), text(OTHER)]
@@ -86,7 +86,7 @@ def test_payload_format_2_and_plain_text_bodies_are_accepted(phone: Phone) -> No
     assert line == text(TRIP)[:-1] + ',"x":"é"}'.encode()
 
 
-def test_missing_request_id_is_replaced_by_that_of_lambda(phone: Phone) -> None:
+def test_request_without_a_gateway_id_gets_the_request_id_of_lambda(phone: Phone) -> None:
     assert phone.send({"body": text([TRIP]).decode(), "headers": None}).body["request_id"] == "fallback-id"
 
 
@@ -109,7 +109,7 @@ def test_events_without_user_get_only_the_ids_of_the_envelope(phone: Phone) -> N
     b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","user" : null}',
     b'{"_id":"a","\\u0075ser":null,"type":"t","createdAt":"2026-11-16T08:00:00Z"}',
 ])  # fmt: skip
-def test_null_user_is_replaced_by_the_envelopes_ids_in_place(phone: Phone, event: bytes) -> None:
+def test_null_user_is_replaced_by_the_ids_of_the_envelope(phone: Phone, event: bytes) -> None:
     assert phone.post(b'{"events":[%b],"user":{"deviceId":"van-9"}}' % event).status == 202
     (line,) = phone.world.lines("events")
     expected = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "user": {"deviceId": "van-9"}}
@@ -148,7 +148,7 @@ def test_envelope_whose_events_are_null_contains_no_event(phone: Phone) -> None:
     assert phone.post({"event": None, "events": None}).codes == ["no_events"]
 
 
-def test_invalid_ids_of_the_envelope_are_not_given_to_events(phone: Phone) -> None:
+def test_invalid_ids_of_the_envelope_are_not_copied_to_its_events(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     answer = phone.post({"events": [bare], "user": {"deviceId": "x" * 100_000, "userId": 7, "_id": ""}})
     assert answer.codes == ["missing_identity"]
@@ -359,13 +359,15 @@ def test_body_inflated_by_the_gateway_may_start_with_a_bom(phone: Phone) -> None
 
 @pytest.mark.parametrize("length", [1, 25, 26, 27, 100])
 @pytest.mark.parametrize(("charset", "status"), [("UTF-8", 202), ('"utf-8"', 202), ("latin-1; x=utf-8", 415)])
-def test_charset_is_recognised_at_any_position(phone: Phone, length: int, charset: str, status: int) -> None:
+def test_charset_is_recognised_at_any_position_in_the_header(
+    phone: Phone, length: int, charset: str, status: int
+) -> None:
     content_type = f"application/json; profile={'x' * length}; charset={charset}"
     assert phone.post([TRIP], {"Content-Type": content_type}).status == status
 
 
 def test_malformed_header_text_does_not_cause_a_503(phone: Phone) -> None:
-    """Otherwise the phone would resend the batch forever."""
+    """After a 503 the phone would resend the batch forever."""
     odd = {"X-App-Version": "4.2\ud800", "Content-Type": "application/json; a=\udfff"}
     assert phone.post([TRIP, {}], odd).status == 202
     assert json.loads(phone.world.lines("rejected")[0])["app_version"] == "4.2?"
@@ -406,7 +408,7 @@ def test_largest_allowed_requests_are_accepted(phone: Phone) -> None:
 
 
 def test_truncated_body_is_parsed_in_linear_time(phone: Phone) -> None:
-    """A regular expression that tried every end of a value took 16 s of CPU for 64 KB."""
+    """An earlier regular expression backtracked, and took 16 s of CPU for 64 KB."""
     blanks = b" " * 100_000
     torn = b'{"events":[%b],"note"%b:%bx%bx}' % (text(TRIP), blanks, blanks, blanks)
     began = time.process_time()

@@ -74,7 +74,7 @@ def test_lines_of_a_claim_check_are_published_partitioned_by_device(desk: Desk) 
     ]
 
 
-def test_accepted_event_is_published_even_if_the_rules_have_changed(desk: Desk) -> None:
+def test_archived_event_is_published_even_if_new_rules_would_reject_it(desk: Desk) -> None:
     old = lines_object("events", [b'{"_id":"' + b"x" * 999 + b'","deviceId":"d"}'], AT)
     desk.world.objects[old.key] = old.body
     assert desk.take(claim(1, key=old.key)) == []
@@ -90,14 +90,14 @@ def test_invalid_claim_check_is_returned_without_delaying_the_others(desk: Desk,
     assert len(desk.world.stream) == 1
 
 
-def test_failing_stream_returns_all_messages_after_one_attempt(desk: Desk) -> None:
+def test_failing_stream_is_tried_for_the_first_message_only(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
     assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
     assert desk.world.calls.count("get") == 1
     assert [handle for handle, _ in desk.postponed] == ["h0", "h1", "h2"]
 
 
-def test_claim_check_is_returned_while_one_of_its_records_is_refused(desk: Desk) -> None:
+def test_claim_check_is_returned_if_one_of_its_records_is_throttled(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.PARTLY] * 50]
     assert desk.take(claim(1, 2)) == ["m0"]
     desk.world.faults = []
@@ -110,7 +110,7 @@ def test_message_is_returned_to_the_queue_if_s3_is_unreachable(desk: Desk) -> No
     assert desk.take(claim(1)) == ["m0"]
 
 
-def test_message_is_returned_to_the_queue_after_a_crash(desk: Desk) -> None:
+def test_message_is_returned_to_the_queue_after_an_unexpected_exception(desk: Desk) -> None:
     desk.world.faults = [Fault.CRASH]
     assert desk.take(claim(1), claim(2)) == ["m0"]
 
@@ -140,7 +140,7 @@ def test_record_that_the_stream_always_rejects_is_quarantined(desk: Desk) -> Non
     assert line["origin"] == {"object_key": STORED.key, "line": "1"}
 
 
-def test_device_is_the_one_used_when_the_event_was_accepted(desk: Desk) -> None:
+def test_redriven_record_has_the_partition_key_of_the_original_record(desk: Desk) -> None:
     both = lines_object("events", [b'{"_id":"a","deviceId":"other","user":{"deviceId":"van-1"}}'], AT)
     desk.world.objects[both.key] = both.body
     assert desk.take(claim(1, key=both.key)) == []
@@ -158,7 +158,7 @@ def test_slow_stream_is_retried_for_a_few_seconds_only(desk: Desk) -> None:
     assert desk.world.calls == ["get", "put", "put"]
 
 
-def test_messages_are_returned_if_time_is_short(desk: Desk) -> None:
+def test_messages_are_returned_if_little_time_is_left(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
     assert desk.world.calls == [], "reading alone may take twelve seconds"

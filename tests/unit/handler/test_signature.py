@@ -1,4 +1,4 @@
-"""Test that a stage with signatures accepts only signed requests and stores nothing from unsigned requests."""
+"""Test that a stage with signatures accepts only signed requests, and stores nothing of unsigned requests."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 
 
 def refusal(scheme: str, headers: dict[str, str]) -> str:
-    """Return the code of the refusal, or "" if the request is accepted."""
+    """Return the code of the error, or "" if the request is accepted."""
     try:
         verify(scheme, headers, lambda: BODY, lambda: SECRETS, NOW)
     except Refused as refused:
@@ -78,7 +78,7 @@ def test_radar_signature_is_verified_without_reading_the_body() -> None:
         radar(RADAR_SECRETS, signature="")
 
 
-def test_replayed_radar_headers_are_refused_after_the_secrets_last_day() -> None:
+def test_replayed_radar_headers_are_refused_after_the_last_day_of_the_secret() -> None:
     radar(RADAR_SECRETS, days_later=17)
     for days_later in (18, 400):
         with pytest.raises(RetryableError, match="last day"):
@@ -86,12 +86,12 @@ def test_replayed_radar_headers_are_refused_after_the_secrets_last_day() -> None
 
 
 @pytest.mark.parametrize("secret", [b"token", b"token@", b"token@2027-12-31", b"token@9999-99-99"])
-def test_radar_secret_without_a_near_last_day_is_not_used(secret: bytes) -> None:
+def test_radar_secret_without_a_last_day_within_100_days_is_not_used(secret: bytes) -> None:
     with pytest.raises(RetryableError, match="last day"):
         radar([secret])
 
 
-def test_body_of_a_request_refused_early_is_not_inflated() -> None:
+def test_body_of_an_unsigned_or_expired_request_is_not_read() -> None:
     for headers in ({}, signed(at=NOW - 301)):
         with pytest.raises(Refused):
             verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
@@ -101,7 +101,7 @@ def test_no_secret_is_fetched_if_the_stage_requires_no_signature() -> None:
     verify("off", {}, lambda: BODY, lambda: pytest.fail("asked"), NOW)
 
 
-def test_secrets_are_cached_for_five_minutes_and_survive_an_outage() -> None:
+def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None:
     fetched: list[list[bytes] | Exception] = [[b"old"], RuntimeError("down"), [b"new"]]
     at = [0.0]
 
@@ -118,7 +118,7 @@ def test_secrets_are_cached_for_five_minutes_and_survive_an_outage() -> None:
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
 
 
-def test_failure_of_the_first_fetch_of_secrets_is_raised() -> None:
+def test_failure_to_fetch_the_first_secrets_is_raised() -> None:
     def fetch() -> list[bytes]:
         raise RuntimeError("down")
 

@@ -44,7 +44,7 @@ def first_request(environment: dict[str, str]) -> dict:
 
 
 @pytest.mark.parametrize("environment", [ON_DEMAND, SNAP_START], ids=["on-demand", "snap-start"])
-def test_first_request_imports_no_module(environment):
+def test_first_request_imports_no_further_modules(environment):
     first = first_request(environment)
     assert first["status"] == 202
     assert first["loaded"] == []

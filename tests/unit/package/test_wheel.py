@@ -1,6 +1,4 @@
-"""Test the project's wheel: it builds from the tracked files, is complete, and runs with the pinned
-dependencies.
-"""
+"""Test that the wheel contains all tracked files of the packages and runs with the pinned dependencies."""
 
 import subprocess
 import sys
@@ -17,7 +15,7 @@ EXCLUDED = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in"
 
 
 def tracked(*folders: str) -> list[str]:
-    """Return the tracked and new files below the folders."""
+    """Return the files in the folders, tracked or new, except ignored ones."""
     found = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,

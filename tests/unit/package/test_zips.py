@@ -1,6 +1,4 @@
-"""Test the deployed zips: they contain only what their functions need, need no compilation, and are
-reproducible.
-"""
+"""Test that the deployed zips contain only necessary files, need no compilation and are reproducible."""
 
 import ast
 import hashlib
@@ -39,7 +37,7 @@ def arm64():
 
 @pytest.fixture(scope="session")
 def unpacked(local, tmp_path_factory):
-    """Unpack the zips as Lambda does, with the current time as modification time."""
+    """Return folders with the contents of the zips, whose modification times are now, as in Lambda."""
     folders = {}
     for name, path in local.items():
         folders[name] = tmp_path_factory.mktemp(name)
@@ -107,7 +105,7 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
 
 @zips
 def test_zip_contains_all_imported_modules(unpacked, name):
-    """Include modules that are imported only on demand, such as PyJWT on a stage with tokens."""
+    """Some modules are imported only on demand, such as PyJWT on a stage with tokens."""
     trees = [ast.parse((package.ROOT / path).read_text()) for path in package.sources(name)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -149,7 +147,7 @@ def test_arm64_zip_contains_arm64_libraries(arm64, name):
 
 
 @zips
-def test_every_file_is_readable_and_has_the_fixed_time(local, name):
+def test_every_file_is_readable_and_has_a_fixed_modification_time(local, name):
     with zipfile.ZipFile(local[name]) as archive:
         for entry in archive.infolist():
             assert entry.date_time == package.FIXED_TIME
@@ -157,7 +155,7 @@ def test_every_file_is_readable_and_has_the_fixed_time(local, name):
 
 
 @pytest.mark.slow
-def test_same_input_in_another_folder_gives_the_same_bytes(arm64, tmp_path):
+def test_zips_built_in_another_folder_are_identical(arm64, tmp_path):
     elsewhere = tmp_path / "another" / "clone"
     for name in {content for contents in package.CONTENTS.values() for content in contents}:
         source = package.ROOT / name
@@ -218,7 +216,7 @@ def digest(path: Path) -> str:
 
 
 def test_concurrent_builds_run_one_after_the_other(tmp_path, monkeypatch):
-    """The stacks of a demo and a test may be deployed concurrently, each from an empty folder."""
+    """A demo and a test may deploy their stacks concurrently."""
     shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
     running, counts = [], []
 
