@@ -34,7 +34,7 @@ CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25
 MAX_FETCHED_BYTES = 256 * 1024
 
-type Address = tuple[Any, ...]  # as socket.getaddrinfo returns it
+type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getaddrinfo returns it
 
 
 def endpoint_of(service: str, region: str) -> str:
@@ -185,12 +185,12 @@ def _remaining(deadline: float) -> float:
     return remaining
 
 
-def resolve(host: str, port: int, seconds: float) -> list[Address]:
+def resolve(host: str, port: int, seconds: float) -> Sequence[Address]:
     """Return the result of getaddrinfo. Raises TimeoutError or OSError.
 
     A lookup cannot be interrupted, so it runs in a daemon thread, which is abandoned after the timeout.
     """
-    answer: Future[list[Address]] = Future()
+    answer: Future[Sequence[Address]] = Future()
 
     def look_up() -> None:
         try:

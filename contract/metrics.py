@@ -6,9 +6,11 @@ metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
 """
 
 import time
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
+
+from structlog.typing import EventDict, Processor
 
 from contract import logs
 
@@ -54,7 +56,6 @@ ALARMED = frozenset(
 _BY_CODE = "rejected_by_code"
 
 type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]
-type Line = MutableMapping[str, Any]
 type Wanted = Literal["all", "alarms"]
 
 
@@ -65,10 +66,10 @@ def unit_of(field: str) -> Unit:
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 
 
-def with_metrics(stage: str, wanted: Wanted = "all") -> Callable[[object, str, Line], Line]:
+def with_metrics(stage: str, wanted: Wanted = "all") -> Processor:
     """Return a structlog processor that adds the metrics of `stage` to canonical lines."""
 
-    def processor(_logger: object, _method: str, line: Line) -> Line:
+    def processor(_logger: object, _method: str, line: EventDict) -> EventDict:
         by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}
         counted = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)]
         fields = [f for f in (*counted, *by_code) if wanted == "all" or f in ALARMED]

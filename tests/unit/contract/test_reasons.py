@@ -1,7 +1,5 @@
 """Test that every invalid event has a reason and no valid event has one."""
 
-from typing import Any
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +21,7 @@ TEXTS = [
     "0001-01-01T00:00:00+10:00",
 ]
 NUMBERS = [True, False, 0, 3, 4, -1, 2.0, 2.5, 576_000, 576_000.5, 1e300, 10**308]
-ODD: st.SearchStrategy[Any] = st.sampled_from([None, *NUMBERS, *TEXTS, *TIMES, [], {}, [None]]) | st.text(
+ODD: st.SearchStrategy[object] = st.sampled_from([None, *NUMBERS, *TEXTS, *TIMES, [], {}, [None]]) | st.text(
     max_size=4
 )
 FIELDS = st.sampled_from(
@@ -34,8 +32,8 @@ FENCES = st.dictionaries(st.sampled_from(["tag", "externalId", "name"]), ODD)
 
 
 @st.composite
-def nearly_valid(draw: st.DrawFn) -> Any:
-    event: dict[str, Any] = dict(draw(st.sampled_from([ENTER, TRIP])))
+def nearly_valid(draw: st.DrawFn) -> dict[str, object]:
+    event: dict[str, object] = dict(draw(st.sampled_from([ENTER, TRIP])))
     event |= draw(st.dictionaries(FIELDS, ODD, max_size=2))
     if draw(st.booleans()):
         event["user"] = draw(USERS)
@@ -48,7 +46,7 @@ def nearly_valid(draw: st.DrawFn) -> Any:
 
 @given(nearly_valid() | ODD, st.booleans())
 @settings(deadline=None, max_examples=500)
-def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: Any, is_crossing: bool) -> None:
+def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: object, is_crossing: bool) -> None:
     assert (_checked(value, is_crossing) is None) == bool(list(reasons_of(value, is_crossing)))
 
 

@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
@@ -41,6 +40,8 @@ from tests.unit.aws.strict import strict_service
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 
+type Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
 ISSUER, AUDIENCE = "https://issuer.example/pool", "app-1"
 SETTINGS = {
     "ARCHIVE_BUCKET": "archive",
@@ -56,7 +57,7 @@ RSA_KEY = rsa.generate_private_key(65537, 2048)
 OTHER_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
-def public_jwk(key: Any, key_id: str, **more: str) -> dict[str, Any]:
+def public_jwk(key: Key, key_id: str, **more: str) -> dict[str, object]:
     algorithm = (
         jwt.algorithms.ECAlgorithm
         if isinstance(key, ec.EllipticCurvePrivateKey)
@@ -69,7 +70,7 @@ def public_jwk(key: Any, key_id: str, **more: str) -> dict[str, Any]:
 class Issuer:
     """A provider whose keys may change and which may be unreachable."""
 
-    keys: list[dict[str, Any]] = field(
+    keys: list[dict[str, object]] = field(
         default_factory=lambda: [public_jwk(EC_KEY, "ec"), public_jwk(RSA_KEY, "rsa")]
     )
     is_down: bool = False
@@ -89,7 +90,7 @@ class Issuer:
     def tokens(self, **settings: str) -> Tokens:
         return Tokens(Settings.of({**SETTINGS, **settings}), Keys(self.fetch, self.clock), self.clock)
 
-    def claims(self, **claims: Any) -> dict[str, Any]:
+    def claims(self, **claims: object) -> dict[str, object]:
         return {
             "iss": ISSUER,
             "aud": AUDIENCE,
@@ -99,7 +100,7 @@ class Issuer:
             **claims,
         }
 
-    def token(self, key: Any = EC_KEY, key_id: str = "ec", algorithm: str = "ES256", **claims: Any) -> str:
+    def token(self, key: Key = EC_KEY, key_id: str = "ec", algorithm: str = "ES256", **claims: object) -> str:
         present = {name: value for name, value in self.claims(**claims).items() if value is not None}
         return jwt.encode(present, key, algorithm, {"kid": key_id})
 
@@ -119,7 +120,7 @@ def refused(tokens: Tokens, token: str) -> str:
 @pytest.mark.parametrize(
     ("key", "key_id", "algorithm"), [(EC_KEY, "ec", "ES256"), (RSA_KEY, "rsa", "RS256")], ids=["ec", "rsa"]
 )
-def test_signed_token_identifies_its_device(issuer: Issuer, key: Any, key_id: str, algorithm: str) -> None:
+def test_signed_token_identifies_its_device(issuer: Issuer, key: Key, key_id: str, algorithm: str) -> None:
     for audience in (AUDIENCE, ["other", AUDIENCE]):
         token = issuer.token(key, key_id, algorithm, aud=audience)
         assert issuer.tokens().speaker(f"bearer  {token}") == Speaker("token", "truck-1")
@@ -132,7 +133,7 @@ def test_claim_that_names_the_device_is_configurable(issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("device", [None, "", 7, ["truck-1"]], ids=["absent", "empty", "number", "list"])
-def test_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
+def test_token_without_a_device_is_refused(issuer: Issuer, device: object) -> None:
     assert refused(issuer.tokens(), issuer.token(device_id=device)) == "token_without_device"
 
 
@@ -161,7 +162,9 @@ def test_token_without_a_device_is_refused(issuer: Issuer, device: Any) -> None:
         "not yet valid",
     ],
 )
-def test_token_for_another_audience_issuer_or_time_is_refused(issuer: Issuer, claims: dict[str, Any]) -> None:
+def test_token_for_another_audience_issuer_or_time_is_refused(
+    issuer: Issuer, claims: dict[str, object]
+) -> None:
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
 
 
@@ -217,7 +220,7 @@ def test_token_that_rfc_7515_forbids_is_refused(issuer: Issuer) -> None:
         assert refused(issuer.tokens(), token) == "invalid_token"
 
 
-def encoded(part: dict[str, Any]) -> str:
+def encoded(part: dict[str, object]) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
@@ -357,7 +360,7 @@ def test_unusable_key_of_the_provider_does_not_affect_its_other_keys(issuer: Iss
 # --- requests -----------------------------------------------------------------------------------
 
 
-def geofence_event(event_id: str, device: str, **user: str) -> dict[str, Any]:
+def geofence_event(event_id: str, device: str, **user: str) -> dict[str, object]:
     return {
         "_id": event_id,
         "type": "user.entered_geofence",
@@ -375,7 +378,7 @@ def phone_of(issuer: Issuer, identity: str, **settings: str) -> Phone:
     return Phone(World(), {**SETTINGS, "IDENTITY": identity, **settings}, issuer.tokens(JWT_USER_CLAIM="sub"))
 
 
-def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, Any]:
+def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, object]:
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     return next(line for line in lines if line["event"] == event)
 
