@@ -22,12 +22,12 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> "Access":
-        """Use the credentials of a function. Raises CredentialsError, or ValueError if no region is set."""
+        """Return access with the credentials of a function. Raises CredentialsError, or ValueError without a region."""
         return cls._of(environment, function_credentials(environment))
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> "Access":
-        """Use the credentials of a tool's user. Raises the same errors as `of_function`."""
+        """Return access with the credentials of a tool's user. Raises the same errors as `of_function`."""
         return cls._of(environment, session_credentials())
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A client for AWS services with a JSON protocol, which name the operation in a header."""
+"""A client for AWS services with a JSON protocol, in which a header names the operation."""
 
 import re
 from collections.abc import Callable

@@ -126,7 +126,7 @@ def _form_of_one(content_type: str) -> Form | None:
 
 
 def inflated(request: Request) -> bytes:
-    """Return the uncompressed body. Raises Refused (413) if it is too large uncompressed, or Unreadable."""
+    """Return the body, inflated if it is compressed. Raises Refused (413) if it becomes too large, or Unreadable."""
     body = request.body
     if "gzip" not in request.codings:
         return body

@@ -54,7 +54,7 @@ def fetch_keys(url: str) -> bytes:
     """Return the body of a JWK set. Raises RetryableError."""
     response = fetch(url)
     if response.status != 200:
-        raise RetryableError(f"the identity provider answered {response.status}")
+        raise RetryableError(f"the identity provider returned status {response.status}")
     return response.body
 
 

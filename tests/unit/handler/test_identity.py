@@ -1,6 +1,4 @@
-"""Test tokens: those that the provider signed are accepted, all others refused, and keys remain usable during
-the provider's outages.
-"""
+"""Test that only valid tokens of the provider are accepted, and that known keys remain usable during its outages."""
 
 import base64
 import gzip

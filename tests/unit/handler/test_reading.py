@@ -391,7 +391,7 @@ def test_body_without_a_content_type_is_json(phone: Phone) -> None:
         (b"{}\n" * 501, NDJSON, "too_many_events", 500),
     ],
 )
-def test_request_that_is_too_large_is_refused_with_the_limit(
+def test_response_to_a_request_that_is_too_large_contains_the_limit(
     phone: Phone, body: bytes, headers: dict[str, str], code: str, limit: int
 ) -> None:
     answer = phone.post(body, headers)
