@@ -422,28 +422,36 @@ def compared(load: Load, prices: Prices) -> list[dict[str, object]]:
 
 def command(
     *,
-    events_per_day: Annotated[int, typer.Option(min=1)] = 1_000_000,
-    batch: Annotated[int, typer.Option(min=1, max=500, help="Events per request.")] = 20,
-    event_bytes: Annotated[int, typer.Option(min=1, max=65536)] = 500,
-    geofence_share: Annotated[float, typer.Option(min=0, max=1)] = 0.2,
+    events_per_day: Annotated[int, typer.Option(min=1, help="Number of events per day.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=1, max=500, help="Number of events per request.")] = 20,
+    event_bytes: Annotated[int, typer.Option(min=1, max=65536, help="Size of an event, in bytes.")] = 500,
+    geofence_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of geofence events among all events.")
+    ] = 0.2,
     memory: Annotated[
         int, typer.Option(min=128, max=10240, help="Memory of the ingest function, in MB.")
     ] = 1024,
     provisioned: Annotated[
-        bool, typer.Option("--provisioned", help="Stream with provisioned shards instead of on demand.")
+        bool, typer.Option("--provisioned", help="Use provisioned shards instead of an on-demand stream.")
     ] = False,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Number of shards. Default: as many as the peak needs.")
+        int | None, typer.Option(min=1, help="Number of shards. Default: as many as the peak load needs.")
     ] = None,
-    retention: Annotated[int, typer.Option(min=24, max=168, help="Retention of the stream, in hours.")] = 168,
-    freshness: Annotated[int, typer.Option(min=1, max=1440, help="Minutes between two runs of dbt.")] = 60,
-    small: Annotated[bool, typer.Option("--small", help="With the settings of stage small.")] = False,
+    retention: Annotated[
+        int, typer.Option(min=24, max=168, help="Retention period of the stream, in hours.")
+    ] = 168,
+    freshness: Annotated[
+        int, typer.Option(min=1, max=1440, help="Time between two dbt runs, in minutes.")
+    ] = 60,
+    small: Annotated[
+        bool, typer.Option("--small", help="Use the settings of the stage small in serverless/params.yml.")
+    ] = False,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Estimate a load's monthly cost at list prices, by component, and compare alternatives.
+    """Estimate the monthly cost of a load at list prices, by component, and compare alternatives.
 
-    The alternatives are Firehose, an HTTP API, a function URL, and settings that cost less. dbt's warehouse is computed
-    and shown apart.
+    The alternatives are Firehose, an HTTP API, a function URL and cheaper settings. The cost of dbt's warehouse
+    is an estimate without measurements, so it is shown separately.
     """
     prices = Prices()
     load = Load(

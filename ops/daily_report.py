@@ -338,19 +338,23 @@ def command(
     *,
     day: Annotated[
         str,
-        typer.Option(parser=_day_name, metavar="DATE", help="A date such as 2026-11-27, today or yesterday."),
+        typer.Option(
+            parser=_day_name,
+            metavar="DAY",
+            help="Day to report: today, yesterday or a date such as 2026-11-27.",
+        ),
     ] = "yesterday",
     to_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             parser=terminal.writable,
-            help="File to write (.html or .csv). Default: print CSV.",
+            help="File to write: HTML if its name ends in .html, otherwise CSV. Default: print CSV.",
         ),
     ] = None,
     stage: terminal.Stage = "local",
 ) -> None:
-    """Report one day of the fleet from the marts: collections, litres, visits, missing exits, silent trucks."""
+    """Report one day of the fleet: collections, litres, visits, missing exits and silent trucks."""
     outputs = terminal.outputs_of(context, stage)
     now = datetime.now(UTC)
     try:

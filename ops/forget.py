@@ -321,30 +321,43 @@ def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, 
 def command(
     context: typer.Context,
     *,
-    user: Annotated[str | None, terminal.text_option("USER", "A person: user.userId or user._id.")] = None,
+    user: Annotated[
+        str | None,
+        terminal.text_option("USER", "Person whose data to delete: a value of user.userId or user._id."),
+    ] = None,
     device: Annotated[
         list[str] | None,
-        terminal.text_option("DEVICE", "A device: all its events, of any user. Can be repeated."),
+        terminal.text_option(
+            "DEVICE", "Device whose events to delete, whoever was the user. Can be repeated."
+        ),
     ] = None,
     sqlite: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="A SQLite export to clean too. Can be repeated."),
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="Also delete rows from this SQLite file of `milkrun warehouse load`. Can be repeated.",
+        ),
     ] = None,
     yes: terminal.Yes = False,
     marts: Annotated[
-        bool, typer.Option(help="Rebuild staging and marts from all of RAW (dbt build --full-refresh).")
+        bool, typer.Option(help="Afterwards rebuild staging and marts from RAW (dbt build --full-refresh).")
     ] = True,
     patience: Annotated[
-        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds to wait for Snowpipe.")
+        float,
+        typer.Option(
+            min=0, max=terminal.MAX_SECONDS, help="Number of seconds to wait for Snowpipe without progress."
+        ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all data of a person or a device. Can be interrupted and repeated.
+    """Delete all data of a person or a device. The command can be interrupted and repeated.
 
-    A device that only this person used also loses its events without a user; a device that others used
-    loses only the person's events. At the end the command lists copies that cannot be deleted yet, with
-    their dates. Exit 1 if something is still to do.
+    If only this person used a device, its events without a user are deleted too. If others also used it, only
+    this person's events are deleted. At the end the command lists the copies that cannot be deleted yet, each
+    with the date until which it exists. Exit code 1: further steps are necessary, which the command lists.
     """
     subject = Subject.of([user] if user else [], device or [])
     if not subject.ids:

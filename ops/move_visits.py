@@ -54,9 +54,10 @@ def _delete(dynamodb: Any, name: str, pk: str, sks: tuple[str, ...]) -> None:
 def command(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Convert the visits table to the current layout, once after the upgrade.
+    """Convert the visits table to the current layout, once after an upgrade (docs/upgrade.md).
 
-    Run it when no consumer of the previous version is running. Can be interrupted and repeated.
+    Run the command after the last consumer of the previous version has stopped. It can be interrupted and
+    repeated.
     """
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "DynamoDB", "Lambda")

@@ -341,13 +341,13 @@ def look(stage: str, environment: Mapping[str, str]) -> Place:
 
 def command(
     context: typer.Context,
-    stage: Annotated[str, typer.Argument(help="The stage to be deployed.")],
+    stage: Annotated[str, typer.Argument(help="Name of the stage to be deployed.")],
     *,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Find reasons why a deployment of a stage would fail; create nothing.
+    """Find reasons why the deployment of a stage would fail, without creating anything.
 
-    Exit 0: nothing was found; 1: something blocks the deployment; 2: something could not be checked.
+    Exit codes: 0: no reason was found; 1: something blocks the deployment; 2: something could not be checked.
     """
     environment: Mapping[str, str] = context.obj
     found = list(terminal.counted(results(look(stage, environment)), "checks made"))

@@ -163,31 +163,31 @@ def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str
     return len(lines) - len(shared), shared
 
 
+What = Annotated[
+    str,
+    typer.Argument(
+        parser=terminal.not_empty,
+        metavar="WHAT",
+        help="Records to select: a key prefix such as set-aside/dt=2026-11-16, or a reason code. Default: all.",
+        show_default=False,
+    ),
+]
+
+
 def command(
     context: typer.Context,
-    what: Annotated[
-        str,
-        typer.Argument(
-            parser=terminal.not_empty,
-            metavar="WHAT",
-            help="A prefix of keys (set-aside/dt=2026-11-16), or a reason's code. Default: all.",
-        ),
-    ] = PREFIX,
+    what: What = PREFIX,
     *,
-    send: Annotated[
-        bool, typer.Option("--send", help="Send the records to the stream again, unchanged.")
-    ] = False,
-    to_delete: Annotated[
-        bool, typer.Option("--purge", help="Delete the objects of the records, after confirmation.")
-    ] = False,
-    yes: terminal.Yes = False,
+    send: Annotated[bool, typer.Option("--send", hidden=True)] = False,
+    to_delete: Annotated[bool, typer.Option("--purge", hidden=True)] = False,
+    yes: Annotated[bool, typer.Option("--yes", hidden=True)] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
 ) -> None:
-    """List the records that can never be processed; send them again or delete them.
+    """List the quarantined records.
 
-    Exit 1 if some are left or cannot be read.
+    Exit code 1: there are quarantined records, or an object could not be read.
     """
     if send and to_delete:
         raise typer.BadParameter("give --send or --purge, not both")
@@ -230,19 +230,13 @@ app = terminal.group()
 
 @app.callback()
 def quarantine() -> None:
-    """List, show, send again or delete the records that can never be processed.
+    """List, show, send again or delete quarantined records, which can never be processed as they are.
 
-    Without a verb: list.
+    Without a subcommand, `list` runs.
     """
 
 
 app.command("list")(command)
-What = Annotated[
-    str,
-    typer.Argument(
-        parser=terminal.not_empty, metavar="WHAT", help="A prefix of keys, or a reason's code. Default: all."
-    ),
-]
 
 
 @app.command()
@@ -250,11 +244,11 @@ def show(
     context: typer.Context,
     what: What = PREFIX,
     *,
-    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of records.")] = 3,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of records to show.")] = 3,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show records: key and line, reason and text."""
+    """Show some quarantined records, each with its object key, line, reason and text."""
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "S3")
     records = set_aside(outputs.aws("s3"), outputs.bucket, what, [])
@@ -278,7 +272,7 @@ def send_again(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send records to the stream again, unchanged. Repeating it is harmless."""
+    """Send quarantined records to the stream again, unchanged. Repeating the command does no harm."""
     command(context, what, send=True, stage=stage, as_json=as_json)
 
 
@@ -291,7 +285,7 @@ def purge_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete the objects of records, after confirmation."""
+    """Delete objects whose records are all selected, after confirmation."""
     command(context, what, to_delete=True, yes=yes, stage=stage, as_json=as_json)
 
 

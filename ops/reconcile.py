@@ -234,18 +234,20 @@ def command(
         typer.Option(
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Ignore events of this many seconds before now, because they may still be in transit.",
+            metavar="SECONDS",
+            help="Ignore objects stored in the last SECONDS, because their events may still be in transit.",
         ),
     ] = 60,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Load and send again what is missing, then compare again.")
+        bool,
+        typer.Option("--repair", help="Load missing rows, send missing events again, then compare again."),
     ] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
     """Compare accepted, archived and loaded events, and list the missing events.
 
-    Exit 0: nothing is missing; 1: there are differences; 2: something could not be checked.
+    Exit codes: 0: nothing is missing; 1: there are differences; 2: something could not be checked.
     """
     terminal.check_range(start, end)
     try:

@@ -109,18 +109,16 @@ def waiting(sqs: Any, queue_url: str, kinds: Sequence[str] = EVERY_KIND) -> int:
 def command(
     context: typer.Context,
     *,
-    send: Annotated[bool, typer.Option("--send", help="Send all dead letters again.")] = False,
-    purge: Annotated[
-        bool, typer.Option("--purge", help="Delete all dead letters, after confirmation.")
-    ] = False,
-    yes: terminal.Yes = False,
+    send: Annotated[bool, typer.Option("--send", hidden=True)] = False,
+    purge: Annotated[bool, typer.Option("--purge", hidden=True)] = False,
+    yes: Annotated[bool, typer.Option("--yes", hidden=True)] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
 ) -> None:
-    """List the claim checks in the dead-letter queue; send them again or delete them.
+    """List the claim checks in the dead-letter queue.
 
-    Exit 1 if some are left.
+    Exit code 1: the queue is not empty.
     """
     if send and purge:
         raise typer.BadParameter("give --send or --purge, not both")
@@ -175,7 +173,7 @@ app = terminal.group()
 def dead_letters_of_a_stage() -> None:
     """List, show, send again or delete the claim checks in the dead-letter queue.
 
-    Without a verb: list.
+    Without a subcommand, `list` runs.
     """
 
 
@@ -186,7 +184,7 @@ app.command("list")(command)
 def show(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Show each claim check as it is in the queue."""
+    """Show the text of each claim check in the dead-letter queue."""
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "SQS")
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url
@@ -200,7 +198,7 @@ def show(
 def send(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Send all dead letters again."""
+    """Move all claim checks from the dead-letter queue back to the redrive queue."""
     command(context, send=True, stage=stage, as_json=as_json)
 
 
@@ -212,5 +210,5 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all dead letters, after confirmation."""
+    """Delete all claim checks in the dead-letter queue, after confirmation. Their events stay in S3."""
     command(context, purge=True, yes=yes, stage=stage, as_json=as_json)

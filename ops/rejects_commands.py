@@ -15,11 +15,11 @@ from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, 
 
 app = terminal.group()
 
-Code = Annotated[str, typer.Option(metavar="CODE", help="Only events with this reason code.")]
-AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Only events of this app version.")]
-Device = Annotated[str | None, terminal.text_option("DEVICE", "Only events of this device.")]
+Code = Annotated[str, typer.Option(metavar="CODE", help="Select only events with this reason code.")]
+AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Select only events from this app version.")]
+Device = Annotated[str | None, terminal.text_option("DEVICE", "Select only events from this device.")]
 Repaired_ = Annotated[
-    bool, typer.Option("--resent", help="Include rejects that were already repaired and sent.")
+    bool, typer.Option("--resent", help="Include events that have already been repaired and accepted.")
 ]
 
 
@@ -38,9 +38,9 @@ def _name_unreadable(box: Box) -> None:
 
 @app.callback()
 def rejects() -> None:
-    """List the rejected events by reason; repair them by a patch and send them again.
+    """List, show, repair or delete rejected events.
 
-    Without a verb: list.
+    Without a subcommand, `list` runs.
     """
 
 
@@ -50,7 +50,10 @@ def list_rejects(
     *,
     by: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="Group by app_version, device or hour; several with commas."),
+        typer.Option(
+            metavar="NAMES",
+            help="Group by reason and by these fields, separated by commas: app_version, device, hour.",
+        ),
     ] = "app_version",
     start: terminal.From = terminal.A_DAY_AGO,
     end: terminal.To = terminal.NOW,
@@ -64,7 +67,7 @@ def list_rejects(
 ) -> None:
     """List the rejected events, grouped by reason and by app version, device or hour.
 
-    Exit 1 if there are some.
+    Exit code 1: there are rejected events, or an object could not be read.
     """
     names = [name for name in by.replace(" ", "").split(",") if name]
     if unknown := set(names) - {"app_version", "device", "hour"}:
@@ -81,7 +84,7 @@ def list_rejects(
 def show(
     context: typer.Context,
     *,
-    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of examples.")] = 3,
+    number: Annotated[int, typer.Option("--number", min=1, max=1000, help="Number of events to show.")] = 3,
     start: terminal.From = terminal.A_DAY_AGO,
     end: terminal.To = terminal.NOW,
     code: Code = "",
@@ -91,7 +94,7 @@ def show(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show examples: the reason, and the event as it was sent."""
+    """Show some rejected events, each with its reason and its text as it was sent."""
     _, _, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
     examples = [each for each, _ in zip(found, range(number), strict=False)]
     if as_json:
@@ -117,7 +120,9 @@ def send_command(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", metavar="PATH=VALUE", help="A field's new value: JSON, text, or @sha256 for an id."
+            "--set",
+            metavar="PATH=VALUE",
+            help="Set a field to JSON, to text, or with @sha256 to an id derived from the event's text.",
         ),
     ] = None,
     rename: Annotated[
@@ -128,9 +133,11 @@ def send_command(
     ] = None,
     map_: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace some values of a field."),
+        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace the listed values of a field."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Send nothing; show the changes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; show examples and how many would be accepted.")
+    ] = False,
     start: terminal.From = terminal.A_DAY_AGO,
     end: terminal.To = terminal.NOW,
     code: Code = "",
@@ -139,10 +146,11 @@ def send_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Repair rejected events by a patch and send them again through the endpoint.
+    """Repair rejected events with a patch, and send them to the API again.
 
-    Each repaired event names its reject in the field milkrun_resent. Repeated, the command sends only the
-    rest. Exit 1 if some are rejected again.
+    The field milkrun_resent of a repaired event names the object and line that it repairs. If the command is
+    repeated, it sends only events that have not been accepted yet. Exit code 1: some events could not be
+    repaired, or were rejected again.
     """
     patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())
     outputs, box, found = _found(context, stage, Selection(start, end, code, app_version, device or ""))
@@ -192,9 +200,9 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete the objects whose rejects are all selected, after confirmation. Their rows in RAW stay.
+    """Delete objects whose events are all selected, after confirmation. Their rows in RAW are kept.
 
-    Exit 1 if an object has other rejects too.
+    Exit code 1: an object was not deleted, because it also contains events that are not selected.
     """
     _, box, found = _found(
         context, stage, Selection(start, end, code, app_version, device or "", resent=True)

@@ -212,23 +212,27 @@ def command(
     *,
     start: Annotated[
         datetime | None,
-        terminal.time_option("Start of the range, by time of receipt (full hours).", "--from"),
+        terminal.time_option(terminal.FIRST_HOUR, "--from"),
     ] = None,
     end: terminal.To = terminal.NOW,
     type_: Annotated[
         list[str] | None,
-        terminal.text_option("TYPE", "Only events of this type; can be repeated.", "--type"),
+        terminal.text_option("TYPE", "Send only events of this type. Can be repeated.", "--type"),
     ] = None,
     device: Annotated[
-        list[str] | None, terminal.text_option("DEVICE", "Only events of this device; can be repeated.")
+        list[str] | None,
+        terminal.text_option("DEVICE", "Send only events from this device. Can be repeated."),
     ] = None,
     prefix: Annotated[
-        str, typer.Option(help="Objects under this prefix, such as events/dt=2026-11-16/.")
+        str,
+        typer.Option(
+            metavar="PREFIX", help="Send only objects with this key prefix, such as events/dt=2026-11-16/."
+        ),
     ] = "",
     aside: Annotated[
         str | None,
         terminal.text_option(
-            "WHAT", "Send quarantined records instead: a prefix of keys, or a reason's code.", "--set-aside"
+            "WHAT", "Send the quarantined records with this key prefix or reason code instead.", "--set-aside"
         ),
     ] = None,
     to_file: Annotated[
@@ -236,23 +240,30 @@ def command(
         typer.Option(
             parser=terminal.writable,
             metavar="FILE",
-            help="With --set-aside: write NDJSON here for repair; `milkrun send --file` sends it.",
+            help="With --set-aside: write the records to this NDJSON file; `milkrun send --file` sends it.",
         ),
     ] = None,
     on_failure: Annotated[
-        bool, typer.Option("--on-failure", help="Send the batches that the mapping gave up on instead.")
+        bool,
+        typer.Option(
+            "--on-failure", help="Send the batches that the event source mapping discarded instead."
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Send nothing; show the number, duration and cost.")] = False,
-    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Events per second.")] = 200,
+    dry_run: Annotated[
+        bool, typer.Option(help="Send nothing; show the number of events, the duration and the cost.")
+    ] = False,
+    rate: Annotated[
+        float, typer.Option(min=0.1, max=1_000_000, help="Maximum number of events per second.")
+    ] = 200,
     restart: Annotated[
-        bool, typer.Option(help="Start from the beginning, not where an earlier run stopped.")
+        bool, typer.Option(help="Start from the beginning instead of continuing an interrupted run.")
     ] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
     """Send archived or quarantined geofence events, or discarded batches, to the consumer again.
 
-    Exit 1 if part of the archive could not be read; it is named, and the rest is sent.
+    Objects and lines that cannot be read are listed, and the rest is sent; the exit code is then 1.
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("give --from (or --prefix), --set-aside or --on-failure")

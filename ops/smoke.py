@@ -75,14 +75,15 @@ def command(
     context: typer.Context,
     *,
     patience: Annotated[
-        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Timeout per step, in seconds.")
+        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds.")
     ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
     """Post one event to a stage and follow it to the warehouse.
 
-    Exit 1 if a step is not seen in time; 2 if S3 or DynamoDB does not answer, and nothing was posted.
+    Exit codes: 1: a step was not completed in time, or Snowflake does not answer; 2: S3 or DynamoDB does not
+    answer, so nothing was posted.
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")
@@ -101,8 +102,8 @@ def command(
 def check_key(context: typer.Context, *, stage: terminal.Stage = "local") -> None:
     """Print the SQL that creates the Snowflake user for the pipe check.
 
-    The user has the public key of the stage's check and the role <DB>_WATCHER, which `milkrun warehouse apply`
-    creates. Run the SQL as a role that may create users.
+    The user gets the public key of the stage's pipe check and the role <DB>_WATCHER, which
+    `milkrun warehouse apply` creates. Run the SQL with a role that may create users.
     """
     outputs = terminal.outputs_of(context, stage)
     stacks = outputs.aws("cloudformation").describe_stacks(StackName=f"milkrun-{stage}")["Stacks"]

@@ -161,5 +161,7 @@ def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide
             return LEVELS.index(level)
 
 
-AsWide = Annotated[bool, typer.Option("--wide", help="Show the runbook's section for each finding.")]
+AsWide = Annotated[
+    bool, typer.Option("--wide", help="Also show the section of the runbook for each problem.")
+]
 Watch = Annotated[bool, typer.Option("--watch", help="Repeat every 5 seconds until Ctrl-C.")]

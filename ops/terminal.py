@@ -82,11 +82,15 @@ def writable(text: str) -> Path:
     return path
 
 
-Stage = Annotated[str, typer.Option(parser=stage_name, metavar="STAGE", help="local, or a deployed stage.")]
+Stage = Annotated[
+    str,
+    typer.Option(parser=stage_name, metavar="STAGE", help="Name of the stage: local, or a deployed stage."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Skip the confirmation.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 Wide = Annotated[
-    bool, typer.Option("--wide", help="Print all columns and full times, also on a narrow terminal.")
+    bool,
+    typer.Option("--wide", help="Print all columns and full timestamps, even if the terminal is narrow."),
 ]
 
 
@@ -138,8 +142,10 @@ def time_option(help_: str, *names: str) -> Any:
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 
-From = Annotated[datetime, time_option("Start of the range, by time of receipt (full hours).", "--from")]
-To = Annotated[datetime, time_option("End of the range, by time of receipt (full hours).", "--to")]
+FIRST_HOUR = "First hour to include, by the time at which the events were received."
+LAST_HOUR = "Last hour to include, by the time at which the events were received."
+From = Annotated[datetime, time_option(FIRST_HOUR, "--from")]
+To = Annotated[datetime, time_option(LAST_HOUR, "--to")]
 
 
 def check_range(start: datetime, end: datetime) -> None:

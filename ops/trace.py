@@ -81,27 +81,30 @@ def command(
         typer.Argument(
             parser=terminal.not_empty,
             metavar="EVENT_ID|KEY|REQUEST_ID",
-            help="An event's id, an object's key, or the request_id of a receipt.",
+            help="Id of an event, key of an archived object, or request_id of an API response.",
         ),
     ] = None,
     *,
     device: Annotated[
-        str | None, terminal.text_option("DEVICE", "With --at: the device of the event.")
+        str | None, terminal.text_option("DEVICE", "Instead of an id: the device that sent the event.")
     ] = None,
     at: Annotated[
-        datetime | None, terminal.time_option("With --device: the approximate time of the event.")
+        datetime | None, terminal.time_option("With --device: the time of the event, to within 5 minutes.")
     ] = None,
     start: Annotated[
-        datetime, terminal.time_option("First hour to search if RAW does not have the id.", "--from")
+        datetime,
+        terminal.time_option("First hour to search in the archive if RAW lacks the event.", "--from"),
     ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
-    end: Annotated[datetime, terminal.time_option("Last hour to search.", "--to")] = terminal.NOW,
+    end: Annotated[
+        datetime, terminal.time_option("Last hour to search in the archive.", "--to")
+    ] = terminal.NOW,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
 ) -> None:
     """Show where an event, object or request is, and every step on its way, in time order.
 
-    Exit 0 if it is where it should be, 1 if not, 2 if a store that could tell did not answer.
+    Exit codes: 0: it is where it should be; 1: it is not; 2: unknown, because a store did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("give an id, a key or a request id, or --device and --at")

@@ -187,18 +187,18 @@ def _fence(text: str) -> Fence:
 def command(
     context: typer.Context,
     *,
-    device: Annotated[str | None, terminal.text_option("DEVICE", "The device whose visits to list.")] = None,
+    device: Annotated[str | None, terminal.text_option("DEVICE", "List all visits of this device.")] = None,
     fence: Annotated[
         Fence | None,
         typer.Option(
             parser=_fence,
             metavar="FENCE",
-            help="The fence whose current visits to list, as tag/externalId.",
+            help="List the open visits at this fence, which is named by tag/externalId.",
         ),
     ] = None,
     since: Annotated[
         datetime | None,
-        terminal.time_option("With --device: only visits that began at this time or later."),
+        terminal.time_option("With --device: list only visits that began at this time or later."),
     ] = None,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
@@ -206,8 +206,8 @@ def command(
 ) -> None:
     """List the visits of a device, or the devices that are at a fence now.
 
-    An open visit is contradicted, and listed last, if the device has since entered another place of an exclusive
-    kind (stage setting exclusiveTags): its exit event is missing.
+    If the device of an open visit has since entered another exclusive place (stage setting exclusiveTags), the
+    exit event of the visit is missing. Such visits are marked and listed last.
     """
     if (device is None) == (fence is None):
         raise typer.BadParameter("give --device or --fence")

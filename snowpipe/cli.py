@@ -38,10 +38,14 @@ def apply(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    dry_run: Annotated[bool, typer.Option(help="Show what would run; change nothing")] = False,
-    sql: Annotated[bool, typer.Option(help="Print the statements without connecting")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="List the statements that would run, and change nothing.")
+    ] = False,
+    sql: Annotated[
+        bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
+    ] = False,
 ) -> None:
-    """Create missing objects of the DDL and update existing ones. Refuses if a pipe's COPY has changed."""
+    """Create or update the database objects of the DDL. Fails if the COPY statement of a pipe has changed."""
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -54,9 +58,9 @@ def apply(
 
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-    """List every difference between the deployed objects and the DDL, with its repair.
+    """List the differences between the deployed objects and the DDL, each with its repair.
 
-    Exit 1 if there are any.
+    Exit code 1: there are differences.
     """
     stage = stage_of(context, outputs)
     with stage.warehouse(administrator) as session:
@@ -71,10 +75,12 @@ def bootstrap(
     outputs: Outputs = None,
     as_json: Json = False,
     write: Annotated[
-        bool, typer.Option(help="Also change role and topic in AWS; for an emulated AWS only")
+        bool, typer.Option(help="Also change the role and the topic in AWS. Only for an emulated AWS.")
     ] = False,
 ) -> None:
-    """Set up a new stage; stop with the parameters to set if AWS does not know Snowflake's users yet."""
+    """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set
+    and stop.
+    """
     stage = stage_of(context, outputs)
     if write:
         stage.refuse_to_change_aws()
@@ -90,9 +96,9 @@ def trust_policy(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    access: Annotated[bool, typer.Option(help="Print the role's permissions instead")] = False,
+    access: Annotated[bool, typer.Option(help="Print the permissions of the role instead.")] = False,
 ) -> None:
-    """Print the trust policy of the role with which Snowflake reads the bucket."""
+    """Print the trust policy of the IAM role with which Snowflake reads the bucket."""
     del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
     if access:
@@ -108,9 +114,11 @@ def sns_policy(
     context: typer.Context,
     outputs: Outputs = None,
     as_json: Json = False,
-    write: Annotated[bool, typer.Option(help="Set the topic's policy; for an emulated AWS only")] = False,
+    write: Annotated[
+        bool, typer.Option(help="Also set the policy of the topic. Only for an emulated AWS.")
+    ] = False,
 ) -> None:
-    """Print the topic's policy with the statement that allows Snowflake to subscribe."""
+    """Print the policy of the SNS topic with the statement that allows Snowflake to subscribe."""
     del as_json
     stage = stage_of(context, outputs)
     if write:
@@ -145,10 +153,15 @@ for _command in (
 
 
 @app.command()
-def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Run one statement in the stage's database and print its rows.
+def query(
+    context: typer.Context,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="The SQL statement to run.")],
+    outputs: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """Run one SQL statement in the stage's database and print the rows of its result.
 
-    A repeated column name gets a number: NAME_2.
+    If several columns have the same name, the later ones get a number, such as NAME_2.
     """
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")
@@ -160,7 +173,7 @@ def query(context: typer.Context, sql: str, outputs: Outputs = None, as_json: Js
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
-    """Run dbt on the stage's warehouse; arguments are dbt's own, such as `build --select geofence_visits`."""
+    """Run dbt on the stage's warehouse with arguments of dbt, such as `build --select geofence_visits`."""
     settings = load(context.obj, outputs)
     raise typer.Exit(run_dbt.dbt(context.args, settings, context.obj))
 
@@ -168,12 +181,19 @@ def dbt(context: typer.Context, outputs: Outputs = None) -> None:
 @app.command("load")
 def load_sqlite(
     context: typer.Context,
-    to: Annotated[str, typer.Option("--to", help="sqlite:///FILE")],
-    source: Annotated[str, typer.Option("--from", help="s3://BUCKET/PREFIX, or a folder")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="URL", help="SQLite file to load into, as sqlite:///FILE.")
+    ],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="SOURCE", help="Archive to load: s3://BUCKET/PREFIX, or a local folder."
+        ),
+    ],
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """Load the archive into SQLite, without a server. Repeated, it adds only new objects."""
+    """Load the archive into an SQLite file. If the command is repeated, it adds only new objects."""
     path = sqlite.path_of(to)
     where: sqlite.Source
     if source.startswith("s3://"):

@@ -20,11 +20,15 @@ from snowpipe.settings import Settings, load
 from snowpipe.warehouse import Snowflake
 
 Outputs = Annotated[
-    Path | None, typer.Option(help="A stack's outputs.json. Default: SNOWFLAKE_* or the running stack")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The outputs.json of a local stack. Default: the SNOWFLAKE_* variables, or the running stack.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON")]
-Which = Annotated[Kind | None, typer.Option("--pipe", help="Only this pipe (default: both)")]
-Since = Annotated[str, typer.Option(help="ISO-8601 or a phrase such as '2 hours ago'")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Which = Annotated[Kind | None, typer.Option("--pipe", help="Select only this pipe. Default: both pipes.")]
+Since = Annotated[str, typer.Option(metavar="TIME", help="Include only loads at this time or later.")]
 
 
 @dataclass

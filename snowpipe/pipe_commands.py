@@ -30,7 +30,10 @@ QUEUE_TIMEOUT = timedelta(minutes=10)
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show each pipe's state and what it means. Exit 1 if a pipe is not healthy, 2 if S3 does not answer."""
+    """Show the state of each pipe and what it means.
+
+    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not answer.
+    """
     stage = stage_of(context, outputs)
     rows, silent = [], None
     try:
@@ -55,10 +58,10 @@ def history(
     as_json: Json = False,
     pipe: Which = None,
     since: Since = "24 hours ago",
-    failed: Annotated[bool, typer.Option(help="Only files that were not loaded completely")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of files per pipe")] = 1000,
+    failed: Annotated[bool, typer.Option(help="List only files that were not loaded completely.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of files to list per pipe.")] = 1000,
 ) -> None:
-    """List the result of each file, the newest first (COPY_HISTORY: 14 days)."""
+    """List the files that Snowflake tried to load in the last 14 days (COPY_HISTORY), the newest first."""
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
@@ -74,7 +77,10 @@ def validate(
     pipe: Which = None,
     since: Since = "14 days ago",
 ) -> None:
-    """Read the files that failed and show their invalid lines. Exit 1 if there are any."""
+    """Show the invalid lines of the files that could not be loaded completely.
+
+    Exit code 1: there are such files.
+    """
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
@@ -96,15 +102,17 @@ def refresh(
     as_json: Json = False,
     pipe: Which = None,
     prefix: Annotated[
-        str, typer.Option(help="Only keys that begin with this text, such as dt=2026-11-16/")
+        str,
+        typer.Option(metavar="PREFIX", help="Queue only files with this key prefix, such as dt=2026-11-16/."),
     ] = "",
     since: Annotated[
-        str | None, typer.Option(help="Objects received since then; ISO-8601 or a phrase")
+        str | None,
+        typer.Option(metavar="TIME", help="Queue only files that were received at this time or later."),
     ] = None,
 ) -> None:
-    """Queue files for which the pipes received no notification.
+    """Queue files about which the pipes received no notification.
 
-    Exit 1 if some are older than 7 days, the limit of REFRESH, or older than a replaced pipe.
+    Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a replaced pipe.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -128,18 +136,24 @@ def backfill(
     start: Annotated[
         str,
         typer.Option(
-            "--from", help="Start of the range, by time of receipt (full hours); ISO-8601 or a phrase"
+            "--from",
+            metavar="TIME",
+            help="First hour to include, by the time at which the events were received.",
         ),
     ],
     end: Annotated[
         str,
-        typer.Option("--to", help="End of the range, by time of receipt (full hours); ISO-8601 or a phrase"),
+        typer.Option(
+            "--to",
+            metavar="TIME",
+            help="Last hour to include, by the time at which the events were received.",
+        ),
     ] = "now",
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects of these hours that are not loaded yet, at most 1000 files per COPY."""
+    """Load the objects of a range of hours that are not loaded yet, at most 1,000 files per COPY statement."""
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
@@ -161,10 +175,15 @@ def backfill(
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
 
 
-def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Replace one object's rows by the object's current content, in one transaction. FILE is its key."""
+def reload(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="KEY", help="Key of the object to load again.")],
+    outputs: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """Replace the rows of one object with the object's current content, in one transaction."""
     if not file:
-        raise Refusal("FILE is empty: give an object's key, which begins with events/ or rejected/")
+        raise Refusal("KEY is empty: name an object whose key begins with events/ or rejected/")
     stage = stage_of(context, outputs)
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]
@@ -177,16 +196,24 @@ def reload(context: typer.Context, file: str, outputs: Outputs = None, as_json: 
 
 def repair(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="NDJSON, plain or gzip")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, metavar="FILE", help="The repaired file: NDJSON, plain or gzipped."
+        ),
+    ],
     instead_of: Annotated[
-        str, typer.Option(help="Key of the file that failed; the new file gets its prefix and hour")
+        str,
+        typer.Option(
+            metavar="KEY", help="Key of the file that failed; the new file gets the same prefix and hour."
+        ),
     ] = "",
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
     """Validate a repaired file and store it in the archive under a new key; Snowpipe then loads it.
 
-    The failed file stays: delete it when `history` shows that the new one is loaded.
+    The failed file is kept. Delete it when `history` shows that the new file is loaded.
     """
     found = repaired_object(file, instead_of, datetime.now(UTC))
     stage = stage_of(context, outputs)
@@ -202,7 +229,7 @@ def repair(
 
 
 def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
-    """Pause pipes; new files wait in the queue. After 14 days a paused pipe is stale."""
+    """Pause pipes. New files wait in the queue; after more than 14 days, a paused pipe becomes stale."""
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -218,12 +245,15 @@ def resume(
     as_json: Json = False,
     pipe: Which = None,
     since: Annotated[
-        str | None, typer.Option(help="When a stale pipe was paused. Default: its last load")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Time at which a stale pipe was paused. Default: the time of its last load."
+        ),
     ] = None,
 ) -> None:
     """Resume pipes.
 
-    A stale pipe (paused for over 14 days) also loads the files whose notifications expired.
+    If a pipe is stale (paused for more than 14 days), files whose notifications have expired are loaded too.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -266,11 +296,11 @@ def recreate(
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every pipe")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Replace every pipe that is selected.")] = False,
 ) -> None:
-    """Replace pipes that need it without losing files or loading them twice; can be interrupted and repeated.
+    """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
-    These are pipes whose COPY has changed, and pipes in a state that has no other remedy (see status).
+    By default it replaces pipes whose COPY statement has changed, and pipes in a state that has no other remedy.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []

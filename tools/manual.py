@@ -1,7 +1,9 @@
 """Generate docs/operating.md from the help of the commands: `python -m tools.manual > docs/operating.md`."""
 
 import copy
+import re
 import sys
+from collections import Counter
 
 import typer
 from typer.cli import get_docs_for_click
@@ -10,6 +12,13 @@ from typer.core import TyperCommand, TyperGroup
 from tools.milkrun import loaded
 
 NAME = "milkrun"
+COMMON_FROM = 5
+"""An option that this many commands share, with the same explanation, is explained once."""
+COMMON = """## Common options
+
+Many commands have these options. Each command has `--help`. A TIME is written in ISO 8601, such as
+2026-11-16T08:00Z, or as a phrase such as `2 hours ago`.
+"""
 
 
 def text() -> str:
@@ -18,7 +27,32 @@ def text() -> str:
     command.commands = {name: inner for name, inner in command.commands.items() if not inner.hidden}
     _show_whole_summaries(command)
     context = typer.Context(command, info_name=NAME)
-    return get_docs_for_click(obj=command, ctx=context, name=NAME, title="Operating").strip() + "\n"
+    page = get_docs_for_click(obj=command, ctx=context, name=NAME, title="Operating").strip()
+    return with_common_options(page) + "\n"
+
+
+def with_common_options(page: str) -> str:
+    """Explain the options that many commands share once, and list only their names below each command."""
+    page = re.sub(r"^\* `--help`: .*\n?", "", page, flags=re.MULTILINE).replace(" range>`", ">`")
+    page = re.sub(r"\*\*Options\*\*:\n\n(?=\n|\Z)", "", page).strip()
+    options = Counter(re.findall(r"^\* `-.*", page, flags=re.MULTILINE))
+    common = [line for line, number in options.items() if number >= COMMON_FROM]
+
+    def shortened(block: re.Match[str]) -> str:
+        lines = block[0].splitlines()
+        names = [_name(line) for line in lines if line in common]
+        own = [line for line in lines if line not in common]
+        listed = [f"* [Common options](#common-options): {', '.join(names)}."] if names else []
+        return "\n\n".join(own + listed) + "\n"
+
+    page = re.sub(r"(^\* `-.*\n?)+", shortened, page, flags=re.MULTILINE)
+    introduction, first, rest = page.partition(f"\n## `{NAME} ")
+    explained = COMMON + "\n" + "\n\n".join(common)
+    return re.sub(r"\n{3,}", "\n\n", f"{introduction}\n{explained}\n{first}{rest}".strip())
+
+
+def _name(line: str) -> str:
+    return f"`{re.findall('--[a-z-]+', line)[0]}`"
 
 
 def _show_whole_summaries(command: TyperCommand | TyperGroup) -> None:

@@ -31,9 +31,19 @@ class Entry:
 
 
 ENTRIES = (
-    Entry("up", "tools.stack.cli:up", LOCAL, "Start the local stack or repair it, and deploy what changed."),
+    Entry(
+        "up",
+        "tools.stack.cli:up",
+        LOCAL,
+        "Start or repair the local stack, and deploy everything that has changed.",
+    ),
     Entry("down", "tools.stack.cli:down", LOCAL, "Stop the local stack and delete its data."),
-    Entry("stop", "tools.stack.cli:stop", LOCAL, "Stop the local stack; keep Snowflake's files."),
+    Entry(
+        "stop",
+        "tools.stack.cli:stop",
+        LOCAL,
+        "Stop the local stack. Only the data of the local Snowflake is kept.",
+    ),
     Entry(
         "logs", "tools.stack.cli:logs", LOCAL, "Print the logs of the functions, LocalStack and Snowflake."
     ),
@@ -41,31 +51,31 @@ ENTRIES = (
         "token",
         "tools.stack.cli:token",
         LOCAL,
-        "Print a token for a device, if the local stack requires tokens.",
+        "Print a token for a device. The local stack must require tokens (milkrun up --auth jwt).",
     ),
     Entry(
         "demo",
         "tools.fleet.demo:command",
         LOCAL,
-        "Start the local stack, send a morning of rounds (or a file), and check every number.",
+        "Start the local stack, send a morning of sample traffic (or a file), and check the counts in all stores.",
     ),
     Entry(
         "console",
         "tools.console.command:command",
         LOCAL,
-        "Serve the web console: trucks on a map, the pipeline, events and visits.",
+        "Serve the web console, which shows trucks on a map, the pipeline, events and visits.",
     ),
     Entry(
         "simulate",
         "tools.fleet.simulate.__main__:command",
         LOCAL,
-        "Simulate an hour without Kinesis or Snowpipe at 1k, 100k and 1M events per second.",
+        "Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second.",
     ),
     Entry(
         "status",
         "tools.status:command",
         OPERATE,
-        "Show whether a stage is healthy; if not, what is wrong and what to do next.",
+        "Show whether a stage is healthy and, if it is not, what is wrong and what to do next.",
     ),
     Entry(
         "send",
@@ -95,13 +105,13 @@ ENTRIES = (
         "rejects",
         "ops.rejects_commands:app",
         OPERATE,
-        "List the rejected events by reason; repair them by a patch and send them again.",
+        "List, show, repair or delete rejected events.",
     ),
     Entry(
         "quarantine",
         "ops.quarantine:app",
         OPERATE,
-        "List, show, send again or delete the records that can never be processed.",
+        "List, show, send again or delete quarantined records, which can never be processed as they are.",
     ),
     Entry(
         "redrive",
@@ -119,32 +129,32 @@ ENTRIES = (
         "report",
         "ops.daily_report:command",
         OPERATE,
-        "Report one day of the fleet from the marts: collections, litres, visits, missing exits, silent trucks.",
+        "Report one day of the fleet: collections, litres, visits, missing exits and silent trucks.",
     ),
     Entry(
         "move-visits",
         "ops.move_visits:command",
         OPERATE,
-        "Convert the visits table to the current layout, once after the upgrade.",
+        "Convert the visits table to the current layout, once after an upgrade (docs/upgrade.md).",
     ),
     Entry(
         "forget",
         "ops.forget:command",
         OPERATE,
-        "Delete all data of a person or a device. Can be interrupted and repeated.",
+        "Delete all data of a person or a device. The command can be interrupted and repeated.",
     ),
     Entry(
         "cost",
         "ops.cost:command",
         OPERATE,
-        "Estimate a load's monthly cost at list prices, by component, and compare alternatives.",
+        "Estimate the monthly cost of a load at list prices, by component, and compare alternatives.",
     ),
     Entry("smoke", "ops.smoke:command", OPERATE, "Post one event to a stage and follow it to the warehouse."),
     Entry(
         "preflight",
         "ops.preflight:command",
         OPERATE,
-        "Find reasons why a deployment of a stage would fail; create nothing.",
+        "Find reasons why the deployment of a stage would fail, without creating anything.",
     ),
     Entry(
         "verify",
@@ -225,7 +235,7 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Run and operate Milkrun: the local stack, a deployed stage, the warehouse."""
+    """Run and operate Milkrun: the local stack, a deployed stage and the warehouse."""
 
 
 def loaded() -> LazyGroup:

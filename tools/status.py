@@ -62,9 +62,9 @@ def command(
     wide: status_report.AsWide = False,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show whether a stage is healthy; if not, what is wrong and what to do next.
+    """Show whether a stage is healthy and, if it is not, what is wrong and what to do next.
 
-    Exit 0: OK; 1: WARN; 2: FAIL.
+    Exit codes: 0: OK; 1: WARN; 2: FAIL.
     """
     environment: Mapping[str, str] = context.obj
     local = [laptop_source(environment)] if stage == "local" else []

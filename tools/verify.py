@@ -63,29 +63,28 @@ def command(
     context: typer.Context,
     *,
     stage: terminal.Stage = "local",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Skip the confirmation before a deployed stage is used.")
-    ] = False,
+    yes: terminal.Yes = False,
     marts: Annotated[
         bool, typer.Option(help="Afterwards rebuild staging and marts without the tests' data.")
     ] = True,
     tests: Annotated[
         str | None,
-        terminal.text_option("TEXT", "Run tests whose name contains this (pytest -k).", "--tests"),
+        terminal.text_option("TEXT", "Run only tests whose name contains TEXT (pytest -k).", "--tests"),
     ] = None,
     token_command: Annotated[
         str | None,
         terminal.text_option(
             "COMMAND",
-            "Command that prints a token for the device id that follows it; for stages that require tokens.",
+            "For stages that require tokens: a command that prints a token. The device id is its last argument.",
         ),
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Run the end-to-end tests against a stage, and delete the data that they created.
 
-    Print the assumptions (docs/reference/assumptions.md) that they verified. Needs the environment of the
-    tests: tools/setup.sh test fuzz check. Exit 1 if a test failed or something could not be deleted.
+    The command prints the assumptions of docs/reference/assumptions.md that the tests verified. It needs the
+    environment of the tests (tools/setup.sh test fuzz check). Exit code 1: a test failed, or some data could
+    not be deleted.
     """
     outputs = terminal.outputs_of(context, stage)
     if outputs.ingest_function and not (outputs.token_issuer or token_command):

@@ -31,14 +31,14 @@ def command(
         typer.Option(
             min=0,
             max=65535,
-            help="Port on 127.0.0.1; 0 selects a free one. Default: the stack's base port plus 2.",
+            help="Port on 127.0.0.1; 0 selects a free port. Default: the base port of the stack plus 2.",
         ),
     ] = None,
     live_bus: Annotated[
         bool,
         typer.Option(
             "--live-bus/--no-live-bus",
-            help="Receive notifications through a queue of the console's own, or only poll.",
+            help="Receive notifications through a queue that the console creates, or only poll.",
         ),
     ] = True,
     warehouse_every: Annotated[
@@ -47,8 +47,8 @@ def command(
             min=0,
             max=terminal.MAX_SECONDS,
             help=(
-                "Seconds between queries of Snowflake while a page is open; 0: never. Default: 5 "
-                "locally, 300 for a deployed stage."
+                "Seconds between two queries of Snowflake while a page is open; 0 means never. Default: 5 "
+                "for the local stack, 300 for a deployed stage."
             ),
         ),
     ] = None,
@@ -58,26 +58,32 @@ def command(
             min=0,
             max=terminal.MAX_SECONDS,
             help=(
-                "Seconds between comparisons while a page is open; 0: on demand. Default: 300 locally, "
-                "0 for a deployed stage."
+                "Seconds between two comparisons of the stores while a page is open; 0 means only on demand. "
+                "Default: 300 for the local stack, 0 for a deployed stage."
             ),
         ),
     ] = None,
     fences: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="GeoJSON of the fences. Default: estimated from events."
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help="GeoJSON file with the fences. Default: estimate the fences from events.",
         ),
     ] = None,
     tiles: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Online map tiles, as https://host/{z}/{x}/{y}.png. Default: none."),
+        typer.Option(
+            metavar="URL",
+            help="URL template of online map tiles: https://host/{z}/{x}/{y}.png. Default: no tiles.",
+        ),
     ] = None,
     stage: terminal.Stage = "local",
 ) -> None:
-    """Serve the web console: trucks on a map, the pipeline, events and visits.
+    """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    It ends with Ctrl-C. If the console of a local stage already runs, print its address.
+    Ctrl-C ends the command. If the local stack already serves its console, the command only prints the address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):

@@ -31,7 +31,19 @@ from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
 from tools.fleet.row_latency import Watch
-from tools.fleet.send import Client, judged, new_run_id, percentile, posts_of_file, read_lines, send
+from tools.fleet.send import (
+    FILE_HELP,
+    Client,
+    Farms,
+    Seed,
+    Trucks,
+    judged,
+    new_run_id,
+    percentile,
+    posts_of_file,
+    read_lines,
+    send,
+)
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
@@ -62,23 +74,23 @@ def command(
     *,
     events: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Send this file (NDJSON, plain or gzip) instead of a morning."
-        ),
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help=FILE_HELP),
     ] = None,
-    live: Annotated[bool, typer.Option("--live", help="Only move trucks on the map, until Ctrl-C.")] = False,
-    seed: int = 1,
-    trucks: Annotated[int, typer.Option(min=1)] = 12,
-    farms: Annotated[int, typer.Option(min=1)] = 40,
+    live: Annotated[
+        bool, typer.Option("--live", help="Only send traffic in real time, for the map, until Ctrl-C.")
+    ] = False,
+    seed: Seed = 1,
+    trucks: Trucks = 12,
+    farms: Farms = 40,
     auth: AuthOption = None,
     stage: terminal.Stage = "local",
     yes: terminal.Yes = False,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Start the local stack, send a morning of rounds (or a file), and check every number.
+    """Start the local stack, send a morning of sample traffic (or a file), and check the counts in all stores.
 
-    Exit 1 if a number is wrong. A deployed stage must already exist; the command asks before it sends
-    sample trucks there.
+    Exit code 1: a count is wrong. With --stage, the stage must already be deployed; the command asks for
+    confirmation before it sends sample traffic there.
     """
     if live and events:
         raise typer.BadParameter("give --live or --events, not both")

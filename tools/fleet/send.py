@@ -384,47 +384,66 @@ def _run_id(text: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+FILE_HELP = "Send the events of this file (NDJSON, plain or gzipped) instead of sample traffic."
+Trucks = Annotated[int, typer.Option(min=1, help="Number of trucks in the sample traffic.")]
+Farms = Annotated[int, typer.Option(min=1, help="Number of farms in the sample traffic.")]
+Seed = Annotated[int, typer.Option(help="Seed of the sample traffic; equal seeds give equal rounds.")]
+
+
 def command(
     context: typer.Context,
     *,
     file: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Send this file (NDJSON, plain or gzip) instead of a morning."
-        ),
+        typer.Option(exists=True, dir_okay=False, metavar="FILE", help=FILE_HELP),
     ] = None,
-    events: Annotated[int | None, typer.Option(min=1, help="Number of events.")] = None,
+    events: Annotated[int | None, typer.Option(min=1, help="Number of events to send.")] = None,
     duration: Annotated[
-        float | None, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Duration in seconds.")
+        float | None,
+        typer.Option(min=0, max=terminal.MAX_SECONDS, help="Number of seconds for which to send events."),
     ] = None,
-    rate: Annotated[float, typer.Option(min=0.01, help="Events per second.")] = math.inf,
-    trucks: Annotated[int, typer.Option(min=1)] = 12,
-    farms: Annotated[int, typer.Option(min=1)] = 40,
-    duplicates: Annotated[float, typer.Option(min=0, max=1, help="Share of events sent again.")] = 0.04,
+    rate: Annotated[float, typer.Option(min=0.01, help="Maximum number of events per second.")] = math.inf,
+    trucks: Trucks = 12,
+    farms: Farms = 40,
+    duplicates: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the events that are sent a second time.")
+    ] = 0.04,
     late: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of events sent late, shuffled and in bursts.")
+        float, typer.Option(min=0, max=1, help="Share of the events that are sent late, in shuffled bursts.")
     ] = 0.12,
-    invalid: Annotated[float, typer.Option(min=0, max=1, help="Share of invalid events added.")] = 0.012,
+    invalid: Annotated[
+        float, typer.Option(min=0, max=1, help="Number of invalid events to add, as a share of all events.")
+    ] = 0.012,
     batch: Annotated[
         int | None, typer.Option(min=1, max=500, help="Maximum number of events per request.")
     ] = None,
-    seed: int = 1,
+    seed: Seed = 1,
     run: Annotated[
         str | None,
         typer.Option(
-            help="8 hexadecimal digits with which every event id begins.", parser=_run_id, metavar="RUN"
+            help="The first 8 hexadecimal digits of every event id. Default: random digits.",
+            parser=_run_id,
+            metavar="RUN",
         ),
     ] = None,
     begin: Annotated[
-        datetime, typer.Option(parser=terminal.time, help="Start of the morning.", metavar="TIME")
+        datetime,
+        typer.Option(parser=terminal.time, help="Time at which the sample morning begins.", metavar="TIME"),
     ] = "8 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
     gzip_: Annotated[
         bool | None,
-        typer.Option("--gzip/--no-gzip", help="Compress the requests. Default: as each phone does."),
+        typer.Option(
+            "--gzip/--no-gzip", help="Compress all requests, or none. Default: compress those of some phones."
+        ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=64, help="Maximum number of concurrent requests.")
+    ] = 4,
     patience: Annotated[
-        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Seconds for which a request is tried.")
+        float,
+        typer.Option(
+            min=0, max=terminal.MAX_SECONDS, help="Number of seconds for which a failing request is retried."
+        ),
     ] = 120,
     stage: terminal.Stage = "local",
     yes: terminal.Yes = False,
@@ -432,8 +451,9 @@ def command(
 ) -> None:
     """Send sample traffic: one morning (default), continuous load, or a file.
 
-    With --events or --duration the load continues until that many events were sent or the time is over.
-    Ctrl-C ends it and prints the figures so far. Asks before it sends sample trucks to a deployed stage.
+    With --events or --duration, the load continues until the number of events is reached or the time is over.
+    After Ctrl-C the command prints the results so far and ends. It asks for confirmation before it sends sample
+    traffic to a deployed stage.
     """
     outputs = terminal.outputs_of(context, stage)
     if not file:

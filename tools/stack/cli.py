@@ -58,8 +58,8 @@ AuthOption = Annotated[
     Auth | None,
     typer.Option(
         help=(
-            "Credential that the stage requires: only the API key, or also a token (JWT) of the stack's "
-            "own issuer. Default: unchanged; a new stack requires the key."
+            "Credentials that the local stack requires: the API key (key), or also a token from the stack's "
+            "own issuer (jwt). Default: unchanged, and key for a new stack."
         )
     ),
 ]
@@ -69,18 +69,20 @@ AuthOption = Annotated[
 def up(
     context: typer.Context,
     only: Annotated[
-        Literal["localstack", "snowflake"] | None, typer.Option(help="Start only this part; deploy nothing.")
+        Literal["localstack", "snowflake"] | None,
+        typer.Option(help="Start only this service, and deploy nothing."),
     ] = None,
     *,
     discard: Annotated[
         bool,
-        typer.Option("--discard", help="Delete all data in AWS and the warehouse, and start from empty."),
+        typer.Option("--discard", help="First delete all data of the local stack, then start it empty."),
     ] = False,
     auth: AuthOption = None,
 ) -> None:
-    """Start the local stack or repair it, and deploy what changed.
+    """Start or repair the local stack, and deploy everything that has changed.
 
-    Starts only dead processes and deletes nothing without --discard. Exit 1 if a dead process lost data.
+    The command starts only processes that are not running, and deletes nothing without --discard. Exit code 1: a
+    process had ended, and its data is lost.
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()
@@ -111,10 +113,11 @@ def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
 def token(
     context: typer.Context,
     device: Annotated[
-        str, typer.Argument(parser=terminal.not_empty, metavar="DEVICE", help="Device id in the token.")
+        str,
+        typer.Argument(parser=terminal.not_empty, metavar="DEVICE", help="Device id to put into the token."),
     ],
 ) -> None:
-    """Print a token for a device, if the local stack requires tokens."""
+    """Print a token for a device. The local stack must require tokens (milkrun up --auth jwt)."""
     with _stack(context) as (stack, _):
         own = stack.outputs().token_issuer
         if own is None:
@@ -131,7 +134,7 @@ def console(context: typer.Context) -> None:
 
 @app.command()
 def stop(context: typer.Context) -> None:
-    """Stop the local stack; keep Snowflake's files."""
+    """Stop the local stack. Only the data of the local Snowflake is kept."""
     with _stack(context) as (stack, console):
         for line in stack.stop():
             console.print(line, markup=False)
@@ -170,12 +173,17 @@ def logs(
     context: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Logs to print, such as ingest, consume, localstack, snowflake. Default: all."),
+        typer.Argument(
+            metavar="NAME",
+            help="Logs to print, such as ingest, consume, localstack or snowflake. Default: all logs.",
+        ),
     ] = None,
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until Ctrl-C.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Continue to print new lines until Ctrl-C.")
+    ] = False,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, help="Number of lines of each log to begin with.")
+        int, typer.Option("--lines", "-n", min=0, help="Number of existing lines to print from each log.")
     ] = 40,
 ) -> None:
     """Print the logs of the functions, LocalStack and Snowflake."""

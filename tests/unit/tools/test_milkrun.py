@@ -84,7 +84,7 @@ def test_misspelt_warehouse_command_suggests_the_right_one() -> None:
     ("spelling", "shown"),
     [
         ("ops where --help", "every step on its"),
-        ("ops set-aside --help", "List the records"),
+        ("ops set-aside --help", "quarantined records"),
         ("ops top --help", "--stage"),
         ("ops reconcile --help", "Compare accepted"),
         ("ops --help", "reconcile"),

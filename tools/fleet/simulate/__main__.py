@@ -38,18 +38,25 @@ def _folder(text: str) -> Path:
 def command(
     *,
     only: Annotated[
-        list[str] | None, typer.Option("--size", help="Only this size: 1k, 100k, 1M, `100k, patient`.")
+        list[str] | None,
+        typer.Option(
+            "--size",
+            metavar="SIZE",
+            help="Simulate only this size: 1k, 100k, 1M or `100k, patient`. Can be repeated.",
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=1, max=1440, help="Duration of the outage in minutes.")] = 60,
     plots: Annotated[
         Path | None,
-        typer.Option(parser=_folder, metavar="FOLDER", help="Existing folder for SVGs, one per part."),
+        typer.Option(
+            parser=_folder, metavar="FOLDER", help="Existing folder for diagrams (SVG), one per service."
+        ),
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Simulate an hour without Kinesis or Snowpipe at 1k, 100k and 1M events per second.
+    """Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second.
 
-    The table shows backlog and recovery.
+    The table shows how large the backlog becomes and how long the recovery takes.
     """
     known = sizes()
     if unknown := set(only or ()) - set(known):
