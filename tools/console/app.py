@@ -1,6 +1,6 @@
 """The console's HTTP routes.
 
-docs/console.md documents the API for the page and for tests of app developers.
+`docs/console.md` documents the routes for tests of apps; the others serve the page.
 """
 
 import asyncio
