@@ -25,7 +25,7 @@ from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
 
 from aws.credentials import Credentials
-from aws.errors import NoResponseError
+from aws.errors import NoResponseError, ServiceError
 
 # The deadline of one try: name resolution, connecting to the addresses in turn, TLS, sending, reading the response.
 CALL_SECONDS = 3.0
@@ -113,12 +113,15 @@ class Endpoint:
         return connection.call(self.name, method, target, body, signed)
 
 
-def fetch(url: str) -> Response:
-    """Send an unsigned GET request, for at most CALL_SECONDS. Raises NoResponseError."""
-    parts = urlsplit(url)
+def fetch(url: str) -> bytes:
+    """Return the body of a response to an unsigned GET request, within CALL_SECONDS. Raises RetryableError."""
+    parts, host = urlsplit(url), str(urlsplit(url).hostname)
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     with closing(_Connection(parts)) as connection:
-        return connection.call(str(parts.hostname), "GET", target, max_bytes=MAX_FETCHED_BYTES)
+        response = connection.call(host, "GET", target, max_bytes=MAX_FETCHED_BYTES)
+    if response.status != 200:
+        raise ServiceError(host, str(response.status), response.status)
+    return response.body
 
 
 class _Connection(HTTPConnection):

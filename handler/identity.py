@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from aws.errors import RetryableError
-from aws.http import fetch
 from handler.http import Refused
 from handler.settings import Settings
 
@@ -50,14 +49,6 @@ class Speaker:
 ANYBODY = Speaker("api_key")
 
 
-def fetch_keys(url: str) -> bytes:
-    """Return the body of a JWK set. Raises RetryableError."""
-    response = fetch(url)
-    if response.status != 200:
-        raise RetryableError(f"the identity provider returned status {response.status}")
-    return response.body
-
-
 class Keys:
     """The provider's public keys by key id.
 
@@ -66,8 +57,8 @@ class Keys:
     """
 
     def __init__(self, fetch: Callable[[], bytes], clock: Callable[[], float] = time.time) -> None:
-        self._fetch = fetch
-        self._clock = clock
+        """`fetch` returns a JWK set. Raises RetryableError."""
+        self._fetch, self._clock = fetch, clock
         self._keys: Mapping[str, PyJWK] = {}
         self._tried_at = self._fetched_at = float("-inf")
 
@@ -112,9 +103,7 @@ class Tokens:
 
     def __init__(self, settings: Settings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds since 1970."""
-        self._settings = settings
-        self._keys = keys
-        self._clock = clock
+        self._settings, self._keys, self._clock = settings, keys, clock
         self._verified = lru_cache(MAX_CACHED_TOKENS)(self._verify)
 
     def speaker(self, authorization: str) -> Speaker:

@@ -15,18 +15,19 @@ import structlog
 from aws.access import Access
 from aws.credentials import preload
 from aws.errors import RetryableError
+from aws.http import fetch
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
-from handler.identity import Keys, Speaker, Tokens, fetch_keys
+from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
 from handler.parse_body import parse_body
 from handler.settings import Settings
-from handler.signature import Secrets, parse_secrets, verify
+from handler.signature import Secrets, verify
 from handler.validate import Batch, unreadable, validate
 
 RETRY_AFTER_SECONDS = 5
@@ -190,18 +191,16 @@ def _app() -> App:
         ),
     )
     secrets = Secrets(lambda: _fetch_secrets(access, settings.signature_secrets))
-    keys = Keys(lambda: fetch_keys(settings.jwt_jwks_url))
+    keys = Keys(lambda: fetch(settings.jwt_jwks_url))
     tokens = None if settings.identity == "off" else Tokens(settings, keys)
     return App(settings, ports, secrets, tokens=tokens)
 
 
-def _fetch_secrets(access: Access, source: str) -> list[bytes]:
+def _fetch_secrets(access: Access, source: str) -> str:
     kind, _, name = source.partition(":")
-    match kind:
-        case "ssm":
-            found = access.client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
-            return parse_secrets(found["Parameter"]["Value"])
-        case "secretsmanager":
-            found = access.client("secretsmanager", tries=2).get_secret_value(SecretId=name)
-            return parse_secrets(found["SecretString"])
+    if kind == "ssm":
+        found = access.client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
+        return str(found["Parameter"]["Value"])
+    if kind == "secretsmanager":
+        return str(access.client(kind, tries=2).get_secret_value(SecretId=name)["SecretString"])
     raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter> or secretsmanager:<secret>")

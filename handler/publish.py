@@ -61,25 +61,20 @@ def publish(
 def _round(
     records: Sequence[StreamRecord], stream: Stream, seconds_left: Clock, outcome: Published
 ) -> list[StreamRecord]:
-    refused: list[StreamRecord] = []
-    calls = [list(records)]
-    while calls:
-        call = calls.pop(0)
-        if seconds_left() <= 0:
-            refused += call
-            continue
-        outcome.calls += 1
-        try:
-            again = stream.put(call)
-        except RetryableError:
-            again = list(call)
-        except PermanentError:
-            # A malformed record fails the whole call: halve it until the record is alone.
-            if len(call) == 1:
-                outcome.malformed += call
-            else:
-                calls[:0] = [call[: len(call) // 2], call[len(call) // 2 :]]
-            continue
-        outcome.taken += len(call) - len(again)
-        refused += again
+    """Send the records once, and return those that were not accepted."""
+    if seconds_left() <= 0:
+        return list(records)
+    outcome.calls += 1
+    try:
+        refused = stream.put(records)
+    except RetryableError:
+        return list(records)
+    except PermanentError:
+        # A malformed record fails the whole call: halve it until the record is alone.
+        if len(records) == 1:
+            outcome.malformed += records
+            return []
+        halves = records[: len(records) // 2], records[len(records) // 2 :]
+        return [record for half in halves for record in _round(half, stream, seconds_left, outcome)]
+    outcome.taken += len(records) - len(refused)
     return refused

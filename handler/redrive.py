@@ -47,21 +47,19 @@ class App:
 
 
 def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
-    """Handle a batch of messages from the redrive queue. Returns the messages that stay in it."""
-    logs.bind(request_id=context.aws_request_id)
-    return redrive_messages(
-        event["Records"], _app(), lambda: context.get_remaining_time_in_millis() / 1000 - STREAM_SECONDS
-    )
+    """Publish one claim check after another. Returns those that stay in the queue.
 
-
-def redrive_messages(
-    messages: list[LambdaEvent], app: App, seconds_left: Clock
-) -> dict[str, list[dict[str, str]]]:
-    """Publish one claim check after another. Once the stream throttles, the remaining ones are not tried.
+    Once the stream throttles, the remaining claim checks are not tried.
 
     If any of its records was throttled, the whole claim check stays in the queue. Publishing its other records again
     is harmless, because visits are a function of the set of events.
     """
+    logs.bind(request_id=context.aws_request_id)
+    app, messages = _app(), event["Records"]
+
+    def seconds_left() -> float:
+        return context.get_remaining_time_in_millis() / 1000 - STREAM_SECONDS
+
     failed: list[str] = []
     published = 0
     outage = False

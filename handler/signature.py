@@ -30,9 +30,8 @@ _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 class Secrets:
     """The valid secrets (two during a rotation), cached for CACHE_SECONDS; if a new fetch fails, the old ones stay."""
 
-    def __init__(
-        self, fetch: Callable[[], Sequence[bytes]], clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, fetch: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
+        """`fetch` returns one or two secrets, separated by whitespace."""
         self._fetch, self._clock = fetch, clock
         self._secrets: Sequence[bytes] = ()
         self._stale_at = 0.0
@@ -40,20 +39,15 @@ class Secrets:
     def __call__(self) -> Sequence[bytes]:
         if not self._secrets or self._clock() >= self._stale_at:
             try:
-                self._secrets = self._fetch()
+                fetched = self._fetch().encode().split()
+                if not fetched:
+                    raise ValueError("no signing secret")
+                self._secrets = fetched
             except Exception:  # any error: using the previous secrets is better than rejecting every phone
                 if not self._secrets:
                     raise
             self._stale_at = self._clock() + CACHE_SECONDS
         return self._secrets
-
-
-def parse_secrets(text: str) -> list[bytes]:
-    """Split one or two secrets at whitespace. Raises ValueError if there is none."""
-    secrets = [secret.encode() for secret in text.split()]
-    if not secrets:
-        raise ValueError("no signing secret")
-    return secrets
 
 
 def verify(

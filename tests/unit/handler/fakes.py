@@ -142,5 +142,5 @@ class Context:
 
 def app(world: World, **settings: str) -> main.App:
     given = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "stream", "REDRIVE_QUEUE_URL": "queue", **settings}
-    secrets = Secrets(lambda: [b"first-secret", b"second-secret"])
+    secrets = Secrets(lambda: "first-secret second-secret")
     return main.App(Settings.of(given), world.ports(), secrets, lambda: world.received_at)

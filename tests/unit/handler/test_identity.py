@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.errors import RetryableError
+from aws.http import fetch
 from contract.settings import SettingsError
 from handler.http import Refused
 from handler.identity import (
@@ -29,7 +30,6 @@ from handler.identity import (
     Keys,
     Speaker,
     Tokens,
-    fetch_keys,
     parse_keys,
 )
 from handler.settings import Settings
@@ -505,9 +505,9 @@ def test_keys_are_fetched_over_http() -> None:
     with strict_service() as provider:
         provider.answers = [(200, json.dumps({"keys": [public_jwk(EC_KEY, "ec")]}).encode()), (500, b"")]
         provider.is_open = True
-        assert list(parse_keys(fetch_keys(f"{provider.url}/jwks?v=1"))) == ["ec"]
+        assert list(parse_keys(fetch(f"{provider.url}/jwks?v=1"))) == ["ec"]
         with pytest.raises(RetryableError):
-            fetch_keys(f"{provider.url}/jwks")
+            fetch(f"{provider.url}/jwks")
     assert [(method, path) for method, path, _, _ in provider.requests] == [
         ("GET", "/jwks?v=1"),
         ("GET", "/jwks"),

@@ -10,7 +10,8 @@ import pytest
 from aws.errors import RetryableError
 from contract.objects import lines_object
 from handler import publish, redrive
-from handler.redrive import App, redrive_messages
+from handler.ingest import STREAM_SECONDS
+from handler.redrive import App
 from tests.unit.contract.test_objects import AT
 from tests.unit.handler.fakes import ArchiveFake, Fault, World
 
@@ -24,11 +25,12 @@ STORED = lines_object("events", EVENTS, AT)
 
 @dataclass
 class Desk:
-    """The redrive function with fake ports."""
+    """The redrive function with fake ports, and its Lambda context."""
 
     world: World = field(default_factory=World)
     postponed: list[tuple[str, int]] = field(default_factory=list)
     seconds: float = 55.0
+    aws_request_id: str = "request-1"
 
     def __post_init__(self) -> None:
         self.world.objects[STORED.key] = STORED.body
@@ -45,15 +47,17 @@ class Desk:
             for n, body in enumerate(bodies)
         ]
         app = App(ArchiveFake(self.world), self.world.ports().stream, self.postpone)
-        answer = redrive_messages(messages, app, self.seconds_left)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(redrive, "_app", lambda: app)
+            answer = redrive.redrive({"Records": messages}, self)
         return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
 
     def postpone(self, receipt_handle: str, seconds: int) -> None:
         self.postponed.append((receipt_handle, seconds))
 
-    def seconds_left(self) -> float:
+    def get_remaining_time_in_millis(self) -> int:
         self.seconds -= 0.01
-        return self.seconds
+        return round((self.seconds + STREAM_SECONDS) * 1000)
 
 
 def claim(*lines: int, key: str = STORED.key) -> dict[str, object]:

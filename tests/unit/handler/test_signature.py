@@ -9,7 +9,7 @@ import pytest
 
 from aws.errors import RetryableError
 from handler.http import Refused
-from handler.signature import Secrets, parse_secrets, sign, verify
+from handler.signature import Secrets, sign, verify
 from tests.unit.handler.conftest import Phone
 
 NOW = 1_800_000_000
@@ -102,10 +102,10 @@ def test_no_secret_is_fetched_if_the_stage_requires_no_signature() -> None:
 
 
 def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None:
-    fetched: list[list[bytes] | Exception] = [[b"old"], RuntimeError("down"), [b"new"]]
+    fetched: list[str | Exception] = ["old", RuntimeError("down"), "new"]
     at = [0.0]
 
-    def fetch() -> list[bytes]:
+    def fetch() -> str:
         found = fetched.pop(0)
         if isinstance(found, Exception):
             raise found
@@ -119,7 +119,7 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
 
 
 def test_failure_to_fetch_the_first_secrets_is_raised() -> None:
-    def fetch() -> list[bytes]:
+    def fetch() -> str:
         raise RuntimeError("down")
 
     with pytest.raises(RuntimeError):
@@ -127,9 +127,9 @@ def test_failure_to_fetch_the_first_secrets_is_raised() -> None:
 
 
 def test_parameter_may_contain_one_or_two_secrets() -> None:
-    assert parse_secrets(" one\ntwo ") == [b"one", b"two"]
+    assert Secrets(lambda: " one\ntwo ")() == [b"one", b"two"]
     with pytest.raises(ValueError, match="no signing secret"):
-        parse_secrets(" ")
+        Secrets(lambda: " ")()
 
 
 def test_signed_request_is_accepted_plain_or_compressed(phone: Phone) -> None:
