@@ -9,17 +9,16 @@ publish.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple, replace
 
 from aws.table import Item
 from consumer import keys
 from consumer.notifications import News
-from consumer.visit_diff import Rule
-from consumer.visits import KINDS, Order, Pair, Visit, order_of, walk
+from consumer.visits import DEFAULT_RULE, KINDS, Order, Pair, Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
 # An item with a chunk that is still to be written must stay below the next kilobyte too.
@@ -37,8 +36,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Events in order. `base` is the last visit before them."""
 
     sk: str
@@ -46,8 +44,7 @@ class Chunk:
     events: tuple[GeofenceEvent, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PairLog:
+class PairLog(msgspec.Struct, frozen=True):
     """The latest events of a pair in order, and the work that its last change still needs.
 
     `base` is the last visit before `events`; `has_chunks` says that there were events before them. `position` is where
@@ -79,7 +76,7 @@ def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
 def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
     pk, sk = keys.log_key(pair)
     item: Item = {"pk": pk, "sk": sk, "version": log.version, "events": packed(log.events)}
-    _, visit, _ = walk(log.base, log.events, rule.merge_gap, rule.min_confidence)
+    _, visit, _ = walk(log.base, log.events, rule)
     if log.has_chunks:
         item["base"] = _text(_of_visit(log.base))
     if visit and visit.is_open:
@@ -92,7 +89,7 @@ def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
         item["chunks"] = _text([(c.sk, _of_visit(c.base), packed(c.events)) for c in log.chunks])
     if log.position and log.is_pending:
         item["position"] = log.position
-    if rule != Rule():
+    if rule != DEFAULT_RULE:
         item["rule"] = _text([rule.merge_gap.total_seconds(), rule.min_confidence])
     kept_for = OPEN_KEPT_FOR if visit and visit.is_open else KEPT_FOR
     last = _last_at((log.events, *(chunk.events for chunk in log.chunks)))
@@ -149,7 +146,7 @@ def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
         return log, item
     moved, left = log.events[:-KEPT_EVENTS], log.events[-KEPT_EVENTS:]
     chunks = (*log.chunks, *pieces(pair, log.version, Chunk("", log.base, moved), rule, len(log.chunks)))
-    _, base, _ = walk(log.base, moved, rule.merge_gap, rule.min_confidence)
+    _, base, _ = walk(log.base, moved, rule)
     log = replace(log, events=left, base=base, has_chunks=True, chunks=chunks)
     return log, log_item(pair, log, rule)
 
@@ -162,7 +159,7 @@ def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) 
             half //= 2
         first, rest = chunk.events[:half], chunk.events[half:]
         yield Chunk(chunk.sk or keys.chunk_key(pair, version, number), chunk.base, first)
-        _, base, _ = walk(chunk.base, first, rule.merge_gap, rule.min_confidence)
+        _, base, _ = walk(chunk.base, first, rule)
         chunk, number = Chunk("", base, rest), number + 1
     yield replace(chunk, sk=chunk.sk or keys.chunk_key(pair, version, number))
 
@@ -175,7 +172,7 @@ def size_of(item: Item) -> int:
 def rule_of(item: Item) -> Rule:
     """Return the visit rule with which the log was written. Readers must apply the same rule."""
     if "rule" not in item:
-        return Rule()
+        return DEFAULT_RULE
     gap_seconds, min_confidence = msgspec.json.decode(str(item["rule"]))
     return Rule(timedelta(seconds=gap_seconds), min_confidence)
 
@@ -192,9 +189,7 @@ def packed(events: Sequence[GeofenceEvent]) -> str:
         number = keys.microseconds(at)
         type_ = None if event.type == _TYPES[event.kind] else event.type
         row = [number - before, rank, event_id, event.confidence, event.duration_minutes, type_]
-        while row[-1] is None:
-            row.pop()
-        rows.append(row)
+        rows.append(_trimmed(row))
         before = number
     return _text(rows)
 
@@ -204,13 +199,10 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
     for row in msgspec.json.decode(text):
         passed, rank, event_id, confidence, minutes, type_ = row + [None] * (6 - len(row))
         number += passed
-        kind = KINDS[rank]
-        at = keys.of_microseconds(number)
-        minutes = None if minutes is None else float(minutes)
+        kind, at = KINDS[rank], keys.of_microseconds(number)
+        type_ = type_ or _TYPES[kind]
         found.append(
-            GeofenceEvent(
-                event_id, type_ or _TYPES[kind], kind, pair.device_id, pair.fence, at, minutes, confidence
-            )
+            GeofenceEvent(event_id, type_, kind, pair.device_id, pair.fence, at, minutes, confidence)
         )
     return tuple(found)
 
@@ -221,35 +213,26 @@ def id_text(event_id: str) -> str:
 
 
 def _of_visit(visit: Visit | None) -> list[object] | None:
+    """Encode the fields of a visit, with times in microseconds."""
     if visit is None:
         return None
-    row: list[object] = [
-        keys.microseconds(visit.entered_at),
-        visit.entered_event_id,
-        None if visit.exited_at is None else keys.microseconds(visit.exited_at),
-        visit.exited_event_id,
-        visit.exit_missed or None,
-        None if visit.last_seen_at is None else keys.microseconds(visit.last_seen_at),
-        visit.app_dwell_seconds,
-    ]
-    while row[-1] is None:
-        row.pop()
-    return row
+    values = (None if value is False else value for value in astuple(visit))
+    return _trimmed([keys.microseconds(v) if isinstance(v, datetime) else v for v in values])
 
 
 def _visit_of(row: list[Any] | None) -> Visit | None:
     if row is None:
         return None
     entered, entered_id, exited, exited_id, missed, seen, dwell = row + [None] * (7 - len(row))
-    return Visit(
-        keys.of_microseconds(entered),
-        entered_id,
-        None if exited is None else keys.of_microseconds(exited),
-        exited_id,
-        bool(missed),
-        None if seen is None else keys.of_microseconds(seen),
-        None if dwell is None else float(dwell),
-    )
+    exited, seen = (None if at is None else keys.of_microseconds(at) for at in (exited, seen))
+    return Visit(keys.of_microseconds(entered), entered_id, exited, exited_id, bool(missed), seen, dwell)
+
+
+def _trimmed(row: list[object]) -> list[object]:
+    """Remove the None at the end, to save bytes."""
+    while row[-1] is None:
+        row.pop()
+    return row
 
 
 def _text(value: object) -> str:

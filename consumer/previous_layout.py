@@ -8,17 +8,15 @@ on it, and its batch comes again.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from datetime import datetime
 
 import msgspec
+from msgspec.structs import replace
 
 from aws.table import Item, Key, Table
 from consumer import item_layout, keys
 from consumer.item_layout import PairLog
 from consumer.notifications import Bus, Notification
-from consumer.visit_diff import Rule
-from consumer.visits import KINDS, Pair, Visit, counts, order_of
+from consumer.visits import KINDS, Pair, Rule, Visit, counts, order_of
 from contract.events import GeofenceEvent
 
 
@@ -46,10 +44,7 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     It can be interrupted and repeated, because it writes the same items each time. Old items are not deleted.
     """
     pk, sk = head_key(pair)
-    found, failures = table.get([(pk, sk)], consistent=True)
-    for failure in failures.values():
-        raise failure
-    head = found.get((pk, sk))
+    head = next(table.query(pk, sk, sk), None)
     if head is None:
         return False
     version = int(head["version"]) + ("through" in head)
@@ -114,18 +109,4 @@ def event_of(pair: Pair, key: str) -> GeofenceEvent:
 
 def visit_of(item: Item) -> Visit | None:
     """Return None for a head without a visit and for a deleted visit."""
-    if "entered_at" not in item:
-        return None
-
-    def time(name: str) -> datetime | None:
-        return keys.instant(str(item[name])) if name in item else None
-
-    return Visit(
-        entered_at=keys.instant(str(item["entered_at"])),
-        entered_event_id=str(item["entered_event_id"]),
-        exited_at=time("exited_at"),
-        exited_event_id=str(item["exited_event_id"]) if "exited_event_id" in item else None,
-        exit_missed=bool(item["exit_missed"]),
-        last_seen_at=time("last_seen_at"),
-        app_dwell_seconds=float(item["app_dwell_seconds"]) if "app_dwell_seconds" in item else None,
-    )
+    return msgspec.convert(item, Visit, strict=False) if "entered_at" in item else None

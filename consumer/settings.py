@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from consumer.notifications import ALL_KINDS, NotificationKind
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract.settings import Name, StageSettings
 
 _KIND = f"({'|'.join(sorted(ALL_KINDS))})"

@@ -13,13 +13,16 @@ again has the same id.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from aws.errors import PermanentError
 from aws.retry import jitter
@@ -27,8 +30,8 @@ from aws.table import Item, Key, Table
 from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
 from consumer.notifications import ALL_KINDS, Bus, NotificationKind, news_of, notification
-from consumer.visit_diff import Rule, VisitDiff, visit_diff
-from consumer.visits import Order, Pair, content_of, order_of, walk
+from consumer.visit_diff import VisitDiff, visit_diff
+from consumer.visits import Order, Pair, Rule, content_of, order_of, walk
 from contract.events import GeofenceEvent
 from contract.logs import LoggableError
 
@@ -164,31 +167,28 @@ class Store:
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
-            self._get(some, keys.log_key, _read_log, consistent=consistent)
+            self._get(some, keys.log_key, _read_log, consistent)
         unknown = [job for job in _sound(jobs) if not job.log.version]
-        self._get(unknown, previous_layout.head_key, self._adopt, consistent=True)
+        self._get(unknown, previous_layout.head_key, self._adopt)
 
     def _get(
         self,
         jobs: Sequence[_Job],
         key_of: Callable[[Pair], Key],
         do: Callable[[Item, _Job], None],
-        *,
-        consistent: bool = False,
+        consistent: bool = True,
     ) -> None:
         """Read one item per pair, and call `do` with each that exists."""
-        if not jobs:
-            return
         found, failures = self.table.get([key_of(job.pair) for job in jobs], consistent=consistent)
         for job in jobs:
             key = key_of(job.pair)
             job.failure = failures.get(key)
             if item := found.get(key):
-                _attempt(job, partial(do, item))
+                _attempt(partial(do, item), job)
 
     def _adopt(self, _: Item, job: _Job) -> None:
         previous_layout.move(self.table, self.bus, job.pair, self.rule)
-        self._get([job], keys.log_key, _read_log, consistent=True)
+        self._get([job], keys.log_key, _read_log)
 
     def _complete(self, jobs: Sequence[_Job]) -> None:
         """Do step 3 of each change that is not known to be complete."""
@@ -198,15 +198,11 @@ class Store:
             job.pair: [notification(job.pair, job.log.version, news) for news in job.log.news]
             for job in _sound(pending)
         }
-        if every := list(chain.from_iterable(notifications.values())):
-            failures = self.bus.publish(every)
-            for job in _sound(pending):
-                job.failure = next(
-                    (failures[n.id] for n in notifications[job.pair] if n.id in failures), None
-                )
-        failed = [job for job in pending if job.failure and job.log.position]
-        for _ in self.executor.map(self._forget_position, failed):
-            pass
+        failures = self.bus.publish(list(chain.from_iterable(notifications.values())))
+        for job in _sound(pending):
+            failed = (failures[n.id] for n in notifications[job.pair] if n.id in failures)
+            job.failure = next(failed, None)
+        list(self.executor.map(self._forget_position, (job for job in pending if job.failure)))
         for job in _sound(pending):
             job.log = replace(job.log, chunks=(), news=(), position="")
 
@@ -216,9 +212,10 @@ class Store:
 
     def _forget_position(self, job: _Job) -> None:
         """Remove the position: Lambda may give up on this batch, and later batches must not imply that it is done."""
-        unknown = replace(job.log, position="")
-        with suppress(Exception):  # the job has failed already
-            self.table.put_version(item_layout.log_item(job.pair, unknown, self.rule), job.log.version)
+        if job.log.position:
+            item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
+            with suppress(Exception):  # the job has failed already
+                self.table.put_version(item, job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Write the change that the events cause, unless there is none or another process was faster."""
@@ -233,16 +230,10 @@ class Store:
         if not new.added:
             job.took(new)
             return
-        diff, changed = self._changed(job, new, earlier)
-        log, item = item_layout.fitted(
-            job.pair,
-            replace(
-                changed,
-                news=tuple(news for news in news_of(diff) if news[0] in self.kinds),
-                position=job.arrival.position if job.arrival else "",
-            ),
-            self.rule,
-        )
+        diff, log = self._changed(job, new, earlier)
+        news = tuple(news for news in news_of(diff) if news[0] in self.kinds)
+        log = replace(log, news=news, position=job.arrival.position if job.arrival else "")
+        log, item = item_layout.fitted(job.pair, log, self.rule)
         several = len(job.taken) > 1
         if several and item_layout.size_of(item) > MAX_LOG_BYTES:
             job.at_once = len(job.taken) // 2
@@ -269,25 +260,21 @@ class Store:
         """Read the log again, because another process has changed it."""
         job.races += 1
         if job.races == MAX_RACES:
-            raise RaceLost(
-                f"other processes changed the pair first, {MAX_RACES} times"
-            )  # its key names a device
+            # Without the pair, whose key names a device
+            raise RaceLost(f"other processes changed the pair first, {MAX_RACES} times")
         job.log = PairLog()
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
         """Return the difference of the visits and the new log, computed from the first part that the events touch."""
         log, rule = job.log, self.rule
-        latest = max(event.occurred_at for event in new.added)
-        version = log.version + 1 if log.version else keys.first_version(latest)
-        touched = [order_of(event) for event in (*new.added, *new.replaced)]
-        late = log.is_late(min(touched))
-        chunks = (
-            item_layout.in_order(item_layout.chunk_of(job.pair, item) for item in earlier) if late else []
-        )
+        touched = sorted(map(order_of, (*new.added, *new.replaced)))
+        version = log.version + 1 if log.version else keys.first_version(touched[-1][0])
+        chunks: list[Chunk] = []
+        if log.is_late(touched[0]):
+            chunks = item_layout.in_order(item_layout.chunk_of(job.pair, item) for item in earlier)
         parts: list[Chunk | PairLog] = [*chunks, log]
-        first = min(_part_of(order, chunks) for order in touched)
-        last = max(_part_of(order, chunks) for order in touched)
+        first, last = _part_of(touched[0], chunks), _part_of(touched[-1], chunks)
         base = parts[first].base
         stored = chain.from_iterable(part.events for part in parts[first:])
         diff = visit_diff(base, stored, new.added, new.replaced, rule)
@@ -302,15 +289,14 @@ class Store:
             else:
                 piece = Chunk(part.sk, base, events)
                 changed += item_layout.pieces(job.pair, version, piece, rule, len(changed))
-            _, base, _ = walk(base, events, rule.merge_gap, rule.min_confidence)
+                _, base, _ = walk(base, events, rule)
         return diff, replace(log, version=version, chunks=tuple(changed))
 
     def _each(self, jobs: Sequence[_Job], do: Callable[[_Job], None]) -> None:
-        for _ in self.executor.map(lambda job: _attempt(job, do), _sound(jobs)):
-            pass
+        list(self.executor.map(partial(_attempt, do), _sound(jobs)))
 
 
-def _attempt(job: _Job, do: Callable[[_Job], None]) -> None:
+def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
     try:
         do(job)
     except Exception as error:  # a failure concerns only its pair
@@ -361,7 +347,7 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
     """Return the index of the first chunk that covers this sort key; the log follows the last chunk."""
-    return sum(order > order_of(chunk.events[-1]) for chunk in chunks)
+    return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 
 
 def _sound(jobs: Sequence[_Job]) -> list[_Job]:

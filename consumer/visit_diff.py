@@ -2,22 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from consumer import keys
-from consumer.visits import MERGE_GAP, Pair, Visit, order_of, walk
+from consumer.visits import Pair, Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
 type Start = tuple[datetime, str]
 type Row = dict[str, str | float | bool | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """The settings of the rule. Stored visits depend on them, so changing them requires a rebuild."""
-
-    merge_gap: timedelta = MERGE_GAP
-    min_confidence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +55,8 @@ def visit_diff(
     old, gone = list(stored), set(removed)
     kept = [event for event in old if event not in gone] if gone else old
     new = sorted([*kept, *added], key=order_of)
-    before, last_before, orphan_exits_before = walk(start, old, rule.merge_gap, rule.min_confidence)
-    after, last_after, orphan_exits = walk(start, new, rule.merge_gap, rule.min_confidence)
+    before, last_before, orphan_exits_before = walk(start, old, rule)
+    after, last_after, orphan_exits = walk(start, new, rule)
     same = set(before) & set(after)
     return VisitDiff(
         [visit for visit in before if visit not in same],

@@ -21,17 +21,29 @@ So only the last visit can be open. If it is, the device is at the fence now.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from contract.events import Fence, GeofenceEvent, Kind
-
-MERGE_GAP = timedelta(seconds=120)
 
 Content = tuple[datetime, str, float, int]
 Order = tuple[datetime, int, str]
 
 KINDS: tuple[Kind, ...] = ("enter", "dwell", "exit")
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The settings of the rule. Stored visits depend on them, so changing them requires a rebuild."""
+
+    merge_gap: timedelta = timedelta(seconds=120)
+    min_confidence: int = 0
+
+
+DEFAULT_RULE = Rule()
 
 
 class Pair(NamedTuple):
@@ -41,8 +53,7 @@ class Pair(NamedTuple):
     fence: Fence
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """One stay. `exited_at` is None while the visit is open, and stays None if `exit_missed`.
 
     `app_dwell_seconds` is the app's own measurement in the exit event. For a merged visit it covers the last part.
@@ -73,14 +84,6 @@ class History:
     orphan_exits: int = 0
 
 
-class Step(NamedTuple):
-    """The effect of one event on the last visit."""
-
-    ended: Visit | None
-    visit: Visit | None
-    outcome: Literal["entered", "seen", "exited", "orphan_exit", "nothing"]
-
-
 def pair_of(event: GeofenceEvent) -> Pair:
     return Pair(event.device_id, event.fence)
 
@@ -104,33 +107,27 @@ def counts(event: GeofenceEvent, min_confidence: int) -> bool:
     return event.confidence is None or event.confidence >= min_confidence
 
 
-def step(visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta = MERGE_GAP) -> Step:
-    """Apply the next event in order. `visit` is the last one so far, open or not."""
+def step(
+    visit: Visit | None, event: GeofenceEvent, merge_gap: timedelta
+) -> tuple[Visit | None, Visit | None, bool]:
+    """Apply the next event to the last visit before it.
+
+    Returns the visit that can no longer change, the new last visit, and whether the event is an orphan exit.
+    """
     at = event.occurred_at
     if event.kind == "enter":
-        if visit is not None and visit.exited_at is not None and at - visit.exited_at <= merge_gap:
-            return Step(
-                None,
-                Visit(visit.entered_at, visit.entered_event_id, last_seen_at=visit.last_seen_at),
-                "entered",
-            )
-        return Step(_ended(visit), Visit(at, event.event_id), "entered")
+        if visit and visit.exited_at and at - visit.exited_at <= merge_gap:
+            return None, replace(visit, exited_at=None, exited_event_id=None, app_dwell_seconds=None), False
+        if visit and visit.is_open:
+            visit = replace(visit, exit_missed=True)
+        return visit, Visit(at, event.event_id), False
     if visit is None or not visit.is_open:
-        return Step(None, visit, "orphan_exit" if event.kind == "exit" else "nothing")
+        return None, visit, event.kind == "exit"
     if event.kind == "dwell":
-        return Step(None, Visit(visit.entered_at, visit.entered_event_id, last_seen_at=at), "seen")
-    return Step(
-        None,
-        Visit(
-            visit.entered_at,
-            visit.entered_event_id,
-            exited_at=at,
-            exited_event_id=event.event_id,
-            last_seen_at=visit.last_seen_at,
-            app_dwell_seconds=None if event.duration_minutes is None else event.duration_minutes * 60,
-        ),
-        "exited",
-    )
+        return None, replace(visit, last_seen_at=at), False
+    app_seconds = None if event.duration_minutes is None else event.duration_minutes * 60
+    ended = replace(visit, exited_at=at, exited_event_id=event.event_id, app_dwell_seconds=app_seconds)
+    return None, ended, False
 
 
 def counting_events(
@@ -149,37 +146,28 @@ def counting_events(
     }
 
 
-def visits_of(
-    events: Iterable[GeofenceEvent], merge_gap: timedelta = MERGE_GAP, min_confidence: int = 0
-) -> dict[Pair, History]:
+def visits_of(events: Iterable[GeofenceEvent], rule: Rule = DEFAULT_RULE) -> dict[Pair, History]:
     """Return the visits of every pair in `events`, which may be in any order and repeated."""
     found = {}
-    for pair, some in counting_events(events, min_confidence).items():
-        visits, last, orphan_exits = walk(None, some, merge_gap)
+    for pair, some in counting_events(events, rule.min_confidence).items():
+        visits, last, orphan_exits = walk(None, some, rule)
         found[pair] = History((*visits, last) if last else tuple(visits), orphan_exits)
     return found
 
 
 def walk(
-    visit: Visit | None,
-    events: Iterable[GeofenceEvent],
-    merge_gap: timedelta = MERGE_GAP,
-    min_confidence: int = 0,
+    visit: Visit | None, events: Iterable[GeofenceEvent], rule: Rule
 ) -> tuple[list[Visit], Visit | None, int]:
-    """Take events in order, one content per id. Returns the visits that ended, the last one, and the orphan exits."""
+    """Apply the rule to events in order, one content per id, from the last visit before them.
+
+    Returns the visits that can no longer change, the last visit, and the number of orphan exits.
+    """
     visits: list[Visit] = []
     orphan_exits = 0
     for event in events:
-        if counts(event, min_confidence):
-            ended, visit, outcome = step(visit, event, merge_gap)
-            orphan_exits += outcome == "orphan_exit"
+        if counts(event, rule.min_confidence):
+            ended, visit, is_orphan = step(visit, event, rule.merge_gap)
+            orphan_exits += is_orphan
             if ended is not None:
                 visits.append(ended)
     return visits, visit, orphan_exits
-
-
-def _ended(visit: Visit | None) -> Visit | None:
-    """Return a visit that is followed by another one: if it was open, its exit was missed."""
-    if visit is None or not visit.is_open:
-        return visit
-    return Visit(visit.entered_at, visit.entered_event_id, exit_missed=True, last_seen_at=visit.last_seen_at)

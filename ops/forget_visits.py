@@ -3,17 +3,18 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import batched
 from typing import Any
+
+from msgspec.structs import replace
 
 from aws.table import Item, Table, loaded
 from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
 from consumer.notifications import Notification
 from consumer.store import MAX_LOG_BYTES
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit, pair_of, walk
+from consumer.visits import Pair, Rule, Visit, pair_of, walk
 from contract.events import GeofenceEvent
 from glue.person import id_text
 from ops import polling
@@ -211,7 +212,7 @@ def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _
             new = replace(log, base=base, events=events)
         elif (base, events) != (part.base, part.events) or part in unwritten:
             changed.append(Chunk(part.sk, base, events))
-        _, base, _ = walk(base, events, rule.merge_gap, rule.min_confidence)
+        _, base, _ = walk(base, events, rule)
     news = tuple(each for each in log.news if not (_is_of(each[1], event_ids) or _is_of(each[2], event_ids)))
     is_changed = bool(changed) or (new.base, new.events, news) != (log.base, log.events, log.news)
     new = replace(new, version=log.version + 1, chunks=tuple(changed), news=news, position="")

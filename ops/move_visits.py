@@ -11,8 +11,7 @@ from aws.table import Table
 from consumer import keys, previous_layout
 from consumer.event_bus import EventBus
 from consumer.notifications import Bus
-from consumer.visit_diff import Rule
-from consumer.visits import Pair
+from consumer.visits import Pair, Rule
 from ops import read_stores, terminal
 from ops.reachable_stores import require
 

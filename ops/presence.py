@@ -23,8 +23,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit, counting_events, order_of, pair_of, visits_of
+from consumer.visits import Pair, Rule, Visit, counting_events, order_of, pair_of, visits_of
 from contract.events import Fence, GeofenceEvent
 
 EXCLUSIVE_TAGS = ("farm", "plant")
@@ -55,7 +54,7 @@ def presence(
     contradicting = contradictions((e for some in counting.values() for e in some), exclusive_tags)
     return [
         Presence(pair, visit, contradicting.get(pair))
-        for pair, history in visits_of(events, rule.merge_gap, rule.min_confidence).items()
+        for pair, history in visits_of(events, rule).items()
         for visit in history.visits
         if visit.is_open
     ]

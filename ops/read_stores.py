@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from aws.table import Table, loaded
 from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit
+from consumer.visits import Pair, Rule, Visit
 from contract.events import Fence, GeofenceEvent, Kind
 from contract.lines import lines_in
 from contract.objects import hour_folder, lines_of, object_name

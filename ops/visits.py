@@ -10,8 +10,7 @@ import typer
 
 from aws.table import Table, loaded
 from consumer import keys, visit_diff
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit, counts
+from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
 from ops.presence import contradictions

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 from aws.table import Item
 from consumer import item_layout, keys
 from consumer.item_layout import Chunk, PairLog
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit, walk
+from consumer.visits import Pair, Rule, Visit, walk
 from contract.events import GeofenceEvent
 
 
@@ -22,7 +21,7 @@ def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
         visit: Visit | None = None
         for part in parts:
             # Each chunk starts from its own base, because a chunk between two others may have expired.
-            ended, visit, _ = walk(part.base, part.events, rule.merge_gap, rule.min_confidence)
+            ended, visit, _ = walk(part.base, part.events, rule)
             yield from ((pair, each) for each in ended)
         if visit:
             yield pair, visit

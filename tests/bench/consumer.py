@@ -20,7 +20,7 @@ from consumer.consume import Ports, consume
 from consumer.event_bus import EventBus
 from consumer.records import records_of
 from consumer.store import Store
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract.events import Kind
 from tests.bench import figures
 from tests.bench.figures import Figures, progress

@@ -6,7 +6,7 @@ Without a bug, it must find nothing for the same load and the same faults.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from copy import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from unittest.mock import patch
@@ -182,8 +182,8 @@ def rejects_also_accepted() -> Iterator[None]:
 def visits_never_merge() -> Iterator[None]:
     real = consumer.visits.walk
 
-    def walk(visit: object, events: object, merge_gap: object, min_confidence: object) -> object:
-        return real(visit, events, timedelta(seconds=-1), min_confidence)
+    def walk(visit: object, events: object, rule: object) -> object:
+        return real(visit, events, replace(rule, merge_gap=timedelta(seconds=-1)))
 
     with (
         patch.object(consumer.visit_diff, "walk", walk),

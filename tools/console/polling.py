@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract.objects import ObjectName, object_name
 from ops.outputs import Outputs
 from snowpipe.refusal import MissingObject

@@ -7,8 +7,7 @@ from itertools import batched
 from typing import Any
 
 from consumer import keys
-from consumer.visit_diff import Rule
-from consumer.visits import visits_of
+from consumer.visits import Rule, visits_of
 from contract.events import GeofenceEvent, Kind
 from ops.presence import EXCLUSIVE_TAGS, presence
 from snowpipe.archive import Archive, Object
@@ -128,7 +127,7 @@ def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[st
     found = [
         known_visits.row(known_visits.by_rule(pair, visit))
         | _contradicted(contradicting.get((pair, visit.entered_event_id)))
-        for pair, history in visits_of(events, rule.merge_gap, rule.min_confidence).items()
+        for pair, history in visits_of(events, rule).items()
         for visit in history.visits
     ]
     return sorted(found, key=lambda visit: visit["entered_at"])

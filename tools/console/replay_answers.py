@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from snowpipe.archive import Archive
 from tools.console import parse_object, replay
 from tools.console.responses import Problem, encode

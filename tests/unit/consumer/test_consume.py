@@ -13,8 +13,7 @@ from consumer import main
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
 from consumer.records import records_of
 from consumer.store import Added, Store
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, visits_of
+from consumer.visits import Pair, Rule, visits_of
 from contract.events import Fence
 
 from .fakes import FakeBus, FakeSetAside, FakeTable, Inline

@@ -1,7 +1,7 @@
 """Test that visits stay correct although their items expire separately and some days late."""
 
 import random
-from dataclasses import replace
+from copy import replace
 from datetime import timedelta
 
 import pytest
@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from consumer.item_layout import KEPT_FOR
 from consumer.store import Store
-from consumer.visit_diff import Rule
-from consumer.visits import visits_of
+from consumer.visits import Rule, visits_of
 
 from .fakes import FakeBus, FakeTable, Inline
 from .strategies import START, TYPES, event, events
@@ -134,7 +133,7 @@ def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_co
         some = [event_days_later(e, days) for e, days in batch]
         so_far += some
         Store(table, FakeBus(), rule, Inline()).add(grouped(some))
-    expected = visits_of(so_far, rule.merge_gap, min_confidence)[HOME]
+    expected = visits_of(so_far, rule)[HOME]
     assert table.visits(HOME) == list(expected.visits)
 
 

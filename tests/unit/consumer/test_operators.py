@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from aws.table import dumped
 from consumer import main
-from consumer.visit_diff import Rule
-from consumer.visits import visits_of
+from consumer.visits import Rule, visits_of
 from contract.events import Fence
 from ops import move_visits, quarantine, read_stores, visits
 from ops.presence import EXCLUSIVE_TAGS, presence

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from aws.errors import PermanentError
 from consumer import item_layout
 from consumer.store import EVENTS_PER_CHANGE, Added, Arrival, RaceLost, Store
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, pair_of, visits_of
+from consumer.visits import Pair, Rule, pair_of, visits_of
 from contract.events import Fence
 
 from .fakes import FakeBus, FakeTable, Inline
@@ -93,7 +92,7 @@ def check_any_batching(batches, min_confidence, gap, chance):
         for pair, added in deliver(store(table, bus, rule), batch, number).items():
             assert isinstance(added, Added), added
             orphans[pair] = orphans.get(pair, 0) + added.orphan_exits
-    expected = visits_of([e for b in batches for e in b], rule.merge_gap, min_confidence)
+    expected = visits_of([e for b in batches for e in b], rule)
     for pair, history in expected.items():
         assert table.visits(pair) == list(history.visits)
         assert orphans[pair] == history.orphan_exits

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.visits import History, Pair, Visit, content_of, pair_of, visits_of
+from consumer.visits import History, Pair, Rule, Visit, content_of, pair_of, visits_of
 from contract.events import Fence, GeofenceEvent
 
 from .strategies import START, event, events
@@ -18,7 +18,7 @@ def at(seconds: float):
 
 
 def history(*given_events: GeofenceEvent, **rule) -> History:
-    return visits_of(given_events, **rule)[HOME]
+    return visits_of(given_events, Rule(**rule))[HOME]
 
 
 def test_exit_closes_the_visit_that_its_enter_opened():
@@ -143,7 +143,7 @@ def test_visits_do_not_overlap_and_only_the_last_may_be_open(some):
 @settings(deadline=None, max_examples=100)
 @given(st.lists(events(), max_size=40))
 def test_every_exit_closes_a_visit_or_is_merged_or_counts_as_an_orphan(some):
-    without_merging = visits_of(some, merge_gap=timedelta(seconds=-1))
+    without_merging = visits_of(some, Rule(timedelta(seconds=-1)))
     for pair, found in without_merging.items():
         least: dict[str, GeofenceEvent] = {}
         for e in (e for e in some if pair_of(e) == pair):

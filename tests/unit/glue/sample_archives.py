@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from consumer.visits import visits_of
+from consumer.visits import Rule, visits_of
 from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent, Kind, Owned, check
 from contract.objects import lines_object, lines_of
 from glue.archive import Folder, Store, floor_hour
@@ -114,7 +114,7 @@ def expected_visits(
     events: Iterable[GeofenceEvent], merge_gap_seconds: int = 120, min_confidence: int = 0
 ) -> list[Row]:
     """Return rows of `glue.rebuild.VISIT`, computed with the consumer's rule."""
-    histories = visits_of(events, timedelta(seconds=merge_gap_seconds), min_confidence)
+    histories = visits_of(events, Rule(timedelta(seconds=merge_gap_seconds), min_confidence))
     rows = [
         (
             pair.device_id,

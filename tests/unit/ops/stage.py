@@ -17,8 +17,7 @@ from pyarrow import parquet
 
 from aws.table import Item, Table, loaded
 from consumer.store import Store
-from consumer.visit_diff import Rule
-from consumer.visits import Visit, pair_of
+from consumer.visits import Rule, Visit, pair_of
 from contract.events import geofence_event
 from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Bucket

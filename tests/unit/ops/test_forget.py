@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 from aws.table import dumped
 from consumer import keys
 from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, pair_of, visits_of
+from consumer.visits import Pair, Rule, pair_of, visits_of
 from contract.events import GEOFENCE_KINDS, Fence, Reason, geofence_event
 from contract.objects import quarantine_line
 from glue.archive import Hours

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.visit_diff import Rule
-from consumer.visits import counting_events, order_of, pair_of, visits_of
+from consumer.visits import Rule, counting_events, order_of, pair_of, visits_of
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.instants import instant
 from ops.presence import EXCLUSIVE_TAGS, presence

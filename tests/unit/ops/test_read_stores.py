@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract.events import GEOFENCE_KINDS
 from ops.read_stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
 

@@ -19,8 +19,7 @@ from moto import mock_aws
 
 from aws.table import dumped
 from consumer.item_layout import PairLog, log_item
-from consumer.visit_diff import Rule
-from consumer.visits import Pair
+from consumer.visits import Pair, Rule
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.objects import ObjectName, lines_object
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer import notifications, visit_diff
-from consumer.visit_diff import Rule
-from consumer.visits import Pair, Visit, visits_of
+from consumer.visits import Pair, Rule, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
 from tools.console import known_visits
 from tools.console.known_visits import KnownVisits

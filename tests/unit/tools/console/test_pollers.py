@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract import logs
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.visit_diff import Rule
+from consumer.visits import Rule
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object
 from snowpipe.archive import Object
