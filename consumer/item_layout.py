@@ -78,19 +78,19 @@ def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:
     item: Item = {"pk": pk, "sk": sk, "version": log.version, "events": packed(log.events)}
     _, visit, _ = walk(log.base, log.events, rule)
     if log.has_chunks:
-        item["base"] = _text(_of_visit(log.base))
+        item["base"] = json_text(_of_visit(log.base))
     if visit and visit.is_open:
         item["fence_now"] = keys.fence_key(pair.fence)
         item["entered_at"] = keys.timestamp(visit.entered_at)
         item["entered_event_id"] = visit.entered_event_id
     if log.news:
-        item["news"] = _text([(kind, _of_visit(now), _of_visit(was)) for kind, now, was in log.news])
+        item["news"] = json_text([(kind, _of_visit(now), _of_visit(was)) for kind, now, was in log.news])
     if log.chunks:
-        item["chunks"] = _text([(c.sk, _of_visit(c.base), packed(c.events)) for c in log.chunks])
+        item["chunks"] = json_text([(c.sk, _of_visit(c.base), packed(c.events)) for c in log.chunks])
     if log.position and log.is_pending:
         item["position"] = log.position
     if rule != DEFAULT_RULE:
-        item["rule"] = _text([rule.merge_gap.total_seconds(), rule.min_confidence])
+        item["rule"] = json_text([rule.merge_gap.total_seconds(), rule.min_confidence])
     kept_for = OPEN_KEPT_FOR if visit and visit.is_open else KEPT_FOR
     last = _last_at((log.events, *(chunk.events for chunk in log.chunks)))
     # An open visit may outlast every event that is kept.
@@ -124,7 +124,7 @@ def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
         "pk": keys.quoted(pair.device_id),
         "sk": chunk.sk,
         "version": log.version,
-        "base": _text(_of_visit(chunk.base)),
+        "base": json_text(_of_visit(chunk.base)),
         "events": packed(chunk.events),
         "expires_at": expires_at(last or keys.instant_of(log.version)),
     }
@@ -191,7 +191,7 @@ def packed(events: Sequence[GeofenceEvent]) -> str:
         row = [number - before, rank, event_id, event.confidence, event.duration_minutes, type_]
         rows.append(_trimmed(row))
         before = number
-    return _text(rows)
+    return json_text(rows)
 
 
 def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
@@ -205,11 +205,6 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
             GeofenceEvent(event_id, type_, kind, pair.device_id, pair.fence, at, minutes, confidence)
         )
     return tuple(found)
-
-
-def id_text(event_id: str) -> str:
-    """Return the JSON text of an id as it occurs in packed events."""
-    return _text(event_id)
 
 
 def _of_visit(visit: Visit | None) -> list[object] | None:
@@ -235,5 +230,5 @@ def _trimmed(row: list[object]) -> list[object]:
     return row
 
 
-def _text(value: object) -> str:
+def json_text(value: object) -> str:
     return msgspec.json.encode(value).decode()

@@ -8,6 +8,7 @@ again with `--shard` for each shard that it holds. `--health` exits 0 if all is 
   retried, and after too long the process ends without a checkpoint. Then the daemon ends too, and its supervisor starts
   it again from the last checkpoint.
 - A shard process and the daemon talk over stdout, so the process logs to stderr.
+- The daemon finds AWS in the environment variables too (AWS SDK for Java 2.x: "Configuring client endpoints").
 - A shard that ended must be checkpointed, otherwise its children are not read. A shard whose lease is lost must not be.
 - After SIGTERM the daemon lets every shard process checkpoint before it ends them.
 """
@@ -26,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, NoReturn
 
 import msgspec
 import structlog
@@ -41,6 +42,10 @@ from consumer.settings import Settings
 from contract import logs
 from contract.metrics import with_metrics
 from contract.settings import Name
+
+if TYPE_CHECKING:  # amazon_kclpy is not in the Lambda's zip
+    from amazon_kclpy import messages
+    from amazon_kclpy.kcl import Checkpointer
 
 DAEMON = "software.amazon.kinesis.multilang.MultiLangDaemon"
 CHECKPOINT_TRIES = 5
@@ -57,9 +62,6 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 
     stream_name: Name
     aws_region: Name
-    aws_endpoint_url: str = ""
-    aws_endpoint_url_kinesis: str = ""
-    aws_endpoint_url_dynamodb: str = ""
     kcl_application_name: str = ""  # also the name of the lease table
     kcl_give_up_seconds: Seconds = 300
     kcl_grace_seconds: Seconds = 20
@@ -70,10 +72,6 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
     @property
     def properties(self) -> dict[str, str | int]:
         """Return the content of the library's properties file."""
-        endpoints = {
-            "kinesisEndpoint": self.aws_endpoint_url_kinesis or self.aws_endpoint_url,
-            "dynamoDBEndpoint": self.aws_endpoint_url_dynamodb or self.aws_endpoint_url,
-        }
         return {
             # The daemon splits this at blanks, so it may not contain a path: Python's folder is the first in PATH.
             "executableName": f"{Path(sys.executable).name} -m consumer.kcl --shard",
@@ -89,21 +87,17 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
             "maxRecords": 500,
             "callProcessRecordsEvenForEmptyRecordList": "true",  # shows that an idle shard is alive
             "shutdownGraceMillis": int(self.kcl_grace_seconds * 1000),  # without it no process may checkpoint
-            **{name: url for name, url in endpoints.items() if url},
             **self.kcl_properties,
         }
 
 
-class GaveUp(SystemExit):
-    """Ends the process. The library lets only this exception do so.
-
-    The batch is not checkpointed and is delivered again.
-    """
-
-
 @dataclass
 class ShardProcessor:
-    """Processes one shard. The library calls its methods. `alive` gets the shard and its state on every call."""
+    """Processes one shard. The library calls its methods. `alive` gets the shard and its state on every call.
+
+    To give up it raises SystemExit, the only exception that the library lets end the process. Then the batch is not
+    checkpointed and is delivered again.
+    """
 
     version: ClassVar = 3
 
@@ -116,40 +110,39 @@ class ShardProcessor:
     shard_id: str = ""
     done: Record | None = None
 
-    def initialize(self, initialization: Any) -> None:
+    def initialize(self, initialization: "messages.InitializeInput") -> None:
         self.shard_id = initialization.shard_id
         logs.bind(shard_id=self.shard_id)
         log.info("shard_taken", after=initialization.sequence_number)
         self.alive(self.shard_id, "taken")
 
-    def process_records(self, batch: Any) -> None:
-        """Process a batch. Raises only GaveUp."""
+    def process_records(self, batch: "messages.ProcessRecordsInput") -> None:
         try:
             self.alive(self.shard_id, "running")
             self._until_done([self._record(delivered) for delivered in batch.records], batch.checkpointer)
         except Exception:
             log.exception("shard_failed")
-            raise GaveUp(1) from None
+            raise SystemExit(1) from None
 
-    def lease_lost(self, _: Any) -> None:
+    def lease_lost(self, _: "messages.LeaseLostInput") -> None:
         log.info("lease_lost")
         self.alive(self.shard_id, "gone")
 
-    def shard_ended(self, end: Any) -> None:
+    def shard_ended(self, end: "messages.ShardEndedInput") -> None:
         if not self._checkpoint(end.checkpointer, None):
             log.error("checkpoint_impossible", failure="at the end of the shard")
-            raise GaveUp(1)
+            raise SystemExit(1)
         log.info("shard_ended")
         self.alive(self.shard_id, "gone")
 
-    def shutdown_requested(self, request: Any) -> None:
+    def shutdown_requested(self, request: "messages.ShutdownRequestedInput") -> None:
         """Checkpoint the last finished record again, in case the earlier checkpoint failed."""
         if self.done:
             self._checkpoint(request.checkpointer, self.done)
         log.info("shutdown_requested", checkpoint=self.done and self.done.sequence_number)
         self.alive(self.shard_id, "gone")
 
-    def _until_done(self, records: Sequence[Record], checkpointer: Any) -> None:
+    def _until_done(self, records: Sequence[Record], checkpointer: "Checkpointer") -> None:
         give_up_at = self.clock() + self.give_up_seconds
         tries = 0
         while records:
@@ -163,12 +156,12 @@ class ShardProcessor:
             if records:
                 if self.clock() >= give_up_at:
                     log.error("shard_given_up", stopped_at=records[0].sequence_number)
-                    raise GaveUp(1)
+                    raise SystemExit(1)
                 self.alive(self.shard_id, "retrying")
                 self.pause(jitter(min(MAX_PAUSE_SECONDS, 0.2 * 2**tries)))
                 tries += 1
 
-    def _checkpoint(self, checkpointer: Any, record: Record | None) -> bool:
+    def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
         """Checkpoint a record, or the end of the shard. Returns False if every try failed.
 
         That costs repetition but loses nothing, except at the end of a shard. Returns True if another worker has the
@@ -179,20 +172,19 @@ class ShardProcessor:
             try:
                 checkpointer.checkpoint(*position)
                 return True
-            except (
-                Exception
-            ) as error:  # amazon_kclpy's CheckpointError, whose value is the name of a Java class
+            except Exception as error:
+                # The value of amazon_kclpy's CheckpointError is the name of a Java class.
                 name = str(getattr(error, "value", error))
             if name == "InvalidStateException":
                 log.error("checkpoint_impossible", failure=name)
-                raise GaveUp(1)
+                raise SystemExit(1)
             log.warning("checkpoint_failed", failure=name)
             if name == "ShutdownException":  # another worker has the shard
                 return True
             self.pause(jitter(0.2 * 2**attempt))
         return False
 
-    def _record(self, delivered: Any) -> Record:
+    def _record(self, delivered: "messages.Record") -> Record:
         return Record(
             data=delivered.binary_data,
             partition_key=delivered.partition_key,
@@ -241,11 +233,7 @@ class Health:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-            print(
-                f"Other users can write to {self._folder}: set KCL_STATE_FOLDER to a private folder",
-                file=sys.stderr,
-            )
-            raise SystemExit(2)
+            _exit(f"Other users can write to {self._folder}: set KCL_STATE_FOLDER to a private folder")
         for file in (self._folder / name for name in ("worker", PROPERTIES, LOGBACK)):
             file.unlink(missing_ok=True)
         for file in self._folder.glob("shard-*"):
@@ -294,8 +282,7 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
     home = environment.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
     if java is None:
-        print("Java 17 or newer is needed: install a JRE, or set JAVA_HOME", file=sys.stderr)
-        raise SystemExit(2)
+        _exit("Java 17 or newer is needed: install a JRE, or set JAVA_HOME")
     folder = Path(settings.kcl_state_folder)
     Health(folder).begin()
     properties, logback = folder / PROPERTIES, folder / LOGBACK
@@ -305,20 +292,14 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
     logback.write_text(_LOGBACK)  # named on the command line, because the library's jar has a logback.xml too
     jars = f"{Path(amazon_kclpy.__file__).parent}/jars/*"
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    os.execve(
-        java,
-        [
-            java,
-            f"-Dlogback.configurationFile={logback}",
-            "-cp",
-            jars,
-            DAEMON,
-            "--properties-file",
-            str(properties),
-        ],
-        # botocore does not read AWS_REGION.
-        {**environment, "PATH": path, "AWS_DEFAULT_REGION": settings.aws_region},
-    )
+    command = [java, f"-Dlogback.configurationFile={logback}", "-cp", jars, DAEMON]
+    own = {"PATH": path, "AWS_DEFAULT_REGION": settings.aws_region}  # botocore does not read AWS_REGION
+    os.execve(java, [*command, "--properties-file", str(properties)], {**environment, **own})
+
+
+def _exit(problem: str) -> NoReturn:
+    print(problem, file=sys.stderr)
+    raise SystemExit(2)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -41,21 +41,15 @@ def log_key(pair: Pair) -> tuple[str, str]:
     return quoted(pair.device_id), f"{fence_key(pair.fence)}#head"
 
 
-def chunk_range(pair: Pair) -> tuple[str, str, str]:
-    """Return the partition key and the range of sort keys of a pair's chunks."""
-    fence = fence_key(pair.fence)
-    return quoted(pair.device_id), f"{fence}#e#", f"{fence}#e$"
-
-
 def chunk_key(pair: Pair, version: int, number: int) -> str:
     """Return the sort key of a chunk. `number` distinguishes the chunks of one change."""
     return f"{fence_key(pair.fence)}#e#{version}#{number}"
 
 
-def pair_range(pair: Pair) -> tuple[str, str, str]:
-    """Return the partition key and the range of sort keys of all items of a pair."""
-    fence = fence_key(pair.fence)
-    return quoted(pair.device_id), f"{fence}#", f"{fence}$"
+def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
+    """Return the partition key and the range of sort keys of a pair's items, or of its chunks if `part` is `#e`."""
+    prefix = fence_key(pair.fence) + part
+    return quoted(pair.device_id), f"{prefix}#", f"{prefix}$"
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:

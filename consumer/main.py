@@ -1,7 +1,6 @@
 """Lambda's entry point for batches of Kinesis records. Translates and reports; `consume` decides."""
 
 import os
-from dataclasses import dataclass
 from functools import cache
 
 from aws.access import Access
@@ -19,26 +18,20 @@ from contract.metrics import with_metrics
 LAST_PORTION_SECONDS = 15
 
 
-@dataclass(frozen=True, slots=True)
-class App:
-    settings: Settings
-    ports: Ports
-
-
 def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Lambda's entry point.
 
     Kinesis takes the lowest reported sequence number as its checkpoint and delivers everything from there
     again, so only that one is reported. (AWS Lambda Developer Guide: "Partial batch response".)
     """
-    app = app_of()
-    records = list(records_of(batch, app.settings.stream_name))
+    settings, ports = app_of()
+    records = list(records_of(batch, settings.stream_name))
     logs.bind(request_id=context.aws_request_id)
     outcome = consume_records(
         records,
-        app.ports,
+        ports,
         has_time=lambda: context.get_remaining_time_in_millis() > LAST_PORTION_SECONDS * 1000,
-        kinds=app.settings.geofence_kinds,
+        kinds=settings.geofence_kinds,
     )
     report(records, outcome)
     stopped_at = outcome.stopped_at
@@ -46,8 +39,8 @@ def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 
 
 @cache
-def app_of() -> App:
+def app_of() -> tuple[Settings, Ports]:
     """Create settings and clients at the first batch, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
-    return App(settings, ports_of(settings, Access.of_function(os.environ)))
+    return settings, ports_of(settings, Access.of_function(os.environ))

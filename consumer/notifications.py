@@ -78,11 +78,6 @@ def _notified(visit: Visit) -> tuple[object, ...]:
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
     """Return the current visit during which a removed visit began; None if there is none."""
-    return next(
-        (
-            v
-            for v in visits
-            if v.entered_at <= gone.entered_at and (v.exited_at is None or v.exited_at >= gone.entered_at)
-        ),
-        None,
-    )
+    at = gone.entered_at
+    during = (v for v in visits if v.entered_at <= at and (v.exited_at is None or v.exited_at >= at))
+    return next(during, None)

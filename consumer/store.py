@@ -219,7 +219,7 @@ class Store:
 
     def _commit(self, job: _Job) -> None:
         """Write the change that the events cause, unless there is none or another process was faster."""
-        pk, first, last = keys.chunk_range(job.pair)
+        pk, first, last = keys.pair_range(job.pair, "#e")
         # An id is new only if it is in no chunk.
         earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
@@ -340,7 +340,7 @@ def _new(job: _Job, earlier: Sequence[Item]) -> _New:
 
 
 def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent | None:
-    text = item_layout.id_text(event_id)
+    text = item_layout.json_text(event_id)
     likely = (item_layout.chunk_of(pair, item) for item in chunks if text in str(item["events"]))
     return next((event for chunk in likely for event in chunk.events if event.event_id == event_id), None)
 

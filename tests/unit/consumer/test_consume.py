@@ -235,7 +235,7 @@ def test_function_starts_no_portion_that_may_outlast_its_timeout(monkeypatch, mi
             return milliseconds
 
     environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
-    app = main.App(main.Settings.of(environment), World().ports)
+    app = main.Settings.of(environment), World().ports
     monkeypatch.setattr(main, "app_of", lambda: app)
     answer = main.consume(batch_of([as_json(ENTER)]), Context())
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == first_again
