@@ -1,4 +1,4 @@
-"""Process a batch of records: visits and notifications out. Lambda and the Kinesis Client Library both call this."""
+"""Turn a batch of stream records into visits and notifications. Lambda and the Kinesis Client Library call this."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Ports:
 
 @dataclass(slots=True)
 class Outcome(Counts):
-    """The outcome of a batch. `stopped_at`: the first record that is not durably done; delivery starts there again."""
+    """The outcome of a batch. `stopped_at` is the first unfinished record; Kinesis delivers again from there."""
 
     records: int = 0
     consumed: int = 0
@@ -71,7 +71,7 @@ def consume(
     """Add every record to the visits or quarantine it, except those at or after `stopped_at`.
 
     Events are added per device and fence, in the order of each pair's first record. `has_time` is called before each
-    portion. Never raises because of one record or one call.
+    portion. Neither a bad record nor a failed call raises an error.
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))

@@ -1,8 +1,8 @@
 """The layout of the visits table: per pair a log of its latest events, and chunks of the events before them.
 
-The log (sort key `…#head`) holds all that changes with an event, in one item of at most 1 KB as a rule: DynamoDB
-bills a write by the kilobyte. Events that no longer fit move to a chunk. A log and each chunk also hold the visit
-that was the last one before their first event, so each can be read after what lies before it has expired.
+The log (sort key `…#head`) holds everything that an event changes. It is normally at most 1 KB, because DynamoDB bills
+a write by the kilobyte. Events that no longer fit move to a chunk. The log and each chunk also hold the last visit
+before their first event, so that they can be read after earlier chunks have expired.
 
 A change is one conditional write of the log. It includes the work that follows: chunks to write and notifications to
 publish.
@@ -25,7 +25,7 @@ from contract.events import GeofenceEvent
 LOG_BYTES = 1024 - 160
 KEPT_EVENTS = 3
 CHUNK_BYTES = 16_000
-# Time to live. Items outlive MAX_AGE, so an accepted event always finds those that belong with it.
+# Time to live. Items outlive MAX_AGE, so that an accepted event always finds the events around it.
 KEPT_FOR = timedelta(days=90)
 OPEN_KEPT_FOR = timedelta(days=400)
 
@@ -69,7 +69,7 @@ class PairLog(msgspec.Struct, frozen=True):
 
 
 def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
-    """Return the TTL, in epoch seconds, of an item whose last event occurred at `at`."""
+    """Return the expiry time, in epoch seconds, of an item whose last event occurred at `at`."""
     return int((at + kept_for).timestamp())
 
 

@@ -93,9 +93,9 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 
 @dataclass
 class ShardProcessor:
-    """Processes one shard. The library calls its methods. `alive` gets the shard and its state on every call.
+    """Processes one shard. The library calls its methods, each of which passes the shard and its state to `alive`.
 
-    To give up it raises SystemExit, the only exception that the library lets end the process. Then the batch is not
+    To give up it raises SystemExit, the only exception with which the library ends the process. The batch is then not
     checkpointed and is delivered again.
     """
 
@@ -162,10 +162,10 @@ class ShardProcessor:
                 tries += 1
 
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
-        """Checkpoint a record, or the end of the shard. Returns False if every try failed.
+        """Checkpoint a record, or the end of the shard if it is None. Returns False if every try failed.
 
-        That costs repetition but loses nothing, except at the end of a shard. Returns True if another worker has the
-        shard by now.
+        Without a checkpoint records are repeated but not lost, except at the end of a shard. If another worker has
+        taken the shard, no checkpoint is needed.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):
@@ -221,15 +221,13 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """Files with the worker's process id and with the state of each shard; their modification times show when
-    it was last alive.
-    """
+    """A file with the worker's process id, and one per shard whose modification time shows when it was last alive."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def begin(self) -> None:
-        """Raises SystemExit if others can write to the folder: its properties name the program that the daemon runs."""
+        """Raises SystemExit if others can write to the folder, because its properties name the program to run."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
@@ -248,10 +246,7 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return the worker's problems; an empty list if it is healthy.
-
-        A shard that waits for DynamoDB is healthy, because a restart would not help it.
-        """
+        """Return the worker's problems. A shard that waits for DynamoDB is healthy: a restart would not help it."""
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)
         except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """The keys of the visits table: a device is a partition, and all items of a pair share a prefix of the sort key.
 
 `#` separates the parts of a key and ids may hold any character, so `#` and `%` inside a part are
-percent-encoded: two different things never share a key.
+percent-encoded, so that different things never share a key.
 
     pk  <device>
     sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/item_layout.py)

@@ -1,4 +1,4 @@
-"""The notifications for a difference of visits: which ones, and what they contain. Pure functions."""
+"""Decide which notifications a change of visits needs, and what they contain. Pure functions."""
 
 import hashlib
 from collections.abc import Iterable, Sequence

@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Moving(Exception):
-    """Raised when another process changed or moved this pair meanwhile. A later attempt will succeed."""
+    """Raised when another process changes or moves this pair at the same time. A later attempt will succeed."""
 
 
 def head_key(pair: Pair) -> Key:

@@ -1,4 +1,4 @@
-"""Kinesis records, however they are delivered, and the geofence events in them."""
+"""Kinesis records, as Lambda or the Kinesis Client Library delivers them, and the geofence events in them."""
 
 import base64
 import hashlib
@@ -24,7 +24,7 @@ type Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a stream. `arrived_at` is Kinesis' clock. A record with a `fault` is quarantined unread."""
+    """One record of a stream. `arrived_at` is by Kinesis' clock. A record with a `fault` is quarantined unparsed."""
 
     data: bytes
     partition_key: str
@@ -37,7 +37,7 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """The position in the shard."""
+        """The position in the shard. Aggregated records share a sequence number."""
         return int(self.sequence_number), self.sub_sequence_number
 
 
@@ -84,7 +84,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
             for n, r in enumerate(aggregated.records)
         ]
     except (DecodeError, IndexError) as error:
-        reason = Reason("bad_aggregate", "", f"Not what a producer library writes: {error}.")
+        reason = Reason("bad_aggregate", "", f"The aggregated record is invalid: {error}.")
         return [replace(record, fault=reason)]
 
 

@@ -6,7 +6,7 @@
 3. Write the chunks, publish the notifications.
 
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
-begins behind the events of a change is delivered only after that change's batch succeeded, step 3 included. In all
+begins after the events of a change is delivered only after that change's batch succeeded, step 3 included. In all
 other cases (a repeated batch, another shard) step 3 is repeated. So a process may die anywhere, two may work on one
 device, and slow ones may continue late: a chunk replaces only an older version, and a notification that is published
 again has the same id.
@@ -46,10 +46,10 @@ class RaceLost(LoggableError):
 
 
 class Arrival(NamedTuple):
-    """The positions on the stream of a batch's beginning and of a pair's last event in it.
+    """Where on the stream a batch begins, and where the pair's last event in it is.
 
-    The last event counts, because two consumers of a shard (such as a worker that lost its shard and continues) cut it
-    into different batches: only a batch that begins behind all events of a change proves that they are done.
+    The last event matters, because two consumers of a shard (such as a worker that continues after losing its lease)
+    cut it into different batches: only a batch that begins after all events of a change proves that they are done.
     """
 
     shard_id: str
@@ -87,7 +87,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Added(Counts):
-    """The result of adding events to a pair. `refused`: the events that DynamoDB will never take, by event id."""
+    """The result of adding events to a pair. `refused`: why DynamoDB will never store an event, by event id."""
 
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
@@ -266,7 +266,7 @@ class Store:
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """Return the difference of the visits and the new log, computed from the first part that the events touch."""
+        """Return the changes of the visits, and the new log. Only the parts that the events affect are computed."""
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])
@@ -304,9 +304,7 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Keep only the content of each id that sorts first, because the batch's other contents of that id cannot
-    change anything.
-    """
+    """Keep only the first content of each id in sort order, because its other contents cannot change anything."""
     least: dict[str, GeofenceEvent] = {}
     for event in events:
         other = least.get(event.event_id)

@@ -14,9 +14,9 @@ type Row = dict[str, str | float | bool | None]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits that differ and are followed by another one, and the last visit of each walk.
+    """The visits that only one of two walks gives, and the last visit of each walk, which later events may change.
 
-    If `last_before` equals `last_after`, both walks agree on everything later.
+    If `last_before` equals `last_after`, both walks give the same visits for all later events.
     """
 
     before: Sequence[Visit]

@@ -1,7 +1,7 @@
-"""Read the archive for the jobs: a bucket or a folder, hour by hour, each object read completely and verified.
+"""Read the archive (a bucket or a folder) for the jobs, hour by hour, and verify each object.
 
-An object's key holds the SHA-256 and the number of its lines, so a reader can verify the content. An object
-that cannot be read is returned as a `Fault` with its reason; it neither stops a job nor goes unreported.
+An object's key contains the SHA-256 and the number of its lines, so a reader can verify the content. An object that
+cannot be read is returned as a `Fault` with its reason: it is reported, and does not stop the job.
 """
 
 import gzip
@@ -14,13 +14,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from contract.events import Reason
 from contract.objects import hour_folder, is_content, lines_object, object_name, quarantine_line
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import (
+        DeleteMarkerEntryTypeDef,
+        ObjectIdentifierTypeDef,
+        ObjectVersionTypeDef,
+    )
 
 T = TypeVar("T")
 HOUR = timedelta(hours=1)
@@ -32,7 +40,7 @@ READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wai
 
 @dataclass(frozen=True)
 class Stored:
-    """One object of a listing. `modified_at` is the store's clock, in whole seconds as S3 reports it."""
+    """One object of a listing. `modified_at` is by the store's clock, in whole seconds as S3 reports it."""
 
     key: str
     size: int
@@ -120,13 +128,13 @@ class _Rename:
 
 @dataclass(frozen=True)
 class Bucket:
-    """An S3 bucket, accessed with boto3 so that Spark needs no S3A JARs. Only without a `client` can it be pickled."""
+    """An S3 bucket, accessed with boto3 so that Spark needs no S3A JARs. It can be pickled unless `client` is given."""
 
     name: str
-    client: Any = None
+    client: "S3Client | None" = None
 
     @property
-    def s3(self) -> Any:
+    def s3(self) -> "S3Client":
         return self.client or _s3()
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -143,10 +151,10 @@ class Bucket:
     def write(self, key: str, body: bytes) -> None:
         from botocore.exceptions import ClientError
 
-        # The bucket's policy lets nobody replace an archived event, so such a write must have the condition.
-        condition = {"IfNoneMatch": "*"} if key.startswith("events/") else {}
+        # The bucket policy rejects unconditional writes to events/, because nobody may replace archived events.
+        put = partial(self.s3.put_object, Bucket=self.name, Key=key, Body=body)
         try:
-            self.s3.put_object(Bucket=self.name, Key=key, Body=body, **condition)
+            _ = put(IfNoneMatch="*") if key.startswith("events/") else put()
         except ClientError as error:
             if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
                 raise
@@ -154,7 +162,7 @@ class Bucket:
     def write_file(self, key: str, path: Path) -> None:
         self.s3.upload_file(str(path), self.name, key)
 
-    def versions(self, prefix: str) -> Iterator[dict[str, Any]]:
+    def versions(self, prefix: str) -> "Iterator[ObjectVersionTypeDef | DeleteMarkerEntryTypeDef]":
         """Yield all versions and delete markers, as ListObjectVersions returns them."""
         for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
             yield from page.get("Versions", ())
@@ -165,8 +173,10 @@ class Bucket:
         for key in keys:
             self.delete_versions(entry for entry in self.versions(key) if entry["Key"] == key)
 
-    def delete_versions(self, entries: Iterable[dict[str, Any]]) -> None:
-        named = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries]
+    def delete_versions(self, entries: "Iterable[ObjectVersionTypeDef | DeleteMarkerEntryTypeDef]") -> None:
+        named: list[ObjectIdentifierTypeDef] = [
+            {"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in entries
+        ]
         for start in range(0, len(named), DELETES_PER_CALL):
             some = named[start : start + DELETES_PER_CALL]
             answer = self.s3.delete_objects(Bucket=self.name, Delete={"Objects": some, "Quiet": True})
@@ -175,13 +185,13 @@ class Bucket:
 
 
 @cache
-def _s3() -> Any:
-    """Return one client per process, created at first use: a forked Spark worker must not inherit it."""
+def _s3() -> "S3Client":
+    """Return the process's client, created at first use because a forked Spark worker must not inherit one."""
     import boto3
     from botocore.config import Config
 
-    tries: Any = {"total_max_attempts": 5, "mode": "standard"}
-    return boto3.client("s3", config=Config(retries=tries, max_pool_connections=READERS * 2))
+    config = Config(retries={"total_max_attempts": 5, "mode": "standard"}, max_pool_connections=READERS * 2)
+    return boto3.client("s3", config=config)
 
 
 def open_store(location: str) -> Store:
@@ -230,9 +240,7 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return one hour's objects that have content, sorted by key; `read_object` reports those with foreign
-    keys.
-    """
+    """Return the hour's non-empty objects, sorted by key. Milkrun may not have written all of them."""
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -253,7 +261,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Lines:
-    """An object's lines. `numbers` (from 1) is set if `lines` holds only some of the object's lines."""
+    """An object's lines. If `lines` are not all of them, `numbers` has their line numbers, from 1."""
 
     stored: Stored
     lines: Sequence[bytes]
@@ -301,19 +309,19 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
 
 
 def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fault]:
-    """Read objects in parallel and return them in the given order, with a few hundred in memory at a time."""
+    """Read objects in parallel, and yield them in the given order."""
     return in_threads(lambda stored: read_object(store, stored), objects)
 
 
 def in_threads(work: Callable[[Stored], T], objects: Iterable[Stored]) -> Iterator[T]:
-    """Yield the result for each object in the given order. A few hundred are read ahead."""
+    """Process objects in parallel, and yield the results in the given order, READERS * 16 at a time."""
     with ThreadPoolExecutor(READERS) as pool:
         for some in _slices(objects, READERS * 16):
             yield from pool.map(work, some)
 
 
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:
-    """Quarantine permanent faults with their reasons. The same faults give the same object."""
+    """Quarantine permanent faults with their reasons; return the key. The same faults give the same object."""
     lines = [
         quarantine_line([Reason(f.code, "", f.message)], f.beginning, {"job": job, "object": f.key})
         for f in sorted(faults, key=lambda each: each.key)

@@ -11,7 +11,6 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -75,7 +74,7 @@ def _inside(
 
 
 def _row(
-    counted: tuple[tuple[str, str], int], window: Any = beam.DoFn.WindowParam
+    counted: tuple[tuple[str, str], int], window: object = beam.DoFn.WindowParam
 ) -> tuple[datetime, str, str, int]:
     assert isinstance(window, IntervalWindow)
     (tag, external_id), trucks = counted

@@ -5,7 +5,7 @@
 
 The order is a promise: files are written under names that no manifest contains yet, then read back and compared
 with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small object,
-replaced. Readers use the files named in manifests, so a crash at any moment leaves them either the old or the new
+replaced. Readers use only files that a manifest names, so even after a crash they find either the old or the new
 files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not compacted
 again. Files that no manifest names are deleted after a grace period that is longer than any reader takes.
 
@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +28,9 @@ from glue.archive import Fault, Hours, Store, Stored, objects_of, read_objects, 
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 FORMAT = 1  # part of every generation: a new layout causes every hour to be compacted again
 PREFIX = "compacted"
@@ -52,9 +55,7 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Return the part of each file name that differs from the previous manifest, whose files readers may
-        still use.
-        """
+        """Return the part of the file names that distinguishes them from those of the previous manifest."""
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
@@ -158,7 +159,7 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the hours' files that no manifest names (replaced, or left by a crash), written until `before`."""
+    """Return the hours' files that no manifest names, after a replacement or a crash, last written by `before`."""
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
         days.setdefault(hour.replace(hour=0), []).append(hour)
@@ -263,7 +264,7 @@ def _compact_hour(store: Store, source: Source, memory: str) -> dict[str, object
     return commit(store, source, ReadSummary(**sums, faults=tuple(faults)), files, "duckdb")
 
 
-def _fold_rare_types(db: Any) -> None:
+def _fold_rare_types(db: "DuckDBPyConnection") -> None:
     db.execute(
         """
         UPDATE lines SET folder = ?

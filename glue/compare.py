@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ def visit_table(rows: Iterable[Mapping[str, object]]) -> pa.Table:
     return pa.Table.from_pylist(wanted, schema=VISIT)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, datetime) and value.tzinfo is None:
         return value.replace(tzinfo=UTC)
-    return float(value) if hasattr(value, "as_tuple") else value  # a Decimal
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa.Table:

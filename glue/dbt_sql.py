@@ -2,7 +2,6 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 
@@ -15,14 +14,14 @@ def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
 
     # The output is SQL rather than HTML, and the template is our own model, so autoescape is off.
     jinja = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
-    macros: Any = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
+    macros = jinja.from_string((PROJECT / "macros" / "rules.sql").read_text())
     variables = {"merge_gap_seconds": merge_gap_seconds, "min_confidence": min_confidence}
     jinja.globals |= {
         "config": lambda **_: "",
         "reads_everything": lambda: True,
         "ref": lambda name: name,
         "var": variables.__getitem__,
-        "key_of": macros.module.key_of,
+        "key_of": vars(macros.module)["key_of"],
     }
     model = jinja.from_string((PROJECT / "models" / "intermediate" / "restated_visits.sql").read_text())
     return sqlglot.transpile(model.render(), read="snowflake", write="duckdb")[0]

@@ -31,16 +31,19 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from contract.objects import Prefix, hour_folder, hour_of, is_content, lines_object, object_name, prefix_of
-from glue.archive import Fault, Hours, Store, Stored, in_threads, read_object
+from glue.archive import Fault, Hours, Store, Stored, T, in_threads, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
 from glue.person import Names, Subject, follow, in_line, names_in_line
 from snowpipe.quoting import quoted
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 PREFIX = "forget"
 SEARCHED_PREFIXES: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
@@ -49,12 +52,21 @@ REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # it becomes a part of
 _REST = re.compile(r"\.rest-[0-9a-f]{16}$")
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 
+Plan = dict[str, Any]  # as stored in JSON
+
+
+class Replaced(TypedDict):
+    """The keys of an object before and after, in a plan. `new` is None if nothing remained."""
+
+    old: str
+    new: str | None
+
 
 @dataclass(frozen=True)
 class Rewritten:
-    """An object that contained the subject's events. `new` is None if nothing else was in it.
+    """The result for an object that contained the subject's events. `new` is None if it contained nothing else.
 
-    `removed` are the numbers, from 1, of the lines that are not in the new object.
+    `removed` are the line numbers, from 1, of the subject's events.
     """
 
     old: str
@@ -76,10 +88,10 @@ def _split(subject: Subject, lines: Sequence[bytes]) -> _Split:
 
 
 def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
-    """Write an object again without the subject's lines; None if it has none. Repeating it gives the same key.
+    """Write an object again without the subject's lines. Returns None if it has none of them.
 
     An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, NDJSON or one
-    array: Snowpipe loads each of them. If it is not JSON and contains an id, the whole object is deleted.
+    array, because Snowpipe loads all of these. If it is not JSON and contains an id, the whole object is deleted.
     """
     if stored.key.startswith(INVOCATION_RECORDS):
         return _rewrite_invocation_record(store, subject, stored)
@@ -161,7 +173,7 @@ def _rewrite_invocation_record(store: Store, subject: Subject, stored: Stored) -
     return Rewritten(stored.key, new, len(records), len(rest), removed)
 
 
-def _in_record(subject: Subject, record: Mapping[str, Any]) -> bool:
+def _in_record(subject: Subject, record: Mapping[str, str]) -> bool:
     try:
         data = base64.b64decode(record["data"])
     except ValueError:
@@ -175,7 +187,7 @@ def _in_record(subject: Subject, record: Mapping[str, Any]) -> bool:
 
 
 def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
-    """Return the objects in all searched prefixes, of the given hours if any."""
+    """Yield the objects under all searched prefixes, of `hours` only if given."""
     for prefix in (*SEARCHED_PREFIXES, INVOCATION_RECORDS.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
             if not is_content(stored.key, stored.size):
@@ -189,7 +201,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return which ids an object's events name together."""
+    """Return the ids of each of the object's events."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)
@@ -207,11 +219,13 @@ def with_threads(store: Store, subject: Subject, objects: Iterable[Stored]) -> l
     return [each for each in in_threads(partial(rewrite, store, subject), objects) if each is not None]
 
 
-def with_spark(spark: Any, objects: Sequence[Stored], work: Callable[[list[Stored]], list[Any]]) -> list[Any]:
+def with_spark(
+    spark: "SparkSession", objects: Sequence[Stored], work: Callable[[list[Stored]], list[T]]
+) -> list[T]:
     from glue.spark_objects import slices
 
     tasks = slices(objects, spark.sparkContext.defaultParallelism)
-    found: list[Any] = spark.sparkContext.parallelize(tasks, max(1, len(tasks))).flatMap(work).collect()
+    found: list[T] = spark.sparkContext.parallelize(tasks, max(1, len(tasks))).flatMap(work).collect()
     return found
 
 
@@ -222,7 +236,7 @@ def plan_key(request: str) -> str:
     return f"{PREFIX}/{request}/plan.json"
 
 
-def begin(store: Store, request: str, found: Sequence[Found]) -> dict[str, Any]:
+def begin(store: Store, request: str, found: Sequence[Found]) -> Plan:
     """Write the plan. If it exists, add to it, so that objects found by an earlier run are still deleted."""
     pairs: dict[str, dict[str, object]] = {}
     if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
@@ -239,11 +253,11 @@ def begin(store: Store, request: str, found: Sequence[Found]) -> dict[str, Any]:
     return plan
 
 
-def write_plan(store: Store, plan: Mapping[str, Any]) -> None:
+def write_plan(store: Store, plan: Plan) -> None:
     store.write(plan_key(plan["request"]), json.dumps(plan, indent=1, allow_nan=False).encode())
 
 
-def warehouse_sql(plan: dict[str, Any], database: str = "MILKRUN") -> list[str]:
+def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
     """Return the statements that delete the old objects' rows, to be run after the new objects are loaded."""
     statements = []
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
@@ -259,28 +273,28 @@ class NotReady(Exception):
     """Raised before anything is deleted if a new object does not exist."""
 
 
-def finish(store: Store, plan: dict[str, Any]) -> int:
+def finish(store: Store, plan: Plan) -> int:
     """Delete the old objects if every new one exists, and compact their hours again."""
     delete_old(store, plan["objects"])
     compact_again(store, plan["objects"])
     return len(plan["objects"])
 
 
-def delete_old(store: Store, pairs: Sequence[dict[str, Any]]) -> None:
+def delete_old(store: Store, pairs: Sequence[Replaced]) -> None:
     for pair in pairs:
         if pair["new"] is not None and not any(each.key == pair["new"] for each in store.list(pair["new"])):
             raise NotReady(f"{pair['new']} does not exist. Run the command without --finish first.")
     store.delete([pair["old"] for pair in pairs])
 
 
-def compact_again(store: Store, pairs: Iterable[dict[str, Any]]) -> None:
+def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
     """Compact the hours again if they had been compacted, and delete the previous Parquet files."""
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))
         if any(store.list(f"compacted/_manifests/{hour_folder(hour)}")):
             list(compact_with_duckdb(store, stale(store, hours)))
-        # Without a manifest, too: a compaction that was interrupted leaves files that nothing names.
+        # Even without a manifest, because an interrupted compaction leaves files that no manifest names.
         sweep(store, hours, FAR_FUTURE, timedelta(0))
 
 
@@ -289,7 +303,9 @@ def main(argv: Sequence[str]) -> int:
     add_archive(parser)
     parser.add_argument("--users", type=Path, help="file with one user id per line")
     parser.add_argument(
-        "--devices", type=Path, help="file with one device id per line: all of their events go"
+        "--devices",
+        type=Path,
+        help="file with one device id per line; all events of these devices are deleted",
     )
     parser.add_argument("--request", required=True, help="name of the plan, the same in both runs")
     parser.add_argument(
@@ -342,9 +358,7 @@ def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
 def _both_passes(
     given: argparse.Namespace, store: Store, subject: Subject, objects: Sequence[Stored]
 ) -> tuple[tuple[int, int], list[Found]]:
-    """Follow the subject to other ids, then rewrite. The devices are passed on as numbers, because a log must
-    not name them.
-    """
+    """Find the subject's other ids, then rewrite. Returns numbers of devices, because a log must not name them."""
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))
         found = with_threads(store, followed.subject, objects)

@@ -35,7 +35,7 @@ class Times:
 
 
 class Crossing(NamedTuple):
-    """An event of one pair; sorted tuples have the order in which the rule applies the events."""
+    """An event of one pair. The rule applies events in the sort order of these tuples."""
 
     at: int
     rank: int
@@ -43,7 +43,7 @@ class Crossing(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state kept per pair between calls; an empty one need not be stored."""
+    """The state of a pair between calls. An empty state need not be stored."""
 
     pending: tuple[Crossing, ...] = ()
     since: int | None = None  # when the current visit was entered
@@ -84,7 +84,7 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
     window = state.decided_until or 0
     limit = max(window, watermark // times.window * times.window)
     while window < limit:
-        if since is None:  # nobody is inside: continue at the window of the next event
+        if since is None:  # no device is inside: continue at the window of the next event
             if not pending:
                 break
             window = max(window, pending[0].at // times.window * times.window)

@@ -1,5 +1,4 @@
-"""The ids of a person or a device, the links between them, and the rule by which an event or text belongs to
-them.
+"""The ids of a person or a device, the links between these ids, and the rule for what belongs to that person.
 
 An event belongs to the users that it names at the top or in `user` (`userId`, `user_id`, `user._id`, …). An
 event without such a name belongs to the users that the rest of it names, mainly its metadata, and to the
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,7 +44,7 @@ class Names(NamedTuple):
 
     @property
     def owners(self) -> frozenset[str]:
-        """Return the ids of the users that an event names itself."""
+        """Return the ids of the users that the event names."""
         return self.users | self.accounts or self.copies
 
 
@@ -96,9 +95,9 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
-    """Yield what may be a user id outside the contract's fields, and whether its name says so.
+    """Yield possible user ids outside the contract's fields, and whether the field is named `userId`.
 
-    That is any `userId`, and any text in `metadata`.
+    Every text in `metadata` is possible, too.
     """
     waiting: list[tuple[str, object, bool]] = [(name, value, False)]
     while waiting:
@@ -131,8 +130,9 @@ def _scalars(value: object) -> Iterator[object]:
 
 @dataclass(frozen=True)
 class Subject:
-    """The subject of `forget`. All events of `devices` are deleted. Of `own_devices`, which only these users
-    used, events without a user are deleted too.
+    """The users or devices to forget. All events of `devices` are deleted.
+
+    Only these users used `own_devices`, so events of these devices that name no user are deleted too.
     """
 
     users: frozenset[str] = frozenset()
@@ -166,10 +166,8 @@ class Subject:
         return device in self.devices or (device in self.own_devices and not names.owners)
 
     def quickly_ruled_out(self, text: bytes) -> bool:
-        """Return whether the bytes of a JSON text certainly contain no id, as is the case for nearly all
-        lines.
-        """
-        # A backslash can hide an id, and a text that is not ASCII can spell one in another Unicode form.
+        """Return whether a JSON text certainly contains no id. That is true of nearly all lines."""
+        # An escape can hide an id, and a text that is not ASCII can contain one in another Unicode form.
         if b"\\" in text or len(self.ids) > MAX_QUICK_TERMS or not (text.isascii() or self._is_ascii):
             return False
         return not any(each in text for each in self._encoded)
@@ -225,8 +223,9 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _inflated(text: bytes) -> bytes:
-    """Decompress as much of every gzip member as possible, because a body may be truncated. Returns b"" if it
-    is not gzip. Bytes after the last member are appended unchanged.
+    """Decompress as much of every gzip member as possible, because a body may be truncated.
+
+    Bytes after the last member are appended unchanged. Returns b"" if the text is not gzip.
     """
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
@@ -242,11 +241,11 @@ def _inflated(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Followed:
-    """A subject with the ids that its events led to, and what they leave open.
+    """A subject with the ids that its events led to, and the ids that could not be attributed.
 
-    `shared`: devices that other users used too, with the number of those. `unclear`: ids under `user._id` that
-    occur with several user ids, so that events which name nothing else stay. `mentioned_by`: users whose events
-    hold an id of the subject in their metadata.
+    `shared`: devices that other users used too, with the number of these users. `unclear`: values of `user._id`
+    that occur with several user ids; events with no other id are not deleted. `mentioned_by`: users whose events
+    contain an id of the subject in their metadata.
     """
 
     subject: Subject
@@ -256,8 +255,10 @@ class Followed:
 
 
 def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
-    """Follow a person from id to id. A `user._id` that occurs with one user id only is the same person. A
-    device that no other user used is the person's own.
+    """Find the other ids of a person.
+
+    A `user._id` that occurs with only one user id is the same person. A device that no other user used is the
+    person's own.
     """
     sightings = set(seen)
     users_of: defaultdict[str, set[str]] = defaultdict(set)
@@ -292,15 +293,15 @@ def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
 # --- lines of the archive -------------------------------------------------------------------------------------
 
 
-def event_in(line: Any) -> object:
-    """Return the event that a decoded line of events/, rejected/ or set-aside/ holds."""
+def event_in(line: object) -> object:
+    """Return the event in a decoded line of events/, rejected/ or set-aside/."""
     if isinstance(line, dict) and "reasons" in line and "_id" not in line:
         return line.get("event")
     return line
 
 
 def names_in_line(subject: Subject, line: bytes) -> Names:
-    """Return the ids that a line names, if it can be read as an event. Of texts it keeps the subject's ids only."""
+    """Return the ids in a line, if it can be read as an event. `texts` contains only ids of the subject."""
     try:
         names = names_in(event_in(msgspec.json.decode(line)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -42,7 +42,7 @@ def package() -> bytes:
 
 
 def requirements() -> bytes:
-    """Return the requirements file for Glue's `pip install -r`: hashed wheels only, never a source to build.
+    """Return the requirements file for Glue's `pip install -r`, which allows only wheels with these hashes.
 
     (AWS Glue User Guide: "Using Python libraries with AWS Glue".)
     """

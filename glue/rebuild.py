@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -30,6 +30,9 @@ from glue.dbt_sql import visits_sql
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import write_rows
 from glue.rows import FACT, fact_rows, from_micros, merge_batches, micros, type_folder
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
 
 PREFIX = "rebuilt"
 
@@ -226,7 +229,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
     return Rebuilt(count, conflicts, tuple(faults))
 
 
-def _write(store: Store, name: str, what: str, rows: Any, schema: pa.Schema) -> int:
+def _write(store: Store, name: str, what: str, rows: "DuckDBPyRelation", schema: pa.Schema) -> int:
     batches = (_cast(batch, schema) for batch in rows.to_arrow_reader(50_000))
     return sum(count for _, count in write_rows(batches, store, lambda n: part_key(name, what, n), schema))
 
@@ -258,7 +261,7 @@ def begin(store: Store, name: str) -> None:
     store.delete(old)
 
 
-def finish(job: Rebuild, engine: str, rebuilt: Rebuilt) -> dict[str, Any]:
+def finish(job: Rebuild, engine: str, rebuilt: Rebuilt) -> dict[str, object]:
     summary = {
         "name": job.name,
         "from": job.hours.start.isoformat(),
@@ -308,9 +311,8 @@ def main(argv: Sequence[str]) -> int:
     else:
         rebuilt = rebuild_with_duckdb(job)
     summary = finish(job, engine, rebuilt)
-    unreadable = summary.pop("unreadable")
-    report("archive_rebuilt", **summary, unreadable=len(unreadable))
-    return 1 if unreadable else 0
+    report("archive_rebuilt", **{**summary, "unreadable": len(rebuilt.faults)})
+    return 1 if rebuilt.faults else 0
 
 
 if __name__ == "__main__":

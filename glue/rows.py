@@ -77,7 +77,7 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def line_rows(read: Lines) -> pa.RecordBatch:
-    """Return every line as a row of LINE. An unreadable line has only its payload and its position."""
+    """Return every line as a row of LINE. For an unreadable line only the payload and the position are set."""
     count = len(read.lines)
     rows: list[tuple[str | None, str, str | None, int | None]] = [_head(line) for line in read.lines]
     ids, types, devices, times = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -111,7 +111,7 @@ def _device(event: _Envelope) -> str | None:
 
 
 def type_folder(type_: str) -> str:
-    """Return the type percent-encoded as a Hive folder name; types that are too long share one folder."""
+    """Return the type, percent-encoded, as the name of a Hive folder. Types that are too long share a folder."""
     name = quote(type_, safe="-_.~")
     return name if 0 < len(name) <= _MAX_TYPE_BYTES and name.strip(".") else OTHER
 
@@ -122,7 +122,7 @@ _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 
 
 def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
-    """Parse the line with the contract's own parser; None if it is no geofence event.
+    """Parse the line with the contract's own parser. Returns None if it is not a geofence event.
 
     About 19 of 20 lines are positions. Only a line that contains a geofence type's name, or a backslash, which
     could be an escape in the name, is parsed.
@@ -136,13 +136,13 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
 
 
 def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
-    """Return None if the event's time is impossible at its time of receipt (like dbt's typed_events)."""
+    """Return the event, or None if its time was impossible when it was received (like dbt's typed_events)."""
     hour = hour_of(stored.key) or stored.modified_at
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
 
 def _owned(line: bytes, stored: Stored) -> Owned | None:
-    """Return the owner of a line's event; None if it is not an event (like dbt's typed_events)."""
+    """Return the owner of the event in a line, or None if there is no event (like dbt's typed_events)."""
     hour = hour_of(stored.key) or stored.modified_at
     try:
         event = _envelope(line)
@@ -207,7 +207,7 @@ def content_hash(line: bytes) -> str:
 
 
 def merge_batches(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Merge small batches: engines have a cost per batch, and an object holds about twenty lines."""
+    """Merge small batches, because engines have a cost per batch and an object has only about twenty lines."""
     some: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -232,5 +232,5 @@ def from_micros(us: int) -> datetime:
 
 
 def checksum(payloads: Iterable[bytes]) -> int:
-    """Return the sum of 60 bits of each line's MD5: independent of the order, and computable in SQL."""
+    """Return the sum of 60 bits of each line's MD5. It does not depend on the order, and SQL can compute it."""
     return sum(int(hashlib.md5(line, usedforsecurity=False).hexdigest()[:15], 16) for line in payloads)

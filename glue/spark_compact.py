@@ -1,6 +1,6 @@
 """Compaction on Spark: many hours at once, shuffled by target file."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -130,7 +130,9 @@ def _summaries(read: DataFrame) -> dict[int, ReadSummary]:
     }
 
 
-def _written(read: DataFrame, write: Any) -> dict[int, list[Written]]:
+def _written(
+    read: DataFrame, write: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+) -> dict[int, list[Written]]:
     lines = read.where("code IS NULL").select(*SORTED.names)
     by_frequency = Window.partitionBy("hour_us").orderBy(f.desc("count"), "folder")
     kept = (

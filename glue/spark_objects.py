@@ -33,7 +33,7 @@ def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]
 
 
 def slices(objects: Sequence[Stored], at_least: int) -> list[list[Stored]]:
-    """Distribute objects over tasks of about equal size."""
+    """Group the objects into tasks of about equal size."""
     tasks = max(
         at_least,
         math.ceil(len(objects) / _TASK_OBJECTS),

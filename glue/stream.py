@@ -90,11 +90,10 @@ class Stream:
 
 
 def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
-    """Return geofence events of new objects. Our reader reads them: a bad object must not end the stream."""
+    """Return geofence events of new objects. Spark only lists them, because a bad object must not end the stream."""
     objects = (
-        spark.readStream.format(
-            "binaryFile"
-        )  # used for its listing only: the content column is never selected
+        # Only for its listing: the content column is never selected.
+        spark.readStream.format("binaryFile")
         .schema("path string, modificationTime timestamp, length long, content binary")
         .option("maxFilesPerTrigger", stream.objects_per_batch)
         .load(f"{stream.root}/events/{stream.watched}/*.ndjson.gz")
@@ -205,9 +204,7 @@ def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
 
 
 def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
-    """Process the archive: continuously if `every_seconds` is set, otherwise once. Return the number of late
-    events.
-    """
+    """Process the archive once, or continuously if `every_seconds` is set. Returns the number of late events."""
     writer = (
         occupancy(crossings(spark, stream), stream)
         .writeStream.option("checkpointLocation", stream.checkpoint)

@@ -6,19 +6,22 @@ import os
 import shlex
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
 
 
-def task_failed(context: Mapping[str, Any]) -> None:
+def task_failed(context: "Context") -> None:
     """Alert after the last retry has failed."""
     task = context["ti"]
     _alert({"event": "task_failed", "dag": task.dag_id, "task": task.task_id, "run": task.run_id})
 
 
-def deadline_missed(**details: Any) -> None:
-    run = (details.get("context") or {}).get("dag_run") or {}
+def deadline_missed(*, context: Mapping[str, Mapping[str, str]] | None = None, **_: object) -> None:
+    run = (context or {}).get("dag_run") or {}
     _alert(
         {
             "event": "deadline_missed",

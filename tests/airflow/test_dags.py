@@ -25,7 +25,7 @@ def upstream(dag: DAG, task: str) -> set[str]:
     return dag.get_task(task).get_flat_relative_ids(upstream=True)
 
 
-def test_there_is_an_hourly_dag_and_one_for_backfills(dags: dict[str, DAG]) -> None:
+def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
     assert set(dags) == {"milkrun_hourly", "milkrun_backfill"}
     assert dags["milkrun_hourly"].schedule == "20 * * * *"
     assert dags["milkrun_backfill"].schedule is None

@@ -126,7 +126,7 @@ def _rebuild(store: Folder, hours: Hours) -> rebuild.Rebuild:
 
 
 def measured(command: Sequence[str], cores: int) -> dict[str, float]:
-    """Run the command on that many cores, and sample all its processes ten times per second."""
+    """Run the command on `cores` cores, and measure all its processes ten times per second."""
     began, most = time.monotonic(), 0
     ticks: dict[int, int] = {}
     with tempfile.TemporaryFile("w+") as out:
@@ -201,7 +201,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _process(pid: int) -> tuple[int, int, int] | None:
-    """Return process id, resident pages, and CPU time in ticks."""
+    """Return the process id, resident pages, and CPU time in ticks."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return pid, int(fields[21]), int(fields[11]) + int(fields[12])

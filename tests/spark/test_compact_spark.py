@@ -23,9 +23,7 @@ HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
 
 
 def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSession, tmp_path: Path) -> None:
-    """Use two hours, a device with 30 % of all events, many types, small files, and each kind of damaged
-    object.
-    """
+    """The archive has two hours, a device with 30 % of all events, many types, and each kind of damaged object."""
     skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
     many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]
     stores = [Folder(tmp_path / "spark"), Folder(tmp_path / "duckdb")]
@@ -46,7 +44,7 @@ def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSessio
     assert stale(stores[0], HOURS, 4000) == []
 
 
-def test_hour_of_tiny_objects_is_compacted_despite_an_unreadable_one(
+def test_hour_of_tiny_objects_is_compacted_despite_an_unreadable_object(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     keys = archived(tmp_path, (line(f"e{n}") for n in range(3000)), batch=1)
@@ -58,7 +56,7 @@ def test_hour_of_tiny_objects_is_compacted_despite_an_unreadable_one(
 
 
 class Deadly(Folder):
-    """Kills the first worker that reads, and the first that has written."""
+    """A folder that kills the first worker that reads an object and the first that has written a file."""
 
     def _die_once(self, moment: str) -> None:
         died = self.path / f"died-{moment}"

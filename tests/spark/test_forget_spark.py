@@ -1,4 +1,4 @@
-"""Test that `forget` with Spark rewrites the same objects as without."""
+"""Test that `forget` with Spark rewrites the same objects as without Spark."""
 
 import dataclasses
 from functools import partial
@@ -12,7 +12,7 @@ from glue.person import Subject, follow
 from tests.unit.glue.test_forget import SECRET, world
 
 
-def test_both_engines_rewrite_the_same_objects(spark: SparkSession, tmp_path: Path) -> None:
+def test_spark_rewrites_the_same_objects_as_the_local_engine(spark: SparkSession, tmp_path: Path) -> None:
     subject, found = Subject.of([SECRET, "bob"]), {}
     for engine in ("spark", "threads"):
         store = Folder(tmp_path / engine)

@@ -62,7 +62,9 @@ def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     )
 
 
-def test_rebuild_copes_with_a_skewed_device_and_a_damaged_object(spark: SparkSession, tmp_path: Path) -> None:
+def test_rebuild_with_a_skewed_device_skips_only_the_damaged_object(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     store = Folder(tmp_path)
     events = [
         GeofenceEvent(

@@ -134,7 +134,9 @@ def test_objects_of_other_programs_do_not_stop_the_stream(spark: SparkSession, t
     assert line["origin"]["object"] == str(by_hand.relative_to(tmp_path))
 
 
-def test_fast_clock_of_one_phone_makes_no_other_event_late(spark: SparkSession, tmp_path: Path) -> None:
+def test_fast_clock_of_one_phone_makes_no_event_of_other_phones_late(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     events = morning(2, trucks=3)
     fast = GeofenceEvent(
         "f", TYPES["enter"], "enter", "van-fast", Fence("farm", "f0"), HOUR + timedelta(hours=20)

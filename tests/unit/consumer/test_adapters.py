@@ -66,7 +66,7 @@ def test_unprocessed_keys_of_a_batch_read_are_requested_again():
     assert max(map(len, dynamodb.calls)) == 100
 
 
-def test_keys_that_stay_unprocessed_are_reported():
+def test_keys_that_remain_unprocessed_are_returned_as_failures():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
     items, failures = found.get(KEYS)
     assert {key: type(e) for key, e in failures.items()} == {("p", "007"): TimeoutError}
@@ -117,7 +117,7 @@ class Events:
 NOTICES = [Notification(str(n), "arrived", {"id": str(n)}) for n in range(23)]
 
 
-def test_entries_that_the_bus_rejected_are_resent_alone():
+def test_only_entries_that_the_bus_rejected_are_resent():
     events = Events(
         lambda bus, entry: len(bus.calls) == 1 and entry["Detail"] in ('{"id":"3"}', '{"id":"7"}')
     )
@@ -126,7 +126,7 @@ def test_entries_that_the_bus_rejected_are_resent_alone():
     assert events.calls[1] == ['{"id":"3"}', '{"id":"7"}']
 
 
-def test_entries_that_the_bus_always_rejects_are_reported():
+def test_entries_that_the_bus_always_rejects_are_returned_as_failures():
     events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
     assert {i: type(e) for i, e in EventBus(events, "bus", Inline()).publish(NOTICES).items()} == {
         "7": TimeoutError
@@ -155,7 +155,7 @@ def test_poison_records_of_a_batch_are_quarantined_once_in_one_object():
     }
 
 
-def test_failed_quarantine_raises_an_error():
+def test_quarantine_raises_an_error_if_its_object_cannot_be_stored():
     with strict_service() as s3:
         s3.answers = [(403, b"<Error><Code>AccessDenied</Code></Error>")]
         archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)

@@ -84,7 +84,7 @@ def test_log_of_a_batch_does_not_grow_with_its_invalid_records(aws, capsys):
     assert len(said.out + said.err) < 2_000
 
 
-def test_without_the_table_the_batch_is_retried_from_its_first_record(aws, capsys):
+def test_batch_is_retried_from_its_first_record_if_the_table_is_missing(aws, capsys):
     aws.client("dynamodb").delete_table(TableName=aws.table)
     assert consume(b"\xff", as_json(ENTER), as_json(EXIT)) == {"batchItemFailures": [{"itemIdentifier": "2"}]}
     line = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -102,13 +102,13 @@ def test_records_of_another_stream_are_quarantined():
     assert world.codes() == ["wrong_stream"]
 
 
-def test_batch_of_only_poison_records_has_a_quarantined_share_of_1():
+def test_batch_of_only_poison_records_has_a_quarantined_share_of_100_percent():
     world = World()
     outcome = world.consume(b"no", b"nor this")
     assert (len(world.aside.kept), outcome.set_aside_share, outcome.stopped_at) == (2, 100.0, None)
 
 
-def test_event_that_is_too_old_is_counted_and_left_to_the_warehouse():
+def test_event_that_is_too_old_is_counted_but_not_added_to_the_visits():
     world = World()
     outcome = world.consume(
         as_json(event("enter", -80 * 86400, "old")), as_json(event("enter", -79 * 86400, "kept"))
@@ -135,7 +135,7 @@ print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
     assert found.stdout.strip() == "[b'a', b'b']"
 
 
-def test_first_failed_record_is_reported():
+def test_first_failed_record_is_reported_to_kinesis():
     world = World()
     failing = {"truck-3": ConnectionError("throttled"), "truck-2": TimeoutError("slow")}
     ports = Ports(FailingStore(world.ports.store, failing), world.aside)
@@ -227,7 +227,7 @@ def test_every_record_is_in_the_visits_quarantined_or_retried(datas, failing):
 
 
 @pytest.mark.parametrize(("milliseconds", "first_again"), [(14_900, ["1"]), (15_100, [])])
-def test_function_starts_no_portion_that_may_outlast_its_timeout(monkeypatch, milliseconds, first_again):
+def test_function_starts_no_work_that_may_outlast_its_timeout(monkeypatch, milliseconds, first_again):
     class Context:
         aws_request_id = "r"
 

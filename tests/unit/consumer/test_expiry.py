@@ -49,7 +49,7 @@ arrivals = st.tuples(
 @settings(deadline=None, max_examples=150)
 @given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)), SIZES)
 def test_expired_items_do_not_change_the_recent_visits(all_arrivals, seed, deaths, sizes):
-    """Visits may last longer than events are kept. If a process dies, its batch is retried."""
+    """Visits may last longer than their events are stored. If a process dies, its batch is retried."""
     with small(sizes):
         check_expiry(all_arrivals, seed, deaths)
 
@@ -96,7 +96,7 @@ flapping = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6), SIZES)
-def test_months_long_visits_survive_flaps_and_late_events(all_flaps, seed, sizes):
+def test_visits_of_many_months_are_correct_despite_flapping_and_late_events(all_flaps, seed, sizes):
     with small(sizes):
         check_flaps(all_flaps, seed)
 
@@ -126,7 +126,7 @@ def check_flaps(all_flaps, seed):
     st.sampled_from([-1, 30, 120]),
 )
 def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_confidence, gap):
-    """For a late event, a visit of many days is not read from its start."""
+    """A late event is applied without reading the visit from its start."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
     table, so_far = FakeTable(), []
     for batch in batches:
@@ -216,7 +216,7 @@ def test_no_event_is_added_to_a_chunk_whose_successors_expired():
 
 @pytest.mark.parametrize("left", [0, 1, None])
 def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
-    """Every second expired chunk is not deleted yet."""
+    """DynamoDB has deleted only some of the expired chunks."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e
@@ -243,7 +243,7 @@ def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
 
 
 @pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
-def test_flap_at_the_start_of_the_read_range_is_still_merged(seconds):
+def test_re_entry_at_the_start_of_the_read_range_is_still_merged(seconds):
     late = event("exit", 3 * DAY, "late")
     since = 2 * DAY - 120 + seconds
     some = [
@@ -269,7 +269,7 @@ def test_late_exit_closes_the_simultaneous_visit_with_the_last_id():
     assert table.visits(HOME) == list(expected[HOME].visits)
 
 
-def test_later_exits_of_a_flap_at_the_start_of_the_range_are_ignored():
+def test_later_exits_of_a_device_flapping_at_the_start_of_the_range_are_ignored():
     late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
     since = 2 * DAY - 120
     some = [
@@ -287,7 +287,7 @@ def test_later_exits_of_a_flap_at_the_start_of_the_range_are_ignored():
     assert table.visits(HOME) == list(visits_of([*some, late])[HOME].visits)
 
 
-def test_visit_is_kept_as_long_as_one_of_its_events_may_arrive():
+def test_visit_is_stored_as_long_as_one_of_its_events_may_still_arrive():
     """The visit ended without an exit when the next one began, so the truck may have been seen until then."""
     table = FakeTable()
     begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
@@ -299,7 +299,7 @@ def test_visit_is_kept_as_long_as_one_of_its_events_may_arrive():
     assert table.visits(HOME) == list(visits_of([begun, following, late])[HOME].visits)
 
 
-def test_event_of_an_expired_chunk_is_not_added_to_the_previous_one():
+def test_event_of_an_expired_chunk_is_not_added_to_the_previous_chunk():
     table = FakeTable()
     with small((0, 1, 16_000)):
         for each in (event("enter", 0, "missed"), event("enter", DAY), event("exit", 2 * DAY)):

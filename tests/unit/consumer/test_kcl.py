@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """Stop at the given positions, once each. An exception among them is raised."""
+    """Stop once at each given position. Raise it instead if it is an exception."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []
@@ -147,7 +147,7 @@ def test_throttled_checkpoint_is_retried_but_not_after_losing_the_lease():
         )
 
 
-def test_ended_shard_is_checkpointed_and_a_lost_one_is_not():
+def test_ended_shard_is_checkpointed_but_a_lost_shard_is_not():
     ended, asked = Checkpointer(), Checkpointer()
     shard = processor(Consumer())
     shard.lease_lost(Input())
@@ -249,7 +249,7 @@ def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypa
     "attack", ["folder of another user", "symbolic link", "writable by the group", "shared as /tmp"]
 )
 def test_worker_refuses_a_folder_that_others_can_write_to(tmp_path, monkeypatch, capsys, attack):
-    """Whoever writes kcl.properties chooses the program that the daemon runs."""
+    """The daemon runs the program that kcl.properties names."""
     prepared, folder = tmp_path / "prepared", tmp_path / "state"
     prepared.mkdir()
     (prepared / "kcl.properties").write_text("executableName = evil")
@@ -268,7 +268,7 @@ def test_worker_refuses_a_folder_that_others_can_write_to(tmp_path, monkeypatch,
     assert folder.stat().st_mode == mode, "as root, a changed /tmp would stop other programs"
 
 
-def test_worker_state_is_private(tmp_path, monkeypatch):
+def test_files_of_the_worker_are_private(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")

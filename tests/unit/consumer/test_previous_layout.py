@@ -1,4 +1,4 @@
-"""Test that pairs in the previous layout of the table are moved by their next event or by the command.
+"""Test that the next event of a pair, or the command, moves it from the previous layout of the table.
 
 `previous_layout.json` holds the items that the previous version of the consumer wrote for some events: after
 it had finished, after it was stopped in the middle of its last change, and after some of the items had
@@ -51,7 +51,7 @@ def test_moved_pair_keeps_its_visits_and_publishes_nothing(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
-def test_next_event_moves_an_old_pair_wherever_its_consumer_stopped(name):
+def test_next_event_moves_a_pair_at_whatever_step_its_consumer_stopped(name):
     """The last batch is retried with one more event."""
     case, bus = CASES[name], FakeBus()
     table, events = old_table(case), sent(case)
@@ -65,8 +65,8 @@ def test_next_event_moves_an_old_pair_wherever_its_consumer_stopped(name):
         assert wanted <= {n.id for n in bus.notified} | set(case["told"])
 
 
-def test_old_pair_is_found_despite_a_stale_read():
-    """The read may not return the head that was written a moment ago."""
+def test_pair_in_the_previous_layout_is_found_despite_a_stale_read():
+    """An eventually consistent read may miss a head that was just written."""
     case = CASES["many visits"]
     table, events = old_table(case), sent(case)
     table.stale = lambda key: True
@@ -102,7 +102,7 @@ def test_enter_whose_exit_has_expired_does_not_split_its_visit():
 
 
 @pytest.mark.parametrize("calls", range(12))
-def test_interrupted_move_is_completed_by_the_next_one(calls):
+def test_interrupted_move_is_completed_by_the_next_move(calls):
     case, bus, count = CASES["many visits"], FakeBus(), iter(range(99))
 
     def dies(_):

@@ -1,4 +1,4 @@
-"""Test that the store gives the visits of the rule, whichever other processes write and wherever one dies."""
+"""Test that the stored visits follow the rule, whatever other processes write and wherever a process dies."""
 
 import random
 import threading
@@ -37,7 +37,7 @@ def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> St
 
 
 def deliver(mine, batch, number, shard="shard"):
-    """Add the batch with this number, as consume() does."""
+    """Add the batch with the given number, as consume() does."""
     pairs = grouped(batch)
     return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
@@ -126,7 +126,7 @@ class Died(BaseException):
 
 
 def stubborn(chance):
-    """Prefer one actor for a while, so that the others miss whole changes."""
+    """Choose the same actor several times in a row, so that the others miss whole changes."""
     patience = chance.choice([0.0, 0.5, 0.9, 0.97])
     last = [""]
 
@@ -139,7 +139,7 @@ def stubborn(chance):
 
 
 class Stage:
-    """Let one of several actors make its next call, as `choose` decides, and kill some of them on the way."""
+    """Let `choose` decide which of several actors makes its next call, and kill some of them."""
 
     def __init__(self, choose):
         self._choose = choose
@@ -253,7 +253,7 @@ def test_shard_moving_between_dying_workers_loses_no_notification(batches, seed,
 
 
 def check_shard_that_moves(batches, seed, deaths, failures):
-    """Both workers start at the shard's checkpoint, and neither knows of the other."""
+    """Two workers read the shard from its checkpoint, because the first continues after losing its lease."""
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))
     published = iter(range(10**9))
@@ -334,7 +334,7 @@ def check_other_batches(records, seed, deaths):
     }
 
 
-def test_event_in_a_chunk_newer_than_the_log_read_is_published():
+def test_event_in_a_chunk_that_is_newer_than_the_read_log_is_published():
     """The process that wrote the chunk died before publishing, and the eventually consistent read of the log
     is stale.
     """
@@ -433,7 +433,7 @@ def test_event_rejected_by_dynamodb_is_isolated():
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
-def test_number_of_changed_visits_is_returned():
+def test_adding_events_returns_the_number_of_changed_visits():
     table = FakeTable()
 
     def changed(*some):
@@ -446,7 +446,7 @@ def test_number_of_changed_visits_is_returned():
     assert changed(event("enter", 30)) == 2  # the first visit ends without an exit, and a new one begins
 
 
-def test_process_that_was_suspended_overwrites_nothing():
+def test_process_that_continues_after_a_suspension_overwrites_nothing():
     table, woken = FakeTable(), []
 
     def sleeps_before_its_chunk(what):
@@ -473,7 +473,7 @@ def test_failed_notification_is_resent_with_the_same_id():
     assert [n.id for n in bus.notified] == [n.id for n in seen]
 
 
-def test_late_event_reads_its_chunks_once_however_long_the_history():
+def test_late_event_reads_the_chunks_once_even_after_a_long_history():
     table = FakeTable()
     day = [
         event(kind, n * 1000 + (500 if kind == "exit" else 0), f"{kind}{n}")

@@ -86,7 +86,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_event_id_with_several_contents_uses_the_one_that_sorts_first():
+def test_first_content_in_sort_order_counts_if_an_event_id_has_several():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -100,13 +100,13 @@ def test_event_id_with_several_contents_uses_the_one_that_sorts_first():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_checked_after_one_of_several_contents_is_chosen():
+def test_confidence_is_checked_only_for_the_chosen_content_of_an_id():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)
 
 
-def test_one_id_at_two_fences_is_two_events():
+def test_events_with_the_same_id_at_two_fences_are_different_events():
     both = visits_of([event("enter", 0, "x"), event("enter", 0, "x", fence=Fence("farm", "8"))])
     assert [len(h.visits) for h in both.values()] == [1, 1]
 
@@ -142,7 +142,7 @@ def test_visits_do_not_overlap_and_only_the_last_may_be_open(some):
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(events(), max_size=40))
-def test_every_exit_closes_a_visit_or_is_merged_or_counts_as_an_orphan(some):
+def test_every_exit_closes_a_visit_or_counts_as_an_orphan(some):
     without_merging = visits_of(some, Rule(timedelta(seconds=-1)))
     for pair, found in without_merging.items():
         least: dict[str, GeofenceEvent] = {}

@@ -185,7 +185,7 @@ def test_temporarily_unreadable_object_is_retried_in_the_next_run(tmp_path: Path
 
 
 def test_retry_of_an_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: Path) -> None:
-    """The source keys are the same in both attempts, so file names must not depend on them alone."""
+    """Both attempts have the same source keys, so file names must not depend only on these keys."""
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
     compacted(Flaky(tmp_path))
@@ -204,7 +204,7 @@ def test_a_thousand_tiny_objects_of_one_type_give_one_file(tmp_path: Path) -> No
     assert len(compacted_files(Folder(tmp_path), HOURS)) == 1
 
 
-def test_file_that_differs_when_read_back_stops_the_job(tmp_path: Path) -> None:
+def test_file_that_differs_from_the_written_rows_stops_the_job(tmp_path: Path) -> None:
     class Lossy(Folder):
         def write_file(self, key: str, path: Path) -> None:
             table = pq.read_table(path)

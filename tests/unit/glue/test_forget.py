@@ -210,7 +210,7 @@ def device_only(event_id: str, device: str) -> bytes:
     return text.encode()
 
 
-def test_events_without_a_user_are_deleted_if_only_this_person_used_the_device(
+def test_events_without_a_user_are_deleted_if_only_the_subject_used_the_device(
     tmp_path: Path, users: Path
 ) -> None:
     """Nobody can tell to which of two drivers of a device an event without a user belongs, so it stays."""
@@ -248,7 +248,7 @@ def by_account(event_id: str, account: str, **user: str) -> bytes:
     return f'{{"_id":"{event_id}",{T},"user":{who}}}'.encode()
 
 
-def test_app_id_that_belongs_to_one_user_is_followed(tmp_path: Path, users: Path) -> None:
+def test_events_with_only_the_app_id_of_the_user_are_deleted(tmp_path: Path, users: Path) -> None:
     """Events without `userId` may have the envelope's `user._id`."""
     users.write_text(f"{ANN}\n")
     theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
@@ -261,7 +261,7 @@ def test_app_id_that_belongs_to_one_user_is_followed(tmp_path: Path, users: Path
     assert left(tmp_path / "archive") == others
 
 
-def test_plan_holds_neither_an_id_nor_a_hash_of_one(tmp_path: Path, users: Path) -> None:
+def test_plan_contains_no_id_and_no_hash_of_an_id(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="phone-4711"), line("b", user="bea")])
     assert forget(tmp_path / "archive", users) == 0
@@ -281,7 +281,7 @@ def test_request_name_cannot_be_a_path(tmp_path: Path, users: Path, request_name
     assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
 
 
-def test_discarded_batch_keeps_the_records_of_others(tmp_path: Path, users: Path) -> None:
+def test_invocation_record_keeps_the_records_of_other_users(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     other = line("b", user="bea", device="van-2")
@@ -304,7 +304,7 @@ def test_parquet_file_not_named_in_a_manifest_is_deleted(tmp_path: Path, users: 
     assert list(archive.rglob("*.parquet")) == []
 
 
-def test_unreadable_object_is_reported_because_it_may_name_a_user(
+def test_unreadable_object_that_may_contain_an_id_is_reported(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [key] = archived(tmp_path / "archive", [theirs("t")])
@@ -336,7 +336,7 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
     ],
     ids=["gzip", "truncated gzip", "second gzip member", "escaped", "nested too deeply"],
 )
-def test_id_in_an_unreadable_body_is_found_if_compressed_or_escaped(
+def test_compressed_or_escaped_id_in_an_unreadable_body_is_found(
     tmp_path: Path, users: Path, body: bytes
 ) -> None:
     archive = tmp_path / "archive"

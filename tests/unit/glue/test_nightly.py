@@ -1,5 +1,5 @@
 """Test that the nightly steps run in order, report their results, and stop at the first failure.
-tests/airflow runs the real ones.
+tests/airflow runs the real steps.
 """
 
 import os
@@ -76,7 +76,7 @@ def test_repair_does_nothing_without_differences(monkeypatch: pytest.MonkeyPatch
     assert nightly.repair(NIGHT) == {"repaired": False}
 
 
-def test_reconcile_that_could_not_compare_fails(
+def test_step_fails_if_reconcile_could_not_compare(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (2, None))
@@ -88,7 +88,7 @@ def test_reconcile_that_could_not_compare_fails(
     ("ended", "ok"),
     [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
 )
-def test_compaction_without_a_result_fails(
+def test_step_fails_if_compaction_prints_no_result(
     monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: ended)
@@ -97,7 +97,7 @@ def test_compaction_without_a_result_fails(
     assert (code == 0, report["ok"]) == (ok, ok)
 
 
-def test_step_of_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_for_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(nightly, "_run", lambda _, command, **__: (ran.append(command), (0, None))[1])
     assert run(["run:stg_events", "test:stg_events"])[0] == 0

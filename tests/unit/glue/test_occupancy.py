@@ -47,7 +47,7 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_one_call_with_all_events_gives_the_result_of_the_simulation(events: list[Crossing]) -> None:
+def test_processing_all_events_at_once_gives_the_simulated_result(events: list[Crossing]) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 
@@ -83,7 +83,7 @@ def test_repeated_events_change_nothing() -> None:
     assert (first.inside, second.inside) == ((0,), (5 * MINUTE,))
 
 
-def test_device_that_stays_inside_without_events_counts_in_every_window() -> None:
+def test_device_inside_a_fence_counts_in_every_window_even_without_events() -> None:
     _, found = advance(
         State(), [crossing(MINUTE, "enter", "a"), crossing(17 * MINUTE, "exit", "b")], END, TIMES
     )

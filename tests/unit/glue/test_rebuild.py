@@ -65,7 +65,7 @@ def test_order_batching_and_repetition_do_not_change_visits(tmp_path: Path) -> N
     assert results[0] == results[1] == results[2] != []
 
 
-def test_conflicts_are_contents_that_differ_from_the_first_delivery(tmp_path: Path) -> None:
+def test_content_that_differs_from_the_first_delivery_is_a_conflict(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     same = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","x":1,"y":2}'
     reordered = b'{"y":2,"x":1,"deviceId":"d","createdAt":"2026-11-16T08:00:00Z","type":"t","_id":"a"}'
@@ -77,12 +77,12 @@ def test_conflicts_are_contents_that_differ_from_the_first_delivery(tmp_path: Pa
     assert {row[1] for row in found} == {"b"}
 
 
-def test_same_id_of_two_devices_is_not_a_conflict(tmp_path: Path) -> None:
+def test_same_event_id_from_two_devices_is_not_a_conflict(tmp_path: Path) -> None:
     archived(tmp_path, [line("pickup", device=f"van-{n}", n=n) for n in range(3)], batch=2)
     assert rebuilt(Folder(tmp_path)).conflicts == 0
 
 
-def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
+def test_at_most_a_fixed_number_of_contents_is_listed_per_event(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     keys = archived(tmp_path, [line("b", n=n) for n in range(40)], batch=7)
     assert rebuilt(store).conflicts == MAX_CONTENTS_PER_EVENT - 1
@@ -91,7 +91,7 @@ def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**9))
-def test_conflicts_equal_the_result_of_a_simple_loop(seed: int) -> None:
+def test_rebuilt_conflicts_equal_those_of_a_simple_loop(seed: int) -> None:
     with TemporaryDirectory() as folder:
         keys = archived(Path(folder), map(crossing_line, random_crossings(seed)), batch=9)
         rebuilt(Folder(Path(folder)))

@@ -16,7 +16,7 @@ from tests.unit.glue.test_compact import some_lines
 HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
 
 
-def test_new_files_are_added_and_superseded_ones_removed(tmp_path: Path) -> None:
+def test_new_files_are_added_and_superseded_files_are_removed(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     list(compact_with_duckdb(store, stale(store, HOURS)))

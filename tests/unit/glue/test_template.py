@@ -99,7 +99,7 @@ def test_each_job_installs_the_published_requirements(job: str) -> None:
 
 
 def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
-    """Every requirement, direct or indirect, has a hash, so pip installs nothing else and builds nothing."""
+    """Every direct and indirect requirement has a hash, so that pip installs and builds nothing else."""
     text = requirements().decode()
     assert text.startswith("--only-binary :all:\n")
     blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", text, re.MULTILINE)

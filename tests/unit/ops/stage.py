@@ -157,8 +157,9 @@ class Stage:
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()
             if "Size" in entry:
-                version = {"Key": entry["Key"], "VersionId": entry["VersionId"]}
-                found = self.s3.get_object(Bucket=self.bucket.name, **version)
+                found = self.s3.get_object(
+                    Bucket=self.bucket.name, Key=entry["Key"], VersionId=entry["VersionId"]
+                )
                 yield entry["Key"], json.dumps(found["Metadata"]).encode()
                 yield from ((entry["Key"], text) for text in _texts(entry["Key"], found["Body"].read()))
         yield from (("visits table", json.dumps(item, ensure_ascii=False).encode()) for item in self.items())
