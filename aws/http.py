@@ -20,7 +20,6 @@ from functools import cache, lru_cache
 from http.client import HTTPConnection, HTTPException
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
 
@@ -91,26 +90,22 @@ class Signer:
         return signed
 
 
-class Endpoint:
-    """One host, with one connection per thread. Every request is signed. `name` is the service's name in errors."""
+class Endpoint(threading.local):
+    """One host, with one connection per thread, because `__init__` runs once in each thread that uses the endpoint.
+
+    Every request is signed. `name` is the name of the service in errors.
+    """
 
     def __init__(self, name: str, url: str, signer: Signer) -> None:
-        self.name, self._signer = name, signer
-        self._parts = urlsplit(url)
-        self._path = self._parts.path.rstrip("/")
-        if self._parts.scheme == "https":
-            _trust()  # loaded here, so that no call waits for it
-        self._of_thread = threading.local()
+        self.name, self._signer, self._parts = name, signer, urlsplit(url)
+        self._connection = _Connection(self._parts)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Send one request without retries, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
-        target = self._path + path
+        target = self._parts.path.rstrip("/") + path
         unsigned = {"host": self._parts.netloc, **headers}
         signed = self._signer.signed(method, target, unsigned, body, datetime.now(UTC))
-        if not hasattr(self._of_thread, "connection"):
-            self._of_thread.connection = _Connection(self._parts)
-        connection: _Connection = self._of_thread.connection
-        return connection.call(self.name, method, target, body, signed)
+        return self._connection.call(self.name, method, target, body, signed)
 
 
 def fetch(url: str) -> bytes:
@@ -145,7 +140,7 @@ class _Connection(HTTPConnection):
         method: str,
         target: str,
         body: bytes | None = None,
-        headers: Mapping[str, str] = MappingProxyType({}),
+        headers: Mapping[str, str] | None = None,
         max_bytes: int | None = None,
     ) -> Response:
         """Send a request and read the response, for at most CALL_SECONDS. Raises NoResponseError with `name`."""
@@ -157,7 +152,7 @@ class _Connection(HTTPConnection):
             if not self.sock:
                 self.sock = self._connected(min(deadline, time.monotonic() + CONNECT_SECONDS))
             self.sock.deadline = deadline
-            self.request(method, target, body, headers)
+            self.request(method, target, body, headers or {})
             self.sock.sendall(b"".join(self._unsent))
             response = self.getresponse()
             return Response(response.status, response.read(max_bytes))

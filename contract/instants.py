@@ -42,14 +42,12 @@ def instant(text: str) -> datetime:
     if not _is_instant(text):
         raise ValueError("not a time with an offset")
     try:
-        moment = datetime.fromisoformat(text if text[10] == "T" and text[-1] == "Z" else _plain(text))
+        if text[10] != "T" or text[-1] != "Z":
+            text = text[:11].upper() + text[11:].upper().replace(" ", "").replace("\u2212", "-")
+        moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("not a time") from error
-
-
-def _plain(text: str) -> str:
-    return text[:11].upper() + text[11:].upper().replace(" ", "").replace("\u2212", "-")
 
 
 def rejected_form(text: str) -> str:

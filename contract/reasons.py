@@ -60,10 +60,6 @@ def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: st
             yield Reason("wrong_type", field, f"`{field}` must be an object.")
 
 
-def _is_string(given: object) -> bool:
-    return isinstance(given, str)
-
-
 def _is_number(given: object) -> TypeGuard[int | float]:
     return isinstance(given, int | float) and not isinstance(given, bool)
 
@@ -75,7 +71,7 @@ def _is_instant(given: object) -> bool:
         return False
 
 
-_STRING = (_Rule(_is_string, "wrong_type", "be a string"),)
+_STRING = (_Rule(lambda given: isinstance(given, str), "wrong_type", "be a string"),)
 _FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
