@@ -1,8 +1,8 @@
 """Create missing warehouse objects in the order of the DDL's numbers, and update existing ones.
 
 Views are replaced with COPY GRANTS, because Snowflake cannot alter a view's query (Snowflake: "CREATE VIEW",
-CREATE OR ALTER VIEW). Other differences are removed afterwards if a statement does so without risk to data;
-`milkrun warehouse diff` lists the rest.
+CREATE OR ALTER VIEW). Afterwards, other differences are removed if a statement can do so without risk to
+data; `milkrun warehouse diff` lists the rest.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,10 @@ from snowpipe.warehouse import Row, Warehouse
 
 
 def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
-    """Return the pipes whose COPY differs from the DDL's; IF NOT EXISTS would ignore the difference."""
+    """Return the pipes whose COPY statement differs from the DDL.
+
+    CREATE PIPE IF NOT EXISTS would ignore the difference.
+    """
     live = live_copies(warehouse, ddl)
     return [
         d.pipe
@@ -25,7 +28,7 @@ def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
 
 
 def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, str]:
-    """Return the COPY statements by pipe; none if the database or schema does not exist."""
+    """Return the COPY statement of each deployed pipe; none if the database or schema does not exist."""
     database = next(d.pipe.split(".")[0] for d in ddl if d.is_pipe)
     databases = {row["name"] for row in warehouse.query("SHOW DATABASES")}
     if database not in databases:
@@ -41,15 +44,18 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
     if changed := changed_pipes(warehouse, ddl):
         raise Refusal(
             (
-                f"{', '.join(changed)}: the COPY differs from the DDL's, and a pipe's COPY cannot be "
-                "altered; run: milkrun warehouse recreate"
+                f"{', '.join(changed)}: the COPY statement differs from the DDL's, and Snowflake cannot "
+                "alter it; run: milkrun warehouse recreate"
             ),
             exit_code=1,
         )
 
 
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
-    """Check that deployed stages read the bucket of the settings; MILKRUN_BUCKET may be another stage's."""
+    """Raise Refusal if a deployed Snowflake stage reads another bucket than the configured one.
+
+    MILKRUN_BUCKET may name the bucket of another deployment.
+    """
     for each in objects(ddl):
         if each.kind != "STAGE":
             continue
@@ -70,10 +76,10 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL; return a row per file, and a row per change of an existing object.
+    """Run the DDL; return a row per file, and a row per change to an existing object.
 
-    Checks pipes and stages first, so that a refusal changes nothing. DDL has no transactions in Snowflake:
-    after a failure the created objects stay, and the next run continues.
+    Pipes and stages are checked first, so that a refused run changes nothing. Snowflake has no transactions
+    for DDL: after a failure the objects created so far stay, and the next run continues.
     """
     refuse_another_bucket(warehouse, ddl)
     refuse_changed_pipes(warehouse, ddl)
@@ -87,7 +93,7 @@ def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False
 
 
 def bring_up_to_date(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
-    """Run the statements that remove a difference without losing or redirecting data."""
+    """Run those repair statements that can neither lose nor redirect data."""
     changed = [each for each in differences(warehouse, ddl) if each.automatic]
     for each in changed:
         warehouse.query(each.repair)

@@ -1,4 +1,4 @@
-"""The stage's AWS side: its bucket, and the bucket's notifications."""
+"""The AWS resources that the warehouse commands need: the stage's bucket, and the topic that it notifies."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Object:
 
 
 class Archive:
-    """The bucket, read-only. Raises Refusal if S3 does not answer."""
+    """Read access to the bucket. Its methods raise Refusal if S3 returns an error or does not respond."""
 
     def __init__(self, s3: "S3Client", bucket: str) -> None:
         self._s3 = s3
@@ -39,7 +39,7 @@ class Archive:
         return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
-        """List the keys and folders directly under a prefix that sort after `after`, in order."""
+        """Yield the folders directly under a prefix that sort after `after`, in order."""
         listed = self._listed(prefix, Delimiter="/", StartAfter=after)
         return (found for found in listed if isinstance(found, str))
 
@@ -57,16 +57,17 @@ class Archive:
             raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
 
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects received from `start`'s hour to `end`'s, both included, in key order.
+        """Yield the objects received from the hour of `start` to the hour of `end`, both included, in key
+        order.
 
-        The hour is the one in the key (dt=/hh=); for a key without one, that of S3's LastModified. Empty
-        objects are omitted.
+        The hour is the one in the key (dt=/hh=), or that of S3's LastModified for a key without an hour.
+        Empty objects are omitted.
         """
         strays = sorted(self._without_hour(prefix, start, end), key=_key)
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Like `received`, with fewer requests, but without the keys that have no hour."""
+        """Like `received`, but with fewer requests and without objects whose key has no hour."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # One listing per day.
@@ -77,7 +78,7 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects that are not in a day's folder, or not in an hour's folder of their day."""
+        """Yield the objects outside a day's folder, and those in a day's folder but outside an hour's folder."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         days = (
             first.date() + timedelta(days=n)
@@ -98,7 +99,7 @@ class Archive:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
-        """Return the newest object of this hour and the one before it, else None."""
+        """Return the newest object of the current and the previous hour; None if there is none."""
         now = datetime.now(UTC)
         recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)
@@ -133,7 +134,9 @@ def client(aws: Aws, service: str) -> Any:
 
 
 def any_client(session: "Session") -> Callable[..., Any]:
-    """Return the session's `client` without its 400 overloads, for service names that are variables."""
+    """Return the session's `client` method without its 400 overloads, which accept only literal service
+    names.
+    """
     return session.client
 
 
@@ -158,15 +161,17 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
         raise Refusal(f"could not read the notifications of {bucket}: {error}") from None
     topics = {topic["TopicArn"] for topic in wiring.get("TopicConfigurations", [])}
     if len(topics) != 1:
-        raise Refusal(f"{bucket} notifies {len(topics)} topics: deploy first, or set MILKRUN_TOPIC_ARN")
+        raise Refusal(
+            f"{bucket} notifies {len(topics)} SNS topics instead of 1: deploy the stage, or set MILKRUN_TOPIC_ARN"
+        )
     return topics.pop()
 
 
 def parameters(settings: Settings) -> Parameters:
-    """Return the DDL's parameters: those that are set, and the rest by convention.
+    """Return the DDL's parameters: those that are set, and the others by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. x Snowflake's role
-    `<service>-<stage>-<region>-snowflake` and expects the external id `<service>-<stage>`.
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. Snowflake's role is
+    `<service>-<stage>-<region>-snowflake`, which expects the external id `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)

@@ -1,5 +1,6 @@
-"""Use snowflake-connector-python in several threads without its deadlock. As a program: start dbt that way, and
-end it if Snowflake is silent.
+"""Prevent a deadlock of snowflake-connector-python in programs with several threads.
+
+Run as a program, this file starts dbt with that protection, and ends it if Snowflake stops responding.
 
 When a process reads its first Arrow result, the connector (4.8.0) creates its C++ logger inside
 `std::call_once` and meanwhile releases Python's global lock. A second thread with a result then takes that
@@ -25,7 +26,10 @@ _LOCK = threading.Lock()
 
 @cache
 def make_loggers() -> None:
-    """Create the loggers by reading an empty result, in one thread; call it before a process reads results."""
+    """Create the connector's loggers in one thread, by reading an empty result.
+
+    Call it before reading results.
+    """
     from snowflake.connector.errors import Error
 
     with _LOCK:
@@ -43,9 +47,10 @@ def make_loggers() -> None:
 
 
 def end_if_silent(url: str) -> None:
-    """End the process when nothing has answered at the address for SILENT_SECONDS.
+    """End the process if the address has not responded for SILENT_SECONDS.
 
-    The connector would wait forever, and dbt passes it no timeout for statements. Any answer counts.
+    The connector would wait forever, and dbt passes it no timeout for statements. Any response counts, even
+    an error.
     """
     import requests
 

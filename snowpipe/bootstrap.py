@@ -1,11 +1,11 @@
 """Set up the warehouse of a new stage, in the right order.
 
-Snowflake chooses two IAM users that AWS must know. The user that assumes our role is known once the storage
-integration exists (`trust-policy`), and the role must trust it before Snowflake can read the bucket. The user
-that subscribes Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
-subscribe. The two may differ. If AWS differs, the run stops with the parameters to set; the next run
-continues there. `write` changes AWS directly, only for an emulated AWS: in a deployed stage CloudFormation
-owns role and policy, and its next deployment would undo the change.
+Snowflake chooses two IAM users that need permissions in AWS. The user that assumes our role is known once the
+storage integration exists (`trust-policy`), and the role must trust it before Snowflake can read the bucket.
+The user that subscribes Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
+subscribe. The two users may differ. If a permission is missing, the run stops and names the parameters to
+set; the next run continues from there. `write` changes an emulated AWS directly. In a deployed stage
+CloudFormation owns role and policy, and its next deployment would undo such a change.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class Bootstrap:
     told: Callable[[str], None]
 
     def run(self) -> list[Row]:
-        """Yield a row per step. Raises Refusal (1) if AWS has to be changed first."""
+        """Return a row per step. Raises Refusal (exit code 1) if AWS has to be changed first."""
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
         self.told("creating the objects up to the storage integration")
@@ -52,7 +52,7 @@ class Bootstrap:
             state = status(self.warehouse, pipe).state
             done.append((pipe.name, state))
             if state != "RUNNING":
-                raise Refusal(f"{pipe.name} is {state}: see status", 1)
+                raise Refusal(f"{pipe.name} is {state}, not RUNNING; see: milkrun warehouse status", 1)
         return [{"step": step, "result": result} for step, result in done]
 
     def trust(self) -> str:

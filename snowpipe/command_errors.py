@@ -1,4 +1,4 @@
-"""Turn the errors of a command into one line on stderr and an exit code, for every entry point."""
+"""Turn a command's errors into one line on stderr and an exit code; used by every entry point."""
 
 import os
 import traceback
@@ -21,7 +21,7 @@ def run(
     environment: Mapping[str, str],
     tell: Callable[[str], object],
 ) -> int:
-    """Run a command line and return its exit code. An error is passed to `tell` as one line and gives code 2.
+    """Run a command line and return its exit code. Errors are passed to `tell` as one line; most give code 2.
 
     No exception propagates, because Python would exit with 1, which has another meaning in most commands.
     With MILKRUN_TRACEBACK=1 a bug prints its traceback before the line.

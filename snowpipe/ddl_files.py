@@ -90,13 +90,13 @@ class Definition:
 
 
 def fill(sql: str, parameters: Parameters) -> str:
-    """Replace every `{name}`; KeyError if there is no such parameter."""
+    """Replace every `{name}` with the parameter's value. Raises KeyError for an unknown name."""
     values = parameters.model_dump()
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], sql)
 
 
 def definitions(parameters: Parameters, folder: Path = DDL) -> list[Definition]:
-    """Return the DDL in the order of its numbers, without files whose parameter is not set."""
+    """Return the DDL in numerical order, without the files that use a parameter that is not set."""
     unset = {f"{{{name}}}" for name, value in parameters if value is None}
     files = [(path, path.read_text()) for path in sorted(folder.glob("[0-9]*.sql"))]
     return [
@@ -113,7 +113,7 @@ def tokens(sql: str) -> list[Token]:
 
 
 def statements(sql: str) -> Iterator[str]:
-    """Return the statements of a script, without semicolons; comments stay."""
+    """Return the statements of a script, with their comments but without semicolons."""
     start = 0
     for token in tokens(sql):
         if token.token_type is TokenType.SEMICOLON:

@@ -1,6 +1,6 @@
 """Calls with a deadline, for libraries that do not always honour their own timeouts.
 
-A call that hangs continues in a daemon thread, which delays neither the answer nor the program's exit.
+A call that hangs continues in a daemon thread, which delays neither the caller nor the program's exit.
 """
 
 import threading
@@ -16,7 +16,7 @@ class NoAnswerError(Refusal):
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
-    """Return the result of `call`, or raise its exception. Raises NoAnswerError after that many seconds."""
+    """Return the result of `call`, or raise its exception. Raises NoAnswerError after `seconds`."""
     running = started(call)
     if wait([running], seconds).not_done:
         raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
@@ -24,9 +24,10 @@ def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
 
 
 def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[], bool], what: str) -> T:
-    """Like `within`, but the deadline moves as long as `is_alive` returns True.
+    """Like `within`, but extend the deadline as long as `is_alive` returns True.
 
-    `is_alive` asks the same store a question that it answers at once, so a long statement has no deadline.
+    `is_alive` sends the same store a request that it can answer at once, so a long statement may take any
+    time.
     """
     running, probe = started(call), None
     deadline = monotonic() + seconds

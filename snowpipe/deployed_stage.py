@@ -53,7 +53,7 @@ class Stage:
         return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
 
     def _require_s3(self) -> None:
-        """Raise NoAnswerError if S3 does not respond, because boto3 would try five times for a minute each."""
+        """Raise NoAnswerError if S3 does not respond soon; boto3 alone would try five times, a minute each."""
         from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
 
         s3, bucket = archive.s3_client(self.settings.aws), archive.bucket_of(self.settings)

@@ -1,8 +1,9 @@
 """Compare the deployed objects with the DDL and list the differences.
 
-CREATE … IF NOT EXISTS ignores how an existing object looks. `differences` reads every object of the DDL with
-SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). A difference has the statement
-that removes it; `apply` runs the statements that cannot lose or redirect data. Comments are not compared.
+CREATE … IF NOT EXISTS ignores the properties of an existing object. `differences` reads every object of the
+DDL with SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). Each difference names
+the statement that removes it; `apply` runs those statements that cannot lose or redirect data. Comments are
+not compared.
 """
 
 import json
@@ -18,10 +19,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference.
-
-    `repair` is a statement or a command; `automatic` means that `apply` runs the statement.
-    """
+    """A property that differs. `repair` is a statement or a command; `automatic`: `apply` runs the statement."""
 
     object: str
     what: str
@@ -42,7 +40,7 @@ ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
 
 
 def differences(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Difference]:
-    """Yield the differences in the DDL's order, grants last."""
+    """Return the differences in the order of the DDL, with the grants at the end."""
     wanted = objects(ddl)
     found: list[Difference] = []
     gone: set[str] = set()
@@ -69,7 +67,7 @@ def _missing(each: Object) -> Difference:
 
 
 def shown(warehouse: Warehouse, each: Object) -> Row | None:
-    """Return the object's row of SHOW; None if this role sees no such object."""
+    """Return the object's row of SHOW; None if it does not exist or this role may not see it."""
     within = f" IN {each.home_kind} {each.home}" if each.home else ""
     plural = "SCHEMAS" if each.kind == "SCHEMA" else f"{each.kind}S"
     rows = warehouse.query(f"SHOW {plural} LIKE '{each.base}'{within}")

@@ -1,4 +1,4 @@
-"""The environment variables that our programs take from the caller.
+"""The environment variables that our programs inherit from the caller.
 
 A developer's environment often changes how Python, Node, uv, boto3, dbt or git behave (proxy, AWS profile,
 PYTHONPATH, NODE_OPTIONS), so each program that we start gets only the variables listed here. This module uses
@@ -86,7 +86,7 @@ def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with loopback in NO_PROXY and no_proxy, because programs read either."""
+    """Return the variables with loopback added to NO_PROXY and no_proxy, because a program may read either."""
     named = [environment.get(name, "") for name in ("NO_PROXY", "no_proxy")]
     hosts = dict.fromkeys(host.strip() for text in named for host in text.split(",") if host.strip())
     value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
@@ -110,7 +110,7 @@ def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
 def restart_if_needed() -> None:
     """Start this command again if the environment changes how Python runs it.
 
-    PYTHONPATH, PYTHONWARNINGS=error or an encoding other than UTF-8 take effect before our first line.
+    PYTHONPATH, PYTHONWARNINGS=error and an encoding other than UTF-8 take effect before our first line runs.
     """
     wanted = for_commands(os.environ)
     if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):

@@ -6,7 +6,7 @@ import math
 def finite(value: object) -> object:
     """Return the value with every NaN and Infinity as text, so that the output is always JSON.
 
-    A warehouse may have such a number: 'NaN'::FLOAT is one.
+    A warehouse may contain such numbers, for example 'NaN'::FLOAT.
     """
     match value:
         case float() if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The result of each file, from COPY_HISTORY, and the invalid lines of files that failed."""
+"""The load result of each file, from COPY_HISTORY, and the invalid lines of files that failed."""
 
 import re
 import zlib
@@ -23,7 +23,7 @@ _REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Narrow:
-    """A filter of COPY_HISTORY, applied by Snowflake, because 14 days can be millions of files.
+    """A filter for COPY_HISTORY. Snowflake applies it, because 14 days can be millions of files.
 
     `keys`: smallest and greatest key. `newest`: only the last load of each file, so that a file that was
     loaded after a failure does not count as failed.
@@ -36,7 +36,7 @@ class Narrow:
 
 
 def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = Narrow()) -> list[Row]:
-    """Return files of COPY_HISTORY, the newest first; 14 days back.
+    """Return the matching files of COPY_HISTORY, newest first. It goes back 14 days.
 
     A file that was loaded twice appears twice.
     """
@@ -80,13 +80,13 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
 
 
 def failed_files(warehouse: Warehouse, pipe: Pipe, since: datetime) -> list[Row]:
-    """Return the files that failed and were not loaded since."""
+    """Return the files that failed and have not been loaded since."""
     return history(warehouse, pipe, since, Narrow(FAILED, newest=True))
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that cannot be loaded. `line` is 0 if the whole object is meant."""
+    """A line that cannot be loaded. `line` is 0 if the problem concerns the whole object."""
 
     line: int
     problem: str
@@ -133,10 +133,10 @@ def inflated(body: bytes) -> tuple[bytes, str]:
 
 
 def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
-    """Return a row per invalid line of the files that failed and were not loaded since.
+    """Return a row per invalid line of the files that failed and have not been loaded since.
 
-    VALIDATE_PIPE_LOAD fails for pipes that transform, and VALIDATION_MODE does not support transforms, so
-    the files come from the history and the lines from S3.
+    VALIDATE_PIPE_LOAD fails for pipes that transform, and VALIDATION_MODE does not support transforms, so the
+    files come from the history and the lines from S3.
     """
     failed = failed_files(warehouse, pipe, since)
     return [

@@ -24,7 +24,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
     """Return the keys that have rows in the pipe's table, or a successful load in its history.
 
-    (An object without lines has no rows.)
+    The history is needed for objects without lines, which have no rows.
     """
     found = list(objects)
     if not found:
@@ -42,7 +42,7 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
 
 
 def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Iterator[Object]:
-    """Yield the objects that are not loaded. `objects` are in key order, and never all in memory."""
+    """Yield the objects that are not loaded. `objects` must be in key order; they are read in chunks."""
     for some in batched(objects, OBJECTS_A_QUERY, strict=False):
         loaded = loaded_keys(warehouse, pipe, some)
         yield from (each for each in some if each.key not in loaded)
@@ -62,7 +62,7 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the objects that are in no history. `prefix` limits the keys, such as `dt=2026-11-16/`."""
+    """Queue the objects that are in no load history. `prefix` limits the keys, such as `dt=2026-11-16/`."""
     prefix = pipe.staged(prefix)
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
     if since and not prefix:
@@ -97,7 +97,7 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
 def refresh_pipe(
     warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
 ) -> list[str]:
-    """Queue the files of the last 7 days that are in no history; return the queued keys."""
+    """Queue the files of the last 7 days that are in no load history; return the queued keys."""
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
         options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"
@@ -146,8 +146,9 @@ def backfill(
 ) -> Backfilled:
     """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
 
-    COPY and the pipe ignore each other, so what may be in the pipe's queue is skipped. Can be interrupted and
-    repeated. Memory does not grow with the number of objects.
+    COPY would load a file that is also in the pipe's queue a second time, so objects that may be queued are
+    skipped. The backfill can be interrupted and repeated. Its memory does not grow with the number of
+    objects.
     """
     rows: list[Row] = []
     copied = count = 0
@@ -173,18 +174,19 @@ def backfill(
 def load_expired(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, patience: timedelta
 ) -> list[Row]:
-    """Load the files whose notifications a stale pipe lost: everything received since `since`.
+    """Load the files whose notifications expired while the pipe was paused: everything received since
+    `since`.
 
-    The pipe's queue comes first, because COPY does not know it. REFRESH queues files of the last 7 days,
-    COPY loads the rest that is in no history. Returns a row per object.
+    First the pipe's queue must be empty, because COPY would load its files a second time. Then REFRESH queues
+    the files of the last 7 days, and COPY loads the others that are in no history. Returns a row per object.
     """
     deadline = time.monotonic() + patience.total_seconds()
     while (waiting := status(warehouse, pipe)).pending:
         if time.monotonic() > deadline:
             raise Refusal(
                 (
-                    f"{pipe.name} is resumed, but {waiting.pending} file(s) still wait: when `status` "
-                    f"shows none, run: resume --since {since.isoformat()}"
+                    f"{pipe.name} is resumed, but {waiting.pending} file(s) are still in its queue. When `status` "
+                    f"shows none, run: milkrun warehouse resume --since {since.isoformat()}"
                 ),
                 1,
             )
@@ -211,7 +213,11 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
         raise Refusal(f"s3://{archive.bucket}/{key} does not exist: its rows were not changed")
     if bad := next(bad_lines(body), None):
         where = f"line {bad.line}: " if bad.line else ""
-        raise Refusal(f"{key}: {where}{bad.problem}; repair it under a new key; its rows were not changed", 1)
+        raise Refusal(
+            f"{key}: {where}{bad.problem}; its rows were not changed. Store a repaired file under a new key: "
+            "milkrun warehouse repair",
+            1,
+        )
     lines = sum(1 for _ in lines_in(inflated(body)[0]))
     warehouse.query("BEGIN")
     try:

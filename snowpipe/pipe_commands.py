@@ -112,7 +112,11 @@ def refresh(
 ) -> None:
     """Queue files about which the pipes received no notification.
 
+<<<<<<< HEAD
     Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a replaced pipe.
+=======
+    Exit 1 if some cannot be queued, because they are more than 7 days old or older than a replaced pipe.
+>>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -284,7 +288,9 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
         since = since or before.ingested_at
         if since is None:
             raise Refusal(
-                f"{pipe.name} is resumed. When was it paused? Run: resume --since TIME", 1
+                f"{pipe.name} is resumed, but it is unknown when it was paused. "
+                "Run: milkrun warehouse resume --since TIME",
+                1,
             ) from None
         tell(f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired")
     copy = stage.definition(pipe).copy_statement

@@ -76,7 +76,7 @@ def principal_of(statement: Policy) -> str:
 
 
 def with_statement(policy: Policy, wanted: Policy) -> Policy:
-    """Return the policy with a missing statement added, replacing one with the same Sid."""
+    """Return the policy, with the statement added or replaced (by its Sid) if a permission is missing."""
     if permissions(policy) >= permissions({"Statement": [wanted]}):
         return policy
     kept = [s for s in policy.get("Statement", []) if s.get("Sid") != wanted["Sid"]]

@@ -31,7 +31,7 @@ _CANNOT_LOAD = ("STALLED_", "STOPPED_")
 
 
 class Progress(BaseModel):
-    """The progress. `border` divides the files of the old pipe from those of the new one.
+    """The progress of a recreation. `border` divides the files of the old pipe from those of the new one.
 
     `unloaded_since` is set for a pipe that could not load its queue: files queued since then are loaded by
     COPY.
@@ -117,10 +117,10 @@ class Recreation:
             self.progress.unloaded_since = broken.oldest_pending_at - pipes.MESSAGE_DELAY
 
     def _pauses_and_drains(self) -> bool:
-        """Pause the pipe; return whether the queued files are loaded soon.
+        """Pause the pipe; return whether its queued files are loaded within `settling`.
 
-        A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS",
-        pendingFileCount). While the pipe runs, its queue may never be empty.
+        A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS", pendingFileCount).
+        While the pipe runs, its queue may never be empty.
         """
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
@@ -199,7 +199,10 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return keys from just before the border that are in neither pipe; REFRESH has queued newer keys."""
+        """Return the keys from just before the border that neither pipe has loaded.
+
+        REFRESH has queued newer ones.
+        """
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
         received = self.archive.received(self.pipe.prefix, start, border)
@@ -238,7 +241,8 @@ class Recreation:
             return Progress(copy_statement=self.definition.copy_statement)
         if progress.copy_statement != self.definition.copy_statement and "replace" in progress.done:
             raise Refusal(
-                f"{self.state} belongs to a recreate with another COPY: finish that one, or delete the file",
+                f"{self.state} belongs to an unfinished recreate with another COPY: finish that one, "
+                "or delete the file",
                 1,
             )
         progress.copy_statement = self.definition.copy_statement

@@ -1,4 +1,4 @@
-"""The exception with which a command gives up."""
+"""The exception that ends a command with a message for its user."""
 
 
 class Refusal(Exception):

@@ -15,11 +15,10 @@ REPAIRED = "milkrun-repaired"
 
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
-    """Read NDJSON, plain or gzip, and return it as an object with the prefix and hour of the file it
-    replaces.
+    """Read NDJSON, plain or gzip; return an object with the prefix and hour of the file that it replaces.
 
-     Without `instead_of` it belongs to events/ and to this hour. Raises Refusal with the line number for
-     lines that Snowpipe would not load.
+    Without `instead_of` it belongs to events/ and to the current hour. Raises Refusal, with the line number,
+    for a line that Snowpipe would not load.
     """
     prefix: Prefix = "events"
     if instead_of:
@@ -40,7 +39,7 @@ def _text(path: Path) -> bytes:
     try:
         return gzip.decompress(body)
     except (OSError, EOFError, zlib.error) as error:
-        raise Refusal(f"{path} is truncated: {error}", 1) from None
+        raise Refusal(f"{path} is not complete, valid gzip: {error}", 1) from None
 
 
 def _line(path: Path, number: int, line: bytes) -> bytes:

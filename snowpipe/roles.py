@@ -1,7 +1,7 @@
 """The role of each command, unless SNOWFLAKE_ROLE is set.
 
 A command gets the smallest role that it needs, so that `dbt build` and `apply` in one shell own different
-objects. The DDL creates all roles but the administrator's.
+objects. The DDL creates all roles except the administrator's.
 """
 
 from collections.abc import Callable

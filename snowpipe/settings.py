@@ -20,8 +20,8 @@ class Connection(BaseModel):
 
     A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload
     identity federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no
-    secret; or a password, which Snowflake accepts, outside trial accounts, only from people with a second
-    factor. The names are those of Snowflake CLI's environment variables.
+    secret; or a password, which Snowflake accepts only with a second factor, except in trial accounts. The
+    names are those of Snowflake CLI's environment variables.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -54,8 +54,8 @@ class Connection(BaseModel):
             chosen.remove("TOKEN or TOKEN_FILE_PATH")  # OIDC's own
         if len(chosen) != 1:
             raise ValueError(
-                f"set exactly one way to sign in, {', '.join(ways)} (each after SNOWFLAKE_); set "
-                f"now: {', '.join(chosen) or 'none'}"
+                f"set exactly one way to sign in: {', '.join(ways)} (each with the prefix SNOWFLAKE_); "
+                f"set now: {', '.join(chosen) or 'none'}"
             )
         if not self.user and not self.workload_identity_provider:
             raise ValueError("SNOWFLAKE_USER is not set")
@@ -73,7 +73,7 @@ class Connection(BaseModel):
 
 
 class Aws(BaseModel):
-    """The known settings of the stage's AWS side; missing settings are looked up when needed."""
+    """The settings of the stage's AWS resources. Those that are not set are looked up when needed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

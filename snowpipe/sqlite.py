@@ -4,7 +4,7 @@ Each object is loaded in one transaction with its row in `loads`, so loading aga
 interruption leaves no object half loaded. An object with a line that is not strict JSON is skipped as a
 whole, like Snowpipe's SKIP_FILE.
 
-The values that the queries in snowpipe/sql need are parsed here, by the contract, into columns: SQLite's own
+The columns that the queries in snowpipe/sql need are filled by the contract's parser, because SQLite's own
 functions read a number from "1,5" and end a text at its first NUL.
 """
 
@@ -130,7 +130,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
-    """Parse the payloads again for a file of an older loader, which has no other columns."""
+    """Add the columns that a file of an older loader lacks, and fill them from the payloads."""
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
         return
     database.execute("BEGIN IMMEDIATE")
@@ -184,7 +184,10 @@ def _problem(body: bytes, lines: Sequence[tuple[int, bytes]], cut: str) -> str:
 
 
 def _read(line: bytes, hour: datetime) -> tuple[str | float | None, ...]:
-    """Return the values of `occurred_us` and _COLUMNS for a line. A line that is not an event has only a code."""
+    """Return the values of `occurred_us` and _COLUMNS for a line.
+
+    For a line that is not an event, only `invalid_code` is set.
+    """
     value = parse_json(line)
     try:
         event = check(value)

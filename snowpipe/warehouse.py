@@ -39,8 +39,8 @@ class Warehouse(Protocol):
 class Snowflake:
     """A `Warehouse` on an open connection of snowflake-connector-python.
 
-    A statement may take as long as Snowflake answers the connector's heartbeats ("Python Connector API":
-    `is_valid`). After it gave no answer once, each further statement fails at once.
+    A statement may take any time while Snowflake answers the connector's heartbeats ("Python Connector API":
+    `is_valid`). Once a statement got no answer, each further one fails at once.
     """
 
     def __init__(self, connection: Any, where: str, answer_seconds: float = ANSWER_SECONDS) -> None:

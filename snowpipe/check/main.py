@@ -1,6 +1,7 @@
-"""The Lambda function that checks Snowflake and writes canonical log lines, from which metrics are made.
+"""The Lambda function that checks Snowflake and writes the results as canonical log lines with metrics.
 
-It checks the pipes every five minutes, which needs no warehouse, and the failed loads every hour, which does.
+It checks the pipes every five minutes, which needs no running warehouse, and looks for failed loads every
+hour, which needs one.
 """
 
 import os
@@ -70,9 +71,9 @@ def parts() -> Parts:
 
 
 def check(event: Mapping[str, object], context: Context) -> None:
-    """Check failed loads with `{"look_at": "loads"}`, otherwise the pipes.
+    """Count failed loads if the event is `{"look_at": "loads"}`; otherwise check the pipes.
 
-    Raises an error if the check fails, so that a failed check triggers an alarm.
+    Errors propagate, so that a check that could not be completed triggers an alarm.
     """
     known = parts()
     logs.bind(request_id=context.aws_request_id)

@@ -1,4 +1,4 @@
-"""Compare a pipe's status with the archive; and the statement that counts failed loads."""
+"""Compare a pipe's status with the archive, and build the statement that counts failed loads."""
 
 import json
 from collections.abc import Iterable
@@ -53,9 +53,9 @@ def parse(text: str) -> PipeStatus:
 
 
 def failed_loads_sql(database: str) -> str:
-    """Return the statement that counts files recently not loaded completely, which nothing loads again.
+    """Return the statement that counts files that recently failed to load completely. No pipe retries them.
 
-    COPY_HISTORY itself reads only these hours; the view LOAD_FAILURES would read 14 days.
+    It limits COPY_HISTORY to the last hours; the view LOAD_FAILURES would read 14 days.
     """
     tables = " UNION ALL ".join(
         f"SELECT status FROM TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY("
@@ -70,7 +70,7 @@ def failed_loads_sql(database: str) -> str:
 def health(status: PipeStatus, archived_at: Iterable[datetime], now: datetime) -> Health:
     """Compare a pipe with the archive.
 
-    `archived_at`: when objects of its prefix were written; a sample will do.
+    `archived_at`: when objects of its prefix were written; a sample is sufficient.
     """
     lag = (now - status.oldest_pending_at).total_seconds() if status.oldest_pending_at else 0.0
     heard_at = status.last_heard_at

@@ -58,8 +58,8 @@ def host_of(account: str) -> str:
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
     """Return a token for `user` that is valid for five minutes.
 
-    Snowflake expects upper case, and of `locator.region.cloud` and `name-id.global` the part before the
-    first dot or hyphen, as in its connector.
+    Account and user must be in upper case. Of an account such as `locator.region.cloud` or `name-id.global`
+    Snowflake expects only the part before the first dot or hyphen; its connector does the same.
     """
     separator = "-" if ".global" in account else "."
     subject = f"{account.partition(separator)[0].upper()}.{user.upper()}"

@@ -1,4 +1,4 @@
--- A line is an event. STRIP_NULL_VALUES stays off: what is stored is the event as sent.
+-- Each line is an event. STRIP_NULL_VALUES is off, so that the event is stored as it was sent.
 CREATE OR ALTER FILE FORMAT {database}.RAW.NDJSON
     TYPE = JSON
     COMPRESSION = AUTO

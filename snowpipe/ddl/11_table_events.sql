@@ -1,4 +1,4 @@
--- No defaults: CURRENT_TIMESTAMP as the default of a table that a pipe fills can be hours early.
+-- No default values: in a table that a pipe fills, a default of CURRENT_TIMESTAMP can be hours too early.
 CREATE TABLE IF NOT EXISTS {database}.RAW.EVENTS (
     payload VARIANT COMMENT 'The event as it was sent',
     file_name VARCHAR NOT NULL COMMENT 'Key of the object in the bucket',

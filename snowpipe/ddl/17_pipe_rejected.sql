@@ -1,4 +1,4 @@
--- No casts: one odd field would fail its whole file. To change the COPY: python -m snowpipe recreate.
+-- No casts: one odd field would fail its whole file. To change the COPY: milkrun warehouse recreate.
 CREATE PIPE IF NOT EXISTS {database}.RAW.REJECTED_PIPE
 AUTO_INGEST = TRUE
 AWS_SNS_TOPIC = '{topic_arn}'

@@ -4,6 +4,6 @@ GRANT USAGE ON DATABASE {database} TO ROLE {database}_WATCHER;
 GRANT USAGE ON SCHEMA {database}.RAW TO ROLE {database}_WATCHER;
 GRANT MONITOR ON PIPE {database}.RAW.EVENTS_PIPE TO ROLE {database}_WATCHER;
 GRANT MONITOR ON PIPE {database}.RAW.REJECTED_PIPE TO ROLE {database}_WATCHER;
--- COPY_HISTORY requires any privilege on the table; this one gives no access to rows.
+-- COPY_HISTORY requires some privilege on the table; this one gives no access to rows.
 GRANT REFERENCES ON TABLE {database}.RAW.EVENTS TO ROLE {database}_WATCHER;
 GRANT REFERENCES ON TABLE {database}.RAW.REJECTED TO ROLE {database}_WATCHER;

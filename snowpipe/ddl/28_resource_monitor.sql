@@ -1,4 +1,4 @@
--- Only if SNOWFLAKE_CREDIT_QUOTA is set. Snowpipe's credits do not count. (sqlfluff cannot parse this.)
+-- Created only if SNOWFLAKE_CREDIT_QUOTA is set. It does not limit Snowpipe's credits. (sqlfluff cannot parse this.)
 CREATE RESOURCE MONITOR IF NOT EXISTS {warehouse}_MONITOR WITH
 CREDIT_QUOTA = {credit_quota} -- noqa: PRS
 FREQUENCY = MONTHLY

@@ -1,6 +1,6 @@
--- Visits to farms by UTC day from RAW.EVENTS: the numbers of MARTS.DAILY_FARM_COLLECTIONS without dbt.
--- One row per day and fence. The rule of visits is stated in dbt/models/intermediate/restated_visits.sql.
--- Rows of STAGING.INVALID_ROWS are omitted: without an id or a time, or with an impossible time.
+-- Visits to farms by UTC day from RAW.EVENTS: the figures of MARTS.DAILY_FARM_COLLECTIONS without dbt. One row per
+-- day and fence. The rule of visits is stated in dbt/models/intermediate/restated_visits.sql. Rows of
+-- STAGING.INVALID_ROWS are omitted: without an id or a time, or with an impossible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
@@ -159,7 +159,7 @@ merged AS (
     FROM gaps
 ),
 
--- Within a visit only its last crossing can lack an exit.
+-- Only the last crossing of a visit can lack an exit.
 visits AS (
     SELECT
         device_id,

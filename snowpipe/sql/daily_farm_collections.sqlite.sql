@@ -1,5 +1,5 @@
--- daily_farm_collections.sql for the table that `python -m snowpipe load --to sqlite:///…` fills. The same numbers.
--- The loader has parsed the payload into columns; invalid_code names rows that are not events.
+-- daily_farm_collections.sql for the table that `milkrun warehouse load --to sqlite:///…` fills, with the same
+-- result. The loader has parsed the payload into columns; rows that are not events have an invalid_code.
 WITH deliveries AS (
     SELECT * FROM events
     WHERE invalid_code IS NULL
@@ -81,7 +81,7 @@ merged AS (
     FROM gaps
 ),
 
--- Within a visit only its last crossing can lack an exit.
+-- Only the last crossing of a visit can lack an exit.
 visits AS (
     SELECT
         device_id,

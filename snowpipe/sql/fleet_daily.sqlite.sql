@@ -1,4 +1,4 @@
--- fleet_daily.sql for the table that `python -m snowpipe load --to sqlite:///…` fills.
+-- fleet_daily.sql for the table that `milkrun warehouse load --to sqlite:///…` fills.
 WITH deliveries AS (
     SELECT
         *,

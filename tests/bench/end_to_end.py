@@ -67,7 +67,10 @@ def announced(words: str) -> Iterator[None]:
 
 
 def cpu_seconds(processes: Processes) -> dict[str, float]:
-    """Return the CPU seconds so far per component of the stack. Ended children count for their parent."""
+    """Return the CPU seconds so far per component of the stack.
+
+    The time of a child that has ended counts as its parent's.
+    """
     found: defaultdict[str, float] = defaultdict(float)
     for top in processes.recorded():
         for process in [top, *descendants(top)]:

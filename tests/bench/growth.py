@@ -73,8 +73,9 @@ def batches() -> Figures:
 
 
 def table() -> Figures:
-    """Measure a batch of 200 events on twenty pairs with increasing history: events newer than all of it, or
-    older.
+    """Measure a batch of 200 events on twenty pairs with a growing history.
+
+    The events are newer than all of it, or older.
     """
     new = crossings(200, first=1_000_000, run="new")
     old = crossings(200, first=-200_000, run="old")

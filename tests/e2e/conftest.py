@@ -1,8 +1,8 @@
 """One stack for the whole session, and a separate device for each test.
 
 MILKRUN_E2E_OUTPUTS selects where the tests run: the path of an outputs.json, or the name of a deployed stage.
-`milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without it, a stack
-is started beside any other (folder .local-test, ports from 4666) and deleted afterwards.
+`milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without it, the
+tests start a stack of their own (folder .local-test, ports from 4666) and delete it afterwards.
 """
 
 import os

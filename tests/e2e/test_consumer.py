@@ -36,7 +36,7 @@ def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
 
 
 def caught_up(pipeline: Pipeline) -> None:
-    """Wait until a last event on each shard, and so everything before it, has been consumed."""
+    """Put a final event on each shard and wait until it has been consumed, and with it everything before it."""
     kinesis, stream = pipeline.aws("kinesis"), pipeline.outputs.stream
     last = []
     for shard in kinesis.list_shards(StreamName=stream)["Shards"]:

@@ -127,7 +127,7 @@ GRANTS = grants_of_the_ddl()
 
 @dataclass
 class Roles:
-    """A stage with one session per role, and one of an administrator with only SYSADMIN."""
+    """A stage with a session per role, and a session of an administrator who has only SYSADMIN."""
 
     stage: Stage
     sessions: dict[str, Snowflake] = field(default_factory=dict)

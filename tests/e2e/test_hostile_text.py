@@ -124,7 +124,7 @@ def test_sqlite_and_the_warehouse_read_any_text_and_number_alike(
 
 
 class OneObject:
-    """An archive of the stage's single object, for the SQLite loader."""
+    """An archive that contains only one object of the stage's bucket, for the SQLite loader."""
 
     def __init__(self, stage: Stage, key: str) -> None:
         from snowpipe.archive import Archive

@@ -40,7 +40,7 @@ def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
 
 
 @pytest.mark.slow
-def test_api_key_is_rotated_without_refusing_requests(
+def test_api_key_rotation_refuses_no_request_with_a_valid_key(
     pipeline: Pipeline, device: str, deploy_with: Deploy
 ) -> None:
     def status_with(key: str) -> int:

@@ -358,7 +358,10 @@ def test_daily_report_shows_the_figures_of_the_marts(built: tuple[Snowflake, Set
 
 
 def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
-    """Return geofence events of one truck at one farm, given as kind, time and number of the load."""
+    """Return geofence events of one truck at one farm.
+
+    A crossing is its kind, its time and the number of its load.
+    """
     return [
         Delivery(
             {
@@ -378,7 +381,7 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
 def test_marts_include_a_file_whose_rows_become_visible_late(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The file's rows were scanned before the newest rows of the last complete run."""
+    """The file's rows were scanned before the last complete run's newest rows, but became visible after it."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))
@@ -394,8 +397,9 @@ def test_marts_include_a_file_whose_rows_become_visible_late(
 def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Late events move the start of a visit to the previous day, and the run ends when that visit has been
-    restated.
+    """Late events move the start of a visit to the previous day.
+
+    The run is interrupted after it has restated that visit.
     """
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -433,7 +437,7 @@ def test_dbt_run_after_an_interrupted_first_run_stores_nothing_twice(
 def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """If an event is repeated for hours, STG_EVENTS keeps its first row."""
+    """A repeated event adds no row to STG_EVENTS, so its newest row may be hours old although nothing waits."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter] = crossings_at(("enter", START, 0))
@@ -449,7 +453,7 @@ def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
 def test_presence_mart_matches_the_rule_on_real_delivery_rounds(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Compare once with places of which a van can be at only one at a time, and once without."""
+    """Compare once with `stop` as an exclusive tag (a van can be at only one such place), and once without."""
     session, _, dbt = built
     held = delivery_rounds()
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")

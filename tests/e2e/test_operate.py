@@ -67,7 +67,7 @@ def elsewhere(
 
 
 def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
-    """Delete all items of the pair from the consumer's table."""
+    """Delete all items of this device and fence from the consumer's table."""
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> object:
@@ -237,14 +237,16 @@ def test_object_deleted_from_s3_is_reported_as_not_archived(pipeline: Pipeline, 
         pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", key)
 
 
-def test_hour_without_events_has_no_differences(pipeline: Pipeline) -> None:
+def test_reconcile_of_an_hour_without_events_finds_no_difference(pipeline: Pipeline) -> None:
     ran = pipeline.ops("reconcile", "--from", "20 days ago", "--to", "20 days ago", "--json")
     assert ran.exit_code == 0
     assert ran.result["equal"] is True
     assert ran.result["differences"] == []
 
 
-def test_unreachable_warehouse_is_not_reported_as_equal(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_reconcile_reports_an_unreachable_warehouse_instead_of_success(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     # the discard port, where nothing listens
     with elsewhere(pipeline, tmp_path, "snowflake", lambda known: known | {"port": 9}) as broken:
         ran = broken.ops(*RECONCILE)
@@ -409,7 +411,7 @@ def test_replay_of_a_range_older_than_80_days_is_refused(pipeline: Pipeline) -> 
 # --- trace
 
 
-def test_all_steps_of_an_event_are_listed_in_order(pipeline: Pipeline, device: str) -> None:
+def test_trace_lists_all_steps_of_an_event_in_order(pipeline: Pipeline, device: str) -> None:
     enter = crossing(device, "enter", MORNING)
     key = posted(pipeline, event(device), enter)
     eventually(lambda: pipeline.raw_rows(enter["_id"]))
@@ -427,7 +429,7 @@ def test_all_steps_of_an_event_are_listed_in_order(pipeline: Pipeline, device: s
     assert times == sorted(times)
 
 
-def test_rejected_event_is_shown_with_its_reasons(pipeline: Pipeline, device: str) -> None:
+def test_trace_shows_a_rejected_event_with_its_reasons(pipeline: Pipeline, device: str) -> None:
     bad = event(device, createdAt="yesterday")
     answer = pipeline.post(event(device), bad)
     key = answer.body["rejected_key"]
@@ -437,7 +439,7 @@ def test_rejected_event_is_shown_with_its_reasons(pipeline: Pipeline, device: st
     assert steps["archived"]["detail"]["key"] == key
 
 
-def test_quarantined_event_is_shown_with_its_reason(pipeline: Pipeline, device: str) -> None:
+def test_trace_shows_a_quarantined_event_with_its_reason(pipeline: Pipeline, device: str) -> None:
     enter = crossing(device, "enter", MORNING)
     posted(pipeline, enter)
     eventually(lambda: pipeline.raw_rows(enter["_id"]) and pipeline.visits_of(device))
@@ -455,7 +457,7 @@ def test_quarantined_event_is_shown_with_its_reason(pipeline: Pipeline, device: 
         pipeline.ops(*RECONCILE, "--repair")
 
 
-def test_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, device: str) -> None:
+def test_trace_finds_an_event_that_is_not_loaded_in_the_archive(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     with without_notifications(pipeline):
         key = posted(pipeline, sent)
@@ -467,7 +469,7 @@ def test_event_that_is_not_loaded_is_found_in_the_archive(pipeline: Pipeline, de
     pipeline.ops(*RECONCILE, "--repair")
 
 
-def test_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
+def test_trace_finds_an_object_by_its_key(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     key = posted(pipeline, sent, event(device))
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -476,7 +478,7 @@ def test_object_is_found_by_its_key(pipeline: Pipeline, device: str) -> None:
     assert steps["loaded"]["detail"]["rows"] == 2
 
 
-def test_unknown_event_is_reported_with_the_stores_searched(pipeline: Pipeline) -> None:
+def test_trace_of_an_unknown_event_lists_the_searched_stores(pipeline: Pipeline) -> None:
     ran = pipeline.ops("where", "no-such-event", "--from", "10 minutes ago", "--json")
     assert ran.exit_code == 1
     assert ran.result["steps"] == []
@@ -498,7 +500,9 @@ def test_send_reports_the_results_of_all_responses(pipeline: Pipeline) -> None:
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
 
 
-def test_undelivered_events_are_counted_and_sent_by_the_same_run(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_undelivered_events_are_counted_and_delivered_when_the_run_is_repeated(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
     same_run = ("send", "--events", "40", "--trucks", "2", "--farms", "4", "--run", uuid4().hex[:8])
     same_run += (
         "--invalid",

@@ -87,9 +87,7 @@ def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_forget_deletes_one_persons_data_everywhere_and_keeps_that_of_others(
-    pipeline: Pipeline, device: str
-) -> None:
+def test_forget_deletes_all_data_of_one_person_and_nobody_elses(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
         pytest.skip("would search a whole archive")
     ann, shared = f"ann-{uuid4().hex[:8]}", f"{device}-shared"

@@ -105,7 +105,7 @@ def test_concurrent_requests_use_separate_processes_that_are_reused(aws, deploy)
     assert call(aws, name)[0] in first
 
 
-def test_timeout_is_reported_and_the_next_request_is_processed(aws, deploy):
+def test_function_timeout_is_reported_and_the_next_request_succeeds(aws, deploy):
     name = deploy(
         """
         import time
@@ -122,7 +122,7 @@ def test_timeout_is_reported_and_the_next_request_is_processed(aws, deploy):
     assert call(aws, name, 0)[0] == "well"
 
 
-def test_log_lines_of_an_invocation_are_in_cloudwatch_and_in_the_file(stack, aws, deploy):
+def test_log_lines_of_an_invocation_are_in_cloudwatch_and_in_the_log_file(stack, aws, deploy):
     name = deploy("def handler(request, context): print('the word is', request)")
     call(aws, name, "quark")
 

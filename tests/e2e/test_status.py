@@ -62,7 +62,7 @@ def test_paused_pipe_is_reported_with_the_next_command(pipeline: Pipeline) -> No
     assert found["next"].startswith("milkrun warehouse")
 
 
-def test_dead_letter_is_a_failure_until_it_is_deleted(pipeline: Pipeline) -> None:
+def test_status_reports_a_dead_letter_as_a_failure_until_it_is_deleted(pipeline: Pipeline) -> None:
     sqs, url = pipeline.aws("sqs"), pipeline.outputs.dead_letter_queue_url
     sqs.send_message(QueueUrl=url, MessageBody="of a test")
     try:

@@ -285,7 +285,7 @@ def _ddl(stage: Stage) -> list[object]:
 # --- failed files, refresh, backfill, reload
 
 
-def test_failed_file_is_in_the_history_and_validate_names_its_line(stage: Stage) -> None:
+def test_failed_file_is_in_the_history_and_validate_names_its_invalid_line(stage: Stage) -> None:
     good = stage.put([event("good")])
     bad = stage.put([json.dumps(event("b1")).encode(), b'{"_id":"b2","type":'])
     stage.loaded([good])
@@ -314,7 +314,7 @@ def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> Non
     assert stage.count() == 31
 
 
-def test_refresh_queues_missed_files_and_names_files_over_seven_days_old(
+def test_refresh_queues_missed_files_and_lists_those_older_than_seven_days(
     stage: Stage, local: LocalProcess
 ) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
@@ -879,7 +879,7 @@ def test_staging_contains_each_event_once_under_the_contracts_key(built: Built) 
     assert sorted(row["event_key"] for row in rows) == sorted(keys)
 
 
-def test_event_id_used_first_by_another_device_replaces_nothing(built: Built) -> None:
+def test_event_id_used_by_two_devices_is_stored_for_each(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'pickup'")
     litres = {row["device_id"]: json.loads(row["metadata"])["litres"] for row in rows}
@@ -896,7 +896,7 @@ def test_every_time_format_has_the_same_meaning_in_the_warehouse(built: Built) -
     assert found == {f"form-{n}": (at, at) for n, at in enumerate(meant)}
 
 
-def test_position_of_a_ping_counts_for_the_kilometres_of_its_device(built: Built) -> None:
+def test_positions_of_pings_add_to_the_kilometres_of_the_device(built: Built) -> None:
     stage = built.stage
     staged = stage.query(
         f"SELECT LATITUDE, LONGITUDE, LOCATION_ACCURACY_METRES FROM {stage.database}.STAGING.STG_EVENTS "
@@ -929,7 +929,7 @@ def test_invalid_rows_are_listed_with_reasons_and_excluded_from_models(
     assert stage.query(f"SELECT 1 FROM {stage.database}.STAGING.STG_REJECTED_EVENTS WHERE CODE IS NULL") == []
 
 
-def test_extreme_numbers_of_phones_keep_the_marts_finite(built: Built) -> None:
+def test_marts_stay_finite_despite_extreme_numbers_from_phones(built: Built) -> None:
     for mart in ("GEOFENCE_VISITS", "DAILY_FARM_COLLECTIONS", "FLEET_DAILY", "INGEST_QUALITY"):
         for row in built.stage.query(f"SELECT * FROM {built.stage.database}.MARTS.{mart}"):
             assert all(math.isfinite(value) for value in row.values() if isinstance(value, float)), row

@@ -37,7 +37,7 @@ def test_query_shows_all_columns_even_if_names_repeat(stage: Stage, sql: str, ro
     assert all(name in shown for name in row)
 
 
-def test_brackets_in_a_column_name_are_not_markup(stage: Stage) -> None:
+def test_brackets_in_a_column_name_are_printed_as_text(stage: Stage) -> None:
     assert "[red]" in stage.run("query", 'SELECT 1 AS "[red]"').out
 
 

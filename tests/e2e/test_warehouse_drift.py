@@ -95,7 +95,7 @@ def test_manual_changes_are_reported_and_reverted_by_apply(stage: Stage) -> None
     assert named(stage) == set()
 
 
-def test_changes_that_apply_keeps_are_reported_with_a_repair_statement(stage: Stage) -> None:
+def test_changes_that_apply_does_not_revert_are_reported_with_a_repair_statement(stage: Stage) -> None:
     stage.done("apply")
     for statement in LEFT:
         stage.query(statement.format(db=stage.database))
@@ -106,7 +106,7 @@ def test_changes_that_apply_keeps_are_reported_with_a_repair_statement(stage: St
     assert named(stage) == set()
 
 
-def test_changed_tables_stages_and_pipes_are_reported_and_not_repaired(stage: Stage) -> None:
+def test_changed_tables_stages_and_pipes_are_reported_but_not_repaired(stage: Stage) -> None:
     stage.done("apply")
     raw = f"{stage.database}.RAW"
     (pipe,) = stage.query(f"DESC PIPE {raw}.REJECTED_PIPE")

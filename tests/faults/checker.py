@@ -119,8 +119,8 @@ def check(facts: Facts) -> list[Breach]:
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
     """For phones that were lost, set `archived` to the events that are in S3; only those count as sent.
 
-    This is exact only if S3 alone fails: an archived event that could not be published waits until the phone
-    resends it.
+    This is exact only if S3 alone fails, because an archived event that was not published waits for the phone
+    to resend it.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):
@@ -307,7 +307,10 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
 
 
 def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[OfPair]:
-    """Return the visits; with `ended_at` without older events, which the consumer leaves to the warehouse."""
+    """Return the visits.
+
+    Given `ended_at`, omit events that were then older than MAX_AGE: the consumer ignores them.
+    """
     processed = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
     return {(pair, v) for pair, history in visits_of(processed).items() for v in history.visits}
 

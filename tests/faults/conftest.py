@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     results = session.config.stash[RESULTS]
     if results and session.config.getoption("--write-table"):
-        names = re.findall(r"^def (test_\w+)\(scenario", SCENARIOS.read_text(), re.MULTILINE)
+        names = re.findall(r"^def (test_\w+)\(\s*scenario", SCENARIOS.read_text(), re.MULTILINE)
         report.write(results, {sentence(name): n for n, name in enumerate(names)})
 
 
@@ -44,8 +44,8 @@ PROPER |= {"eventbridge": "EventBridge", "snowflake": "Snowflake", "snowflakes":
 
 
 def sentence(name: str) -> str:
-    """Return a test's name as a sentence for the table."""
-    words = name.removeprefix("test_").split("_")
+    """Return the fault in a test's name as a sentence for the table."""
+    words = name.removeprefix("test_promises_hold_if_").split("_")
     text = " ".join(PROPER.get(word, word) for word in words)
     return text[0].upper() + text[1:]
 

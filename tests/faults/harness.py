@@ -60,7 +60,9 @@ class Scenario:
     def morning(
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Return about 50 requests: rounds with duplicates, late bursts, conflicting contents and invalid events."""
+        """Return about 50 requests: delivery rounds with duplicates, late bursts, conflicting contents and
+        invalid events.
+        """
         return contradicted(
             posts(
                 Plan(
@@ -83,7 +85,10 @@ class Scenario:
     def under_load(
         self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Send a morning's requests inside the `with` block. At its end all of them, and nothing else, must arrive."""
+        """Send a morning's requests inside the `with` block.
+
+        At its end, all of their events and no others must arrive.
+        """
         sent = (make or self.morning)()
         self.faulty_stack.settle()
         self._began_at = time.monotonic()
@@ -100,7 +105,7 @@ class Scenario:
 
     @contextmanager
     def broken(self, *rules: Rule) -> Iterator[None]:
-        """Apply these rules inside the `with` block."""
+        """Apply these fault rules inside the `with` block."""
         with self.faulty_stack.proxy.rules(*rules):
             yield
         self.repaired()
@@ -152,7 +157,9 @@ def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
 
 
 def rejected(sent: Iterable[Post], code: str) -> list[Post]:
-    """Return these requests without their invalid events, with `code` as the outcome of each other event."""
+    """Return these requests without their invalid events; every other event is expected to be rejected with
+    `code`.
+    """
     with_code = [
         replace(
             post,
@@ -174,7 +181,7 @@ def _other_content(event: Planned, by: timedelta) -> Planned:
 
 
 def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) -> tuple[list[Breach], float]:
-    """Return the remaining breaches, and the time at which none remained or nothing changed any more."""
+    """Poll until no breach remains or their number stops changing; return the remaining ones and the time."""
     breaches = check(facts())
     seen, changed_at = len(breaches), time.monotonic()
     while breaches and time.monotonic() - changed_at < no_progress_s:
@@ -186,7 +193,7 @@ def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) 
 
 
 def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
-    """Wait until the rule has been applied to that many calls."""
+    """Wait until the rule has been applied to this number of calls."""
     try:
         wait_for(lambda: rule.applied >= times, within, f"{rule}: not applied {times} times")
     except AssertionError as error:

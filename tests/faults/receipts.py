@@ -30,8 +30,10 @@ def stored_form(post: Post, event: Planned) -> Json:
 
 
 def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
-    """Yield the problems of a response: our responses must match docs/openapi.yaml and count correctly; a
-    gateway's own are not checked.
+    """Yield the problems of a response.
+
+    It must match docs/openapi.yaml, and its counts must be right; responses of the gateway itself are not
+    checked.
     """
     match one.status:
         case None | 429 | 500 | 502 | 504:

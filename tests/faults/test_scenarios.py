@@ -26,35 +26,35 @@ short = pytest.mark.short
 
 
 @short
-def test_s3_returns_an_error_for_every_put(scenario: Scenario) -> None:
+def test_promises_hold_if_s3_returns_an_error_for_every_put(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
         with scenario.broken(fault):
             wait_until_applied(fault, 12)
 
 
-def test_s3_responses_are_lost_after_objects_are_stored(scenario: Scenario) -> None:
+def test_promises_hold_if_s3_responses_are_lost_after_objects_are_stored(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_AFTER, "s3", "PutObject", "ingest", share=0.7, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 25)
 
 
-def test_s3_does_not_respond_and_keeps_the_connection(scenario: Scenario) -> None:
+def test_promises_hold_if_s3_does_not_respond_and_keeps_connections_open(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.SILENT, "s3", "PutObject", "ingest", share=0.5, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 12)
 
 
-def test_s3_throttles_half_of_all_puts(scenario: Scenario) -> None:
+def test_promises_hold_if_s3_throttles_half_of_all_puts(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.THROTTLED, "s3", "PutObject", share=0.5, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 20)
 
 
-def test_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
+def test_promises_hold_if_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
     """The batches on these phones are lost, too. Only archived events may be published."""
     with scenario.under_load(breaking=True):
         fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
@@ -66,28 +66,30 @@ def test_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
 
 
 @short
-def test_kinesis_throttles_every_call_so_that_the_redrive_queue_fills(scenario: Scenario) -> None:
+def test_promises_hold_if_kinesis_throttles_every_call_and_the_redrive_queue_fills(
+    scenario: Scenario,
+) -> None:
     with scenario.under_load():
         fault = Rule(Fault.THROTTLED, "kinesis")
         with scenario.broken(fault):
             wait_until_applied(fault, 20)
 
 
-def test_kinesis_accepts_only_every_second_record(scenario: Scenario) -> None:
+def test_promises_hold_if_kinesis_accepts_only_every_second_record(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.PARTLY, "kinesis", "PutRecords")
         with scenario.broken(fault):
             wait_until_applied(fault, 20)
 
 
-def test_kinesis_responses_are_lost_after_records_are_accepted(scenario: Scenario) -> None:
+def test_promises_hold_if_kinesis_responses_are_lost_after_records_are_accepted(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_AFTER, "kinesis", "PutRecords", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 20)
 
 
-def test_kinesis_responses_are_invalid_or_truncated(scenario: Scenario) -> None:
+def test_promises_hold_if_kinesis_responses_are_invalid_or_truncated(scenario: Scenario) -> None:
     with scenario.under_load():
         nonsense = Rule(Fault.WRONG_BYTES, "kinesis", "PutRecords", share=0.4, seed=scenario.seed)
         half = Rule(Fault.HALF_ANSWER, "kinesis", "PutRecords", share=0.5, seed=scenario.seed)
@@ -96,14 +98,14 @@ def test_kinesis_responses_are_invalid_or_truncated(scenario: Scenario) -> None:
             wait_until_applied(half, 8)
 
 
-def test_kinesis_and_the_redrive_queue_both_fail(scenario: Scenario) -> None:
+def test_promises_hold_if_kinesis_and_the_redrive_queue_fail_together(scenario: Scenario) -> None:
     with scenario.under_load():
         stream, queue = Rule(Fault.CUT_BEFORE, "kinesis"), Rule(Fault.REFUSED, "sqs", "SendMessage")
         with scenario.broken(stream, queue):
             wait_until_applied(queue, 6)
 
 
-def test_redrive_reaches_neither_kinesis_nor_the_archived_object(scenario: Scenario) -> None:
+def test_promises_hold_if_redrive_reaches_neither_kinesis_nor_the_archive(scenario: Scenario) -> None:
     with scenario.under_load():
         first = Rule(Fault.REFUSED, "kinesis", caller="ingest")
         then = Rule(Fault.REFUSED, "s3", "GetObject", "redrive", times=6)
@@ -117,28 +119,28 @@ def test_redrive_reaches_neither_kinesis_nor_the_archived_object(scenario: Scena
 
 
 @short
-def test_dynamodb_responses_are_lost_after_writes(scenario: Scenario) -> None:
+def test_promises_hold_if_dynamodb_responses_are_lost_after_writes(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_AFTER, "dynamodb", caller="consume", share=0.3, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 5)  # on a fast machine there are few calls, because batches are large
 
 
-def test_dynamodb_throttles_half_of_all_calls(scenario: Scenario) -> None:
+def test_promises_hold_if_dynamodb_throttles_half_of_all_calls(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.THROTTLED, "dynamodb", caller="consume", share=0.5, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 10)
 
 
-def test_dynamodb_processes_only_half_of_each_batch(scenario: Scenario) -> None:
+def test_promises_hold_if_dynamodb_processes_only_half_of_each_batch(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.PARTLY, "dynamodb", "BatchGetItem", "consume", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 4)
 
 
-def test_dynamodb_is_unreachable(scenario: Scenario) -> None:
+def test_promises_hold_if_dynamodb_is_unreachable(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_BEFORE, "dynamodb", caller="consume")
         with scenario.broken(fault):
@@ -148,14 +150,16 @@ def test_dynamodb_is_unreachable(scenario: Scenario) -> None:
 # --- EventBridge
 
 
-def test_eventbridge_accepts_only_half_of_the_notifications(scenario: Scenario) -> None:
+def test_promises_hold_if_eventbridge_accepts_only_half_of_the_notifications(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.PARTLY, "events", "PutEvents", "consume", share=0.7, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 6)
 
 
-def test_eventbridge_responses_are_lost_after_notifications_are_accepted(scenario: Scenario) -> None:
+def test_promises_hold_if_eventbridge_responses_are_lost_after_notifications_are_accepted(
+    scenario: Scenario,
+) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_AFTER, "events", "PutEvents", "consume", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
@@ -165,7 +169,7 @@ def test_eventbridge_responses_are_lost_after_notifications_are_accepted(scenari
 # --- functions killed during an invocation
 
 
-def test_ingest_is_killed_before_it_writes_to_s3(scenario: Scenario) -> None:
+def test_promises_hold_if_ingest_is_killed_before_it_writes_to_s3(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.KILL_BEFORE, "s3", "PutObject", "ingest", times=4)
         with scenario.broken(fault):
@@ -173,7 +177,7 @@ def test_ingest_is_killed_before_it_writes_to_s3(scenario: Scenario) -> None:
 
 
 @short
-def test_ingest_is_killed_between_s3_and_kinesis(scenario: Scenario) -> None:
+def test_promises_hold_if_ingest_is_killed_between_s3_and_kinesis(scenario: Scenario) -> None:
     with scenario.under_load():
         stored = Rule(Fault.KILL_AFTER, "s3", "PutObject", "ingest", times=2)
         publishing = Rule(Fault.KILL_BEFORE, "kinesis", "PutRecords", "ingest", times=3)
@@ -182,14 +186,14 @@ def test_ingest_is_killed_between_s3_and_kinesis(scenario: Scenario) -> None:
             wait_until_applied(publishing, 3)
 
 
-def test_ingest_is_killed_after_it_published_to_kinesis(scenario: Scenario) -> None:
+def test_promises_hold_if_ingest_is_killed_after_publishing_to_kinesis(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.KILL_AFTER, "kinesis", "PutRecords", "ingest", times=4)
         with scenario.broken(fault):
             wait_until_applied(fault, 4)
 
 
-def test_redrive_is_killed_after_it_published_to_kinesis(scenario: Scenario) -> None:
+def test_promises_hold_if_redrive_is_killed_after_publishing_to_kinesis(scenario: Scenario) -> None:
     with scenario.under_load():
         refused = Rule(Fault.THROTTLED, "kinesis", caller="ingest")
         killed = Rule(Fault.KILL_AFTER, "kinesis", "PutRecords", "redrive", times=2)
@@ -197,7 +201,7 @@ def test_redrive_is_killed_after_it_published_to_kinesis(scenario: Scenario) -> 
             wait_until_applied(killed, 2)
 
 
-def test_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
+def test_promises_hold_if_the_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
     with scenario.under_load():
         unwritten = Rule(Fault.KILL_BEFORE, "dynamodb", "PutItem", "consume", times=2)
         unpublished = Rule(Fault.KILL_AFTER, "dynamodb", "PutItem", "consume", times=2)
@@ -207,7 +211,9 @@ def test_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
                 wait_until_applied(fault, 2)
 
 
-def test_kcl_worker_beside_the_function_is_killed(scenario: Scenario, tmp_path: Path) -> None:
+def test_promises_hold_if_a_kcl_worker_that_reads_the_same_stream_is_killed(
+    scenario: Scenario, tmp_path: Path
+) -> None:
     """The worker starts at the stream's oldest record, so that all earlier records are delivered again too."""
     faulty_stack = scenario.faulty_stack
     environment = environment_for(faulty_stack.outputs, "local", faulty_stack.stack.settings.environment)
@@ -231,7 +237,7 @@ def test_kcl_worker_beside_the_function_is_killed(scenario: Scenario, tmp_path: 
 # --- phones, networks, all of AWS
 
 
-def test_phones_lose_the_connection_before_the_response(scenario: Scenario) -> None:
+def test_promises_hold_if_phones_lose_the_connection_before_the_response(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.CUT_AFTER, "api", share=0.5, seed=scenario.seed)
         half = Rule(Fault.HALF_ANSWER, "api", share=0.3, seed=scenario.seed)
@@ -240,14 +246,14 @@ def test_phones_lose_the_connection_before_the_response(scenario: Scenario) -> N
             wait_until_applied(half, 4)
 
 
-def test_phones_are_throttled_by_the_gateway(scenario: Scenario) -> None:
+def test_promises_hold_if_the_gateway_throttles_phones(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.THROTTLED, "api", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
             wait_until_applied(fault, 20)
 
 
-def test_aws_is_unreachable_and_comes_back(scenario: Scenario) -> None:
+def test_promises_hold_if_aws_is_temporarily_unreachable(scenario: Scenario) -> None:
     """Connections are refused for phones, functions and Snowflake."""
     with scenario.under_load() as phones:
         scenario.faulty_stack.proxy.stop_listening()
@@ -259,7 +265,7 @@ def test_aws_is_unreachable_and_comes_back(scenario: Scenario) -> None:
         scenario.repaired()
 
 
-def test_aws_hangs_for_six_seconds(scenario: Scenario) -> None:
+def test_promises_hold_if_aws_hangs_for_six_seconds(scenario: Scenario) -> None:
     """LocalStack is paused while the functions' processes continue, so that no call gets a response."""
     with scenario.under_load():
         with scenario.faulty_stack.localstack_stopped():
@@ -267,7 +273,7 @@ def test_aws_hangs_for_six_seconds(scenario: Scenario) -> None:
         scenario.repaired()
 
 
-def test_some_calls_to_every_service_fail(scenario: Scenario) -> None:
+def test_promises_hold_if_some_calls_to_every_service_fail(scenario: Scenario) -> None:
     faults = [
         Fault.REFUSED,
         Fault.THROTTLED,
@@ -290,7 +296,7 @@ def test_some_calls_to_every_service_fail(scenario: Scenario) -> None:
 
 
 @short
-def test_snowflake_is_killed_while_it_loads(scenario: Scenario) -> None:
+def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) -> None:
     """Kill it directly after it has read some objects: during its transaction, or just before or after it."""
     chance = random.Random(scenario.seed)
     with scenario.under_load():
@@ -304,7 +310,7 @@ def test_snowflake_is_killed_while_it_loads(scenario: Scenario) -> None:
         scenario.repaired()
 
 
-def test_snowflake_is_killed_before_it_deletes_its_messages(scenario: Scenario) -> None:
+def test_promises_hold_if_snowflake_is_killed_before_it_deletes_its_messages(scenario: Scenario) -> None:
     with scenario.under_load():
         for _ in range(2):
             fault = Rule(Fault.KILL_BEFORE, "sqs", "DeleteMessage*", "snowflake", times=1)
@@ -314,7 +320,7 @@ def test_snowflake_is_killed_before_it_deletes_its_messages(scenario: Scenario) 
         scenario.repaired()
 
 
-def test_failed_reads_and_redelivered_messages_load_every_event_once(scenario: Scenario) -> None:
+def test_promises_hold_if_snowflakes_reads_fail_and_messages_are_redelivered(scenario: Scenario) -> None:
     with scenario.under_load():
         reads = Rule(Fault.REFUSED, "s3", "GetObject", "snowflake", share=0.4, seed=scenario.seed)
         cut = Rule(Fault.HALF_ANSWER, "s3", "GetObject", "snowflake", share=0.3, seed=scenario.seed)
@@ -326,7 +332,7 @@ def test_failed_reads_and_redelivered_messages_load_every_event_once(scenario: S
             wait_until_applied(deletes, 3)
 
 
-def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
+def test_promises_hold_if_snowflakes_disk_is_full(scenario: Scenario) -> None:
     """A limit on the size of Snowflake's files simulates a full disk; its log cannot be written either."""
     with scenario.under_load() as phones:
         with scenario.faulty_stack.snowflakes_disk_full():
@@ -342,7 +348,7 @@ def test_snowflakes_disk_is_full(scenario: Scenario) -> None:
 # --- clocks
 
 
-def test_phones_have_clocks_hours_ahead_and_months_behind(scenario: Scenario) -> None:
+def test_promises_hold_if_phone_clocks_are_hours_ahead_or_months_behind(scenario: Scenario) -> None:
     """An event more than an hour ahead is rejected. The consumer ignores events older than 80 days."""
 
     def skewed() -> Sequence[Post]:

@@ -234,7 +234,7 @@ def published_before_archived() -> Iterator[None]:
 
 @contextmanager
 def other_contents_are_dropped() -> Iterator[None]:
-    """Treat an event with a known id as known."""
+    """Ignore an event with a known id even if its content differs."""
     real = consumer.store._new
 
     def by_id(job: object, earlier: object) -> object:

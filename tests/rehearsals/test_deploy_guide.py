@@ -1,7 +1,8 @@
-"""Follow docs/deploy.md as a new user in an empty clone: stage dev on LocalStack, and an empty local Snowflake.
+"""Follow docs/deploy.md as a new user in an empty clone: stage dev on LocalStack, and an empty local
+Snowflake.
 
-Every command comes from the page, in its order, and starts with HOME and PATH only. PARAMETERS has what the page
-says in words. The page lists what is not run here.
+Every command comes from the page, in its order, and starts with HOME and PATH only. PARAMETERS has the
+settings that the page describes in words. The page lists the commands that are not run here.
 """
 
 import json
@@ -82,7 +83,7 @@ class Shell:
 
 
 def commands(page: str) -> Iterator[str]:
-    """Yield the commands in the page's indented blocks and its sentences; what continues a line is part of it."""
+    """Yield the commands in the page's indented blocks and sentences, each with its continuation lines."""
     for block, inline in re.findall(r"((?:^    .*\n)+)|`(aws [^`]+)`", page, re.M):
         lines = [line[4:] for line in block.splitlines()] or [inline]
         while lines:
@@ -156,7 +157,7 @@ def test_new_user_deploys_a_stage_with_the_commands_of_the_guide(clone: Path) ->
 
 
 def bootstrap(shell: Shell) -> None:
-    """Deploy what `bootstrap` asks for until it asks for nothing, which is twice."""
+    """Set the parameters that `bootstrap` asks for and deploy, twice; then `bootstrap` must succeed."""
     for wanted in ({"snowflakeUserArn", "snowflakeExternalId"}, {"snowflakeSnsUserArn"}):
         status, output = shell.try_to("milkrun warehouse bootstrap")
         named = dict(re.findall(r"(snowflake\w+): ([^\s,]+)", output))

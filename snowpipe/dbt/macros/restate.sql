@@ -3,7 +3,7 @@
    Days and hours are written into the statements as literals, because Snowflake prunes no micro-partitions by a
    predicate that has a subquery ("Micro-partitions & Data Clustering"). #}
 
-{# The relation with the last complete run's mark; none if the whole history is read. #}
+{# The relation that holds the last complete run's mark; none if the run reads the whole history. #}
 {% macro completed_run() -%}
     {% if execute and not flags.FULL_REFRESH %}
         {% do return(adapter.get_relation(this.database, this.schema, 'completed_run')) %}
@@ -23,7 +23,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Whether this table exists from an earlier run; each of its rows has that run's mark. #}
+{# Whether an earlier run has created this table; each of its rows has that run's mark. #}
 {% macro keeps_read_through() -%}
     {% if not execute %}{% do return(false) %}{% endif %}
     {% set relation = adapter.get_relation(this.database, this.schema, this.identifier) %}
@@ -32,7 +32,7 @@
     {% do return('READ_THROUGH' in names) %}
 {%- endmacro %}
 
-{# Whether new_events has the whole history. #}
+{# Whether new_events contains the whole history. #}
 {% macro reads_everything() -%}
     {% if not execute %}{% do return(true) %}{% endif %}
     {% do return('1970-01-01 00:00:00' in mark('read_from')) %}
@@ -63,10 +63,10 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# The rows of a model that this run added, or an earlier attempt at it. #}
+{# The rows of a model that this run, or an earlier attempt at it, has added. #}
 {% macro of_this_run() -%} read_through > {{ mark('completed_through') }} {%- endmacro %}
 
-{# The ledger as the last run left it: none where the whole history is read, or where the ledger itself is made anew. #}
+{# The ledger as of the last run; none if the run reads the whole history or rebuilds the ledger itself. #}
 {% macro ledger_before() -%}
     {% if not execute or reads_everything() %}{% do return(none) %}{% endif %}
     {% set ledger = adapter.get_relation(this.database, this.schema, 'event_ledger') %}
@@ -122,8 +122,8 @@
 {%- endmacro %}
 
 {# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. The new
-   rows are a view, so that a run need not write and read them once more: no model's query gives other rows after its
-   deletes than before. #}
+   rows are a view, so that a run need not write them to a table first. This is safe, because no model's query returns
+   other rows after its deletes than before. #}
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
     {% set dml -%}
@@ -137,11 +137,11 @@
     {% do return(snowflake_dml_explicit_transaction(dml)) %}
 {%- endmacro %}
 
-{# Which rows go, as the WHERE clauses of one or several statements: each prunes by one column. #}
+{# Which rows to delete, as the WHERE clauses of one or several statements; each clause prunes by one column. #}
 {% macro restated(what, rows) -%}
     {% set clauses = [] %}
     {% if what in ('visits', 'heads') and reads_everything() %}
-        {# A first run that broke off has left rows, and there are no windows. #}
+        {# An interrupted first run may have left rows, and there are no windows yet. #}
         {% do clauses.append('') %}
     {% elif what == 'ledger' %}
         {% do clauses.extend(added_before(['event_key', 'content_hash', 'received_hour'], rows)) %}
@@ -183,7 +183,7 @@
     {% do return(clauses) %}
 {%- endmacro %}
 
-{# The rows that an earlier attempt at this run added; few runs have any. #}
+{# The rows that an earlier attempt at this run has added; usually there are none. #}
 {% macro added_before(keys, rows) -%}
     {% if not values_of('SELECT 1 FROM ' ~ this ~ ' WHERE ' ~ of_this_run() ~ ' LIMIT 1') %}{% do return([]) %}{% endif %}
     {% set same = [] %}
@@ -200,7 +200,7 @@
     {% do return(['WHERE ' ~ one_of_days('event_date', days) ~ ' AND ' ~ in_rows] if days else []) %}
 {%- endmacro %}
 
-{# The days on which the rows stand of events that were known before this run. #}
+{# The days of the rows of events that were known before this run. #}
 {% macro replaced_days(condition) -%}
     {% do return(values_of(
         'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE ' ~ condition

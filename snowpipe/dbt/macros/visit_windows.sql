@@ -15,7 +15,8 @@
     {% do return(around.keys() | sort) %}
 {%- endmacro %}
 
-{# The visits of pairs with late events, from `reach` days before these to `reach` days after them; all if it is none. #}
+{# The visits of pairs with late events, from `reach` days before these events to `reach` days after them; all visits
+   if `reach` is none. #}
 {% macro visits_near_late_events(reach) -%}
     {%- set ranges = values_of(
         "SELECT DISTINCT touched_from::DATE::VARCHAR || '/' || touched_until::DATE::VARCHAR FROM "
@@ -58,7 +59,7 @@
     {% endfor %}
 {%- endmacro %}
 
-{# Whether a pair with late events lacks the visit before them, or one of the two after them, though it exists. #}
+{# Whether the visit before a pair's late events, or one of the two after them, exists but has not been read. #}
 {% macro some_visit_is_further_away(reach) -%}
     {% do return(values_of(
         'SELECT pairs.device_fence_key FROM ' ~ ref('touched_pairs') ~ ' AS pairs'
@@ -101,7 +102,7 @@
     {% endfor %}
 {%- endmacro %}
 
-{# A model that only takes another model's new rows cannot be rebuilt alone. #}
+{# A model that reads only another model's new rows cannot be rebuilt alone. #}
 {% macro refuse_alone() -%}
     {% if execute and not is_incremental() and not reads_everything() %}
         {% do exceptions.raise_compiler_error(

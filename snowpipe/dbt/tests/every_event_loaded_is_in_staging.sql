@@ -1,4 +1,4 @@
--- Only rows loaded so long ago that no file of that time can still be uncommitted.
+-- Checks only rows that are so old that every file of their time has been committed.
 {%- set checked %}
     invalid_code IS NULL
     AND scanned_at <= DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('scanned_through') }})

@@ -52,7 +52,7 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_stage_with_alarm_metrics_only_has_all_of_them():
+def test_stage_with_only_alarm_metrics_logs_every_metric_of_its_alarms():
     read = {
         m["MetricName"]
         for alarm in all_alarms("small").values()
@@ -71,7 +71,7 @@ def test_every_alarm_has_a_runbook_section_and_vice_versa():
     assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
 
 
-def test_status_calls_a_problem_a_failure_if_its_alarm_pages():
+def test_status_treats_exactly_the_paging_alarms_as_failures():
     pages = {n for n, each in alarms("prod").items() if each["AlarmActions"] == [{"Ref": "PageTopic"}]}
     assert pages == PAGES
 
@@ -151,7 +151,7 @@ def test_alarm_fires_if_the_consumer_does_not_run():
 
 
 @pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
-def test_received_but_not_deleted_messages_count_as_waiting(name):
+def test_messages_in_flight_count_as_waiting(name):
     counted = {metric["MetricName"] for metric in metrics_of(alarms("prod")[name])}
     assert counted == {"ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"}
 

@@ -65,7 +65,7 @@ def test_deployed_topic_policy_contains_snowflakes_statement() -> None:
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
 
 
-def test_topic_policy_lacks_one_statement_before_the_users_are_set() -> None:
+def test_topic_policy_without_snowflakes_user_lacks_only_its_statement() -> None:
     policy = topic_policy("dev")
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     completed = with_statement(policy, statement)
@@ -74,7 +74,7 @@ def test_topic_policy_lacks_one_statement_before_the_users_are_set() -> None:
     assert sids == ["ArchiveAnnounces", "SnowflakeSubscribes"], "AWS rejects duplicate Sids"
 
 
-def test_manually_written_topic_policy_equals_the_deployed_one() -> None:
+def test_topic_statement_written_by_bootstrap_equals_the_deployed_one() -> None:
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     [in_template] = [
         each for each in topic_policy("dev-snowflake")["Statement"] if each["Sid"] == "SnowflakeSubscribes"
@@ -91,7 +91,7 @@ def test_manually_written_topic_policy_equals_the_deployed_one() -> None:
         {"Resource": TOPIC + "-2"},
     ],
 )
-def test_topic_policy_with_any_other_value_is_not_sufficient(
+def test_topic_policy_that_differs_in_one_value_is_insufficient(
     change: dict[str, object],
 ) -> None:
     policy = topic_policy("dev-snowflake")

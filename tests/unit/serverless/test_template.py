@@ -134,7 +134,7 @@ def test_stream_retains_records_longer_than_they_are_retried(stage):
 
 
 @every_stage
-def test_consumer_batches_can_fail_partially_and_are_kept_in_s3(stage):
+def test_consumer_reports_failed_records_and_discarded_batches_go_to_s3(stage):
     mapping = properties(stage, "ConsumeEventSourceMappingKinesisGeofenceStream")
     assert mapping["StartingPosition"] == "TRIM_HORIZON"
     assert 200 <= mapping["BatchSize"] <= 500

@@ -135,7 +135,9 @@ def test_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic: str
 
 
 @pytest.mark.parametrize("key", ["missing", "no-key", "without-password", "wrong-password"])
-def test_unusable_key_is_reported_in_one_line_without_a_secret(tmp_path: Path, key: str) -> None:
+def test_unusable_key_file_is_reported_in_one_line_without_revealing_secrets(
+    tmp_path: Path, key: str
+) -> None:
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"the-right-one")
     )
@@ -191,7 +193,7 @@ class Connection:
         (904, "Snowflake refused: "),
     ],
 )
-def test_errors_of_snowflake_are_reported_with_a_one_line_error(number: int, begins: str) -> None:
+def test_snowflake_errors_are_reported_in_one_line(number: int, begins: str) -> None:
     error = ProgrammingError(msg="SQL access control error:\nInsufficient privileges", errno=number)
     with pytest.raises(Refusal) as refused:
         Snowflake(Connection(error), "there").query("SELECT 1")
@@ -202,7 +204,7 @@ def test_errors_of_snowflake_are_reported_with_a_one_line_error(number: int, beg
 
 @pytest.mark.parametrize("arguments", [["bootstrap", "--write"], ["sns-policy", "--write"]])
 @pytest.mark.parametrize("endpoint", [None, "https://vpce-1.sns.eu-west-1.vpce.amazonaws.com"])
-def test_write_is_refused_where_cloudformation_manages_the_policies(
+def test_write_option_is_refused_if_cloudformation_manages_the_policies(
     tmp_path: Path, arguments: list[str], endpoint: str | None
 ) -> None:
     environment = outputs(tmp_path, port=1)
@@ -255,7 +257,7 @@ LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
         (status(), NOW - timedelta(seconds=5), True, "nothing loaded yet"),
     ],
 )
-def test_diagnosis_names_the_first_broken_step_from_the_bucket(
+def test_diagnosis_names_the_first_broken_step_between_bucket_and_table(
     found: Status, newest: datetime | None, healthy: bool, says: str
 ) -> None:
     verdict = triage(found, newest, NOW)
@@ -266,7 +268,7 @@ def test_diagnosis_names_the_first_broken_step_from_the_bucket(
 # --- details
 
 
-def test_bad_lines_are_found_by_number_even_in_a_truncated_file() -> None:
+def test_invalid_lines_of_a_truncated_file_are_listed_with_their_numbers() -> None:
     text = b'{"a":1}\n{"a":1,"a":2}\n\n{"b":NaN}\n'
     assert [bad.line for bad in bad_lines(text)] == [2, 4]
     assert [bad.line for bad in bad_lines(gzip.compress(text))] == [2, 4]
@@ -276,19 +278,19 @@ def test_bad_lines_are_found_by_number_even_in_a_truncated_file() -> None:
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_time_outside_the_calendar_is_refused(text: str) -> None:
+def test_time_before_year_1_or_after_9999_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="year"):
         instant(text)
 
 
-def test_literal_keeps_quotes_and_backslashes() -> None:
+def test_sql_literal_preserves_quotes_and_backslashes() -> None:
     assert quoted(r"it's \ here") == r"'it''s \\ here'"
 
 
 # --- SQLite from a folder
 
 
-def test_folder_load_skips_truncated_objects_and_rejects(tmp_path: Path) -> None:
+def test_folder_load_skips_truncated_objects_and_the_rejected_prefix(tmp_path: Path) -> None:
     def put(key: str, *lines: str) -> None:
         path = tmp_path / "copy" / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,6 +358,6 @@ def test_database_of_an_older_loader_gets_the_missing_columns(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("to", ["events.db", "sqlite://", "postgresql:///x"])
-def test_load_accepts_only_a_sqlite_file(tmp_path: Path, to: str) -> None:
+def test_load_command_accepts_only_a_sqlite_url(tmp_path: Path, to: str) -> None:
     said = command({}, "load", "--to", to, "--from", str(tmp_path))
     assert (said.code, one_line(said.err)) == (2, True)

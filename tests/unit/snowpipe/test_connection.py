@@ -35,7 +35,8 @@ class Proxy(socketserver.ThreadingTCPServer):
     def dialled(self) -> set[str]:
         """Return `host:port` of TLS connections and the URL of plain ones.
 
-        Left out: metadata services, and loopback, which calls that tests of other modules gave up still try.
+        Metadata services are omitted, and so is loopback, because abandoned calls of other tests may still
+        connect to it.
         """
         lines = [line.split()[:2] for line in self.seen if "//127.0.0.1" not in line]
         secure = {address for verb, address in lines if verb == "CONNECT"}
@@ -170,7 +171,7 @@ def test_each_sign_in_method_sends_only_its_own_credentials(
         {"TOKEN": "t"},
     ],
 )
-def test_missing_or_ambiguous_sign_in_is_refused_without_a_secret(given: Mapping[str, str]) -> None:
+def test_missing_or_ambiguous_sign_in_is_refused_without_revealing_secrets(given: Mapping[str, str]) -> None:
     environment = {f"SNOWFLAKE_{name}": value for name, value in given.items()}
     with pytest.raises(Refusal) as refused:
         load(environment | {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"})

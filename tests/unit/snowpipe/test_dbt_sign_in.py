@@ -1,5 +1,6 @@
-"""Test that dbt signs in to Snowflake in the same ways as the commands, by the arguments that dbt-snowflake
-passes on.
+"""Test that dbt signs in to Snowflake with the same credentials as the commands.
+
+The tests compare the arguments that dbt-snowflake passes to the connector.
 """
 
 import json

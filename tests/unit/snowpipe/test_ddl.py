@@ -55,7 +55,7 @@ def test_reserved_word_is_refused_as_database_name(word: str) -> None:
 @given(st.sampled_from(sorted(GOOD)), st.text(max_size=20))
 @example("database", "TRUE")
 @example("warehouse", "TABLE")
-def test_accepted_parameters_keep_the_structure_of_every_statement(name: str, text: str) -> None:
+def test_valid_parameters_never_change_the_structure_of_a_statement(name: str, text: str) -> None:
     try:
         parameters = Parameters.model_validate(GOOD | {name: text})
     except ValidationError:
@@ -70,7 +70,7 @@ def test_every_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
     assert used == set(Parameters.model_fields)
 
 
-def test_only_identifiers_are_used_outside_quotes() -> None:
+def test_placeholders_outside_quotes_are_identifiers_or_numbers() -> None:
     for path in FILES:
         outside = re.sub(r"'[^']*'", "''", path.read_text())
         assert set(re.findall(r"\{(\w+)\}", outside)) <= {"database", "warehouse", "credit_quota"}, path.name
@@ -115,7 +115,7 @@ def test_ddl_replaces_only_views_and_drops_nothing() -> None:
             assert "IF NOT EXISTS" in create, path.name
 
 
-def test_only_recreate_replaces_and_only_pipes() -> None:
+def test_only_pipes_are_replaced_and_only_by_recreate() -> None:
     said = {
         path.name: found
         for path in Path("snowpipe").glob("*.py")

@@ -1,5 +1,5 @@
--- The stored visits around the late events of a pair, from one look at geofence_visits: visit_windows and restated_days
--- need the last visit before these events, those between them, and the first two after them.
+-- The stored visits around the late events of a pair, from a single scan of geofence_visits: visit_windows and
+-- restated_days need the last visit before these events, those between them, and the first two after them.
 {{ config(materialized='table', post_hook='{{ look_further() }}') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

@@ -40,7 +40,7 @@ WITH counted AS (
             AND events.event_id < windows.restates_from_event_id
         )
     UNION ALL
-    -- A visit that the window continues represents its events.
+    -- A visit that the window continues stands for its events, which are not read.
     SELECT
         visits.device_fence_key,
         visits.device_id,

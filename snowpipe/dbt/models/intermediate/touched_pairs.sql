@@ -20,7 +20,7 @@ pairs AS (
 
     SELECT
         arrived.device_fence_key,
-        -- An event that had another content may have stood anywhere on the days of its contents.
+        -- An event with an earlier, different content may have been at any time on the days of its contents.
         MIN(IFF(several.has_conflict, several.first_day_at, arrived.occurred_at)) AS touched_from,
         MAX(IFF(several.has_conflict, several.last_day_ends_at, arrived.occurred_at)) AS touched_until
     FROM {{ ref('stg_geofence_events') }} AS arrived

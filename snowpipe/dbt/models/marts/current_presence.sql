@@ -8,7 +8,7 @@ WITH open_visits AS (
 
 ),
 
--- A truck is at one exclusive place at a time. The enter after the last one at a place is at another place.
+-- A truck can be at only one exclusive place at a time. The enter that follows the last one here is at another place.
 enters AS (
 
     SELECT

@@ -35,7 +35,7 @@ conflicts AS (
 
 ),
 
--- One look at RAW for both. A pipe that is made again loads a file again, so invalid rows are counted by line.
+-- A single scan of RAW serves both. A recreated pipe may load a file again, so invalid rows are counted by line.
 loaded AS (
 
     SELECT

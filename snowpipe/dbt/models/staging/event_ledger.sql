@@ -1,5 +1,5 @@
--- What finds a duplicate at any distance, and the only table of which a run looks at every row (touched_events does, at
--- `key_head`). It is narrow for that reason, and nothing else may be added to it.
+-- This table finds duplicates however old the first delivery is. It is the only table of which a run reads every row
+-- (touched_events reads `key_head`), so it is narrow and must stay so.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -38,8 +38,8 @@ loaded AS (
 
 ),
 
--- A pipe that is made again loads a file again: the line is the same row. Who asks for a time of receipt reads only
--- its rows, because the time is among the columns by which they are partitioned.
+-- A recreated pipe may load a file again; the line is then the same row. A query for a time of receipt reads only the
+-- rows of that time, because they are partitioned by it.
 first_scan AS (
 
     SELECT * FROM loaded

@@ -1,4 +1,4 @@
--- The few rows of stg_events in which daily_farm_collections would otherwise read whole days.
+-- The pickups in stg_events. They are few; without this table daily_farm_collections would read whole days for them.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -15,7 +15,7 @@ SELECT DISTINCT
     IFF(arrived.invalid_code IS NULL, arrived.event_date, NULL) AS event_date,
     arrived.device_id,
     arrived.received_hour,
-    -- Whether the content that counts may have changed: of what is only repeated it has not.
+    -- Whether the content used in stg_events may have changed; a mere repetition changes nothing.
     COALESCE(touched.is_changed, arrived.invalid_code IS NULL) AS is_changed
 FROM {{ ref('new_events') }} AS arrived
 LEFT JOIN touched ON arrived.event_key = touched.event_key
