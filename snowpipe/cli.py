@@ -45,14 +45,7 @@ def apply(
         bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
     ] = False,
 ) -> None:
-<<<<<<< HEAD
     """Create or update the database objects of the DDL. Fails if the COPY statement of a pipe has changed."""
-=======
-    """Create missing objects of the DDL and update existing ones.
-
-    Changes nothing if a pipe's COPY has changed.
-    """
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -65,11 +58,7 @@ def apply(
 
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-<<<<<<< HEAD
     """List the differences between the deployed objects and the DDL, each with its repair.
-=======
-    """List every difference between the deployed objects and the DDL, and how to remove it.
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
 
     Exit code 1: there are differences.
     """
@@ -89,14 +78,8 @@ def bootstrap(
         bool, typer.Option(help="Also change the role and the topic in AWS. Only for an emulated AWS.")
     ] = False,
 ) -> None:
-<<<<<<< HEAD
     """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set
     and stop.
-=======
-    """Set up a new stage's warehouse.
-
-    Stops and prints the parameters to set if a permission is missing in AWS.
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     """
     stage = stage_of(context, outputs)
     if write:
@@ -115,11 +98,7 @@ def trust_policy(
     as_json: Json = False,
     access: Annotated[bool, typer.Option(help="Print the permissions of the role instead.")] = False,
 ) -> None:
-<<<<<<< HEAD
     """Print the trust policy of the IAM role with which Snowflake reads the bucket."""
-=======
-    """Print the trust policy of the role that Snowflake assumes to read the bucket."""
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
     if access:
@@ -214,11 +193,7 @@ def load_sqlite(
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-<<<<<<< HEAD
     """Load the archive into an SQLite file. If the command is repeated, it adds only new objects."""
-=======
-    """Load the archive into SQLite, without a server. Running it again adds only new objects."""
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     path = sqlite.path_of(to)
     where: sqlite.Source
     if source.startswith("s3://"):

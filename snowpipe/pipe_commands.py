@@ -112,11 +112,7 @@ def refresh(
 ) -> None:
     """Queue files about which the pipes received no notification.
 
-<<<<<<< HEAD
     Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a replaced pipe.
-=======
-    Exit 1 if some cannot be queued, because they are more than 7 days old or older than a replaced pipe.
->>>>>>> eb78946 (Rewrite texts of warehouse and end-to-end tests in plainer English)
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
