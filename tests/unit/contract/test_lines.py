@@ -3,7 +3,7 @@
 from contract.lines import lines_in
 
 
-def test_each_line_has_its_number_in_the_text_and_empty_lines_are_skipped() -> None:
+def test_empty_lines_are_skipped_but_count_in_line_numbers() -> None:
     text = b'\xef\xbb\xbf{"a":1}\r\n\n  \t\n {"b":2} \f\n\xef\xbb\xbf{"c":3}'
     assert list(lines_in(text)) == [(1, b'{"a":1}'), (4, b'{"b":2}'), (5, b'{"c":3}')]
 

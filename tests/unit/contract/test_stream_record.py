@@ -15,7 +15,7 @@ from contract.stream_record import StreamRecord, archived_record
         b'{"deviceId":"van-1"}',
     ],
 )
-def test_partition_key_is_the_users_device_or_else_the_events_own(line: bytes) -> None:
+def test_partition_key_is_the_device_of_the_user_or_else_of_the_event(line: bytes) -> None:
     assert archived_record(line, 7) == StreamRecord("van-1", line, 7)
 
 

@@ -117,7 +117,7 @@ def test_zip_contains_all_imported_modules(unpacked, name):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_handler_in_its_zip_verifies_a_token(unpacked):
+def test_zip_of_the_handler_can_verify_a_token(unpacked):
     code = """
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
