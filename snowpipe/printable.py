@@ -27,7 +27,7 @@ def json_escape(character: str) -> str:
 class SafeConsole(Console):
     """A console that passes strings and texts through `printable`."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
+    def print(self, *objects: object, **options: Any) -> None:
         super().print(*map(_safe, objects), **options)
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from snowpipe.run_dbt import DBT, environment_of
 from snowpipe.settings import Settings
@@ -48,7 +48,7 @@ class Dbt:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(["--quiet", *arguments]) + "\n")
         self._process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        answer = json.loads(self._process.stdout.readline())
         for sql in answer["statements"]:
             statements.note(sql)
         if not answer["ok"]:

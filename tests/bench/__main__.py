@@ -17,10 +17,9 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from tests.bench import page
-from tests.bench.figures import Figures, exponent, machine
+from tests.bench.figures import Figures, Part, Parts, exponent, machine
 
 ROOT = Path(__file__).parents[2]
 LATEST = ROOT / ".local" / "bench" / "latest.json"
@@ -60,15 +59,15 @@ def show(found: Figures, earlier: dict[str, float]) -> None:
     sys.stdout.flush()
 
 
-def parts_of(path: Path) -> dict[str, Any]:
+def parts_of(path: Path) -> Parts:
     return dict(json.loads(path.read_text())["parts"]) if path.exists() else {}
 
 
-def figures_of(part: dict[str, Any]) -> Figures:
+def figures_of(part: Part) -> Figures:
     return Figures(**{name: part[name] for name in asdict(Figures())})
 
 
-def whole_of(parts: dict[str, Any]) -> Figures:
+def whole_of(parts: Parts) -> Figures:
     whole = Figures()
     for each in parts.values():
         whole.add(figures_of(each))

@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +28,9 @@ from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
+type Batch = Mapping[str, Any]
+"""A batch as Lambda passes it."""
+type Run = Callable[[Batch], object]
 CALL_SECONDS = 0.005
 # Kind of an event, and seconds since the start of its visit
 KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
@@ -84,10 +87,10 @@ def ports(aws: Any, side_by_side: Executor) -> Ports:
     return Ports(Store(table, bus, Rule(), side_by_side), FakeSetAside())
 
 
-def ours(aws: Aws, side_by_side: Executor) -> Callable[[Any], None]:
+def ours(aws: object, side_by_side: Executor) -> Run:
     wired = ports(aws, side_by_side)
 
-    def run(batch: Any) -> None:
+    def run(batch: Batch) -> None:
         outcome = consume(records_of(batch), wired)
         assert outcome.stopped_at is None
         assert outcome.added == len(batch["Records"])
@@ -95,18 +98,18 @@ def ours(aws: Aws, side_by_side: Executor) -> Callable[[Any], None]:
     return run
 
 
-def peer(aws: Aws) -> Callable[[Any], None]:
+def peer(aws: object) -> Run:
     from tests.bench.peers.powertools_consumer import Consumer
 
     consumer = Consumer(aws, aws)
 
-    def run(batch: Any) -> None:
+    def run(batch: Batch) -> None:
         assert consumer(batch, Context()) == {"batchItemFailures": []}
 
     return run
 
 
-def timed(run: Callable[[Any], object], batch: object) -> tuple[float, float]:
+def timed[T](run: Callable[[T], object], batch: T) -> tuple[float, float]:
     cpu, began = time.process_time(), time.perf_counter()
     run(batch)
     return time.perf_counter() - began, time.process_time() - cpu

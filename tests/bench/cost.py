@@ -78,7 +78,7 @@ def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
     return {fixed: max(0.0, intercept), growing: slope}
 
 
-def counted(handle: Callable[..., Any], printed: io.StringIO) -> dict[str, float]:
+def counted(handle: Callable[..., object], printed: io.StringIO) -> dict[str, float]:
     events = handler.events(100)
     size = sum(len(json.dumps(event, separators=(",", ":"))) + 1 for event in events)
     handler.read_counts()
@@ -102,8 +102,13 @@ def moto() -> Iterator[str]:
         "from moto.server import ThreadedMotoServer as S; s = S(ip_address='127.0.0.1', port=0, verbose=False);"
         "s.start(); print(s.get_host_and_port()[1], flush=True); import sys; sys.stdin.read()"
     )
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         assert process.stdout
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -128,23 +133,19 @@ def tables(dynamodb: Any, events: Any) -> None:
 def consumer_cpu() -> dict[str, Points]:
     """Return CPU milliseconds per batch for each batch size, with real clients over HTTP."""
     rounds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in CONSUMED} for name in CONSUMERS}
-    credentials: Any = {
-        "aws_access_key_id": "bench",
-        "aws_secret_access_key": "bench",
-        "region_name": "us-east-1",
-    }
     with moto() as url, ThreadPoolExecutor(16) as side_by_side:
-        sdk = [boto3.client(name, endpoint_url=url, **credentials) for name in ("dynamodb", "events")]
-        tables(*sdk)
-        signed: Any = {
-            "url": url,
-            "region": "us-east-1",
-            "credentials": FixedCredentials("bench", "bench", None),
-        }
-        direct = [JsonClient(service, **signed) for service in ("dynamodb", "events")]
+        session = boto3.Session("bench", "bench", region_name="us-east-1")
+        dynamodb = session.client("dynamodb", endpoint_url=url)
+        events = session.client("events", endpoint_url=url)
+        tables(dynamodb, events)
+        keys = FixedCredentials("bench", "bench", None)
+        direct = [
+            JsonClient(service, region="us-east-1", credentials=keys, url=url)
+            for service in ("dynamodb", "events")
+        ]
         runs = {
-            "ours": consumer.ours(Both(*direct), side_by_side),  # type: ignore[arg-type]
-            "powertools": consumer.peer(Both(*sdk)),  # type: ignore[arg-type]
+            "ours": consumer.ours(Both(*direct), side_by_side),
+            "powertools": consumer.peer(Both(dynamodb, events)),
         }
         for name, run in runs.items():
             run(crossings(20, f"warm-{name}"))
@@ -193,7 +194,7 @@ class Both:
         return getattr(self._dynamodb, name)
 
 
-def crossings(count: int, run: str) -> object:
+def crossings(count: int, run: str) -> consumer.Batch:
     """Return arrivals and departures at five fences per device; event and device ids are unique per run."""
     named = f"{run}-{count}-".encode()
     return batch_of(

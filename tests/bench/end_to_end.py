@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import urllib3
@@ -28,6 +27,7 @@ from contract.objects import lines_object
 from ops import read_stores
 from ops.function_logs import log_lines
 from ops.outputs import Outputs
+from snowpipe.warehouse import Row, Snowflake
 from tests.bench import figures, handler
 from tests.bench.figures import Figures, progress
 from tools.stack.processes import Process, Processes, descendants, description
@@ -158,10 +158,10 @@ class World:
     def visited(self, device: str) -> bool:
         return any(read_stores.device_stays(self._dynamodb, self.outputs.visits_table, device))
 
-    def rows(self, warehouse: Any, keys: list[str]) -> int:
+    def rows(self, warehouse: Snowflake, keys: list[str]) -> int:
         return sum(1 for _ in read_stores.loaded_event_ids(warehouse, self.outputs.database, keys))
 
-    def function_lines(self, start: datetime) -> list[dict[str, Any]]:
+    def function_lines(self, start: datetime) -> list[Row]:
         end = datetime.now(UTC) + timedelta(seconds=5)
         found = log_lines(self.outputs, "local", "ingest", logs.EVENTS_INGESTED, start=start, end=end)
         return [line for _, line in found]

@@ -13,8 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 type Points = list[tuple[float, float]]
+type Part = dict[str, Any]
+"""The figures that a part of the run has written as JSON, with its time, duration and load."""
+type Parts = dict[str, Part]
 
 
 @dataclass

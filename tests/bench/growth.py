@@ -13,8 +13,8 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
+from contract.events import Kind
 from tests.bench import consumer, figures, handler
 from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
@@ -49,7 +49,7 @@ def requests() -> Figures:
     return found
 
 
-def peak(handle: Callable[[Any], Any], request: object) -> float:
+def peak(handle: Callable[[object], object], request: object) -> float:
     """Return the peak in MiB during the call according to tracemalloc, because a process rarely returns
     memory.
     """
@@ -89,13 +89,13 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
     """Return consecutive visits of five minutes by twenty trucks in turn."""
     made = []
     for n in range(count):
-        kind: Any = "enter" if n // 20 % 2 == 0 else "exit"
+        kind: Kind = "enter" if n // 20 % 2 == 0 else "exit"
         seconds = first + 300 * (n // 20)
         made.append(as_json(event(kind, seconds, f"{run}-{n}", device=f"truck-{n % 20}")))
     return made
 
 
-def arrived(datas: Sequence[bytes]) -> object:
+def arrived(datas: Sequence[bytes]) -> consumer.Batch:
     """Return a batch received twenty days after the first event, so that no event is in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:

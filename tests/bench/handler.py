@@ -18,12 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import urllib3
@@ -126,12 +127,8 @@ def sink() -> Iterator[None]:
 @contextmanager
 def silence() -> Iterator[None]:
     """Discard log lines after they were written."""
-    stdout, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115
-    try:
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
-    finally:
-        sys.stdout.close()
-        sys.stdout = stdout
 
 
 def read_counts() -> dict[str, Any]:
@@ -228,14 +225,12 @@ def own_work() -> Figures:
         progress(f"handler without its calls, {size} events per request")
         body = json.dumps(events(size)).encode()
         request = request_of(body)
-        kept, main._app = main._app, lambda: app  # type: ignore[assignment]
-        with silence():
+        with patch.object(main, "_app", lambda: app), silence():
             ours, loads = interleaved(
                 partial(ingested, request),
                 partial(json.loads, body),
                 times=max(3, 200 // size),
             )
-        main._app = kept
         found.rates[f"handler/own_us_per_event@{size}"] = ours / size * 1e6
         found.ratios[f"handler_own/json.loads@{size}"] = ours / loads
     return found
@@ -273,11 +268,10 @@ def identity() -> Figures:
     headers = {"Content-Type": "application/json", "Authorization": authorization(0)}
     known = without | {"headers": headers}
     app = replace(real, ports=Ports(NoOp(), NoOp(), NoOp()), tokens=tokens)
-    main._app = lambda: app  # type: ignore[assignment]
     progress("handler with tokens, 100 events per request")
     new = [without | {"headers": headers | {"Authorization": authorization(n)}} for n in range(1, 300)]
     rounds = []
-    with silence():
+    with patch.object(main, "_app", lambda: app), silence():
         calls = [partial(main.ingest, request, Context()) for request in (without, known)]
         seconds = interleaved(*calls, times=20)
         for request in new:

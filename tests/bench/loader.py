@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from snowflake import connector
 
+from local_snowflake.testing import Aws
 from tests.bench import figures
 from tests.bench.figures import Figures, Points, progress
 from tests.bench.standin import BUCKET, body_of
@@ -151,8 +151,6 @@ def waiting(objects: int, per_second: int = 20) -> Figures:
     progress(f"loader: {objects} objects, {per_second} per second, each awaited")
     from moto.server import ThreadedMotoServer
 
-    from local_snowflake.testing import Aws
-
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -166,7 +164,7 @@ def waiting(objects: int, per_second: int = 20) -> Figures:
         server.stop()
 
 
-def watch(local: Snowflake, aws: Any, objects: int, per_second: int) -> Figures:
+def watch(local: Snowflake, aws: Aws, objects: int, per_second: int) -> Figures:
     put: dict[str, float] = {}
     seen: dict[str, float] = {}
     began = time.monotonic()

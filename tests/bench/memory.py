@@ -26,6 +26,7 @@ from snowpipe.check.main import newest_archived_at
 from snowpipe.history import validate
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
+from snowpipe.warehouse import Row
 from tests.bench import figures
 from tests.bench.figures import Figures, progress
 
@@ -62,14 +63,14 @@ class Loaded:
         self._is_loaded = is_loaded
         self._all = enumerate(objects())
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         if "PIPE_STATUS" in sql:
             return [{"status": json.dumps({"executionState": "RUNNING", "pendingFileCount": 0})}]
         if "COPY_HISTORY" in sql:
             return [self._failed(n, each) for n, each in self._failures(sql)]
         if "COPY INTO" in sql:
             return [self._copied(name) for name in FILES.findall(sql)]
-        first, last = cast(tuple[str, str], parameters)
+        first, last = cast("tuple[str, str]", parameters)
         here = dropwhile(lambda found: found[1].key < first, self._all)
         found = []
         for n, each in here:
@@ -84,14 +85,14 @@ class Loaded:
             return iter(())
         return ((n, each) for n, each in enumerate(objects()) if n % 1000 == 0)
 
-    def _failed(self, n: int, each: Object) -> dict[str, Any]:
+    def _failed(self, n: int, each: Object) -> Row:
         return {
             "file_name": each.key.removeprefix("events/"), "status": "Load failed", "row_count": 0,
             "row_parsed": 10, "error_count": 1, "last_load_time": START, "file_size": 900, "pipe_name": "P",
             "first_error_line_number": 10, "first_error_message": f"Error parsing JSON: {n}",
         }  # fmt: skip
 
-    def _copied(self, name: str) -> dict[str, Any]:
+    def _copied(self, name: str) -> Row:
         return {"file": name, "status": "LOADED", "rows_loaded": 10}
 
 
@@ -101,7 +102,9 @@ def unloaded() -> int:
 
 
 def backfill() -> int:
-    done = loading.backfill(Loaded(lambda _: False), PIPE, cast(Archive, Bucket()), "COPY INTO T", START, END)
+    done = loading.backfill(
+        Loaded(lambda _: False), PIPE, cast("Archive", Bucket()), "COPY INTO T", START, END
+    )
     return done.copied
 
 
@@ -109,27 +112,32 @@ def recreate() -> int:
     """Run the part of recreate that reads the archive: it finds objects that neither pipe loaded."""
     with tempfile.TemporaryDirectory() as folder:
         recreation = Recreation(
-            Loaded(lambda _: False), PIPE, cast(Any, None), cast(Archive, Bucket()), Path(folder), progress
+            Loaded(lambda _: False),
+            PIPE,
+            cast("Any", None),
+            cast("Archive", Bucket()),
+            Path(folder),
+            progress,
         )
         recreation.progress = cast(
-            Any, type("P", (), {"border": END, "unloaded_since": START, "failed": []})()
+            "Any", type("P", (), {"border": END, "unloaded_since": START, "failed": []})()
         )
         return len(recreation._missing())
 
 
 def validated() -> int:
-    return len(validate(Loaded(lambda _: True), PIPE, cast(Archive, Bucket()), START))
+    return len(validate(Loaded(lambda _: True), PIPE, cast("Archive", Bucket()), START))
 
 
 def monitor() -> int:
     """Return the objects that the function lists: at most a page of a thousand keys for each of two hours."""
 
     class S3:
-        def list_objects_v2(self, **_: str) -> Mapping[str, Any]:
+        def list_objects_v2(self, **_: str) -> Mapping[str, object]:
             page = takewhile(lambda found: found[0] < 1000, enumerate(objects()))
             return {"Contents": [{"Key": each.key, "LastModified": each.modified_at} for _, each in page]}
 
-    return len(newest_archived_at(cast(Any, S3()), "bench", "events", END))
+    return len(newest_archived_at(cast("Any", S3()), "bench", "events", END))
 
 
 def reconcile() -> int:

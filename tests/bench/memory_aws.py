@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,9 @@ from botocore.exceptions import ClientError
 from aws.errors import ServiceError
 
 TEMPLATE = Path(__file__).parents[2] / "serverless" / "visits.yml"
+type Attribute = dict[str, Any]
+"""A value with its type, such as {"N": "5"}."""
+type Item = dict[str, Attribute]
 WRITE_UNIT_BYTES = 1024
 READ_UNIT_BYTES = 4096
 
@@ -31,13 +34,13 @@ class Index(NamedTuple):
     keys: tuple[str, ...]
     shown: frozenset[str]
 
-    def entry(self, item: dict[str, Any]) -> dict[str, Any]:
+    def entry(self, item: Item) -> Item:
         """Return the index's entry for an item; {} if the item lacks one of the index's keys."""
         if any(key not in item for key in self.keys):
             return {}
         return {name: value for name, value in item.items() if name in self.shown}
 
-    def write_units(self, old: dict[str, Any], new: dict[str, Any]) -> int:
+    def write_units(self, old: Item, new: Item) -> int:
         """Return the write units of a changed entry; if its key changes, both entries are billed."""
         before, after = self.entry(old), self.entry(new)
         if before == after:
@@ -59,18 +62,18 @@ def indexes() -> tuple[Index, ...]:
     return tuple(found)
 
 
-def size_of(item: dict[str, Any]) -> int:
+def size_of(item: Item) -> int:
     """Return the UTF-8 bytes of names and strings, half a byte per digit plus one for numbers, one for Booleans."""
     return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 
 
-def _size(kind: str, value: Any) -> int:
+def _size(kind: str, value: object) -> int:
     if kind == "N":
         return math.ceil(len(str(value).lstrip("-").strip("0")) / 2) + 1
     return 1 if kind in ("BOOL", "NULL") else len(str(value).encode())
 
 
-def units(item: dict[str, Any]) -> int:
+def units(item: Item) -> int:
     """Return the write units of an item."""
     return max(1, math.ceil(size_of(item) / WRITE_UNIT_BYTES))
 
@@ -82,7 +85,7 @@ def read_units(size: int, *, consistent: bool) -> float:
 class ConditionFailed(ClientError, ServiceError):
     """The error that botocore raises for the peer, and `aws/json_client.py` for us."""
 
-    def __init__(self, old: dict[str, Any] | None) -> None:
+    def __init__(self, old: Item | None) -> None:
         self.code = "ConditionalCheckFailedException"
         self.response: Any = {"Error": {"Code": self.code, "Message": ""}, "Item": old}
         Exception.__init__(self, self.code)
@@ -101,10 +104,10 @@ class Aws:
         self.units: dict[str, float] = {"write": 0, "index write": 0, "read": 0, "entry": 0}
         self.own_seconds = 0.0
         self._indexes = indexes()
-        self._tables: dict[str, dict[str, dict[str, Any]]] = {}
+        self._tables: dict[str, dict[str, Item]] = {}
         self._lock = threading.Lock()
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., object]:
         do = getattr(type(self), f"_do_{name}")
 
         def call(**request: object) -> object:
@@ -120,11 +123,11 @@ class Aws:
 
         return call
 
-    def _items(self, table: str, item: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def _items(self, table: str, item: Item) -> tuple[dict[str, Item], str]:
         pk = item["pk"]["S"] if "pk" in item else item["id"]["S"]
         return self._tables.setdefault(table, {}).setdefault(pk, {}), item.get("sk", {"S": ""})["S"]
 
-    def _do_put_item(self, TableName: str, Item: Any, ConditionExpression: str = "", **names: Any) -> Any:
+    def _do_put_item(self, TableName: str, Item: Item, ConditionExpression: str = "", **names: Any) -> object:
         items, sk = self._items(TableName, Item)
         old = items.get(sk)
         if "version" in ConditionExpression and old:
@@ -140,13 +143,13 @@ class Aws:
         self._put(items, sk, Item)
         return {}
 
-    def _do_update_item(self, TableName: str, Key: Any, **_: Any) -> Any:
+    def _do_update_item(self, TableName: str, Key: Item, **_: object) -> object:
         """Only the peer calls it, for Powertools' idempotency."""
         items, sk = self._items(TableName, Key)
         self._put(items, sk, {**items.get(sk, {}), **Key})
         return {}
 
-    def _do_query(self, TableName: str, ExpressionAttributeValues: Any, **how: Any) -> Any:
+    def _do_query(self, TableName: str, ExpressionAttributeValues: Item, **how: object) -> object:
         values = {name: value["S"] for name, value in ExpressionAttributeValues.items()}
         items = self._tables.get(TableName, {}).get(values[":pk"], {})
         keys = sorted(
@@ -155,10 +158,10 @@ class Aws:
         )
         if self.billed:
             size = sum(size_of(items[sk]) for sk in keys)
-            self.units["read"] += read_units(size, consistent=how.get("ConsistentRead", False))
+            self.units["read"] += read_units(size, consistent=bool(how.get("ConsistentRead")))
         return {"Items": [items[sk] for sk in keys]}
 
-    def _do_batch_get_item(self, RequestItems: Any) -> Any:
+    def _do_batch_get_item(self, RequestItems: Mapping[str, Mapping[str, Any]]) -> object:
         ((table, asked),) = RequestItems.items()
         found = [items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"])]
         if self.billed:  # each item is billed separately, also if it does not exist
@@ -168,14 +171,14 @@ class Aws:
             )
         return {"Responses": {table: [item for item in found if item]}}
 
-    def _do_batch_write_item(self, RequestItems: Any) -> Any:
+    def _do_batch_write_item(self, RequestItems: Mapping[str, list[dict[str, dict[str, Item]]]]) -> object:
         ((table, puts),) = RequestItems.items()
         for put in puts:
             items, sk = self._items(table, put["PutRequest"]["Item"])
             self._put(items, sk, put["PutRequest"]["Item"])
         return {}
 
-    def _put(self, items: dict[str, Any], sk: str, item: Any) -> None:
+    def _put(self, items: dict[str, Item], sk: str, item: Item) -> None:
         """Store an item. A write is billed by the KB of the larger of old and new item, and again for each
         index that projects it.
         """
@@ -192,16 +195,13 @@ class Aws:
             size_of(item) for t in self._tables.values() for items in t.values() for item in items.values()
         )
 
-    def _do_put_events(self, Entries: Any) -> Any:
+    def _do_put_events(self, Entries: list[object]) -> object:
         self.units["entry"] += len(Entries)
         return {"FailedEntryCount": 0, "Entries": [{"EventId": "1"} for _ in Entries]}
 
 
 class Inline(Executor):
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
+    def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future = Future[T]()
         future.set_result(fn(*args, **kwargs))
         return future
-
-    def map(self, fn: Any, *iterables: Any, **_: Any) -> Any:
-        return map(fn, *iterables)

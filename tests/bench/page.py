@@ -7,10 +7,9 @@
 import importlib.metadata
 import re
 from pathlib import Path
-from typing import Any
 
 from tests.bench import plots
-from tests.bench.figures import Figures, exponent, machine
+from tests.bench.figures import Figures, Parts, Points, exponent, machine
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_name("performance.template.md")
@@ -64,7 +63,7 @@ DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
 
 
-def write(parts: dict[str, Any], by_hand: dict[str, Any], whole: Figures) -> None:
+def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
     """Write the page from all figures; `parts` are those of the last run, `by_hand` those that are committed."""
     known = {**whole.ratios, **whole.rates}
     made = {
@@ -112,7 +111,7 @@ def goals(known: dict[str, float]) -> str:
     return "\n".join(["| | found | goal | |", "|---|---|---|---|", *rows])
 
 
-def growth(series: dict[str, Any]) -> str:
+def growth(series: dict[str, Points]) -> str:
     rows = []
     for name, points in series.items():
         if len(points) < 2:

@@ -7,9 +7,9 @@ rows and columns of each table. DuckDB counts the rows that are left after pruni
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from local_snowflake import __main__ as local
 from local_snowflake.engine import DurableFakeSnow
@@ -73,8 +73,9 @@ def record(node: str, profile: str) -> None:
 
 if __name__ == "__main__":
     # The locked configuration would refuse `enable_profiling`.
-    DurableFakeSnow._shut_in = lambda self, folder: None  # type: ignore[method-assign]
-    LocalConnection.cursor = cursor  # type: ignore[method-assign, assignment]
-    LocalCursor.execute = execute  # type: ignore[method-assign]
-    local.app()
-    sys.exit()
+    with (
+        patch.object(DurableFakeSnow, "_shut_in", lambda self, folder: None),
+        patch.object(LocalConnection, "cursor", cursor),
+        patch.object(LocalCursor, "execute", execute),
+    ):
+        local.app()

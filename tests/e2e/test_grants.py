@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from snowpipe import settings, warehouse
 from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.ddl_files import DDL
 from snowpipe.refusal import Refusal
-from snowpipe.warehouse import Snowflake
+from snowpipe.warehouse import Row, Snowflake
 from tests.unit.snowpipe.vocabulary import Stage
 
 PIPES = ("EVENTS", "REJECTED")
@@ -132,7 +131,7 @@ class Roles:
     stage: Stage
     sessions: dict[str, Snowflake] = field(default_factory=dict)
 
-    def run(self, role: str, statement: str) -> list[dict[str, Any]]:
+    def run(self, role: str, statement: str) -> list[Row]:
         other, _, sql = statement.rpartition(": ")
         if other in ROLES:
             role, statement = other, sql

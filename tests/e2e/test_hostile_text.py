@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from local_snowflake.testing import Aws, LocalProcess
+from snowpipe.archive import Object
 from snowpipe.sqlite import load
+from tests.e2e.vocabulary import Event
 from tests.unit.snowpipe.vocabulary import Stage
 
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
@@ -43,8 +44,8 @@ devices = st.sampled_from(["d", "d\0", "d\0x", "D", "d ", "\u00e9", "e\u0301"]) 
 
 
 @st.composite
-def events(draw: st.DrawFn) -> dict[str, Any]:
-    event: dict[str, Any] = {"_id": draw(texts), "createdAt": draw(times), "replayed": draw(truths)}
+def events(draw: st.DrawFn) -> Event:
+    event: Event = {"_id": draw(texts), "createdAt": draw(times), "replayed": draw(truths)}
     device = draw(devices)
     event |= draw(st.sampled_from([{"deviceId": device}, {"user": {"deviceId": device}}]))
     if draw(st.booleans()):
@@ -132,7 +133,7 @@ class OneObject:
         self._archive = Archive(stage.aws.s3, stage.bucket)
         self._key = key
 
-    def objects(self) -> Iterator[Any]:
+    def objects(self) -> Iterator[Object]:
         return self._archive.objects(self._key)
 
     def body(self, key: str) -> bytes | None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -201,7 +201,7 @@ def utc(at: datetime | None) -> datetime | None:
     return at and at.replace(tzinfo=UTC)
 
 
-def differences(found: dict[str, Counter[str]], expected: dict[str, Counter[str]]) -> dict[str, Any]:
+def differences(found: dict[str, Counter[str]], expected: dict[str, Counter[str]]) -> dict[str, object]:
     return {
         table: {"extra": sorted(found[table] - rows)[:3], "missing": sorted(rows - found[table])[:3]}
         for table, rows in expected.items()
@@ -314,7 +314,7 @@ def test_daily_report_shows_the_figures_of_the_marts(built: tuple[Snowflake, Set
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     day, at = RECEIVED.date(), RECEIVED - timedelta(hours=20)
 
-    def event(n: int, kind: str, minutes: int, device: str = "van", **fields: Any) -> dict[str, Any]:
+    def event(n: int, kind: str, minutes: int, device: str = "van", **fields: object) -> dict[str, object]:
         made = {
             "_id": f"{device}-{n}",
             "createdAt": (at + timedelta(minutes=minutes)).isoformat(),

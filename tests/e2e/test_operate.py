@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -25,6 +24,7 @@ from contract.events import Fence, Reason
 from contract.objects import lines_object, quarantine_line
 from ops.outputs import ROOT
 from ops.visits_items import missing_chunks
+from snowpipe.warehouse import Row
 from tests.e2e.faults import FaultProxy
 from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip, written
 from tests.faults.proxy import Fault
@@ -84,7 +84,7 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
         dynamodb.delete_item(TableName=name, Key={"pk": item["pk"], "sk": item["sk"]})
 
 
-def differences(result: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def differences(result: Row, key: str) -> list[Row]:
     return [d for d in result["differences"] if d["key"] == key]
 
 
@@ -536,7 +536,7 @@ def test_missing_exit_event_is_reported_until_it_arrives(pipeline: Pipeline, dev
     again = crossing(device, "enter", MORNING + timedelta(hours=1), fence)
     posted(pipeline, enter, again)
 
-    def shown(*options: str) -> list[dict[str, Any]]:
+    def shown(*options: str) -> list[Row]:
         return list(pipeline.ops("visits", *options, "--json").result)
 
     first, last = eventually(lambda: (v := shown("--device", device)) and len(v) == 2 and v)

@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from snowpipe.warehouse import Row
 from tests.e2e.vocabulary import Pipeline, eventually
 from tools.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 
 
-def parts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+def parts(pipeline: Pipeline) -> dict[str, Row]:
     found = pipeline.ops("status", "--json").result
     return {part["part"]: part for part in found["parts"]}
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,7 +22,7 @@ from contract import logs
 from ops.function_logs import log_lines
 from ops.outputs import Outputs, TokenIssuer
 from tests.e2e.faults import environment_of
-from tests.e2e.vocabulary import Answer, Pipeline, crossing, event, eventually
+from tests.e2e.vocabulary import Answer, Event, Pipeline, crossing, event, eventually
 from tools.fleet.send import Client, posts_of_file
 from tools.stack.identity import Tokens, public_jwk
 
@@ -90,7 +89,7 @@ def provider(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> It
             yield made
 
 
-def lines(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
+def lines(pipeline: Pipeline) -> Iterator[Event]:
     now = datetime.now(UTC)
     span = {"start": now - timedelta(minutes=2), "end": now + timedelta(minutes=1)}
     for _, line in log_lines(pipeline.outputs, "local", "ingest", logs.EVENTS_INGESTED, **span):
@@ -110,7 +109,7 @@ def test_token_can_send_events_of_its_own_device_only(
     )
     answer = post(pipeline, provider.tokens(device), mine, invented)
     assert (answer.status, answer.body["accepted"], answer.body["rejected"]) == (202, 1, 1)
-    assert [error["code"] for error in answer.body["errors"]] == ["device_mismatch"]  # type: ignore[attr-defined]
+    assert [error["code"] for error in answer.body["errors"]] == ["device_mismatch"]
     [kept] = pipeline.archived(str(answer.body["rejected_key"]))
     assert kept["event"] == invented
     assert eventually(lambda: [stay.device_id for stay in pipeline.visits_of(device)] == [device])
@@ -181,7 +180,7 @@ def test_operator_can_invoke_the_function_without_a_token(
     required = pipeline.outputs.model_copy(update={"ingest_function": "milkrun-local-ingest"})
     monkeypatch.setattr(Outputs, "find", lambda *_: required)
     done = pipeline.ops("smoke", "--json")
-    assert (done.exit_code, [row["seen"] for row in done.result]) == (0, [True] * 4), done.output  # type: ignore[attr-defined]
+    assert (done.exit_code, [row["seen"] for row in done.result]) == (0, [True] * 4), done.output
 
 
 def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
@@ -205,6 +204,6 @@ def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
     for more, options in (({"token_issuer": issuer}, ()), ({}, ("--token-command", command))):
         changed = json.dumps({**own, "ingest_function": "milkrun-local-ingest", **more})
         (tmp_path / "outputs.json").write_text(changed)
-        outcomes = [each["outcome"] for each in pipeline.ops(*verify, *options).result["tests"]]  # type: ignore[index]
+        outcomes = [each["outcome"] for each in pipeline.ops(*verify, *options).result["tests"]]
         assert outcomes == ["passed"]
     assert "--token-command" in pipeline.ops(*verify).output

@@ -10,13 +10,12 @@ import random
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,6 +31,8 @@ from snowpipe.ddl_files import definitions
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.run_dbt import DBT
+from snowpipe.warehouse import Row
+from tests.e2e.vocabulary import Event
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.snowpipe.vocabulary import Stage, command
 
@@ -48,16 +49,12 @@ def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
     stage.close()
 
 
-def event(
-    id_: str, type_: str = "user.updated_trip", at: datetime = MORNING, **more: object
-) -> dict[str, Any]:
+def event(id_: str, type_: str = "user.updated_trip", at: datetime = MORNING, **more: object) -> Event:
     created_at = at.isoformat(timespec="microseconds")
     return {"_id": id_, "type": type_, "createdAt": created_at, "user": {"deviceId": "van-1"}} | more
 
 
-def crossing(
-    id_: str, kind: str, at: datetime, device: str, fence: str = "farm-1", **more: object
-) -> dict[str, Any]:
+def crossing(id_: str, kind: str, at: datetime, device: str, fence: str = "farm-1", **more: object) -> Event:
     verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
     geofence = {"tag": "farm", "externalId": fence}
     return event(
@@ -130,7 +127,7 @@ class Breaking:
     def __init__(self, stage: Stage, last: str) -> None:
         self.stage, self.last = stage, last
 
-    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         rows = self.stage.warehouse.query(sql, parameters)
         if self.last in sql:
             raise ConnectionError("cut off")
@@ -176,7 +173,7 @@ class Busy:
     def __init__(self, stage: Stage) -> None:
         self.stage, self.replaced = stage, False
 
-    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         rows = self.stage.warehouse.query(sql, parameters)
         self.replaced |= "CREATE OR REPLACE PIPE" in sql
         if "SYSTEM$PIPE_STATUS" in sql and not self.replaced:
@@ -194,7 +191,7 @@ class Late:
     def __init__(self, stage: Stage) -> None:
         self.stage, self.pauses = stage, 0
 
-    def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         rows = self.stage.warehouse.query(sql, parameters)
         self.pauses += "PIPE_EXECUTION_PAUSED = TRUE" in sql
         if "SYSTEM$PIPE_STATUS" in sql:
@@ -298,7 +295,7 @@ def test_failed_file_is_in_the_history_and_validate_names_its_invalid_line(stage
     assert (line["key"], line["line"], line["excerpt"]) == (bad, 2, '{"_id":"b2","type":')
     assert "column" in line["problem"]
     assert stage.one(f"SELECT FILE_NAME FROM {stage.database}.OPS.LOAD_FAILURES") in bad
-    assert stage.one(failed_loads_sql(stage.database)) == 1
+    assert stage.one(failed_loads_sql(stage.database)) == "1"
 
 
 def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> None:
@@ -358,7 +355,7 @@ def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> No
     seen: list[int] = []
 
     class Watched:
-        def query(self, sql: str, parameters: Any = ()) -> list[dict[str, Any]]:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             rows = stage.warehouse.query(sql, parameters)
             sql_count = f"SELECT COUNT(*) AS n FROM {stage.database}.RAW.EVENTS"
             seen.append(stage.done("query", sql_count, "--json").rows[0]["n"])

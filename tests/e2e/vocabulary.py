@@ -23,25 +23,26 @@ from ops.marts import build_marts
 from ops.outputs import Outputs
 from ops.read_stores import Stay
 from snowpipe.refusal import Refusal
-from snowpipe.warehouse import Snowflake
+from snowpipe.warehouse import Row, Snowflake
 from tests.local_client import local_client
 from tools.milkrun import app
 from tools.stack.identity import NO_DEVICE, Tokens
 
 type Event = dict[str, Any]
+type Receipt = dict[str, Any]
 
 FARM = Fence("farm", "farm-e2e")
 
 
 class Answer(NamedTuple):
     status: int
-    body: dict[str, object]
+    body: Receipt
     headers: Mapping[str, str]
 
 
 class Ran(NamedTuple):
     exit_code: int
-    result: object
+    result: Any
     output: str
 
 
@@ -117,7 +118,7 @@ class Pipeline:
         stays = read_stores.mart_stays(self._warehouse, self.outputs.database, [device])
         return sorted(stays, key=lambda stay: stay.entered_at)
 
-    def rows(self, sql: str, *parameters: object) -> list[dict[str, Any]]:
+    def rows(self, sql: str, *parameters: object) -> list[Row]:
         """Query the warehouse; `{db}` in the SQL is replaced by the stage's database."""
         return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ops import read_stores
 from ops.outputs import ROOT, Outputs
+from snowpipe.warehouse import Row as WarehouseRow
 from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
@@ -222,7 +223,7 @@ class FaultyStack:
                 found.append(Row(row["file_name"], int(row["file_row_number"]), row["payload"]))
         return found
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[WarehouseRow]:
         """Run a query; if the server was killed, retry with a new session."""
         try:
             return self.session.query(sql, parameters)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 from aws.table import loaded
 from consumer import keys
@@ -12,13 +12,16 @@ from ops import read_stores
 from tests.faults.checker import OfPair
 from tests.faults.phones import Exchange
 
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
 
 def crossings_of(exchanges: Iterable[Exchange]) -> Iterator[GeofenceEvent]:
     return (e.crossing for x in exchanges for e in x.post.events if e.crossing)
 
 
 def read_indexes(
-    dynamodb: Any, table: str, exchanges: Sequence[Exchange]
+    dynamodb: "DynamoDBClient", table: str, exchanges: Sequence[Exchange]
 ) -> tuple[list[OfPair], list[OfPair]]:
     """Return all visits of the devices in these exchanges, and those that are open at the fences in them."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
@@ -40,7 +43,7 @@ def read_indexes(
     return visits, there
 
 
-def _at(dynamodb: Any, table: str, fence: Fence) -> Iterator[tuple[Pair, Visit]]:
+def _at(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> Iterator[tuple[Pair, Visit]]:
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         IndexName="there_now",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -36,7 +35,7 @@ from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
 from tools.fleet.rounds import Plan, posts
 
-type Bug = Callable[[], AbstractContextManager[Any]]
+type Bug = Callable[[], AbstractContextManager[object]]
 type Faults = Callable[[], Sequence[Rule]]
 
 NO_HISTORY = "from local_snowflake.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,6 +64,10 @@ class Row:
     problem: str = ""
 
 
+type Part = dict[str, Any]
+"""A part of the report of `milkrun status --json`."""
+
+
 @dataclass
 class Lab:
     """A running stack, a proxy between the functions and AWS, and the command line."""
@@ -89,7 +93,7 @@ class Lab:
             timeout=timeout,
         )
 
-    def status(self) -> dict[str, dict[str, Any]]:
+    def status(self) -> dict[str, Part]:
         ran = self.milkrun("status", "--json")
         try:
             return {part["part"]: part for part in json.loads(ran.stdout)["parts"]}
@@ -101,7 +105,7 @@ class Lab:
         assert process is not None, name
         os.kill(process.pid, number)
 
-    def post(self, *events: dict[str, Any]) -> int:
+    def post(self, *events: Mapping[str, object]) -> int:
         client = Client(self.outputs.endpoint, self.outputs.api_key, patience=0.1)
         status, _, _ = client._post(
             json.dumps(events).encode(), client._headers | {"content-type": "application/json"}
@@ -309,7 +313,7 @@ LAST = (
 REMEMBERED = ("ingest", "rejects", "consumer", "quarantine", "failed loads", "invalid rows")
 
 
-def part_of(incident: Incident, found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def part_of(incident: Incident, found: Mapping[str, Part]) -> Part | None:
     named = (found[part] for part in incident.parts if part in found and found[part]["level"] != "OK")
     return next((part for part in named if incident.cause in part["cause"]), None)
 

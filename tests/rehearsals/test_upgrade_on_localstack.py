@@ -200,7 +200,7 @@ def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[s
     }
 
 
-def stays(pipeline: Pipeline) -> dict[str, list[tuple[Any, ...]]]:
+def stays(pipeline: Pipeline) -> dict[str, list[tuple[object, ...]]]:
     """Return the first two visits of each truck in DynamoDB."""
     return {
         truck: [(stay.fence, stay.entered_at, stay.exited_at) for stay in pipeline.visits_of(truck)][:2]

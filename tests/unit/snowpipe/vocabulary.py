@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from contract.objects import Prefix, lines_object
 from local_snowflake.testing import Aws, LocalProcess, eventually
@@ -95,10 +94,10 @@ class Stage:
     def query(self, sql: str) -> list[dict[str, object]]:
         return self.warehouse.query(sql)
 
-    def one(self, sql: str) -> Any:
+    def one(self, sql: str) -> str:
         (row,) = self.query(sql)
         (value,) = row.values()
-        return value
+        return str(value)
 
     def count(self, table: str = "RAW.EVENTS") -> int:
         return int(self.one(f"SELECT COUNT(*) FROM {self.database}.{table}"))
