@@ -27,7 +27,7 @@ class Entry(msgspec.Struct, frozen=True):
     lesser: list[str] = []
     superseded: list[str] = []
     visits: list[Item] = []
-    told: list[Notification] = []
+    notifications: list[Notification] = msgspec.field(default_factory=list, name="told")
 
 
 class Moving(Exception):
@@ -55,8 +55,8 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     items = {str(item["sk"]): item for item in table.query(pk, "a", keys.LAST)}
     entry = msgspec.json.decode(str(head["entry"]), type=Entry)
     done = items.get("done")
-    if entry.told and (done is None or int(done["version"]) < version - 1):
-        for failure in bus.publish(entry.told).values():
+    if entry.notifications and (done is None or int(done["version"]) < version - 1):
+        for failure in bus.publish(entry.notifications).values():
             raise failure
     items |= {str(item["sk"]): item for item in entry.visits}
     # DynamoDB deletes expired items within days and in no order, so ignore those that it has not deleted yet.

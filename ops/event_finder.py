@@ -69,9 +69,11 @@ class Finder(ReachableStores):
     def searched(self) -> list[str]:
         return []
 
-    def event(self, event_id: str, start: datetime, end: datetime, told: Callable[[int], None]) -> list[Step]:
+    def event(
+        self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
+    ) -> list[Step]:
         """Return all steps of all copies of the event, in time order."""
-        lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, told)
+        lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, advance)
         steps = [step for line in lines for step in self._of_line(line, event_id)]
         for text in {line.text for line in lines if line.key.startswith("events/")}:
             steps += self._of_crossing(text, event_id, lines)
@@ -144,7 +146,7 @@ class Finder(ReachableStores):
         event_id: str,
         start: datetime,
         end: datetime,
-        told: Callable[[int], None] = lambda _: None,
+        advance: Callable[[int], None] = lambda _: None,
         prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
         """Search every object of these hours; an id is searched as text before anything is parsed."""
@@ -163,7 +165,7 @@ class Finder(ReachableStores):
                     readers.map(self.archive.body, some) for some in batched(keys, 256, strict=False)
                 )
                 for key, body in zip(keys, bodies, strict=True):
-                    told(1)
+                    advance(1)
                     for number, text in enumerate(self._lines(key, body), 1):
                         if _may_hold(text, needle) and _is_of(text, prefix, event_id):
                             found.append(Line(key, number, text))
@@ -177,8 +179,8 @@ class Finder(ReachableStores):
             event = json.loads(line.text) if line.text else {}
             if "createdAt" in event:
                 # Two devices may use one event id, so each line names its device.
-                told = {"type": event.get("type"), "device": device_in(line.text)}
-                yield Step("happened (the phone's clock)", _time(event["createdAt"]), told)
+                facts = {"type": event.get("type"), "device": device_in(line.text)}
+                yield Step("happened (the phone's clock)", _time(event["createdAt"]), facts)
         elif line.text:
             reasons = json.loads(line.text).get("reasons", [])
             said = "; ".join(f"{r['code']} {r['field']}: {r['message']}" for r in reasons)

@@ -87,7 +87,7 @@ class Stage:
     outputs: Outputs
     warehouse: Warehouse
     bucket: Bucket
-    patience_s: float
+    timeout_s: float
 
     @property
     def database(self) -> str:
@@ -197,8 +197,8 @@ def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime
         if now - received_at < MAX_RECORD_AGE and received_at - event.occurred_at < MAX_AGE
     ]
     dynamodb, name = stage.outputs.aws("dynamodb"), stage.outputs.visits_table
-    patience_s = min(stage.patience_s, forget_visits.CHANGE_SECONDS)
-    return forget_visits.not_consumed(dynamodb, name, forget_visits.by_pair(recent), patience_s)
+    timeout_s = min(stage.timeout_s, forget_visits.CHANGE_SECONDS)
+    return forget_visits.not_consumed(dynamodb, name, forget_visits.by_pair(recent), timeout_s)
 
 
 def forget_everywhere(
@@ -255,7 +255,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
     result.not_loaded = polling.until(
         lambda: forget_rows.not_loaded(stage.warehouse, stage.database, pairs),
         lambda left: not left,
-        patience_s=stage.patience_s,
+        timeout_s=stage.timeout_s,
     )
     if result.not_loaded:
         return found_by, result
@@ -344,10 +344,13 @@ def command(
     marts: Annotated[
         bool, typer.Option(help="Afterwards rebuild staging and marts from RAW (dbt build --full-refresh).")
     ] = True,
-    patience: Annotated[
+    timeout_s: Annotated[
         float,
         typer.Option(
-            min=0, max=terminal.MAX_SECONDS, help="Number of seconds to wait for Snowpipe without progress."
+            "--patience",
+            min=0,
+            max=terminal.MAX_SECONDS,
+            help="Number of seconds to wait for Snowpipe without progress.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",
@@ -370,7 +373,7 @@ def command(
     with terminal.progress() as bars:
         with outputs.warehouse() as warehouse:
             bucket = Bucket(outputs.bucket, outputs.aws("s3"))
-            chosen = Stage(stage, outputs, warehouse, bucket, patience)
+            chosen = Stage(stage, outputs, warehouse, bucket, timeout_s)
             found_by, result = forget(chosen, subject, sqlite or [], bars)
         if result.needs_marts and marts:
             bars.add_task("staging and marts", total=None)

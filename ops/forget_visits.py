@@ -91,7 +91,7 @@ def by_pair(events: Iterable[GeofenceEvent]) -> dict[Pair, set[str]]:
     return dict(found)
 
 
-def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str]], patience_s: float) -> int:
+def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str]], timeout_s: float) -> int:
     """Wait until the visits table has these events; return the number still missing.
 
     Otherwise the consumer would process an event that waits on the stream after everything here was
@@ -110,7 +110,7 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
             total += len({*event_ids} - known)
         return total
 
-    return polling.until(missing, lambda count: count == 0, patience_s=patience_s) if recent else 0
+    return polling.until(missing, lambda count: count == 0, timeout_s=timeout_s) if recent else 0
 
 
 def forget_events(
@@ -171,7 +171,7 @@ def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
         lambda found: not any(missing_chunks(found)),
-        patience_s=CHANGE_SECONDS,
+        timeout_s=CHANGE_SECONDS,
     )
 
 

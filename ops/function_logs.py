@@ -113,12 +113,12 @@ def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
         endTime=int(span.end.timestamp()),
         queryString=f'fields @timestamp, @message | filter event = "{name}" | limit {MAX_ROWS}',
     )
-    started = until(lambda: _unless_throttled(start), bool, patience_s=QUERY_TIMEOUT_SECONDS)
+    started = until(lambda: _unless_throttled(start), bool, timeout_s=QUERY_TIMEOUT_SECONDS)
     get_results = partial(client.get_query_results, queryId=started.get("queryId"))
     answer: dict[str, Any] = until(
         lambda: _unless_throttled(get_results) if started else {"status": "Throttled"},
         lambda answer: answer.get("status") not in (None, "Scheduled", "Running"),
-        patience_s=QUERY_TIMEOUT_SECONDS,
+        timeout_s=QUERY_TIMEOUT_SECONDS,
     )
     if answer.get("status") != "Complete":
         raise Refusal(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 
 def until[T](
-    probe: Callable[[], T], enough: Callable[[T], bool], *, patience_s: float, every_s: float = 0.2
+    probe: Callable[[], T], enough: Callable[[T], bool], *, timeout_s: float, every_s: float = 0.2
 ) -> T:
-    """Probe until the result suffices or has not changed for `patience_s`; return the last result."""
+    """Probe until the result suffices or has not changed for `timeout_s`; return the last result."""
     value = probe()
     last_change = time.monotonic()
-    while not enough(value) and time.monotonic() - last_change < patience_s:
+    while not enough(value) and time.monotonic() - last_change < timeout_s:
         time.sleep(every_s)
         before, value = value, probe()
         if value != before:

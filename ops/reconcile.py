@@ -272,7 +272,7 @@ def command(
                 lambda found: (
                     {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
                 ),
-                patience_s=REPAIR_TIMEOUT_S,
+                timeout_s=REPAIR_TIMEOUT_S,
                 every_s=1,
             )
             return mended, repaired

@@ -164,11 +164,13 @@ class Box:
 
 def _reject(key: str, number: int, line: bytes) -> Reject:
     try:
-        told = _DECODER.decode(line)
-        reason = told["reasons"][0]
-        event = told.get("event")
+        reject = _DECODER.decode(line)
+        reason = reject["reasons"][0]
+        event = reject.get("event")
         said = (
-            base64.b64decode(told["body_base64"]) if event is None else bytes(_MEMBERS.decode(line)["event"])
+            base64.b64decode(reject["body_base64"])
+            if event is None
+            else bytes(_MEMBERS.decode(line)["event"])
         )
         return Reject(
             key,
@@ -176,7 +178,7 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
             str(reason["code"]),
             str(reason["field"]),
             str(reason["message"]),
-            str(told.get("app_version") or ""),
+            str(reject.get("app_version") or ""),
             event if isinstance(event, dict) else None,
             said.decode(errors="replace"),
         )
@@ -317,12 +319,12 @@ def _send_once(
     return settled
 
 
-def poster(outputs: Outputs, patience: float = TIMEOUT_SECONDS) -> Callable[[bytes], dict[str, Any]]:
+def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Callable[[bytes], dict[str, Any]]:
     """Return a function that posts a body by the client's rule and returns the receipt (or the 400)."""
     post_once = posting.poster(outputs)
 
     def post(body: bytes) -> dict[str, Any]:
-        give_up_at, pause, said = time.monotonic() + patience, 0.2, "no answer"
+        give_up_at, pause, said = time.monotonic() + timeout_s, 0.2, "no answer"
         while True:
             try:
                 status, answer = post_once(body, "application/x-ndjson")

@@ -150,11 +150,11 @@ def replay(
     label: str,
     per_second: float = math.inf,
     after: str = "",
-    told: Callable[[Done], None] = lambda _: None,
+    on_sent: Callable[[Done], None] = lambda _: None,
 ) -> Done:
     """Send the selection, object by object, after the key `after`; without a stream only count.
 
-    `told` is called after each object that was sent completely. Raises Refusal if the stream keeps
+    `on_sent` is called after each object that was sent completely. Raises Refusal if the stream keeps
     throttling.
     """
     done, pace = Done(), Pace(per_second)
@@ -177,7 +177,7 @@ def replay(
         done.sent += len(records)
         done.by_type.update(json.loads(record.data)["type"] for record in records)
         done.last_key = key
-        told(done)
+        on_sent(done)
     return done
 
 
@@ -306,7 +306,7 @@ def command(
     with terminal.progress() as bars:
         task = bars.add_task("counting" if dry_run else f"replay {label}", total=None)
 
-        def told(done: Done) -> None:
+        def on_sent(done: Done) -> None:
             bars.update(task, completed=done.sent)
             if not dry_run:
                 progress.remember(done.last_key)
@@ -319,7 +319,7 @@ def command(
                 label=label,
                 per_second=rate,
                 after=after,
-                told=told,
+                on_sent=on_sent,
             )
         except KeyboardInterrupt:
             terminal.err.print("stopped; the same command continues here")

@@ -37,7 +37,7 @@ def event() -> dict[str, Any]:
 
 
 def follow(
-    outputs: Outputs, unasked: dict[str, str], sent: dict[str, Any], patience: float
+    outputs: Outputs, unasked: dict[str, str], sent: dict[str, Any], timeout_s: float
 ) -> Iterator[tuple[str, bool, str]]:
     """Yield each step, whether the event was seen there, and the evidence.
 
@@ -54,7 +54,7 @@ def follow(
     yield "archived", lines == [sent["_id"]], key
     device, dynamodb = sent["user"]["deviceId"], outputs.aws("dynamodb")
     stays = polling.until(
-        lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, patience_s=patience
+        lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, timeout_s=timeout_s
     )
     yield "consumed", bool(stays), f"{len(stays)} visit in the table"
     sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
@@ -63,7 +63,7 @@ def follow(
         if warehouse is None:
             return None
         return polling.until(
-            lambda: int(warehouse.query(sql, [key])[0]["n"]), bool, patience_s=patience, every_s=1
+            lambda: int(warehouse.query(sql, [key])[0]["n"]), bool, timeout_s=timeout_s, every_s=1
         )
 
     rows = reachable_stores.with_or_without_warehouse(outputs, unasked, loaded)
@@ -74,8 +74,9 @@ def follow(
 def command(
     context: typer.Context,
     *,
-    patience: Annotated[
-        float, typer.Option(min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds.")
+    timeout_s: Annotated[
+        float,
+        typer.Option("--patience", min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds."),
     ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
@@ -88,7 +89,7 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")
     sent, began, rows, unasked = event(), time.monotonic(), [], dict[str, str]()
-    for step, seen, detail in terminal.counted(follow(outputs, unasked, sent, patience), "steps followed"):
+    for step, seen, detail in terminal.counted(follow(outputs, unasked, sent, timeout_s), "steps followed"):
         after = round(time.monotonic() - began, 1)
         rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
         if not seen:

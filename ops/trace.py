@@ -64,13 +64,13 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
         yield "NOT CONSUMED: on the stream, but the consumer has not processed it"
 
 
-def steps_of(finder: Finder, what: str, start: datetime, end: datetime, told: Any) -> list[Step]:
+def steps_of(finder: Finder, what: str, start: datetime, end: datetime, advance: Any) -> list[Step]:
     """Search for an object, a request or an event with that name."""
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
         steps = finder.request(what, start, end) or steps
     if not any(step.at for step in steps):
-        steps += finder.event(what, start, end, told)
+        steps += finder.event(what, start, end, advance)
     return steps
 
 

@@ -28,23 +28,23 @@ class Bootstrap:
     role: Role
     topic: Topic
     write: bool
-    told: Callable[[str], None]
+    announce: Callable[[str], None]
 
     def run(self) -> list[Row]:
         """Return a row per step. Raises Refusal (exit code 1) if AWS has to be changed first."""
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
-        self.told("creating the objects up to the storage integration")
+        self.announce("creating the objects up to the storage integration")
         applying.refuse_another_bucket(self.warehouse, self.ddl)
         applying.refuse_changed_pipes(self.warehouse, self.ddl)
         applying.run(self.warehouse, before)
         applying.bring_up_to_date(self.warehouse, before)
-        self.told("checking whom the storage role trusts")
+        self.announce("checking whom the storage role trusts")
         done.append(("trust of the storage role", self.trust()))
-        self.told("checking who may subscribe to the topic")
+        self.announce("checking who may subscribe to the topic")
         done.append(("policy of the topic", self.subscription()))
         rest = [d for d in self.ddl if d not in before]
-        self.told("creating stages, pipes and grants")
+        self.announce("creating stages, pipes and grants")
         applying.run(self.warehouse, rest)
         applying.bring_up_to_date(self.warehouse, self.ddl)
         done.append(("stages, pipes, views, grants", f"{len(rest)} file(s) of DDL"))

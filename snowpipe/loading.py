@@ -142,7 +142,7 @@ def backfill(
     copy: str,
     start: datetime,
     end: datetime,
-    told: Callable[[int], None] = lambda _: None,
+    on_copied: Callable[[int], None] = lambda _: None,
 ) -> Backfilled:
     """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
 
@@ -165,14 +165,14 @@ def backfill(
         ):
             loaded = copy_files(warehouse, pipe, copy, keys)
             copied += len(loaded)
-            told(copied)
+            on_copied(copied)
             is_listed = len(rows) < LISTED
             rows += [each for each in loaded if is_listed or each["status"] != "LOADED"]
     return Backfilled(rows, copied, count - copied)
 
 
 def load_expired(
-    warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, patience: timedelta
+    warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, timeout: timedelta
 ) -> list[Row]:
     """Load the files whose notifications expired while the pipe was paused: everything received since
     `since`.
@@ -180,7 +180,7 @@ def load_expired(
     First the pipe's queue must be empty, because COPY would load its files a second time. Then REFRESH queues
     the files of the last 7 days, and COPY loads the others that are in no history. Returns a row per object.
     """
-    deadline = time.monotonic() + patience.total_seconds()
+    deadline = time.monotonic() + timeout.total_seconds()
     while (waiting := status(warehouse, pipe)).pending:
         if time.monotonic() > deadline:
             raise Refusal(

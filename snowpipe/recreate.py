@@ -53,8 +53,8 @@ class Recreation:
     definition: Definition
     archive: Archive
     state: Path  # the file with the progress
-    told: Callable[[str], None]
-    patience: timedelta = timedelta(minutes=10)
+    announce: Callable[[str], None]
+    timeout: timedelta = timedelta(minutes=10)
     settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
 
@@ -73,18 +73,18 @@ class Recreation:
             name = step.__name__
             if name not in self.progress.done:
                 assert step.__doc__
-                self.told(step.__doc__)
+                self.announce(step.__doc__)
                 step()
                 self.progress.done.append(name)
                 self._remember()
-        self.told("checking the bucket against the table")
+        self.announce("checking the bucket against the table")
         repaired = self.check()
         self.state.unlink()
         return repaired
 
     def rest(self) -> None:
         """pausing the pipe and waiting for the files that it has queued"""
-        deadline = time.monotonic() + self.patience.total_seconds()
+        deadline = time.monotonic() + self.timeout.total_seconds()
         if was_paused := pipes.status(self.warehouse, self.pipe).state == "PAUSED":
             pipes.set_paused(self.warehouse, self.pipe, False)
         if (broken := pipes.status(self.warehouse, self.pipe)).state.startswith(_CANNOT_LOAD):
@@ -228,7 +228,7 @@ class Recreation:
         return self.progress.border
 
     def _wait(self, rested: Callable[[pipes.Status], bool], refusal: str) -> None:
-        deadline = time.monotonic() + self.patience.total_seconds()
+        deadline = time.monotonic() + self.timeout.total_seconds()
         while not rested(pipes.status(self.warehouse, self.pipe)):
             if time.monotonic() > deadline:
                 raise Refusal(f"{self.pipe.name}: {refusal}", 1)

@@ -1,1 +1,1 @@
-"""Development tools, and programs for laptops only: local stack, console, simulated fleet."""
+"""Development tools, and programs that run only on a laptop: the local stack, the console, the simulated fleet."""

@@ -87,7 +87,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Lock `name`, because two test workers may request the same template."""
+    """Hold the lock `name`, because two test workers may build the same template at once."""
     TEMPLATES.mkdir(parents=True, exist_ok=True)
     with (TEMPLATES / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -200,7 +200,7 @@ class Check:
     run: Callable[[], None]
 
     def passes(self) -> bool:
-        """Run the check. Return False if it was skipped, because it has passed with the same inputs.
+        """Run the check. Return False if it is skipped because it has already passed with the same inputs.
 
         Raises CheckError if it fails.
         """

@@ -73,7 +73,7 @@ ENTRIES = (
     ),
     Entry(
         "status",
-        "tools.status:command",
+        "tools.stack.local_status:command",
         OPERATE,
         "Show whether a stage is healthy and, if it is not, what is wrong and what to do next.",
     ),
@@ -172,7 +172,7 @@ ENTRIES = (
     # Earlier spellings.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),
-    Entry("top", "tools.status:command", OPERATE, hidden=True),
+    Entry("top", "tools.stack.local_status:command", OPERATE, hidden=True),
 )
 
 
@@ -197,9 +197,10 @@ class Deferred(TyperCommand):
             alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             alone.command(self.name)(found)
             found = alone
-        loaded: Any = typer.main.get_command(found)
-        loaded.name, loaded.hidden = self.name, self.hidden
-        return loaded  # type: ignore[no-any-return]
+        command = typer.main.get_command(found)
+        assert isinstance(command, TyperCommand | TyperGroup)
+        command.name, command.hidden = self.name, self.hidden
+        return command
 
 
 class LazyGroup(TyperGroup):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import uuid4
 from xml.etree import ElementTree as ET
 
@@ -129,7 +129,7 @@ def command(
 
 
 def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
-    """Return what the run will do and cost, at the list prices of ops/prices.yml."""
+    """Yield sentences that say what the run will do and cost, at the list prices of ops/prices.yml."""
     prices = Prices()
     # Requests above the usage plan store an event each until the first 429.
     beyond = 0 if is_local else THROTTLE_REQUESTS
@@ -194,7 +194,7 @@ def run_tests(
 
 
 def results_of(path: Path) -> Iterator[Result]:
-    """Return the tests of a JUnit report."""
+    """Yield the results of a JUnit report."""
     for case in ET.parse(path).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
         name = re.sub(r"\[.*", "", case.get("name", ""))
         module = case.get("classname", "").replace(".", "/")
@@ -209,7 +209,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """Return the names of the tests of which all parametrised cases passed."""
+    """Return the names of the tests whose parametrised cases all passed."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)
@@ -217,7 +217,7 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Return claims of docs/reference/assumptions.md that name this command and whose test passed."""
+    """Yield the claims of docs/reference/assumptions.md that name this command and whose tests passed."""
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:
@@ -230,11 +230,11 @@ def assumptions(passed: set[str]) -> Iterator[str]:
 
 
 def remove(
-    outputs: Outputs, stage: str, label: str, since: datetime, patience: float = TIMEOUT_SECONDS
-) -> dict[str, Any]:
+    outputs: Outputs, stage: str, label: str, since: datetime, timeout_s: float = TIMEOUT_SECONDS
+) -> dict[str, object]:
     """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table.
 
-    Wait `patience` seconds until Snowpipe has loaded the objects; `left_in_s3` names those that it has not.
+    Wait `timeout_s` seconds until Snowpipe has loaded the objects; `left_in_s3` lists those that it has not loaded.
     """
     s3 = outputs.aws("s3")
     store = Bucket(outputs.bucket, s3)
@@ -268,7 +268,7 @@ def remove(
     with outputs.warehouse() as warehouse:
         # Rows that Snowpipe loads after the deletion would stay, so such an object stays, too.
         waiting = until(
-            lambda: not_loaded(warehouse, outputs.database, keys), lambda left: not left, patience_s=patience
+            lambda: not_loaded(warehouse, outputs.database, keys), lambda left: not left, timeout_s=timeout_s
         )
         gone = [key for key in keys if key not in waiting]
         note_removal(store, label, gone)
@@ -290,12 +290,12 @@ def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[
 
 
 def note_removal(store: Bucket, label: str, keys: Iterable[str]) -> None:
-    """Store the names in a plan like those of `forget`, so that `reconcile` does not report these objects."""
+    """Store the keys in a plan like those of `forget`, so that `reconcile` does not report them as lost."""
     write_plan(store, {"request": label, "objects": [{"old": key, "new": None} for key in keys]})
 
 
 def _recent(store: Bucket, since: datetime) -> Iterator[str]:
-    """Return the keys of the hours since the run began, quarantined records included."""
+    """Yield the keys of all objects stored since the run began, including quarantined records."""
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):
         for prefix in PREFIXES:

@@ -22,7 +22,7 @@ from playwright.sync_api import (
 
 from ops.outputs import Outputs
 from tests.console.stand_in import Feed, State, morning
-from tests.e2e.vocabulary import Pipeline
+from tests.e2e.pipeline import Pipeline
 from tools.stack.stack import Stack
 
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")

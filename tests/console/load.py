@@ -1,5 +1,4 @@
-"""Measure the CPU, memory and delay of a console while 200 trucks ping every second and 50 other events
-arrive.
+"""Measure the CPU, memory and delay of a console while 200 pings and 50 other events arrive per second.
 
     MILKRUN_LOCAL=.local-x .venv/bin/python -m tests.console.load --seconds 60
 
@@ -26,7 +25,7 @@ import typer
 import urllib3
 
 from ops.outputs import Outputs
-from tests.e2e.vocabulary import crossing, event, written
+from tests.e2e.pipeline import crossing, event, written
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -125,13 +124,13 @@ def measured(
     answered: dict[str, float] = {}
     refused: list[int] = []
 
-    def post(events: list[dict[str, Any]]) -> None:
+    def post(events: list[dict[str, object]]) -> None:
         headers = {"x-api-key": outputs.api_key, "content-type": "application/json"}
         answer = http.request("POST", outputs.endpoint, body=json.dumps(events).encode(), headers=headers)
         if answer.status != 202:
             refused.append(answer.status)
             return
-        answered.update((each["_id"], time.time()) for each in events)
+        answered.update((str(each["_id"]), time.time()) for each in events)
 
     began, cpu = time.monotonic(), cpu_seconds(pid)
     before = dict(page.kinds)

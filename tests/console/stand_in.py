@@ -12,7 +12,7 @@ import json
 import math
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -28,6 +28,7 @@ from tools.console.request_guard import HEADERS, policy
 from tools.fleet.rounds import Plan, posts
 
 type Json = dict[str, Any]
+type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STATIC = Path(__file__).parents[2] / "tools" / "console" / "static"
 SOURCES = {
@@ -60,7 +61,7 @@ def now() -> datetime:
 
 
 def zone_in_which_it_is_one_in_the_afternoon() -> str:
-    """Return a time zone in which it is 13:00, so that a morning some hours ago is today at any time of day."""
+    """Return a time zone in which it is 13:00 now, so that the morning of the tests is always today."""
     # As in POSIX, + is west of Greenwich in these names.
     return f"Etc/GMT{now().hour - 13:+d}"
 
@@ -379,7 +380,7 @@ MAX_VISITS = 5000
 
 
 def crowd(trucks: int) -> State:
-    """Return a morning with any number of trucks; those beyond 200 are displaced copies."""
+    """Return a morning with any number of trucks; trucks beyond 200 are copies at other positions."""
     if not trucks:
         return empty()
     state = morning(min(trucks, 200))
@@ -403,8 +404,8 @@ def contradicted(by: GeofenceEvent | None) -> Json:
     }
 
 
-def truck(device: str, position: tuple[float, float], **known: Any) -> Json:
-    at = known.pop("at", None) or now()
+def truck(device: str, position: tuple[float, float], at: datetime | None = None, **known: object) -> Json:
+    at = at or now()
     return {
         "device_id": device,
         "position": list(position),
@@ -589,7 +590,7 @@ class Feed:
         return app
 
     @web.middleware
-    async def _guarded(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path in self.refusing:
             status, text = self.refusing[request.path]
             return web.Response(status=status, text=text, content_type="application/problem+json")
@@ -598,13 +599,13 @@ class Feed:
             response.headers.update(HEADERS | {"Content-Security-Policy": policy(None)})
         return response
 
-    def _answering(self, answer: Any) -> Any:
+    def _answering(self, answer: Callable[[], object]) -> Handler:
         async def answering(_: web.Request) -> web.Response:
             return web.json_response(answer())
 
         return answering
 
-    def _file(self, name: str) -> Any:
+    def _file(self, name: str) -> Handler:
         async def answering(_: web.Request) -> web.FileResponse:
             return web.FileResponse(STATIC / name)
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.console.conftest import Open
 from tests.console.stand_in import Feed, State, empty, iso, morning, now, ring_of_trucks, truck, visit
 from tests.console.test_page import drawn, map_is_drawn, violations
-from tests.e2e.vocabulary import eventually
+from tests.e2e.pipeline import eventually
 
 FARM, PLANT = "farm#farm-1", "plant#plant-1"
 

@@ -24,7 +24,7 @@ from moto.server import ThreadedMotoServer
 from contract.objects import lines_object
 from local_snowflake.testing import Aws, LocalProcess, free_port
 from tests.console.load import QueueListener, cpu_seconds, memory_mib
-from tests.e2e.vocabulary import event, eventually
+from tests.e2e.pipeline import event, eventually
 
 TRUCKS = 2000
 VISITS = 50_000

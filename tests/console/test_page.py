@@ -21,7 +21,7 @@ from tests.console.stand_in import (
     truck,
     visit,
 )
-from tests.e2e.vocabulary import eventually
+from tests.e2e.pipeline import eventually
 
 VIEWS = ("map", "places", "visits", "events", "pipeline")
 
@@ -382,8 +382,8 @@ def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Op
 
 
 @pytest.mark.slow
-def test_invalid_positions_do_not_change_the_map_section(open_page: Open) -> None:
-    """For a fleet near the meridian, such a position is far away only by its latitude."""
+def test_invalid_positions_do_not_change_the_visible_part_of_the_map(open_page: Open) -> None:
+    """The longitude of (0, 0) is near that of the fleet, so only its latitude shows that it is wrong."""
 
     def scale(state: State) -> str:
         with Feed(state) as feed:

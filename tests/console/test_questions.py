@@ -17,7 +17,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from contract.events import Fence
 from tests.console.conftest import Open
-from tests.e2e.vocabulary import Pipeline, crossing, eventually
+from tests.e2e.pipeline import Pipeline, crossing, eventually
 
 MOST_SECONDS = 30
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits for the stack

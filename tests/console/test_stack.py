@@ -23,7 +23,7 @@ from contract.events import Fence
 from tests.console.conftest import Open
 from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
-from tests.e2e.vocabulary import Pipeline, crossing, event, eventually
+from tests.e2e.pipeline import Pipeline, crossing, event, eventually
 
 # The first test waits for the stack, a morning and its marts.
 pytestmark = pytest.mark.timeout(900)
@@ -88,7 +88,7 @@ def test_visit_opens_on_the_page_within_two_seconds(
 ) -> None:
     """Use the median of ten trucks, in the best of three rounds, because the machine may be busy during one.
 
-    The page looks at itself in every frame; Playwright's assertions look at intervals of up to a second.
+    A script in the page checks every frame, because Playwright's assertions poll at intervals of up to a second.
     """
     page = open_page(f"{console}/map")
     map_is_drawn(page)

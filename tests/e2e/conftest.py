@@ -15,7 +15,7 @@ import pytest
 
 from local_snowflake.testing import Aws, LocalProcess
 from ops.outputs import Outputs
-from tests.e2e.vocabulary import Pipeline
+from tests.e2e.pipeline import Pipeline
 from tests.service_models import validated
 from tests.statements import parsed_by_others
 from tools.stack.stack import Stack

@@ -7,7 +7,7 @@ Killing LocalStack or its Kinesis mock instead would lose acknowledged data, whi
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from tests.e2e.vocabulary import Pipeline
+from tests.e2e.pipeline import Pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
 
 

@@ -19,7 +19,7 @@ from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.ddl_files import DDL
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Snowflake
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.unit.snowpipe.warehouse_stage import Stage
 
 PIPES = ("EVENTS", "REJECTED")
 COPY = """COPY INTO {{database}}.RAW.{name} (payload, file_name, file_row_number, file_modified_at, scanned_at)

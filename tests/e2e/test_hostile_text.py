@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe.archive import Object
 from snowpipe.sqlite import load
-from tests.e2e.vocabulary import Event
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.e2e.pipeline import Event
+from tests.unit.snowpipe.warehouse_stage import Stage
 
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)

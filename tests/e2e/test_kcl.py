@@ -18,7 +18,7 @@ from consumer.visits import visits_of
 from contract.events import Fence, geofence_event
 from ops import read_stores
 from ops.outputs import ROOT
-from tests.e2e.vocabulary import Event, Pipeline, eventually, round_trip
+from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip
 from tools.stack.kcl import environment_for
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)

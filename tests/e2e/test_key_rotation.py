@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ops.osls import OSLS, alone
-from tests.e2e.vocabulary import Pipeline, event, eventually
+from tests.e2e.pipeline import Pipeline, event, eventually
 from tools.stack import deploy
 from tools.stack.settings import REGION
 from tools.stack.stack import Stack

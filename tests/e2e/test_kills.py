@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from ops.outputs import ROOT
-from tests.e2e.vocabulary import eventually
+from tests.e2e.pipeline import eventually
 from tools.stack import console, localstack
 from tools.stack.stack import Stack
 

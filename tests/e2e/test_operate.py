@@ -26,7 +26,7 @@ from ops.outputs import ROOT
 from ops.visits_items import missing_chunks
 from snowpipe.warehouse import Row
 from tests.e2e.faults import FaultProxy
-from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip, written
+from tests.e2e.pipeline import FARM, Pipeline, crossing, event, eventually, round_trip, written
 from tests.faults.proxy import Fault
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)

@@ -8,7 +8,7 @@ import pytest
 
 from contract.events import Fence
 from contract.objects import object_name
-from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, round_trip
+from tests.e2e.pipeline import Pipeline, crossing, event, eventually, round_trip
 
 pytestmark = pytest.mark.stage
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)

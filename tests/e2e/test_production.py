@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from ops import redrive
-from tests.e2e.vocabulary import Pipeline, crossing, event, eventually, written
+from tests.e2e.pipeline import Pipeline, crossing, event, eventually, written
 
 
 def test_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -> None:

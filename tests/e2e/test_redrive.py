@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.e2e.faults import FaultProxy, environment_of
-from tests.e2e.vocabulary import FARM, Event, Pipeline, crossing, event, eventually, round_trip
+from tests.e2e.pipeline import FARM, Event, Pipeline, crossing, event, eventually, round_trip
 from tests.faults.proxy import Fault
 
 NOW = datetime.now(UTC)

@@ -21,7 +21,7 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
-from tests.e2e.vocabulary import eventually
+from tests.e2e.pipeline import eventually
 from tests.local_client import local_client
 from tools.stack import localstack
 from tools.stack.processes import Process, descendants

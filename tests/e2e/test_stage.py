@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.e2e.vocabulary import FARM, Pipeline, crossing, event, eventually, round_trip
+from tests.e2e.pipeline import FARM, Pipeline, crossing, event, eventually, round_trip
 
 pytestmark = pytest.mark.stage
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from snowpipe.warehouse import Row
-from tests.e2e.vocabulary import Pipeline, eventually
+from tests.e2e.pipeline import Pipeline, eventually
 from tools.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]

@@ -22,8 +22,9 @@ from contract import logs
 from ops.function_logs import log_lines
 from ops.outputs import Outputs, TokenIssuer
 from tests.e2e.faults import environment_of
-from tests.e2e.vocabulary import Answer, Event, Pipeline, crossing, event, eventually
-from tools.fleet.send import Client, posts_of_file
+from tests.e2e.pipeline import Answer, Event, Pipeline, crossing, event, eventually
+from tools.fleet.client import Client
+from tools.fleet.event_file import posts_of_file
 from tools.stack.identity import Tokens, public_jwk
 
 AUDIENCE = "e2e-app"

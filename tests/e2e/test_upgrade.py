@@ -14,7 +14,7 @@ import pytest
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import apply, archive, settings
 from snowpipe.ddl_files import definitions
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.unit.snowpipe.warehouse_stage import Stage
 
 ROOT = Path(__file__).parents[2]
 EARLIER = "e556c79"  # the last commit of 2026-11-23

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ops.read_stores import readable_lines
-from tests.e2e.vocabulary import Pipeline
+from tests.e2e.pipeline import Pipeline
 
 SELECTION = (
     "adds_no_object or every_body_form or gets_the_documented_code or become_a_visit"

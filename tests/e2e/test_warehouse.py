@@ -32,9 +32,9 @@ from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.run_dbt import DBT
 from snowpipe.warehouse import Row
-from tests.e2e.vocabulary import Event
+from tests.e2e.pipeline import Event
 from tests.unit.contract.instants import ACCEPTED, REJECTED
-from tests.unit.snowpipe.vocabulary import Stage, command
+from tests.unit.snowpipe.warehouse_stage import Stage, command
 
 MORNING = datetime(2026, 11, 16, 6, tzinfo=UTC)
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
@@ -264,7 +264,7 @@ def test_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
         archive,
         state,
         lambda _: None,
-        patience=timedelta(seconds=30),
+        timeout=timedelta(seconds=30),
         settling=timedelta(seconds=10),
         grace=timedelta(seconds=5),
     )

@@ -17,7 +17,7 @@ import pytest
 from contract.objects import lines_object
 from local_snowflake.testing import eventually
 from snowpipe import archive, settings
-from tests.unit.snowpipe.vocabulary import Said, command
+from tests.unit.snowpipe.warehouse_stage import CommandResult, command
 
 WANTED = ("SNOWFLAKE_ACCOUNT", "SNOWFLAKE_USER", "MILKRUN_BUCKET")
 MISSING = [name for name in WANTED if name not in os.environ]
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-def done(*arguments: str) -> Said:
+def done(*arguments: str) -> CommandResult:
     said = command(dict(os.environ), *arguments)
     assert said.code == 0, said
     return said

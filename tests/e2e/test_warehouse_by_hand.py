@@ -9,7 +9,7 @@ import pytest
 
 from contract.objects import object_name
 from local_snowflake.testing import Aws, LocalProcess, eventually
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.unit.snowpipe.warehouse_stage import Stage
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from snowpipe.ddl_objects import objects
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.settings import load
-from tests.unit.snowpipe.vocabulary import Stage
+from tests.unit.snowpipe.warehouse_stage import Stage
 
 
 @pytest.fixture

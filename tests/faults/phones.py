@@ -1,7 +1,7 @@
 """Phones that follow the client's rule and record every request with all its responses.
 
 The rule: 2xx: delete; 400: drop; 413: split; any other 4xx: keep and try again; otherwise, or without a response: send
-the identical bytes again. (`tools.fleet.send` follows it as well; here each single response is recorded.)
+the identical bytes again. (`tools.fleet.client` follows it as well; here each single response is recorded.)
 """
 
 import gzip
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import urllib3
 
+from tools.fleet.client import Fate, fate_of
 from tools.fleet.rounds import Post
-from tools.fleet.send import Fate, fate_of
 
 LONGEST_PAUSE_S = 5.0
 # Longer than an ingest request that waits for a failing stream, and shorter than API Gateway's 29 s.

@@ -12,8 +12,8 @@ import jsonschema
 import yaml
 
 from tests.faults.phones import Try
+from tools.fleet.client import rejects_in
 from tools.fleet.rounds import Planned, Post
-from tools.fleet.send import rejects_in
 
 type Json = dict[str, Any]
 

@@ -13,7 +13,7 @@ from contract.events import Fence
 from contract.objects import object_name
 from ops import read_stores
 from ops.marts import build_marts
-from tests.e2e.vocabulary import crossing, event, eventually
+from tests.e2e.pipeline import crossing, event, eventually
 from tests.faults.faulty_stack import FaultyStack
 from tests.faults.proxy import Fault, Rule
 

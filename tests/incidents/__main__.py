@@ -24,10 +24,10 @@ from contract.objects import lines_object
 from ops.outputs import ROOT, Outputs
 from snowpipe.roles import administrator
 from snowpipe.warehouse import connect
-from tests.e2e.vocabulary import crossing, event
+from tests.e2e.pipeline import crossing, event
 from tests.faults.faulty_stack import PROXY_PORT_OFFSET, proxy_url
 from tests.faults.proxy import Fault, Proxy, Rule
-from tools.fleet.send import Client
+from tools.fleet.client import Client
 from tools.stack.stack import Stack
 
 PAGE = ROOT / "docs" / "incidents.md"
@@ -106,7 +106,7 @@ class Lab:
         os.kill(process.pid, number)
 
     def post(self, *events: Mapping[str, object]) -> int:
-        client = Client(self.outputs.endpoint, self.outputs.api_key, patience=0.1)
+        client = Client(self.outputs.endpoint, self.outputs.api_key, timeout_s=0.1)
         status, _, _ = client._post(
             json.dumps(events).encode(), client._headers | {"content-type": "application/json"}
         )

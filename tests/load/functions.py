@@ -17,12 +17,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ops.percentile import percentile
 from tests.load.leaks import Leak, estimate
-from tools.fleet.send import percentile
 
 ROOT = Path(__file__).parents[2]
 VCPU_MB = 1769  # AWS Lambda Developer Guide, "Configure Lambda function memory": one vCPU
@@ -30,7 +32,8 @@ SWEEP = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = 4.0
 LIFE_SECONDS = 4 * 3600  # assumed lifetime of a busy environment: Lambda ends it after some hours
 
-type Invocation = Mapping[str, Any]
+type Invocation = Mapping[str, object]
+type Entry = Callable[[Any, Any], object]
 
 
 class Context:
@@ -57,19 +60,19 @@ class Function:
     throttled: bool = False  # by Kinesis
 
 
-def _ingest() -> Callable[[Any, Any], Any]:
+def _ingest() -> Entry:
     from handler.main import ingest
 
     return ingest
 
 
-def _redrive() -> Callable[[Any, Any], Any]:
+def _redrive() -> Entry:
     from handler.redrive import redrive
 
     return redrive
 
 
-def _consume() -> Callable[[Any, Any], Any]:
+def _consume() -> Entry:
     from consumer.main import consume
 
     return consume
@@ -111,9 +114,7 @@ def claims(number: int) -> Iterator[Invocation]:
 def batches(
     number: int, shape: str = "200", records: int = 200, calls_per_group: int = 4
 ) -> Iterator[Invocation]:
-    """Yield an endless sequence of batches as in tests.bench.consumer. Each group of trucks returns in the
-    following hours.
-    """
+    """Yield endless batches as in tests.bench.consumer. Each group of trucks sends again in later hours."""
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of
 
@@ -129,8 +130,8 @@ def batches(
         )
 
 
-def _accepted(answer: Any) -> bool:
-    return bool(answer["statusCode"] == 202)
+def _accepted(answer: object) -> bool:
+    return isinstance(answer, dict) and answer["statusCode"] == 202
 
 
 def _done(answer: object) -> bool:
@@ -205,7 +206,7 @@ class Run:
 
 
 def environment(
-    function: Function, number: int, until: Callable[[int, float], bool], go: Any, cpu: int
+    function: Function, number: int, until: Callable[[int, float], bool], go: Barrier, cpu: int
 ) -> Run:
     """Run invocations in this process; everything is built and warm before `go`."""
     os.sched_setaffinity(0, {cpu})
@@ -230,7 +231,7 @@ def environment(
 
 
 def side_by_side(function: Function, environments: int, seconds: float, cpu: int = 0) -> dict[str, float]:
-    """Run that many environments on one vCPU concurrently."""
+    """Run `environments` environments on one vCPU concurrently."""
     # Forked, so that modules are imported only once.
     fork = multiprocessing.get_context("fork")
     go, results = fork.Barrier(environments), fork.SimpleQueue()
@@ -269,7 +270,7 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
 
 
 def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
-    """Double the number of environments until that adds less than 10 % throughput."""
+    """Double the number of environments until doubling adds less than 10 % throughput."""
     function.entry()
     steps: list[dict[str, float]] = []
     for environments in sweep:
@@ -329,9 +330,7 @@ def resident_bytes() -> int:
 def memory_of(
     function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for
-    tests.
-    """
+    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for tests."""
     # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
     # until the holes are filled.
     spawn = multiprocessing.get_context("spawn")
@@ -344,7 +343,11 @@ def memory_of(
 
 
 def _measure_memory(
-    title: str, calls: int, every: int, leak: Callable[[Invocation], None] | None, results: Any
+    title: str,
+    calls: int,
+    every: int,
+    leak: Callable[[Invocation], None] | None,
+    results: "SimpleQueue[list[int]]",
 ) -> None:
     function = BY_TITLE[title]
     handler, context, sizes = function.entry(), Context(), []

@@ -14,7 +14,9 @@ NOISE_BYTES = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """`slope` is in bytes per x, and `lower_bound` is its 95 % bound. It is a leak if the bound exceeds `allowed`."""
+    """A growth of memory. `slope` is in bytes per x, and `lower_bound` is its 95 % bound. It is a leak if the bound
+    exceeds `allowed`.
+    """
 
     slope: float
     lower_bound: float

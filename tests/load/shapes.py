@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from tools.fleet.client import Client, count_in
 from tools.fleet.rounds import Post
-from tools.fleet.send import Client, count_in
 
 SENDERS = 32  # concurrent requests; further requests wait, and the wait counts as latency
 

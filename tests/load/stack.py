@@ -11,12 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ops.outputs import Outputs
+from ops.percentile import percentile
 from ops.polling import until
 from tests.load.leaks import NOISE_BYTES, Leak, estimate
 from tests.load.shapes import SENDERS, Phase, Sent, sent
 from tests.load.watch import KEEPERS, Sample, Watch
 from tools.fleet import rounds
-from tools.fleet.send import Client, new_run_id, percentile
+from tools.fleet.client import Client
+from tools.fleet.send import new_run_id
 from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -86,12 +88,12 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
     posts = rounds.endless(
         rounds.Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
     )
-    client = Client(outputs.endpoint, outputs.api_key, patience=CLIENT_TIMEOUT_S, connections=SENDERS)
+    client = Client(outputs.endpoint, outputs.api_key, timeout_s=CLIENT_TIMEOUT_S, connections=SENDERS)
     began_at, began = datetime.now(UTC), time.monotonic()
     with Watch(settings, outputs, began) as watch:
         answers = sent(plan, posts, client, began)
         answered = time.monotonic()
-        left = until(watch.waiting, lambda left: not left, patience_s=DRAIN_S, every_s=1.0)
+        left = until(watch.waiting, lambda left: not left, timeout_s=DRAIN_S, every_s=1.0)
         drained_s = None if left else time.monotonic() - answered
     leaks = leaks_of(plan, watch.samples)
     return Load(plan, answers, watch.samples, drained_s, reconciled(settings, began_at), leaks)
@@ -113,7 +115,7 @@ def reconciled(settings: Settings, since: datetime) -> bool:
         )
         return ended.returncode, ended.stdout + ended.stderr
 
-    code, output = until(reconcile, lambda found: found[0] == 0, patience_s=90, every_s=5)
+    code, output = until(reconcile, lambda found: found[0] == 0, timeout_s=90, every_s=5)
     if code:
         print(output[-3000:], file=sys.stderr)
     return code == 0

@@ -14,6 +14,7 @@ import urllib3
 from contract import logs
 from ops import redrive
 from ops.outputs import Outputs
+from snowpipe.warehouse import Warehouse
 from tools.stack.processes import Process, Processes, descendants, description, memory
 from tools.stack.settings import Settings
 
@@ -23,7 +24,7 @@ KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by des
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`memory` is in bytes per process, such as `ingest 4711`; `buffered` is DuckDB's part of it.
+    """`memory` is in bytes per process, such as `ingest 4711`; `buffered` is the part that DuckDB uses.
 
     `queues` has the length of each queue; `behind_s` is the lag of the last batch consumed.
     """
@@ -86,7 +87,7 @@ class Watch:
         health = f"http://127.0.0.1:{self._outputs.snowflake.port}/health"
         return int(urllib3.request("GET", health, timeout=10).json()["buffered_bytes"])
 
-    def _queues(self, warehouse: object) -> dict[str, float]:
+    def _queues(self, warehouse: Warehouse) -> dict[str, float]:
         self._logs.read()
         return {
             "redrive": redrive.waiting(self._sqs, self._outputs.redrive_queue_url),
@@ -107,7 +108,7 @@ class Watch:
         iterator = self._kinesis.get_shard_iterator(**request)["ShardIterator"]
         return len(self._kinesis.get_records(ShardIterator=iterator)["Records"])
 
-    def _pending(self, warehouse: Any, pipe: str) -> int:
+    def _pending(self, warehouse: Warehouse, pipe: str) -> int:
         name = f"{self._outputs.database}.RAW.{pipe}"
         [row] = warehouse.query(f"SELECT SYSTEM$PIPE_STATUS('{name}') AS status")
         return int(json.loads(row["status"]).get("pendingFileCount", 0))

@@ -19,7 +19,7 @@ import urllib3
 from contract.events import Fence
 from ops.outputs import Outputs
 from snowpipe.warehouse import connect
-from tests.e2e.vocabulary import FARM, Pipeline, crossing, eventually, round_trip
+from tests.e2e.pipeline import FARM, Pipeline, crossing, eventually, round_trip
 from tests.rehearsals.earlier import Earlier
 from tests.rehearsals.test_upgrade import LASTING
 from tools.stack import deploy

@@ -1,4 +1,3 @@
-"""The live console: one stage on a web page of this machine.
-
-It only reads the stage's stores and can be killed at any time.
+"""The live console: one stage on a web page of this machine. It only reads the stage's stores, so it can be
+killed at any time.
 """

@@ -46,7 +46,7 @@ from tools.console.stream import Hub
 
 
 class Console:
-    """One stage's console. Its pollers start with the first request to the API."""
+    """The console of one stage. Its pollers start at the first request to the API."""
 
     def __init__(
         self,
@@ -210,11 +210,11 @@ class Console:
         seq = request.path_params["seq"]
         event = self.state.events.find(int(seq)) if is_number(seq) else None
         if event is None:
-            raise Problem(404, "The console no longer holds this event; the archive does.")
+            raise Problem(404, "This event is no longer in the console's memory. It is in the archive.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
-        """Return one event by id or position, from memory or from the archive."""
+        """Return one event by its id, or by its object key and line, from memory or from the archive."""
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = number(request, "line", 0, 1 << 31) or None
@@ -262,7 +262,7 @@ class Console:
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Return the same visits as a file, named for the fleet's day on which they begin.
+        """Return the same visits as a CSV file, named after the first day in the fleet's time zone.
 
         If a store fails after the first part, the response ends without its last chunk, so that browsers report a
         failed download.
@@ -327,7 +327,7 @@ class Console:
         return Archive(self._aws("s3"), self._outputs.bucket)
 
     async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
-        """Return a store's answer, read in a thread; raise a Problem that names the source if it fails."""
+        """Query a store in a thread. Raises a Problem that names the source if the query fails."""
         try:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:

@@ -14,7 +14,7 @@ from tools.console.polling import LONGEST_PAUSE_S, SPARING, Poller, Shared
 
 
 class ArchivePoller(Poller):
-    """Finds new objects by listing, and reads them."""
+    """Lists and reads new objects."""
 
     source = "archive"
     always = True
@@ -38,7 +38,7 @@ class ArchivePoller(Poller):
         return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
 
     def stored(self, key: str, at: datetime) -> None:
-        """Note a new object; may be called from any thread."""
+        """Queue a new object for reading. Safe to call from any thread."""
         name = object_name(key)
         if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):
             return
@@ -65,14 +65,14 @@ class ArchivePoller(Poller):
         if time.monotonic() - self._listed_at >= every:
             self._list()
         self._read_pending()
-        # 0: immediately after a notification, however long this look took.
+        # 0: read again immediately after a notification, however long this read took.
         self.woken.wait(max(0.05, every - (time.monotonic() - self._listed_at)))
         return 0
 
     def _list(self) -> None:
         began = time.monotonic()
         now = datetime.now(UTC)
-        # Objects of the previous hour still arrive after the hour.
+        # Objects of the previous hour can still arrive after the full hour.
         for prefix in ("events/", "rejected/"):
             for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
                 self.stored(found.key, found.modified_at)
@@ -80,7 +80,7 @@ class ArchivePoller(Poller):
         self._listing_took = self._listed_at - began
 
     def _seed(self) -> None:
-        """Return the latest objects, going back until there are some; all of the last hour are counted."""
+        """Queue the latest SEED_OBJECTS objects of the last hours, and only count the older ones found."""
         now = datetime.now(UTC)
         found = []
         for hours in range(self.SEED_HOURS):
@@ -118,14 +118,14 @@ class ArchivePoller(Poller):
                     self._pending.extendleft(reversed(left))
 
     def _read(self, each: tuple[ObjectName, datetime]) -> parse_object.Read | None:
-        """Return the object; None if it was deleted meanwhile."""
+        """Read and parse an object; return None if it has been deleted."""
         name, at = each
         body = self._archive.body(name.key)
         return None if body is None else parse_object.read(name.key, body, at, self.shared.kinds())
 
 
 class QueueListener(Poller):
-    """Reads the console's own queue."""
+    """Receives notifications from the console's own queue."""
 
     source = "live"
     always = True
@@ -138,7 +138,7 @@ class QueueListener(Poller):
     def look(self) -> float:
         if not self._reader.is_live:
             self.live.open()
-            # Objects stored before the queue existed were not announced.
+            # List once more: nobody was notified of objects stored before the queue existed.
             self._reader.is_live = True
             self._reader.wake()
         self._say("ok")

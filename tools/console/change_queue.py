@@ -1,7 +1,7 @@
 """Immediate notifications: the console's own queue, subscribed to the archive's topic and the visits' bus.
 
-Queue, subscription and rule have the same name, derived from this machine and clone, so that the next console
-reuses what a killed one left. They are the only things that the console creates in an account.
+Queue, subscription and rule have the same name, derived from this machine and clone, so that a console reuses
+those of a killed one. The console creates nothing else in an account.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from consumer.event_bus import SOURCE
 from snowpipe.archive import topic_of
 
-# How long messages are kept; later nobody needs them, and the archive has the events.
+# How long SQS keeps messages. Older ones are of no use, and the archive has the events.
 KEPT_S = 300
 WAIT_S = 10
 
@@ -39,7 +39,7 @@ class Notice:
     """A visit changed (`docs/consumer.md`)."""
 
     kind: str
-    detail: dict[str, Any]
+    detail: dict[str, object]
 
 
 class ChangeQueue:
@@ -88,9 +88,8 @@ class ChangeQueue:
         )["SubscriptionArn"]
 
     def receive(self) -> Iterator[Stored | Notice]:
-        """Return the messages, after at most WAIT_S.
-
-        A message is deleted when the next batch is requested.
+        """Yield the next messages; wait at most WAIT_S for them. They are deleted after the last one was
+        processed.
         """
         sqs = self._aws("sqs")
         answer = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT_S)
@@ -105,12 +104,12 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """Delete the queue, its subscriptions and its rule as far as possible; the next console here reuses
+        """Delete the queue, its subscription and its rule. Errors are ignored: the next console here reuses
         the rest.
         """
         if not self._url:
             return
-        away: list[Callable[[], Any]] = [
+        away: list[Callable[[], object]] = [
             lambda: self._aws("sns").unsubscribe(SubscriptionArn=self._subscription),
             lambda: self._aws("events").remove_targets(
                 Rule=self.name, EventBusName=self._bus, Ids=["console"]
@@ -125,7 +124,7 @@ class ChangeQueue:
 
 
 def news_in(body: str) -> Iterator[Stored | Notice]:
-    """Parse a message of S3 (through SNS, raw) or of EventBridge; return nothing for any other message."""
+    """Parse a notification from S3 (through SNS, raw) or EventBridge. Yields nothing for any other message."""
     try:
         message = json.loads(body)
     except ValueError:

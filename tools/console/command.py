@@ -4,17 +4,25 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ops import terminal
 from ops.outputs import Outputs
 from tools.stack.settings import LOOPBACK
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+    from tools.console.app import Console
+    from tools.console.request_guard import RequestGuard
 
 # A deployed warehouse is queried rarely, because each query may resume it.
 DEPLOYED_WAREHOUSE_S = 300.0
@@ -111,7 +119,7 @@ def _port(environment: Mapping[str, str]) -> int:
 
 
 def _running(environment: Mapping[str, str]) -> str | None:
-    """Return the address of the stack's console if one answers there."""
+    """Return the address of the stack's console if it is running."""
     from tools.stack import console
     from tools.stack.settings import Settings
 
@@ -141,7 +149,7 @@ def run(
             listener.bind((LOOPBACK, port))
         except OSError as error:
             raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
-        listener.listen(128)  # a reader of the address may connect immediately
+        listener.listen(128)  # whoever reads the address may connect immediately
         port = listener.getsockname()[1]
         console, app = made(
             outputs,
@@ -153,32 +161,34 @@ def run(
             fences=fences,
             tiles=tiles,
         )
-        server = server_of(app)
-        end = server.handle_exit
-
-        def end_streams(sig: int, frame: FrameType | None) -> None:
-            console.hub.close()
-            end(sig, frame)
-
-        server.handle_exit = end_streams
+        server = server_of(app, at_exit=console.hub.close)
         terminal.err.print(f"The console of stage {stage}: http://{LOOPBACK}:{port}")
         server.run(sockets=[listener])
 
 
-def server_of(app: Any, request_seconds: float = REQUEST_SECONDS) -> Any:
+def server_of(
+    app: "ASGIApp", request_seconds: float = REQUEST_SECONDS, at_exit: Callable[[], None] = lambda: None
+) -> "uvicorn.Server":
+    import asyncio
+
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """Closes a connection that has sent no whole request after `request_seconds`; uvicorn would keep it."""
+        """Closes a connection that sends no complete request within `request_seconds`; uvicorn would keep it."""
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(cast("asyncio.Transport", transport))
             self.loop.call_later(request_seconds, self._close_if_silent)
 
         def _close_if_silent(self) -> None:
-            if self.cycle is None:
-                self.transport.close()  # type: ignore[unreachable]  # uvicorn sets `cycle` to None at first
+            if not self.cycle:  # uvicorn sets it when a request is complete
+                self.transport.close()
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            at_exit()
+            super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         app,
@@ -189,7 +199,7 @@ def server_of(app: Any, request_seconds: float = REQUEST_SECONDS) -> Any:
         ws="none",
         timeout_graceful_shutdown=1,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def _spare_memory() -> None:
@@ -217,7 +227,7 @@ def made(
     reconcile_every: float | None = None,
     fences: Path | None = None,
     tiles: str | None = None,
-) -> tuple[Any, Any]:
+) -> tuple["Console", "RequestGuard"]:
     """Return the console and its ASGI application."""
     from tools.console.app import Console
     from tools.console.change_queue import ChangeQueue
@@ -237,11 +247,10 @@ def made(
         give_up_after=90,  # a suspended warehouse takes a while to resume
     )
     pace = Pace() if is_local else deployed
-    asked = {"warehouse": warehouse_every, "reconcile": reconcile_every}
-    from dataclasses import replace
-
-    named: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    pace = replace(pace, **named)
+    if warehouse_every is not None:
+        pace = replace(pace, warehouse=warehouse_every)
+    if reconcile_every is not None:
+        pace = replace(pace, reconcile=reconcile_every)
     try:
         places = places_in(fences) if fences else []
     except ValueError as fault:
@@ -263,7 +272,7 @@ def made(
         places=places,
         exclusive_tags=outputs.exclusive_tags,
         secrets=(outputs.api_key, password.get_secret_value() if password else ""),
-        marts_patience_s=None if is_local else MARTS_TIMEOUT_S,
+        marts_max_wait_s=None if is_local else MARTS_TIMEOUT_S,
     )
     live = ChangeQueue(Clients(outputs), stage, outputs.bucket, str(port)) if live_bus else None
     console = Console(outputs, stage, state, pace=pace, live=live, is_local=is_local)

@@ -1,7 +1,6 @@
 """The number of events that passed each stage of the pipeline, per second for the last hour."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 WINDOW_MINUTES = 60
 WINDOW_S = WINDOW_MINUTES * 60
@@ -9,7 +8,7 @@ RATE_S = 60
 
 
 class Meter:
-    """Counts per second; times are epoch seconds. `total` never falls."""
+    """Counts per second. Times are epoch seconds; `total` also includes seconds that left the window."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, int] = {}
@@ -32,7 +31,7 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """Replace the counts of all full seconds from `since` on with the counts that a store has."""
+        """Replace the counts from the second `since` on with those of a store."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
@@ -65,9 +64,3 @@ class Meter:
 
     def first_after(self, at: float) -> float | None:
         return min((second for second in self._seconds if second > at), default=None)
-
-
-def percentile(values: Iterable[float], percent: float) -> float | None:
-    """Return the nearest-rank percentile of the values; None if there are no values."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -20,7 +20,7 @@ MAX_TRUCKS = 2000
 MAX_FENCES = 5000
 TRAIL_POINTS = 600
 TRAIL_EVERY_S = 5.0
-# A stationary phone's position varies by this much, which is no movement.
+# The position of a stationary phone varies by up to this much.
 MOVED_M = 12.0
 SAMPLES = 40
 MOVED_CENTRE_M = 5.0
@@ -45,13 +45,13 @@ def _offset(one: tuple[float, float], other: tuple[float, float]) -> tuple[float
 
 
 class Trail:
-    """Points of one truck in time order, with 24 bytes each."""
+    """The positions of one truck in time order, 24 bytes each."""
 
     def __init__(self) -> None:
         self._values = array("d")
 
     def add(self, at: float, longitude: float, latitude: float) -> None:
-        """Insert late points in order; drop points too close in time to another one."""
+        """Insert a point in time order; drop it if another one is less than TRAIL_EVERY_S away."""
         times = self._values
         place = len(times)
         while place and times[place - 3] > at:
@@ -143,7 +143,7 @@ class Fleet:
             self.places_changed |= place.learn(crossing)
 
     def know(self, fence: Fence) -> "Place | None":
-        """Return the place, after adding it if it is unknown; None if there are too many places."""
+        """Return the place; add it if it is unknown. None if there are already MAX_FENCES places."""
         fence_id = keys.fence_key(fence)
         if fence_id not in self.places and len(self.places) < MAX_FENCES:
             self.places[fence_id] = Place(fence)
@@ -211,6 +211,22 @@ def silence_of(truck: Truck, is_inside: bool) -> str:
     return "it was standing: parked, or the phone is off"
 
 
+class PlaceRow(TypedDict):
+    """A fence as the page shows it, with the number of trucks there."""
+
+    fence_id: str
+    tag: str
+    external_id: str
+    kind: str
+    name: str
+    centre: tuple[float, float] | None
+    radius_m: float | None
+    polygon: list[list[float]] | None
+    source: str
+    samples: int
+    there: int
+
+
 class Place:
     """A fence on the map. Its shape comes from a file, otherwise from an event, otherwise from crossings."""
 
@@ -258,7 +274,7 @@ class Place:
             self.centre, self.radius_m = centre, round(min(max(1.5 * far, 60.0), 1000.0))
         return moved or named
 
-    def row(self, there: int) -> dict[str, object]:
+    def row(self, there: int) -> PlaceRow:
         return {
             "fence_id": self.fence_id,
             "tag": self.fence.tag,
@@ -291,7 +307,7 @@ def places_in(file: Path) -> list[Place]:
         collection = msgspec.json.decode(file.read_bytes())
         return [_place(feature) for feature in collection["features"]]
     except (msgspec.MsgspecError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is not GeoJSON of fences: {error}") from None
+        raise ValueError(f"{file} is not a GeoJSON file of fences: {error}") from None
 
 
 def _place(feature: dict[str, Any]) -> Place:

@@ -1,6 +1,6 @@
 """The state of each source: whether it answers, since when, and why not.
 
-Texts are for people and contain no secrets.
+The texts are shown to users and contain no secrets.
 """
 
 from collections.abc import Callable, Iterable
@@ -75,7 +75,7 @@ class Sources:
         return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
 
     def why_unknown(self, name: str) -> str | None:
-        """Return why the source's data is unknown: it is down, or was not read yet."""
+        """Return why the source's data is unknown (it is down, or not read yet); None if it is known."""
         if self._all[name].state == "starting":
             return f"{name}: being read for the first time"
         return self.why_down(name)

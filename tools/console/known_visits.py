@@ -1,8 +1,8 @@
-"""The visits that the console knows, from the table and from the bus. Bounded."""
+"""The visits in the console's memory, limited in number: from the visits table and from the bus."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -14,12 +14,12 @@ from tools.console import parse_object
 from tools.console.presence_index import PresenceIndex
 
 MAX_VISITS = 10_000
-# With fewer visits a median says little, so the places of the same kind are used.
+# With fewer visits, the median of all places with the same tag is used instead.
 FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
-    """A visit with the bus's `version`, or -1 if it was read from a table."""
+    """A visit. `version` is the version on the bus, or -1 if the visit was read from a table."""
 
     device_id: str
     fence: Fence
@@ -43,8 +43,41 @@ class Known(msgspec.Struct, gc=False):
 type Start = tuple[str, Fence, str, str]
 
 
+class VisitRow(TypedDict):
+    """A visit as the page shows it (docs/console.md)."""
+
+    device_id: str
+    geofence_tag: str
+    geofence_external_id: str
+    fence_id: str
+    entered_at: str
+    exited_at: str | None
+    dwell_seconds: float | None
+    entered_event_id: str
+    exited_event_id: str | None
+    exit_missed: bool
+    open: bool
+    last_seen_at: str | None
+    app_dwell_seconds: float | None
+    restated: bool
+    crossings: int | None
+    contradicted_by_event_id: str | None
+    exit_inferred_at: str | None
+    seen_at_fence_id: str | None
+    usual_dwell_seconds: float | None
+
+
+class Change(TypedDict):
+    """A new, changed or deleted visit, for the pages' event stream."""
+
+    kind: str
+    visit: VisitRow | None
+    previous: VisitRow | None
+    id: str
+
+
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Parse a row as in `milkrun visits` and on the bus (`consumer.visit_diff.row`)."""
+    """Parse a visit as `milkrun visits` and the bus represent it (`consumer.visit_diff.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -70,7 +103,8 @@ def start_of(visit: Known) -> Start:
     return visit.device_id, visit.fence, visit.entered_at, visit.entered_event_id
 
 
-def row(visit: Known) -> dict[str, Any]:
+def row(visit: Known, by: GeofenceEvent | None = None, usual_dwell_s: float | None = None) -> VisitRow:
+    """Return a visit as on the page, with the event that contradicts it and the usual dwell at its place."""
     return {
         "device_id": visit.device_id,
         "geofence_tag": visit.fence.tag,
@@ -87,10 +121,10 @@ def row(visit: Known) -> dict[str, Any]:
         "app_dwell_seconds": visit.app_dwell_seconds,
         "restated": visit.restated,
         "crossings": visit.crossings,
-        "contradicted_by_event_id": None,
-        "exit_inferred_at": None,
-        "seen_at_fence_id": None,
-        "usual_dwell_seconds": None,
+        "contradicted_by_event_id": by.event_id if by else None,
+        "exit_inferred_at": parse_object.written(by.occurred_at) if by else None,
+        "seen_at_fence_id": keys.fence_key(by.fence) if by else None,
+        "usual_dwell_seconds": usual_dwell_s,
     }
 
 
@@ -103,43 +137,36 @@ class KnownVisits:
         self._marts_usual: Mapping[str, float] = {}
         self._visits: dict[Start, Known] = {}
         self._open: dict[Start, Known] = {}
-        # For a deleted visit: its version, so that an older message does not restore it.
+        # The versions of deleted visits, so that an older message does not restore them.
         self._gone: dict[Start, int] = {}
         self._told: dict[str, None] = {}
-        self._changes: list[dict[str, Any]] = []
+        self._changes: list[Change] = []
         self._is_other = False
 
-    def row(self, visit: Known) -> dict[str, Any]:
-        """Return a visit with what contradicts it and the usual dwell at its place."""
-        found = row(visit)
-        by = self.contradicted_by(visit)
-        if by is not None:
-            found["contradicted_by_event_id"] = by.event_id
-            found["exit_inferred_at"] = parse_object.written(by.occurred_at)
-            found["seen_at_fence_id"] = keys.fence_key(by.fence)
-        found["usual_dwell_seconds"] = self.usual_dwell(found["fence_id"], visit.fence.tag)
-        return found
+    def row(self, visit: Known) -> VisitRow:
+        usual = self.usual_dwell(keys.fence_key(visit.fence), visit.fence.tag)
+        return row(visit, self.contradicted_by(visit), usual)
 
     def usual_dwell(self, fence_id: str, tag: str) -> float | None:
-        """Return the usual dwell in seconds: of the place, otherwise of places with its tag, or None."""
+        """Return the usual dwell in seconds at the place, otherwise at places with its tag; None if unknown."""
         return self._usual.get(fence_id, self._usual_of_tag.get(tag))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[VisitRow]:
         return (self.row(visit) for visit in self._visits.values())
 
     def contradicted_by(self, visit: Known) -> GeofenceEvent | None:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """Record an enter event from the archive that counts under the visit rule."""
+        """Record an archived enter event that the visit rule counts."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:
-        """Replace a device's enters at competing exclusive places with those of the visits table."""
+        """Replace a device's enters at exclusive places with those of the visits table."""
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Return devices with a contradicted open visit, each with a text that names the contradiction."""
+        """Return devices with a contradicted open visit, each with a text that identifies the contradiction."""
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):
@@ -147,7 +174,7 @@ class KnownVisits:
         return found
 
     def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
-        """Set the usual dwell of each place: the marts' median, otherwise that of the visits known here."""
+        """Set the usual dwell of each place: the marts' median, otherwise the median of the visits in memory."""
         self._marts_usual = self._marts_usual if marts is None else marts
         by_fence: dict[str, list[float]] = {}
         by_tag: dict[str, list[float]] = {}
@@ -165,7 +192,7 @@ class KnownVisits:
         self._is_other |= before != (self._usual, self._usual_of_tag)
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """Apply a notification of the bus. Its id identifies it; for a visit the highest version counts."""
+        """Apply a notification from the bus. A repeated one has the same id; a visit's highest version counts."""
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
             return
@@ -182,17 +209,14 @@ class KnownVisits:
         self._changes.append(
             {
                 "kind": kind,
-                "visit": visit and self.row(visit),
-                "previous": previous and self.row(previous),
+                "visit": self.row(visit) if visit else None,
+                "previous": self.row(previous) if previous else None,
                 "id": id_,
             }
         )
 
-    def read(self, rows: Iterable[Mapping[str, Any]], *, as_news: bool = True) -> None:
-        """Apply visits of a table.
-
-        Newer versions of the bus stay; visits found late cause no notification.
-        """
+    def read(self, rows: Iterable[Mapping[str, object]], *, as_news: bool = True) -> None:
+        """Add visits read from a table; those that the bus reported stay. `as_news`: list them as changes."""
         for each in rows:
             visit = known(each)
             start = start_of(visit)
@@ -207,7 +231,7 @@ class KnownVisits:
         """Apply all visits of a device; visits that are not among them are deleted."""
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
-            # Older ones may not have been requested.
+            # The query may not have covered older visits.
             if there and start[2] < min(each[2] for each in there):
                 continue
             gone = self._visits[start]
@@ -256,13 +280,13 @@ class KnownVisits:
         while len(self._gone) > MAX_VISITS:
             del self._gone[next(iter(self._gone))]
 
-    def take_changes(self) -> tuple[list[dict[str, object]], bool]:
+    def take_changes(self) -> tuple[list[Change], bool]:
         """Return the visits that have changed since the last call, and whether anything has changed."""
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
         return changes, is_other
 
-    def there(self) -> list[dict[str, Any]]:
+    def there(self) -> list[VisitRow]:
         """Return the open visits, the longest first and contradicted visits last."""
         rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
@@ -278,7 +302,7 @@ class KnownVisits:
         return set(self._open)
 
     def inside(self) -> dict[str, list[str]]:
-        """Return the fences that each device is in, by device."""
+        """Return the fences in which each device is, by device."""
         found: dict[str, list[str]] = {}
         for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
@@ -295,7 +319,7 @@ class KnownVisits:
     def between(
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
-        """Return visits that began between these times (as `keys.timestamp` writes them), or are open."""
+        """Return visits that began between these times (in the format of `keys.timestamp`), and open ones."""
         return {
             start: visit
             for start, visit in self._visits.items()
@@ -304,12 +328,12 @@ class KnownVisits:
             and (first <= visit.entered_at <= last or (visit.is_open and visit.entered_at <= last))
         }
 
-    def _polled(self, visit: Known | None, previous: Known | None) -> dict[str, object]:
+    def _polled(self, visit: Known | None, previous: Known | None) -> Change:
         about = visit or previous
         return {
             "kind": "polled",
-            "visit": visit and self.row(visit),
-            "previous": previous and self.row(previous),
+            "visit": self.row(visit) if visit else None,
+            "previous": self.row(previous) if previous else None,
             "id": f"polled#{about.entered_event_id}" if about else "polled",
         }
 
@@ -321,5 +345,5 @@ def _enter_of(visit: Known) -> GeofenceEvent:
 
 
 def _plain(at: str) -> str:
-    """Return a visit with times in milliseconds, as on the page."""
+    """Return a time in milliseconds, as on the page."""
     return parse_object.written(keys.instant(at))

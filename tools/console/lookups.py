@@ -1,10 +1,9 @@
-"""Search in the console's memory by what users type, and list places with their visits."""
+"""Search the console's memory for the text that a user types, and list places with their visits."""
 
 import csv
 import io
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from contract.objects import object_name
@@ -12,16 +11,16 @@ from ops import fleet_day
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
 from tools.console import parse_object
+from tools.console.fleet import PlaceRow
+from tools.console.known_visits import VisitRow
 from tools.console.state import ConsoleState
 
 MOST = 8
 SEARCHED = "trucks, places, and the latest events by id, device and object"
 
 
-def search(state: ConsoleState, text: str) -> dict[str, Any]:
-    """Return trucks, places and events that begin with or contain `text`: best matches first, at most MOST of
-    each kind.
-    """
+def search(state: ConsoleState, text: str) -> dict[str, object]:
+    """Return trucks, places and events that contain `text`, at most MOST of each kind; best matches first."""
     wanted = text.strip().casefold()
     if not wanted:
         return {"trucks": [], "places": [], "events": [], "objects": [], "trace": None, "searched": SEARCHED}
@@ -42,7 +41,7 @@ def search(state: ConsoleState, text: str) -> dict[str, Any]:
         "objects": list(
             dict.fromkeys(e.key for e in state.events.in_object(wanted, MOST))
         ),
-        # The archive may have what memory does not: an event id or an object key.
+        # An event id or an object key that is not in memory may be in the archive.
         "trace": text.strip() if len(wanted) >= 4 or object_name(text.strip()) else None,
         "searched": SEARCHED,
     }  # fmt: skip
@@ -53,52 +52,63 @@ def _best(named: Iterable[tuple[str, str]], wanted: str) -> list[str]:
     return [id_ for at, _, _, id_ in sorted(each for each in found if each[0] >= 0)[:MOST]]
 
 
-def _places_like(places: list[dict[str, Any]], wanted: str) -> list[tuple[str, str, str]]:
+def _places_like(places: list[PlaceRow], wanted: str) -> list[tuple[str, str, str]]:
     found = []
     for place in places:
-        name, external_id, tag = str(place["name"]), str(place["external_id"]), str(place["tag"])
+        name, external_id, tag = place["name"], place["external_id"], place["tag"]
         at = min(
             (n for n in (name.casefold().find(wanted), external_id.casefold().find(wanted)) if n >= 0),
             default=None,
         )
         if at is None and f"{tag}/{external_id}".casefold().find(wanted) < 0:
             continue
-        found.append((99 if at is None else at, len(name), name, str(place["fence_id"]), tag))
+        found.append((99 if at is None else at, len(name), name, place["fence_id"], tag))
     return [(fence_id, name, tag) for _, _, name, fence_id, tag in sorted(found)[:MOST]]
 
 
-def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, Any]]:
-    """Return every known place with who is there, its visits since the fleet's midnight and its latest visit."""
+def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, object]]:
+    """Return each place with the number of trucks there, its visits since the fleet's midnight and its latest
+    visit.
+    """
     midnight = parse_object.written(fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0])
     today: dict[str, int] = {}
-    latest: dict[str, dict[str, Any]] = {}
+    latest: dict[str, VisitRow] = {}
     for row in state.visits.rows():
         fence_id = row["fence_id"]
         if row["entered_at"] >= midnight:
             today[fence_id] = today.get(fence_id, 0) + 1
         if fence_id not in latest or row["entered_at"] > latest[fence_id]["entered_at"]:
             latest[fence_id] = row
-    found = []
+    found: list[dict[str, object]] = []
     for place in state.fences():
-        fence_id, last = place["fence_id"], latest.get(place["fence_id"])
-        of_marts = state.mart_places.get(fence_id)
-        row = {name: place[name] for name in ("fence_id", "tag", "external_id", "kind", "name", "there")} | {
-            "visits_today": today.get(fence_id, 0),
+        fence_id = place["fence_id"]
+        last, in_marts = latest.get(fence_id), state.mart_places.get(fence_id)
+        latest_visit: dict[str, object] = {
             "last_device_id": last and last["device_id"],
             "last_entered_at": last and last["entered_at"],
             "last_exited_at": last and last["exited_at"],
-            "usual_dwell_seconds": state.visits.usual_dwell(fence_id, str(place["tag"])),
         }
-        if of_marts:
-            entered = parse_object.written(utc(of_marts["last_entered_at"]))
-            if row["last_entered_at"] is None or entered > row["last_entered_at"]:
-                exited = of_marts["last_exited_at"]
-                row |= {
+        if in_marts:
+            entered, exited = parse_object.written(utc(in_marts.last_entered_at)), in_marts.last_exited_at
+            if last is None or entered > last["entered_at"]:
+                latest_visit = {
                     "last_device_id": None,
                     "last_entered_at": entered,
                     "last_exited_at": exited and parse_object.written(utc(exited)),
                 }
-        found.append(row)
+        found.append(
+            {
+                "fence_id": fence_id,
+                "tag": place["tag"],
+                "external_id": place["external_id"],
+                "kind": place["kind"],
+                "name": place["name"],
+                "there": place["there"],
+                "visits_today": today.get(fence_id, 0),
+                "usual_dwell_seconds": state.visits.usual_dwell(fence_id, place["tag"]),
+            }
+            | latest_visit
+        )
     return found
 
 
@@ -121,15 +131,16 @@ def visits_csv_header(zone: ZoneInfo) -> str:
     return ",".join((*CSV_FIELDS, f"entered ({zone.key})", f"left ({zone.key})")) + "\r\n"
 
 
-def visits_csv(rows: Iterable[dict[str, Any]], zone: ZoneInfo) -> str:
+def visits_csv(rows: Iterable[VisitRow], zone: ZoneInfo) -> str:
     """Return visits as CSV without a header, with times in UTC and in the fleet's time zone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     for row in rows:
         writer.writerow(
             [
-                *(spreadsheet_safe(row[name]) for name in CSV_FIELDS),
-                *(local_time(row[name], zone) for name in ("entered_at", "exited_at")),
+                *(spreadsheet_safe(row.get(name)) for name in CSV_FIELDS),
+                local_time(row["entered_at"], zone),
+                local_time(row["exited_at"], zone),
             ]
         )
     return text.getvalue()

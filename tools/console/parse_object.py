@@ -7,7 +7,7 @@ import base64
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeIs
+from typing import TypeIs
 
 import msgspec
 
@@ -21,7 +21,7 @@ MAX_SHOWN = 200
 
 
 class Event(msgspec.Struct, gc=False):
-    """One line of `events/` or `rejected/`. `seq` is assigned by its list; `stored` is the line itself."""
+    """One line of `events/` or `rejected/`. `seq` is assigned when it is listed; `stored` is the line's bytes."""
 
     kind: str
     event_id: str | None
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Position(msgspec.Struct, gc=False):
-    """A device's position by its own clock; `at` in epoch seconds, never later than the receipt."""
+    """A device's position. `at` is the device's time in epoch seconds, limited to the time of receipt."""
 
     device_id: str
     at: float
@@ -54,7 +54,7 @@ class Position(msgspec.Struct, gc=False):
 
 
 class Crossing(msgspec.Struct, gc=False):
-    """A geofence event, with its information about the fence."""
+    """A geofence event and what it says about the fence."""
 
     event_id: str
     device_id: str
@@ -85,20 +85,20 @@ def event_of(crossing: Crossing) -> GeofenceEvent:
 
 
 class _Kept(msgspec.Struct):
-    """Parse a line of `rejected/`; the event stays the text that was sent (1.50 stays 1.50)."""
+    """A line of `rejected/`. The event keeps the text that was sent, so 1.50 stays 1.50."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
     body_base64: str | None = None
 
 
 class Read(msgspec.Struct, gc=False):
-    """One object's lines."""
+    """The parsed lines of one object."""
 
     events: list[Event]
     positions: list[Position]
     crossings: list[Crossing]
     heard: list[tuple[str, float, str]]
-    """(device, time in epoch seconds by its clock, type) of the events without a position."""
+    """Events without a position: (device, the device's time in epoch seconds, type)."""
 
 
 def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:
@@ -145,7 +145,7 @@ def _good(
         return
     position = position_of(event)
     if device and position:
-        # A clock that is ahead must not fix a truck at its place until real time has caught up.
+        # Otherwise a position from a clock that is ahead would stay the latest until real time catches up.
         found.positions.append(
             Position(
                 device,
@@ -160,21 +160,24 @@ def _good(
     elif device and type_:
         found.heard.append((device, min(at.timestamp(), received_at.timestamp()), cut(type_) or ""))
     if fence and device and event_id and type_:
-        found.crossings.append(_crossing(event, event_id, device, fence, kinds[type_], at, position))
+        found.crossings.append(_crossing(event, event_id, type_, device, fence, kinds[type_], at, position))
 
 
 def _crossing(
-    event: dict[str, Any],
+    event: Mapping[str, object],
     event_id: str,
+    type_: str,
     device: str,
     fence: Fence,
     kind: Kind,
     at: datetime,
     position: tuple[float, float] | None,
 ) -> Crossing:
-    geofence = event["geofence"]
+    geofence = event.get("geofence")
+    assert _is(geofence)  # because it has a fence
     metadata = geofence.get("metadata")
     named = text(geofence.get("description")) or text(metadata.get("name") if _is(metadata) else None)
+    confidence = event.get("confidence")
     centre = geofence.get("geometryCenter")
     shape = geofence.get("geometry")
     return Crossing(
@@ -182,10 +185,10 @@ def _crossing(
         device,
         fence,
         kind,
-        event["type"],
+        type_,
         at,
         number_of(event.get("duration"), -math.inf, math.inf),
-        event.get("confidence") if isinstance(event.get("confidence"), int) else None,
+        confidence if isinstance(confidence, int) else None,
         position,
         cut(named),
         point(centre.get("coordinates")) if _is(centre) else None,
@@ -236,12 +239,12 @@ def cut(value: str | None) -> str | None:
     return value if value is None or len(value) <= MAX_SHOWN else value[:MAX_SHOWN] + "…"
 
 
-def device_of(event: Mapping[str, Any]) -> str | None:
+def device_of(event: Mapping[str, object]) -> str | None:
     user = event.get("user")
     return (text(user.get("deviceId")) if _is(user) else None) or text(event.get("deviceId"))
 
 
-def fence_of(event: Mapping[str, Any]) -> Fence | None:
+def fence_of(event: Mapping[str, object]) -> Fence | None:
     geofence = event.get("geofence")
     if not _is(geofence):
         return None
@@ -249,8 +252,8 @@ def fence_of(event: Mapping[str, Any]) -> Fence | None:
     return Fence(tag, external_id) if tag and external_id else None
 
 
-def position_of(event: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return the position of an event's GeoJSON point, otherwise of a ping's `longitude` and `latitude`."""
+def position_of(event: Mapping[str, object]) -> tuple[float, float] | None:
+    """Return the position from an event's GeoJSON point, otherwise from a ping's `longitude` and `latitude`."""
     location = event.get("location")
     if _is(location):
         return point(location.get("coordinates"))
@@ -258,14 +261,14 @@ def position_of(event: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def point(coordinates: object) -> tuple[float, float] | None:
-    """Return a valid (longitude, latitude), else None."""
+    """Return (longitude, latitude); None if they are invalid."""
     if not isinstance(coordinates, list) or len(coordinates) < 2:
         return None
     longitude, latitude = number_of(coordinates[0], -180, 180), number_of(coordinates[1], -90, 90)
     return None if longitude is None or latitude is None else (longitude, latitude)
 
 
-def ring(shape: Mapping[str, Any]) -> list[list[float]] | None:
+def ring(shape: Mapping[str, object]) -> list[list[float]] | None:
     """Return the outer ring of a GeoJSON polygon with at most a thousand corners."""
     rings = shape.get("coordinates")
     if shape.get("type") != "Polygon" or not isinstance(rings, list) or not rings:
@@ -283,7 +286,7 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """Return the content of a line of `rejected/`: its JSON, or otherwise its text, and its base64."""
+    """Return what a line of `rejected/` stores as text, and as base64 if it was a body that is not JSON."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:
@@ -293,8 +296,8 @@ def raw_of(stored: bytes) -> tuple[str, str | None]:
     return bytes(kept.event).decode(errors="replace"), None
 
 
-def sent_of(stored: bytes) -> dict[str, Any]:
-    """Return `event` or `body_base64` of a line of `rejected/`, the other one null."""
+def sent_of(stored: bytes) -> dict[str, object]:
+    """Return `event` and `body_base64` of a line of `rejected/`; one of them is null."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
     except msgspec.MsgspecError:
@@ -306,5 +309,5 @@ def written(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is(value: object) -> TypeIs[dict[str, Any]]:
+def _is(value: object) -> TypeIs[dict[str, object]]:
     return isinstance(value, dict)

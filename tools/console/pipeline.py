@@ -1,17 +1,18 @@
-"""The state of every stage of the pipeline, and a one-sentence verdict, as pure functions."""
+"""The state of every stage of the pipeline, and a verdict in one sentence."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypedDict
 
 from contract import logs
+from ops.percentile import percentile
 from tools.console import parse_object
-from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter, percentile
+from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
 
 HOUR_S = 3600.0
-type Told = tuple[str, float | None, str | None]
+type Condition = tuple[str, float | None, str | None]
 """State, lag in seconds, note."""
 # Log lines whose times and codes are kept for the panel's percentiles.
 MAX_LINES = 2000
@@ -19,16 +20,17 @@ MAX_LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage. `after` is the stage before it; `patience_s` is how long an event may wait here.
+    """A stage. `after` names the previous stage; an event may wait here for `max_wait_s`.
 
-    Clocks differ between services, and a request is logged when it ends: `slack_s` of the lag do not count.
+    Delays of up to `slack_s` are ignored, because the services' clocks differ and requests are logged when
+    they end.
     """
 
     name: str
     title: str
     source: str
     after: str | None = None
-    patience_s: float = 60.0
+    max_wait_s: float = 60.0
     slack_s: float = 3.0
 
 
@@ -50,6 +52,22 @@ MAX_UNARCHIVED = 10_000
 LATENCY_EVERY_S = 5.0
 
 
+class StageRow(TypedDict):
+    """A stage as the page shows it."""
+
+    name: str
+    title: str
+    count: int
+    total: int
+    rate: float
+    lag_s: float | None
+    per_minute: list[int]
+    last_at: str | None
+    state: str
+    note: str | None
+    detail: str | None
+
+
 @dataclass
 class Reconciled:
     """The last result of `reconcile`."""
@@ -59,10 +77,11 @@ class Reconciled:
     at: str | None = None
     seconds: float | None = None
     problem: str | None = None
-    found: dict[str, Any] = field(default_factory=dict)
+    differences: int = 0
+    found: Mapping[str, object] | None = None
 
     def row(self) -> dict[str, object]:
-        nothing: dict[str, Any] = {
+        nothing: Mapping[str, object] = {
             "from": None,
             "to": None,
             "differences": [],
@@ -76,38 +95,39 @@ class Reconciled:
             "at": self.at,
             "seconds": self.seconds,
             "problem": self.problem,
-        } | (self.found or nothing)
+            **(self.found or nothing),
+        }
 
 
 class Pipeline:
-    """The known state of each stage. `why_unknown` returns why a source cannot be read, if so.
+    """The known state of each stage. `why_unknown` returns why a source cannot be read; None if it can.
 
-    `marts_patience_s` is None if dbt has no schedule: then waiting for it is not a fault.
+    `marts_max_wait_s` is None if dbt has no schedule; then waiting for dbt is not a fault.
     """
 
     def __init__(
         self,
         why_unknown: Callable[[str], str | None],
-        marts_patience_s: float | None,
+        marts_max_wait_s: float | None,
         clock: Callable[[], float],
     ) -> None:
         self._why_unknown = why_unknown
-        self._marts_patience_s = marts_patience_s
+        self._marts_max_wait_s = marts_max_wait_s
         self._clock = clock
         self.meters = {stage.name: Meter() for stage in STAGES}
         self.reconciled = Reconciled()
-        self.pipes: dict[str, dict[str, Any]] = {}
+        self.pipes: dict[str, dict[str, object]] = {}
         self.redrive_waiting: int | None = None
         self.dead_letters: int | None = None
         self._redrive_since: float | None = None
         self.marts_built: bool | None = None
         self._stopped: dict[str, tuple[float, str]] = {}
-        self._lines: deque[tuple[float, Mapping[str, Any]]] = deque(maxlen=MAX_LINES)
+        self._lines: deque[tuple[float, Mapping[str, object]]] = deque(maxlen=MAX_LINES)
         self._left_for_redrive = Meter()
-        # Objects that a request named and S3 has not shown yet: key, and when it was named.
+        # Keys of receipts that were not found in S3 yet, with the times of the receipts.
         self._unarchived: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
-        self._told_of: dict[str, None] = {}
+        self._named_keys: dict[str, None] = {}
         self._accepted_again = Meter()
         self._latency_known: tuple[float, dict[str, object]] = (0.0, {})
         self.partial = False
@@ -115,11 +135,11 @@ class Pipeline:
     # --- input
 
     def archived(self, key: str, at: float, lines: int) -> None:
-        """Count an object of `events/` that is seen for the first time."""
+        """Count an object of `events/` that was not known before."""
         self.meters["archived"].add(at, lines)
         self._unarchived.pop(key, None)
 
-    def logged(self, at: float, line: Mapping[str, Any], is_archived: Callable[[str], bool]) -> None:
+    def logged(self, at: float, line: Mapping[str, object], is_archived: Callable[[str], bool]) -> None:
         """Count a canonical log line (`contract/logs.py`)."""
         meters = self.meters
         match line.get("event"):
@@ -141,9 +161,12 @@ class Pipeline:
                 meters["set_aside"].add(at, _count(line, "set_aside"))
             case logs.RECORDS_CONSUMED:
                 meters["consumed"].add(at, _count(line, "consumed"))
-                meters["consumed"].touch(at)  # a batch of quarantined records only is processed, too
-                if isinstance(line.get("behind_seconds"), int | float):
-                    meters["consumed"].lag_s = max(0.0, float(line["behind_seconds"]))
+                meters["consumed"].touch(
+                    at
+                )  # a batch that contains only quarantined records is processed, too
+                behind_s = line.get("behind_seconds")
+                if isinstance(behind_s, int | float):
+                    meters["consumed"].lag_s = max(0.0, float(behind_s))
                 shard = str(line.get("shard_id"))
                 if line.get("stopped_at"):
                     self._stopped.setdefault(shard, (at, str(line.get("failure", ""))[:200]))
@@ -151,12 +174,12 @@ class Pipeline:
                     self._stopped.pop(shard, None)
 
     def _stored(self, key: str, at: float, lines: int, is_archived: bool) -> None:
-        if key in self._told_of:
+        if key in self._named_keys:
             self._accepted_again.add(at, lines)
         elif not is_archived:
             self._unarchived[key] = at
-        self._told_of[key] = None
-        for known in (self._told_of, self._unarchived):
+        self._named_keys[key] = None
+        for known in (self._named_keys, self._unarchived):
             if len(known) > MAX_UNARCHIVED:
                 del known[next(iter(known))]
 
@@ -192,7 +215,7 @@ class Pipeline:
             },
         }
 
-    def _stage(self, stage: Stage, now: float) -> dict[str, object]:
+    def _stage(self, stage: Stage, now: float) -> StageRow:
         meter = self.meters[stage.name]
         per_minute = meter.per_minute(now)
         state, lag, note = self._state(stage, meter, now, sum(per_minute))
@@ -213,12 +236,12 @@ class Pipeline:
         }
 
     def _detail(self, stage: Stage) -> str | None:
-        """Return the original message of the source or function."""
+        """Return the error message of the source or function; None if there is none."""
         if stage.name == "consumed" and self._stopped:
             return min(self._stopped.values())[1]
         return self._why_unknown(stage.source)
 
-    def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Told:
+    def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Condition:
         if self._why_unknown(stage.source):
             return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Sources”"
         usual = "ok" if count else "idle"
@@ -227,39 +250,43 @@ class Pipeline:
         waits = self._waits(stage, meter)
         if waits is None or now - waits < USUAL_S:
             return usual, meter.lag_s, None
-        patience = self._marts_patience_s if stage.name == "marts" else stage.patience_s
-        if patience is None:
+        max_wait_s = self._marts_max_wait_s if stage.name == "marts" else stage.max_wait_s
+        if max_wait_s is None:
             return "waiting", now - waits, "waiting for the next dbt run"
-        return "stuck" if now - waits > patience else "waiting", now - waits, None
+        return "stuck" if now - waits > max_wait_s else "waiting", now - waits, None
 
-    def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Told | None:
-        """Return the state of a stage from its own data, without the previous stage."""
-        told: Told | None = None
+    def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Condition | None:
+        """Return the state of a stage whose own data determine it; None if it depends on the previous stage."""
+        condition: Condition | None = None
         match stage.name:
             case "redriven":
-                told = self._redrive(usual, meter, now)
+                condition = self._redrive(usual, meter, now)
             case "published":
                 left = sum(self._left_for_redrive.per_minute(now))
-                told = usual, meter.lag_s, f"{left} queued for redrive in the last hour" if left else None
+                condition = (
+                    usual,
+                    meter.lag_s,
+                    f"{left} queued for redrive in the last hour" if left else None,
+                )
             case "archived" if not self._unarchived:
                 again = sum(self._accepted_again.per_minute(now))
                 note = f"{again} in repeated requests, which create no object" if again else None
-                told = usual, meter.lag_s, note
+                condition = usual, meter.lag_s, note
             case "set_aside":
-                told = usual, None, "see: milkrun quarantine" if usual == "ok" else None
+                condition = usual, None, "see: milkrun quarantine" if usual == "ok" else None
             case "consumed" if self._stopped:
                 at, _ = min(self._stopped.values())
-                state = "stuck" if now - at > stage.patience_s else "waiting"
-                told = state, now - at, "the consumer stopped at a record: see `milkrun logs consume`"
+                state = "stuck" if now - at > stage.max_wait_s else "waiting"
+                condition = state, now - at, "the consumer stopped at a record: see `milkrun logs consume`"
             case "loaded":
                 halted = [name for name, pipe in self.pipes.items() if pipe["state"] not in ("RUNNING", None)]
                 if halted:
-                    told = "stuck", meter.lag_s, f"{', '.join(halted)}: {self.pipes[halted[0]]['state']}"
+                    condition = "stuck", meter.lag_s, f"{', '.join(halted)}: {self.pipes[halted[0]]['state']}"
             case "marts" if self.marts_built is False:
-                told = "idle", None, "dbt has not run yet"
-        return told
+                condition = "idle", None, "dbt has not run yet"
+        return condition
 
-    def _redrive(self, usual: str, meter: Meter, now: float) -> Told:
+    def _redrive(self, usual: str, meter: Meter, now: float) -> Condition:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
@@ -270,23 +297,21 @@ class Pipeline:
         return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} waiting in the queue"
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
-        """Return the time since which the oldest event of the previous stage has waited here; None if no
-        event waits.
-        """
+        """Return the time since which the oldest event has waited for this stage; None if no event waits."""
         if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":
             # Not by time, because a repeated request adds no object.
             return min(self._unarchived.values(), default=None)
         done_to = (meter.last_at or 0.0) + stage.slack_s
-        # Waits longer than the window are forgotten by the previous stage, not here.
+        # The previous stage forgets an event after an hour, so its time is stored here.
         since = self._waiting_since.get(stage.name, 0.0)
         if since <= done_to:
             since = self.meters[stage.after].first_after(done_to) or 0.0
         self._waiting_since[stage.name] = since
         return since or None
 
-    def _verdict(self, stages: list[dict[str, Any]]) -> tuple[str, str, str | None]:
+    def _verdict(self, stages: list[StageRow]) -> tuple[str, str, str | None]:
         by_state = Counter(stage["state"] for stage in stages)
         stuck = next((stage for stage in stages if stage["state"] == "stuck"), None)
         if stuck:
@@ -298,13 +323,12 @@ class Pipeline:
             return "unknown", f"Unknown: {', '.join(unknown)}; see the sources.", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
-            n = len(reconciled.found["differences"]) + int(reconciled.found["more"])
-            return "stuck", f"Reconcile found {n} differences.", "reconcile"
+            return "stuck", f"Reconcile found {reconciled.differences} differences.", "reconcile"
         waiting = [
             stage["title"]
             for stage in stages
             if stage["state"] == "waiting"
-            and not (stage["name"] == "marts" and self._marts_patience_s is None)
+            and not (stage["name"] == "marts" and self._marts_max_wait_s is None)
         ]
         if waiting:
             return (
@@ -326,9 +350,8 @@ class Pipeline:
         lines = [line for at, line in self._lines if at > now - WINDOW_S]
 
         def at(name: str, percent: float) -> float | None:
-            return percentile(
-                (line[name] for line in lines if isinstance(line.get(name), int | float)), percent
-            )
+            values = [value for line in lines if isinstance(value := line.get(name), int | float)]
+            return percentile(values, percent) if values else None
 
         answered, by_code = Counter[str](), Counter[str]()
         for line in lines:

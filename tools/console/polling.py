@@ -1,6 +1,6 @@
-"""Shared by all pollers: interval, clients, known object keys, and the thread that reads a source repeatedly.
+"""Code shared by all pollers: intervals, clients, known object keys, and the thread that reads a source repeatedly.
 
-The state belongs to the event loop: a poller passes parsed values to it and never touches it.
+Only the event loop's thread changes the state, so a poller passes parsed values to the event loop.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Pace:
-    """The seconds between two reads; 0 means only on demand."""
+    """The seconds between two reads of each source; 0 means only on demand."""
 
     listing: float = 2.0
     live_listing: float = 30.0
@@ -45,7 +45,7 @@ class Pace:
 
 
 class Clients:
-    """One client per service, created on first use, and again after credentials expired."""
+    """One client per service, created on first use, and created again after the credentials expired."""
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs
@@ -67,7 +67,7 @@ class Clients:
 
 
 class Session:
-    """A session of the warehouse for one user at a time, opened on first use."""
+    """A warehouse session for one thread at a time, opened on first use."""
 
     def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
         self._outputs = outputs
@@ -96,7 +96,7 @@ class Session:
 
 
 class Keys:
-    """The known objects of the last hours; can be used from any thread."""
+    """The known object keys of the last hours. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,7 +104,7 @@ class Keys:
 
     def add(self, name: ObjectName) -> bool:
         """Add a key; return whether it is new."""
-        # 64 bits of a hash: a third of a million keys collide by chance once in a hundred million days.
+        # A 64-bit hash. With 300,000 keys a day, a collision is expected once in a hundred million days.
         known = hash(name.key)
         with self._lock:
             hour = self._hours.setdefault(name.hour, set())
@@ -123,7 +123,7 @@ class Keys:
 
 @dataclass
 class Shared:
-    """Shared code of the pollers."""
+    """The objects that all pollers share."""
 
     outputs: Outputs
     stage: str
@@ -142,7 +142,7 @@ class Shared:
             self.loop.call_soon_threadsafe(what, *args)
 
     def ask[T](self, what: Callable[[], T]) -> T:
-        """Return the result of `what()`, called in the event loop."""
+        """Call `what` in the event loop and return its result."""
 
         async def asked() -> T:
             return what()
@@ -151,7 +151,7 @@ class Shared:
 
 
 class Poller(threading.Thread):
-    """A poller: `look` reads its source once and returns the seconds until the next read."""
+    """A thread that reads one source: `look` reads it once and returns the seconds until the next read."""
 
     source = ""
     # Read even if no page is open.
@@ -192,7 +192,7 @@ class Poller(threading.Thread):
                 self._failures += 1
 
     def failed(self) -> None:
-        """Discard what was read, for a poller that must start again."""
+        """Called after a failed read, for a poller that must discard its progress."""
 
     def wake(self) -> None:
         self.woken.set()

@@ -1,7 +1,7 @@
 """The known enters at exclusive places, and the open visits that they contradict.
 
-The rule is `ops/presence.py`. Enters come from visits (their first one), from archived events, and, if there
-is a contradiction, from the visits table, which has the later enters of merged visits.
+The rule is in `ops/presence.py`. Enters come from visits (their first one), from archived events, and, if
+there is a contradiction, from the visits table, which has the later enters of merged visits.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -26,15 +26,15 @@ class PresenceIndex:
         return fence.tag in self._exclusive_tags
 
     def learn(self, event: GeofenceEvent) -> bool:
-        """Return whether the device's contradictions changed.
+        """Add an enter event; return whether it changed the device's contradictions.
 
-        Of two contents of an id, the one that sorts first counts.
+        If an id has two contents, the one that sorts first counts.
         """
         if event.kind != "enter" or not self.is_exclusive(event.fence):
             return False
         enters = self._enters.setdefault(event.device_id, {})
         known = enters.get((event.fence, event.event_id))
-        # Content "" is from a visit, of which only the start is known.
+        # An event of type "" comes from a visit, so only its key fields are known.
         if known and known.type and (not event.type or content_of(known) <= content_of(event)):
             return False
         if known and not event.type:
@@ -48,7 +48,7 @@ class PresenceIndex:
         return self._of(event.device_id) != before
 
     def replace(self, device_id: str, events: Iterable[GeofenceEvent]) -> bool:
-        """Add the enters of a device from the visits table. Return whether anything changed."""
+        """Replace a device's enters with those of the visits table; return whether its contradictions changed."""
         before = self._of(device_id)
         self._enters[device_id] = {(event.fence, event.event_id): event for event in events}
         self._found.pop(device_id, None)
@@ -56,10 +56,6 @@ class PresenceIndex:
 
     def contradicted_by(self, pair: Pair) -> GeofenceEvent | None:
         return self._of(pair.device_id).get(pair)
-
-    def forget(self, device_id: str) -> None:
-        self._enters.pop(device_id, None)
-        self._found.pop(device_id, None)
 
     def _of(self, device_id: str) -> Mapping[Pair, GeofenceEvent]:
         found = self._found.get(device_id)

@@ -19,7 +19,7 @@ def number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Parse a number of limited length."""
+    """Return whether the text is a number with at most 20 digits."""
     return text.isascii() and text.isdigit() and len(text) <= 20
 
 

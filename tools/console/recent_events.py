@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 
 from tools.console import parse_object
 from tools.console.parse_object import Event
@@ -37,7 +36,7 @@ class RecentEvents:
         self.counted[kind] += lines
 
     def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:
-        """Return events since the last call, newest first, at most so many per kind; and the number omitted."""
+        """Return events added since the last call, newest first, `most` per kind at most, and the number left out."""
         fresh = {kind: list(islice(reversed(events), most)) for kind, events in self._fresh.items()}
         left_out = sum(map(len, self._fresh.values())) - sum(map(len, fresh.values()))
         for events in self._fresh.values():
@@ -125,7 +124,7 @@ def _says(event: Event, wanted: str) -> bool:
     return any(wanted in value.casefold() for value in (event.event_id, event.device_id, event.type) if value)
 
 
-def row(event: Event) -> dict[str, Any]:
+def row(event: Event) -> dict[str, object]:
     common = {
         name: getattr(event, name)
         for name in (
@@ -146,7 +145,7 @@ def row(event: Event) -> dict[str, Any]:
     return common | {"codes": event.codes, "reasons": event.reasons, "app_version": event.app_version}
 
 
-def whole(event: Event, bucket: str, database: str) -> dict[str, Any]:
+def whole(event: Event, bucket: str, database: str) -> dict[str, object]:
     """Return the event with its text as stored in S3, and its object key and line."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)

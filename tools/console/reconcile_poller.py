@@ -3,9 +3,9 @@
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from tools.console import health, parse_object
+from tools.console.pipeline import Reconciled
 from tools.console.polling import Poller, Shared
 
 
@@ -40,11 +40,12 @@ class ReconcilePoller(Poller):
         try:
             result = self._compared()
         except Exception as fault:  # shown instead of the result; the sources report their own errors
-            result = {"state": "failed", "equal": None, "problem": health.reason_of(fault), "found": {}}
+            problem = self.state.sources.without_secrets(health.reason_of(fault))
+            result = Reconciled("failed", problem=problem)
         self.shared.tell(self._done, result, time.monotonic() - self._began_at)
         return 0.1
 
-    def _compared(self) -> dict[str, object]:
+    def _compared(self) -> Reconciled:
         from ops.object_sets import MEANINGS
         from ops.reconcile import Reconciler
 
@@ -53,11 +54,11 @@ class ReconcilePoller(Poller):
         with self.shared.outputs.warehouse(max(60, self.shared.pace.give_up_after)) as warehouse:
             found = Reconciler(self.shared.outputs, self.shared.stage, warehouse).look(start, to, settled_at)
         crossings = found.crossings
-        return {
-            "state": "done",
-            "equal": found.equal,
-            "problem": None,
-            "found": {
+        return Reconciled(
+            "done",
+            found.equal,
+            differences=len(found.differences) + found.more,
+            found={
                 "from": parse_object.written(start),
                 "to": parse_object.written(to),
                 "differences": [
@@ -80,12 +81,8 @@ class ReconcilePoller(Poller):
                     "too_old": crossings.too_old,
                 },
             },
-        }
+        )
 
-    def _done(self, result: dict[str, Any], seconds: float) -> None:
-        reconciled = self.state.pipeline.reconciled
-        problem = result["problem"]
-        reconciled.state, reconciled.equal = result["state"], result["equal"]
-        reconciled.problem = problem and self.state.sources.without_secrets(problem)
-        reconciled.found = result["found"]
-        reconciled.at, reconciled.seconds = self.state.now(), round(seconds, 1)
+    def _done(self, result: Reconciled, seconds: float) -> None:
+        result.at, result.seconds = self.state.now(), round(seconds, 1)
+        self.state.pipeline.reconciled = result

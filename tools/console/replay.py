@@ -4,18 +4,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import batched
-from typing import Any
 
 from consumer import keys
 from consumer.visits import Rule, visits_of
-from contract.events import GeofenceEvent, Kind
+from contract.events import Kind
 from ops.presence import EXCLUSIVE_TAGS, presence
 from snowpipe.archive import Archive, Object
 from tools.console import known_visits, parse_object
+from tools.console.known_visits import VisitRow
 from tools.console.parse_object import Crossing, Position
 
 LONGEST = timedelta(hours=24)
-# How much later an event may have been received; later ones are not found.
+# Events received more than this after the range are not found.
 LATE = timedelta(hours=12)
 MAX_OBJECTS = 3000
 MAX_POSITIONS = 300_000
@@ -94,7 +94,7 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         if found.modified_at >= start - timedelta(seconds=2)
     )
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
-        # Only a few at a time, because objects that were read and not used yet are in memory.
+        # Only a few at a time, because objects stay in memory from their reading to their use.
         for some in batched(received, 2 * READERS, strict=False):
             yield from (each for each in readers.map(read, some) if each is not None)
 
@@ -116,8 +116,8 @@ def _track(device_id: str, points: list[Position], start: float) -> dict[str, ob
     }
 
 
-def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[str]) -> list[dict[str, Any]]:
-    """Compute visits with the consumer's own function from the crossings of this time."""
+def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[str]) -> list[VisitRow]:
+    """Compute the visits of these crossings with the consumer's own function."""
     events = [parse_object.event_of(crossing) for crossing in crossings]
     contradicting = {
         (each.pair, each.visit.entered_event_id): each.contradicted_by
@@ -125,22 +125,11 @@ def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[st
         if each.contradicted_by
     }
     found = [
-        known_visits.row(known_visits.by_rule(pair, visit))
-        | _contradicted(contradicting.get((pair, visit.entered_event_id)))
+        known_visits.row(known_visits.by_rule(pair, visit), contradicting.get((pair, visit.entered_event_id)))
         for pair, history in visits_of(events, rule).items()
         for visit in history.visits
     ]
     return sorted(found, key=lambda visit: visit["entered_at"])
-
-
-def _contradicted(by: GeofenceEvent | None) -> dict[str, object]:
-    if by is None:
-        return {}
-    return {
-        "contradicted_by_event_id": by.event_id,
-        "exit_inferred_at": parse_object.written(by.occurred_at),
-        "seen_at_fence_id": keys.fence_key(by.fence),
-    }
 
 
 def _ms(seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Answers to requests for replays. One replay is read at a time; the latest is kept for the next request."""
+"""Answers to requests for replays. Only one replay is read at a time, and the latest is cached."""
 
 import asyncio
 import time
@@ -30,7 +30,7 @@ class ReplayAnswers:
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
-        """Return the archive's days and, between the first and last known event, a suggested range."""
+        """Return the days with archived events, and a suggested range that ends at the last known event."""
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None
         if first is not None and last is not None:
@@ -43,13 +43,13 @@ class ReplayAnswers:
         return {"days": days, "suggested": suggested}
 
     async def read(self, start: datetime, end: datetime) -> bytes:
-        """Return a replay as JSON. Raises Problem for a range that is too long, and while another is read."""
+        """Return a replay as JSON. Raises Problem if the range is invalid or another replay is being read."""
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
         if start > datetime.now(UTC):
             raise Problem(400, "`from` is in the future.")
         if self._reading.locked():
-            raise Problem(409, "Another replay is being read; ask again.")
+            raise Problem(409, "Another replay is being read. Try again in a few seconds.")
         async with self._reading:
             wanted = (parse_object.written(start), parse_object.written(end))
             latest, now = self._latest, datetime.now(UTC)

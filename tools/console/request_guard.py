@@ -1,7 +1,7 @@
 """Decide who may send requests, and set headers that restrict the browser.
 
-The console listens on loopback, where pages of other sites can send requests, so requests with another host
-(DNS rebinding) or another origin are refused first.
+Pages of other sites can send requests to loopback through the user's browser. Therefore requests with another
+host (DNS rebinding) or another origin are refused.
 """
 
 import re
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 def policy(tiles: str | None) -> str:
-    """Return the Content-Security-Policy. Only tiles from --tiles may come from elsewhere."""
+    """Return the Content-Security-Policy. It allows no other host except that of --tiles."""
     elsewhere = ""
     if tiles:
         at = urlsplit(re.sub(r"[{}]", "", tiles))

@@ -1,8 +1,7 @@
 """Responses: JSON, files and errors."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -15,7 +14,7 @@ Raw = msgspec.Raw
 
 
 class Problem(Exception):
-    """An error, answered as problem+json (RFC 9457). `source` names the unavailable source."""
+    """An error that becomes a problem+json response (RFC 9457). `source` names the unavailable source."""
 
     def __init__(self, status: int, detail: str, source: str | None = None) -> None:
         super().__init__(detail)
@@ -60,4 +59,8 @@ async def _failed(_: Request, fault: Exception) -> Response:
     return problem(500, f"Internal error of the console: {type(fault).__name__}.")
 
 
-ON_ERRORS: Mapping[Any, Callable[..., Any]] = {Problem: _refused, 405: _not_allowed, 500: _failed}
+ON_ERRORS: Mapping[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
+    Problem: _refused,
+    405: _not_allowed,
+    500: _failed,
+}

@@ -1,4 +1,4 @@
-"""Answers for tests of app developers: the outcome of the events that they sent."""
+"""Answers for the tests of app developers: the outcome of the events that they sent."""
 
 import asyncio
 import time

@@ -7,32 +7,43 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from ops.presence import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
-from tools.console.fleet import Fleet, Place
+from tools.console.fleet import Fleet, Place, PlaceRow
 from tools.console.health import Sources
-from tools.console.known_visits import KnownVisits, known
+from tools.console.known_visits import Change, KnownVisits, VisitRow, known
 from tools.console.parse_object import Read
 from tools.console.pipeline import Pipeline
 from tools.console.recent_events import RecentEvents
 
+
+@dataclass(frozen=True, slots=True)
+class MartPlace:
+    """A place's visits in the marts: the number of closed ones, their usual dwell, and the latest visit."""
+
+    closed: int
+    usual_dwell_s: float | None
+    last_entered_at: datetime
+    last_exited_at: datetime | None
+
+
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100
-# How long after the last page was closed expensive sources are still read.
+# Expensive sources are read for this long after the last page was closed.
 LINGER_S = 60.0
 
 
 class ConsoleState:
     def __init__(
         self,
-        stage: dict[str, Any],
+        stage: Mapping[str, object],
         *,
         places: Iterable[Place] = (),
         secrets: Iterable[str] = (),
-        marts_patience_s: float | None = None,
+        marts_max_wait_s: float | None = None,
         exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -45,8 +56,8 @@ class ConsoleState:
         # The stage's visit rule, set once it was read.
         self.min_confidence = 0
         # Fence → the marts' information about its visits.
-        self.mart_places: dict[str, dict[str, Any]] = {}
-        self.pipeline = Pipeline(self.sources.why_unknown, marts_patience_s, clock)
+        self.mart_places: dict[str, MartPlace] = {}
+        self.pipeline = Pipeline(self.sources.why_unknown, marts_max_wait_s, clock)
         self.viewers = 0
         self._looked_at = 0.0
         self._reset_at = 0
@@ -61,8 +72,8 @@ class ConsoleState:
     def now(self) -> str:
         return parse_object.written(datetime.fromtimestamp(self._clock(), UTC))
 
-    def stage(self) -> dict[str, Any]:
-        return self._stage | {"now": self.now()}
+    def stage(self) -> dict[str, object]:
+        return {**self._stage, "now": self.now()}
 
     # --- input
 
@@ -86,14 +97,14 @@ class ConsoleState:
             if len(self._crossed) < 1000:
                 self._crossed[crossing.device_id] = None
 
-    def tell_visit(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """Apply a notification of the visits' bus."""
-        # The bus may have events of other producers.
+    def tell_visit(self, kind: str, detail: Mapping[str, object]) -> None:
+        """Apply a notification from the visits' bus."""
+        # Other producers may send events to the bus, too.
         with suppress(LookupError, TypeError, ValueError):
             self.visits.tell(kind, detail)
             self.urgent.set()
-            # The bus may be faster than the archive, and its places are searched for, too.
-            if visit := detail["visit"]:
+            # The bus may be faster than the archive, so a new place becomes searchable here.
+            if isinstance(visit := detail["visit"], dict):
                 self.fleet.know(known(visit).fence)
 
     def skip(self, kind: str, lines: int, received_at: float) -> None:
@@ -105,7 +116,7 @@ class ConsoleState:
         return crossed
 
     def reset(self) -> None:
-        # In full seconds, as S3's times: the last second before the reset may be included.
+        # S3's times are full seconds, so events of the reset's own second are shown.
         self._reset_at = int(self._clock())
         self.events.forget()
         self.was_reset = True
@@ -121,14 +132,14 @@ class ConsoleState:
 
     # --- output
 
-    def trucks(self, only: set[str] | None = None) -> list[dict[str, Any]]:
+    def trucks(self, only: set[str] | None = None) -> list[dict[str, object]]:
         return self.fleet.rows(self.visits.inside(), only)
 
-    def fences(self) -> list[dict[str, Any]]:
+    def fences(self) -> list[PlaceRow]:
         at = self.visits.at()
         return [place.row(at.get(fence_id, 0)) for fence_id, place in self.fleet.places.items()]
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, object]:
         newest = {
             kind: [recent_events.row(event) for event in self.events.matching(kind, limit=SNAPSHOT_EVENTS)]
             for kind in ("good", "bad")
@@ -143,33 +154,33 @@ class ConsoleState:
             "events": newest | {"counted": dict(self.events.counted)},
         }
 
-    def news(self) -> list[tuple[str, dict[str, Any]]]:
+    def news(self) -> list[tuple[str, dict[str, object]]]:
         """Return the changes since the last call as messages for the pages' event stream."""
-        told: list[tuple[str, dict[str, Any]]] = []
+        messages: list[tuple[str, dict[str, object]]] = []
         if self.was_reset:
             self.was_reset = False
-            told.append(("reset", {}))
+            messages.append(("reset", {}))
         changes, is_other = self.visits.take_changes()
-        # The truck also has the fences that it entered or left.
+        # A truck's row contains its fences, so it changes with its visits, too.
         moved = self.fleet.changed | {visit["device_id"] for visit in _visits_in(changes)}
         if is_other:
             moved |= self.visits.open_devices()
         self.fleet.changed = set()
         if trucks := self.trucks(moved):
-            told.append(("trucks", {"trucks": trucks}))
+            messages.append(("trucks", {"trucks": trucks}))
         if is_other:
-            told.append(("visits", {"changes": changes[-500:], "there": self.visits.there()}))
+            messages.append(("visits", {"changes": changes[-500:], "there": self.visits.there()}))
         fresh, left_out = self.events.take_fresh(EVENTS_A_MESSAGE)
         if any(fresh.values()):
             rows = {kind: [recent_events.row(event) for event in events] for kind, events in fresh.items()}
-            told.append(("events", rows | {"counted": dict(self.events.counted), "left_out": left_out}))
+            messages.append(("events", rows | {"counted": dict(self.events.counted), "left_out": left_out}))
         if self.fleet.places_changed:
             self.fleet.places_changed = False
-            told.append(("fences", {"fences": self.fences()}))
+            messages.append(("fences", {"fences": self.fences()}))
         if self.sources.changed:
             self.sources.changed = False
-            told.append(("sources", {"sources": self.sources.rows()}))
-        return told
+            messages.append(("sources", {"sources": self.sources.rows()}))
+        return messages
 
     def drop_news(self) -> None:
         """Discard the changes since the last call, because no page is open."""
@@ -179,6 +190,6 @@ class ConsoleState:
         self.events.take_fresh(0)
 
 
-def _visits_in(changes: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _visits_in(changes: Iterable[Change]) -> Iterator[VisitRow]:
     for change in changes:
-        yield from (change[name] for name in ("visit", "previous") if change[name])
+        yield from (visit for visit in (change["visit"], change["previous"]) if visit)

@@ -1,4 +1,4 @@
-"""The built page and its files."""
+"""Serve the built page and its files."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ NO_PAGES = (
 
 
 async def page(request: Request) -> Response:
-    """Return a built file, otherwise the page, which handles its own paths.
+    """Return the built file with this path, otherwise the page, which interprets the path itself.
 
-    Read each time, so a build needs no restart.
+    Files are read for each request, so a new build needs no restart.
     """
     path = request.path_params["path"]
     root = STATIC.resolve()

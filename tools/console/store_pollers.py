@@ -3,7 +3,7 @@
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -13,11 +13,12 @@ from contract.events import Fence
 from ops import redrive, visits
 from ops.read_stores import utc
 from snowpipe.refusal import MissingObject
-from snowpipe.warehouse import Snowflake
+from snowpipe.warehouse import Row, Snowflake
 from tools.console.archive_poller import ArchivePoller
 from tools.console.event_rates import WINDOW_S
 from tools.console.known_visits import FEW_VISITS
 from tools.console.polling import Poller, Session, Shared
+from tools.console.state import MartPlace
 
 # dbt builds the marts hourly.
 PLACES_EVERY_S = 300.0
@@ -25,7 +26,7 @@ PLACES_REACH = timedelta(days=35)
 
 
 class LogPoller(Poller):
-    """The functions' canonical log lines, from which the dashboard's metrics come too."""
+    """Reads the functions' canonical log lines, on which the dashboard's metrics are based, too."""
 
     source = "logs"
     always = True
@@ -51,7 +52,7 @@ class LogPoller(Poller):
 
     def _read(self, function: str, name: str) -> None:
         client = self.shared.aws("logs")
-        request: dict[str, Any] = {
+        request: dict[str, object] = {
             "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
             "startTime": int(self._since[function] * 1000),
             # A function logs quarantined records in a line of its own. LocalStack ignores the filter pattern.
@@ -88,7 +89,7 @@ class LogPoller(Poller):
 
 
 class VisitPoller(Poller):
-    """Reads the visits table at the start and for visits that the bus missed, or regularly without the bus."""
+    """Reads the visits table: at the start and for visits that the bus missed, or regularly without a bus."""
 
     source = "visits"
     DEVICES_A_LOOK = 20
@@ -125,7 +126,9 @@ class VisitPoller(Poller):
         return min(every, pace.visits) if is_all_verified and not new else 0.2
 
     def _verify(self) -> bool:
-        """Read the table once per contradiction, because the table has the enters of merged visits."""
+        """Read the enters of contradicted devices from the table, which also has those of merged visits.
+
+        Returns whether all contradictions have been verified."""
         doubtful = self.shared.ask(self.state.visits.doubtful)
         self._verified = {device: doubt for device, doubt in self._verified.items() if device in doubtful}
         to_ask = [device for device, doubt in doubtful.items() if self._verified.get(device) != doubt]
@@ -140,7 +143,7 @@ class VisitPoller(Poller):
                 self.shared.exclusive_tags,
                 self.shared.rule,
             )
-            # None compete in the table, because the bus is ahead of it; then the values known here stay.
+            # The table has none if the bus is ahead of it; then the enters in memory stay.
             if enters:
                 self.shared.tell(self.state.visits.verified, device, enters)
             self._verified[device] = doubtful[device]
@@ -163,8 +166,8 @@ class VisitPoller(Poller):
         held = self.shared.ask(self.state.visits.open_starts)
         missing = {start[0] for start in held if (start[0], start[3]) not in there}
         self.shared.tell(self._opened, rows, bool(self._asked))
-        # An index is updated a moment after its table: with the bus, only visits missing twice are read
-        # again.
+        # DynamoDB updates an index a moment after its table. If the bus works, wait until a visit is missing
+        # twice.
         doubtful = missing & self._missing if self._reader.is_live else missing
         for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
             self.shared.tell(self.state.visits.reread, *self._of(device))
@@ -184,7 +187,7 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """Loaded and staged rows. Read only while a page is open, because a warehouse costs money."""
+    """Counts loaded and staged rows, but only while a page is open, because a warehouse costs money."""
 
     source = "snowflake"
     # How long after its time a row may become visible.
@@ -201,7 +204,7 @@ class WarehousePoller(Poller):
             self._wait(3600)
             return 0
         with self._session() as warehouse:
-            # Not counted: importing the connector and signing in.
+            # Importing the connector and signing in do not count as reading.
             self._began = time.monotonic()
             self.ask(warehouse)
         return self.shared.pace.warehouse
@@ -238,11 +241,11 @@ class WarehousePoller(Poller):
                 self._places_at = time.monotonic()
         self._known_to = now
 
-    def _places(self, warehouse: Snowflake) -> dict[str, dict[str, object]]:
+    def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
         """Return each place's usual dwell and latest visit from the marts."""
         try:
             rows = warehouse.query(
-                "SELECT geofence_tag, geofence_external_id, COUNT(*) AS visits, COUNT(dwell_seconds) AS closed,"
+                "SELECT geofence_tag, geofence_external_id, COUNT(dwell_seconds) AS closed,"
                 " MEDIAN(dwell_seconds) AS usual, MAX(entered_at) AS last_entered_at,"
                 f" MAX(exited_at) AS last_exited_at FROM {self.shared.outputs.database}.MARTS.GEOFENCE_VISITS"
                 " WHERE entered_at >= %s::TIMESTAMP_NTZ GROUP BY 1, 2 LIMIT 20000",
@@ -250,15 +253,23 @@ class WarehousePoller(Poller):
             )
         except MissingObject:
             return {}
-        return {keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"])): row for row in rows}
+        return {
+            keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"])): MartPlace(
+                closed=row["closed"],
+                usual_dwell_s=None if row["usual"] is None else float(row["usual"]),
+                last_entered_at=row["last_entered_at"],
+                last_exited_at=row["last_exited_at"],
+            )
+            for row in rows
+        }
 
-    def _learn_places(self, places: dict[str, dict[str, Any]]) -> None:
+    def _learn_places(self, places: dict[str, MartPlace]) -> None:
         self.state.mart_places = places
         self.state.visits.learn_usual(
             {
-                fence_id: float(row["usual"])
-                for fence_id, row in places.items()
-                if row["usual"] is not None and row["closed"] >= FEW_VISITS
+                fence_id: place.usual_dwell_s
+                for fence_id, place in places.items()
+                if place.usual_dwell_s is not None and place.closed >= FEW_VISITS
             }
         )
 
@@ -281,5 +292,5 @@ class WarehousePoller(Poller):
         self.state.pipeline.meters["marts"].put(counts, since)
 
 
-def _by_second(rows: list[dict[str, Any]]) -> dict[int, int]:
+def _by_second(rows: list[Row]) -> dict[int, int]:
     return {int(utc(row["at"]).timestamp()): int(row["n"]) for row in rows}

@@ -1,20 +1,22 @@
-"""Queries of the stores for a page. They block, so call them in a thread."""
+"""Queries of the stores for the page. They block, so call them in a thread."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Protocol
+from decimal import Decimal
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
 from ops import daily_report, visits
-from ops.event_finder import Finder, lags
+from ops.event_finder import Finder, Step, lags
 from ops.outputs import Outputs
 from ops.read_stores import utc
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.refusal import MissingObject
+from snowpipe.warehouse import Row
 from tools.console import known_visits, parse_object
 from tools.console.polling import Clients, Session
 
@@ -39,15 +41,9 @@ class StoreQueries:
         self._aws = aws
         self._session = session
 
-    def where(self, what: str) -> dict[str, Any]:
-        """Return the journey of an event or object. Raises Refusal if the warehouse cannot be queried."""
-        with self._session() as warehouse:
-            finder = Finder(self._outputs, self._stage, warehouse)
-            if object_name(what):
-                steps = finder.object(what)
-            else:
-                now = datetime.now(UTC)
-                steps = finder.event(what, now - WHERE_REACH, now, lambda _: None)
+    def where(self, what: str) -> dict[str, object]:
+        """Return the steps of an event or object. Raises Refusal if the warehouse cannot be queried."""
+        steps, searched = self._steps(what)
         keys = [step.detail["key"] for step in steps if "key" in step.detail]
         return {
             "what": what,
@@ -59,23 +55,31 @@ class StoreQueries:
                 }
                 for step in lags(steps)
             ],
-            "searched": finder.searched,
+            "searched": searched,
             "found": any(step.at for step in steps),
             "s3_uris": [f"s3://{self._outputs.bucket}/{key}" for key in dict.fromkeys(keys)],
             "sql": self._sql(what),
         }
 
+    def _steps(self, what: str) -> tuple[list[Step], list[str]]:
+        """Return the steps, and the stores that were searched."""
+        with self._session() as warehouse:
+            finder = Finder(self._outputs, self._stage, warehouse)
+            if object_name(what):
+                return finder.object(what), finder.searched
+            now = datetime.now(UTC)
+            return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
+
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
         """Return the key of the object with an event, and the line if known; None if no object has the event."""
-        for step in self.where(event_id)["steps"]:
-            key = step["detail"].get("key")
+        for step in self._steps(event_id)[0]:
+            key, line = step.detail.get("key"), step.detail.get("line")
             if key and object_name(str(key)):
-                line = step["detail"].get("line")
                 return str(key), int(line) if isinstance(line, int | float) else None
         return None
 
     def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
-        """Return one event of an archived object: that line, otherwise the one with that id."""
+        """Return one event of an archived object: the one on that line, or with that id if no line is given."""
         archive = Archive(self._aws("s3"), self._outputs.bucket)
         found = next((each for each in archive.objects(key) if each.key == key), None)
         body = archive.body(key) if found else None
@@ -106,7 +110,9 @@ class StoreQueries:
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
     ) -> tuple[list[known_visits.Known], int]:
-        """Return the latest visits of the mart and the number of earlier visits left out; none if dbt has never run."""
+        """Return the latest visits of the mart and the number of earlier visits left out. Empty if dbt has
+        never run.
+        """
         where, parameters = self._of_visits(start, end, device_id, fence)
         try:
             with self._session() as warehouse:
@@ -134,7 +140,7 @@ class StoreQueries:
     ) -> tuple[list[known_visits.Known], tuple[datetime, str] | None]:
         """Return up to PART_VISITS visits of the mart after the entry time and visit key `last`, the earliest first.
 
-        The second value is `last` for the next part; None if there is none.
+        The second value is `last` for the next part, or None if this part is the last one.
         """
         start, visit_key = last
         where, parameters = self._of_visits(start, end, None, fence)
@@ -170,7 +176,7 @@ class StoreQueries:
         with self._session() as warehouse:
             return daily_report.report(warehouse, self._outputs.database, day, zone, datetime.now(UTC))
 
-    def daily(self, n: int) -> dict[str, Any]:
+    def daily(self, n: int) -> dict[str, object]:
         """Return the marts' daily totals, by the day of the device's clock in UTC."""
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:
@@ -213,21 +219,21 @@ _NUMBERS = ("dwell_seconds", "app_dwell_seconds")
 _SUMS = ("events", "visits", "collections", "litres", "kilometres", "dwell_seconds")
 
 
-def _known(row: dict[str, Any]) -> known_visits.Known:
+def _known(row: Row) -> known_visits.Known:
     """Parse a row of the mart."""
     times = {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
     numbers = {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
     return known_visits.known(row | times | numbers)
 
 
-def _whole_days(latest_first: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows by date, without the earliest date if it may be cut off; on a date the order stays."""
+def _whole_days(latest_first: list[Row]) -> list[Row]:
+    """Sort rows by date, without the earliest date if LIMIT may have cut it. The order within a date stays."""
     cut = latest_first[-1]["date"] if len(latest_first) == MAX_DAILY else None
     return sorted((row for row in latest_first if row["date"] != cut), key=lambda row: row["date"])
 
 
-def _days(farms: list[dict[str, Any]], trucks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _days(farms: list[Row], trucks: list[Row]) -> list[Row]:
+    found: dict[str, Row] = {}
     for row in trucks:
         day = found.setdefault(
             row["date"], {"date": row["date"], **dict.fromkeys(_SUMS, 0), "trucks": 0, "farms": 0}
@@ -241,16 +247,16 @@ def _days(farms: list[dict[str, Any]], trucks: list[dict[str, Any]]) -> list[dic
     return [found[date] for date in sorted(found)]
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> object:
     """Convert decimals to numbers and times to text."""
     match value:
         case datetime():
             return parse_object.written(utc(value))
         case None | str() | bool() | int() | float():
             return value
-        case _ if hasattr(value, "as_integer_ratio"):
+        case Decimal():
             return float(value)
-        case _ if hasattr(value, "isoformat"):
+        case date():
             return value.isoformat()
         case _:
             return str(value)

@@ -74,7 +74,7 @@ class Hub:
     def _tell_of_pipeline(self) -> None:
         if not self._pages:
             if self._tick % 120 == 0:
-                self._state.pipeline.row()  # drops what is older than the window
+                self._state.pipeline.row()  # removes counts that are older than the window
             return
         pipeline = encode(self._state.pipeline.row())
         if pipeline != self._pipeline:
@@ -94,7 +94,7 @@ class Hub:
             page.woken.set()
 
     async def listen(self) -> AsyncIterator[bytes]:
-        """Stream to one page, starting with a snapshot. Snapshot and subscription are one step."""
+        """Stream to one page. No change is lost between the subscription and the snapshot that it starts with."""
         page = _Page()
         self.flush()
         self._pages.add(page)

@@ -1,10 +1,9 @@
-"""List the visits of a span of time from the marts, the visits table and the bus."""
+"""List the visits of a time range from the marts, the visits table and the bus."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 
@@ -19,7 +18,9 @@ from tools.console.store_queries import MAX_CSV_VISITS, Ask, StoreQueries
 
 @dataclass(frozen=True)
 class Wanted:
-    """`prefix` is the beginning of a truck's or place's name, in any case; empty means all."""
+    """The visits that a request asks for. `prefix`: the beginning of a truck's or place's name, ignoring
+    case; empty means all.
+    """
 
     start: datetime
     end: datetime
@@ -41,7 +42,7 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """Visits by entry time; `missing` says why stores did not answer, `more` counts earlier visits left out."""
+    """Visits by entry time; `missing`: why stores did not answer; `more`: the number of earlier visits left out."""
 
     visits: list[Known]
     used: list[str]
@@ -67,7 +68,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             table = await ask("visits", lambda: queries.device_visits(device_id, start))
             used.append("dynamodb")
             crossings = {start_: visit.crossings for start_, visit in found.items()}
-            # The table is never behind the marts, so visits that it no longer has were restated.
+            # The table is never behind the marts. So visits that are only in the marts have been restated.
             found = {
                 start_of(visit): visit
                 for visit in table
@@ -114,7 +115,7 @@ async def in_parts(
         while last is not None:
             marts, last = await ask("snowflake", partial(queries.visits_after, last, end, fence))
             some = [_latest(visit, held.pop(start_of(visit), None)) for visit in marts]
-            # Visits that only the bus knows are in their place; the rest follows after the last part.
+            # Add the visits that only the bus has, up to the end of this part; the last part gets the rest.
             reached = some[-1].entered_at if some and last else None
             for start_ in [start_ for start_ in held if reached is None or start_[2] <= reached]:
                 some.append(held.pop(start_))
@@ -134,7 +135,7 @@ def _latest(visit: Known, held: Known | None) -> Known:
     return held
 
 
-def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, Any]:
+def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, object]:
     return {
         "visits": [bus.row(visit) for visit in found.visits],
         "from": parse_object.written(wanted.start),

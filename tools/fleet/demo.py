@@ -22,35 +22,26 @@ from consumer.visits import Pair
 from ops import read_stores, terminal
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
+from ops.percentile import percentile
 from ops.polling import until
 from ops.read_stores import Stay
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 from tools.fleet import rounds
+from tools.fleet.client import Client, send
+from tools.fleet.event_file import judged, posts_of_file, read_lines
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
 from tools.fleet.row_latency import Watch
-from tools.fleet.send import (
-    FILE_HELP,
-    Client,
-    Farms,
-    Seed,
-    Trucks,
-    judged,
-    new_run_id,
-    percentile,
-    posts_of_file,
-    read_lines,
-    send,
-)
+from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
 
 # LocalStack serves at most 10 to 15 requests per second, however many are concurrent.
 CONCURRENCY = 4
-# A stage of the flow fails if its count has not changed for this long.
+# A step fails if it is not complete within this time.
 TIMEOUT_S = 60.0
 VISITS_TIMEOUT_S = 5.0
 # How long a request is tried; a local stack that does not answer by then is down.
@@ -60,7 +51,7 @@ PAIRS_PER_LOOK = 40
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One count of the demo. `equal` may require more than equal counts: the same ids."""
+    """One check of the demo. `equal` may require the same ids, not only the same number."""
 
     name: str
     expected: int
@@ -132,9 +123,7 @@ def command(
 
 
 class Demo:
-    """One run against one stack. `latencies` contains, per row, the seconds from POST until the row can be
-    queried.
-    """
+    """One run against one stage. `latencies` has the seconds from POST until each row could be queried."""
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
         self._outputs = outputs
@@ -158,7 +147,7 @@ class Demo:
             return self._check(warehouse, build)
 
     def _send(self, posts: Iterable[Post], total: int, watch: Watch) -> None:
-        client = Client.of(self._outputs, connections=CONCURRENCY, patience=REQUEST_TIMEOUT_S)
+        client = Client.of(self._outputs, connections=CONCURRENCY, timeout_s=REQUEST_TIMEOUT_S)
         task = self._bars.add_task("sent", total=total)
         for delivery in send(posts, client, concurrency=CONCURRENCY):
             self.requests += 1
@@ -190,28 +179,28 @@ class Demo:
         task = self._bars.add_task("published", total=self._ledger.count("crossing"))
 
         def read() -> int:
-            # The stream's clock may be a little behind ours.
+            # The stream's clock may be slightly behind ours.
             records = read_stores.stream_records(
                 kinesis, self._outputs.stream, began_at - timedelta(seconds=5)
             )
             self._ledger.mark("published", read_stores.event_ids_among(records), only_ours=True)
             return self._show(task, "published")
 
-        until(read, lambda n: n >= self._ledger.count("crossing"), patience_s=TIMEOUT_S, every_s=1)
+        until(read, lambda n: n >= self._ledger.count("crossing"), timeout_s=TIMEOUT_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Find out, pair by pair, which events the consumer's table contains."""
+        """Read the visits table, one (device, fence) pair at a time, until it contains every recent event."""
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 
         def read() -> int:
-            # A few at a time, because repeated reads of all pairs would slow the consumer down.
+            # A few pairs at a time, because reading all pairs again and again would slow down the consumer.
             for ids in self._of_pairs(
                 read_stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
             ):
                 self._ledger.mark("consumed", ids, only_ours=True)
             return self._show(task, "consumed")
 
-        until(read, lambda n: n >= self._ledger.count("recent"), patience_s=TIMEOUT_S)
+        until(read, lambda n: n >= self._ledger.count("recent"), timeout_s=TIMEOUT_S)
 
     def _of_pairs[T](
         self, read: Callable[[Table, Pair], Iterable[T]], pairs: Iterable[Pair]
@@ -228,7 +217,7 @@ class Demo:
             self._bars.update(task, completed=sum(watch.rows.values()))
             return watch.pending
 
-        until(look, lambda pending: pending == 0 or watch.fault is not None, patience_s=TIMEOUT_S)
+        until(look, lambda pending: pending == 0 or watch.fault is not None, timeout_s=TIMEOUT_S)
         if watch.fault:
             raise watch.fault
 
@@ -310,8 +299,8 @@ class Demo:
         )
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
-        """Compare each visit, not only the number of visits; visits are written after the events."""
-        found = until(find, lambda found: found == expected, patience_s=VISITS_TIMEOUT_S)
+        """Compare each visit, not only their number. Wait, because the consumer writes visits after events."""
+        found = until(find, lambda found: found == expected, timeout_s=VISITS_TIMEOUT_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(
             name,
@@ -346,11 +335,11 @@ def stack_memory_mib(environment: Mapping[str, str]) -> object:
 
 
 def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
-    """Move trucks until Ctrl-C, then print what was sent."""
+    """Move trucks until Ctrl-C, then print the totals."""
     if outputs.console_url:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()
-    client = Client.of(outputs, patience=REQUEST_TIMEOUT_S)
+    client = Client.of(outputs, timeout_s=REQUEST_TIMEOUT_S)
     with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as stopped:
         task = bars.add_task("events sent", total=None)
         tally = drive(

@@ -16,8 +16,9 @@ from typing import Literal, Self, cast
 from consumer.visits import Pair, visits_of
 from contract.events import MAX_AGE, Fence, GeofenceEvent, Kind
 from ops.read_stores import Stay, stay
+from tools.fleet.client import Delivery, count_in, rejects_in
+from tools.fleet.event_file import TOO_LARGE
 from tools.fleet.rounds import Planned
-from tools.fleet.send import TOO_LARGE, Delivery, count_in, rejects_in
 
 # Where an event's id can be found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
@@ -66,7 +67,7 @@ class Ledger:
         self._db.close()
 
     def add(self, delivery: Delivery) -> list[str]:
-        """Record one delivery: the events' expected outcomes, and the answer. Return the new object keys."""
+        """Record a delivery: the events' expected outcomes and the response. Return the new object keys."""
         events, answer = delivery.post.events, delivery.answer
         self.sent += len(events)
         self.received += count_in(answer, "received")
@@ -128,12 +129,12 @@ class Ledger:
         return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
-        """Return the ids that are unexpectedly in a store, and those that are missing from it."""
+        """Return ids that are unexpectedly in a store or missing from it, at most `limit`."""
         sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:
-        """Yield the keys of the objects that the responses named."""
+        """Return the keys of the objects that the responses named."""
         rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
         return [key for (key,) in rows]
 
@@ -151,7 +152,7 @@ class Ledger:
         return self._pairs("SELECT DISTINCT device_id, tag, external_id FROM crossing ORDER BY 1, 2, 3", ())
 
     def pairs_not_consumed(self, limit: int) -> list[Pair]:
-        """Return some pairs with events that the consumer was not yet found to have processed."""
+        """Return up to `limit` pairs with recent events that are not yet marked as consumed."""
         sql = """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
             WHERE recent AND NOT consumed LIMIT ?"""
         return self._pairs(sql, (limit,))
@@ -161,7 +162,7 @@ class Ledger:
         return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:
-        """Yield the visits of the accepted events by the rule, with one pair in memory at a time."""
+        """Yield the visits that the rule makes of the accepted events, with one pair in memory at a time."""
         rows = self._db.execute("SELECT * FROM crossing ORDER BY device_id, tag, external_id")
         events = (_event(row) for row in rows)
         for _, group in groupby(events, key=lambda event: (event.device_id, event.fence)):

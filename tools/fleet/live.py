@@ -7,17 +7,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Protocol
 from uuid import uuid4
 
 from contract.events import Fence
+from tools.fleet.client import Delivery
 from tools.fleet.rounds import Place, Plan, Planned, Post, places
-from tools.fleet.send import Client, Tally
+from tools.fleet.send import Tally
 
 TICK_SECONDS = 3.0
-# The factor by which trucks drive faster than real ones, so that movement is visible; the events' clock is
-# real.
+# Twelve times as fast as real trucks, so that movement is visible. The events' times are real.
 SPEED_KMH = 50 * 12
 STOP_SECONDS = 20.0
+
+
+class Phone(Protocol):
+    def deliver(self, post: Post) -> list[Delivery]: ...
 
 
 @dataclass(slots=True)
@@ -94,15 +99,13 @@ class LiveFleet:
         return Post(tuple(events), now) if events else None
 
 
-def drive(
-    fleet: LiveFleet, client: Client, report: Callable[[Tally], None], stopped: threading.Event
-) -> Tally:
-    """Post a tick every TICK_SECONDS until `stopped` is set; return the result."""
+def drive(fleet: LiveFleet, phone: Phone, report: Callable[[Tally], None], stopped: threading.Event) -> Tally:
+    """Post the events of a tick every TICK_SECONDS until `stopped` is set; return the totals."""
     tally, began = Tally(), time.monotonic()
     while not stopped.is_set():
         elapsed = time.monotonic() - began
         post = fleet.post(elapsed, datetime.now(UTC))
-        for delivery in client.deliver(post) if post else ():
+        for delivery in phone.deliver(post) if post else ():
             tally.add(delivery)
         report(tally)
         stopped.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))

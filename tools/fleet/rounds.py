@@ -36,7 +36,7 @@ class Plan:
     """The parameters of a morning. `run` (8 hex digits) begins every event id and ends every device id.
 
     `duplicates`, `late` and `invalid` are shares of the events: sent again, sent after a dead zone, added
-    as invalid. `begins_at` is aware; events span about `rounds` × 3 hours from it.
+    as invalid. `begins_at` has a time zone; events span about `rounds` × 3 hours from it.
     """
 
     run: str
@@ -75,7 +75,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request of one phone. In an envelope `user` is given once, beside the events."""
+    """One request of one phone. In an envelope, `user` is given once, next to the events."""
 
     events: tuple[Planned, ...]
     sent_at: datetime
@@ -360,7 +360,7 @@ def _with_text(old: str, new: str) -> _Breakage:
     return lambda _, event: _compact(event).replace(old, new, 1)
 
 
-# Errors that phones were seen to make, with the code that the contract answers.
+# Errors that real phones made, with the reason code that Milkrun returns.
 BREAKAGES: tuple[tuple[str, _Breakage], ...] = (
     ("missing_id", _without("_id")),
     ("invalid_created_at", _with(createdAt="half past six")),

@@ -1,4 +1,4 @@
-"""Measure the time from a POST until its rows can be queried, in a second session."""
+"""Measure the time from a POST until its rows can be queried, in a separate Snowflake session."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`python -m tools.stack up|stop|down|status|logs`; MILKRUN_LOCAL and MILKRUN_PORT say which stack."""
+"""`python -m tools.stack up|stop|down|status|logs`; MILKRUN_LOCAL and MILKRUN_PORT select the stack."""
 
 from snowpipe.environment import restart_if_needed
 

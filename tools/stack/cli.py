@@ -102,7 +102,7 @@ def up(
 
 
 def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
-    """Start the local stack if it does not run, and deploy it if it requires another credential."""
+    """Start the local stack if it is not running; deploy it again if it requires another kind of credential."""
     with _stack(context) as (stack, _):
         is_right = stack.is_up() and auth in (None, identity.current(stack.settings))
     if not is_right:

@@ -102,7 +102,7 @@ def _client(settings: Settings, service: str) -> Any:
     return client(service, endpoint_url=settings.endpoint_url, config=Config(proxies=NO_PROXIES))
 
 
-def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
+def outputs(settings: Settings, auth: identity.Auth) -> dict[str, object]:
     """Return the content of `outputs.json`, from the deployed CloudFormation stack."""
     cloudformation = _client(settings, "cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
@@ -132,6 +132,6 @@ def outputs(settings: Settings, auth: identity.Auth) -> dict[str, Any]:
     }
 
 
-def write(outputs: Mapping[str, Any], file: Path) -> None:
-    """Write JSON that only the user may read, because outputs have an API key and a password."""
+def write(outputs: Mapping[str, object], file: Path) -> None:
+    """Write JSON that only the user may read, because it contains an API key and a password."""
     private.write(file, json.dumps(outputs, indent=2, allow_nan=False) + "\n")

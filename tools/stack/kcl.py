@@ -1,4 +1,4 @@
-"""`make kcl`: run a KCL worker beside the function, on this clone's stack or, with STAGE, on a deployed one.
+"""`make kcl`: run a KCL worker in addition to the function, on this clone's stack or, with STAGE, on a deployed one.
 
 Both process the same stream. Visits are a function of the set of events, so the result is the same.
 """

@@ -18,7 +18,7 @@ LOOK_AGAIN_S = 0.3
 
 
 def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
-    """Return the log files with these names, or all of them. A function may be named without its stage."""
+    """Return the log files with these names, or all log files. A function's name may omit the stage."""
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
     chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
@@ -26,12 +26,12 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
         chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
     if not chosen:
         there = ", ".join(file.stem for file in files) or "none yet"
-        raise StackError(f"There is no such log in {settings.log_folder}; there are: {there}.")
+        raise StackError(f"No log of this name in {settings.log_folder}. Existing logs: {there}.")
     return chosen
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Yield each log line, prefixed with the name of its source; with `follow`, until interrupted."""
+    """Print each log line, prefixed with the name of its source; with `follow`, until interrupted."""
     tails = [_Tail(file) for file in files]
     width = max(len(file.stem) for file in files)
 
@@ -50,7 +50,7 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 
 class _Tail:
-    """Reads complete lines since the last read, from TAIL_BYTES before the end, or anew after log rotation."""
+    """Reads the complete lines added since the last read, starting TAIL_BYTES before the end; follows log rotation."""
 
     def __init__(self, file: Path) -> None:
         self.file = file

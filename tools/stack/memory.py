@@ -4,7 +4,7 @@ from tools.stack.processes import Processes, descendants, description, memory
 
 
 def rows(processes: Processes) -> list[dict[str, object]]:
-    """Return one row per process, Lambda's among LocalStack's, and a last row with the sums."""
+    """Return a row per process (a function's process counts as part of LocalStack), and a last row with the sums."""
     found: list[dict[str, object]] = []
     resident = proportional = 0
     for top in processes.recorded():

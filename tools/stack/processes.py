@@ -144,7 +144,7 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        """End all processes, by name: AWS before Snowflake, whose long polls then end.
+        """End all processes in the order of their names: AWS first, because this ends Snowflake's long polls.
 
         A process that another one has started comes last, because LocalStack starts its Kinesis mock again.
         """

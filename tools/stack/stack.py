@@ -108,7 +108,7 @@ class Stack:
             return notes
 
     def _replace_incomplete(self) -> list[str]:
-        """Replace a key or password that is not whole, and let `up` deploy again what depends on it."""
+        """Replace a truncated key or password file, and make `up` deploy again what depends on it."""
         notes = []
         for file, is_whole, new in (
             (identity.issuer(self.settings).private_key_file, identity.is_key, identity.new_key),
@@ -194,7 +194,7 @@ class Stack:
         ]
 
     def _clear_all(self) -> list[str]:
-        """Return what `down` deletes, except the folder itself."""
+        """Return the paths that `down` deletes, except the folder itself."""
         gone = self.inventory()
         self._clear()
         self._warehouse_made_file.unlink(missing_ok=True)

@@ -127,11 +127,11 @@ class Died(BaseException):
 
 def stubborn(chance):
     """Choose the same actor several times in a row, so that the others miss whole changes."""
-    patience = chance.choice([0.0, 0.5, 0.9, 0.97])
+    stay_probability = chance.choice([0.0, 0.5, 0.9, 0.97])
     last = [""]
 
     def choose(names):
-        if last[0] not in names or chance.random() > patience:
+        if last[0] not in names or chance.random() > stay_probability:
             last[0] = chance.choice(names)
         return last[0]
 

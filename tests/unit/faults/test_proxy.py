@@ -158,7 +158,7 @@ def test_call_with_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None
             assert call(proxy, body=json.dumps({"Records": [{"Data": data}]}).encode()).status == status
 
 
-def test_same_seed_affects_the_same_calls(proxy: Proxy) -> None:
+def test_faults_affect_the_same_calls_if_the_seed_is_the_same(proxy: Proxy) -> None:
     def affected(seed: int) -> list[bool]:
         with proxy.rules(Rule(Fault.REFUSED, share=0.5, seed=seed)):
             return [put(proxy).status == 503 for _ in range(30)]

@@ -10,7 +10,7 @@ import pytest
 from contract.events import check
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
-from tools.fleet.send import posts_of_file
+from tools.fleet.event_file import posts_of_file
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 RADAR_IOS_SDK = (

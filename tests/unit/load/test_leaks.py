@@ -1,9 +1,7 @@
-"""Test the leak detector with generated series, and with the real handler with and without an artificial
-leak.
-"""
+"""Test the leak detector with generated series, and with the real handler with and without an artificial leak."""
 
 import random
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 
@@ -38,7 +36,7 @@ def test_growth_above_the_limit_is_a_leak_and_noise_is_not(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_filling_caches_and_a_single_jump_are_not_leaks(seed: int) -> None:
+def test_growth_of_caches_and_a_single_jump_are_not_leaks(seed: int) -> None:
     assert not estimate(XS, series(0, jumps=1, seed=seed), 1000).found
 
 
@@ -53,7 +51,7 @@ class LeakyHandler:
     def __init__(self) -> None:
         self.seen: dict[int, str] = {}
 
-    def __call__(self, invocation: Any) -> None:
+    def __call__(self, invocation: Mapping[str, object]) -> None:
         self.seen[len(self.seen)] = invocation["body"] + str(len(self.seen))
 
 

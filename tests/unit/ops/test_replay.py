@@ -141,7 +141,7 @@ def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: P
     assert progress.last_key() == ""
     first = FakeStream(breaks_at=3)
     with pytest.raises(KeyboardInterrupt):
-        replay(objects, first, EVERYTHING, label="a", told=lambda done: progress.remember(done.last_key))
+        replay(objects, first, EVERYTHING, label="a", on_sent=lambda done: progress.remember(done.last_key))
     second = FakeStream()
     replay(objects, second, EVERYTHING, label="b", after=progress.last_key())
     sent = [json.loads(r.data)["_id"] for r in first.taken + second.taken]

@@ -155,7 +155,7 @@ def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
         for line in (root / "docs/runbook.md").read_text().splitlines()
         if line.startswith("## ")
     }
-    source_text = (root / "ops/status.py").read_text() + (root / "tools/status.py").read_text()
+    source_text = (root / "ops/status.py").read_text() + (root / "tools/stack/local_status.py").read_text()
     called = r'\b(?:_problem_if\(\s*[^",]+,\s*|problem\(\s*)(?:"[^"]*"|part),\s*"([^"]+)"'
     assert set(re.findall(called, source_text)) <= headings
     named = {name for name in headings if f'"{name}"' in source_text}

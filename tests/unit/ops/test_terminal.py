@@ -44,7 +44,7 @@ def test_progress_without_a_terminal_is_printed_as_lines(
     monkeypatch.setattr(terminal, "HEARTBEAT_SECONDS", 0.01)
     with terminal.progress() as bars:
         bars.advance(bars.add_task("sent", total=955), 120)
-        until(printed.getvalue, lambda text: "\n" in text, patience_s=5, every_s=0.01)
+        until(printed.getvalue, lambda text: "\n" in text, timeout_s=5, every_s=0.01)
     assert printed.getvalue().startswith("sent: 120 of 955 after 0 s\n")
 
 

@@ -40,11 +40,11 @@ def test_invalid_time_raises_value_error() -> None:
 
 def test_polling_ends_when_the_condition_holds() -> None:
     numbers = count()
-    assert until(lambda: next(numbers), lambda n: n == 3, patience_s=5, every_s=0) == 3
+    assert until(lambda: next(numbers), lambda n: n == 3, timeout_s=5, every_s=0) == 3
 
 
 def test_polling_ends_at_the_deadline() -> None:
-    assert until(lambda: 7, lambda _: False, patience_s=0.05, every_s=0.01) == 7
+    assert until(lambda: 7, lambda _: False, timeout_s=0.05, every_s=0.01) == 7
 
 
 class FakeWarehouse:
@@ -88,7 +88,7 @@ def name(lines: int, prefix: str = "events") -> str:
 
 def wait_for(watch: Watch, pending: int) -> None:
     until(
-        lambda: watch.pending, lambda n: n == pending or watch.fault is not None, patience_s=5, every_s=0.005
+        lambda: watch.pending, lambda n: n == pending or watch.fault is not None, timeout_s=5, every_s=0.005
     )
 
 

@@ -20,7 +20,7 @@ from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake
-from tests.unit.snowpipe.vocabulary import command
+from tests.unit.snowpipe.warehouse_stage import command
 
 SIGN_IN = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"}
 NOW = datetime(2026, 11, 16, 12, tzinfo=UTC)

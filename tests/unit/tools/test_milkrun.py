@@ -42,7 +42,7 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> "subproce
 
 
 @pytest.mark.parametrize("argument", ["--help", "--version"])
-def test_help_and_version_import_no_heavy_and_few_own_modules(argument: str) -> None:
+def test_help_and_version_import_few_modules_and_no_heavy_library(argument: str) -> None:
     code = f"import sys; sys.argv = ['milkrun', {argument!r}]\nfrom tools.milkrun import main\nmain()\n"
     listed = run("-c", code + "print('MODULES', *sys.modules)")
     modules = listed.stdout.split("MODULES ", 1)[1].split()
@@ -110,7 +110,9 @@ def test_every_spelling_of_a_command_works(spelling: str, shown: str) -> None:
         ("tools.stack status", 1),
     ],
 )
-def test_command_without_a_stack_shows_no_traceback(command: str, code: int, tmp_path: Path) -> None:
+def test_command_without_a_stack_prints_an_error_without_a_traceback(
+    command: str, code: int, tmp_path: Path
+) -> None:
     nowhere = {"MILKRUN_LOCAL": str(tmp_path / "none"), "MILKRUN_PORT": "29000"}
     ended = run("-m", *command.split(), environment=nowhere)
     assert ended.returncode == code

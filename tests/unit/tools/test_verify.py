@@ -1,6 +1,4 @@
-"""Test that `milkrun verify` tests the given stage, reports only claims whose tests passed, and removes its
-data.
-"""
+"""Test that `milkrun verify` tests the given stage, reports only claims whose tests passed, and removes its data."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +38,7 @@ class Started(Exception):
 def test_verify_tests_use_the_snowflake_of_their_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
-    """A local run with SNOWFLAKE_* variables of a real account used to build that account's marts."""
+    """With SNOWFLAKE_* variables of a real account, a local run used to build that account's marts."""
 
     def started(*_: object, env: Mapping[str, str], **__: object) -> None:
         assert {name: env.get(name) for name in expected} == expected
@@ -71,7 +69,7 @@ class Raw:
         self.queries = 0
         self.deleted: list[object] = []
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, object]]:
         there = [key for key in parameters if self._loaded_after.get(str(key), 10_000) <= self.queries]
         if sql.startswith("DELETE"):
             self.deleted += there
@@ -138,7 +136,7 @@ def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
 
 def test_object_not_yet_loaded_is_kept_and_listed(s3: Any) -> None:
     loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
-    left = remove(stage_of(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), patience=0)
+    left = remove(stage_of(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), timeout_s=0)
     assert (left["objects"], left["left_in_s3"]) == (1, [late])
     assert keys_in(s3, "events/") == {late}
 

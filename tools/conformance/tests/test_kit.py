@@ -9,35 +9,34 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import urllib3
 
-from milkrun_conformance.kit import Hook, HookError, an_event, play
+from milkrun_conformance.kit import Event, Hook, HookError, an_event, play
 from milkrun_conformance.scenarios import SCENARIOS
-from milkrun_conformance.server import Stage, serving
+from milkrun_conformance.server import Report, Stage, serving
 
-type App = Callable[[str, list[dict[str, Any]]], None]
+type App = Callable[[str, list[Event]], None]
 
 
-def judged(app: App, scenario: str, patience: float = 15.0) -> dict[str, Any]:
+def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
     """Return the report on an app that receives its events directly, each batch in a separate thread."""
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         endpoint = f"{url}/v1/events"
 
-        def hand_over(events: list[dict[str, Any]]) -> None:
+        def hand_over(events: list[Event]) -> None:
             threading.Thread(target=app, args=(endpoint, events), daemon=True).start()
 
-        (report,) = play(stage, hand_over, [scenario], patience=patience, quiet=0.3)
+        (report,) = play(stage, hand_over, [scenario], timeout_s=timeout_s, quiet=0.3)
         return report
 
 
 # --- an app that follows the rules --------------------------------------------------------------
 
 
-def keeps_the_rule(endpoint: str, events: list[dict[str, Any]], token: str = "new") -> None:
+def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
     """Send a batch until every event of it is delivered or dropped, with growing pauses."""
     http = urllib3.PoolManager(retries=False, timeout=0.5)
     body = gzip.compress(json.dumps(events).encode(), mtime=0)
@@ -60,7 +59,7 @@ def keeps_the_rule(endpoint: str, events: list[dict[str, Any]], token: str = "ne
         time.sleep(max(pause, float(response.headers.get("Retry-After", 0))))
 
 
-def has_no_tokens(endpoint: str, events: list[dict[str, Any]]) -> None:
+def has_no_tokens(endpoint: str, events: list[Event]) -> None:
     app_that(lambda status: status == 401, pauses=(0.1, 0.2, 0.4))(endpoint, events)
 
 
@@ -88,7 +87,7 @@ def app_that(
 ) -> App:
     """Return an app that resends the same events, up to four times, after each status for which `again_on` is true."""
 
-    def app(endpoint: str, events: list[dict[str, Any]]) -> None:
+    def app(endpoint: str, events: list[Event]) -> None:
         http = urllib3.PoolManager(retries=False, timeout=0.5)
         for attempt in range(4):
             body = json.dumps([event | ({"attempt": attempt} if changed else {}) for event in events])
@@ -126,13 +125,13 @@ def app_that(
     ],
 )
 def test_app_that_breaks_the_rule_fails_with_the_reason(scenario: str, app: App, fault: str) -> None:
-    report = judged(app, scenario, patience=2.5)
+    report = judged(app, scenario, timeout_s=2.5)
     assert not report["ok"]
     assert any(fault in each for each in report["faults"]), report["faults"]
 
 
 def test_app_that_sends_nothing_fails() -> None:
-    assert judged(lambda endpoint, events: None, "accepted", patience=0.2)["faults"] == ["nothing was sent"]
+    assert judged(lambda endpoint, events: None, "accepted", timeout_s=0.2)["faults"] == ["nothing was sent"]
 
 
 # --- the hook, and the server for an app's own tests --------------------------------------------
@@ -148,7 +147,7 @@ def test_unreachable_or_failing_hook_raises_an_error_with_its_url() -> None:
             Hook(url, "http://x").hand_over([an_event()])
 
 
-def test_app_tests_can_choose_a_scenario_and_read_the_report() -> None:
+def test_tests_of_an_app_can_choose_a_scenario_and_read_the_report() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         assert urllib3.request("PUT", f"{url}/scenario/nonsense").status == 404
         assert urllib3.request("PUT", f"{url}/scenario/partial").status == 200
@@ -189,7 +188,7 @@ FORMS = {
 
 @pytest.mark.parametrize("coding", [None, "gzip", "x-gzip"])
 @pytest.mark.parametrize("form", FORMS)
-def test_body_of_every_form_is_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
+def test_body_in_any_form_is_decompressed_and_split_into_events(form: str, coding: str | None) -> None:
     content_type, body = FORMS[form]
     sent = gzip.compress(body, mtime=0) if coding else body
     headers = {"Content-Type": content_type} | ({"Content-Encoding": coding} if coding else {})
@@ -214,7 +213,7 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
 
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
 def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
-    """Bare positions are accepted, and so are those whose missing fields are null."""
+    """Milkrun accepts bare positions, even if their other fields are null."""
     ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
@@ -286,7 +285,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_run_prints_a_line_per_scenario_and_fails_if_nothing_is_sent() -> None:
+def test_run_prints_a_line_per_scenario_and_fails_if_the_app_sends_nothing() -> None:
     with serving(Stage(), "127.0.0.1", 0) as hook:
         arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--patience", "0.2", "--quiet", "0")
         plain, as_json = command(*arguments), command(*arguments, "--json")

@@ -1,6 +1,6 @@
 """The flow of events as queues and workers; SimPy provides the clock.
 
-Events move in parcels, in whole numbers, of those that were sent in the same tick. At any time each event is in exactly
+Events move in parcels: whole numbers of events that were sent in the same tick. At any time each event is in exactly
 one place.
 """
 
@@ -195,7 +195,9 @@ class Simulation:
 
     @property
     def lost(self) -> int:
-        """Return the number of events that are in no place or in two: archive, stream and pipe side."""
+        """Return the number of events that are missing or counted twice on the way to the archive, the visits or the
+        rows.
+        """
         end = self.samples[-1]
         return (
             abs(end.sent - end.phones - end.archived)
@@ -221,9 +223,9 @@ def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulati
 
 
 def expected_recovery(size: Size, outage: Outage) -> float | None:
-    """Return the closed form: events during the outage, divided by the spare capacity of the slowest part.
+    """Return the recovery time by formula: events during the outage / spare capacity of the slowest part.
 
-    None if phones keep events because ingest is too slow; there is no simple formula for that.
+    None if phones keep events because ingest is too slow, for which there is no simple formula.
     """
     if outage.part == "kinesis" and size.ingest_while_throttled < size.events_per_second:
         return None

@@ -1,9 +1,8 @@
 """The settings of a stage at each size, and the capacity of its parts from limits, settings and measurements."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import yaml
 
@@ -86,10 +85,20 @@ class Size:
         return self.requests_per_second * self.throttled_request_seconds
 
 
-def production(path: Path = PARAMS) -> Mapping[str, Any]:
+class Production(TypedDict):
+    """The parameters of serverless/params.yml on which a stage's capacity depends."""
+
+    ingestConcurrency: int
+    throttleRate: int
+    redriveConcurrency: int
+    consumeConcurrency: int
+    parallelizationFactor: int
+
+
+def production(path: Path = PARAMS) -> Production:
     """Return the parameters of stage prod."""
     params = yaml.safe_load(path.read_text())
-    return {**params["default"], **params["prod"]}
+    return cast("Production", params["default"] | params["prod"])
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:

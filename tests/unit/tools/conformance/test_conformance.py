@@ -16,8 +16,8 @@ from milkrun_conformance.server import Stage, serving
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools import error_codes as codes
+from tools.fleet.client import Client
 from tools.fleet.rounds import Planned, Post
-from tools.fleet.send import Client
 
 
 def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
@@ -26,7 +26,7 @@ def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
     client = Client(
         endpoint,
         "key",
-        patience=20,
+        timeout_s=20,
         first_pause=0.1,
         token_of=lambda device, renew: f"{device} {next(numbers) if renew else 0}",
     )
@@ -36,14 +36,14 @@ def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_send_passes_the_conformance_kit(scenario: str) -> None:
+def test_milkrun_send_passes_the_conformance_kit(scenario: str) -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
 
         def hand_over(events: list[dict[str, object]]) -> None:
             threading.Thread(target=deliver, args=(f"{url}/v1/events", events), daemon=True).start()
 
-        (report,) = play(stage, hand_over, [scenario], patience=15.0, quiet=0.3)
+        (report,) = play(stage, hand_over, [scenario], timeout_s=15.0, quiet=0.3)
     assert report["faults"] == []
     assert report["requests"] >= 2
 

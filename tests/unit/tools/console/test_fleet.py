@@ -33,11 +33,11 @@ def test_heading_is_measured_clockwise_from_north(to, degrees):
     assert heading_of((5.8, 53.1), to) == pytest.approx(degrees, abs=0.2)
 
 
-def test_heading_across_the_date_line_takes_the_short_way():
+def test_heading_across_the_date_line_points_along_the_shorter_way():
     assert heading_of((179.99, 0.0), (-179.99, 0.0)) == pytest.approx(90)
 
 
-def test_heading_comes_from_the_last_two_positions_and_survives_a_stop():
+def test_heading_is_that_of_the_last_movement_even_after_a_stop():
     known = Fleet()
     known.moved(position(0))
     [row] = known.rows({})
@@ -66,7 +66,7 @@ def test_late_position_is_added_to_the_trail_without_moving_the_truck():
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0, 10_000), max_size=60), st.randoms())
-def test_trail_is_sorted_and_its_points_keep_a_minimum_interval(times, rng):
+def test_trail_is_sorted_by_time_and_has_a_minimum_interval_between_points(times, rng):
     trail = Trail()
     for at in times:
         trail.add(at, 1.0, 2.0)
@@ -99,7 +99,7 @@ def test_geofence_centre_is_robust_against_one_wrong_position():
     assert 60 <= row["radius_m"] <= 1000
 
 
-def test_shape_from_a_file_has_priority_over_events_and_estimates():
+def test_geofence_shape_from_a_file_has_priority_over_events_and_estimates():
     known = Fleet([Place(Fence("farm", "f1"), centre=(1.0, 2.0), radius_m=50, source="file")])
     known.crossed(crossing(5.8, 53.1, centre=(5.0, 53.0), radius_m=70.0))
     assert known.places["farm#f1"].centre == (1.0, 2.0)

@@ -40,7 +40,7 @@ def test_failure_is_classified_as_connection_credentials_or_other(fault: Excepti
     assert cause_of(fault) == cause
 
 
-def test_recovered_source_shows_no_cause_of_failure() -> None:
+def test_recovered_source_has_no_cause_of_failure() -> None:
     sources = Sources(lambda: "now")
     sources.say("archive", "down", "no connection", "unreachable")
     assert next(row for row in sources.rows() if row["name"] == "archive")["cause"] == "unreachable"

@@ -91,7 +91,7 @@ def test_flapping_is_shown_as_one_restated_visit():
     assert [change["kind"] for change in known.take_changes()[0]] == ["arrived", "departed", "visit_restated"]
 
 
-def test_late_read_of_the_table_does_not_undo_a_notification():
+def test_older_state_of_the_table_does_not_undo_a_notification():
     notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
     known = KnownVisits()
     for kind, detail in notices:

@@ -3,14 +3,13 @@
 import base64
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.events import Reason
-from contract.objects import lines_object
+from contract.objects import Prefix, lines_object
 from tests.rejects import reject_line, unreadable_line
 from tools.console import parse_object
 
@@ -29,13 +28,13 @@ FIELDS = ("_id", "type", "createdAt", "user", "deviceId", "geofence", "location"
           "heading", "locationAccuracy", "duration", "confidence")  # fmt: skip
 
 
-def read(*events: dict[str, Any], prefix: Any = "events") -> parse_object.Read:
+def read(*events: dict[str, object], prefix: Prefix = "events") -> parse_object.Read:
     lines = [json.dumps(event).encode() for event in events]
     stored = lines_object(prefix, lines, NOW)
     return parse_object.read(stored.key, stored.body, NOW)
 
 
-def good(**fields: Any) -> dict[str, Any]:
+def good(**fields: object) -> dict[str, object]:
     return {
         "_id": "e1",
         "type": "user.entered_geofence",

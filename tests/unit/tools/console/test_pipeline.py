@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from contract import logs
 from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
-from tools.console.pipeline import Pipeline
+from tools.console.pipeline import Pipeline, Reconciled
 
 BEGIN = 1_795_000_000.0
 
@@ -18,15 +18,15 @@ BEGIN = 1_795_000_000.0
 class Trial:
     """A pipeline with a fixed clock, and one method for each step of an ordinary request."""
 
-    def __init__(self, marts_patience_s: float | None = None) -> None:
+    def __init__(self, marts_max_wait_s: float | None = None) -> None:
         self.now = BEGIN
         self.down: dict[str, str] = {}
         self.archived: set[str] = set()
-        self.pipeline = Pipeline(self.down.get, marts_patience_s, lambda: self.now)
+        self.pipeline = Pipeline(self.down.get, marts_max_wait_s, lambda: self.now)
         self.pipeline.pipes = {"EVENTS_PIPE": {"state": "RUNNING", "pending_files": 0}}
         self.pipeline.marts_built = True
 
-    def ingest(self, key: str = "k", accepted: int = 10, published: int = 4, **more: Any) -> None:
+    def ingest(self, key: str = "k", accepted: int = 10, published: int = 4, **more: object) -> None:
         line = {
             "event": logs.EVENTS_INGESTED,
             "status": 202,
@@ -40,7 +40,7 @@ class Trial:
         self.archived.add(key)
         self.pipeline.archived(key, self.now, lines)
 
-    def consume(self, consumed: int = 4, **more: Any) -> None:
+    def consume(self, consumed: int = 4, **more: object) -> None:
         line = {"event": logs.RECORDS_CONSUMED, "consumed": consumed, "behind_seconds": 1.0, "shard_id": "s0"}
         self.pipeline.logged(self.now, line | more, self.archived.__contains__)
 
@@ -94,26 +94,26 @@ def test_complete_flow_is_healthy_and_counted_at_every_stage(trial):
 
 
 @pytest.mark.parametrize(
-    ("done", "stuck_at", "patience_s"),
+    ("done", "stuck_at", "max_wait_s"),
     [
         ([], "archived", 30),
         (["archive"], "consumed", 60),
         (["archive", "consume"], "loaded", 120),
     ],
 )
-def test_first_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, patience_s):
+def test_first_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, max_wait_s):
     trial.consume()  # an earlier request, so that each stage has processed something
     trial.load()
     trial.now += 60
     trial.ingest()
     for step in done:
         getattr(trial, step)()
-    trial.now += patience_s / 2
+    trial.now += max_wait_s / 2
     assert trial.verdict() == ("busy", None)
     assert trial.stage(stuck_at)["state"] == "waiting"
-    trial.now += patience_s
+    trial.now += max_wait_s
     assert trial.verdict() == ("stuck", stuck_at)
-    assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * patience_s, abs=1)
+    assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * max_wait_s, abs=1)
 
 
 def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
@@ -157,9 +157,9 @@ def test_paused_pipe_is_reported_as_stuck_immediately(trial):
     assert trial.stage("loaded")["note"] == "EVENTS_PIPE: PAUSED"
 
 
-@pytest.mark.parametrize(("patience_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
-def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(patience_s, state):
-    trial = Trial(patience_s)
+@pytest.mark.parametrize(("max_wait_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
+def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(max_wait_s, state):
+    trial = Trial(max_wait_s)
     trial.build()
     for _ in range(12):
         trial.now += 15 * 60
@@ -167,10 +167,10 @@ def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(patience_s,
         trial.pipeline.row()
     assert trial.stage("marts")["state"] == state
     assert trial.stage("marts")["lag_s"] == 11 * 15 * 60
-    assert trial.verdict()[0] == ("healthy" if patience_s is None else "stuck")
+    assert trial.verdict()[0] == ("healthy" if max_wait_s is None else "stuck")
 
 
-def test_source_that_is_down_makes_only_its_stages_unknown(trial):
+def test_only_the_stages_of_an_unreachable_source_are_unknown(trial):
     trial.down["snowflake"] = "snowflake: down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
@@ -181,15 +181,14 @@ def test_differences_found_by_reconcile_are_reported_as_stuck(trial):
     trial.ingest()
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()
-    trial.pipeline.reconciled.state, trial.pipeline.reconciled.equal = "done", False
-    trial.pipeline.reconciled.found = {"differences": [{"kind": "not_loaded"}], "more": 2}
+    trial.pipeline.reconciled = Reconciled("done", equal=False, differences=3)
     assert trial.verdict() == ("stuck", "reconcile")
     assert "3 differences" in trial.pipeline.row()["says"]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 7200), st.integers(0, 50)), max_size=40))
-def test_minutes_contain_exactly_the_counts_of_the_last_hour(counts):
+def test_counts_per_minute_cover_exactly_the_last_hour(counts):
     meter, now = Meter(), BEGIN + 7200
     for at, n in counts:
         meter.add(BEGIN + at, n)
@@ -200,7 +199,7 @@ def test_minutes_contain_exactly_the_counts_of_the_last_hour(counts):
     assert meter.total == sum(n for _, n in counts)
 
 
-def test_newer_reading_replaces_the_counts_of_the_same_period():
+def test_newer_counts_of_a_period_replace_the_older_ones():
     meter = Meter()
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)

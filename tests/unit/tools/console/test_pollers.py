@@ -43,7 +43,7 @@ class Sources:
     def __init__(self) -> None:
         self.fault: Exception | None = None
         self.renewed = 0
-        self.lines: list[tuple[datetime, dict[str, Any]]] = []
+        self.lines: list[tuple[datetime, dict[str, object]]] = []
         self.exceptions = type("E", (), {"ResourceNotFoundException": type("R", (Exception,), {})})
 
     def __call__(self, _: str) -> Any:
@@ -133,10 +133,10 @@ def test_failed_source_reports_the_reason_and_recovers(shared, aws, monkeypatch)
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
     with running(LogPoller(shared)):
-        down = until(lambda: state_of(shared, "logs"), lambda state: state[0] == "down", patience_s=5)
+        down = until(lambda: state_of(shared, "logs"), lambda state: state[0] == "down", timeout_s=5)
         assert down == ("down", 'Could not connect to the endpoint URL: "http://127.0.0.1:1"')
         aws.fault = None
-        assert until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5) == (
+        assert until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", timeout_s=5) == (
             "ok",
             None,
         )
@@ -154,7 +154,7 @@ def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
     )
     aws.fault = expired()
     with running(LogPoller(shared)):
-        until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", patience_s=5)
+        until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", timeout_s=5)
     assert seen[0] == ("down", "ExpiredToken: The provided token has expired.", "credentials")
     assert aws.renewed == 1
 
@@ -207,10 +207,10 @@ def test_object_is_counted_once_whether_notified_listed_or_both(shared, archive)
         assert isinstance(reader, ArchivePoller)
         for _ in range(3):
             reader.stored(key, NOW)
-        until(lambda: counted(shared), lambda found: found == (2, 2), patience_s=5)
+        until(lambda: counted(shared), lambda found: found == (2, 2), timeout_s=5)
         archive.put("c")  # listed, but not notified
         reader.stored(archive.put("d"), NOW)  # notified before it is listed
-        until(lambda: counted(shared), lambda found: found == (4, 4), patience_s=5)
+        until(lambda: counted(shared), lambda found: found == (4, 4), timeout_s=5)
         reader.stored("rejected/anything", NOW)
         reader.stored(archive.put("e", prefix="set-aside"), NOW)
     assert counted(shared) == (4, 4)
@@ -224,7 +224,7 @@ def test_events_that_exceed_the_read_queue_are_still_counted(shared, archive, mo
         reader.stored(archive.put(f"{n}a", f"{n}b"), datetime.now(UTC))
     assert counted(shared) == (30, 40)
     with running(reader):
-        until(lambda: counted(shared), lambda found: found == (40, 40), patience_s=5)
+        until(lambda: counted(shared), lambda found: found == (40, 40), timeout_s=5)
     assert shared.ask(lambda: shared.state.events.held()["good"]) == 10
 
 
@@ -262,7 +262,7 @@ def test_object_that_is_not_gzip_does_not_stop_the_poller(shared, archive, body)
         archive.objects[broken] = (body, NOW)
         reader.stored(broken, NOW)
         reader.stored(archive.put("whole"), NOW)
-        until(lambda: counted(shared)[0], lambda found: found == 1, patience_s=5)
+        until(lambda: counted(shared)[0], lambda found: found == 1, timeout_s=5)
         assert state_of(shared, "archive")[0] != "down"
     assert counted(shared)[0] == 1
 
@@ -281,7 +281,7 @@ def test_pending_objects_survive_a_failure_of_the_archive(shared, archive, monke
         assert isinstance(reader, ArchivePoller)
         for n in range(12):
             reader.stored(archive.put(str(n)), datetime.now(UTC))
-        until(lambda: counted(shared), lambda found: found == (12, 12), patience_s=5)
+        until(lambda: counted(shared), lambda found: found == (12, 12), timeout_s=5)
     assert counted(shared) == (12, 12)
 
 
@@ -292,11 +292,11 @@ def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archi
         del archive.objects[gone]
         reader.stored(gone, NOW)
         reader.stored(archive.put("there"), NOW)
-        until(lambda: counted(shared)[0], lambda found: found == 1, patience_s=5)
+        until(lambda: counted(shared)[0], lambda found: found == 1, timeout_s=5)
     assert counted(shared)[0] == 1
 
 
-def test_known_object_keys_are_discarded_after_some_hours():
+def test_object_keys_are_forgotten_after_some_hours():
     keys = Keys()
     first = lines_object("events", [b"1"], NOW - timedelta(hours=48)).key
     for hours in range(48, 0, -1):
@@ -329,9 +329,9 @@ def test_without_notifications_a_closed_visit_is_read_from_the_table(shared, arc
     monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(there))
     monkeypatch.setattr(store_pollers.visits, "visits_of_device", lambda *_: [closed])
     with running(VisitPoller(shared, ArchivePoller(shared))):
-        until(lambda: shared.ask(shared.state.visits.there), bool, patience_s=5)
+        until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
         there.clear()
-        assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, patience_s=5) == []
+        assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
     [last] = shared.ask(lambda: shared.state.visits.between("0", "9", None, None)).values()
     assert last.exited_at == closed["exited_at"]
 
@@ -339,7 +339,7 @@ def test_without_notifications_a_closed_visit_is_read_from_the_table(shared, arc
 # --- the warehouse
 
 
-def test_broken_session_is_reopened_but_a_rejected_statement_keeps_it(shared, monkeypatch):
+def test_broken_session_is_reopened_but_not_after_a_rejected_statement(shared, monkeypatch):
     opened: list[int] = []
 
     @contextmanager
@@ -359,14 +359,14 @@ def test_broken_session_is_reopened_but_a_rejected_statement_keeps_it(shared, mo
     assert opened == [0, 1]
 
 
-def test_warehouse_is_not_queried_while_nobody_watches(shared, monkeypatch):
+def test_warehouse_is_not_queried_while_no_page_is_open(shared, monkeypatch):
     asked: list[float] = []
     monkeypatch.setattr(WarehousePoller, "look", lambda _: asked.append(time.monotonic()) or 0.01)
     shared.state.viewers = 0
     with running(WarehousePoller(shared, Session(shared.outputs, 6))) as poller:
-        until(lambda: state_of(shared, "snowflake")[0], lambda state: state == "idle", patience_s=5)
+        until(lambda: state_of(shared, "snowflake")[0], lambda state: state == "idle", timeout_s=5)
         assert asked == []
         shared.ask(shared.state.look)
         poller.wake()
-        until(lambda: len(asked), lambda n: n > 0, patience_s=5)
+        until(lambda: len(asked), lambda n: n > 0, timeout_s=5)
     assert asked

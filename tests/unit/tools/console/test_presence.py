@@ -59,13 +59,13 @@ def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
 
 
 @given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
-def test_console_shows_presence_by_the_rule_for_any_set_of_events(
+def test_console_and_presence_rule_agree_for_any_set_of_events(
     found: list[GeofenceEvent], rng: random.Random
 ) -> None:
     assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
 
 
-def test_console_shows_presence_by_the_rule_for_realistic_delivery_rounds() -> None:
+def test_console_and_presence_rule_agree_for_realistic_collection_rounds() -> None:
     found = delivery_rounds()
     assert shown(found, ("stop",), random.Random(1)) == by_rule(found, ("stop",))
 
@@ -98,10 +98,8 @@ def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_reading_the_events_corrects_a_wrong_contradiction() -> None:
-    """The console learns a visit from its first enter. Only the events show that the truck entered again
-    later.
-    """
+def test_reading_the_events_removes_a_wrong_contradiction() -> None:
+    """The console learns a visit from its first enter. Only the events show that the truck entered again later."""
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),

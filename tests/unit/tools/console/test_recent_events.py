@@ -33,7 +33,7 @@ def test_events_are_listed_newest_first_per_kind_and_overall(held):
     assert ids(held.matching("all", limit=2, before=last.seq)) == ["e5", "e4"]
 
 
-def test_events_are_found_by_type_device_code_id_and_part_of_a_word(held):
+def test_events_are_found_by_type_device_code_id_or_part_of_a_text(held):
     held.add(event(10, type="Pickup.Completed"))
     assert ids(held.matching("all", limit=9, type_="Pickup.Completed")) == ["e10"]
     assert ids(held.matching("good", limit=9, device="t0")) == ["e6", "e3", "e0"]
@@ -53,7 +53,7 @@ def test_events_in_memory_are_limited_but_all_are_counted(held, monkeypatch):
     assert held.counted == {"good": 1108, "bad": 102}
 
 
-def test_new_events_are_sent_once_with_the_number_left_out(held):
+def test_new_events_are_sent_once_with_the_number_of_omitted_events(held):
     fresh, left_out = held.take_fresh(3)
     assert (ids(fresh["good"]), ids(fresh["bad"]), left_out) == (["e8", "e7", "e6"], ["e9", "e4"], 5)
     assert held.take_fresh(3) == ({"good": [], "bad": []}, 0)

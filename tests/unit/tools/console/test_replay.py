@@ -10,7 +10,7 @@ from consumer.visits import Rule
 from contract.events import GEOFENCE_KINDS
 from contract.objects import lines_object
 from snowpipe.archive import Object
-from tests.e2e.vocabulary import crossing, written
+from tests.e2e.pipeline import crossing, written
 from tools.console import replay
 
 MORNING = datetime(2026, 11, 23, 6, tzinfo=UTC)

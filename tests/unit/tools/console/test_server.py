@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +18,11 @@ import urllib3
 from consumer import visit_diff
 from consumer.visits import Pair, Visit
 from contract.events import Fence
-from contract.objects import lines_object
+from contract.objects import Prefix, lines_object
 from ops.outputs import Outputs
 from ops.polling import until
 from snowpipe.refusal import Refusal
+from snowpipe.warehouse import Row
 from tools.console import lookups, parse_object, static_page, store_queries, stream
 from tools.console.command import made, server_of
 from tools.console.known_visits import KnownVisits
@@ -41,7 +42,7 @@ def closed_port() -> int:
 class Served:
     """A running console and an HTTP client for it."""
 
-    def __init__(self, request_seconds: float = 10.0, time_zone: str = "UTC", **options: Any) -> None:
+    def __init__(self, request_seconds: float = 10.0, time_zone: str = "UTC", **options: object) -> None:
         nowhere = closed_port()
         outputs = Outputs.model_validate(
             {
@@ -101,7 +102,7 @@ class Served:
         shared.loop.call_soon_threadsafe(lambda: (what(*arguments), done.set()))
         assert done.wait(5)
 
-    def receive(self, *events: dict[str, Any], prefix: Any = "events") -> None:
+    def receive(self, *events: dict[str, object], prefix: Prefix = "events") -> None:
         now = datetime.now(UTC)
         stored = lines_object(prefix, [json.dumps(event).encode() for event in events], now)
         self.tell(self.console.state.take, parse_object.read(stored.key, stored.body, now), now.timestamp())
@@ -150,7 +151,7 @@ def served() -> Iterator[Served]:
     made.end()
 
 
-def event(n: int = 1, device: str = "truck-1", **fields: Any) -> dict[str, Any]:
+def event(n: int = 1, device: str = "truck-1", **fields: object) -> dict[str, object]:
     return {
         "_id": f"e{n}",
         "type": "user.updated_trip",
@@ -184,7 +185,7 @@ def test_cross_site_request_is_refused_by_its_fetch_metadata(served):
     assert served.ask("/api/stage", sec_fetch_site="same-origin").status == 200
 
 
-def test_own_pages_are_served_as_localhost_and_127_0_0_1(served):
+def test_pages_are_served_at_localhost_and_at_127_0_0_1(served):
     for name in ("127.0.0.1", "localhost"):
         here = f"{name}:{served.port}"
         assert served.ask("/api/stage", host=here, origin=f"http://{here}").status == 200
@@ -249,7 +250,7 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
     def down() -> set[str]:
         return {s["name"] for s in served.get("/api/sources")["sources"] if s["state"] == "down"}
 
-    assert until(down, lambda found: found == names, patience_s=30) == names
+    assert until(down, lambda found: found == names, timeout_s=30) == names
     for source in served.get("/api/sources")["sources"]:
         assert source["reason"]
         assert source["since"]
@@ -272,13 +273,13 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
         ("/api/replay/range", "archive"),
     ],
 )
-def test_request_that_needs_an_unreachable_store_names_it(served, path, source):
+def test_response_names_the_unreachable_store_that_the_request_needs(served, path, source):
     answer = served.ask(path)
     assert (answer.status, json.loads(answer.data)["source"]) == (503, source)
     assert f"{source}: down since" in json.loads(answer.data)["detail"]
 
 
-def test_visits_response_names_the_sources_that_are_missing(served):
+def test_visits_response_names_the_stores_that_did_not_answer(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
     assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]
@@ -299,7 +300,7 @@ def test_no_response_contains_a_secret(served):
 # --- events
 
 
-def test_hostile_strings_are_returned_as_data(served):
+def test_hostile_strings_are_returned_unchanged_as_json(served):
     served.receive(event(77, HOSTILE, type=HOSTILE))
     answer = served.ask("/api/events?limit=1")
     assert answer.headers["content-type"] == "application/json"
@@ -308,7 +309,7 @@ def test_hostile_strings_are_returned_as_data(served):
     assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
 
 
-def test_event_shows_its_text_its_object_and_its_sql(served):
+def test_event_has_its_text_its_object_and_a_query_that_finds_it(served):
     served.receive(event(78))
     [row] = served.get("/api/events?limit=1")["events"]
     whole = served.get(f"/api/events/{row['seq']}")
@@ -318,7 +319,7 @@ def test_event_shows_its_text_its_object_and_its_sql(served):
     assert served.ask("/api/events/999999").status == 404
 
 
-def test_events_are_counted_found_and_reset_by_kind(served):
+def test_good_and_bad_events_can_be_counted_found_and_reset(served):
     assert json.loads(served.ask("/api/reset", "POST").data) == {"total": 0, "good": 0, "bad": 0}
     served.receive(event(1), event(2, type="pickup.completed"))
     rejected = {
@@ -342,7 +343,7 @@ def test_events_are_counted_found_and_reset_by_kind(served):
     assert served.get("/api/good") == []
 
 
-def test_request_can_wait_for_an_event(served):
+def test_request_can_wait_until_an_event_arrives(served):
     later = threading.Timer(0.5, served.receive, [event(90)])
     began = time.monotonic()
     later.start()
@@ -361,7 +362,7 @@ def test_event_received_before_a_reset_stays_hidden(served):
     assert served.get("/api/all")["total"] == 0
 
 
-def test_event_received_in_the_second_of_a_reset_is_shown(served):
+def test_event_received_in_the_same_second_as_a_reset_is_shown(served):
     served.ask("/api/reset", "POST")
     now = datetime.now(UTC)
     stored = lines_object("events", [json.dumps(event(5)).encode()], now)
@@ -434,7 +435,7 @@ def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkey
         assert b"secret" not in served.ask(path).data
 
 
-def test_missing_build_is_explained_on_the_page(served, tmp_path, monkeypatch):
+def test_page_explains_that_it_has_not_been_built(served, tmp_path, monkeypatch):
     monkeypatch.setattr(static_page, "STATIC", tmp_path / "none")
     assert b"not built" in served.ask("/").data
 
@@ -460,7 +461,7 @@ def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
     )
 
 
-def test_reconnected_page_has_missed_no_change(served):
+def test_page_that_reconnects_misses_no_change(served):
     served.ask("/api/reset", "POST")
     first = served.stream()
     first.message()
@@ -552,7 +553,7 @@ def test_log_contains_no_device_id(capfd):
 # --- search, places, links, CSV files
 
 
-def geofence(n: int, kind: str, device: str = "truck-1", place: str = "farm-38") -> dict[str, Any]:
+def geofence(n: int, kind: str, device: str = "truck-1", place: str = "farm-38") -> dict[str, object]:
     return event(n, device, type=f"user.{kind}_geofence", geofence={"tag": "farm", "externalId": place})
 
 
@@ -607,7 +608,7 @@ class MartOfVisits:
         self.visits = visits
         self.fails_after: int | None = None
 
-    def query(self, sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         if "GEOFENCE_VISITS" not in sql:
             return []
         if "COUNT(*)" in sql:
@@ -674,10 +675,10 @@ def test_day_with_many_visits_is_exported_completely_under_the_fleets_date(mart_
         amsterdam.end()
 
 
-def test_latest_days_are_never_cut_off(mart_of_visits, monkeypatch):
+def test_long_daily_totals_omit_the_earliest_days(mart_of_visits, monkeypatch):
     monkeypatch.setattr(store_queries, "MAX_DAILY", 25)
 
-    def query(sql: str, _: Any = None) -> list[dict[str, Any]]:
+    def query(sql: str, _: Sequence[object] = ()) -> list[Row]:
         if "FLEET_DAILY" not in sql:
             return []
         sums = dict.fromkeys(("events", "visits", "collections", "kilometres", "dwell_seconds"), 1)

@@ -9,9 +9,10 @@ import pytest
 
 from consumer.visits import visits_of
 from ops.read_stores import stay
+from tools.fleet.client import Delivery
+from tools.fleet.event_file import TOO_LARGE
 from tools.fleet.ledger import Ledger
 from tools.fleet.rounds import Plan, Planned, Post, posts
-from tools.fleet.send import TOO_LARGE, Delivery
 
 BEGIN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
 MORNING = list(posts(Plan("0a1b2c3d", BEGIN, trucks=4)))
@@ -102,7 +103,7 @@ def test_rejects_of_a_resent_request_are_counted_once(ledger: Ledger) -> None:
     assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
 
 
-def test_expected_visits_follow_the_rule_however_often_events_are_sent(ledger: Ledger) -> None:
+def test_repeated_events_do_not_change_the_expected_visits(ledger: Ledger) -> None:
     for post in [*MORNING, *reversed(MORNING)]:
         ledger.add(answered(post))
     crossings = [event.crossing for event in EVENTS if event.crossing]

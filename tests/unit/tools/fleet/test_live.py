@@ -13,9 +13,10 @@ from contract.events import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet import live
+from tools.fleet.client import Delivery
 from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
 from tools.fleet.rounds import Plan, Post
-from tools.fleet.send import Delivery, Tally
+from tools.fleet.send import Tally
 from tools.milkrun import app
 
 BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -54,7 +55,7 @@ def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
         assert all(a != b for a, b in pairwise(kinds))
 
 
-def test_ctrl_c_ends_the_drive_and_reports_the_events_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_the_trucks_and_reports_the_events_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.0)
 
     class Phone:
@@ -67,7 +68,7 @@ def test_ctrl_c_ends_the_drive_and_reports_the_events_sent(monkeypatch: pytest.M
         if tally.requests == 3:
             stopped.set()
 
-    assert drive(LiveFleet(PLAN), Phone(), press_after_three, stopped).requests == 3  # type: ignore[arg-type]
+    assert drive(LiveFleet(PLAN), Phone(), press_after_three, stopped).requests == 3
 
 
 def test_live_demo_refuses_a_file_of_events(tmp_path: Path) -> None:

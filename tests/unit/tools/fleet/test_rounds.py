@@ -44,7 +44,7 @@ def test_default_morning_has_about_2000_events_from_twelve_trucks() -> None:
     assert 30 <= len({fence for fence in fences if fence.tag == "farm"}) <= 40
 
 
-def test_run_id_starts_every_event_id_and_ends_every_device_id() -> None:
+def test_event_ids_begin_and_device_ids_end_with_the_run_id() -> None:
     assert all(event.event_id.startswith(PLAN.run) and len(event.event_id) == 24 for event in events())
     assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
 
@@ -53,7 +53,7 @@ def test_posts_are_sorted_by_time_sent() -> None:
     assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
 
 
-def test_event_id_has_only_one_content() -> None:
+def test_events_with_the_same_id_have_the_same_content() -> None:
     texts = defaultdict(set)
     for event in events():
         texts[event.event_id].add(event.text)

@@ -19,18 +19,12 @@ import pytest
 from typer.testing import CliRunner
 
 from ops import terminal
+from ops.percentile import percentile
 from snowpipe.refusal import Refusal
+from tools.fleet.client import Client, send
+from tools.fleet.event_file import posts_of_file, read_lines
 from tools.fleet.rounds import Planned, Post
-from tools.fleet.send import (
-    Client,
-    Tally,
-    for_seconds,
-    percentile,
-    posts_of_file,
-    read_lines,
-    send,
-    until_events,
-)
+from tools.fleet.send import Tally, for_seconds, until_events
 from tools.milkrun import app
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -88,8 +82,8 @@ def post(*texts: str, gzipped: bool = False) -> Post:
     return Post(tuple(Planned(text, text) for text in texts), NOW, gzipped=gzipped)
 
 
-def client(url: str, patience: float = 5) -> Client:
-    return Client(url, "the-key", patience=patience, first_pause=0.001)
+def client(url: str, timeout_s: float = 5) -> Client:
+    return Client(url, "the-key", timeout_s=timeout_s, first_pause=0.001)
 
 
 def test_batch_is_delivered_after_a_2xx_with_its_receipt() -> None:
@@ -198,14 +192,14 @@ def test_single_event_that_is_too_large_is_dropped() -> None:
 
 def test_undelivered_events_stay_on_the_phone_after_the_timeout() -> None:
     with server(lambda *_: (503, {}, b"{}")) as (url, _):
-        [delivery] = client(url, patience=0.1).deliver(post("a"))
+        [delivery] = client(url, timeout_s=0.1).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", 503)
 
 
 def test_unreachable_server_counts_as_no_response() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         pass
-    [delivery] = client(url, patience=0.05).deliver(post("a"))
+    [delivery] = client(url, timeout_s=0.05).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", None)
 
 
@@ -266,7 +260,7 @@ def test_plain_or_gzip_file_keeps_malformed_lines_unchanged(
 
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:30] + b"?" * 40])
-def test_damaged_gzip_file_is_refused_by_name(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_gzip_file_is_refused_with_its_name(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = tmp_path / "events.gz"
     file.write_bytes(damage(gzip.compress(random.Random(1).randbytes(900))))
     with pytest.raises(Refusal, match=r"events\.gz cannot be read to its end"):

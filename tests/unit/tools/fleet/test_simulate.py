@@ -72,7 +72,7 @@ def test_outage_of_an_hour_loses_nothing_and_all_queues_recover(name: str, outag
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
-def test_recovery_takes_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
+def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
     """The recovery time is the arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
     size = ALL[name]
     expected = expected_recovery(size, outage)
@@ -125,7 +125,7 @@ def test_without_a_circuit_breaker_requests_use_up_the_concurrency() -> None:
     assert simulate(ALL["100k"], Outage("kinesis")).largest("phones") < 3 * TICK * 100_000
 
 
-def test_events_older_than_the_record_age_are_given_up_but_not_lost() -> None:
+def test_events_older_than_the_record_age_leave_the_stream_but_are_not_lost() -> None:
     """The consumer is so slow that records become older than six hours."""
     slow = replace(ALL["1k"], consume_concurrency=1, shards=1, events_per_second=16_000, geofence_share=0.2)
     flow = Flow(slow, None)

@@ -48,7 +48,7 @@ def test_killed_console_leaves_the_stack_running_and_up_restarts_it(up):
     up.console()
     killed = process(up)
     os.kill(killed.pid, signal.SIGKILL)
-    until(killed.is_alive, lambda alive: not alive, patience_s=5)
+    until(killed.is_alive, lambda alive: not alive, timeout_s=5)
     assert up.is_up()
     up.up()
     assert up.console()

@@ -85,7 +85,7 @@ def test_old_python_is_reported_with_the_package_to_install(tree):
     )
 
 
-def test_python_is_searched_even_if_home_is_unset(tree):
+def test_unset_home_does_not_break_the_search_for_python(tree):
     status, [line] = tree.setup("main", home=False)
     assert status == 1
     assert line.startswith("setup: Python 3.13 is needed and was not found")
@@ -126,7 +126,7 @@ def test_unchanged_environments_are_not_rebuilt(tree):
     assert tree.setup("main", "node") == (0, [])
 
 
-def test_dependency_group_added_once_is_kept_up_to_date(tree):
+def test_dependency_group_that_was_once_requested_is_kept_up_to_date(tree):
     tree.made(".venv/bin/python", "requirements.txt", "requirements-test.txt", *MAIN[1:])
     (tree.root / ".venv/.groups").write_text("test\n")
     assert tree.setup("main") == (0, [])
@@ -205,7 +205,7 @@ DROPPED = {
 }
 
 
-def test_installers_get_only_proxy_and_index_variables(tree):
+def test_package_installers_get_only_proxy_and_index_variables(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     (tree.root / "at-start.sh").write_text("exit 3\n")
@@ -263,6 +263,6 @@ def test_setup_and_stack_pass_the_same_variables_to_installers():
         ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
     ],
 )
-def test_command_inherits_the_environment_except_pythons_settings(given, wanted):
+def test_command_inherits_the_environment_except_python_settings(given, wanted):
     assert for_commands(given) == wanted
     assert for_commands(for_commands(given)) == wanted  # otherwise the command would restart itself forever

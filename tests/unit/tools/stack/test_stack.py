@@ -112,7 +112,7 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
 
 
-def test_changed_credential_setting_is_kept(
+def test_chosen_kind_of_credential_is_kept_by_later_ups(
     trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deploy_functions(settings: Settings, _: object, auth: identity.Auth) -> None:
@@ -169,7 +169,7 @@ def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server
 def kill(of: Stack, *names: str) -> None:
     for name in names:
         os.kill(of.processes.alive(name).pid, signal.SIGKILL)
-    until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, patience_s=5)
+    until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, timeout_s=5)
 
 
 def test_dead_snowflake_is_restarted_and_the_rest_keeps_running(trial_stack, server, deploys):
@@ -191,7 +191,7 @@ def test_dead_snowflake_is_restarted_and_the_rest_keeps_running(trial_stack, ser
 
 
 @pytest.mark.parametrize("dead", [["localstack"], ["localstack", "snowflake"], ["snowflake", "localstack"]])
-def test_localstack_death_deletes_nothing_without_discard(
+def test_up_after_localstack_died_deletes_nothing_without_discard(
     environment, capsys, trial_stack, server, deploys, dead
 ):
     trial_stack.up()
@@ -229,21 +229,21 @@ def test_dead_kinesis_mock_is_reported_although_localstack_runs(trial_stack, ser
 
 
 @pytest.mark.parametrize("name", ["localstack", "snowflake"])
-def test_stopped_process_is_continued(trial_stack, server, deploys, name):
+def test_up_continues_a_process_that_was_stopped(trial_stack, server, deploys, name):
     trial_stack.up()
     before = trial_stack.processes.alive(name)
     os.kill(before.pid, signal.SIGSTOP)
     until(
         lambda: psutil.Process(before.pid).status(),
         lambda found: found == psutil.STATUS_STOPPED,
-        patience_s=5,
+        timeout_s=5,
     )
     assert trial_stack.up() == [f"{name} (pid {before.pid}) was stopped and now continues."]
     assert psutil.Process(before.pid).status() != psutil.STATUS_STOPPED
     assert trial_stack.processes.alive(name) == before
 
 
-def test_failed_repair_ends_only_the_processes_it_started(trial_stack, server, deploys, monkeypatch):
+def test_failed_repair_ends_only_the_processes_that_it_started(trial_stack, server, deploys, monkeypatch):
     trial_stack.up()
     aws = trial_stack.processes.alive("localstack")
     kill(trial_stack, "snowflake")
@@ -319,7 +319,7 @@ def test_stop_keeps_the_warehouse_and_down_deletes_everything(trial_stack, serve
     assert not settings.folder.exists()
 
 
-def test_incomplete_warehouse_is_not_kept(trial_stack, server, deploys, monkeypatch):
+def test_interrupted_up_deletes_the_incomplete_warehouse(trial_stack, server, deploys, monkeypatch):
     def interrupt(*_: object) -> None:
         trial_stack.settings.snowflake_folder.mkdir()
         raise KeyboardInterrupt
@@ -496,7 +496,7 @@ def test_clone_or_its_parents_cannot_be_a_stack_folder(folder):
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
 
-def test_folder_left_by_a_deployed_stage_can_be_used(tmp_path):
+def test_folder_with_files_of_a_deployed_stage_can_be_used(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
 
@@ -632,10 +632,10 @@ def test_brackets_in_a_folder_name_are_not_markup(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("home", ["", "/sys/kernel", "/no/such/home"], ids=["none", "read-only", "missing"])
-def test_stack_provides_a_home_if_the_users_is_not_writable(environment, home):
+def test_stack_uses_its_own_home_if_the_users_home_is_not_writable(environment, home):
     settings = Settings.of(environment | {"HOME": home})
     assert settings.environment["HOME"] == str(settings.folder / "home")
 
 
-def test_writable_home_is_passed_on(environment, tmp_path):
+def test_writable_home_is_passed_on_to_the_programs(environment, tmp_path):
     assert Settings.of(environment | {"HOME": str(tmp_path)}).environment["HOME"] == str(tmp_path)

@@ -4,10 +4,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from milkrun_conformance.kit import Hook, HookError, play
 from milkrun_conformance.scenarios import SCENARIOS
-from milkrun_conformance.server import Stage, serving
+from milkrun_conformance.server import Report, Stage, serving
 
 PAYLOADS = Path(__file__).parent / "payloads"
 SCHEMA = Path(__file__).parent / "event.schema.json"
@@ -32,10 +32,14 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 
 def run(
     target: Annotated[str, typer.Argument(help="URL of the app's test hook.")],
     *,
-    scenario: Annotated[list[str] | None, typer.Option(help="Only this scenario; can be repeated.")] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Run only this scenario. Can be repeated.")
+    ] = None,
     host: Host = "127.0.0.1",
     port: Port = 0,
-    patience: Annotated[float, typer.Option(help="Seconds within which the app must send again.")] = 90,
+    timeout_s: Annotated[
+        float, typer.Option("--patience", help="Seconds within which the app must send again.")
+    ] = 90,
     quiet: Annotated[float, typer.Option(help="Seconds during which it must then make no mistake.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -44,12 +48,12 @@ def run(
     The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the outbox.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}")
     stage = Stage()
     with _serving(stage, host, port) as url:
         try:
             hook = Hook(target, f"{url}/v1/events")
-            reports = play(stage, hook.hand_over, scenario or SCENARIOS, patience=patience, quiet=quiet)
+            reports = play(stage, hook.hand_over, scenario or SCENARIOS, timeout_s=timeout_s, quiet=quiet)
         except HookError as problem:
             _fail(str(problem))
     if as_json:
@@ -74,7 +78,7 @@ def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
 
 @app.command()
 def payloads(folder: Annotated[Path, typer.Argument(help="Folder to copy to.")]) -> None:
-    """Copy the golden payloads, good and bad, and the JSON Schema of an event."""
+    """Copy sample request bodies, valid and invalid, and the JSON Schema of an event."""
     try:
         shutil.copytree(PAYLOADS, folder, dirs_exist_ok=True)
         shutil.copy(SCHEMA, folder)
@@ -92,7 +96,7 @@ def _serving(stage: Stage, host: str, port: int) -> Iterator[str]:
         yield url
 
 
-def _print_report(report: Mapping[str, Any]) -> None:
+def _print_report(report: Report) -> None:
     mark = Text("✔ ", "green") if report["ok"] else Text("✘ ", "red")
     out.print(mark + Text(f"{report['scenario']:12} {report['plays']}: {report['wants']}"))
     for fault in report["faults"]:

@@ -5,11 +5,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 import urllib3
 
-from milkrun_conformance.server import Stage
+from milkrun_conformance.server import Report, Stage
+
+type Event = dict[str, object]
 
 
 class HookError(Exception):
@@ -27,7 +28,7 @@ class Hook:
         self._endpoint = endpoint
         self._http = urllib3.PoolManager(retries=False, timeout=10)
 
-    def hand_over(self, events: list[dict[str, Any]]) -> None:
+    def hand_over(self, events: list[Event]) -> None:
         body = json.dumps(
             {"endpoint": self._endpoint, "api_key": "conformance", "events": events}, allow_nan=False
         ).encode()
@@ -43,31 +44,34 @@ class Hook:
 
 def play(
     stage: Stage,
-    hand_over: Callable[[list[dict[str, Any]]], None],
+    hand_over: Callable[[list[Event]], None],
     scenarios: Iterable[str],
     *,
-    patience: float,
+    timeout_s: float,
     quiet: float,
-) -> list[dict[str, Any]]:
+) -> list[Report]:
     """Return a report per scenario.
 
-    The app has `patience` seconds to do what the scenario requires. Then it gets one more event, so that it reads its
+    The app has `timeout_s` seconds to do what the scenario requires. Then it gets one more event, so that it reads its
     outbox again, and must make no mistake for `quiet` seconds.
     """
-    reports = []
-    for name in scenarios:
-        stage.begin(name)
-        hand_over([an_event() for _ in range(5)])
-        _wait(stage.settled, patience)
-        before = len(stage.seen)
-        hand_over([an_event()])
-        _wait(lambda before=before: len(stage.seen) > before, patience)  # type: ignore[misc]
-        _wait(lambda: False, quiet)
-        reports.append(stage.report())
-    return reports
+    return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 
 
-def an_event() -> dict[str, Any]:
+def _play_one(
+    stage: Stage, hand_over: Callable[[list[Event]], None], scenario: str, timeout_s: float, quiet: float
+) -> Report:
+    stage.begin(scenario)
+    hand_over([an_event() for _ in range(5)])
+    _wait(stage.settled, timeout_s)
+    before = len(stage.seen)
+    hand_over([an_event()])
+    _wait(lambda: len(stage.seen) > before, timeout_s)
+    _wait(lambda: False, quiet)
+    return stage.report()
+
+
+def an_event() -> Event:
     """Return a valid event with a new id."""
     return {
         "_id": f"conformance-{uuid.uuid4().hex}",

@@ -14,7 +14,7 @@ class UnreadableBodyError(ValueError):
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:
-    """Return the body without its gzip coding, if it has one. Raise UnreadableBodyError for invalid gzip."""
+    """Return the body, decompressed if it is gzip. Raise UnreadableBodyError for invalid gzip."""
     codings = [coding.strip() for coding in content_encoding.lower().split(",")]
     # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
     if not {"gzip", "x-gzip"} & set(codings):
@@ -42,7 +42,7 @@ def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
 
 
 def digest(content: bytes) -> str:
-    """Return the id of something that has no `_id` of its own."""
+    """Return an id for content that has no `_id`."""
     return hashlib.sha256(content).hexdigest()
 
 

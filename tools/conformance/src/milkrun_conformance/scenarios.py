@@ -37,10 +37,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario: the server's replies, and the client's mistakes (`faults`), which are complete once
-    `settled` is true.
+    """A scenario: the server's replies, and the client's mistakes (`faults`), which are final once `settled` is true.
 
-     `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
+    `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
     """
 
     name: str

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import override
+from typing import TypedDict, cast, override
 
 import uvicorn
 from starlette.applications import Starlette
@@ -27,6 +27,17 @@ from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 HOLD_SECONDS = 120.0
 POLL_SECONDS = 0.05
 SHUTDOWN_SECONDS = 5
+
+
+class Report(TypedDict):
+    """The app's behaviour in a scenario. `ok` is true if there are no faults."""
+
+    scenario: str
+    plays: str
+    wants: str
+    requests: int
+    faults: list[str]
+    ok: bool
 
 
 class Stage:
@@ -55,7 +66,7 @@ class Stage:
         with self._lock:
             return self.scenario.settled(self.seen)
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> Report:
         with self._lock:
             faults = self.scenario.faults(self.seen) if self.seen else ["nothing was sent"]
             return {
@@ -131,9 +142,9 @@ class _Protocol(H11Protocol):
     """An HTTP protocol that lets the application close the connection without a response, which ASGI cannot express."""
 
     @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.app_state = {**self.app_state, "transport": transport}
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", transport))
 
 
 async def _close_connection(request: Request) -> None:

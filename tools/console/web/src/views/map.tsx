@@ -186,15 +186,15 @@ function useTrail(device: string): Passed[] {
   }, [device, asked.data]);
   const played = replay.value;
   const result = useRef<Passed[]>([]);
-  const told = trucks.value.get(device);
-  const here = told?.position;
+  const liveTruck = trucks.value.get(device);
+  const here = liveTruck?.position;
   if (played) return trailAt(played, device, replayAt.value);
   if (!device || asked.data?.device_id !== device) {
     if (result.current.length > 0) result.current = [];
     return result.current;
   }
   const last = since.current.at(-1)?.[1];
-  if (told && here && (last?.[0] !== here[0] || last[1] !== here[1])) since.current.push([Date.parse(told.at), here]);
+  if (liveTruck && here && (last?.[0] !== here[0] || last[1] !== here[1])) since.current.push([Date.parse(liveTruck.at), here]);
   const length = asked.data.points.length + since.current.length;
   if (result.current.length !== length)
     result.current = [...asked.data.points.map(([at, lon, lat]): Passed => [at, [lon, lat]]), ...since.current];
@@ -219,7 +219,7 @@ function Inside({ truck }: { truck: Shown }) {
 
 function TruckCard({ device }: { device: string }) {
   const truck = shown.value.trucks.find((each) => each.device_id === device);
-  const told = trucks.value.get(device);
+  const liveTruck = trucks.value.get(device);
   return (
     <section class="card" aria-label="The chosen truck">
       <div class="card-head">
@@ -262,13 +262,13 @@ function TruckCard({ device }: { device: string }) {
             <dt>Position</dt>
             <dd>
               {truck.position[1].toFixed(4)}, {truck.position[0].toFixed(4)}
-              {!replay.value && told?.accuracy_m ? ` ± ${number(told.accuracy_m)} m` : ""}
+              {!replay.value && liveTruck?.accuracy_m ? ` ± ${number(liveTruck.accuracy_m)} m` : ""}
             </dd>
           </div>
-          {!replay.value && told && (
+          {!replay.value && liveTruck && (
             <div>
               <dt>Last event</dt>
-              <dd class="wrap">{told.last_type}</dd>
+              <dd class="wrap">{liveTruck.last_type}</dd>
             </div>
           )}
         </dl>
@@ -639,7 +639,7 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
     const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
     return () => clearTimeout(timer);
   }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists drop the moment
-  const told = `${dayName(at)} ${clockTime(at)}`;
+  const shownTime = `${dayName(at)} ${clockTime(at)}`;
   /** Go to the first moment of the replay with this time of day. */
   const goTo = (time: string): void => {
     const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
@@ -670,14 +670,14 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
       </label>
       <output class="replay-time n">
         <time dateTime={new Date(at).toISOString()} title={utc(at)}>
-          {told}
+          {shownTime}
         </time>
       </output>
       <input
         type="range"
         class="slider"
         aria-label="Time"
-        aria-valuetext={told}
+        aria-valuetext={shownTime}
         min={from}
         max={to}
         step={10_000}

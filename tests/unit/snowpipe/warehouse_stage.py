@@ -1,4 +1,4 @@
-"""Helpers for tests of the warehouse: a separate stage on a local Snowflake, and its command line."""
+"""A separate stage on a local Snowflake, for tests of the warehouse, and its command line."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from snowpipe.cli import main
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """The exit code and output of a command."""
 
     code: int
@@ -29,12 +29,12 @@ class Said:
         return json.loads(self.out)
 
 
-def command(environment: dict[str, str], *arguments: str) -> Said:
+def command(environment: dict[str, str], *arguments: str) -> CommandResult:
     """Run `milkrun warehouse …` in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments, environment)
-    return Said(code, out.getvalue(), err.getvalue())
+    return CommandResult(code, out.getvalue(), err.getvalue())
 
 
 @dataclass
@@ -74,10 +74,10 @@ class Stage:
         self.session.__exit__(None, None, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def run(self, *arguments: str) -> Said:
+    def run(self, *arguments: str) -> CommandResult:
         return command(self.environment, *arguments)
 
-    def done(self, *arguments: str) -> Said:
+    def done(self, *arguments: str) -> CommandResult:
         said = self.run(*arguments)
         assert said.code == 0, said
         return said

@@ -1,4 +1,4 @@
-"""Helpers of the end-to-end tests: post events, read archived objects, rows and visits, and poll."""
+"""The pipeline as the end-to-end tests use it: post events, read archived objects, rows and visits, and poll."""
 
 import gzip
 import json

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ops.status_report import Finding
+from tools.stack.local_status import laptop_source
 from tools.stack.settings import Settings
-from tools.status import laptop_source
 
 Usage = namedtuple("Usage", "total used free")
 

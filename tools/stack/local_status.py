@@ -1,4 +1,4 @@
-"""`milkrun status`: the verdict on a stage and, on a laptop, on its local stack's processes and disk too."""
+"""`milkrun status`: whether a stage is healthy; for the local stack, also its processes and its disk."""
 
 import shutil
 from collections.abc import Iterator, Mapping

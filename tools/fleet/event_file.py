@@ -1,0 +1,89 @@
+"""Read a file of events (NDJSON, plain or gzip) as the requests that a phone would send.
+
+`judged` also computes each event's expected outcome.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, cast
+
+from contract.events import GEOFENCE_KINDS, geofence_event
+from contract.lines import lines_in
+from handler.limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
+from handler.parse_body import Parts
+from handler.validate import validate
+from snowpipe.refusal import Refusal
+from tools.fleet.rounds import Planned, Post
+
+# The outcome of an event that alone makes a request too large: the client's rule drops it.
+TOO_LARGE = "body_too_large"
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of an NDJSON file, plain or gzip, as the handler splits them; invalid UTF-8 stays.
+
+    Raises Refusal if its gzip is damaged or truncated.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        # GzipFile also reads concatenated members, which are common in log archives.
+        lines = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if packed else raw
+        try:
+            for line in lines:
+                for _, text in lines_in(line):
+                    yield text.decode("utf-8", "surrogateescape")
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise Refusal(f"{path} cannot be read to its end: {error}") from None
+
+
+def unjudged(text: str) -> Planned:
+    """Return the line as an event whose expected outcome is unknown."""
+    return Planned(text, "")
+
+
+def judged(text: str) -> Planned:
+    """Return the line as an event with its expected outcome, computed by the handler's own rule."""
+    raw = text.encode("utf-8", "surrogateescape")
+    if is_too_large_alone(raw):
+        return Planned(text, "", code=TOO_LARGE)
+    batch = validate(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
+    if batch.rejected:
+        [rejected] = batch.rejected
+        return Planned(text, rejected.event_id or "", code=rejected.reasons[0].code)
+    [line] = batch.lines
+    crossing = geofence_event(line) if batch.records else None
+    return Planned(text, str(json.loads(line)["_id"]), crossing=crossing)
+
+
+def is_too_large_alone(line: bytes) -> bool:
+    """Return whether even a request with only this line gets a 413, so that the phone drops the event."""
+    if len(line) > MAX_INFLATED_BYTES:
+        return True
+    return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES
+
+
+def posts_of_file(
+    path: Path,
+    *,
+    batch_size: int = 500,
+    max_bytes: int = 900_000,
+    gzipped: bool = True,
+    judge: Callable[[str], Planned] = unjudged,
+) -> Iterator[Post]:
+    """Yield the file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
+    batch: list[Planned] = []
+    size = 0
+    for text in read_lines(path):
+        length = len(text.encode("utf-8", "surrogateescape")) + 1
+        if batch and (len(batch) == batch_size or size + length > max_bytes):
+            yield Post(tuple(batch), datetime.now(UTC), gzipped=gzipped)
+            batch, size = [], 0
+        batch.append(judge(text))
+        size += length
+    if batch:
+        yield Post(tuple(batch), datetime.now(UTC), gzipped=gzipped)
