@@ -30,7 +30,7 @@ class KinesisStream:
         )
         # PutRecords returns 200 even if single records were throttled, and lists the results in request order.
         try:
-            outcome = _OUTCOME.decode(answer)
+            outcome = msgspec.json.decode(answer, type=_Outcome)
             if not outcome.failed:
                 return []
             return [record for record, result in zip(records, outcome.results, strict=True) if result.code]
@@ -45,6 +45,3 @@ class _Result(msgspec.Struct):
 class _Outcome(msgspec.Struct):
     failed: int = msgspec.field(default=0, name="FailedRecordCount")
     results: list[_Result] = msgspec.field(default=[], name="Records")
-
-
-_OUTCOME = msgspec.json.Decoder(_Outcome)
