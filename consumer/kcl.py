@@ -50,7 +50,8 @@ if TYPE_CHECKING:  # amazon_kclpy is not in the Lambda's zip
 DAEMON = "software.amazon.kinesis.multilang.MultiLangDaemon"
 CHECKPOINT_TRIES = 5
 MAX_PAUSE_SECONDS = 10.0
-PROPERTIES, LOGBACK = "kcl.properties", "logback.xml"
+PROPERTIES = "kcl.properties"
+LOGBACK = Path(__file__).with_name("logback.xml")
 
 type Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -232,7 +233,7 @@ class Health:
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
             _exit(f"Other users can write to {self._folder}: set KCL_STATE_FOLDER to a private folder")
-        for file in (self._folder / name for name in ("worker", PROPERTIES, LOGBACK)):
+        for file in (self._folder / name for name in ("worker", PROPERTIES)):
             file.unlink(missing_ok=True)
         for file in self._folder.glob("shard-*"):
             file.unlink()
@@ -259,17 +260,6 @@ class Health:
         ]
 
 
-# The daemon prints the lines of a shard process to stderr, and logs each of them again as an error.
-_LOGBACK = """<configuration>
-  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender"><target>System.err</target>
-    <encoder><pattern>%d{ISO8601,UTC} %-5level %logger{0} %msg%n</pattern></encoder></appender>
-  <statusListener class="ch.qos.logback.core.status.NopStatusListener"/>
-  <logger name="software.amazon.kinesis.multilang.DrainChildSTDERRTask" level="OFF"/>
-  <root level="WARN"><appender-ref ref="OUT"/></root>
-</configuration>
-"""
-
-
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
     """Replace this process by the library's daemon. Exits with 2 if there is no Java."""
     import amazon_kclpy  # not in the Lambda's zip
@@ -280,14 +270,13 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
         _exit("Java 17 or newer is needed: install a JRE, or set JAVA_HOME")
     folder = Path(settings.kcl_state_folder)
     Health(folder).begin()
-    properties, logback = folder / PROPERTIES, folder / LOGBACK
-    for file in (properties, logback):
-        file.touch(mode=0o600)  # kcl_properties may have secrets
+    properties = folder / PROPERTIES
+    properties.touch(mode=0o600)  # kcl_properties may have secrets
     properties.write_text("".join(f"{name} = {value}\n" for name, value in settings.properties.items()))
-    logback.write_text(_LOGBACK)  # named on the command line, because the library's jar has a logback.xml too
     jars = f"{Path(amazon_kclpy.__file__).parent}/jars/*"
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
-    command = [java, f"-Dlogback.configurationFile={logback}", "-cp", jars, DAEMON]
+    # The library's jar has a logback.xml too, so ours is named on the command line.
+    command = [java, f"-Dlogback.configurationFile={LOGBACK}", "-cp", jars, DAEMON]
     own = {"PATH": path, "AWS_DEFAULT_REGION": settings.aws_region}  # botocore does not read AWS_REGION
     os.execve(java, [*command, "--properties-file", str(properties)], {**environment, **own})
 

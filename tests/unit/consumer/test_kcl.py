@@ -283,4 +283,4 @@ def test_files_of_the_worker_are_private(tmp_path, monkeypatch):
     os.umask(before)
     assert len(started) == 2
     assert folder.stat().st_mode & 0o777 == 0o755
-    assert {(folder / name).stat().st_mode & 0o777 for name in (kcl.PROPERTIES, kcl.LOGBACK)} == {0o600}
+    assert (folder / kcl.PROPERTIES).stat().st_mode & 0o777 == 0o600
