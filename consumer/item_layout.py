@@ -37,7 +37,7 @@ _TYPES = {
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Events in order. `base` is the last visit before them."""
+    """Consecutive events of a pair. `base` is the last visit before them."""
 
     sk: str
     base: Visit | None
@@ -224,7 +224,7 @@ def _visit_of(row: list[Any] | None) -> Visit | None:
 
 
 def _trimmed(row: list[object]) -> list[object]:
-    """Remove the None at the end, to save bytes."""
+    """Remove trailing None values, to save bytes."""
     while row[-1] is None:
         row.pop()
     return row

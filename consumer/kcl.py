@@ -228,7 +228,7 @@ class Health:
         self._folder = folder
 
     def begin(self) -> None:
-        """Raises SystemExit if others can write to the folder, because its properties name the program to run."""
+        """Clear the folder. Exits if other users can write to it, because its properties name the program to run."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:

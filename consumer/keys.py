@@ -33,6 +33,7 @@ def pair_key(pair: Pair) -> str:
     return f"{quoted(pair.device_id)}#{fence_key(pair.fence)}"
 
 
+@lru_cache(4096)  # several times per event
 def fence_key(fence: Fence) -> str:
     return f"{quoted(fence.tag)}#{quoted(fence.external_id)}"
 
@@ -58,8 +59,7 @@ def pair_of_key(pk: str, sk: str) -> Pair:
     return Pair(device_id, Fence(tag, external_id))
 
 
-# Cached: several times per event.
-@lru_cache(4096)
+@lru_cache(4096)  # several times per event
 def timestamp(at: datetime) -> str:
     """Format a time in UTC with a fixed width, so that texts sort like times."""
     return at.isoformat(timespec="microseconds")[:26] + "Z"
@@ -78,7 +78,7 @@ def of_microseconds(number: int) -> datetime:
 
 
 def first_version(at: datetime) -> int:
-    """Return the first version of a new log: milliseconds, so that it is above the versions of an expired log."""
+    """Return the first version of a new log: a time in milliseconds, which exceeds all versions of an expired log."""
     return int(at.timestamp() * 1000)
 
 

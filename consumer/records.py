@@ -24,7 +24,7 @@ type Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a stream. `arrived_at` is by Kinesis' clock. A record with a `fault` is quarantined unparsed."""
+    """One record of a stream. `arrived_at` comes from Kinesis' clock. One with a `fault` is quarantined unparsed."""
 
     data: bytes
     partition_key: str
@@ -90,7 +90,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Return aws_kinesis_agg's message type. Its own loop prints an error and drops the rest of a record."""
+    """Return aws_kinesis_agg's message type. Its decoding function would drop the rest of a record after an error."""
     # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord

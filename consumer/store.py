@@ -161,9 +161,9 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Read the logs eventually consistently, for half the price: after an old version, the write fails.
+        """Read the logs with eventual consistency, at half the price. If one is outdated, its conditional write fails.
 
-        Nothing would reveal a missed head of the previous layout, so heads are read consistently.
+        Nothing would reveal a missed head of the previous layout, so heads are read with strong consistency.
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
@@ -261,12 +261,12 @@ class Store:
         job.races += 1
         if job.races == MAX_RACES:
             # Without the pair, whose key names a device
-            raise RaceLost(f"other processes changed the pair first, {MAX_RACES} times")
+            raise RaceLost(f"other processes changed the pair first in all {MAX_RACES} attempts")
         job.log = PairLog()
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """Return the changes of the visits, and the new log. Only the parts that the events affect are computed."""
+        """Return the changes of the visits, and the new log. Compute only the parts that the events affect."""
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])

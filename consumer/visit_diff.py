@@ -68,7 +68,7 @@ def visit_diff(
 
 
 def row(pair: Pair, visit: Visit) -> Row:
-    """Return a visit as operators and receivers see it."""
+    """Return the visit in the form that operators and subscribers get."""
     return {
         "device_id": pair.device_id,
         "geofence_tag": pair.fence.tag,

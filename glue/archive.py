@@ -40,7 +40,7 @@ READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wai
 
 @dataclass(frozen=True)
 class Stored:
-    """One object of a listing. `modified_at` is by the store's clock, in whole seconds as S3 reports it."""
+    """One object of a listing. `modified_at` comes from the store's clock, in whole seconds as S3 reports it."""
 
     key: str
     size: int
@@ -240,7 +240,7 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return the hour's non-empty objects, sorted by key. Milkrun may not have written all of them."""
+    """Return the hour's non-empty objects, sorted by key. Some may have been written by other programs."""
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 

@@ -134,7 +134,7 @@ def commit(
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
     if written != (read.lines, read.checksum) or len({f.key for f in files}) != len(files):
         raise IncompleteWrite(
-            f"{hour_folder(source.hour)}: read {read.lines} lines, but wrote {written[0]} or different ones"
+            f"{hour_folder(source.hour)}: the {written[0]} lines written differ from the {read.lines} lines read"
         )
     quarantined = set_aside(store, source.hour, read.faults, "glue.compact")
     manifest = {
@@ -159,7 +159,7 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the hours' files that no manifest names, after a replacement or a crash, last written by `before`."""
+    """Return the hours' files that no manifest names, after a replacement or a crash, written until `before`."""
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
         days.setdefault(hour.replace(hour=0), []).append(hour)

@@ -358,7 +358,7 @@ def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
 def _both_passes(
     given: argparse.Namespace, store: Store, subject: Subject, objects: Sequence[Stored]
 ) -> tuple[tuple[int, int], list[Found]]:
-    """Find the subject's other ids, then rewrite. Returns numbers of devices, because a log must not name them."""
+    """Find the subject's other ids, then rewrite. Returns the numbers of own and shared devices, and the results."""
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))
         found = with_threads(store, followed.subject, objects)

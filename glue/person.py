@@ -95,9 +95,9 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
-    """Yield possible user ids outside the contract's fields, and whether the field is named `userId`.
+    """Yield values outside the contract's fields that may be user ids, and whether their field is named `userId`.
 
-    Every text in `metadata` is possible, too.
+    Every text in `metadata` may be one.
     """
     waiting: list[tuple[str, object, bool]] = [(name, value, False)]
     while waiting:

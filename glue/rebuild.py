@@ -66,7 +66,7 @@ CONFLICT = pa.schema(
 
 @dataclass(frozen=True)
 class Rule:
-    """The stage's settings of the visit rule, and whether to rebuild conflicts."""
+    """The stage's settings for the visit rule, and whether to rebuild conflicts."""
 
     merge_gap_seconds: int = 120
     min_confidence: int = 0

@@ -2,8 +2,8 @@
 
     python -m glue.tables --archive s3://BUCKET --last-hours 26 --create | snow sql --stdin
 
-Files that the hours' manifests name are added; other files of the same hours are removed. The command only
-prints, so it needs no access to the warehouse.
+The SQL adds the files that the hours' manifests name, and removes other files of these hours. The command does not
+run it, so it needs no access to the warehouse.
 """
 
 import sys

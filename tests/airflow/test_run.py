@@ -47,7 +47,7 @@ class Stack:
         return rows
 
     def reconciled(self, code: int, since: str) -> None:
-        """Wait until reconcile exits with `code`; it ignores events of the last minute."""
+        """Wait until reconcile exits with `code`. Reconcile ignores events of the last minute."""
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             ended = subprocess.run(

@@ -159,7 +159,7 @@ STREAM = [
 
 @pytest.mark.timeout(900)
 def test_stream_killed_repeatedly_writes_each_row_exactly_once(tmp_path: Path) -> None:
-    """Kill driver and JVM as soon as another batch is written, then continue from the checkpoint."""
+    """Kill the driver and its JVM as soon as another batch is written, then continue from the checkpoint."""
     events = morning(3, trucks=6)
     landed(tmp_path, events, each=12)
     command = [*STREAM, "--archive", str(tmp_path), "--checkpoint", str(tmp_path / "checkpoint")]

@@ -126,7 +126,7 @@ def test_records_aggregated_by_the_kpl_are_processed_one_by_one():
 
 
 def test_deaggregation_does_not_need_the_kpl_helpers():
-    """The helpers change sys.path when they are imported, and a cold function has not imported them."""
+    """Importing the KPL helpers changes sys.path, so this test uses a process that has not imported them."""
     code = f"""
 from consumer.records import records_of
 print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
@@ -147,9 +147,7 @@ def test_first_failed_record_is_reported_to_kinesis():
 
 
 def test_change_of_a_dead_consumer_is_published_by_the_next_batch():
-    """`make kcl` runs a worker beside the function. It received both events in one batch; this consumer
-    received them in two.
-    """
+    """`make kcl` runs a worker beside the function. The worker got two events in one batch, this consumer in two."""
     world, calls = World(), []
 
     class Died(BaseException):

@@ -1,4 +1,4 @@
-"""Test the rule of visits with examples and properties."""
+"""Test the visit rule with examples and properties."""
 
 from datetime import timedelta
 
