@@ -164,8 +164,8 @@ BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS
 
 @contextmanager
 def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
-    """Yield the simulated AWS's URL, with this process's environment variables set as a stage sets them for
-    its functions.
+    """Set this process's environment variables as a stage sets those of its functions; yield the URL of the simulated
+    AWS.
     """
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     process = subprocess.Popen(

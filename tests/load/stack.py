@@ -132,7 +132,7 @@ def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
 
 
 def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak]:
-    """Estimate the growth of each process that ran during the whole steady phase, without the emulators."""
+    """Estimate the memory growth of each process, except the emulators, that ran during the whole steady phase."""
     first, last = window(plan, STEADY)
     steady = [sample for sample in samples if first <= sample.at <= last]
     series: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)

@@ -262,7 +262,8 @@ class Console:
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Return the same visits as a CSV file, named after the first day in the fleet's time zone.
+        """Return the visits of the page's list as a CSV file, named after the list's first day in the fleet's time
+        zone.
 
         If a store fails after the first part, the response ends without its last chunk, so that browsers report a
         failed download.

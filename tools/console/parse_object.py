@@ -286,7 +286,7 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """Return what a line of `rejected/` stores as text, and as base64 if it was a body that is not JSON."""
+    """Return the rejected event as JSON text, or the rejected body as text and in base64."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:

@@ -182,7 +182,7 @@ def _is_rejected(event: Planned) -> bool:
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:
-    """Check that the receipt's numbers add up to what was sent."""
+    """Return whether the receipt's numbers add up to the number of events sent."""
     answer = delivery.answer
     received = count_in(answer, "received")
     parts = sum(count_in(answer, name) for name in ("accepted", "duplicates", "rejected"))

@@ -27,7 +27,7 @@ class Phone(Protocol):
 
 @dataclass(slots=True)
 class LiveTruck:
-    """A truck that drives to a place, or is at one until `leaves_at` (seconds of the drive's clock)."""
+    """A truck that drives to a place, or is at one until `leaves_at` (seconds since the start)."""
 
     name: str
     number: int

@@ -33,7 +33,7 @@ def checked_run_id(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The parameters of a morning. `run` (8 hex digits) begins every event id and ends every device id.
+    """The parameters of a morning. `run` (8 hex digits) is a prefix of all event ids and a suffix of all device ids.
 
     `duplicates`, `late` and `invalid` are shares of the events: sent again, sent after a dead zone, added
     as invalid. `begins_at` has a time zone; events span about `rounds` × 3 hours from it.
@@ -303,7 +303,7 @@ def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool
 
 
 def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
-    """Yield the requests of one phone: batches, after a dead zone a shuffled burst, and duplicates."""
+    """Yield the requests of one phone: batches, a shuffled burst after each dead zone, and duplicates."""
     truck = _truck(plan, number, fences)
     rng = truck.rng
     sent_at = plan.begins_at

@@ -40,7 +40,7 @@ def _complain(line: str) -> None:
 
 @contextmanager
 def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
-    """Yield the stack that the environment names. SIGTERM and SIGHUP interrupt like Ctrl-C."""
+    """Yield the stack that the environment selects. SIGTERM and SIGHUP interrupt like Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     console = Console(stderr=True, highlight=False, soft_wrap=True)

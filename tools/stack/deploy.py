@@ -44,7 +44,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def wanted(auth: identity.Auth) -> dict[str, str]:
-    """Return the hashes that an up-to-date stack was built from."""
+    """Return the hashes of the sources from which an up-to-date stack is built."""
     functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
     return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
 

@@ -47,7 +47,7 @@ def current(settings: Settings) -> Auth:
 
 
 def parameters(settings: Settings) -> dict[str, str]:
-    """Return the parameters of serverless/params.yml with which the stage requires this provider's tokens."""
+    """Return the parameters of serverless/params.yml that make the stage require tokens of this provider."""
     own = issuer(settings)
     return {
         "identity": "required",

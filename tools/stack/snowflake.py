@@ -32,7 +32,9 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the process's variables; the login is not an option because `ps` shows options to every user."""
+    """Return the environment variables of the process. They contain the login, because `ps` shows options to every
+    user.
+    """
     return {**settings.aws_environment, "LOCAL_SNOWFLAKE_LOGIN": f"{USER}/{password(settings)}"}
 
 

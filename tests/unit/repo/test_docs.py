@@ -65,7 +65,7 @@ def test_every_function_named_in_the_tour_exists() -> None:
     assert {name for name in named if not re.search(rf"\b{name}\b", source)} == set()
 
 
-def test_event_in_the_tour_gives_the_object_and_visit_shown() -> None:
+def test_example_event_of_the_tour_gives_the_object_and_the_visit_of_the_tour() -> None:
     tour = TOUR.read_text()
     batch, shown = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.*?)```", tour, re.S))
     events = re.findall(r"^(\{\"_id\".*\}),?$", tour, re.M)

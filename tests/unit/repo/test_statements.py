@@ -1,4 +1,4 @@
-"""Test that tests/statements.py accepts only statements that a parser supports or that are listed exactly."""
+"""Test that tests/statements.py accepts a statement only if a parser supports it or a list contains it."""
 
 import pytest
 

@@ -119,7 +119,7 @@ def test_invalid_events_are_of_many_kinds_and_match_their_share() -> None:
     assert 0.005 < codes.total() / len(events()) < 0.025
 
 
-def test_shares_of_zero_give_a_clean_morning() -> None:
+def test_shares_of_zero_give_a_morning_without_irregularities() -> None:
     clean = list(posts(replace(PLAN, duplicates=0, late=0, invalid=0)))
     ids = [event.event_id for event in events(clean)]
     assert len(ids) == len(set(ids))

@@ -295,7 +295,7 @@ def test_up_with_another_port_does_not_end_the_running_stack(
     assert trial_stack.is_up()
 
 
-def test_stack_is_ended_from_any_port(environment, trial_stack, server, deploys):
+def test_stack_can_be_stopped_from_any_port(environment, trial_stack, server, deploys):
     trial_stack.up()
     Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
     assert not server.is_ready(trial_stack.settings)
@@ -462,7 +462,7 @@ def test_unknown_log_is_reported_with_the_existing_ones(environment, capsys):
     assert line.endswith("there are: localstack.")
 
 
-def test_follower_shows_complete_lines_and_survives_rotation(environment):
+def test_followed_log_shows_complete_lines_and_survives_rotation(environment):
     with log_files(environment, milkrun_local_ingest="old\nhal") as settings:
         [file] = logs.sources(settings, ["ingest"])
         tail = logs._Tail(file)
@@ -501,7 +501,7 @@ def test_folder_with_files_of_a_deployed_stage_can_be_used(tmp_path):
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
 
 
-def test_default_folder_with_files_of_other_targets_can_be_used(tmp_path, monkeypatch):
+def test_default_folder_with_files_of_other_make_targets_can_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr("tools.stack.stack.ROOT", tmp_path)
     (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()

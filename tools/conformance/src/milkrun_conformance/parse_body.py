@@ -26,7 +26,7 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
 
 
 def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
-    """Return one id per event, in order: its `_id`, or a hash of the event if it has none. Null means absent.
+    """Return one id per event, in order: its `_id`, or a hash of the event if it has none (null counts as none).
 
     Raise UnreadableBodyError if the text is not strict JSON, or not NDJSON where the content type says so.
     """

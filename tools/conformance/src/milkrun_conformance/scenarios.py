@@ -1,6 +1,6 @@
 """The server's behaviour in each scenario, and the behaviour required of a client (the rule is in docs/openapi.yaml).
 
-The server fails from the first request of a scenario. The checks then follow that request's events.
+The server fails from the first request of a scenario on, and the checks follow the events of that request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -69,7 +69,7 @@ def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...], _token: str
 
 
 def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply:
-    """Refuse the first request's token; without a token, refuse three requests."""
+    """Return 401 for the first request's token, or three times if the requests have no token."""
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
     return Reply(401, {"WWW-Authenticate": "Bearer"}, code="token_expired") if is_refused else ACCEPTED

@@ -155,7 +155,7 @@ async def _close_connection(request: Request) -> None:
 
 
 async def _hold(request: Request, ended: threading.Event) -> None:
-    """Stay silent until the app closes the connection, the scenario ends, or HOLD_SECONDS have passed."""
+    """Wait until the app closes the connection, the scenario ends, or HOLD_SECONDS have passed."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):
             while not ended.is_set() and not await request.is_disconnected():

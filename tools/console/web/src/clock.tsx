@@ -72,7 +72,7 @@ function aheadOfUtc(ms: number): number {
   return Date.parse(wall) - ms;
 }
 
-/** The moment of a wall-clock time such as 2026-11-28T00:00 in the fleet's zone; NaN if it is none. */
+/** The moment of a wall-clock time such as 2026-11-28T00:00 in the fleet's zone; NaN if it is invalid. */
 export function momentOf(wall: string): number {
   const asUtc = Date.parse(`${wall}Z`);
   if (Number.isNaN(asUtc)) return NaN;
@@ -80,12 +80,12 @@ export function momentOf(wall: string): number {
   return asUtc - aheadOfUtc(guess);
 }
 
-/** The wall-clock time of a moment, as datetime-local inputs have it. */
+/** The wall-clock time of a moment, in the format of datetime-local inputs. */
 export const wallOf = (ms: number): string => `${dateOf(ms)}T${minuteTime(ms)}`;
 
 export const startOfDay = (date: string): number => momentOf(`${date}T00:00`);
 
-/** Midnight after that date: 23 or 25 hours later where clocks change. */
+/** Midnight at the end of that date, 23 or 25 hours after its beginning when the clocks change. */
 export function endOfDay(date: string): number {
   const next = new Date(Date.parse(`${date}T12:00Z`) + 24 * 3_600_000).toISOString().slice(0, 10);
   return startOfDay(next);

@@ -1,4 +1,4 @@
-/** The shapes that the console's server sends. Strings that come from events are hostile: text only, ever. */
+/** The shapes that the console's server sends. Strings from events are untrusted, so they are only ever shown as text. */
 
 export type Iso = string;
 export type Position = [lon: number, lat: number];

@@ -10,7 +10,7 @@ import { batch, computed, signal } from "@preact/signals";
 import { setServerTime, setZone } from "./clock";
 import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, Visit } from "./contract";
 
-/** How many events of each kind are kept for the list; the server holds more. */
+/** The maximum number of events per kind in the list; the server keeps more. */
 const KEPT = 500;
 
 /** The browser does not reopen a stream after an HTTP error, so it is reopened after this time. */
@@ -36,7 +36,7 @@ export const visitChanges = signal(0);
 const SETTLE_MS = 2500;
 let settling = 0;
 
-/** Counts messages that left out events: a list may lack some. */
+/** Counts messages that omitted events, after which a list may be incomplete. */
 export const gaps = signal(0);
 
 export const down = computed(() => sources.value.filter((source) => source.state === "down"));

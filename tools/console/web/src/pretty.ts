@@ -1,5 +1,5 @@
-/** A JSON text broken into lines. Its numbers, names and strings stay as they are written: to parse and write them again
- *  would make 9007199254740992 of 9007199254740993, 1.5 of 1.50, and lose a name that stands twice. */
+/** Break a JSON text into lines. Its numbers, names and strings are not changed: parsing and writing them again would
+ *  turn 9007199254740993 into 9007199254740992 and 1.50 into 1.5, and lose a repeated name. */
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|[[\]{},:]|[^\s"[\]{},:]+/gs;
 

@@ -1,4 +1,4 @@
-/** Which view is shown, and with what chosen: the address bar says it, so that it can be sent to somebody. */
+/** The address bar contains the view and its parameters, so that a link shows the same view to somebody else. */
 
 import { computed, signal } from "@preact/signals";
 
@@ -36,7 +36,7 @@ function go(url: URL | string, replace: boolean): void {
 /** Go to another view, or to the same one with other parameters. */
 export const open = (to: View, params: Params = {}): void => go(link(to, params), false);
 
-/** Change some of the parameters of this view; null takes one away. */
+/** Change some of the parameters of this view; null removes one. */
 export function choose(params: Params, replace = false): void {
   const url = new URL(address.value);
   for (const [name, value] of Object.entries(params)) {
@@ -46,7 +46,7 @@ export function choose(params: Params, replace = false): void {
   go(url, replace);
 }
 
-/** Links between views change the page in place; a new tab, another site and downloads stay the browser's. */
+/** Follow links between views without loading the page again. The browser handles new tabs, other sites and downloads. */
 export function followLinks(event: MouseEvent): void {
   if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey) return;
   const anchor = (event.target as Element).closest("a");

@@ -6,7 +6,7 @@ import type { Shown } from "./map/replay";
 export type TruckState = "moving" | "at place" | "stopped" | "late" | "silent";
 export const STATES: readonly TruckState[] = ["moving", "at place", "stopped", "late", "silent"];
 
-/** A truck without events for this long is silent, because phones under way send some every few minutes. */
+/** A truck without events for this long is silent, because the phones of moving trucks send some every few minutes. */
 export const SILENT_MS = 15 * 60_000;
 const STANDING_KMH = 2;
 /** Overdue: longer there than twice the usual dwell at that place. */

@@ -73,7 +73,7 @@ interface SegmentsProps<T extends string> {
   onChange: (value: T) => void;
 }
 
-/** One of a few, as native radio buttons: arrow keys work by themselves. */
+/** A choice of one of a few values. Native radio buttons support the arrow keys. */
 export function Segments<T extends string>({ label, options, value, onChange }: SegmentsProps<T>) {
   return (
     <fieldset class="segments">

@@ -29,14 +29,14 @@ import baseUrl from "./base.json?url";
 import type { Passed, Shown } from "./replay";
 
 const DRAW_EVERY_MS = 500;
-/** Free space around what is shown. */
+/** Free space around the trucks and fences. */
 const MARGIN_PX = 48;
 const LEGEND_PX = 20;
 const NAMED_TRUCKS = 50;
 /** Up to this zoom, trucks closer together than this are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
-/** At most this many times are shown along a trail. */
+/** The maximum number of times shown along a trail. */
 const TRAIL_TIMES = 8;
 
 type Atlas = Topology<{ countries: GeometryCollection }>;
@@ -85,13 +85,13 @@ const DARK: Palette = {
 };
 
 const FONT = ["system-ui", "sans-serif"];
-/** Between a truck and its name, in ems. */
+/** The distance between a truck and its name, in ems. */
 const NAME_OFFSET = 1.1;
 
 type Features = GeoJSON.FeatureCollection;
 const NOTHING: Features = { type: "FeatureCollection", features: [] };
 
-/** Ids of phones have up to 128 characters; the map shows their beginning, the list all of them. */
+/** Device ids have up to 128 characters. The map shows only their beginning, the list all of it. */
 const NAME_LENGTH = 24;
 const NAME_PX = 11;
 const shortened = (name: string): string => (name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}…` : name);
@@ -269,7 +269,7 @@ function layers(colours: Palette): StyleSpecification["layers"] {
   ];
 }
 
-/** A circle of so many metres, as a polygon. */
+/** A circle with this radius in metres, as a polygon. */
 function circle([lon, lat]: Position, radius_m: number): Position[] {
   const north = radius_m / 111_200;
   const east = north / Math.max(0.01, Math.cos((lat * Math.PI) / 180));
@@ -415,7 +415,7 @@ export class Chart {
     map.addControl(new NavigationControl({ showCompass: false }), "top-left");
     map.addControl(new ScaleControl({ maxWidth: 90 }), "bottom-left");
     map.addControl(new AttributionControl({ compact: false, customAttribution: "Natural Earth, GeoNames" }), "bottom-right");
-    map.getCanvas().setAttribute("aria-label", "Map of trucks and fences; the lists beside it say the same in words");
+    map.getCanvas().setAttribute("aria-label", "Map of trucks and fences; the lists next to it contain the same information");
     map.on("click", (event) => {
       const { x, y } = event.point;
       const near: [[number, number], [number, number]] = [

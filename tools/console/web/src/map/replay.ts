@@ -1,4 +1,4 @@
-/** A stretch of the archive played again: where each truck was at a moment, and who was inside which fence. */
+/** A replay of a time range of the archive: where each truck was at a given time, and in which fences. */
 
 import type { Position, Replay, ReplayTruck, Visit } from "../contract";
 
@@ -9,17 +9,17 @@ export interface Shown {
   heading: number | null;
   speed_kmh: number | null;
   at: number;
-  /** When anything was last heard of it, in epoch ms. */
+  /** The time of its last event, in epoch ms. */
   heardAt: number;
   silence: string;
   inside: string[];
 }
 
-/** Between two positions further apart in time than this nobody knows the way: it stays at the first. */
+/** If two positions are further apart in time than this, the truck's way is unknown, so it stays at the first. */
 const GAP_MS = 15 * 60_000;
 const STANDING_KM = 0.03;
 
-/** How many of `times` are not after `t`. */
+/** The number of `times` that are not after `t`. */
 function upTo(times: number[], t: number): number {
   let low = 0;
   let high = times.length;
@@ -83,7 +83,7 @@ export function frame(replay: Replay, at: number): { trucks: Shown[]; there: Vis
   return { trucks, there };
 }
 
-/** A point of a truck's trail, and when it was there in epoch ms. */
+/** A point of a truck's trail, and the time in epoch ms when the truck was there. */
 export type Passed = [at: number, position: Position];
 
 export function trailAt(replay: Replay, device: string, at: number): Passed[] {

@@ -34,7 +34,7 @@ const LISTED = 300;
 
 const moment = (): number => (replay.value ? replayAt.value : now.value);
 
-/** The time in steps of ten seconds: overdue and silent change slowly, and every change is drawn. */
+/** The time in steps of ten seconds, because every change is drawn, and overdue and silent change slowly. */
 const coarseMoment = computed(() => Math.floor(moment() / 10_000) * 10_000);
 
 const overdue = computed(
@@ -638,9 +638,9 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
   useEffect(() => {
     const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
     return () => clearTimeout(timer);
-  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists drop the moment
+  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists omit the time
   const shownTime = `${dayName(at)} ${clockTime(at)}`;
-  /** Go to the first moment of the replay with this time of day. */
+  /** Go to the first time in the replay with this time of day. */
   const goTo = (time: string): void => {
     const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
     isOutside.value = time !== "" && wanted === undefined;

@@ -110,7 +110,7 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
   );
 }
 
-/** Differences that `milkrun reconcile --repair` repairs; somebody must look at the others. */
+/** Differences that `milkrun reconcile --repair` repairs; the other differences must be investigated. */
 const REPAIRABLE = new Set(["not_loaded", "rows_differ", "not_consumed"]);
 
 function Differences({ reconcile }: { reconcile: Reconcile }) {

@@ -204,7 +204,7 @@ function ticksOf(from: number, to: number): number[] {
   return ticks;
 }
 
-/** Return what identifies a visit in every store. */
+/** Return the key that identifies a visit in every store. */
 const keyOf = (visit: Visit): string => `${visit.device_id} ${visit.fence_id} ${visit.entered_event_id}`;
 
 interface TimelineProps {
