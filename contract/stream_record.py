@@ -1,14 +1,11 @@
 """A geofence event as a record of the Kinesis stream."""
 
-from dataclasses import dataclass
-
 import msgspec
 
 from contract.events import Checked
 
 
-@dataclass(frozen=True, slots=True)
-class StreamRecord:
+class StreamRecord(msgspec.Struct, frozen=True, gc=False):
     """`data` is the event's line in the archive, and `line` its number in that object, from 1.
 
     The partition key is the device, so that one shard receives all events of a device in order.

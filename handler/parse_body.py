@@ -8,11 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
 import msgspec
 
-from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_array, parse_json
+from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_json
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from handler.http import Form, Refused, Unreadable
 from handler.limits import MAX_EVENTS
@@ -36,13 +35,11 @@ _EVENTS = msgspec.json.Decoder(_Events)
 class Parts:
     """The texts of the events. `identity` has the envelope's ids for events without `user`; the rest is personal data.
 
-    `values` are the parsed events if all were strict JSON at once, otherwise None. `compact`: the texts have no
-    whitespace outside strings.
+    `compact`: the texts have no whitespace outside strings.
     """
 
     raws: list[bytes]
     identity: Mapping[str, str]
-    values: list[Any] | None = None
     compact: bool = False
 
 
@@ -107,7 +104,7 @@ def _array(text: bytes, identity: Mapping[str, str]) -> Parts:
         raws = [bytes(raw) for raw in _counted(_ARRAY.decode(text))]
     except (msgspec.MsgspecError, RecursionError):
         return Parts(_counted(_elements(text)), identity)
-    return Parts(raws, identity, parse_array(text, raws))
+    return Parts(raws, identity)
 
 
 def _identity(user: bytes) -> dict[str, str]:

@@ -15,6 +15,7 @@ from contract.events import (
     Kind,
     Owned,
     Reason,
+    all_integers_fit,
     check,
     compact,
     invalid,
@@ -69,47 +70,60 @@ def validate(
 ) -> Batch:
     """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
-    seen: dict[Owned, set[bytes]] = {}
+    accepted: list[Checked] = []
+    first: dict[Owned, bytes] = {}
+    contents: dict[Owned, set[bytes]] = {}  # of the events that occur more than once
     rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
     earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + max_ahead
+    integers_fit = all_integers_fit(b" ".join(parts.raws))
     for index, raw in enumerate(parts.raws):
         if rejected and (again := rejected.get(raw)):
             batch.rejected.append(Rejected(index, *again))
             continue
         value, text, is_json = None, raw, False
         try:
-            value = parts.values[index] if parts.values else _parsed(raw, form)
+            value = parse_json(raw, integers_fit=integers_fit)
             is_json = True
             text = raw if parts.compact else compact(raw)
-            size, possible_kinds = len(text), kinds
+            size, event_kinds = len(text), kinds  # the size as sent, without added members
             if is_ping(value):
-                text, possible_kinds = as_event(text, value), _NO_KINDS
+                text, event_kinds = as_event(text, value), _NO_KINDS
             if parts.identity:
                 text = _named(text, value, parts.identity)
-            event = _checked(size, value, possible_kinds, earliest, latest)
+            if size > MAX_EVENT_BYTES:
+                message = f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}."
+                raise invalid("event_too_large", "", message)
+            event = check(value, event_kinds)
+            if not earliest <= event.created_at <= latest:
+                raise _wrong_time(is_ahead=event.created_at > latest)
             if not speaker.may_speak_for(event.device_id):
                 raise invalid("device_mismatch", "user.deviceId", "The token is for another device.")
         except InvalidEvent as error:
-            reasons = error.reasons if is_json else _brief(error.reasons)
+            # An NDJSON line is a document of its own, so a fault in it means that the line is not JSON.
+            code = "not_json" if form == "ndjson" else ""
+            reasons = error.reasons if is_json else _brief(error.reasons, code)
             rejected[raw] = _event_id(value), text, is_json, reasons
             batch.rejected.append(Rejected(index, *rejected[raw]))
             continue
-        contents = seen.get(owned := event.owned)
-        if contents is None:
-            seen[owned] = {text}
-        elif text in contents:
+        if (owned := event.owned) not in first:
+            first[owned] = text
+        elif text in (known := contents.setdefault(owned, {first[owned]})):
             batch.duplicates += 1
             continue
         else:
-            contents.add(text)
+            known.add(text)
             batch.conflicts.append(Conflict(index, event.id))
-        batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
-        if batch.oldest_at is None or event.created_at < batch.oldest_at:
-            batch.oldest_at = event.created_at
+        if speaker.user is not None:
+            batch.other_user += _user_id(value) not in (None, speaker.user)
         batch.lines.append(text)
-        batch.devices[event.device_id or ""] += 1
-        if event.fence:
-            batch.records.append(stream_record(event, text, len(batch.lines)))
+        accepted.append(event)
+    batch.devices = Counter([event.device_id or "" for event in accepted])
+    batch.oldest_at = min([event.created_at for event in accepted], default=None)
+    batch.records = [
+        stream_record(event, line, number)
+        for number, (event, line) in enumerate(zip(accepted, batch.lines, strict=True), 1)
+        if event.fence
+    ]
     return batch
 
 
@@ -117,18 +131,6 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
     """Return the batch of a body that cannot be split: one rejected event, which is the whole body."""
     reasons = _brief((Reason(code, "", message),))
     return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
-
-
-def _parsed(raw: bytes, form: Form) -> object:
-    try:
-        return parse_json(raw)
-    except InvalidEvent as error:
-        if form == "json":
-            raise
-        # An NDJSON line is a document of its own, so a fault in it means that the line is not JSON.
-        raise InvalidEvent(
-            tuple(msgspec.structs.replace(reason, code="not_json") for reason in error.reasons)
-        ) from None
 
 
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
@@ -142,24 +144,13 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
     return with_members(text, {"user": msgspec.json.encode(identity)})
 
 
-def _checked(
-    size: int, value: object, kinds: Mapping[str, Kind], earliest: datetime, latest: datetime
-) -> Checked:
-    """Validate one event. `size` is its size as sent, without the ids of the envelope."""
-    if size > MAX_EVENT_BYTES:
-        raise invalid("event_too_large", "", f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}.")
-    event = check(value, kinds)
+def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
     # The stage's maxClockAheadSeconds (serverless/params.yml) sets `latest`, contract/instants.py sets `earliest`.
-    if event.created_at > latest:
-        raise invalid(
-            "created_at_in_future",
-            "createdAt",
-            "`createdAt` is too far ahead of our clock; check the phone's.",
-        )
-    if event.created_at < earliest:
-        message = "`createdAt` is more than 400 days ago; check the phone's calendar."
-        raise invalid("created_at_too_old", "createdAt", message)
-    return event
+    if is_ahead:
+        message = "`createdAt` is too far ahead of our clock; check the phone's."
+        return invalid("created_at_in_future", "createdAt", message)
+    message = "`createdAt` is more than 400 days ago; check the phone's calendar."
+    return invalid("created_at_too_old", "createdAt", message)
 
 
 def _event_id(value: object) -> str | None:
@@ -172,8 +163,8 @@ def _user_id(value: object) -> object:
     return user.get("userId") if isinstance(user, dict) else None
 
 
-def _brief(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
-    """Truncate messages, because the parser's quote names of any length."""
+def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
+    """Truncate messages, because the parser's quote names of any length. A `code` replaces the codes."""
     return tuple(
-        msgspec.structs.replace(reason, message=reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
+        Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )

@@ -4,7 +4,6 @@ import json
 import math
 from datetime import UTC, datetime
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,6 @@ from contract.events import (
     check,
     compact,
     geofence_event,
-    parse_array,
     parse_json,
 )
 
@@ -67,7 +65,6 @@ def test_json_that_a_warehouse_would_not_load_is_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidEvent) as caught:
         parse_json(raw)
     assert [reason.code for reason in caught.value.reasons] == ["invalid_json_value"]
-    assert parse_array(b'[{"a":1},%b]' % raw, [b'{"a":1}', raw]) is None
 
 
 @pytest.mark.parametrize(
@@ -124,24 +121,10 @@ def test_strict_parser_reads_the_same_values_from_accepted_json(
     assert json.loads(raw, object_pairs_hook=no_name_twice, parse_float=finite, parse_constant=finite) == read
 
 
-@given(st.lists(VALUES, max_size=3), EDITS, st.integers(0, 200))
-@settings(deadline=None, max_examples=300)
-def test_parsing_an_array_at_once_returns_the_values_of_its_elements(
-    values: list[object], edit: bytes, at: int
-) -> None:
-    raws = [msgspec.json.encode(value) for value in values]
-    raws[-1:] = [raw[:at] + edit + raw[at:] for raw in raws[-1:]]
-    parsed = parse_array(b"[%b]" % b",".join(raws), raws)
-    if parsed is not None:
-        assert parsed == [parse_json(raw) for raw in raws]
-
-
 @given(VALUES)
 @settings(deadline=None, max_examples=100)
 def test_json_written_by_a_strict_encoder_is_accepted(value: object) -> None:
     assert parse_json(json.dumps(value).encode()) == value
-    raw = msgspec.json.encode(value)
-    assert parse_array(b"[%b,%b]" % (raw, raw), [raw, raw]) == [value, value]
 
 
 def test_compact_removes_only_whitespace_outside_strings() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import _checked
+from contract.events import GEOFENCE_KINDS, InvalidEvent, Reason, check
 from contract.reasons import reasons_of
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.contract.test_events import ENTER, TRIP
@@ -44,10 +44,17 @@ def nearly_valid(draw: st.DrawFn) -> dict[str, object]:
     return event
 
 
-@given(nearly_valid() | ODD, st.booleans())
+@given(nearly_valid() | ODD)
 @settings(deadline=None, max_examples=500)
-def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: object, is_crossing: bool) -> None:
-    assert (_checked(value, is_crossing) is None) == bool(list(reasons_of(value, is_crossing)))
+def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: object) -> None:
+    is_crossing = isinstance(value, dict) and value.get("type") in tuple(GEOFENCE_KINDS)
+    try:
+        check(value)
+        reasons: tuple[Reason, ...] = ()
+    except InvalidEvent as error:
+        reasons = error.reasons
+        assert reasons
+    assert reasons == tuple(reasons_of(value, is_crossing))
 
 
 def test_reason_names_the_format_of_a_rejected_time_without_quoting_it() -> None:

@@ -71,7 +71,7 @@ def test_no_id_in_an_exception_message_is_logged(
         except Exception as cause:
             raise RuntimeError(IDS[0]) from cause
 
-    monkeypatch.setattr(validate, "_checked", fail)
+    monkeypatch.setattr(validate, "check", fail)
     assert phone.post([EVENT]).status == 503
     said = logged(capsys)
     assert "ingest_failed" in said
