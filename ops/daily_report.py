@@ -1,8 +1,8 @@
 """`milkrun report --day`: one day of the fleet from the marts, as HTML or CSV.
 
-A day is one of the stage's time zone (fleetTimeZone). Collections, litres and visits count on the day when a
-truck entered. If an exit is missing and an enter elsewhere contradicts the visit, the dwell time ends at that
-enter and counts as inferred.
+A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits belong to the
+day on which the truck entered. If the exit of a visit is missing and an enter at another place contradicts the
+visit, the time of that enter is used as an inferred exit.
 """
 
 import csv
@@ -11,8 +11,9 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
@@ -21,7 +22,7 @@ from ops import fleet_day, terminal
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
 from snowpipe.refusal import MissingObject, Refusal
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import Row, Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")
 """The fence tags of collections, as in the dbt variable collection_tags."""
@@ -29,17 +30,15 @@ SILENT_REACH = timedelta(days=14)
 MAX_LISTED = 5000
 """Rows of the table of missing exits; every other figure counts all visits."""
 
-type Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report. If it is empty, the text `says` is shown instead."""
+    """A table of the report. The sentence `if_empty` replaces a table without rows."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
-    says: str
+    if_empty: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Report:
 
 
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
-    """Read one day. Raises Refusal if the marts do not exist."""
+    """Read the report of one day from the marts. Raises Refusal if they do not exist."""
     start, end = fleet_day.bounds(day, zone)
     marts = _Marts(warehouse, database, _ntz(start), _ntz(end))
     try:
@@ -140,7 +139,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
 
 @dataclass(frozen=True)
 class _Marts:
-    """The queries of one day. Snowflake aggregates, because a large fleet has more visits than fit in memory."""
+    """The queries of one day. They aggregate in Snowflake, because a large fleet has more visits than fit in memory."""
 
     warehouse: Warehouse
     database: str
@@ -176,7 +175,7 @@ class _Marts:
         )
 
     def _visits(self, select: str) -> list[Row]:
-        """Return the result of a statement on `visits`, the visits of the day with inferred exits."""
+        """Run a SELECT that reads from `visits`: the day's visits, with inferred exits."""
         tags = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
         database = f"{self.database}.MARTS"
         return self._asked(
@@ -192,7 +191,7 @@ class _Marts:
         )
 
     def litres(self) -> dict[str, float]:
-        """Return the litres picked up per place, counted per visit as in DAILY_FARM_COLLECTIONS."""
+        """Return the litres collected at each place. They are assigned to visits as in DAILY_FARM_COLLECTIONS."""
         rows = self._asked(
             "SELECT visits.geofence_tag, visits.geofence_external_id,"
             " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
@@ -207,7 +206,7 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the last event of each truck that has sent events since `since`, but no event on the day."""
+        """Return each truck that sent events since `since` but not on the day, with the time of its last event."""
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
@@ -230,11 +229,11 @@ class _Marts:
         return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
 
     def _asked(self, sql: str) -> list[Row]:
-        """Return the result of a statement whose two parameters are the day's beginning and end."""
+        """Run a statement whose two parameters are the beginning and the end of the day."""
         return self.warehouse.query(sql, [self.start, self.end])
 
 
-def _minutes(seconds: Any) -> float | None:
+def _minutes(seconds: float | Decimal | None) -> float | None:
     return None if seconds is None else round(float(seconds) / 60, 1)
 
 
@@ -263,7 +262,7 @@ STYLE = (
 
 
 def as_html(report: Report) -> str:
-    """Return one self-contained page without scripts, with all texts of events escaped."""
+    """Return the report as one HTML page without scripts or other files. Texts from events are escaped."""
     day = f"{report.day:%A %-d %B %Y}"
     totals = "".join(
         f"<div><dt>{_escaped(n)}</dt><dd>{_shown(v)}</dd></div>" for n, v in report.totals.items()
@@ -282,7 +281,7 @@ def as_html(report: Report) -> str:
 
 def _html_table(table: Table) -> str:
     if not table.rows:
-        return f"<h2>{_escaped(table.title)}</h2><p>{_escaped(table.says)}</p>"
+        return f"<h2>{_escaped(table.title)}</h2><p>{_escaped(table.if_empty)}</p>"
     head = "".join(f'<th scope="col">{_escaped(name)}</th>' for name in table.columns)
     rows = "".join(f"<tr>{''.join(f'<td>{_shown(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     return (
@@ -301,7 +300,7 @@ def _escaped(value: object) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Return all tables one below the other, each with its title and header."""
+    """Return the report as CSV: one table after another, each with its title and header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("Milkrun", report.day.isoformat(), report.zone.key))
@@ -321,7 +320,7 @@ NAMED = {"today": 0, "yesterday": 1}
 
 
 def _day_name(text: str) -> str:
-    """Parse an option that names a day; `today` depends on the stage's time zone."""
+    """Parse an option that names a day. The words in NAMED are returned unchanged, because the time zone is unknown."""
     try:
         if text in NAMED:
             return text

@@ -1,4 +1,4 @@
-"""The batches that the consumer's event source mapping gave up on: `milkrun replay --on-failure` sends them again."""
+"""`milkrun replay --on-failure`: send the batches that the consumer's event source mapping discarded again."""
 
 import base64
 import json
@@ -15,10 +15,10 @@ ON_FAILURE = "aws/lambda/"
 
 
 def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[StreamRecord]]]:
-    """Yield the batches that the event source mapping gave up on and stored in S3, each with its key.
+    """Yield each discarded batch, which the event source mapping stored in S3, with its object key.
 
-    Lambda's invocation record has the request to the function as text under `payload` (AWS Lambda Developer
-    Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
+    The invocation record of Lambda contains the request to the function as text under `payload` (AWS Lambda
+    Developer Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
     """
     for found in archive.objects(prefix):
         body = archive.body(found.key)
@@ -41,9 +41,9 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
 def replay_given_up(
     archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
 ) -> dict[str, object]:
-    """Send every discarded batch again; without a stream only count them.
+    """Send every discarded batch again; if `stream` is None, only count the batches.
 
-    The objects are kept, so the call can be repeated.
+    Their objects are not deleted, so the call can be repeated.
     """
     batches, found, sent = [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):
@@ -60,7 +60,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the record with the replay label, or unchanged if another producer wrote it."""
+    """Add the name of the replay to a record; return records of other producers unchanged."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

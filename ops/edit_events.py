@@ -1,27 +1,27 @@
-"""A patch of events: set, rename, delete or map a field."""
+"""Change events with a patch, which sets, renames, deletes or replaces values of fields."""
 
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 import typer
 
 from contract.events import InvalidEvent, parse_json
 
 ID_OF_TEXT = "@sha256"
-"""A value that stands for an id derived from the event's text; the same text gives the same id."""
-_MISSING: Any = object()
+"""A value that is replaced by a hash of the event's text, so that equal texts get equal ids."""
+_MISSING = object()
 
 type Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Changes in the order rename, map, delete, set. Paths have dots; a missing field is ignored."""
+    """Changes of fields, applied in the order rename, map, delete, set. Fields that do not exist are ignored."""
 
-    set: Mapping[Path, Any] = field(default_factory=dict)
+    set: Mapping[Path, object] = field(default_factory=dict)
     rename: Mapping[Path, Path] = field(default_factory=dict)
     delete: Sequence[Path] = ()
     map: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Patch:
     def of(
         cls, sets: Sequence[str], renames: Sequence[str], deletes: Sequence[str], maps: Sequence[str]
     ) -> Self:
-        """Parse the options of a command. Raises typer.BadParameter."""
+        """Parse the options --set, --rename, --delete and --map. Raises typer.BadParameter."""
         return cls(
             {_path(name): _value(text) for name, text in map(_pair, sets)},
             {_path(old): _path(new) for old, new in map(_pair, renames)},
@@ -41,9 +41,9 @@ class Patch:
     def __bool__(self) -> bool:
         return bool(self.set or self.rename or self.delete or self.map)
 
-    def apply(self, event: Mapping[str, Any], text: str) -> dict[str, Any]:
-        """Return a changed copy of an event; `text` is the event as it was sent."""
-        changed: dict[str, Any] = copy.deepcopy(dict(event))
+    def apply(self, event: Mapping[str, object], text: str) -> dict[str, object]:
+        """Return a changed copy of an event. `text` is the event as it was sent."""
+        changed = copy.deepcopy(dict(event))
         for old, new in self.rename.items():
             if (value := _take(changed, old)) is not _MISSING:
                 _put(changed, new, value)
@@ -73,7 +73,7 @@ def _path(text: str) -> Path:
     return names
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     try:
         return parse_json(text.encode("utf-8", "surrogatepass"))
     except InvalidEvent:
@@ -92,27 +92,26 @@ def _mapping(text: str) -> dict[str, str]:
     return found
 
 
-def _holder(event: dict[str, Any], path: Path) -> Any:
-    holder: Any = event
+def _parent(event: object, path: Path) -> dict[str, object]:
+    """Return the object that contains the field; {} if it does not exist."""
     for name in path[:-1]:
-        holder = holder.get(name) if isinstance(holder, dict) else None
-    return holder
+        event = event.get(name) if isinstance(event, dict) else None
+    return event if isinstance(event, dict) else {}
 
 
-def _get(event: dict[str, Any], path: Path) -> Any:
-    holder = _holder(event, path)
-    return holder.get(path[-1], _MISSING) if isinstance(holder, dict) else _MISSING
+def _get(event: dict[str, object], path: Path) -> object:
+    return _parent(event, path).get(path[-1], _MISSING)
 
 
-def _take(event: dict[str, Any], path: Path) -> Any:
-    holder = _holder(event, path)
-    return holder.pop(path[-1], _MISSING) if isinstance(holder, dict) else _MISSING
+def _take(event: dict[str, object], path: Path) -> object:
+    return _parent(event, path).pop(path[-1], _MISSING)
 
 
-def _put(event: dict[str, Any], path: Path, value: Any) -> None:
-    """Set a field. Missing or non-object parents become objects."""
+def _put(event: dict[str, object], path: Path, value: object) -> None:
+    """Set a field. A parent that is missing or is not an object is replaced by a new object."""
     for name in path[:-1]:
-        if not isinstance(event.get(name), dict):
-            event[name] = {}
-        event = event[name]
+        inner = event.get(name)
+        if not isinstance(inner, dict):
+            inner = event[name] = dict[str, object]()
+        event = inner
     event[path[-1]] = value

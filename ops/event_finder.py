@@ -1,6 +1,6 @@
-"""`milkrun trace`: follow one event or object through all stores, in time order.
+"""`milkrun trace`: search all stores for one event or object, and return its steps in time order.
 
-An event id is searched in RAW first; if it is not loaded, in the archive's objects between two times.
+An event is searched in RAW first. If it is not loaded, the archived objects of a range of hours are searched.
 """
 
 import base64
@@ -19,6 +19,7 @@ from contract import logs
 from contract.events import GeofenceEvent, InvalidEvent, geofence_event
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
+from ops.function_logs import Line as LogLine
 from ops.function_logs import log_lines
 from ops.reachable_stores import ReachableStores
 from ops.read_stores import (
@@ -31,28 +32,30 @@ from ops.read_stores import (
     utc,
 )
 from ops.send_records import LABEL
+from snowpipe.warehouse import Row
 
-# How long after its arrival in S3 an event is searched on the stream; redriven ones come late.
+# How long after its arrival in S3 an event is searched in the other stores. Redrive publishes some events late.
 STREAM_REACH = timedelta(hours=1)
-# How long after it an event that was not consumed is searched in the quarantine.
 SET_ASIDE_REACH = timedelta(hours=24)
-# How long after it a line of a function's log is searched.
 LOG_REACH = timedelta(minutes=10)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
+
+type Details = dict[str, Any]
+"""Facts about a step, for the output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A known step of the event. `at` is None if no store recorded a time."""
+    """One step on the way of an event or object. `at` is None if no store recorded the time."""
 
     what: str
     at: datetime | None
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: Details = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A place in the archive: object, line (from 1), and its content."""
+    """A line of an archived object: the object's key, the line number (from 1) and the content."""
 
     key: str
     number: int
@@ -60,10 +63,7 @@ class Line:
 
 
 class Finder(ReachableStores):
-    """Searches every store of one stage that answers.
-
-    `searched` lists the searched stores, for the message if nothing is found.
-    """
+    """Searches all stores of one stage that answer. `searched` lists these stores for the output."""
 
     @cached_property
     def searched(self) -> list[str]:
@@ -72,7 +72,7 @@ class Finder(ReachableStores):
     def event(
         self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
     ) -> list[Step]:
-        """Return all steps of all copies of the event, in time order."""
+        """Return the steps of all copies of the event, in time order."""
         lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, advance)
         steps = [step for line in lines for step in self._of_line(line, event_id)]
         for text in {line.text for line in lines if line.key.startswith("events/")}:
@@ -81,12 +81,12 @@ class Finder(ReachableStores):
         return in_order(steps)
 
     def object(self, key: str) -> list[Step]:
-        """Return an object's steps: received, archived, loaded."""
+        """Return the steps of an object: received, archived, loaded."""
         self.searched.append(f"s3://{self._outputs.bucket}/{key}")
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
-        """Return the steps of the objects that a request stored; [] if the log has no such request."""
+        """Return the steps of the objects that a request stored; [] if the log does not contain the request."""
         if "CloudWatch Logs" in self._unasked:
             return []
         self.searched.append(f"the log of ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}")
@@ -97,8 +97,8 @@ class Finder(ReachableStores):
                 return in_order([step for key in keys for step in [*self._stored(key), *self._rows(key)]])
         return []
 
-    def near(self, device: str, start: datetime, end: datetime) -> list[dict[str, Any]]:
-        """Return the events of a device that happened between these times, from RAW."""
+    def near(self, device: str, start: datetime, end: datetime) -> list[Row]:
+        """Return the events in RAW that happened on a device between these times."""
         if self._warehouse is None:
             return []
         self.searched.append(f"{self._outputs.database}.RAW.EVENTS of {device}")
@@ -131,7 +131,7 @@ class Finder(ReachableStores):
         return lines
 
     def _text(self, key: str, number: int) -> bytes:
-        """Return the line; b"" if the object is gone (a lifecycle rule, or `forget`)."""
+        """Return a line of an object; b"" if the object was deleted by a lifecycle rule or `forget`."""
         lines = self._lines(key, self.archive.body(key))
         return lines[number - 1] if number <= len(lines) else b""
 
@@ -149,7 +149,7 @@ class Finder(ReachableStores):
         advance: Callable[[int], None] = lambda _: None,
         prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
-        """Search every object of these hours; an id is searched as text before anything is parsed."""
+        """Search every object of these hours. Only lines whose text contains the id are parsed."""
         found: list[Line] = []
         if "S3" in self._unasked:
             return found
@@ -160,7 +160,7 @@ class Finder(ReachableStores):
                 f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
-                # In groups, because objects that were read and not searched yet are in memory.
+                # In groups, because objects that were read but not searched yet are kept in memory.
                 bodies = chain.from_iterable(
                     readers.map(self.archive.body, some) for some in batched(keys, 256, strict=False)
                 )
@@ -208,20 +208,15 @@ class Finder(ReachableStores):
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Return whether the handler's log line says that the object's geofence events were published or queued."""
+        """Yield the handler's answer, with the numbers of published and queued geofence events from its log line."""
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
-                named: dict[str, Any] = {
-                    name: line[name]
-                    for name in ("status", "published", "queued", "set_aside")
-                    if name in line
-                }
+                names = ("status", "published", "queued", "set_aside")
+                named: Details = {name: line[name] for name in names if name in line}
                 yield Step("answered, some left for redrive" if line.get("queued") else "answered", at, named)
                 return
 
-    def _lines_of(
-        self, function: str, name: str, about: datetime
-    ) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    def _lines_of(self, function: str, name: str, about: datetime) -> Iterator[LogLine]:
         if "CloudWatch Logs" in self._unasked:
             return iter(())
         # The clocks of S3, Kinesis and the function may differ by a second.
@@ -246,7 +241,7 @@ class Finder(ReachableStores):
             yield Step("not loaded", None, {"key": key})
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
-        """Return the steps after the archive: stream, consumer, visit."""
+        """Yield the steps of a geofence event after the archive: stream, consumer, visit."""
         if not text or json.loads(text).get("type") not in self.kinds:
             return
         try:
@@ -279,7 +274,7 @@ class Finder(ReachableStores):
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """Return when the batch with the first of these records was processed, from the consumer's log line."""
+        """Return when the consumer processed the batch that contains the first of these records, from its log."""
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
             return None
@@ -333,12 +328,12 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a text may be an archived object's key, ours or one that others chose."""
+    """Return whether a text may be the key of an archived object, chosen by Milkrun or by somebody else."""
     return "/" in text and prefix_of(text) is not None
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """Sort steps by time; a step without a time follows its predecessor."""
+    """Sort steps by time and remove repetitions. A step without a time stays behind the step before it."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):
@@ -349,14 +344,12 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 
 def _may_hold(text: bytes, needle: bytes) -> bool:
-    """Return whether a line cannot contain the event, so that it need not be parsed. Escapes or base64 could
-    hide the id.
-    """
+    """Return False if a line cannot contain the event, so it need not be parsed. Escapes and base64 hide an id."""
     return needle in text or b"\\" in text or b"_base64" in text
 
 
 def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
-    """Return whether an archived line is this event, not one that only mentions its id."""
+    """Return whether an archived line is the event itself, not an event that mentions its id."""
     if prefix == "events/":
         return event_id_in(text) == event_id
     try:
@@ -372,7 +365,7 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Return whether a batch processed this sequence number; it stops before the record at `stopped_at`."""
+    """Return whether the batch of a log line processed this sequence number, which is before `stopped_at`."""
     try:
         first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])
         return first <= number <= last and number < int(line.get("stopped_at") or last + 1)
@@ -387,13 +380,12 @@ def _time(text: str) -> datetime | None:
         return None
 
 
-def lags(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Return the steps as rows, each with the seconds since the first step that a server's clock recorded."""
+def lags(steps: Sequence[Step]) -> list[Row]:
+    """Return the steps as rows, each with the number of seconds since the request was received."""
     begin = next((utc(step.at) for step in steps if step.at and step.what == "received"), None)
-    rows = []
+    rows: list[Row] = []
     for step in steps:
-        lag = (utc(step.at) - begin).total_seconds() if step.at and begin else None
-        rows.append(
-            {"what": step.what, "at": step.at and utc(step.at), "lag_s": lag, **{"detail": step.detail}}
-        )
+        at = utc(step.at) if step.at else None
+        lag = (at - begin).total_seconds() if at and begin else None
+        rows.append({"what": step.what, "at": at, "lag_s": lag, "detail": step.detail})
     return rows

@@ -1,21 +1,33 @@
-"""Find existing resources with names that a stage's template would create.
+"""Find resources that already exist under a name that a stage's template would create.
 
-CloudFormation fails on such a name only after it has created part of the stack.
+CloudFormation reports such a conflict only after it has created a part of the stack.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-type Clients = Callable[[str], Any]
+from ops.outputs import Client
+
+if TYPE_CHECKING:
+    from mypy_boto3_cloudwatch import CloudWatchClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sns import SNSClient
+
+type Clients = Callable[[str], Client]
 """A function that returns a boto3 client for a service."""
+
+
+type Resources = Mapping[str, Mapping[str, Any]]
+"""The resources of a CloudFormation template by logical id."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The account and region of a stage."""
+    """The AWS account, region and partition of a stage."""
 
     number: str
     region: str
@@ -33,34 +45,34 @@ class Named:
 
 @dataclass(frozen=True)
 class Lookup:
-    """How to check whether a resource name is taken, and which error codes mean that it is free."""
+    """How to check whether a resource with a given name exists; error codes in `free` mean that it does not."""
 
     name_property: str
     service: str
-    ask: Callable[[Any, str, Account], object]
+    ask: Callable[[Client, str, Account], object]
     free: tuple[str, ...] = ("ResourceNotFoundException",)
 
 
-def _topic(sns: Any, name: str, account: Account) -> object:
+def _topic(sns: "SNSClient", name: str, account: Account) -> object:
     arn = f"arn:{account.partition}:sns:{account.region}:{account.number}:{name}"
     return sns.get_topic_attributes(TopicArn=arn)
 
 
-def _log_group(logs: Any, name: str, _: Account) -> object:
+def _log_group(logs: "CloudWatchLogsClient", name: str, _: Account) -> object:
     groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     return [group for group in groups if group["logGroupName"] == name]
 
 
-def _composite_alarm(cloudwatch: Any, name: str, _: Account) -> object:
+def _composite_alarm(cloudwatch: "CloudWatchClient", name: str, _: Account) -> object:
     return cloudwatch.describe_alarms(AlarmNames=[name], AlarmTypes=["CompositeAlarm"]).get("CompositeAlarms")
 
 
-def _dashboard(cloudwatch: Any, name: str, _: Account) -> object:
+def _dashboard(cloudwatch: "CloudWatchClient", name: str, _: Account) -> object:
     known = cloudwatch.list_dashboards(DashboardNamePrefix=name)["DashboardEntries"]
     return [dashboard for dashboard in known if dashboard["DashboardName"] == name]
 
 
-def _firewall(wafv2: Any, name: str, _: Account) -> object:
+def _firewall(wafv2: Client, name: str, _: Account) -> object:
     known = wafv2.list_web_acls(Scope="REGIONAL", Limit=100)["WebACLs"]
     return [firewall for firewall in known if firewall["Name"] == name]
 
@@ -107,7 +119,7 @@ LOOKUPS: Mapping[str, Lookup] = {
 }
 
 
-def _taken_bucket(s3: Any, name: str) -> object:
+def _taken_bucket(s3: "S3Client", name: str) -> object:
     try:
         return s3.head_bucket(Bucket=name)
     except ClientError as error:
@@ -121,7 +133,7 @@ def code_of(error: ClientError) -> str:
 
 
 def text_of(value: object, account: Account) -> str | None:
-    """Return a value of the template as text; None if it is known only after the deployment."""
+    """Return a value of the template as text; None if the value is only known after the deployment."""
     if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
         value = value["Fn::Sub"]
     if not isinstance(value, str):
@@ -132,7 +144,7 @@ def text_of(value: object, account: Account) -> str | None:
     return None if "${" in value else value
 
 
-def named(resources: Mapping[str, Mapping[str, Any]], account: Account) -> Iterator[Named]:
+def named(resources: Resources, account: Account) -> Iterator[Named]:
     """Yield each resource of the template that has a fixed name."""
     for logical_id, resource in resources.items():
         if lookup := LOOKUPS.get(resource["Type"]):
@@ -142,7 +154,7 @@ def named(resources: Mapping[str, Mapping[str, Any]], account: Account) -> Itera
 
 
 def leftovers(wanted: Iterable[Named], own: Sequence[str], clients: Clients, account: Account) -> list[Named]:
-    """Return the resources that already exist; `own` are the logical ids of the stage's current stack."""
+    """Return the wanted resources that already exist outside the stack; `own` are logical ids in the stack."""
     return [one for one in wanted if one.logical_id not in own and _exists(one, clients, account)]
 
 

@@ -1,11 +1,11 @@
-"""The fleet's days: from midnight to midnight in the stage's time zone (fleetTimeZone)."""
+"""Days of the fleet, from midnight to midnight in the stage's time zone (fleetTimeZone)."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 
 def zone_of(name: str) -> ZoneInfo:
-    """Return the time zone. Raises ValueError for a name that is not in the IANA database."""
+    """Return the time zone with this name. Raises ValueError if the IANA database does not contain it."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -13,7 +13,7 @@ def zone_of(name: str) -> ZoneInfo:
 
 
 def bounds(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:
-    """Return a day's first and last midnight in UTC; days with a clock change have 23 or 25 hours."""
+    """Return the midnights at which a day begins and ends, in UTC. A day with a clock change has 23 or 25 hours."""
     first, last = (datetime.combine(day + timedelta(days=n), time(), zone).astimezone(UTC) for n in (0, 1))
     return first, last
 

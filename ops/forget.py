@@ -1,16 +1,18 @@
 """`milkrun forget`: delete all data of a person or a device from S3, DynamoDB and Snowflake, object by object.
 
-Each step can be repeated, and their order makes sure that no event of another person is ever missing:
+Every step can be repeated. The order of the steps ensures that no event of another person is missing at any time:
 
 1. Read every event, and follow the person to other ids and devices (glue/person.py).
-2. Write each object again without the person's lines, under a new key; the old object stays.
-3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. Otherwise stop.
-4. Delete what must be recognized by an id: items of the visits table, rows of job results, old versions.
-5. Release the plan, and delete the old objects with all their versions, and rows of RAW. This needs no id any more.
-6. Build staging and marts again from RAW, because dbt's incremental models never delete.
+2. Write each object again without the person's lines, under a new key. Keep the old object.
+3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. If they do not
+   finish in time, stop.
+4. Delete the data that is recognized by an id: items of the visits table, rows of job results, old versions.
+5. Release the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on, no id is
+   needed.
+6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
 
-An interrupted run is continued by the same command. Plans are under forget/ and hold object keys and line numbers,
-never an id or a hash of one.
+The same command continues an interrupted run. Plans are stored under forget/ and contain object keys and line numbers,
+but no id and no hash of an id.
 """
 
 import hashlib
@@ -18,17 +20,16 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import Progress
 
 from aws.table import Table
-from consumer.visits import Pair
 from contract.events import MAX_AGE, GeofenceEvent, InvalidEvent, geofence_event
 from contract.objects import hour_folder, object_name
 from glue import forget as archive
@@ -45,6 +46,7 @@ from ops import (
     redrive,
     terminal,
 )
+from ops.forget_report import MAX_RECORD_AGE, Plan, Result, advice, report, todo
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.reachable_stores import require
@@ -52,36 +54,12 @@ from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
 TIMEOUT_SECONDS = 120.0
-# The event source mapping gives up records of this age; until then the consumer may still process them.
-MAX_RECORD_AGE = timedelta(hours=6)
 CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
-
-
-@dataclass
-class Result:
-    """The results of a run, for the report."""
-
-    plan: dict[str, Any] = field(default_factory=lambda: {"objects": [], "unreadable": []})
-    unfinished: list[dict[str, Any]] = field(default_factory=list)  # plans, until the marts are built
-    not_loaded: list[str] = field(default_factory=list)
-    not_consumed: int = 0
-    visits: forget_visits.Forgotten = field(default_factory=forget_visits.Forgotten)
-    raw_rows: int = 0
-    result_rows: int = 0
-    sqlite_rows: int = 0
-    old_versions: int = 0
-    objects_deleted: int = 0
-    claim_checks: int = 0
-    claims_in_flight: bool = False
-    needs_marts: bool = False
-    marts_built: bool = False
-    tables_left: list[str] = field(default_factory=list)
-    remaining: list[forget_remaining.Remaining] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The stores of a stage."""
+    """The stores of a stage, and how many seconds to wait for Snowpipe without progress."""
 
     name: str
     outputs: Outputs
@@ -100,7 +78,7 @@ class Stage:
 def followed(
     stage: Stage, subject: Subject, objects: Sequence[Stored], advance: Callable[[], object]
 ) -> Followed:
-    """Find the subject's other ids and devices in the archive, and in RAW, which has older events."""
+    """Find the subject's other ids and devices, in the archive and in RAW, which keeps events for longer."""
     seen: set[Names] = set()
     for names in in_threads(partial(archive.seen_in, stage.bucket, subject), objects):
         seen |= names
@@ -125,12 +103,12 @@ def rewritten(
 
 
 def request_of(keys: Iterable[str]) -> str:
-    """Derive a plan's name from its objects, so that an interrupted run finds its own plan again."""
+    """Derive the name of a plan from its objects, so that a repeated run finds the plan of an interrupted run."""
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
 
 
-def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
-    """Yield all plans. Remove the hash of the person that plans of earlier versions have."""
+def plans_in(bucket: Bucket) -> Iterator[Plan]:
+    """Yield all plans. Rewrite plans of earlier versions without the hash of the person that they contain."""
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
         if plan.pop("users_sha256", None):
@@ -140,18 +118,18 @@ def plans_in(bucket: Bucket) -> Iterator[dict[str, Any]]:
         yield plan
 
 
-def finish_released(stage: Stage, plans: Iterable[dict[str, Any]], result: Result) -> None:
-    """Complete interrupted runs' plans, except for the marts."""
+def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None:
+    """Complete the released plans of interrupted runs, except that the marts are not rebuilt."""
     result.unfinished = [plan for plan in plans if plan.get("state") == RELEASED]
     for plan in result.unfinished:
         stage.bucket.delete(pair["old"] for pair in plan["objects"])
         result.raw_rows += _after_objects(stage, plan)
 
 
-def _after_objects(stage: Stage, plan: Mapping[str, Any]) -> int:
-    """Delete the plan's rows of RAW and compact again; return the number of rows.
+def _after_objects(stage: Stage, plan: Plan) -> int:
+    """Delete the plan's rows from RAW and compact its hours again; return the number of deleted rows.
 
-    Only when the old objects are deleted can Snowpipe no longer load one of them.
+    The old objects must be deleted before, because Snowpipe could still load them.
     """
     old = [pair["old"] for pair in plan["objects"]]
     deleted = forget_rows.forget_objects(stage.warehouse, stage.database, old)
@@ -161,9 +139,9 @@ def _after_objects(stage: Stage, plan: Mapping[str, Any]) -> int:
 
 
 def crossings_of(
-    stage: Stage, pairs: Sequence[dict[str, Any]], objects: Sequence[Stored]
+    stage: Stage, pairs: Sequence[Plan], objects: Sequence[Stored]
 ) -> Iterator[tuple[GeofenceEvent, datetime]]:
-    """Yield the subject's geofence events with their time of receipt, from the old objects."""
+    """Yield the subject's geofence events from the old objects, each with the time at which it was received."""
     kinds = read_stores.geofence_kinds(stage.outputs, stage.name)
     stored = {each.key: each for each in objects}
     for pair in pairs:
@@ -176,8 +154,7 @@ def crossings_of(
                     yield geofence_event(lines[number - 1], kinds), stored[pair["old"]].modified_at
 
 
-# --- steps that need the ids
-# ------------------------------------------------------------------------------------
+# --- steps that need the ids ----------------------------------------------------------------------------------
 
 
 def change_claim_checks(stage: Stage, result: Result) -> None:
@@ -185,11 +162,11 @@ def change_claim_checks(stage: Stage, result: Result) -> None:
     sqs = outputs.aws("sqs")
     for url in (outputs.redrive_queue_url, outputs.dead_letter_queue_url):
         result.claim_checks += forget_copies.repoint_claim_checks(sqs, url, pairs)
-        result.claims_in_flight |= bool(pairs) and redrive.waiting(sqs, url, ("NotVisible", "Delayed")) > 0
+        result.claims_in_flight |= bool(pairs) and redrive.waiting(sqs, url, redrive.OUT_OF_REACH) > 0
 
 
 def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime]]) -> int:
-    """Wait for the consumer; return the number of events that it may still process."""
+    """Wait until the consumer has processed the recent events; return the number that it has not processed."""
     now = datetime.now(UTC)
     recent = [
         event
@@ -209,10 +186,7 @@ def forget_everywhere(
     sqlite: Sequence[Path],
     result: Result,
 ) -> None:
-    """Delete everything that is found by an id.
-
-    Old objects and rows of RAW are kept until then.
-    """
+    """Delete all data that is recognized by an id. Old objects and rows of RAW must still exist."""
     _forget_visits(stage, subject, events, result)
     rows = forget_copies.Rows(subject, events, result.plan["objects"])
     result.result_rows = forget_copies.forget_results(stage.bucket, rows, hours)
@@ -297,14 +271,14 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
             stage.outputs,
             stage.warehouse,
             forget_copies.checkpoints(stage.bucket),
-            forget_remaining.utc_now(),
+            datetime.now(UTC),
         )
     )
     return found_by, result
 
 
 def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, str], result: Result) -> None:
-    """Rebuild staging and marts, and record that the plans are complete."""
+    """Rebuild staging and marts, then record that the unfinished plans are complete."""
     result.marts_built = build_marts(environment, "--full-refresh")
     if not result.marts_built:
         return
@@ -364,7 +338,7 @@ def command(
     """
     subject = Subject.of([user] if user else [], device or [])
     if not subject.ids:
-        raise typer.BadParameter("Name a person with --user, or a device with --device.")
+        raise typer.BadParameter("name a person with --user, or a device with --device")
     outputs = terminal.outputs_of(context, stage)
     if not yes:
         named = printable(", ".join(sorted(subject.ids)))
@@ -378,77 +352,11 @@ def command(
         if result.needs_marts and marts:
             bars.add_task("staging and marts", total=None)
             refresh_marts(outputs, found_by.subject, environment_of(stage, context.obj), result)
-    todo, advice = list(_todo(result)), list(_advice(found_by, result, terminal.stage_option(stage)))
-    report = _report(user, found_by, result) | {
-        "next": todo + advice,
+    left, hints = list(todo(result)), list(advice(found_by, result, terminal.stage_option(stage)))
+    facts = report(user, found_by, result) | {
+        "next": left + hints,
         "remaining": [each._asdict() for each in result.remaining],
     }
-    terminal.show(json.loads(json.dumps(report, allow_nan=False, default=terminal.in_words)), as_json)
-    if todo:
+    terminal.show(json.loads(json.dumps(facts, allow_nan=False, default=terminal.in_words)), as_json)
+    if left:
         raise typer.Exit(1)
-
-
-def _todo(result: Result) -> Iterator[str]:
-    """Yield the steps that an operator still has to take."""
-    if result.not_loaded:
-        yield "Snowpipe has not loaded the new objects yet, so nothing was deleted. Run this again."
-        return
-    if result.not_consumed:
-        yield (
-            f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
-            f" Run this again in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours at the latest."
-        )
-        return
-    if result.plan["unreadable"]:
-        yield "Check the unreadable objects by hand: they may have data of the person."
-    if result.needs_marts and not result.marts_built:
-        yield "milkrun warehouse dbt build --full-refresh   # staging and marts still have the old rows"
-    if result.tables_left:
-        yield f"Drop or clean the tables that dbt does not build: {', '.join(result.tables_left)}."
-
-
-def _advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
-    if result.claims_in_flight:
-        yield f"milkrun reconcile --repair{option}   # claim checks in flight name lines of others in an old object"
-    # The consumer leaves out what is older, and `replay` refuses it.
-    since = f"--from '{MAX_AGE.days - 1} days ago'"
-    for device in sorted({pair.device_id for pair in result.visits.replay}):
-        yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # others used it too"
-    for device, others in found_by.shared.items():
-        yield (
-            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only if all of it shall go:"
-            f" {others} other users used it, and its events without a user stay"
-        )
-
-
-def _report(user: str | None, found_by: Followed, result: Result) -> dict[str, Any]:
-    pairs = result.plan["objects"]
-    return {
-        "user": user,
-        "devices": sorted(found_by.subject.devices | found_by.subject.own_devices),
-        "other_ids": sorted(found_by.subject.users - {user}),
-        "shared_devices": found_by.shared,
-        "unclear_ids": sorted(found_by.unclear),
-        "mentioned_by": sorted(found_by.mentioned_by),
-        "plan": archive.plan_key(result.plan["request"]) if pairs else None,
-        "objects": len(pairs),
-        "lines": sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
-        "items_deleted": result.visits.items,
-        "pairs_rewritten": result.visits.pairs,
-        "raw_rows_deleted": result.raw_rows,
-        "result_rows_deleted": result.result_rows,
-        "sqlite_rows_deleted": result.sqlite_rows,
-        "old_versions_deleted": result.old_versions,
-        "claim_checks_changed": result.claim_checks,
-        "objects_deleted": result.objects_deleted,
-        "marts_built": result.marts_built,
-        "unreadable": [each["key"] for each in result.plan["unreadable"]],
-        "not_loaded_yet": result.not_loaded,
-        "not_consumed_yet": result.not_consumed,
-        "visits_to_make_again": [_pair(pair) for pair in result.visits.replay],
-        "tables_left": result.tables_left,
-    }
-
-
-def _pair(pair: Pair) -> dict[str, str]:
-    return {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}

@@ -1,15 +1,14 @@
-"""`milkrun forget` in copies of events: results of jobs, old versions of objects, queues, SQLite files."""
+"""`milkrun forget` in copies of events: job results, old versions of objects, queues and SQLite files."""
 
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from contract.events import GeofenceEvent
 from glue.archive import Bucket, Fault, Stored
@@ -17,6 +16,11 @@ from glue.forget import INVOCATION_RECORDS, SEARCHED_PREFIXES, Rewritten, rewrit
 from glue.person import Subject, id_text, in_line
 from ops import redrive
 from snowpipe.refusal import Refusal
+from snowpipe.warehouse import Row
+
+if TYPE_CHECKING:
+    import pyarrow
+    from mypy_boto3_sqs import SQSClient
 
 RESULTS = ("rebuilt/", "streamed/")
 COMPACTED = "compacted/"
@@ -27,23 +31,23 @@ COMPACTED = "compacted/"
 
 @dataclass(frozen=True)
 class Rows:
-    """Selects the subject's rows of a Parquet file."""
+    """Recognizes the subject's rows in Parquet files. `unreadable` collects the keys of damaged files."""
 
     subject: Subject
     crossings: Sequence[GeofenceEvent]
-    pairs: Sequence[Mapping[str, Any]]
-    unreadable: list[str] = field(default_factory=list)  # keys
+    pairs: Sequence[Row]
+    unreadable: list[str] = field(default_factory=list)
 
     @cached_property
     def _known(self) -> frozenset[tuple[object, object]]:
-        """Identifiers of a crossing: device with event id or time, and object key with line number."""
+        """Return what identifies a geofence event in a row: device and event id or time, or object key and line."""
         events = {(event.device_id, event.event_id) for event in self.crossings}
         times = {(event.device_id, event.occurred_at) for event in self.crossings}
         lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
         return frozenset[tuple[object, object]](events | times | lines)
 
-    def read(self, key: str, body: bytes) -> tuple[Any, list[bool]] | None:
-        """Return a Parquet file's table, and for each row whether it is kept; None if it is unreadable."""
+    def read(self, key: str, body: bytes) -> tuple["pyarrow.Table", list[bool]] | None:
+        """Return the table of a Parquet file, and for each row whether to keep it; None if the file is damaged."""
         from pyarrow import ArrowException, parquet
 
         try:
@@ -53,7 +57,7 @@ class Rows:
             self.unreadable.append(key)
             return None
 
-    def _is_theirs(self, row: Mapping[str, Any]) -> bool:
+    def _is_theirs(self, row: Row) -> bool:
         device = row.get("device_id")
         if id_text(device) in self.subject.devices | self.subject.own_devices:
             return True
@@ -64,10 +68,10 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
-    """Rewrite Parquet files of jobs without the subject's rows; return the number of these rows.
+    """Rewrite the Parquet files of jobs without the subject's rows; return the number of deleted rows.
 
-    Compacted hours that `events/` still has are compacted again later. The others are rewritten here: a file
-    that was compacted late outlives its objects.
+    Compacted hours that still have objects under `events/` are compacted again later. Files of older hours, which
+    may outlive the objects that they were made from, are rewritten here.
     """
     from pyarrow import parquet
 
@@ -95,13 +99,13 @@ def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) 
 
 
 def _compacted_hour(key: str) -> str:
-    """Return the folder in `events/` of `compacted/dt=…/type=…/hh=….parquet`."""
+    """Return the folder under `events/` that belongs to `compacted/dt=…/type=…/hh=….parquet`."""
     day, name = key.removeprefix(COMPACTED).partition("/")[0], key.rpartition("/")[2]
     return f"{day}/{name.partition('.')[0]}"
 
 
 def checkpoints(bucket: Bucket) -> list[Stored]:
-    """Return the newest checkpoint objects. They contain devices until these leave, in Spark's own format."""
+    """Return the newest object of each Spark checkpoint. A checkpoint contains the devices that are inside a fence."""
     newest: dict[str, Stored] = {}
     for stored in bucket.list("streamed/"):
         root, is_checkpoint, _ = stored.key.partition("/checkpoint/")
@@ -115,10 +119,10 @@ def checkpoints(bucket: Bucket) -> list[Stored]:
 
 @dataclass(frozen=True)
 class _OldVersion:
-    """One version of an object as glue's `Store`. It is read-only, because nobody reads old versions."""
+    """One old version of an object, as a `Store` of glue. Writing does nothing, because the version is deleted."""
 
     bucket: Bucket
-    entry: Mapping[str, Any]
+    entry: Row
 
     def list(self, prefix: str) -> Iterator[Stored]:
         raise NotImplementedError
@@ -141,23 +145,23 @@ class _OldVersion:
 
 
 def forget_old_versions(bucket: Bucket, rows: Rows) -> int:
-    """Delete each replaced or deleted version with data of the subject; return the number of versions."""
+    """Delete every noncurrent version that contains data of the subject; return the number of versions."""
     deleted = 0
     for prefix in (*(f"{each}/" for each in SEARCHED_PREFIXES), INVOCATION_RECORDS, COMPACTED, *RESULTS):
         for entry in bucket.versions(prefix):
-            if not entry["IsLatest"] and "Size" in entry and _is_theirs(bucket, rows, entry):
+            # A delete marker has no size.
+            if not entry["IsLatest"] and "Size" in entry and _is_theirs(bucket, rows, {**entry}):
                 bucket.delete_versions([entry])
                 deleted += 1
     return deleted
 
 
-def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
+def _is_theirs(bucket: Bucket, rows: Rows, entry: Row) -> bool:
     version = _OldVersion(bucket, entry)
-    modified_at: datetime = entry["LastModified"]
     if entry["Key"].endswith(".parquet"):
         read = rows.read(entry["Key"], version.read(entry["Key"]))
         return read is not None and not all(read[1])
-    found = rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], modified_at))
+    found = rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], entry["LastModified"]))
     if isinstance(found, Fault):
         rows.unreadable.append(entry["Key"])
     return isinstance(found, Rewritten)
@@ -166,11 +170,13 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Mapping[str, Any]) -> bool:
 # --- queues ---------------------------------------------------------------------------------------------------
 
 
-def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]]) -> int:
-    """Rewrite waiting claim checks for the new objects and remaining lines; return their number."""
+def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> int:
+    """Make the claim checks in a queue refer to the new objects and the remaining lines; return their number."""
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
-    for letter in list(redrive.dead_letters(sqs, url)):  # otherwise it would receive the messages sent here
+    for letter in list(
+        redrive.dead_letters(sqs, url)
+    ):  # a list, because the loop sends messages to the queue
         if letter.key not in by_key:
             redrive.release(sqs, url, letter)
             continue
@@ -191,7 +197,7 @@ def repoint_claim_checks(sqs: Any, url: str, pairs: Iterable[Mapping[str, Any]])
 def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, object]]) -> int:
     """Delete the subject's rows from a file of `warehouse load --to sqlite:///…`; return the number of rows.
 
-    The new objects count as loaded, because the old objects' other rows are in the file.
+    The new objects are marked as loaded, because the file already contains their rows from the old objects.
     """
     if not path.is_file():
         raise Refusal(f"{path} is not a file")

@@ -1,14 +1,18 @@
-"""The copies of deleted data that remain for a limited time, each with its latest date, for `milkrun forget`."""
+"""`milkrun forget`: the copies that cannot be deleted yet, each with the date until which it exists."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 from botocore.exceptions import ClientError
 
 from glue.archive import Stored
+from ops.outputs import Outputs
 from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
 
 # docs/reference/retention.md has the same numbers; a test compares them.
 STREAM_HOURS = 168
@@ -21,7 +25,7 @@ QUERY_HISTORY_DAYS = 365
 
 
 class Remaining(NamedTuple):
-    """A remaining copy. `until` is None if nothing deletes it automatically."""
+    """A copy that `milkrun forget` cannot delete. `until` is None if nothing deletes the copy automatically."""
 
     store: str
     until: datetime | None
@@ -29,7 +33,7 @@ class Remaining(NamedTuple):
 
 
 def remaining(
-    outputs: Any, warehouse: Warehouse, checkpoints: Iterable[Stored], now: datetime
+    outputs: Outputs, warehouse: Warehouse, checkpoints: Iterable[Stored], now: datetime
 ) -> Iterator[Remaining]:
     kinesis, dynamodb = outputs.aws("kinesis"), outputs.aws("dynamodb")
     hours = _asked(
@@ -74,14 +78,14 @@ def remaining(
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """Return the stage's setting, or the longest possible retention if the role may not read it."""
+    """Return a setting of the stage, or `otherwise` if the role may not read it."""
     try:
         return ask()
     except ClientError:
         return otherwise
 
 
-def _recovery_days(dynamodb: Any, table: str) -> int:
+def _recovery_days(dynamodb: "DynamoDBClient", table: str) -> int:
     found = dynamodb.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
     recovery = found.get("PointInTimeRecoveryDescription", {})
     if recovery.get("PointInTimeRecoveryStatus") != "ENABLED":
@@ -89,7 +93,7 @@ def _recovery_days(dynamodb: Any, table: str) -> int:
     return int(recovery.get("RecoveryPeriodInDays", RECOVERY_DAYS))
 
 
-def _backups(dynamodb: Any, table: str) -> list[str]:
+def _backups(dynamodb: "DynamoDBClient", table: str) -> list[str]:
     found = dynamodb.list_backups(TableName=table)["BackupSummaries"]
     return [each["BackupName"] for each in found]
 
@@ -100,7 +104,3 @@ def _time_travel_days(warehouse: Warehouse, database: str) -> int:
         return int(warehouse.query(sql)[0]["days"] or TIME_TRAVEL_DAYS)
     except (Refusal, LookupError):
         return TIME_TRAVEL_DAYS
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

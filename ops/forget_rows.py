@@ -1,16 +1,15 @@
-"""`milkrun forget` in Snowflake: rows of RAW, and tables that still have the person's ids after the refresh.
+"""`milkrun forget` in Snowflake: delete rows of RAW, and find tables that still contain the person's ids afterwards.
 
-The statements contain the ids, so Snowflake's query history keeps them for a year (`ops/forget_remaining.py` lists it).
+The statements contain the ids, so Snowflake's query history keeps the ids for a year (see `ops/forget_remaining.py`).
 """
 
 import json
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import batched
-from typing import Any
 
 from glue.person import Names, Subject, in_line, names_in
-from ops.read_stores import NAMES_PER_QUERY
+from ops.read_stores import NAMES_PER_QUERY, placeholders
 from snowpipe.warehouse import Row, Warehouse
 
 TABLES = {"events": "EVENTS", "rejected": "REJECTED"}
@@ -36,25 +35,21 @@ _FIELDS = {
 
 
 def _by_table(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each table of RAW with some of the objects that were loaded into it."""
+    """Yield each table of RAW with the names of objects that were loaded into it, in groups for one query."""
     every = list(names)
     for prefix, table in TABLES.items():
         ours = [name for name in every if name.startswith(f"{prefix}/")]
         yield from ((table, some) for some in batched(ours, NAMES_PER_QUERY, strict=False))
 
 
-def _places(values: Iterable[object]) -> str:
-    return ", ".join("%s" for _ in values)
-
-
-def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the new objects that are not completely in RAW."""
+def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Row]) -> list[str]:
+    """Return the keys of new objects that Snowflake has not loaded completely."""
     lines = {pair["new"]: pair["lines_after"] for pair in pairs if pair["new"] is not None}
     missing = []
     for table, some in _by_table(lines):
         sql = (
             f"SELECT file_name, COUNT(*) AS n FROM {database}.RAW.{table}"
-            f" WHERE file_name IN ({_places(some)}) GROUP BY file_name"
+            f" WHERE file_name IN ({placeholders(some)}) GROUP BY file_name"
         )
         counts = {row["file_name"]: row["n"] for row in warehouse.query(sql, some)}
         missing += [name for name in some if counts.get(name, 0) < lines[name]]
@@ -65,7 +60,7 @@ def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) ->
     """Delete the rows of these objects from RAW; return the number of rows."""
     deleted = 0
     for table, some in _by_table(names):
-        where = f"FROM {database}.RAW.{table} WHERE file_name IN ({_places(some)})"
+        where = f"FROM {database}.RAW.{table} WHERE file_name IN ({placeholders(some)})"
         deleted += warehouse.query(f"SELECT COUNT(*) AS n {where}", some)[0]["n"]
         warehouse.query(f"DELETE {where}", some)
     return deleted
@@ -74,7 +69,7 @@ def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) ->
 def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Names]:
     """Return the ids that appear together in rows that mention the subject.
 
-    RAW outlives the archive's objects.
+    RAW also contains rows of objects that have expired.
     """
     columns = ", ".join(f"{field} AS field_{n}" for n, field in enumerate(_FIELDS.values()))
     seen = set()
@@ -85,20 +80,17 @@ def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Na
 
 
 def _names(row: Row) -> Names:
-    event: dict[str, Any] = {}
+    event: dict[str, object] = {}
+    nested: dict[str, dict[str, object]] = {}
     for n, path in enumerate(_FIELDS):
         *outer, name = path.split(".")
-        place = event.setdefault(outer[0], {}) if outer else event
-        place[name] = row[f"field_{n}"]
-    return names_in(event)._replace(texts=frozenset())
+        (nested.setdefault(outer[0], {}) if outer else event)[name] = row[f"field_{n}"]
+    return names_in(event | nested)._replace(texts=frozenset())
 
 
-def rows_of(warehouse: Warehouse, database: str, subject: Subject) -> list[dict[str, Any]]:
-    """Return the subject's rows of RAW, of any object, as table, file and line numbers.
-
-    RAW also has rows of objects that the archive no longer has.
-    """
-    found = []
+def rows_of(warehouse: Warehouse, database: str, subject: Subject) -> list[Row]:
+    """Return the subject's rows in RAW, also those of expired objects, as table, file and line numbers."""
+    found: list[Row] = []
     for table in TABLES.values():
         theirs: dict[str, set[int]] = {}
         for row in _candidates(warehouse, f"{database}.RAW.{table}", subject):
@@ -108,8 +100,8 @@ def rows_of(warehouse: Warehouse, database: str, subject: Subject) -> list[dict[
     return found
 
 
-def delete_rows(warehouse: Warehouse, database: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Delete rows that `rows_of` returned; return the number of rows that still existed."""
+def delete_rows(warehouse: Warehouse, database: str, rows: Iterable[Row]) -> int:
+    """Delete the rows that `rows_of` returned; return the number of deleted rows."""
     deleted = 0
     for row in rows:
         lines = ", ".join(str(int(number)) for number in row["lines"])
@@ -129,12 +121,15 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
         row["file_name"] for row in warehouse.query(f"SELECT DISTINCT file_name FROM {table} WHERE {hidden}")
     ]
     for some in batched(files, BODIES_PER_QUERY, strict=False):
-        sql = f"{columns} FROM {table} WHERE {hidden} AND file_name IN ({_places(some)})"
+        sql = f"{columns} FROM {table} WHERE {hidden} AND file_name IN ({placeholders(some)})"
         yield from warehouse.query(sql, some)
 
 
 def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> list[str]:
-    """Return tables with an id in a column for devices or users: copies, and old models that dbt left behind."""
+    """Return the tables that contain an id of the subject in a column for devices or users.
+
+    They are copies that people made, and tables of former dbt models.
+    """
     sql = (
         f"SELECT c.table_schema, c.table_name, c.column_name FROM {database}.INFORMATION_SCHEMA.COLUMNS AS c"
         f" JOIN {database}.INFORMATION_SCHEMA.TABLES AS t"
@@ -149,7 +144,7 @@ def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> l
     found = set()
     for table, names in columns.items():
         for some in batched(_forms(subject), IDS_PER_QUERY, strict=False):
-            where = " OR ".join(f"{name} IN ({_places(some)})" for name in names)
+            where = " OR ".join(f"{name} IN ({placeholders(some)})" for name in names)
             if warehouse.query(f"SELECT 1 AS n FROM {table} WHERE {where} LIMIT 1", [*some] * len(names)):
                 found.add(table)
     return sorted(found)
@@ -161,12 +156,12 @@ def _identifier(name: str) -> str:
 
 
 def _mentions(column: str, subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield SQL conditions that find some of the subject's ids in a VARIANT's text."""
+    """Yield SQL conditions with parameters, each of which finds some of the subject's ids in a VARIANT's text."""
     forms = [json.dumps(form, ensure_ascii=False, allow_nan=False)[1:-1] for form in _forms(subject)]
     for some in batched(forms, IDS_PER_QUERY, strict=False):
         yield " OR ".join(f"CONTAINS(TO_JSON({column}), %s)" for _ in some), some
 
 
 def _forms(subject: Subject) -> list[str]:
-    """Return the ids in both Unicode normal forms, composed and decomposed."""
+    """Return the subject's ids in the composed and the decomposed Unicode normal form."""
     return sorted({unicodedata.normalize(form, each) for each in subject.ids for form in ("NFC", "NFD")})

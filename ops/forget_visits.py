@@ -1,11 +1,11 @@
-"""`milkrun forget` in DynamoDB: delete a device's items, or remove one person's events from its visits."""
+"""`milkrun forget` in the visits table: delete all items of a device, or remove one person's events from them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import batched
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -20,15 +20,22 @@ from glue.person import id_text
 from ops import polling
 from ops.visits_items import events_in, missing_chunks
 
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
 ITEMS_PER_DELETE = 25
 SCAN_SEGMENTS = 8
 TRIES = 5
 CHANGE_SECONDS = 60.0  # the consumer's timeout: a change that is not complete by then was interrupted
 
 
+type ItemKey = Mapping[str, Any]
+"""The attributes pk and sk of an item, in DynamoDB's JSON."""
+
+
 @dataclass
 class Forgotten:
-    """Deleted `items`, rewritten `pairs`, and the pairs in `replay` whose other users need a replay."""
+    """The number of deleted items and rewritten pairs, and the pairs that a replay must rebuild for other users."""
 
     items: int = 0
     pairs: int = 0
@@ -36,19 +43,17 @@ class Forgotten:
 
 
 class _NoBus:
-    """A bus that publishes nothing, because subscribers must not get further data of a person who is being
-    forgotten.
-    """
+    """A bus that publishes nothing, so that subscribers get no more data of the forgotten person."""
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:  # noqa: ARG002
         return {}
 
 
-def forget_devices(dynamodb: Any, table: str, devices: Collection[str]) -> int:
-    """Delete all items of these devices, in both layouts; return the number of items.
+def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[str]) -> int:
+    """Delete all items of these devices, in the current and the previous layout; return the number of items.
 
-    It scans the whole table, because the previous layout has no key for a device, and the archive may no
-    longer have an event of every pair.
+    The function scans the whole table, because the previous layout has no key for a device, and because the
+    archive may no longer contain events of every pair.
     """
     if not devices:
         return 0
@@ -57,7 +62,9 @@ def forget_devices(dynamodb: Any, table: str, devices: Collection[str]) -> int:
         return delete_items(dynamodb, table, [key for some in found for key in some])
 
 
-def _keys_of(dynamodb: Any, table: str, devices: Collection[str], segment: int) -> Iterator[Any]:
+def _keys_of(
+    dynamodb: "DynamoDBClient", table: str, devices: Collection[str], segment: int
+) -> Iterator[ItemKey]:
     pages = dynamodb.get_paginator("scan").paginate(
         TableName=table,
         ProjectionExpression="pk, sk",
@@ -70,7 +77,7 @@ def _keys_of(dynamodb: Any, table: str, devices: Collection[str], segment: int) 
             yield item
 
 
-def delete_items(dynamodb: Any, table: str, found: Sequence[Any]) -> int:
+def delete_items(dynamodb: "DynamoDBClient", table: str, found: Sequence[ItemKey]) -> int:
     for some in batched(found, ITEMS_PER_DELETE, strict=False):
         left: list[Any] = [{"DeleteRequest": {"Key": {"pk": key["pk"], "sk": key["sk"]}}} for key in some]
         while left:
@@ -79,7 +86,7 @@ def delete_items(dynamodb: Any, table: str, found: Sequence[Any]) -> int:
     return len(found)
 
 
-def forget_pairs(dynamodb: Any, table: str, pairs: Iterable[Pair]) -> int:
+def forget_pairs(dynamodb: "DynamoDBClient", table: str, pairs: Iterable[Pair]) -> int:
     """Delete all items of these pairs; return the number of items."""
     return sum(delete_items(dynamodb, table, _named(_settled_items(dynamodb, table, pair))) for pair in pairs)
 
@@ -91,11 +98,12 @@ def by_pair(events: Iterable[GeofenceEvent]) -> dict[Pair, set[str]]:
     return dict(found)
 
 
-def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str]], timeout_s: float) -> int:
-    """Wait until the visits table has these events; return the number still missing.
+def not_consumed(
+    dynamodb: "DynamoDBClient", table: str, recent: Mapping[Pair, Collection[str]], timeout_s: float
+) -> int:
+    """Wait until the visits table contains these events; return the number of events that are still missing.
 
-    Otherwise the consumer would process an event that waits on the stream after everything here was
-    deleted.
+    An event that is still on the stream would be processed after the deletion, and would create items again.
     """
 
     def missing() -> int:
@@ -114,16 +122,16 @@ def not_consumed(dynamodb: Any, table: str, recent: Mapping[Pair, Collection[str
 
 
 def forget_events(
-    dynamodb: Any,
+    dynamodb: "DynamoDBClient",
     table: Table,
     name: str,
     theirs: Mapping[Pair, Collection[str]],
     rule: Callable[[], Rule],
 ) -> Forgotten:
-    """Remove these events from the pairs' logs and chunks, and compute the visits of the remaining events.
+    """Remove these events from the logs and chunks of their pairs, and compute the visits of the remaining events.
 
-    `rule` is the stage's, for pairs in the previous layout, which are moved first. If a pair is too large to be
-    computed again, or other processes keep changing it, delete all of it and report it.
+    Pairs in the previous layout are first moved with the stage's visit rule. A pair is deleted and reported for a
+    replay if its log would be too large, or if other processes keep changing it.
     """
     done = Forgotten()
     for pair, event_ids in theirs.items():
@@ -152,8 +160,8 @@ def forget_events(
     return done
 
 
-def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """Return all items of a pair, including those of the previous layout."""
+def items_of(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
+    """Return all items of a pair, in the current and the previous layout."""
     found: list[Item] = []
     for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
         pages = dynamodb.get_paginator("query").paginate(
@@ -166,8 +174,8 @@ def items_of(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
     return found
 
 
-def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
-    """Return the pair's items once its last change is complete; a chunk written later would remain."""
+def _settled_items(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
+    """Wait until the last change of a pair is complete, and return its items. A chunk written later would remain."""
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
         lambda found: not any(missing_chunks(found)),
@@ -175,13 +183,13 @@ def _settled_items(dynamodb: Any, table: str, pair: Pair) -> list[Item]:
     )
 
 
-def _named(items: Iterable[Item]) -> list[object]:
+def _named(items: Iterable[Item]) -> list[ItemKey]:
     return [{"pk": {"S": item["pk"]}, "sk": {"S": item["sk"]}} for item in items]
 
 
 @dataclass(frozen=True)
 class _Rest:
-    """A pair without some events: the log to write, its item, and other people's remaining events."""
+    """A pair without the removed events: its new log and item, and how many events and unchanged chunks remain."""
 
     log: PairLog
     item: Item
@@ -191,7 +199,7 @@ class _Rest:
 
 
 def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _Rest | None:
-    """Compute the consumer's result without these events. Return None if the log would not fit."""
+    """Compute the pair as the consumer would without these events. Return None if its log would be too large."""
     found = {str(item["sk"]): item for item in items}
     head = found.pop(keys.log_key(pair)[1], None)
     if head is None:
@@ -201,8 +209,7 @@ def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _
     unwritten = list(missing_chunks(items))
     chunks |= {chunk.sk: chunk for chunk in unwritten}
     parts: list[Chunk | PairLog] = [*item_layout.in_order(chunks.values()), log]
-    # Its events have expired. If it began or ended with a removed event, the others' visit cannot be
-    # computed.
+    # The events of this visit have expired. If it began or ended with a removed event, it cannot be computed.
     base = None if _is_of(parts[0].base, event_ids) else parts[0].base
     changed, count, new = list[Chunk](), 0, log
     for part in parts:

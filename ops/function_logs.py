@@ -1,18 +1,18 @@
-"""Read the functions' canonical log lines from CloudWatch Logs.
+"""Read the canonical log lines of functions from CloudWatch Logs.
 
 Short ranges are read with FilterLogEvents, which returns a line seconds after it was written. For long ranges
-that takes hours on a busy stage, because each call reads at most 1 MB, matching or not (Amazon CloudWatch
-Logs API Reference: "FilterLogEvents"). So long ranges are read with Logs Insights, which is billed by scanned
-data.
+it would take hours on a busy stage, because each call reads at most 1 MB of lines, whether they match or not
+(Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore read with Logs Insights, which
+is billed by the amount of scanned data.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
 from math import ceil
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from botocore.exceptions import ClientError
@@ -21,7 +21,12 @@ from ops.outputs import Outputs
 from ops.polling import until
 from snowpipe.refusal import Refusal
 
-type Line = tuple[datetime, dict[str, Any]]
+if TYPE_CHECKING:
+    from mypy_boto3_logs import CloudWatchLogsClient
+
+type Fields = dict[str, Any]
+"""The JSON of a canonical log line, or of a response."""
+type Line = tuple[datetime, Fields]
 
 SHORT = timedelta(hours=1)
 QUERY_RANGE = timedelta(hours=1)
@@ -35,7 +40,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Span(NamedTuple):
-    """A range from `start` (inclusive) to `end` (exclusive), in full seconds, as queries require."""
+    """A time range from `start` (inclusive) to `end` (exclusive), in full seconds, as queries require."""
 
     start: datetime
     end: datetime
@@ -51,9 +56,9 @@ class Span(NamedTuple):
 def log_lines(
     outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
 ) -> Iterator[Line]:
-    """Yield a function's canonical lines of that name (`contract/logs.py`), each with its time.
+    """Yield the canonical log lines of a function with this event name (`contract/logs.py`), each with its time.
 
-    They are in time order only if the range is at most an hour.
+    The lines are in time order only if the range is at most an hour.
     """
     group, client = f"/aws/lambda/milkrun-{stage}-{function}", outputs.aws("logs")
     if end - start <= SHORT:
@@ -65,13 +70,15 @@ def log_lines(
 
 
 def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
-    """Return for how many days a function's log is kept; None means forever."""
+    """Return for how many days the log of a function is kept; None means forever."""
     name = f"/aws/lambda/milkrun-{stage}-{function}"
     groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
 
 
-def _filtered(client: Any, group: str, name: str, start: datetime, end: datetime) -> Iterator[Line]:
+def _filtered(
+    client: "CloudWatchLogsClient", group: str, name: str, start: datetime, end: datetime
+) -> Iterator[Line]:
     pages = client.get_paginator("filter_log_events").paginate(
         logGroupName=group,
         startTime=int(start.timestamp() * 1000),
@@ -83,7 +90,9 @@ def _filtered(client: Any, group: str, name: str, start: datetime, end: datetime
         yield from _line(at, found["message"], name)
 
 
-def _queried(client: Any, group: str, name: str, start: datetime, end: datetime) -> Iterator[Line]:
+def _queried(
+    client: "CloudWatchLogsClient", group: str, name: str, start: datetime, end: datetime
+) -> Iterator[Line]:
     whole = Span(start.replace(microsecond=0), end.replace(microsecond=0) + SECOND)
     waiting = whole.parts(ceil((whole.end - whole.start) / QUERY_RANGE))
     with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
@@ -104,8 +113,8 @@ def _queried(client: Any, group: str, name: str, start: datetime, end: datetime)
                     waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
 
 
-def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
-    """Return the result of a query once it is complete."""
+def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) -> Fields:
+    """Run a query and return its complete result. Raises Refusal if it fails."""
     start = partial(
         client.start_query,
         logGroupName=group,
@@ -114,27 +123,29 @@ def _query(client: Any, group: str, name: str, span: Span) -> dict[str, Any]:
         queryString=f'fields @timestamp, @message | filter event = "{name}" | limit {MAX_ROWS}',
     )
     started = until(lambda: _unless_throttled(start), bool, timeout_s=QUERY_TIMEOUT_SECONDS)
-    get_results = partial(client.get_query_results, queryId=started.get("queryId"))
-    answer: dict[str, Any] = until(
-        lambda: _unless_throttled(get_results) if started else {"status": "Throttled"},
-        lambda answer: answer.get("status") not in (None, "Scheduled", "Running"),
-        timeout_s=QUERY_TIMEOUT_SECONDS,
-    )
+    answer: Fields = {"status": "Throttled"}
+    if started:
+        get_results = partial(client.get_query_results, queryId=started["queryId"])
+        answer = until(
+            lambda: _unless_throttled(get_results),
+            lambda answer: answer.get("status") not in (None, "Scheduled", "Running"),
+            timeout_s=QUERY_TIMEOUT_SECONDS,
+        )
     if answer.get("status") != "Complete":
         raise Refusal(
-            f"the query of {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with status"
-            f" {answer.get('status', 'unknown')}: name a shorter range"
+            f"the query of the log {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with"
+            f" status {answer.get('status', 'unknown')}: choose a shorter range"
         )
     return answer
 
 
-def _unless_throttled(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the response, or {} if CloudWatch Logs still refuses the call after boto3's attempts.
+def _unless_throttled(call: Callable[[], Mapping[str, Any]]) -> Fields:
+    """Return the response, or {} if CloudWatch Logs throttled all attempts of boto3.
 
-    An account's queries share one limit with its dashboards (Amazon CloudWatch Logs API Reference: "StartQuery").
+    All queries and dashboards of an account share one limit (Amazon CloudWatch Logs API Reference: "StartQuery").
     """
     try:
-        return call()
+        return dict(call())
     except ClientError as error:
         if error.response["Error"]["Code"] not in THROTTLING:
             raise
@@ -142,7 +153,7 @@ def _unless_throttled(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:
-    """Yield the lines of the span without its end, because both ends of a query's range are inclusive."""
+    """Yield the lines in the span. A query also returns lines at its end, because both of its limits are inclusive."""
     for row in rows:
         fields = {each["field"]: each["value"] for each in row}
         at = _time(fields["@timestamp"])
@@ -151,18 +162,18 @@ def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[L
 
 
 def _time(value: str) -> datetime:
-    """Parse a time such as `2026-11-28 09:30:00.000`, in UTC; LocalStack returns milliseconds since 1970."""
+    """Parse a UTC time such as `2026-11-28 09:30:00.000`, or milliseconds since 1970, which LocalStack returns."""
     if value.isdigit():
         return datetime.fromtimestamp(int(value) / 1000, UTC)
     return datetime.fromisoformat(value).replace(tzinfo=UTC)
 
 
 def _line(at: datetime, message: str, name: str) -> Iterator[Line]:
-    """Yield the line if it has that name; LocalStack ignores the pattern and the query's filter."""
+    """Yield a line if it has this event name, because LocalStack ignores filters."""
     if name not in message:
         return
     try:
-        line = msgspec.json.decode(message, type=dict[str, Any])
+        line = msgspec.json.decode(message, type=Fields)
     except msgspec.MsgspecError:
         return
     if line.get("event") == name:

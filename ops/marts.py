@@ -9,12 +9,12 @@ from ops.outputs import ROOT
 
 
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
-    """Run `milkrun warehouse dbt build …`, showing its output only if it fails."""
+    """Run `milkrun warehouse dbt build …`; return whether it succeeded. Its output is shown only if it fails."""
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
     ran = subprocess.run(
         command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False
     )
     if ran.returncode != 0:
         terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
-        terminal.err.print("[red]dbt build failed[/]; the marts may be incomplete")
+        terminal.err.print("[red]dbt build failed[/], so the marts may be incomplete")
     return ran.returncode == 0

@@ -1,9 +1,8 @@
-"""`milkrun move-visits`: rewrite the pairs of a visits table that have the previous layout (docs/upgrade.md)."""
+"""`milkrun move-visits`: move all pairs of the visits table to the current item layout (docs/upgrade.md)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import batched
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,25 +12,28 @@ from consumer.event_bus import EventBus
 from consumer.notifications import Bus
 from consumer.visits import Pair, Rule
 from ops import read_stores, terminal
+from ops.forget_visits import delete_items
 from ops.reachable_stores import require
 
-ITEMS_PER_DELETE = 25
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
 CONCURRENCY = 8
 
 
-def move_all(dynamodb: Any, name: str, table: Table, bus: Bus, rule: Rule) -> Iterator[int]:
-    """Move the pairs one by one. Yields the number of deleted items of the previous layout per pair."""
+def move_all(dynamodb: "DynamoDBClient", name: str, table: Table, bus: Bus, rule: Rule) -> Iterator[int]:
+    """Move the pairs one after the other. Yields for each pair how many items of the previous layout were deleted."""
     for pair in _old_pairs(dynamodb, name):
         previous_layout.move(table, bus, pair, rule)
         pk, head = previous_layout.head_key(pair)
         old = [str(item["sk"]) for item in table.query(pk, "a", keys.LAST)]
         # Delete the head last, so that an interrupted run finds this pair again.
-        for some in (*batched((sk for sk in old if sk != head), ITEMS_PER_DELETE, strict=False), (head,)):
-            _delete(dynamodb, name, pk, some)
+        for some in ([sk for sk in old if sk != head], [head]):
+            delete_items(dynamodb, name, [{"pk": {"S": pk}, "sk": {"S": sk}} for sk in some])
         yield len(old)
 
 
-def _old_pairs(dynamodb: Any, name: str) -> Iterator[Pair]:
+def _old_pairs(dynamodb: "DynamoDBClient", name: str) -> Iterator[Pair]:
     pages = dynamodb.get_paginator("scan").paginate(
         TableName=name,
         FilterExpression="sk = :head",
@@ -41,13 +43,6 @@ def _old_pairs(dynamodb: Any, name: str) -> Iterator[Pair]:
     )
     for item in (item for page in pages for item in page["Items"]):
         yield keys.pair_of_key(item["pk"]["S"], item["sk"]["S"])
-
-
-def _delete(dynamodb: Any, name: str, pk: str, sks: tuple[str, ...]) -> None:
-    left: list[Any] = [{"DeleteRequest": {"Key": {"pk": {"S": pk}, "sk": {"S": sk}}}} for sk in sks]
-    while left:
-        answer = dynamodb.batch_write_item(RequestItems={name: left})
-        left = answer.get("UnprocessedItems", {}).get(name, [])
 
 
 def command(

@@ -1,12 +1,11 @@
-"""The hourly and nightly jobs of the warehouse, as steps for a person, EventBridge or Airflow.
+"""The hourly and nightly jobs of the warehouse, in steps that a person, EventBridge or Airflow can run.
 
-    python -m ops.nightly                                   all steps, for the last full day and the hours
-    since
-    python -m ops.nightly compact quality                   only these steps
-    python -m ops.nightly --from 2026-11-16 --to 2026-11-20 a backfill
+    python -m ops.nightly                                       run all steps for the hours since yesterday, 0:00
+    python -m ops.nightly compact quality                       run only these steps
+    python -m ops.nightly --from 2026-11-16 --to 2026-11-20     run all steps for other days
 
-Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit code: 1
-if a step failed, 2 if a store could not be read. airflow/dags/milkrun_hourly.py runs the same steps.
+Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit codes: 1: a step
+failed; 2: a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the same steps.
 """
 
 import json
@@ -31,7 +30,7 @@ FULL_TESTS = ("--vars", "full_tests: true")
 
 @dataclass(frozen=True)
 class Night:
-    """The stage, and the range of hours in which events were received."""
+    """A run of the jobs: the stage, and the range of hours in which the events were received."""
 
     start: datetime
     end: datetime
@@ -44,7 +43,7 @@ class Night:
 
 
 class StepFailedError(Exception):
-    """Raised if a step failed; `code` is the exit code."""
+    """A step has failed. `code` is the exit code of the run."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -56,9 +55,7 @@ Step = Callable[[Night], Facts]
 
 
 def reconcile(night: Night) -> Facts:
-    """Compare accepted, archived and loaded events. Differences are not a failure, because the next step
-    repairs them.
-    """
+    """Compare accepted, archived and loaded events. Differences do not end the run: the next step repairs them."""
     code, said = _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--json"])
     if code not in (0, 1):
         raise StepFailedError("could not compare accepted, archived and loaded events", 2)
@@ -66,7 +63,7 @@ def reconcile(night: Night) -> Facts:
 
 
 def repair(night: Night) -> Facts:
-    """Repair the differences; fail if any remain."""
+    """Repair the differences. Raises StepFailedError if some remain."""
     if reconcile(night)["equal"]:
         return {"repaired": False}
     _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--repair", "--json"])
@@ -77,12 +74,12 @@ def repair(night: Night) -> Facts:
 
 
 def transform(night: Night) -> Facts:
-    """Build every dbt model and run every test, in dbt's order."""
+    """Build every dbt model and run every dbt test."""
     return _dbt(night, ["build", *FULL_TESTS])
 
 
 def compact(night: Night) -> Facts:
-    """Compact the range's small objects into Parquet."""
+    """Compact the small objects of the range into Parquet files."""
     bucket = Outputs.find(night.stage, night.environment).bucket
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
     # Code 1 also means that the job stopped early; a job that completed prints its result.
@@ -102,7 +99,7 @@ GROUP BY outcome, code ORDER BY outcome, code
 
 
 def quality(night: Night) -> Facts:
-    """Report accepted and rejected events with reasons and lateness; fail only if the query fails."""
+    """Count accepted and rejected events, with the reasons of rejections and the largest delay."""
     outputs = Outputs.find(night.stage, night.environment)
     between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:
@@ -129,7 +126,7 @@ STEPS: dict[str, Step] = {
 
 
 def model(name: str, verb: str) -> Step:
-    """Run or test a single dbt model, for orchestrators that show the graph."""
+    """Return a step that runs or tests one dbt model, for orchestrators that show the dependency graph."""
 
     def one(night: Night) -> Facts:
         # With "buildable", tests that read several models run with the last of them.
@@ -142,7 +139,7 @@ def model(name: str, verb: str) -> Step:
 
 
 def step_of(name: str) -> Step:
-    """Return a step by its name; `run:MODEL` and `test:MODEL` are steps of dbt."""
+    """Return the step with this name. `run:MODEL` and `test:MODEL` run or test one dbt model."""
     verb, _, of = name.partition(":")
     if of and verb in ("run", "test"):
         return model(of, verb)
@@ -165,7 +162,7 @@ def _stage(night: Night) -> list[str]:
 
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
-    """Run one of our commands as a process; return its exit code and the last JSON value of its output."""
+    """Run a Python module as a process; return its exit code and the last JSON value that it printed."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -178,7 +175,7 @@ def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tup
 
 
 def _aws(night: Night) -> dict[str, str]:
-    """Return environment variables with a local stack's address; a deployed stage uses the caller's."""
+    """Return environment variables with the endpoint of the local stack; {} for a deployed stage."""
     outputs = Outputs.find(night.stage, night.environment)
     if outputs.aws_endpoint_url is None:
         return {}
@@ -201,7 +198,7 @@ def _last_json(text: str) -> Facts | None:
 
 
 def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int:
-    """Run steps in order, print what each did, and return the exit code."""
+    """Run steps in order, pass the result of each to `say`, and return the exit code."""
     for name in names:
         began = time.monotonic()
         try:
@@ -217,12 +214,14 @@ def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int
 
 
 def command(
-    steps: Annotated[list[str] | None, typer.Argument(help="Steps to run; default: all in order")] = None,
-    start: Annotated[str | None, typer.Option("--from", help="Default: yesterday at midnight, UTC")] = None,
-    end: Annotated[str, typer.Option("--to")] = "now",
-    stage: Annotated[str, typer.Option(help="local, dev, staging or prod")] = "local",
+    steps: Annotated[list[str] | None, typer.Argument(help="Steps to run. Default: all, in order.")] = None,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Start of the range. Default: yesterday at midnight, UTC.")
+    ] = None,
+    end: Annotated[str, typer.Option("--to", help="End of the range.")] = "now",
+    stage: Annotated[str, typer.Option(help="Name of the stage: local, or a deployed stage.")] = "local",
 ) -> None:
-    """Print one line of JSON per step to standard output; dbt's output goes to standard error."""
+    """Run the jobs and print the result of each step as a line of JSON. The output of dbt goes to standard error."""
     now = datetime.now(UTC)
     try:
         first = instant(start, now) if start else datetime.combine(now - DAY, datetime.min.time(), UTC)

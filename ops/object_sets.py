@@ -1,13 +1,14 @@
-"""The objects that the log, S3 and RAW report, compared in a SQLite file."""
+"""Compare the objects in the handler's log, in S3 and in RAW, with a SQLite file."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from contract.objects import hour_of, object_name, prefix_of
+from snowpipe.warehouse import Row
 
 # The number of lines per query for geofence events in RAW.
 LINES_A_QUERY = 25_000
@@ -22,7 +23,7 @@ CREATE TABLE object (
 ) WITHOUT ROWID;
 """
 
-# The first difference that applies to an object. Objects after `at` may still be on their way.
+# Each object with the first difference that applies to it. Objects newer than `at` may still be in transit.
 _DIFFERENCES = """
 SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
     SELECT *, CASE
@@ -62,7 +63,7 @@ MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The first hour that each store still covers completely; "" if it covers all hours."""
+    """The first hour for which each store is still complete; "" if nothing has expired there."""
 
     log: str = ""
     events: str = ""
@@ -70,7 +71,7 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """Return the first complete hour of each store at a given time. `log_days` None: the log never expires."""
+        """Return the first complete hours at a given time. If `log_days` is None, the log never expires."""
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
 
@@ -84,7 +85,7 @@ EVER = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference. `events` are known if the object was read; `line` is set for a single event."""
+    """A difference in an object, or in one of its events if `line` is set. `events` are the ids that are missing."""
 
     kind: str
     key: str
@@ -96,7 +97,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Crossings:
-    """The comparison of archived geofence events with the consumer's table."""
+    """The numbers of geofence events that are archived, in the visits table, or too old to be compared."""
 
     archived: int = 0
     consumed: int = 0
@@ -107,21 +108,19 @@ class Crossings:
 class Found:
     """The result of one comparison."""
 
-    hours: list[dict[str, Any]] = field(default_factory=list)
+    hours: list[Row] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     more: int = 0
     in_flight: int = 0
     log_reaches: str = ""
     crossings: Crossings = field(default_factory=Crossings)
-    foreign: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # objects under keys that Milkrun did not choose
-    invalid_rows: list[dict[str, Any]] = field(default_factory=list)  # rows of RAW that are not events
+    foreign: list[Row] = field(default_factory=list)  # objects under keys that Milkrun did not choose
+    invalid_rows: list[Row] = field(default_factory=list)  # rows of RAW that are not events
     unasked: dict[str, str] = field(default_factory=dict)  # the stores that did not answer, with the reason
 
     @property
     def equal(self) -> bool | None:
-        """Return whether all stores are complete; None if nothing is missing but a store did not answer."""
+        """Return whether nothing is missing; None if no difference was found, but a store did not answer."""
         return False if self.differences else None if self.unasked else True
 
     def add(self, difference: Difference) -> None:
@@ -132,7 +131,7 @@ class Found:
 
 
 class ObjectSets:
-    """The three lists of objects, compared. `start` (inclusive) and `end` (exclusive) are full hours."""
+    """The objects of a range of hours: the logged, archived and loaded ones. `end` is exclusive."""
 
     def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
         self.start, self.end = start, end
@@ -150,7 +149,7 @@ class ObjectSets:
         self._enter("logged_at", ((key, at.timestamp()) for key, at in keys))
 
     def archived(self, keys: Iterable[tuple[str, datetime]]) -> None:
-        """Add the keys in S3. A key without an hour counts in the hour of its S3 time."""
+        """Add the keys in S3. A key without an hour belongs to the hour in which S3 stored the object."""
         self._enter("archived_at", ((key, at.timestamp()) for key, at in self._noting_strays(keys)))
 
     def _noting_strays(self, keys: Iterable[tuple[str, datetime]]) -> Iterator[tuple[str, datetime]]:
@@ -161,31 +160,31 @@ class ObjectSets:
 
     @property
     def strays(self) -> Sequence[str]:
-        """Return the keys in S3 without an hour in their name."""
+        """Return the keys in S3 that contain no hour."""
         return sorted(self._strays)
 
     def loaded(self, files: Iterable[tuple[str, int]]) -> None:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys in S3 that Milkrun chose but no request's log line names."""
+        """Return the keys in S3 that Milkrun chose, but that are not in the log."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
 
     def explain(self, keys: Iterable[str]) -> None:
-        """Mark objects that somebody stored on purpose, so that a missing log line does not count as a difference."""
+        """Mark objects that an operator stored, so that their missing log line does not count as a difference."""
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
-    def foreign(self) -> list[dict[str, Any]]:
-        """Return objects under keys that Milkrun did not choose, each with its number of rows in RAW."""
+    def foreign(self) -> list[Row]:
+        """Return the objects under keys that Milkrun did not choose, each with its number of rows in RAW."""
         sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
-        """Replace an object that `forget` rewrote by the new one in the log (None: no lines were left).
+        """Expect the new objects that `forget` wrote instead of the old objects in the log.
 
-        The old object is expected to be gone from S3 and RAW.
+        `anew` has the new key for each old key, or None if no lines were left.
         """
         for old in anew:
             row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
@@ -216,17 +215,17 @@ class ObjectSets:
                 yield key, prefix, hour_name(hour), name and name.lines, None if name else 1, value
 
     def _hour_of(self, key: str) -> datetime | None:
-        """Return the hour in the key; for a key without one, the hour in which the object was last modified."""
+        """Return the hour in the key. If it contains none, return the hour in which S3 stored the object."""
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
-        """Yield the differences. Without `raw` the content of RAW is unknown."""
-        places = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
-        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, places):
+        """Yield the differences. With `raw=False`, the content of RAW is unknown."""
+        parameters = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
+        for kind, key, lines, rows in self._db.execute(_DIFFERENCES, parameters):
             yield Difference(kind, key, lines, rows)
 
-    def hours(self, at: datetime) -> list[dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = {}
+    def hours(self, at: datetime) -> list[Row]:
+        found: dict[str, Row] = {}
         names = {
             "events": ("accepted", "archived", "loaded"),
             "rejected": ("rejected", "rejects_kept", "rejects_loaded"),
@@ -243,8 +242,9 @@ class ObjectSets:
         return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield the first and last key of each range of loaded objects; a range has about LINES_A_QUERY
-        lines, or one large object.
+        """Yield ranges of loaded objects, each as its first and last key.
+
+        A range has at most LINES_A_QUERY lines, unless a single object has more.
         """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""

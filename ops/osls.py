@@ -1,7 +1,7 @@
-"""Run osls, one process at a time per clone: `python -m ops.osls package --stage dev`.
+"""Run osls, only one process at a time in a clone: `python -m ops.osls package --stage dev`.
 
-osls keeps its files in .serverless beside serverless.yml, and two processes would mix them. This one waits
-for a `make up` that deploys, and the other way round.
+osls stores its files in .serverless, and two processes would overwrite each other's files. A lock makes this command
+wait for a `make up` that deploys, and vice versa.
 """
 
 import fcntl
@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from ops.existing_resources import Resources
 from ops.outputs import ROOT, NoStackError
 
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
@@ -23,7 +23,7 @@ DEFAULT_REGION = "us-east-1"
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold the lock on .serverless, which two runs of osls must not share."""
+    """Hold the lock on the folder .serverless, which two processes must not use at the same time."""
     lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
@@ -31,11 +31,11 @@ def alone() -> Iterator[None]:
         yield
 
 
-def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the template that `osls deploy` would send for `stage`.
+def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
+    """Return the resources of the CloudFormation template that `osls deploy` would deploy for `stage`.
 
-    Packaging calls no AWS service, so osls gets invalid credentials. Raises NoStackError with the last
-    lines of osls if it fails.
+    Packaging calls no AWS service, so osls gets invalid credentials. If it fails, NoStackError contains the end of
+    its output.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION
@@ -50,12 +50,12 @@ def packaged(stage: str, environment: Mapping[str, str]) -> dict[str, Any]:
             said = (done.stdout + done.stderr).strip()[-500:]
             raise NoStackError(f"stage {stage} cannot be packaged: {said}")
         template = Path(folder) / "cloudformation-template-update-stack.json"
-        found: dict[str, object] = json.loads(template.read_text())
+        found: Resources = json.loads(template.read_text())["Resources"]
     return found
 
 
 def concealed(arguments: list[str]) -> list[str]:
-    """Return the arguments with --conceal if osls would print the API key, because logs have many readers."""
+    """Add --conceal to arguments with which osls would print the API key, because many people can read logs."""
     prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
     return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
 

@@ -1,4 +1,4 @@
-"""The addresses of a running stack, from the `outputs.json` that `make up` writes, and clients for them."""
+"""The endpoints and resources of a stage, from the local stack's `outputs.json` or CloudFormation, and its clients."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,15 +21,18 @@ from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The clone."""
+"""The root folder of the clone."""
+
+type Client = Any
+"""A boto3 client of any service, or one of Milkrun's own clients. boto3 creates the methods at run time."""
 
 
 class NoStackError(Refusal):
-    """The stack does not exist; the message says what to do."""
+    """The stack does not exist or is incomplete. The message says what to do."""
 
 
 class TokenIssuer(BaseModel):
-    """The identity provider of a local stack that requires tokens; its private key is in a file."""
+    """The identity provider of a local stack that requires tokens, with the file of its private key."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +42,7 @@ class TokenIssuer(BaseModel):
 
 
 class Outputs(BaseModel):
-    """The addresses of a stage; `aws_endpoint_url` is None if it is deployed in AWS."""
+    """The endpoints and resources of a stage. `aws_endpoint_url` is None for a stage in AWS."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -65,7 +68,7 @@ class Outputs(BaseModel):
 
     @staticmethod
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
-        """Return this clone's stack for `local`, otherwise a stage from CloudFormation and SNOWFLAKE_*."""
+        """Read the outputs.json of this clone for stage `local`; otherwise ask CloudFormation, and read SNOWFLAKE_*."""
         if stage == "local":
             return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
         return _deployed(stage, environment)
@@ -83,8 +86,8 @@ class Outputs(BaseModel):
                 f"{path} is not a valid outputs.json: {name}: {first['msg'].lower()}"
             ) from None
 
-    def aws(self, service: str, *, attempts: int = 5) -> Any:
-        """Return a boto3 client with short timeouts, for somebody who waits at a terminal."""
+    def aws(self, service: str, *, attempts: int = 5) -> Client:
+        """Return a boto3 client with short timeouts, because a person waits for the command."""
         config = Config(
             connect_timeout=3,
             read_timeout=30,
@@ -93,26 +96,26 @@ class Outputs(BaseModel):
             proxies=NO_PROXIES if self.aws_endpoint_url else None,
         )
         session = emulator_session(self.region) if self.aws_endpoint_url else boto3.Session()
-        client: Callable[..., Any] = session.client
+        client: Callable[..., Client] = session.client
         return client(service, region_name=self.region, endpoint_url=self.aws_endpoint_url, config=config)
 
     @property
     def aws_command(self) -> str:
-        """Return `aws`, with keys, endpoint and region if the stage runs on an emulator."""
+        """Return the command `aws`, with keys, endpoint and region if the stage runs on an emulator."""
         if self.aws_endpoint_url is None:
             return "aws"
         keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
         return f"{keys} aws --endpoint-url {self.aws_endpoint_url} --region {self.region}"
 
     def access(self) -> Access:
-        """Return our own signing clients for the stage, which use a tenth of boto3's CPU per call."""
+        """Return Milkrun's own AWS clients for the stage, which need a tenth of boto3's CPU time per call."""
         if self.aws_endpoint_url:
             endpoints = {"AWS_ENDPOINT_URL": self.aws_endpoint_url}
             return Access(self.region, FixedCredentials("test", "test", None), endpoints)
         return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """Return a session of the Snowflake connector with the operator's role; the import takes seconds."""
+        """Return a Snowflake session with the operator's role. Importing the connector takes seconds."""
         return connect(self.snowflake, give_up_after_s, role=operator)
 
     @property
@@ -121,7 +124,7 @@ class Outputs(BaseModel):
 
 
 def tags_of(text: str | None) -> tuple[str, ...]:
-    """Return the tags of a comma-separated setting; the default if the stage has no such setting."""
+    """Return the tags in a comma-separated setting, or EXCLUSIVE_TAGS if the stage lacks the setting."""
     if text is None:
         return EXCLUSIVE_TAGS
     return tuple(tag.strip() for tag in text.split(",") if tag.strip())
@@ -138,9 +141,9 @@ _NAMED = {
 
 
 def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Make sure that SNOWFLAKE_* or outputs.json name the stage's own warehouse.
+    """Return environment variables with which a child process uses the warehouse of the stage.
 
-    Raises NoStackError if a deployed stage would use the local one.
+    Raises NoStackError if a child process for a deployed stage would use the local warehouse.
     """
     if stage == "local":
         return {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
@@ -175,7 +178,9 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     if not keys:
         raise NoStackError(f"stage {stage} has no API key named milkrun-{stage}-app")
     if missing := _NAMED - named.keys():
-        raise NoStackError(f"stage {stage} is incompletely deployed: its stack has no {min(missing)}")
+        raise NoStackError(
+            f"stage {stage} is not completely deployed: its stack has no output {min(missing)}"
+        )
     api, url = named["RestApiId"], environment.get("AWS_ENDPOINT_URL", "").rstrip("/")
     # docs/deploy.md can be tried with any stage on this machine's LocalStack.
     local = url if urlsplit(url).hostname in LOOPBACK else None
@@ -201,7 +206,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
 
 
 def _there_are(session: boto3.Session) -> str:
-    """Return a sentence that lists the stages deployed in this account and region; "" if they cannot be listed."""
+    """Return a sentence with the deployed stages of this account and region; "" if they cannot be listed."""
     import botocore.exceptions
 
     try:

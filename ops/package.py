@@ -1,8 +1,8 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip contains only the function's own folders and the packages of requirements-lambda.txt. All modification times are
-reset, so that the same input gives the same bytes. The bytecode is therefore validated by hash; Python would consider
-bytecode that is validated by time stale and compile every module at each cold start.
+A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times are reset,
+so that equal input gives equal bytes. The bytecode is therefore of the kind that Python does not compare with
+modification times. Otherwise it would be stale, and Python would compile every module at each cold start.
 """
 
 import argparse
@@ -44,7 +44,7 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def install_dependencies(build: str, folder: Path) -> None:
-    """Install requirements-lambda.txt for the build's platform, without files that no function needs."""
+    """Install requirements-lambda.txt for the platform of the build, without files that no function needs."""
     uv = Path(sys.executable).parent / "uv"
     command = [
         str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
@@ -71,10 +71,10 @@ def install_dependencies(build: str, folder: Path) -> None:
 
 
 def compile_folder(folder: Path) -> bool:
-    """Compile the bytecode; return whether all of it compiled.
+    """Compile all modules of a folder to bytecode; return whether this succeeded.
 
-    A fresh interpreter with fixed hashing and paths relative to `folder` is needed, because interned
-    strings, the hash seed and the folder's name would all change the bytes.
+    A new interpreter with a fixed hash seed and relative paths is used, because interned strings, the hash seed and
+    the path of the folder would change the bytes.
     """
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), str(folder)]
     command = [sys.executable, "-S", "-m", "compileall", *options]
@@ -82,16 +82,16 @@ def compile_folder(folder: Path) -> bool:
 
 
 def sources(name: str) -> list[Path]:
-    """Return the function's own files, relative to the root, sorted."""
+    """Return the sorted paths of the function's own files, relative to the root of the clone."""
     named = [ROOT / content for content in CONTENTS[name]]
     found = [p for path in named for p in (path.rglob("*.py") if path.is_dir() else [path])]
     return sorted(own for p in found if (own := p.relative_to(ROOT)).as_posix() not in LEFT_OUT)
 
 
 def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
-    """Zip all files of `folders`, relative to their folder, without the packages `unused`.
+    """Zip all files of `folders`, except the packages `unused`, under their paths relative to the folder.
 
-    Order, times and modes are fixed, so the same input gives the same bytes.
+    Order, times and modes are fixed, so equal input gives equal bytes.
     """
     found = [(p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file()]
     files = sorted((name, path) for name, path in found if not _is_of(name.partition("/")[0], unused))
@@ -106,7 +106,7 @@ def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
 
 
 def _is_of(top: str, packages: Iterable[str]) -> bool:
-    """Return whether a top-level name is one of these packages, its extension module or its metadata."""
+    """Return whether a top-level file or folder belongs to one of these packages."""
     return any(top == package or top.startswith((f"{package}-", f"{package}.")) for package in packages)
 
 
@@ -118,10 +118,10 @@ def fingerprint(*inputs: Path) -> str:
 
 
 def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
-    """Update every zip of `build`; return function -> zip. Unchanged input is not built again.
+    """Build the zips of `build` whose input has changed; return the path of each function's zip.
 
-    Concurrent builds take turns. With `may_build` off, SystemExit names a zip that is missing or was built
-    from other sources, so that a deployment uses only tested zips.
+    A lock makes concurrent builds wait for each other. With `may_build=False`, raise SystemExit if a zip is missing
+    or was built from other sources, so that only tested zips are deployed.
     """
     target = ROOT / "dist" / build
     target.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
 
 
 def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
-    """Return the folder of the installed dependencies of `build`, which are installed once."""
+    """Return the folder with the dependencies of `build`. They are installed only if `recipe` has changed."""
     folder = target / f"deps-{fingerprint(*recipe)}"
     if not folder.exists():
         for old in target.glob("deps-*"):
@@ -153,14 +153,14 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
         if zips[name].exists() and stamp.exists() and stamp.read_text() == wanted:
             continue
         if not may_build:
-            raise SystemExit(f"{zips[name]} was not built from these sources: use the one that was tested")
+            raise SystemExit(f"{zips[name]} was not built from these sources: use the zip that was tested")
         dependencies = _dependencies(build, target, recipe)
         staged = target / f"staged-{name}-{os.getpid()}"
         for path in own:
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, staged / path)
         if not compile_folder(staged):
-            raise SystemExit(f"{name}: not built")
+            raise SystemExit(f"{name} was not built, because its bytecode could not be compiled")
         write_zip(zips[name], dependencies, staged, unused=(*UNUSED.get(name, ()), *UNUSED_BY_ALL))
         shutil.rmtree(staged)
         stamp.write_text(wanted)

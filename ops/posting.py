@@ -1,8 +1,7 @@
-"""Post events to a stage as its operator: through the API with its key, or by invoking the function if tokens
-are required.
+"""Post events to a stage as its operator.
 
-An operator has no device and therefore no token, but anybody who may invoke the function may send for every
-device.
+If the stage requires tokens, the ingest function is invoked instead of the API, because a token belongs to a device,
+and an operator has none. Whoever may invoke the function may send events of every device.
 """
 
 import base64
@@ -17,11 +16,11 @@ from ops.outputs import Outputs
 
 
 class NoAnswerError(Exception):
-    """The stage did not answer; the message says why."""
+    """The stage did not answer. The message contains the reason."""
 
 
 type Post = Callable[[bytes, str], tuple[int, bytes]]
-"""Sends a body with a content type; returns the answer's status and body. Raises NoAnswerError."""
+"""Sends a body with its content type; returns the status and the body of the response. Raises NoAnswerError."""
 
 
 def poster(outputs: Outputs) -> Post:

@@ -1,6 +1,6 @@
-"""`milkrun preflight STAGE`: find reasons why a deployment of the stage would fail. Creates nothing.
+"""`milkrun preflight STAGE`: find reasons why the deployment of a stage would fail, without creating anything.
 
-It reads the template that `osls` would deploy, so names and numbers are those of the deployment.
+The command packages the stage with osls, so it checks the names and numbers that would be deployed.
 """
 
 import re
@@ -16,8 +16,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ops import osls, terminal
-from ops.existing_resources import Account, Clients, code_of, leftovers, named
-from ops.outputs import NoStackError, Outputs, environment_of
+from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
+from ops.outputs import Client, NoStackError, Outputs, environment_of
 from snowpipe.policies import SUBSCRIBES
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection, load
@@ -30,13 +30,12 @@ READY = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLE
 """The states in which CloudFormation can update a stack."""
 
 type Level = Literal["ok", "warns", "blocks", "unknown"]
-type Resources = Mapping[str, Mapping[str, Any]]
 type OpenWarehouse = Callable[[], AbstractContextManager[Warehouse]]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A result of a check: `code` is for programs, `detail` says what to do."""
+    """The result of a check: `code` identifies the problem for programs, and `detail` says what to do."""
 
     level: Level
     code: str
@@ -46,33 +45,29 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """The stage, its template, and the account and region."""
+    """The stage to deploy, its template, and the account and region to which it is deployed."""
 
     stage: str
     resources: Resources
     account: Account
     clients: Clients
     deployed_to: str
-    """The region that osls deploys to; osls does not read the profile's region."""
+    """The region to which osls deploys. osls ignores the region of an AWS profile."""
 
     @cached_property
     def stack(self) -> str | None:
         """Return the state of the stage's stack; None if it does not exist."""
         try:
-            [stack] = self.clients("cloudformation").describe_stacks(StackName=f"milkrun-{self.stage}")[
-                "Stacks"
-            ]
+            found = self.clients("cloudformation").describe_stacks(StackName=f"milkrun-{self.stage}")
         except ClientError as error:
-            if (
-                code_of(error) == "ValidationError"
-            ):  # the stack name is valid, so this means that the stack does not exist
+            if code_of(error) == "ValidationError":  # the stack does not exist, because its name is valid
                 return None
             raise
-        return str(stack["StackStatus"])
+        return str(found["Stacks"][0]["StackStatus"])
 
     @cached_property
     def own(self) -> Mapping[str, str]:
-        """Return physical ids by logical ids of the existing stack."""
+        """Return the physical ids in the existing stack by logical id."""
         if self.stack is None:
             return {}
         pages = self.clients("cloudformation").get_paginator("list_stack_resources")
@@ -89,7 +84,7 @@ class Place:
 
 
 def region(place: Place) -> Iterator[Finding]:
-    """Check that osls and the other commands use the same region, in the partition `aws`."""
+    """Check that osls and the other commands use the same region, and that its partition is `aws`."""
     if place.account.region != place.deployed_to:
         detail = (
             f"osls deploys to {place.deployed_to}, but the other commands use this region: set AWS_REGION"
@@ -140,7 +135,7 @@ def concurrency(place: Place) -> Iterator[Finding]:
 
 
 def names(place: Place) -> Iterator[Finding]:
-    """Find resources with the stage's names outside its stack."""
+    """Check that no resource outside the stage's stack has a name that the stack needs."""
     wanted = named(place.resources, place.account)
     for one in leftovers(wanted, list(place.own), place.clients, place.account):
         detail = f"{one.kind} exists outside the stack: delete or import it (docs/deploy.md, Remove)"
@@ -148,7 +143,7 @@ def names(place: Place) -> Iterator[Finding]:
 
 
 def alarms(place: Place) -> Iterator[Finding]:
-    """Check that each alarm topic has an address, and that each address is confirmed."""
+    """Check that each alarm topic has a subscriber, and that each subscriber has confirmed the subscription."""
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     known = [alarm for kind in kinds for alarm in place.of_type(kind).values()]
     ringing = [alarm for alarm in known if "AlarmActions" in alarm and alarm.get("ActionsEnabled", True)]
@@ -180,7 +175,7 @@ def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
 
 
 def parameters(place: Place) -> Iterator[Finding]:
-    """Check that the resources named by the stage's parameters exist."""
+    """Check that the secret for signatures exists, and that it is encrypted."""
     variables = place.resources["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
@@ -199,7 +194,7 @@ def parameters(place: Place) -> Iterator[Finding]:
 
 
 def domain(place: Place) -> Iterator[Finding]:
-    """Check that the certificate of the stage's domain is issued, in this region, for that name."""
+    """Check that the certificate of the stage's domain is issued for this domain in the stage's region."""
     wanted = place.resources["ApiDomain"]["Properties"]
     name, arn = wanted["DomainName"], wanted["RegionalCertificateArn"]
     if not name:
@@ -225,7 +220,7 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """Check the stage's Snowflake parameters."""
+    """Check the Snowflake parameters of the stage."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
@@ -257,7 +252,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
 
 
 def _user_of(statement: Mapping[str, Any]) -> str:
-    """Return the ARN of the statement's principal for params.yml; "" for the account itself."""
+    """Return the ARN of the statement's principal; "" if the principal is the account itself."""
     principal = statement["Principal"].get("AWS", "")
     arn = str(principal["Fn::Sub"] if isinstance(principal, dict) else principal)
     return "" if arn.endswith(":root") else arn
@@ -282,7 +277,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
 
 
 def results(place: Place) -> Iterator[tuple[str, Finding]]:
-    """Yield each check with its findings; a check that fails does not stop the others."""
+    """Yield the title and a finding of each check. A check that raises an error does not stop the others."""
     for title, check in CHECKS.items():
         try:
             found = list(check(place))
@@ -293,7 +288,7 @@ def results(place: Place) -> Iterator[tuple[str, Finding]]:
 
 
 def snowflake_session(open_warehouse: OpenWarehouse) -> Finding:
-    """Check that the commands' own settings can sign in to Snowflake."""
+    """Check that the commands can sign in to Snowflake with the current settings."""
     try:
         with open_warehouse() as warehouse:
             [row] = warehouse.query("SELECT CURRENT_ROLE() AS role")
@@ -314,7 +309,7 @@ def snowflake_connection(stage: str, environment: Mapping[str, str]) -> Connecti
 
 
 def exit_code(levels: Sequence[Level]) -> int:
-    """Return 1 if something blocks the deployment, 2 if something could not be checked, else 0."""
+    """Return 1 if something blocks the deployment, 2 if something could not be checked, otherwise 0."""
     if "blocks" in levels:
         return 1
     return 2 if "unknown" in levels else 0
@@ -325,7 +320,7 @@ def clients_of(stage: str, environment: Mapping[str, str]) -> Clients:
         return Outputs.find(stage, environment).aws
     session = boto3.Session(region_name=environment.get("AWS_REGION"))
     config = Config(connect_timeout=3, read_timeout=30, retries={"mode": "standard", "max_attempts": 3})
-    client: Callable[..., Any] = session.client
+    client: Callable[..., Client] = session.client
     return lambda service: client(service, config=config)
 
 
@@ -334,7 +329,7 @@ def look(stage: str, environment: Mapping[str, str]) -> Place:
     sts = clients("sts")
     identity = sts.get_caller_identity()
     account = Account(identity["Account"], sts.meta.region_name, sts.meta.partition)
-    resources = osls.packaged(stage, environment)["Resources"]
+    resources = osls.packaged(stage, environment)
     deployed_to = account.region if stage == "local" else environment.get("AWS_REGION") or osls.DEFAULT_REGION
     return Place(stage, resources, account, clients, deployed_to)
 

@@ -1,8 +1,8 @@
-"""The presence rule, which decides for each open visit whether a later event contradicts it. It is a function
-of the set of geofence events, without a clock.
+"""The presence rule: it decides for each open visit whether a later event contradicts it.
 
-Exit events get lost, so a truck can have open visits at several places. A truck cannot be at two exclusive
-places at the same time (places with a tag in the stage's exclusiveTags: by default `farm` and `plant`):
+Exit events get lost, so a truck can have open visits at several places. But it cannot be at two exclusive places at
+the same time: places with a tag in the stage setting exclusiveTags (default: `farm` and `plant`). The result depends
+only on the set of geofence events, not on the current time:
 
 1. Take the events that count under the visit rule (consumer/visits.py: one content per event id, then
 `min_confidence`). For each device, order its enters at exclusive places as the visit rule does (`createdAt`,
@@ -13,9 +13,9 @@ inferred exit (`exit_inferred_at`).
 3. Nothing else contradicts: no enter at a place of another kind (for example a region around a farm), no
 dwell and no exit. The visit itself does not change.
 
-The last enter counts, not the visit's first one, because a visit continues after a gap of up to two minutes:
-a truck that flaps between two fences is at the one it entered last. So at most one open visit of a device at
-exclusive places is not contradicted. The mart MARTS.CURRENT_PRESENCE states the same rule in SQL.
+The last enter at a place counts, not the first enter of the visit, because a visit continues after a gap of up to two
+minutes: a truck that flaps between two fences is at the fence that it entered last. At most one open visit of a device
+at exclusive places is therefore not contradicted. The mart MARTS.CURRENT_PRESENCE has the same rule in SQL.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -32,7 +32,7 @@ type Position = tuple[datetime, str, Fence]
 
 
 class Presence(NamedTuple):
-    """An open visit, and the enter elsewhere that contradicts it, if any."""
+    """An open visit, and the enter event at another place that contradicts it, if there is one."""
 
     pair: Pair
     visit: Visit
@@ -48,7 +48,7 @@ def presence(
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
     rule: Rule | None = None,
 ) -> list[Presence]:
-    """Return the open visits of all devices in `events`, in any order and with any repetition."""
+    """Return the open visits of all devices. `events` may be in any order and contain duplicates."""
     rule, events = rule or Rule(), list(events)
     counting = counting_events(events, rule.min_confidence)
     contradicting = contradictions((e for some in counting.values() for e in some), exclusive_tags)
@@ -63,9 +63,9 @@ def presence(
 def contradictions(
     events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enters that contradict open visits, by (device, fence).
+    """Return for each pair the enter event that would contradict an open visit; none for a device's last place.
 
-    The last place is never contradicted. `events` are the events that count, in any order.
+    `events` are the events that count under the visit rule, in any order.
     """
     enters: dict[str, list[GeofenceEvent]] = {}
     for event in events:
@@ -81,6 +81,6 @@ def contradictions(
 
 
 def position_of(event: GeofenceEvent) -> Position:
-    """Return the sort key of an enter among those of its device (rule 1)."""
+    """Return the sort key of an enter event among the enter events of its device (rule 1)."""
     at, _, event_id = order_of(event)
     return at, event_id, event.fence

@@ -1,12 +1,12 @@
-"""`milkrun quarantine` and `milkrun replay --set-aside`: list, repair and send quarantined records."""
+"""`milkrun quarantine` and `milkrun replay --set-aside`: list, export, send again or delete quarantined records."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -14,10 +14,14 @@ import typer
 from aws.retry import send_until_done
 from contract.objects import is_content
 from ops import terminal
+from ops.outputs import Client
 from ops.reachable_stores import require
 from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 PREFIX = "set-aside/"
 RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and ours are far smaller
@@ -25,7 +29,7 @@ RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A quarantined record with its object key, line number, reason and content."""
+    """A quarantined record: object key, line number, number of lines in the object, reasons and content."""
 
     key: str
     line: int
@@ -46,19 +50,17 @@ class _Line(msgspec.Struct):
     record_base64: bytes | None = None
 
 
-def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterator[Aside]:
-    """Yield the records under a prefix of keys (it begins with `set-aside/`), or those with this reason's
-    code.
+def set_aside(s3: "S3Client", bucket: str, what: str, unreadable: list[str]) -> Iterator[Aside]:
+    """Yield the quarantined records that `what` selects: a key prefix (`set-aside/…`), or a reason code.
 
-     An object that cannot be read is named, and its key is added to `unreadable`.
+    If an object cannot be read, an error is printed, and its key is added to `unreadable`.
     """
     is_prefix = what.startswith(PREFIX)
     archive = Archive(s3, bucket)
     for listed in archive.objects(what if is_prefix else PREFIX):
         key = listed.key
-        if (
-            not is_content(key, listed.size) or (body := archive.body(key)) is None
-        ):  # deleted since it was listed
+        body = archive.body(key) if is_content(key, listed.size) else None
+        if body is None:  # not an object of records, or deleted since it was listed
             continue
         try:
             lines = readable_lines(body, key)
@@ -75,14 +77,14 @@ def set_aside(s3: Any, bucket: str, what: str, unreadable: list[str]) -> Iterato
 
 
 def put_back(
-    kinesis: Any, stream: str, records: Iterable[Aside], pace: Callable[[int], object] = lambda _: None
+    kinesis: Client, stream: str, records: Iterable[Aside], pace: Callable[[int], object] = lambda _: None
 ) -> int:
-    """Send each record to the stream unchanged.
+    """Send records to the stream unchanged; return their number.
 
-    Raises Refusal if one is not accepted; sending all again does no harm.
+    Raises Refusal if the stream rejects a record. Sending all records again does no harm.
     """
 
-    def put(some: Any) -> list[int]:
+    def put(some: Sequence[tuple[int, Aside]]) -> list[int]:
         answer = kinesis.put_records(
             StreamName=stream, Records=[{"Data": r.data, "PartitionKey": r.partition_key} for _, r in some]
         )
@@ -94,15 +96,15 @@ def put_back(
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():
-            raise Refusal(f"sent {count}, then the stream rejected one: {failure}")
+            raise Refusal(f"the stream rejected a record after {count} had been sent: {failure}")
         count += len(some)
     return count
 
 
 def write(path: Path, records: Iterable[Aside]) -> int:
-    """Write NDJSON for repair by hand; text that is not JSON becomes a string.
+    """Write the records to an NDJSON file, so that a person can repair them; return their number.
 
-    `milkrun send --file` sends it.
+    Text that is not JSON becomes a string. `milkrun send --file` sends the repaired file.
     """
     count = 0
     with path.open("wb") as file:
@@ -113,8 +115,8 @@ def write(path: Path, records: Iterable[Aside]) -> int:
 
 
 def replay(
-    s3: Any,
-    kinesis: Any,
+    s3: "S3Client",
+    kinesis: Client,
     *,
     bucket: str,
     stream: str,
@@ -123,7 +125,7 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Send the selected records to the stream or to the file; print their number by reason."""
+    """Send the selected records to the stream, or write them to a file; return their numbers."""
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
 
@@ -143,11 +145,10 @@ def replay(
     return facts | ({"unreadable": unreadable} if unreadable else {})
 
 
-def purge(s3: Any, bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
-    """Delete each object whose lines are all selected. Return their number, and the keys that have other
-    lines too.
+def purge(s3: "S3Client", bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
+    """Delete objects whose lines are all selected; return their number, and the keys of the other objects.
 
-     The bucket keeps versions, so an object that was deleted by mistake can be restored until they expire.
+    The bucket keeps old versions, so an object can be restored until its versions expire.
     """
     lines: dict[str, set[int]] = {}
     all_lines: dict[str, int] = {}
@@ -190,7 +191,7 @@ def command(
     Exit code 1: there are quarantined records, or an object could not be read.
     """
     if send and to_delete:
-        raise typer.BadParameter("give --send or --purge, not both")
+        raise typer.BadParameter("use --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "S3")
     s3 = outputs.aws("s3")

@@ -1,12 +1,11 @@
-"""Determine which stores of a stage respond, so that a command can query them and report the unreachable stores."""
+"""Find out which stores of a stage answer, so that a command can query these and report the others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from contract.events import GEOFENCE_KINDS
 from ops import terminal
-from ops.outputs import Outputs
+from ops.outputs import Client, Outputs
 from ops.read_stores import geofence_kinds
 from snowpipe.archive import Archive
 from snowpipe.command_errors import one_line
@@ -17,16 +16,16 @@ from snowpipe.warehouse import Warehouse
 BUDGET_SECONDS = 5.0
 # What is unknown if a store does not answer.
 MEANINGS = {
-    "Snowflake": "whether it is loaded is unknown; the archive has every accepted event",
-    "S3": "whether it is archived is unknown; only RAW was searched",
-    "Kinesis": "whether it was published is unknown",
-    "DynamoDB": "whether the consumer has it is unknown",
-    "CloudWatch Logs": "when it was answered and consumed is unknown",
-    "Lambda": "the stage's geofence event types are unknown; Radar's are assumed",
+    "Snowflake": "it is unknown what is loaded; the archive contains every accepted event",
+    "S3": "it is unknown what is archived; only RAW was searched",
+    "Kinesis": "it is unknown what was published",
+    "DynamoDB": "it is unknown what the consumer has processed",
+    "CloudWatch Logs": "it is unknown when requests were answered and events were consumed",
+    "Lambda": "the geofence event types of the stage are unknown; those of Radar are assumed",
 }
 
 
-_ASK: Mapping[str, tuple[str, Callable[[Any, Outputs], object]]] = {
+_ASK: Mapping[str, tuple[str, Callable[[Client, Outputs], object]]] = {
     "S3": ("s3", lambda client, of: client.head_bucket(Bucket=of.bucket)),
     "Kinesis": ("kinesis", lambda client, of: client.describe_stream_summary(StreamName=of.stream)),
     "DynamoDB": ("dynamodb", lambda client, of: client.describe_table(TableName=of.visits_table)),
@@ -38,7 +37,7 @@ ALL = ("S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda")
 
 
 def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
-    """Query AWS services concurrently; return the reason for each that does not answer in time."""
+    """Call AWS services concurrently; return the services that do not answer in time, each with the reason."""
     # boto3 may take seconds to read its models on a busy machine, so the budget starts after that.
     clients = {name: outputs.aws(_ASK[name][0], attempts=1) for name in names}
 
@@ -54,9 +53,9 @@ def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
 
 
 def require(outputs: Outputs, *names: str) -> None:
-    """Raise Refusal if a service that the command needs does not answer in time.
+    """Raise Refusal if a service that a command needs does not answer in time.
 
-    Without this check a silent service delays a command for minutes: five attempts of 30 seconds each.
+    Without this check, an unresponsive service would delay the command for minutes: five attempts of 30 seconds.
     """
     if unasked := unreachable(outputs, names):
         reasons = "; ".join(f"{name}: {why}" for name, why in unasked.items())
@@ -67,10 +66,9 @@ def require(outputs: Outputs, *names: str) -> None:
 def with_or_without_warehouse[T](
     outputs: Outputs, unasked: dict[str, str], ask: Callable[[Warehouse | None], T]
 ) -> T:
-    """Return what `ask` finds with a session of Snowflake.
+    """Call `ask` with a Snowflake session and return its result.
 
-    If Snowflake does not answer, at first or at any later statement, note the reason in `unasked` and return
-    what `ask` finds without it.
+    If Snowflake does not answer the login or a later statement, add the reason to `unasked` and call `ask` with None.
     """
     try:
         with outputs.warehouse() as warehouse:
@@ -81,7 +79,7 @@ def with_or_without_warehouse[T](
 
 
 class ReachableStores:
-    """The stores of one stage that answer. `unasked` names the others, each with the reason."""
+    """The stores of one stage that answer. `unasked` contains the other stores, each with the reason."""
 
     def __init__(
         self,
@@ -100,6 +98,6 @@ class ReachableStores:
 
 
 def tell(unasked: Mapping[str, str]) -> None:
-    """Print a line for each store that could not be queried."""
+    """Print a line for each store that did not answer."""
     for name, why in unasked.items():
-        terminal.fail(f"not asked: {name} ({why}); {MEANINGS[name]}")
+        terminal.fail(f"not queried: {name} ({why}); {MEANINGS[name]}")

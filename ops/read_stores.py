@@ -1,10 +1,10 @@
-"""Reads from every store, for commands that compare or follow events: S3, Kinesis, DynamoDB, Snowflake."""
+"""Functions that read events and visits from S3, Kinesis, DynamoDB and Snowflake, for commands that compare them."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import batched
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aws.table import Table, loaded
 from consumer import keys
@@ -18,14 +18,19 @@ from ops.outputs import Outputs
 from ops.visits_items import events_in, visits_in
 from snowpipe.history import inflated
 from snowpipe.refusal import MissingObject
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import Row, Warehouse
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_kinesis import KinesisClient
+    from mypy_boto3_s3 import S3Client
 
 # Snowflake accepts 16,384 values in a list, but parses shorter statements faster.
 NAMES_PER_QUERY = 500
 
 
 class Stay(NamedTuple):
-    """A visit with the fields that every store has."""
+    """A visit with the fields that exist in the visits table and in the marts."""
 
     device_id: str
     fence: Fence
@@ -56,31 +61,31 @@ class StreamRecord(NamedTuple):
 
 
 def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
-    """Return the geofence event types of this stage, from its functions' settings."""
+    """Return the geofence event types of this stage, from the settings of its ingest function."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
 
 def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
-    """Return the settings of this stage's consumer."""
+    """Return the settings of the consumer of this stage."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     return ConsumerSettings.of(function["Environment"]["Variables"])
 
 
 def rule(outputs: Outputs, stage: str) -> Rule:
-    """Return the visit rule of this stage's consumer."""
+    """Return the visit rule with which the consumer of this stage computes visits."""
     return consumer_settings(outputs, stage).rule
 
 
-def archived_lines(s3: Any, bucket: str, key: str) -> list[bytes]:
+def archived_lines(s3: "S3Client", bucket: str, key: str) -> list[bytes]:
     return lines_of(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
 
 
 def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
     """Return the lines of an archived object; None if it is damaged.
 
-    Others may write to the bucket, so plain text is read like gzip, and blank lines and byte order marks
-    are ignored. Milkrun's own keys also say how many lines there must be.
+    Other programs may write to the bucket, so objects may be plain text, and blank lines and byte order marks are
+    ignored. The keys that Milkrun chooses contain the number of lines, which must match.
     """
     text, broken = inflated(body)
     lines = [line for _, line in lines_in(text)]
@@ -90,14 +95,15 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
 
 def invalid_rows(
     warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
-) -> list[dict[str, Any]]:
-    """Return file, line and reason of rows of RAW that are not events, for files received in these hours.
+) -> list[Row]:
+    """Return file, line and reason of the rows in RAW that are not events, from files received in these hours.
 
-    Other programs or people stored them; the marts ignore them. [] if dbt has never built STAGING.INVALID_ROWS.
+    Such rows come from other programs or people, and the marts ignore them. Return [] if dbt has not built
+    STAGING.INVALID_ROWS.
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):
-        # Keys that others chose sort around the folders of days. "0" follows "/" in ASCII.
+        # Keys that others chose sort before or after the folders of days. "0" follows "/" in ASCII.
         ranges.append(
             "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
         )
@@ -115,12 +121,12 @@ def invalid_rows(
 
 
 def event_id_of(line: bytes) -> str:
-    """Parse a line of `events/`: strict JSON with an `_id`."""
+    """Return the event id in a line of an object under `events/`. Raises an error if the line is not an event."""
     return str(json.loads(line)["_id"])
 
 
 def event_id_in(data: bytes) -> str | None:
-    """Return the event id of any record on the stream; other producers' records may not be events."""
+    """Return the event id in a record on the stream; None if the record of another producer is not an event."""
     try:
         return event_id_of(data)
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -128,7 +134,7 @@ def event_id_in(data: bytes) -> str | None:
 
 
 def device_in(data: bytes) -> str | None:
-    """Return the device of an event in the archive or on the stream; None if it names none."""
+    """Return the device id in an archived line or a stream record; None if it contains none."""
     try:
         event = json.loads(data)
         user = event.get("user") or {}
@@ -143,9 +149,9 @@ def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
 
 
 def stream_records(
-    kinesis: Any, stream: str, since: datetime, to: datetime | None = None
+    kinesis: "KinesisClient", stream: str, since: datetime, to: datetime | None = None
 ) -> Iterator[StreamRecord]:
-    """Yield the records that arrived on the stream since then, shard by shard, up to `to` or the shard's end."""
+    """Yield the records that arrived on the stream between `since` and `to` (default: now), shard by shard."""
     pages = kinesis.get_paginator("list_shards").paginate(StreamName=stream)
     for shard in [shard for page in pages for shard in page["Shards"]]:
         iterator = kinesis.get_shard_iterator(
@@ -172,12 +178,12 @@ def stream_records(
 
 
 def consumed_event_ids(table: Table, pair: Pair) -> set[str]:
-    """Return the event ids in the visits table for one device at one fence."""
+    """Return the ids of the events that the visits table contains for a device and a fence."""
     return {event.event_id for event in _events(table, pair)}
 
 
 def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
-    """Return the events in the visits table for one device at one fence since then, with one content per id."""
+    """Return the events since `since` that the visits table contains for a device and a fence, each id once."""
     return [event for event in _events(table, pair) if event.occurred_at >= since]
 
 
@@ -186,11 +192,11 @@ def _events(table: Table, pair: Pair) -> Iterator[GeofenceEvent]:
 
 
 def table_stays(table: Table, pair: Pair) -> Iterator[Stay]:
-    """Return the visits of one device at one fence from the visits table, in order."""
+    """Return the visits of a device at a fence from the visits table, in time order."""
     return (stay(*found) for found in visits_in(table.query(*keys.pair_range(pair))))
 
 
-def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Visit]]:
+def device_visits(dynamodb: "DynamoDBClient", table: str, device: str) -> list[tuple[Pair, Visit]]:
     """Return all visits of a device from the visits table, sorted by entry time."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
@@ -202,30 +208,30 @@ def device_visits(dynamodb: Any, table: str, device: str) -> list[tuple[Pair, Vi
     return sorted(found, key=lambda one: (one[1].entered_at, one[1].entered_event_id, one[0]))
 
 
-def device_stays(dynamodb: Any, table: str, device: str) -> Iterator[Stay]:
+def device_stays(dynamodb: "DynamoDBClient", table: str, device: str) -> Iterator[Stay]:
     return (stay(*found) for found in device_visits(dynamodb, table, device))
 
 
 def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> Iterator[str]:
-    """Return the event ids in RAW.EVENTS of these objects."""
+    """Yield the event ids of the rows that were loaded into RAW.EVENTS from these objects."""
     for some in batched(object_keys, NAMES_PER_QUERY // 5, strict=False):
         sql = (
             f"SELECT payload:_id::VARCHAR AS event_id FROM {database}.RAW.EVENTS"
-            f" WHERE file_name IN ({_marks(some)})"
+            f" WHERE file_name IN ({placeholders(some)})"
         )
         for row in warehouse.query(sql, some):
             yield row["event_id"]
 
 
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
-    """Return the rejects in RAW.REJECTED of these objects; an object stored under two hour prefixes counts once."""
+    """Return how many rows of RAW.REJECTED come from these objects. An object stored under two hours counts once."""
     if not object_keys:
         return 0
     found: set[tuple[str, int]] = set()
     for some in batched(object_keys, NAMES_PER_QUERY, strict=False):
         sql = (
             f"SELECT file_name, file_row_number FROM {database}.RAW.REJECTED"
-            f" WHERE file_name IN ({_marks(some)})"
+            f" WHERE file_name IN ({placeholders(some)})"
         )
         for row in warehouse.query(sql, some):
             found.add((row["file_name"].rpartition("/")[2], row["file_row_number"]))
@@ -233,7 +239,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
 
 
 def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
-    """Return the given event ids that are in staging, once per row."""
+    """Yield those of the given event ids that are in staging, once per row."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"
@@ -244,12 +250,12 @@ def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[st
 
 
 def mart_stays(warehouse: Warehouse, database: str, devices: Sequence[str]) -> Iterator[Stay]:
-    """Return the visits of these devices from MARTS.GEOFENCE_VISITS."""
+    """Yield the visits of these devices from MARTS.GEOFENCE_VISITS."""
     for some in batched(devices, NAMES_PER_QUERY, strict=False):
         sql = (
             "SELECT device_id, geofence_tag, geofence_external_id, entered_at, exited_at,"
             f" entered_event_id, exited_event_id, exit_missed FROM {database}.MARTS.GEOFENCE_VISITS"
-            f" WHERE device_id IN ({_marks(some)})"
+            f" WHERE device_id IN ({placeholders(some)})"
         )
         for row in warehouse.query(sql, some):
             yield Stay(
@@ -269,7 +275,7 @@ def latest_mart_visits(
     sql = (
         "SELECT device_id, geofence_tag, geofence_external_id,"
         " entered_at, exited_at, dwell_seconds, exit_missed"
-        f" FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id IN ({_marks(devices)})"
+        f" FROM {database}.MARTS.GEOFENCE_VISITS WHERE device_id IN ({placeholders(devices)})"
         f" ORDER BY entered_at DESC, visit_key LIMIT {limit:d}"
     )
     return [
@@ -288,9 +294,10 @@ def latest_mart_visits(
 
 
 def utc(at: datetime) -> datetime:
-    """Parse a time of the marts: TIMESTAMP_NTZ in UTC."""
+    """Return a time with the time zone UTC. Times of the marts (TIMESTAMP_NTZ) are in UTC, but lack a time zone."""
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _marks(values: Sequence[object]) -> str:
+def placeholders(values: Sequence[object]) -> str:
+    """Return a placeholder per value, for the list of an IN condition."""
     return ", ".join(["%s"] * len(values))

@@ -1,18 +1,17 @@
-"""`milkrun reconcile`: compare accepted, archived and loaded events, and archived geofence events with the
-visits.
+"""`milkrun reconcile`: compare accepted, archived and loaded events, and archived geofence events with the visits.
 
-It compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW, each with
-the number of lines in its key. It reads an object only if the counts differ. The sets are in a SQLite file,
-so memory use does not grow with them.
+The command compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW with their
+numbers of rows. A key contains the number of lines, so an object is read only if the numbers differ. The sets are
+stored in a SQLite file, so their size does not affect the memory usage.
 """
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -49,19 +48,19 @@ from ops.repair_differences import Repairer
 from snowpipe.command_errors import one_line
 from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import Row, Warehouse
 
-# How late a line may reach the log after its hour.
+# Log lines of an hour are expected at most this long after the hour has ended.
 LOG_DELAY = timedelta(minutes=15)
-# After a repair: how long nothing may change until the remaining differences are final.
+# After a repair, differences that have not changed for this long are final.
 REPAIR_TIMEOUT_S = 8.0
 
 
 class Reconciler(ReachableStores):
-    """Compares the stores of one stage. Without a warehouse only the log and S3."""
+    """Compares the stores of one stage; without a warehouse, only the log and S3."""
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """Compare what was received in these hours and stored by `settled_at`."""
+        """Compare the objects that were received in these hours and stored before `settled_at`."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         found = Found(unasked=self._unasked)
@@ -119,14 +118,14 @@ class Reconciler(ReachableStores):
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Apply the plans of `forget`, which name the objects that it rewrote."""
+        """Yield the old and the new key of each object that `forget` rewrote, from its plans."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():
                 yield pair["old"], pair["new"]
 
     def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
-        """Yield the keys in the handler's canonical log lines, each with the time of its line."""
+        """Yield the object keys in the handler's canonical log lines, each with the time of the line."""
         lines = log_lines(
             self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end + LOG_DELAY
         )
@@ -151,11 +150,11 @@ class Reconciler(ReachableStores):
             if row["n"]:
                 yield key, row["n"]
 
-    def _query(self, sql: str, parameters: Sequence[object]) -> Sequence[Mapping[str, Any]]:
+    def _query(self, sql: str, parameters: Sequence[object]) -> Sequence[Row]:
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
-        """Add to a difference the events that have no row in RAW, if the object can be read."""
+        """Add the ids of the events without a row in RAW to a difference, if its object can be read."""
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
         body = self.archive.body(difference.key)
@@ -174,9 +173,9 @@ class Reconciler(ReachableStores):
         )
 
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
-        """Look up in the visits table every geofence event of the objects between these keys.
+        """Look up every geofence event of a range of objects in the visits table.
 
-        Too old are events that the table no longer has, and those that the consumer skipped.
+        An event is too old if it has expired in the table, or if the consumer has skipped it because of its age.
         """
         now = datetime.now(UTC)
         wanted: dict[Pair, dict[str, list[Difference]]] = {}
@@ -207,7 +206,7 @@ class Reconciler(ReachableStores):
                     else:
                         found.add(differences[0])
 
-    def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Mapping[str, Any]]:
+    def _geofence_rows(self, first_key: str, last_key: str) -> Sequence[Row]:
         types = ", ".join(["%s"] * len(self.kinds))
         sql = f"""
             SELECT file_name, MIN(file_row_number) AS line,
@@ -263,7 +262,7 @@ def command(
             if not repair or found.equal:
                 return found, []
             if warehouse is None:
-                terminal.fail("not repaired, or only in part, because Snowflake did not answer")
+                terminal.fail("not repaired completely, because Snowflake did not answer")
                 return found, []
             repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
             repaired = repairer.repair(found.differences)
@@ -292,7 +291,7 @@ def command(
 
 
 def note_result(outputs: Outputs, found: Found) -> None:
-    """Store the result in the bucket, for a later `milkrun status`."""
+    """Store the result in the bucket, because `milkrun status` shows it."""
     result = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "equal": found.equal,
@@ -302,7 +301,7 @@ def note_result(outputs: Outputs, found: Found) -> None:
         body = json.dumps(result, allow_nan=False).encode()
         outputs.aws("s3").put_object(Bucket=outputs.bucket, Key=LAST_RESULT, Body=body)
     except terminal.AWS_ERRORS as error:  # a read-only role; the result is the same
-        terminal.note(f"the result could not be stored for `milkrun status`: {one_line(str(error))}")
+        terminal.note(f"could not store the result for `milkrun status`: {one_line(str(error))}")
 
 
 def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> None:
@@ -338,9 +337,9 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         return
     terminal.show_rows(found.hours, False)
     counted = {} if "Snowflake" in found.unasked else {"geofence events": geofence}
-    terminal.show(counted | {"objects still on their way, ignored": found.in_flight}, False)
+    terminal.show(counted | {"objects in transit, ignored": found.in_flight}, False)
     if found.log_reaches:
-        terminal.out.print(f"the log begins at {found.log_reaches}: what was accepted earlier is unknown")
+        terminal.out.print(f"the log begins at {found.log_reaches}; it is unknown what was accepted before")
     if found.foreign:
         title = "Objects under keys that Milkrun did not choose, with their valid rows in RAW"
         terminal.show_rows(found.foreign, False, title=title)
@@ -362,6 +361,6 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         {
             True: "[green]nothing is missing",
             False: "[red]there are differences",
-            None: "nothing else is missing",
+            None: "nothing is missing in the stores that answered",
         }[found.equal]
     )

@@ -4,13 +4,19 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ops import terminal
 from ops.reachable_stores import BUDGET_SECONDS, require
 from snowpipe.deadline import NoAnswerError, within
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
@@ -19,7 +25,7 @@ HIDDEN_SECONDS = 60
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message in the dead-letter queue. Messages that are not claim checks have no key."""
+    """A message in the dead-letter queue. `key` is empty if the message is not a claim check."""
 
     body: str
     receipt_handle: str
@@ -29,8 +35,8 @@ class DeadLetter:
     bucket: str
 
 
-def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
-    """Receive until the queue is empty. Messages stay hidden until deleted, released, or for a minute."""
+def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
+    """Receive all messages of the queue. Each is hidden for a minute, unless it is deleted or released before."""
     seen: set[str] = set()
     while True:
         answer = sqs.receive_message(
@@ -48,21 +54,21 @@ def dead_letters(sqs: Any, queue_url: str) -> Iterator[DeadLetter]:
             yield _dead_letter(message)
 
 
-def _dead_letter(message: dict[str, Any]) -> DeadLetter:
+def _dead_letter(message: "MessageTypeDef") -> DeadLetter:
     sent_at = datetime.fromtimestamp(int(message["Attributes"]["SentTimestamp"]) / 1000, UTC)
     key, lines, bucket = "", 0, ""
     try:
         claim = json.loads(message["Body"])
         key, lines, bucket = str(claim["key"]), len(claim["lines"]), str(claim["bucket"])
     except (ValueError, KeyError, TypeError):
-        pass  # shown as it is
+        pass  # not a claim check
     return DeadLetter(message["Body"], message["ReceiptHandle"], sent_at, key, lines, bucket)
 
 
-def object_states(s3: Any, letters: Sequence[DeadLetter]) -> list[str]:
-    """Return for each claim check whether its object is "stored" or "gone".
+def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
+    """Return for each claim check whether its object is "stored", "gone" or "unknown".
 
-    Without its object, a claim check can never succeed.
+    A claim check whose object is gone can never succeed.
     """
 
     def state(letter: DeadLetter) -> str:
@@ -78,30 +84,35 @@ def object_states(s3: Any, letters: Sequence[DeadLetter]) -> list[str]:
         return ["unknown"] * len(letters)
 
 
-def release(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+def release(sqs: "SQSClient", queue_url: str, letter: DeadLetter) -> None:
     sqs.change_message_visibility(
         QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
     )
 
 
-def send_again(sqs: Any, dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
-    """Send each message to the redrive queue before deleting it, so that an interruption duplicates messages
-    instead of losing them.
+def send_again(sqs: "SQSClient", dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
+    """Send a message to the redrive queue, then delete it from the dead-letter queue.
+
+    In this order, an interruption may duplicate a message, but cannot lose it.
     """
     sqs.send_message(QueueUrl=redrive_url, MessageBody=letter.body)
     delete(sqs, dead_letter_url, letter)
 
 
-def delete(sqs: Any, queue_url: str, letter: DeadLetter) -> None:
+def delete(sqs: "SQSClient", queue_url: str, letter: DeadLetter) -> None:
     sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle)
 
 
-EVERY_KIND = ("", "NotVisible", "Delayed")
+OUT_OF_REACH: "Sequence[QueueAttributeNameType]" = (
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+"""The numbers of messages that cannot be received at the moment."""
+EVERY_KIND: "Sequence[QueueAttributeNameType]" = ("ApproximateNumberOfMessages", *OUT_OF_REACH)
 
 
-def waiting(sqs: Any, queue_url: str, kinds: Sequence[str] = EVERY_KIND) -> int:
-    """Return the approximate number of claim checks in a queue, including delayed messages and messages in flight."""
-    names = [f"ApproximateNumberOfMessages{kind}" for kind in kinds]
+def waiting(sqs: "SQSClient", queue_url: str, names: Sequence["QueueAttributeNameType"] = EVERY_KIND) -> int:
+    """Return the approximate number of messages in a queue, including delayed messages and messages in flight."""
     found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(found.get(name, 0)) for name in names)
 
@@ -121,7 +132,7 @@ def command(
     Exit code 1: the queue is not empty.
     """
     if send and purge:
-        raise typer.BadParameter("give --send or --purge, not both")
+        raise typer.BadParameter("use --send or --purge, not both")
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "SQS")
     sqs, dead = outputs.aws("sqs"), outputs.dead_letter_queue_url

@@ -1,8 +1,8 @@
-"""`milkrun rejects`: list and show the events under `rejected/`; repair them by a patch and send them again.
+"""`milkrun rejects`: list rejected events, repair them with a patch, and send them again.
 
-A repaired event is sent through the endpoint like a phone's request. Its field RESENT names the object and
-line that it repairs. Accepted events are recorded in `resent/`, so that a repeated command continues after an
-interruption and sends nothing twice.
+A repaired event is sent through the API like the events of a phone. Its field RESENT names the object and line that it
+repairs. Accepted events are recorded under `resent/`, so that a repeated command continues an interrupted one and
+sends no event twice.
 """
 
 import base64
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,9 @@ from ops.outputs import Outputs
 from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 RESENT = "milkrun_resent"
 NOTES = "resent/"
@@ -45,11 +48,17 @@ _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+type Event = dict[str, object]
+type Receipt = dict[str, Any]
+"""The JSON of a 202 or 400 response."""
+type Post = Callable[[bytes], Receipt]
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """One line of `rejected/`.
+    """A rejected event: one line of an object under `rejected/`.
 
-    `event` is None if the line is not a JSON object; such an event cannot be patched.
+    `event` is None if the rejected text is not a JSON object, so it cannot be patched.
     """
 
     key: str
@@ -58,7 +67,7 @@ class Reject:
     field: str
     message: str
     app_version: str
-    event: dict[str, Any] | None
+    event: Event | None
     text: str
 
     @property
@@ -76,7 +85,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of rejects; "" means any. Rejects that are `resent` have been repaired already."""
+    """A selection of rejects; "" selects any value. With `resent`, rejects that were already repaired are included."""
 
     start: datetime
     end: datetime
@@ -95,18 +104,18 @@ class Selection:
 
 
 class Box:
-    """The rejects of one stage."""
+    """The rejected events in the bucket of a stage. `unreadable` collects the keys of damaged objects."""
 
-    def __init__(self, s3: Any, bucket: str) -> None:
+    def __init__(self, s3: "S3Client", bucket: str) -> None:
         self._s3 = s3
         self._bucket = bucket
         self._archive = Archive(s3, bucket)
         self.unreadable: list[str] = []
-        # The accepted lines by the repaired object; None if it was not looked up yet.
+        # The repaired and accepted lines of deleted objects; None for an object that still exists.
         self._originals: dict[str, set[int] | None] = {}
 
     def find(self, selection: Selection) -> Iterator[Reject]:
-        """Yield the selected rejects in key order. `unreadable` lists damaged objects."""
+        """Yield the selected rejects in key order."""
         for listed in self._archive.received(PREFIX, selection.start, selection.end):
             body = self._archive.body(listed.key)
             if body is None:  # deleted since it was listed
@@ -123,9 +132,9 @@ class Box:
                     yield reject
 
     def _stands_for_another(self, reject: Reject) -> bool:
-        """Return whether this event repairs another reject that still exists or was accepted since.
+        """Return whether this event is a failed repair of another reject that still exists or was accepted later.
 
-        Then that reject is the one to repair.
+        In this case the other reject must be repaired, not this one.
         """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
@@ -138,18 +147,18 @@ class Box:
         return accepted is None or line in accepted
 
     def resent(self, key: str) -> set[int]:
-        """Return the lines of an object that were repaired and accepted."""
+        """Return the numbers of an object's lines that were repaired and accepted."""
         body = self._archive.body(NOTES + key)
         return set(json.loads(body)["lines"]) if body else set()
 
     def note(self, key: str, lines: Iterable[int]) -> None:
-        """Record these lines as accepted."""
+        """Record that these lines of an object were repaired and accepted."""
         known = sorted(self.resent(key) | set(lines))
         text = json.dumps({"lines": known}, allow_nan=False).encode()
         self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
 
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
-        """Delete objects whose lines are all selected; return their number, and the keys with other lines."""
+        """Delete objects whose lines are all selected; return their number, and the keys of the other objects."""
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
             meant = {each.line for each in group}
@@ -188,9 +197,10 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
         )
 
 
-def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, Any]]:
-    """Count rejects by code, field and `by` (app_version, device, hour), the most frequent first."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, object]]:
+    """Count rejects by code, field and the fields in `by`; return the largest group first."""
+    names = ("code", "field", *by)
+    found: dict[tuple[str, ...], list[Reject]] = {}
     for each in rejects:
         hour = hour_of(each.key)
         parts = {
@@ -200,19 +210,21 @@ def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, Any]]
             "device": each.device,
             "hour": f"{hour:%Y-%m-%dT%HZ}" if hour else "",
         }
-        named = {name: parts[name] for name in ("code", "field", *by)}
-        row = found.setdefault(
-            tuple(named.values()), named | {"rejects": 0, "devices": set(), "example": each.place}
-        )
-        row["rejects"] += 1
-        row["devices"].add(each.device)
-    rows = sorted(found.values(), key=lambda row: (-row["rejects"], row["code"]))
-    return [row | {"devices": len(row["devices"])} for row in rows]
+        found.setdefault(tuple(parts[name] for name in names), []).append(each)
+    return [
+        {
+            **dict(zip(names, values, strict=True)),
+            "rejects": len(some),
+            "devices": len({each.device for each in some}),
+            "example": some[0].place,
+        }
+        for values, some in sorted(found.items(), key=lambda group: (-len(group[1]), group[0][0]))
+    ]
 
 
 @dataclass(slots=True)
 class Sent:
-    """The result of a repair. `rejected` counts events that were rejected again, by reason."""
+    """The result of a repair. `rejected` counts the events that were rejected again by reason."""
 
     found: int = 0
     no_json: int = 0
@@ -226,15 +238,14 @@ class Repaired:
     """A reject and the event that replaces it."""
 
     reject: Reject
-    event: dict[str, Any]
+    event: Event
 
     @property
     def line(self) -> bytes:
         return _ENCODER.encode(self.event)
 
     def diff(self) -> str:
-        """Return the patch's changes as a unified diff of the event's JSON."""
-
+        """Return the changes of the event's JSON as a unified diff."""
         before, after = (
             msgspec.json.format(_ENCODER.encode(event), indent=2).decode().split("\n")
             for event in (self.reject.event, self.event)
@@ -244,7 +255,7 @@ class Repaired:
 
 
 def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Repaired]:
-    """Patch each event. Those that are not JSON objects, or that the patch does not change, are only counted."""
+    """Patch events. Events that are not JSON objects, or that the patch does not change, are only counted."""
     for reject in rejects:
         sent.found += 1
         if reject.event is None:
@@ -258,7 +269,7 @@ def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Re
 
 
 def try_out(events: Iterable[Repaired], kinds: Mapping[str, Kind], sent: Sent) -> None:
-    """Validate like the handler, without sending."""
+    """Validate repaired events as the handler would, and count the result in `sent`, without sending them."""
     now = datetime.now(UTC)
     for each in events:
         batch = validate(parse_body(each.line, "ndjson"), "ndjson", kinds, now)
@@ -267,7 +278,7 @@ def try_out(events: Iterable[Repaired], kinds: Mapping[str, Kind], sent: Sent) -
 
 
 def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
-    """Group events into requests."""
+    """Group repaired events into requests of at most MAX_EVENTS events and MAX_BYTES bytes."""
     some: list[Repaired] = []
     size = 0
     for each in events:
@@ -281,10 +292,8 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
         yield some
 
 
-def send(
-    post: Callable[[bytes], dict[str, Any]], box: Box, events: Iterable[Repaired], sent: Sent
-) -> Iterator[int]:
-    """Send requests and record accepted events after each; yield the events settled per request."""
+def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterator[int]:
+    """Send repaired events, and record the accepted ones after each request; yield how many events it settled."""
     for batch in batches(events):
         left = batch
         while left:
@@ -293,12 +302,10 @@ def send(
             left = left[settled:]
 
 
-def _send_once(
-    post: Callable[[bytes], dict[str, Any]], box: Box, some: Sequence[Repaired], sent: Sent
-) -> int:
-    """Send one request; return how many of its first events the answer covers.
+def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> int:
+    """Send one request; return how many events from its beginning the response settles.
 
-    An answer has at most 64 KiB: it lists errors in the order of the events and omits the rest.
+    A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not fit.
     """
     receipt = post(b"".join(each.line + b"\n" for each in some))
     codes: dict[int, str] = {}
@@ -308,7 +315,7 @@ def _send_once(
     rejected = int(receipt.get("rejected", -1))
     if rejected < 0 or (rejected and not codes):
         raise Refusal(
-            "the answer does not say which events were rejected, so none of this request is recorded as sent"
+            "the response does not say which events were rejected, so no event of this request is recorded as accepted"
         )
     settled = len(some) if len(codes) >= rejected else max(codes) + 1
     sent.rejected.update(codes.values())
@@ -319,25 +326,24 @@ def _send_once(
     return settled
 
 
-def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Callable[[bytes], dict[str, Any]]:
-    """Return a function that posts a body by the client's rule and returns the receipt (or the 400)."""
+def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
+    """Return a function that posts a body until the answer is 202 or 400, as the app does; it returns the receipt."""
     post_once = posting.poster(outputs)
 
-    def post(body: bytes) -> dict[str, Any]:
+    def post(body: bytes) -> Receipt:
         give_up_at, pause, said = time.monotonic() + timeout_s, 0.2, "no answer"
         while True:
             try:
                 status, answer = post_once(body, "application/x-ndjson")
                 if status in (202, 400):
-                    receipt: dict[str, Any] = json.loads(answer)
+                    receipt: Receipt = json.loads(answer)
                     return receipt
                 said = f"answer {status}"
             except posting.NoAnswerError as error:
                 said = str(error)
             if time.monotonic() + pause > give_up_at:
                 raise Refusal(
-                    f"{said} from {outputs.endpoint}; accepted events are recorded, so the same "
-                    "command continues"
+                    f"{said} from {outputs.endpoint}; accepted events are recorded, so repeat the command to continue"
                 )
             time.sleep(pause)
             pause = min(10.0, pause * 2)

@@ -1,4 +1,4 @@
-"""The verbs of `milkrun rejects`: list, show, send, purge."""
+"""The subcommands of `milkrun rejects`: list, show, send and purge."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -71,7 +71,7 @@ def list_rejects(
     """
     names = [name for name in by.replace(" ", "").split(",") if name]
     if unknown := set(names) - {"app_version", "device", "hour"}:
-        raise typer.BadParameter(f"--by {min(unknown)}: choose from app_version, device, hour")
+        raise typer.BadParameter(f"--by {min(unknown)}: choose from app_version, device and hour")
     _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
     rows = groups(found, names)
     _name_unreadable(box)

@@ -1,9 +1,8 @@
-"""The repairs of `milkrun reconcile --repair`: load objects, replace rows, and send events to the stream again."""
+"""`milkrun reconcile --repair`: load missing objects, replace rows that differ, and send events to the stream again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from aws.stream import KinesisStream
 from contract.events import Kind
@@ -21,7 +20,7 @@ from snowpipe.warehouse import Warehouse
 
 
 class Repairer:
-    """Repairs differences and reports what it did for each."""
+    """Repairs the differences that a comparison found."""
 
     def __init__(
         self, outputs: Outputs, warehouse: Warehouse, archive: Archive, kinds: Mapping[str, Kind]
@@ -34,9 +33,9 @@ class Repairer:
         settings = Settings(connection=outputs.snowflake, aws=aws, folder=Path(), source="outputs")
         self._stage = Stage(settings)
 
-    def repair(self, differences: Sequence[Difference]) -> list[dict[str, Any]]:
-        """Return a row per repair. A failed repair is reported with its reason and does not stop the others."""
-        done: list[dict[str, Any]] = []
+    def repair(self, differences: Sequence[Difference]) -> list[dict[str, object]]:
+        """Repair differences; return what was done for each. A repair that fails does not stop the others."""
+        done: list[dict[str, object]] = []
         for key in (d.key for d in differences if d.kind == "rows_differ"):
             done += self._trying(key, self._reload(key))
         for pipe in self._stage.pipes():
@@ -59,12 +58,14 @@ class Repairer:
         except Refusal as refusal:
             yield {"key": key, "did": f"nothing: {refusal}"}
 
-    def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """Load with the pipe's REFRESH, which covers files without a load history; otherwise with COPY."""
+    def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, object]]:
+        """Load objects with REFRESH, and with COPY those that REFRESH skips because of their load history."""
         left = set(keys)
         for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
             left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
-        yield from ({"key": key, "did": "queued by REFRESH"} for key in keys if key not in left)
+        for key in keys:
+            if key not in left:
+                yield {"key": key, "did": "queued by REFRESH"}
         copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
         for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
             yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}

@@ -1,8 +1,8 @@
 """`milkrun replay`: send archived geofence events to the stream again (S3 → Kinesis).
 
-Replaying does no harm: visits are a function of the *set* of events, so a known event changes nothing. Each
-line is sent with an additional field, `milkrun_replay`, that names the replay for people. After an
-interruption the same command continues after the last object that was sent completely.
+A replay does no harm: visits depend only on the *set* of events, so an event that is already known changes nothing.
+Each event gets an additional field, `milkrun_replay`, with the name of the replay. After an interruption, the same
+command continues after the last object that was sent completely.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ from snowpipe.refusal import Refusal
 EVER = datetime.min.replace(tzinfo=UTC)
 
 _TOO_OLD = (
-    f"the consumer skips events over {MAX_AGE.days} days old: choose a later start. For older visits "
-    "rebuild the marts from the archive: milkrun warehouse dbt build --full-refresh"
+    f"the consumer skips events that are more than {MAX_AGE.days} days old: choose a later start. To restore older "
+    "visits, rebuild the marts: milkrun warehouse dbt build --full-refresh"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Archived events received between two times, optionally of a key prefix, types or devices."""
+    """Selects archived events by the time at which they were received, and by key prefix, type and device."""
 
     start: datetime
     end: datetime
@@ -53,14 +53,14 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """Return a hash of the selection without its times, because `3 hours ago` is another time in each run."""
+        """Return a hash of the selection without its times, because `3 hours ago` differs from run to run."""
         text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
-        """Yield objects in key order, hour by hour.
+        """Yield the keys of the selected objects in order.
 
-        Raises Refusal for one so old that the consumer would skip it.
+        Raises Refusal if an object is so old that the consumer would skip its events.
         """
         oldest, first = now - MAX_AGE, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:
@@ -81,9 +81,9 @@ class Selection:
     def records_in(
         self, lines: Iterable[bytes], label: str, odd: Callable[[int], object] = lambda _: None
     ) -> Iterator[StreamRecord]:
-        """Yield the selected geofence events of an object as stream records.
+        """Yield the selected geofence events among the lines of an object as stream records.
 
-        `odd` gets the lines that are not events, or not the geofence event that their type promises.
+        `odd` is called with the number of each line that is not an event, or not a valid event of its type.
         """
         kinds = tuple(self.kinds)  # an unknown type may not be a string, and not hashable
         for number, line in enumerate(lines, 1):
@@ -103,7 +103,7 @@ class Selection:
 
 @dataclass(slots=True)
 class Done:
-    """The result of a replay. A dry run counts in `sent` what it would send."""
+    """The result of a replay. After a dry run, `sent` is the number of events that would be sent."""
 
     objects: int = 0
     bytes: int = 0
@@ -114,19 +114,19 @@ class Done:
 
 
 class Progress:
-    """A file with the progress of a replay that began at `start`; deleted at the end."""
+    """A file with the progress of a replay of events since `start`. It is deleted when the replay is complete."""
 
     def __init__(self, path: Path, start: datetime) -> None:
         self._path = path
         self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
 
     def last_key(self) -> str:
-        """Return the key after which to continue; "" if there is no earlier run with this start."""
+        """Return the key after which to continue; "" if no interrupted run covers this start."""
         try:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour:
                 return ""
-            # The records sent from here on belong to the replay that began then.
+            # This run continues the replay that began with that hour.
             self._from_hour = known["from_hour"]
             return str(known["last_key"])
         except (OSError, ValueError, KeyError):
@@ -152,10 +152,9 @@ def replay(
     after: str = "",
     on_sent: Callable[[Done], None] = lambda _: None,
 ) -> Done:
-    """Send the selection, object by object, after the key `after`; without a stream only count.
+    """Send the selected events of all objects after the key `after`; if `stream` is None, only count them.
 
-    `on_sent` is called after each object that was sent completely. Raises Refusal if the stream keeps
-    throttling.
+    `on_sent` is called after each object that was sent completely. Raises Refusal if the stream keeps throttling.
     """
     done, pace = Done(), Pace(per_second)
     for key in selection.keys(archive, datetime.now(UTC)):
@@ -189,7 +188,7 @@ def lines_again(
     pace: Pace,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> int:
-    """Send single lines again, object by object; each is identified by key and line number."""
+    """Send single lines again, each given by its object key and line number; return the number of sent events."""
     numbers: dict[str, set[int]] = {}
     for key, number in lines:
         numbers.setdefault(key, set()).add(number)
@@ -266,7 +265,7 @@ def command(
     Objects and lines that cannot be read are listed, and the rest is sent; the exit code is then 1.
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
-        raise typer.BadParameter("give --from (or --prefix), --set-aside or --on-failure")
+        raise typer.BadParameter("use one of --from (or --prefix), --set-aside and --on-failure")
     if (aside or on_failure) and (type_ or device):
         raise typer.BadParameter("--type and --device select archived events only")
     if to_file and not aside:
@@ -322,7 +321,7 @@ def command(
                 on_sent=on_sent,
             )
         except KeyboardInterrupt:
-            terminal.err.print("stopped; the same command continues here")
+            terminal.err.print("interrupted; run the same command to continue here")
             raise typer.Exit(130) from None
     progress.forget()
     facts: dict[str, object] = {
@@ -342,7 +341,7 @@ def command(
 
 
 def price_of(done: Done) -> float:
-    """Return the list price of a replay: one GET per object, one payload unit (25 KB) per record."""
+    """Return the list price of a replay in US dollars: one GET per object, one payload unit (25 KB) per record."""
     prices = yaml.safe_load((Path(__file__).parent / "prices.yml").read_text())
     gets, units = done.objects * prices["s3"]["get"], done.sent * prices["kinesis"]["put_payload_unit"]
     return float(round(gets + units, 9))

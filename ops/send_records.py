@@ -1,10 +1,9 @@
-"""Send archived records to the stream again, at a rate and with the name of the replay."""
+"""Send archived events to the stream again: labelled with the name of the replay, at a limited rate."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import batched
-from typing import Any
 
 from aws.stream import KinesisStream
 from contract.stream_record import StreamRecord
@@ -13,17 +12,17 @@ from snowpipe.refusal import Refusal
 
 LABEL = "milkrun_replay"
 RECORDS_AT_ONCE = 100
-# How long the stream may throttle before the replay stops. The same command continues later.
+# If the stream throttles for this long, the replay stops. The same command can continue it later.
 STREAM_TIMEOUT_S = 30.0
 
 
-def labelled(line: bytes, event: dict[str, Any], label: str) -> bytes:
-    """Return the line with the replay's name added; unchanged if the phone has already sent a field of that name."""
+def labelled(line: bytes, event: Mapping[str, object], label: str) -> bytes:
+    """Add the field LABEL to the JSON text of an event, unless the phone has sent a field with this name."""
     return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
 
 
 class Pace:
-    """Limits the records per second over a whole replay."""
+    """Limits the average number of records per second over a whole replay."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -35,7 +34,7 @@ class Pace:
 
 
 def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
-    """Send all records at that rate. Raises Refusal if the stream keeps throttling some."""
+    """Send records at the rate of `pace`; return their number. Raises Refusal if the stream keeps throttling."""
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
@@ -43,7 +42,7 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
         published = publish(some, stream, partial(_seconds_until, give_up_at))
         if published.refused or published.malformed:
             raise Refusal(
-                f"the stream did not accept {len(published.refused) + len(published.malformed)} records", 1
+                f"the stream rejected {len(published.refused) + len(published.malformed)} records", 1
             )
         count += published.taken
     return count

@@ -1,6 +1,6 @@
-"""`milkrun smoke`: post one event of our own and follow it to the warehouse.
+"""`milkrun smoke`: post one sample event and follow it to the warehouse.
 
-`check-key` prints the public key with which the pipe check signs in to Snowflake.
+`milkrun check-key` prints the SQL with which the pipe check of a stage can sign in to Snowflake.
 """
 
 import base64
@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import typer
@@ -22,26 +22,26 @@ from snowpipe.warehouse import Warehouse
 FENCE = {"tag": "smoke", "externalId": "smoke"}
 
 
-def event() -> dict[str, Any]:
-    """Return an event of a device and a fence that exist nowhere else, so marts can exclude it."""
+def event(device: str) -> dict[str, object]:
+    """Return an enter event of a new device at a fence that only this command uses, so that marts can exclude it."""
     now = datetime.now(UTC)
     return {
         "_id": uuid4().hex[:24],
         "type": "user.entered_geofence",
         "createdAt": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "live": False,
-        "user": {"userId": "smoke", "deviceId": f"smoke-{uuid4().hex[:12]}"},
+        "user": {"userId": "smoke", "deviceId": device},
         "geofence": FENCE,
         "confidence": 3,
     }
 
 
 def follow(
-    outputs: Outputs, unasked: dict[str, str], sent: dict[str, Any], timeout_s: float
+    outputs: Outputs, unasked: dict[str, str], device: str, sent: dict[str, object], timeout_s: float
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield each step, whether the event was seen there, and the evidence.
+    """Yield the name of each step, whether the event arrived there, and details.
 
-    The last step is omitted, and noted in `unasked`, if Snowflake does not answer.
+    If Snowflake does not answer, the last step is omitted and the reason is added to `unasked`.
     """
     try:
         status, answer = poster(outputs)(json.dumps([sent], allow_nan=False).encode(), "application/json")
@@ -52,11 +52,11 @@ def follow(
     key = json.loads(answer)["object_key"]
     lines = [json.loads(line)["_id"] for line in archived_lines(outputs.aws("s3"), outputs.bucket, key)]
     yield "archived", lines == [sent["_id"]], key
-    device, dynamodb = sent["user"]["deviceId"], outputs.aws("dynamodb")
+    dynamodb = outputs.aws("dynamodb")
     stays = polling.until(
         lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, timeout_s=timeout_s
     )
-    yield "consumed", bool(stays), f"{len(stays)} visit in the table"
+    yield "consumed", bool(stays), f"{len(stays)} visit in the visits table"
     sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
 
     def loaded(warehouse: Warehouse | None) -> int | None:
@@ -88,8 +88,10 @@ def command(
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")
-    sent, began, rows, unasked = event(), time.monotonic(), [], dict[str, str]()
-    for step, seen, detail in terminal.counted(follow(outputs, unasked, sent, timeout_s), "steps followed"):
+    device = f"smoke-{uuid4().hex[:12]}"
+    sent, began, rows, unasked = event(device), time.monotonic(), [], dict[str, str]()
+    steps = follow(outputs, unasked, device, sent, timeout_s)
+    for step, seen, detail in terminal.counted(steps, "steps followed"):
         after = round(time.monotonic() - began, 1)
         rows.append({"step": step, "seen": seen, "after_seconds": after, "detail": detail})
         if not seen:

@@ -1,11 +1,10 @@
-"""CSV cells that are safe in a spreadsheet."""
+"""Make CSV cells safe to open in a spreadsheet."""
 
 
 def spreadsheet_safe(value: object) -> object:
-    """Return the value of a CSV cell, with an apostrophe before texts that a spreadsheet would run as a
-    formula.
+    """Put an apostrophe before a text that a spreadsheet would interpret as a formula.
 
-     Ids and names come from phones (OWASP: "CSV Injection").
+    The texts of a report come from phones (OWASP: "CSV Injection").
     """
     if value is None:
         return ""

@@ -1,6 +1,4 @@
-"""The sources that `milkrun status` queries: the state of each part of a stage, and the next command if there
-is a problem.
-"""
+"""The checks of `milkrun status`: the state of each part of a stage and, for a problem, the command to run next."""
 
 import json
 from collections import Counter
@@ -8,15 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import urllib3
 
 from contract import logs
 from ops import redrive, terminal
+from ops.function_logs import Line as LogLine
 from ops.function_logs import log_lines
 from ops.object_sets import LAST_RESULT
-from ops.outputs import Outputs
+from ops.outputs import Client, Outputs
 from ops.read_stores import invalid_rows
 from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipes
@@ -26,19 +25,22 @@ from snowpipe.deadline import within
 from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Warehouse
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 LOGS_REACH = timedelta(minutes=15)
 QUARANTINE_REACH = timedelta(hours=24)
 INVALID_ROWS_REACH = timedelta(hours=24)
 MAX_INVALID_ROWS = 1000
-# Phones send a few invalid events all the time; a release or a wrong clock sends more.
+# A few invalid events are normal. A faulty release of the app or a wrong clock causes more.
 REJECTED_SHARE = 0.05
-# Beyond two runs of dbt, which may fail before somebody has to look.
+# Staging may be older than two runs of dbt by this much, because a run takes time.
 STAGING_MAY_LAG = timedelta(minutes=30)
 DBT_BUILD = "milkrun warehouse dbt build"
 
 
 def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
-    """Return the sources that every stage has, in the order of the event flow."""
+    """Return the sources that exist in every stage, in the order of the event flow."""
     flow = _Flow(outputs, stage, now)
     return [
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
@@ -83,16 +85,16 @@ class _Flow:
         self._start = now - LOGS_REACH
         self._minutes = int(LOGS_REACH.total_seconds() // 60)
 
-    def _aws(self, service: str) -> Any:
+    def _aws(self, service: str) -> Client:
         return self._outputs.aws(service, attempts=1)
 
     def _log_command(self, function: str) -> str:
-        """Return the command that prints a function's log; `milkrun logs` has those of a laptop only."""
+        """Return the command that prints the log of a function. `milkrun logs` works only for the local stack."""
         local = self._stage == "local"
         return f"milkrun logs {function}" if local else f"npx osls logs -f {function}{self._option}"
 
     def gateway(self) -> Iterator[Finding]:
-        """Return the gateway's state; any response counts, because a request without a key gets 403."""
+        """Yield the state of the gateway. A 403 is healthy, because the request contains no API key."""
         pool = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS)
         status = pool.request("GET", self._outputs.endpoint).status
         if status >= 500:
@@ -101,10 +103,7 @@ class _Flow:
             yield Finding("gateway", "OK", "answers")
 
     def logs(self) -> Iterator[Finding]:
-        """Return findings from the logs of ingest and consumer.
-
-        Rejects are a separate part, so that failures do not hide them.
-        """
+        """Yield the states of ingest, rejects and consumer from the logs of the functions."""
         requests = failed = received = batches = 0
         codes = Counter[str]()
         last: tuple[datetime | None, str] = None, ""
@@ -136,7 +135,7 @@ class _Flow:
             many, "rejects", "rejected-events", f"{cause}: {reasons}", f"milkrun rejects{self._option}", cause
         )
 
-    def _lines(self, function: str, name: str) -> Iterator[tuple[datetime, dict[str, Any]]]:
+    def _lines(self, function: str, name: str) -> Iterator[LogLine]:
         client = self._aws("logs")
         # The log group of a function that never ran does not exist.
         with suppress(client.exceptions.ResourceNotFoundException):
@@ -158,7 +157,7 @@ class _Flow:
         )
         yield self._last_reconcile(s3)
 
-    def _last_reconcile(self, s3: Any) -> Finding:
+    def _last_reconcile(self, s3: "S3Client") -> Finding:
         part, command = "last reconcile", f"milkrun reconcile{self._option}"
         try:
             body = s3.get_object(Bucket=self._outputs.bucket, Key=LAST_RESULT)["Body"].read()
@@ -174,8 +173,8 @@ class _Flow:
             return Finding(part, "OK", f"nothing is missing {ago}", None, command)
         return Finding(part, "WARN", f"nothing is missing, but Snowflake did not answer {ago}", None, command)
 
-    def _recent(self, s3: Any, prefix: str) -> tuple[int, datetime | None]:
-        """Return the number of objects of the last 24 hours under a prefix (at most 1,000), and the newest."""
+    def _recent(self, s3: "S3Client", prefix: str) -> tuple[int, datetime | None]:
+        """Count the objects (at most 1,000) stored under a prefix in the last 24 hours; return also the last time."""
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
         page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
@@ -220,7 +219,7 @@ class _Flow:
         yield Finding("visits", level, found["TableStatus"].lower())
 
     def warehouse(self) -> Iterator[Finding]:
-        """Return the warehouse's parts; one whose objects somebody dropped does not hide the others."""
+        """Yield the states of the warehouse's parts. A dropped object of one part does not hide the other parts."""
         parts: dict[str, Callable[[Warehouse], Finding]] = {
             "pipes": self._pipes,
             "failed loads": self._failed_loads,
@@ -269,10 +268,7 @@ class _Flow:
         return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
 
     def alarms(self) -> Iterator[Finding]:
-        """Return the alarms in state ALARM.
-
-        LocalStack's CloudWatch has none of the metrics, so no alarm fires there.
-        """
+        """Yield the alarms in state ALARM. In LocalStack no alarm fires, because it has none of the metrics."""
         pages = (
             self._aws("cloudwatch")
             .get_paginator("describe_alarms")
@@ -290,7 +286,7 @@ class _Flow:
                 section=name,
             )
         if not ringing:
-            yield Finding("alarms", "OK", "none rings")
+            yield Finding("alarms", "OK", "no alarm is active")
 
 
 def _problem_if(
@@ -302,14 +298,14 @@ def _problem_if(
     well: str,
     since: datetime | None = None,
 ) -> Finding:
-    """Return the problem if there is one, otherwise a finding OK with the text `well`."""
+    """Return a problem if `is_one` is true, otherwise a finding OK with the text `well`."""
     return problem(part, section, cause, command, since) if is_one else Finding(part, "OK", well)
 
 
 def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> Finding:
-    """Compare how far RAW is loaded with how far the last complete run of dbt has read it.
+    """Compare the newest row of RAW with the time up to which the last complete run of dbt has read RAW.
 
-    The newest row of STG_EVENTS cannot be used, because a repeated event adds no row.
+    The newest row of STG_EVENTS cannot be used instead, because an event that is sent again adds no row.
     """
     [raw] = session.query(f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS")
     if missing := _missing(session, "staging", database, "STAGING.STG_EVENTS"):
@@ -319,7 +315,8 @@ def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> F
         not run["at"] or raw["at"] - run["at"] > 2 * timedelta(minutes=freshness_minutes) + STAGING_MAY_LAG
     ):
         cause = (
-            f"dbt has read RAW up to {terminal.in_words(run['at'])}, loaded is {terminal.in_words(raw['at'])}"
+            f"dbt has read RAW up to {terminal.in_words(run['at'])}, but the newest row is of"
+            f" {terminal.in_words(raw['at'])}"
         )
         return problem("staging", "staging-or-marts-are-old", cause, DBT_BUILD, run["at"])
     return Finding("staging", "OK", "up to date" if raw["at"] else "RAW is empty")
@@ -331,9 +328,9 @@ def marts(session: Warehouse, database: str) -> Finding:
 
 
 def _missing(session: Warehouse, part: str, database: str, table: str) -> Finding | None:
-    """Return a problem if dbt was never run, or if somebody dropped the table.
+    """Return a problem if dbt has never run, or if somebody has dropped the table.
 
-    Models that read their own earlier result, such as the visits, then need all of RAW.
+    A dropped table needs a full refresh, because an incremental model, such as the visits, reads its earlier result.
     """
     try:
         session.query(f"SELECT 1 FROM {database}.STAGING.COMPLETED_RUN LIMIT 1")
@@ -348,7 +345,7 @@ def _missing(session: Warehouse, part: str, database: str, table: str) -> Findin
 
 
 def console_source(outputs: Outputs) -> list[Source]:
-    """Return the console of a local stack; a deployed stage has none."""
+    """Return the console of the local stack as a source; [] for a deployed stage, which has none."""
     url = outputs.console_url
     if url is None:
         return []
@@ -363,7 +360,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 
 def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
-    """Return all findings, those of the local processes first, because they explain others."""
+    """Return all findings. Those of the local processes are the first, because they explain others."""
     import snowflake.connector  # noqa: F401  # takes 2.6 s, and more on a busy machine, so the budget starts after it
 
     return ask([*local, *sources_of(outputs, stage, datetime.now(UTC)), *console_source(outputs)])

@@ -1,7 +1,7 @@
-"""The report of `milkrun status`: whether the stage is healthy; if not, what is wrong, and the next command.
+"""The report of `milkrun status`: whether the stage is healthy and, if not, what is wrong and which command to run.
 
-All sources are queried concurrently, each for at most BUDGET_SECONDS. A source that does not answer is named,
-together with what is unknown without it, and does not delay the others.
+All sources are queried concurrently, each for at most BUDGET_SECONDS. If a source does not answer, the report says what
+is unknown without its answer. It does not delay the other sources.
 """
 
 import sys
@@ -49,7 +49,7 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The state of one part. `next` is the command to run next; `section` is the anchor of a section of the runbook."""
+    """The state of one part. `next` is the command to run next; `section` is an anchor in the runbook."""
 
     part: str
     level: Level
@@ -60,13 +60,13 @@ class Finding:
 
 
 def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
-    """Return a finding as severe as the alarm whose section of the runbook explains it."""
+    """Return a finding that is as severe as the alarm with the same section in the runbook."""
     return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A store or service. `unknown` says what is unknown without its answer."""
+    """A store or service that is queried for the state of its parts. `unknown` says what its silence means."""
 
     name: str
     parts: tuple[str, ...]
@@ -76,9 +76,7 @@ class Source:
 
 
 def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Return the findings in the order of the sources. A source that fails or times out yields a FAIL per
-    part.
-    """
+    """Query all sources; return their findings in order. A source that fails or times out gives a FAIL per part."""
     running = [started(partial(_look, source)) for source in sources]
     wait(running, budget_seconds)
     late = f"no answer within {budget_seconds:g} s"
@@ -115,13 +113,13 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 
 def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
-    """Print the verdict and a line for each part; for a problem the next command, otherwise the runbook's section.
+    """Print the verdict and the state of each part. A problem is shown with the next command, or the runbook's section.
 
-    Parts of one cause, such as a store that does not answer, are printed together.
+    Parts that failed for the same reason, such as a store that does not answer, are printed together.
     """
     level = verdict(findings)
     bad = [finding for finding in findings if finding.level != "OK"]
-    head = "all is well" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
+    head = "all parts are healthy" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
     terminal.out.print(Text.assemble((level, _COLOURS[level]), f" {stage}: {head}"))
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _, group in groupby(
@@ -143,7 +141,7 @@ def age(delta: timedelta) -> str:
 
 
 def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:
-    """Print the findings of `look` once, or until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
+    """Print the findings once, or with `watch` repeatedly until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
     while True:
         findings = look()
         level = verdict(findings)

@@ -1,4 +1,4 @@
-"""Shared by all commands: output streams, common options, exit codes."""
+"""Options, output and exit codes that all commands share."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ from snowpipe.printable import SafeConsole, printable
 out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 err = SafeConsole(stderr=True, highlight=False, soft_wrap=True)
 
-# In most commands exit code 1 has a meaning of its own ("some are left"), so failures exit with 2.
+# In most commands exit code 1 is a result, such as "there are differences", so failures exit with 2.
 AWS_ERRORS = (
     botocore.exceptions.BotoCoreError,
     botocore.exceptions.ClientError,
@@ -50,30 +50,30 @@ AWS_ERRORS = (
 HEARTBEAT_SECONDS = 5.0
 NARROWEST_DETAIL = 24  # characters
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
-MAX_SECONDS = 7 * 86_400  # maximum of options that are timeouts, because "inf" is a number too
+MAX_SECONDS = 7 * 86_400  # the maximum of timeouts, because the option parser accepts "inf"
 
 
 def stage_name(text: str) -> str:
     """Parse an option that names a stage."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,31}", text):
-        raise typer.BadParameter(f"{text!r} is not a stage: give local, or a deployed stage such as dev")
+        raise typer.BadParameter(f"{text!r} is not a stage: use local, or a deployed stage such as dev")
     return text
 
 
 def not_empty(text: str) -> str:
-    """Parse an option that must not be empty: a device, an event, a person."""
+    """Parse an option that must not be empty, such as the id of a device."""
     if not text.strip():
         raise typer.BadParameter(f"{text!r} is empty")
     return text
 
 
 def writable(text: str) -> Path:
-    """Parse an option that names a file to write."""
+    """Parse an option that names a file to write. Raises typer.BadParameter if the file cannot be created."""
     path = Path(text)
     try:
         if not text or path.is_dir() or not path.parent.is_dir():
             raise typer.BadParameter(
-                f"{text!r}: cannot write here: it is a folder, or its parent folder does not exist"
+                f"{text!r} cannot be written: it is a folder, or its parent folder does not exist"
             )
         with contextlib.suppress(FileNotFoundError):
             path.stat()
@@ -100,7 +100,7 @@ A_DAY_AGO: Any = "24 hours ago"
 
 
 class Verbs(TyperGroup):
-    """A group of verbs. Without a verb the first one runs, as in `milkrun rejects --code missing_id`."""
+    """A command with subcommands. Without one, the first one runs, as in `milkrun rejects --code missing_id`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -109,23 +109,23 @@ class Verbs(TyperGroup):
 
 
 def group() -> typer.Typer:
-    """Return a command with verbs."""
+    """Return a command to which subcommands can be added."""
     return typer.Typer(cls=Verbs, pretty_exceptions_enable=False, add_completion=False)
 
 
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (default: the process's) and return its exit code: 2, and one line, for every error."""
+    """Run a command line (default: sys.argv) and return its exit code. An error is one line, and its code is 2."""
     given = sys.argv[1:] if arguments is None else arguments
     return command_errors.run(app, given, obj=environment, environment=environment, tell=fail)
 
 
 def fail(problem: str) -> None:
-    """Print one red line to stderr, without markup, because ids and messages may have brackets."""
+    """Print one red line to stderr, without markup, because ids and messages may contain brackets."""
     err.print(Text(printable(problem), style="red"))
 
 
 def time(text: str) -> datetime:
-    """Parse an option that is a time."""
+    """Parse an option that is a time: ISO 8601, or a phrase such as `2 hours ago`."""
     try:
         return instant(text, datetime.now(UTC))
     except ValueError as error:
@@ -133,12 +133,12 @@ def time(text: str) -> datetime:
 
 
 def text_option(metavar: str, help_: str, *names: str) -> Any:
-    """Return an option whose text must not be empty, for use in an annotation."""
+    """Return an option whose value must not be empty, for an annotation."""
     return typer.Option(*names, parser=not_empty, metavar=metavar, help=help_)
 
 
 def time_option(help_: str, *names: str) -> Any:
-    """Return an option for a time, for use in an annotation."""
+    """Return an option whose value is a time, for an annotation."""
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 
@@ -149,13 +149,13 @@ To = Annotated[datetime, time_option(LAST_HOUR, "--to")]
 
 
 def check_range(start: datetime, end: datetime) -> None:
-    """Reject an empty range, because the command would report that nothing is missing."""
+    """Raise typer.BadParameter for an empty range, for which a command would report that nothing is missing."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 
 
 def shell_word(text: str) -> str:
-    r"""Quote a text of an event for bash and zsh. Characters that a terminal hides become `\U........` in `$'…'`."""
+    r"""Quote a text from an event for bash and zsh. Unprintable characters become `\U........` in `$'…'`."""
     if text.isprintable():
         return shlex.quote(text)
     escaped = text.replace("\\", r"\\").replace("'", r"\'")
@@ -163,27 +163,27 @@ def shell_word(text: str) -> str:
 
 
 def stage_option(stage: str) -> str:
-    """Return the option that a printed command needs for this stage, with a space before it."""
+    """Return ` --stage NAME` for a command that is printed; "" for the local stack."""
     return "" if stage == "local" else f" --stage {shlex.quote(stage)}"
 
 
 def confirm_sample_traffic(stage: str, yes: bool) -> None:
-    """Ask before sending sample trucks to a deployed stage. Raises typer.Abort if the answer is no."""
+    """Ask for confirmation before sample traffic is sent to a deployed stage. Raises typer.Abort if it is denied."""
     if stage != "local" and not yes:
-        typer.confirm(f"Send sample trucks and farms to stage {stage}?", abort=True, err=True)
+        typer.confirm(f"Send events of sample trucks and farms to stage {stage}?", abort=True, err=True)
 
 
 def outputs_of(context: typer.Context, stage: str) -> Outputs:
-    """Return the environment that the entry point put into `context.obj`."""
+    """Return the outputs of a stage. `context.obj` contains the environment variables of the process."""
     environment: Mapping[str, str] = context.obj
     return Outputs.find(stage, environment)
 
 
 @contextlib.contextmanager
 def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
-    """Call `stop` at the first Ctrl-C and set the event; a second Ctrl-C raises KeyboardInterrupt as usual.
+    """Call `stop` and set the yielded event at the first Ctrl-C. A second Ctrl-C raises KeyboardInterrupt as usual.
 
-    A KeyboardInterrupt may be raised anywhere, also where Python ignores it, such as in a finalizer.
+    Python may raise KeyboardInterrupt at a place where it is ignored, such as in a finalizer.
     """
     pressed = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
@@ -203,7 +203,7 @@ def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Progress bars on stderr that vanish at the end. In a pipe, a line every HEARTBEAT_SECONDS instead."""
+    """Show progress bars on stderr until the end. If stderr is not a terminal, print a line every few seconds."""
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -241,7 +241,7 @@ def note(line: str) -> None:
 
 
 def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield the same items while a bar counts them."""
+    """Yield the same items, and show their number as progress."""
     with progress() as bars:
         task = bars.add_task(what, total=None)
         for item in items:
@@ -249,7 +249,7 @@ def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
             bars.advance(task)
 
 
-def show(result: Mapping[str, Any], as_json: bool) -> None:
+def show(result: Mapping[str, object], as_json: bool) -> None:
     """Print one result, as JSON or as a table of two columns."""
     if as_json:
         print_json(result)
@@ -261,11 +261,16 @@ def show(result: Mapping[str, Any], as_json: bool) -> None:
 
 
 def show_rows(
-    rows: Sequence[Mapping[str, Any]], as_json: bool, *, title: str = "", wide: bool = False, empty: str = ""
+    rows: Sequence[Mapping[str, object]],
+    as_json: bool,
+    *,
+    title: str = "",
+    wide: bool = False,
+    empty: str = "",
 ) -> None:
-    """Print rows with the same columns, or the sentence `empty` instead of an empty table.
+    """Print rows as JSON or as a table, or print the sentence `empty` if there are no rows.
 
-    A terminal gets the columns that fit and short times, unless `wide`.
+    On a terminal, times are short and columns that do not fit are omitted, unless `wide` is set.
     """
     if as_json:
         print_json(list(rows))
@@ -287,11 +292,11 @@ def show_rows(
         table.add_row(*(cell(row[name]) for name in shown))
     out.print(table)
     if left_out := [name for name in names if name not in shown]:
-        note(f"not shown, because the terminal is narrow: {', '.join(left_out)} (--wide or --json shows all)")
+        note(f"omitted, because the terminal is narrow: {', '.join(left_out)} (use --wide or --json)")
 
 
 def short_time(value: object, now: datetime) -> object:
-    """Return a UTC time of today as `06:30:12Z`, of another day as `2026-11-27 06:30Z`."""
+    """Shorten a time of today to `06:30:12Z`, and a time of another day to `2026-11-27 06:30Z`."""
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
@@ -300,12 +305,11 @@ def short_time(value: object, now: datetime) -> object:
     return f"{at:%H:%M:%SZ}" if at.date() == now.date() else f"{at:%Y-%m-%d %H:%MZ}"
 
 
-def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Return the columns, from the left, whose whole values fit next to each other in the given width.
+def fitting(names: Sequence[str], rows: Sequence[Mapping[str, object]], width: int) -> list[str]:
+    """Return the columns whose values fit next to each other in a width, without line breaks.
 
-    The first column is always included; a column that is too wide is left out, and a narrower one after it
-    may still fit. The last column, which often contains details, gets the remaining width, over several
-    lines.
+    The first column is always included. Columns that are too wide are omitted. The last column, which often
+    contains details, may have line breaks if enough width remains.
     """
     shown: list[str] = []
     left = width
@@ -320,7 +324,7 @@ def fitting(names: Sequence[str], rows: Sequence[Mapping[str, Any]], width: int)
 
 
 def cell(value: object) -> Text:
-    """Return a table cell with markup disabled and hidden characters escaped: a device may be called `[red]`."""
+    """Return a table cell without markup, because a device may be called `[red]`, and without control characters."""
     return Text(printable(in_words(value)))
 
 

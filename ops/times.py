@@ -1,10 +1,10 @@
-"""Parse times: ISO-8601, or phrases such as `2 hours ago` and `now`."""
+"""Parse times in ISO 8601, and phrases such as `2 hours ago` and `now`."""
 
 from datetime import UTC, datetime
 
 
 def instant(text: str, now: datetime) -> datetime:
-    """Return an aware time in UTC; a time without an offset is UTC. Raises ValueError."""
+    """Parse a time; return it in UTC. A time without an offset is in UTC. Raises ValueError if it is invalid."""
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -25,4 +25,4 @@ def instant(text: str, now: datetime) -> datetime:
     try:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{text!r} is before the year 1 or after 9999") from None
+        raise ValueError(f"{text!r} is before the year 1 or after the year 9999") from None

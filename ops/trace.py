@@ -1,17 +1,17 @@
-"""`milkrun trace`: the verdict on an event, object or request, then every step on its way."""
+"""`milkrun trace`: show where an event, object or request is, and every step on its way."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from ops import terminal
 from ops.event_finder import Finder, Step, is_key, lags
 from ops.reachable_stores import tell, unreachable, with_or_without_warehouse
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import Row, Warehouse
 
-# How far from the given time a device's events are searched.
+# Events of a device are searched up to this long before and after --at.
 NEAR = timedelta(minutes=5)
 
 type Arrival = Literal["arrived", "not arrived", "unknown"]
@@ -19,9 +19,9 @@ EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 
 
 
 def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arrival]:
-    """Return one line that says where the event is, and whether it is where it should be.
+    """Return one line that says where the event is, and whether it has arrived there as expected.
 
-    A reject that is stored and loaded is where it should be.
+    A rejected event has arrived if it is stored under `rejected/` and loaded.
     """
     by_name = {step.what: step for step in reversed(steps)}
     place = next((f"s3://…/{step.detail['key']}" for step in steps if "key" in step.detail), "")
@@ -35,22 +35,22 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
     also = ""
     if "rejected" in by_name:
         reasons = by_name["rejected"].detail["reasons"]
-        # It was accepted another time: after `milkrun rejects send`, or because it was too early before.
+        # An event may be rejected first and accepted later, for example after `milkrun rejects send`.
         if not any(step.detail.get("table") == "RAW.EVENTS" for step in steps):
             return f"REJECTED: {reasons}, stored in {place}", "arrived"
-        also = f"; rejected another time: {reasons}"
+        also = f"; it was also rejected once: {reasons}"
     if unasked:
-        return f"SO FAR WELL: {', '.join(dict.fromkeys(seen))}", "unknown"
+        return f"NO PROBLEM FOUND in the stores that answered: {', '.join(dict.fromkeys(seen))}", "unknown"
     ends = [name for name in ("loaded", "staged", "consumed", "in a visit") if name in by_name]
     return f"ARRIVED: archived, {', '.join(ends)}{also}", "arrived"
 
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
-    """Yield the reasons why the event is not where it should be, causes before consequences."""
+    """Yield the problems of the event, causes before consequences."""
     if "set aside" in by_name:
         yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, stored in {place}"
     if "not loaded" in by_name:
-        yield f"NOT LOADED: stored in {place}, but RAW has no row of it"
+        yield f"NOT LOADED: stored in {place}, but RAW contains no row"
     if "gone from S3" in by_name and len(by_name) > 1:
         yield f"GONE: {place} is no longer in S3"
     if "not on the stream" in by_name and "not consumed" in by_name:
@@ -64,8 +64,10 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
         yield "NOT CONSUMED: on the stream, but the consumer has not processed it"
 
 
-def steps_of(finder: Finder, what: str, start: datetime, end: datetime, advance: Any) -> list[Step]:
-    """Search for an object, a request or an event with that name."""
+def steps_of(
+    finder: Finder, what: str, start: datetime, end: datetime, advance: Callable[[int], None]
+) -> list[Step]:
+    """Search for an object with this key, a request with this id or an event with this id."""
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
         steps = finder.request(what, start, end) or steps
@@ -107,7 +109,7 @@ def command(
     Exit codes: 0: it is where it should be; 1: it is not; 2: unknown, because a store did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
-        raise typer.BadParameter("give an id, a key or a request id, or --device and --at")
+        raise typer.BadParameter("name an event, an object or a request, or use --device and --at")
     terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     unasked = unreachable(outputs)
@@ -144,8 +146,8 @@ def command(
     raise typer.Exit(EXIT_CODES[arrival])
 
 
-def _choose(near: list[dict[str, Any]], unasked: Mapping[str, str], as_json: bool) -> None:
-    """List the events to choose from, and exit."""
+def _choose(near: Sequence[Row], unasked: Mapping[str, str], as_json: bool) -> None:
+    """List the events of which the operator must choose one, and exit."""
     title, empty = "Events of this device around that time", "no event of this device around that time"
     terminal.show_rows(near, as_json, title=title, empty=empty)
     tell(unasked)

@@ -1,10 +1,10 @@
-"""`milkrun visits`: a device's visits, or the devices at a fence now, by the rule of `ops/presence.py`."""
+"""`milkrun visits`: list the visits of a device, or the devices that are at a fence now (`ops/presence.py`)."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,8 +13,13 @@ from consumer import keys, visit_diff
 from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
+from ops.outputs import Client
 from ops.presence import contradictions
 from ops.reachable_stores import require
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import QueryOutputTypeDef, ScanOutputTypeDef
 
 FIELDS = (
     "device_id",
@@ -30,9 +35,9 @@ FIELDS = (
 
 
 def visits_of_device(
-    dynamodb: Any, table: str, device: str, since: datetime | None = None
+    dynamodb: "DynamoDBClient", table: str, device: str, since: datetime | None = None
 ) -> list[visit_diff.Row]:
-    """Return the visits that began at or after `since`, in order of their start."""
+    """Return the visits of a device that began at `since` or later, in time order."""
     return [
         _row(pair, visit)
         for pair, visit in read_stores.device_visits(dynamodb, table, device)
@@ -40,8 +45,8 @@ def visits_of_device(
     ]
 
 
-def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.Row]:
-    """Return the open visits at a fence, the longest first."""
+def visits_at_fence(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> list[visit_diff.Row]:
+    """Return the open visits at a fence, the earliest first."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         IndexName="there_now",
@@ -51,25 +56,32 @@ def visits_at_fence(dynamodb: Any, table: str, fence: Fence) -> list[visit_diff.
     return list(_open_visits(pages))
 
 
-def there_now(dynamodb: Any, table: str) -> Iterator[visit_diff.Row]:
-    """Return all open visits at all fences. Reads the whole index, which contains only open visits."""
+def there_now(dynamodb: "DynamoDBClient", table: str) -> Iterator[visit_diff.Row]:
+    """Yield the open visits at all fences from an index that contains only open visits."""
     return _open_visits(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
 
 def contradictions_of_device(
-    dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
+    dynamodb: Client,
+    table: str,
+    device: str,
+    exclusive_tags: Collection[str],
+    rule: Callable[[], Rule],
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enter events that contradict open visits of a device, by fence (`ops/presence.py`)."""
+    """Return the enter events that contradict open visits of a device, by pair (`ops/presence.py`)."""
     return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
 
 
 def competing_enters(
-    dynamodb: Any, table: str, device: str, exclusive_tags: Collection[str], rule: Callable[[], Rule]
+    dynamodb: Client,
+    table: str,
+    device: str,
+    exclusive_tags: Collection[str],
+    rule: Callable[[], Rule],
 ) -> list[GeofenceEvent]:
-    """Return a device's enters at exclusive places since its first open visit at one; none if only one
-    competes.
+    """Return the enter events of a device at exclusive places since the beginning of its first open visit there.
 
-     Reads the device's visits, and its events and the stage's `rule` only if two exclusive places compete.
+    If it has been at only one exclusive place since then, return [] without reading events and the visit rule.
     """
     visits = [
         row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags
@@ -78,15 +90,15 @@ def competing_enters(
     if not open_visits:
         return []
     since = min(str(row["entered_at"]) for row in open_visits)
-    # An enter since then belongs to a visit that had not ended by then.
+    # Later enter events belong to visits that had not ended when the first open visit began.
     pairs = {_pair_of(row) for row in visits if str(row["exited_at"] or since) >= since}
     if len(pairs) == 1:
         return []
-    # An open visit's first enter is known even after its event expired.
+    # The first enter of an open visit is known even after the event has expired.
     enters = [_enter_of(row) for row in open_visits]
     min_confidence = rule().min_confidence
-    with ThreadPoolExecutor(1) as side_by_side:
-        reader = Table(dynamodb, table, side_by_side)
+    with ThreadPoolExecutor(1) as executor:
+        reader = Table(dynamodb, table, executor)
         for pair in pairs:
             enters += (
                 event
@@ -99,7 +111,7 @@ def competing_enters(
 def with_presence(
     rows: Iterable[visit_diff.Row], contradicting: Mapping[Pair, GeofenceEvent]
 ) -> list[visit_diff.Row]:
-    """Add the contradicting enter to each open visit; contradicted visits come last."""
+    """Add the contradicting enter event to each open visit, and move contradicted visits to the end."""
     found: list[visit_diff.Row] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None
@@ -112,7 +124,7 @@ def with_presence(
 
 
 def in_brief(rows: Iterable[visit_diff.Row], now: datetime) -> list[dict[str, str]]:
-    """Return rows for people: place, device, from and until in UTC, duration, and how the visit ended."""
+    """Return the visits in a short form for people: place, device, times in UTC, duration and state."""
     return [
         {
             "place": f"{row['geofence_tag']}/{row['geofence_external_id']}",
@@ -165,7 +177,7 @@ def _enter_of(row: visit_diff.Row) -> GeofenceEvent:
     return GeofenceEvent(str(row["entered_event_id"]), "", "enter", device, fence, at, None, None)
 
 
-def _open_visits(pages: Iterable[dict[str, Any]]) -> Iterator[visit_diff.Row]:
+def _open_visits(pages: Iterable["QueryOutputTypeDef | ScanOutputTypeDef"]) -> Iterator[visit_diff.Row]:
     for item in (loaded(item) for page in pages for item in page["Items"]):
         visit = Visit(keys.instant(str(item["entered_at"])), str(item["entered_event_id"]))
         yield _row(keys.pair_of_key(str(item["pk"]), str(item["sk"])), visit)
@@ -179,7 +191,7 @@ def _row(pair: Pair, visit: Visit) -> visit_diff.Row:
 def _fence(text: str) -> Fence:
     tag, slash, external_id = text.partition("/")
     if not (tag and slash and external_id):
-        raise typer.BadParameter(f"{text!r}: write a fence as tag/externalId")
+        raise typer.BadParameter(f"{text!r} is not a fence: write tag/externalId")
     return Fence(tag, external_id)
 
 
@@ -209,7 +221,7 @@ def command(
     exit event of the visit is missing. Such visits are marked and listed last.
     """
     if (device is None) == (fence is None):
-        raise typer.BadParameter("give --device or --fence")
+        raise typer.BadParameter("use either --device or --fence")
     if since and fence is not None:
         raise typer.BadParameter("--since requires --device")
     outputs = terminal.outputs_of(context, stage)

@@ -1,4 +1,4 @@
-"""Read events and visits by pair from the consumer's items in the visits table."""
+"""Compute the events and visits of each pair from the items that the consumer stores in the visits table."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,13 +10,13 @@ from contract.events import GeofenceEvent
 
 
 def events_in(items: Iterable[Item]) -> Iterator[tuple[Pair, list[GeofenceEvent]]]:
-    """Return the known events of each pair from the items of some devices, one content per id."""
+    """Yield each pair with its events, without duplicates. `items` are all items of one or more pairs."""
     for pair, _, parts in _pairs(items):
         yield pair, [event for part in parts for event in part.events]
 
 
 def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
-    """Return the visits of each pair from the items of some devices, in order per pair."""
+    """Yield the visits of each pair in time order. `items` are all items of one or more pairs."""
     for pair, rule, parts in _pairs(items):
         visit: Visit | None = None
         for part in parts:
@@ -28,7 +28,7 @@ def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
 
 
 def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
-    """Yield the chunks that a change has to write and that do not exist yet."""
+    """Yield the chunks to which a pair's log refers, but which are not written yet."""
     by_key = {(item["pk"], item["sk"]): item for item in items}
     for (pk, sk), item in by_key.items():
         if "chunks" in item:

@@ -27,11 +27,11 @@ from contract.objects import hour_folder
 from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal
-from ops.cost import Prices
 from ops.forget import TIMEOUT_SECONDS
 from ops.forget_rows import TABLES, forget_objects
 from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
+from ops.monthly_bill import Prices
 from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
 from ops.read_stores import device_stays, geofence_kinds, readable_lines, stream_records

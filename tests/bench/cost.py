@@ -30,7 +30,7 @@ from consumer.log_lines import report
 from consumer.records import records_of
 from contract import logs
 from contract.metrics import with_metrics
-from ops.cost import SECONDS_A_DAY, SMALL, Load, Prices, Way, Work, bill, lane_records_a_second
+from ops.monthly_bill import SECONDS_A_DAY, SMALL, Load, Prices, Way, Work, bill, lane_records_a_second
 from tests.bench import consumer, figures, handler
 from tests.bench.figures import Figures, Points, progress
 from tests.bench.memory_aws import Aws, Inline
@@ -44,7 +44,7 @@ SIZES = (1, 20, 100)
 CONSUMED = (20, 200)
 ROUNDS = 3
 HEAD = """\
-# The measured cost of each unit of work, by `make bench` (tests/bench/cost.py); ops/cost.py converts `ours` to dollars.
+# Measured by `make bench` (tests/bench/cost.py); ops/monthly_bill.py converts the work under `ours` to dollars.
 # CPU milliseconds apply to the machine named below, in Python; calls, units and bytes are counted.
 """
 

@@ -28,7 +28,7 @@ LASTING = (
 
 
 def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tmp_path: Path) -> None:
-    before, after = _earlier_template(tmp_path)["Resources"], osls.packaged("dev", os.environ)["Resources"]
+    before, after = _earlier_template(tmp_path)["Resources"], osls.packaged("dev", os.environ)
     lasting = {name for name, resource in before.items() if resource["Type"] in LASTING}
     assert {before[name]["Type"] for name in lasting} == set(LASTING)
     assert lasting <= set(after), "CloudFormation deletes what the new template does not have"

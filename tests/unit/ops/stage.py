@@ -1,4 +1,4 @@
-"""A stage for tests of commands that delete data: moto's services, and a local Snowflake with pipes."""
+"""A stage for tests of commands that delete data, with the services of moto and a local Snowflake with pipes."""
 
 import json
 import sqlite3
@@ -26,6 +26,7 @@ from ops.outputs import Outputs
 from ops.visits_items import visits_in
 from snowpipe import sqlite as sqlite_export
 from snowpipe.settings import Connection
+from snowpipe.warehouse import Row
 from tests.unit.consumer.fakes import FakeBus, Inline
 
 HOUR = datetime(2026, 11, 16, 8, tzinfo=UTC)
@@ -91,7 +92,7 @@ class Stage:
         return [line for key in self.keys(prefix) for line in lines_of(self.bucket.read(key))]
 
     def loaded(self) -> None:
-        """Wait until the pipes have loaded every line."""
+        """Wait until the pipes have loaded all lines."""
         for prefix, table in (("events/", "EVENTS"), ("rejected/", "REJECTED")):
             wanted = len(self.lines(prefix))
             assert eventually(partial(self.raw.count, table), partial(le, wanted)) >= wanted
@@ -111,24 +112,24 @@ class Stage:
     def visits(self, device: str) -> list[Visit]:
         return [visit for pair, visit in visits_in(self.items()) if pair.device_id == device]
 
-    def put_items(self, items: Iterable[Mapping[str, Any]]) -> None:
+    def put_items(self, items: Iterable[Mapping[str, object]]) -> None:
         for item in items:
             self.dynamodb.put_item(TableName=self.outputs.visits_table, Item=item)
 
-    def put_parquet(self, key: str, rows: list[dict[str, Any]]) -> None:
+    def put_parquet(self, key: str, rows: list[Row]) -> None:
         made = BytesIO()
         parquet.write_table(pa.Table.from_pylist(rows), made)
         self.s3.put_object(Bucket=self.bucket.name, Key=key, Body=made.getvalue())
 
-    def parquet_rows(self, key: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = parquet.read_table(BytesIO(self.bucket.read(key))).to_pylist()
+    def parquet_rows(self, key: str) -> list[Row]:
+        rows: list[Row] = parquet.read_table(BytesIO(self.bucket.read(key))).to_pylist()
         return rows
 
     def claim(self, queue_url: str, key: str, lines: list[int]) -> None:
         body = json.dumps({"bucket": self.bucket.name, "key": key, "lines": lines})
         self.sqs.send_message(QueueUrl=queue_url, MessageBody=body)
 
-    def claims(self, queue_url: str) -> list[dict[str, Any]]:
+    def claims(self, queue_url: str) -> list[Row]:
         found = self.sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10, VisibilityTimeout=0)
         return [json.loads(each["Body"]) for each in found.get("Messages", ())]
 
@@ -153,7 +154,7 @@ class Stage:
         return [row["LINE"] for row in self.raw.run(f"SELECT TO_JSON(payload) AS line FROM RAW.{table}")]
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
-        """Yield each text in the stores with its location: every version, decompressed and decoded."""
+        """Yield every text in the stores with its location: all versions of all objects, decompressed and decoded."""
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()
             if "Size" in entry:
@@ -187,8 +188,8 @@ def _texts(key: str, body: bytes) -> Iterator[bytes]:
                 yield from (each.encode(errors="replace") for each in texts_of(hidden))
 
 
-def _hidden(value: Any) -> Iterator[bytes]:
-    """Yield the base64-decoded or plain texts inside a line."""
+def _hidden(value: object) -> Iterator[bytes]:
+    """Yield the texts inside a line that are encoded in base64 or in JSON."""
     import base64
 
     if isinstance(value, dict):

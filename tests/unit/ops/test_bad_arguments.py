@@ -1,4 +1,4 @@
-"""Test that every command refuses every invalid argument with a one-line error and exit code 2."""
+"""Test that every command rejects every invalid argument with a one-line error and exit code 2."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +93,7 @@ GROUPS = {
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
-    """Yield program, command, parameter and invalid value."""
+    """Yield the program, the command, the parameter and an invalid value for it."""
     for program, group in GROUPS.items():
         for name, command in sorted(group.commands.items()):
             for parameter in command.params:
@@ -121,7 +121,7 @@ def arguments(program: str, name: str, option: str, value: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the files and folders that the invalid paths name. No stack is running here."""
+    """Create the files and folders that the invalid paths refer to, in a clone where no stack is running."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "array.json").write_text("[1]")

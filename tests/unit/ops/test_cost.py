@@ -1,4 +1,4 @@
-"""Test the cost model against figures calculated by hand and against its own prices."""
+"""Test that the monthly bill equals figures calculated by hand, and that its prices have sources."""
 
 import json
 from dataclasses import replace
@@ -10,8 +10,9 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from ops import cost
-from ops.cost import PRICES, Load, Prices, bill, compared, total
+from ops import cost, monthly_bill
+from ops.cost import compared
+from ops.monthly_bill import PRICES, SMALL, Load, Prices, bill, total, warehouse
 from tests.unit.serverless import templates
 
 LOAD = Load(events_per_day=1_000_000, batch=20)
@@ -46,14 +47,14 @@ def test_cost_of_ingest_matches_the_calculation_by_hand(prices, batch, rest, htt
 
 
 def test_cost_of_a_stream_matches_the_calculation_by_hand(prices):
-    """A fifth of 1,000 events per second: about $29 a month with two shards, about $79 on demand."""
+    """For a fifth of 1,000 events per second, the stream costs about $29 a month with two shards, or $79 on demand."""
     load = Load(86_400_000, 20, stream_retention_hours=24)
     shards = replace(load, provisioned=True, shards=2)
     assert usd(bill(shards, prices), "Kinesis") == pytest.approx(29, rel=0.05)
     assert usd(bill(load, prices), "Kinesis") == pytest.approx(79, rel=0.08)
 
 
-def test_larger_batches_reduce_the_cost_most(prices):
+def test_larger_batches_reduce_the_cost(prices):
     each = [total(replace(LOAD, batch=batch), prices) for batch in (1, 5, 20, 100, 500)]
     assert each == sorted(each, reverse=True)
     assert each[0] > 3 * each[2]
@@ -81,7 +82,7 @@ def test_peak_above_the_capacity_of_a_shard_needs_another_shard():
     assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB per second at the peak
 
 
-def test_cost_grows_with_the_load_from_a_fixed_minimum(prices):
+def test_cost_has_a_fixed_minimum_and_grows_with_the_load(prices):
     small, large = total(Load(1000, 20), prices), total(Load(10_000_000, 20), prices)
     assert 0 < small < large
     assert small > 30  # a stream, metrics and alarms exist before the first event
@@ -96,14 +97,14 @@ def services():
 
 
 def test_every_price_is_positive_and_used():
-    source = (PRICES.parent / "cost.py").read_text()
+    source = (PRICES.parent / "monthly_bill.py").read_text()
     for service, entry in services().items():
         for item in entry.keys() - ABOUT:
             assert entry[item] > 0
             assert f'"{service}.{item}"' in source, f"{service}.{item} is not in any bill"
 
 
-def test_every_price_has_its_sources_and_date():
+def test_every_price_has_sources_and_a_date():
     for service, entry in services().items():
         for url in (entry["source"], *entry["seen_in"]):
             assert url.startswith("https://"), service
@@ -116,10 +117,10 @@ def test_unconfirmed_prices_are_listed_below_the_bill(prices):
     assert json.loads(run("--json"))["prices_not_confirmed"] == prices.not_confirmed
     table = run()
     assert f"of {prices.as_of}, without" in table
-    assert "Prices without a source; check before relying on them: firehose.gb_in" in table
+    assert "Check these prices, which have no source: firehose.gb_in" in table
 
 
-def test_date_of_the_prices_is_the_oldest_one(tmp_path):
+def test_date_of_the_prices_is_the_date_of_the_oldest_price(tmp_path):
     made = tmp_path / "prices.yml"
     made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
     assert Prices(made).as_of == date(2025, 1, 2)
@@ -129,8 +130,8 @@ def test_date_of_the_prices_is_the_oldest_one(tmp_path):
 def test_bill_counts_the_deployed_alarms():
     alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
     read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
-    assert read == cost.ALARM_METRICS
-    assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == cost.COMPOSITE_ALARMS
+    assert read == monthly_bill.ALARM_METRICS
+    assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == monthly_bill.COMPOSITE_ALARMS
 
 
 def test_small_stage_is_billed_with_its_deployed_settings(prices):
@@ -145,9 +146,9 @@ def test_small_stage_is_billed_with_its_deployed_settings(prices):
         "tracing": stage["tracing"],
         "check_loads": stage["checkLoads"],
         "freshness_minutes": stage["freshnessMinutes"],
-    } == cost.SMALL
-    assert total(Load(1, 1, **cost.SMALL), prices) <= 18
-    assert total(replace(LOAD, **cost.SMALL), prices) / LOAD.events * 1e6 <= 2.20
+    } == SMALL
+    assert total(Load(1, 1, **SMALL), prices) <= 18
+    assert total(replace(LOAD, **SMALL), prices) / LOAD.events * 1e6 <= 2.20
 
 
 def test_recommended_settings_exist_and_save_the_amount_shown(prices):
@@ -156,11 +157,11 @@ def test_recommended_settings_exist_and_save_the_amount_shown(prices):
     rows = {row["setting"]: row["saves_usd_a_month"] for row in cost.recommended(LOAD, prices)}
     assert rows["checkLoads: false"] == pytest.approx(24.3, abs=0.1)
     assert "streamMode: ON_DEMAND" not in rows
-    assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **cost.SMALL), prices)
+    assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **SMALL), prices)
 
 
-def test_only_the_ledgers_cost_grows_with_history(prices):
-    short, long = (cost.warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
+def test_only_the_cost_of_the_ledger_grows_with_the_history(prices):
+    short, long = (warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
     assert long[0].usd == short[0].usd
     assert 5 * short[1].usd < long[1].usd < 10 * short[1].usd
 

@@ -9,13 +9,13 @@ import json
 import subprocess
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
 from aws.table import dumped
@@ -29,6 +29,7 @@ from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
 from ops import forget
 from ops.visits_items import events_in
+from snowpipe.warehouse import Row
 from tests.rejects import reject_line, unreadable_line
 from tests.service_models import validated
 from tests.unit.ops.stage import HOUR, Stage
@@ -59,7 +60,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Record the arguments of each dbt run."""
+    """Return a list to which the arguments of each dbt run are added."""
     runs: list[tuple[str, ...]] = []
     monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: runs.append(said) or True)
     return runs
@@ -81,7 +82,7 @@ def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stag
     return stage
 
 
-def run(*arguments: str, answer: str | None = None) -> Any:
+def run(*arguments: str, answer: str | None = None) -> Result:
     app = typer.Typer()
     app.command()(forget.command)
     return CliRunner().invoke(app, list(arguments), input=answer, obj={})
@@ -94,7 +95,7 @@ def report_of(*arguments: str, code: int = 0) -> dict[str, object]:
     return found
 
 
-def line(event_id: str, *, user: dict[str, Any] | None, minute: float = 0, **more: Any) -> bytes:
+def line(event_id: str, *, user: dict[str, str] | None, minute: float = 0, **more: object) -> bytes:
     event = {
         "_id": event_id,
         "type": "user.entered_geofence",
@@ -117,7 +118,7 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
 class Person:
-    """All data that the system can hold of a person: by user id, by the app's id, and by device alone."""
+    """All data of a person that the system can contain: with the user id, with the app's id, or only with a device."""
 
     def __init__(self, name: str, user: str, number: int) -> None:
         self.name, self.user, self.number = name, user, number
@@ -146,7 +147,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return so many events of a shared device that the pair's items include chunks."""
+        """Return enough events of a shared device to make the items of its pair include chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [
@@ -200,7 +201,7 @@ def batch(*events: bytes) -> bytes:
 
 
 def plant(stage: Stage, people: list[Person], export: Path) -> None:
-    """Put the data of all people into the same objects and tables, next to each other."""
+    """Put the data of all people into the same objects and tables."""
     mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
     mixed += [event for p in people for event in p.events()[6:]]
     key = stage.put(*mixed)
@@ -232,8 +233,8 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.bucket.delete([old, rejected])
 
 
-def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
-    """Return all data of a person in the stores, sorted."""
+def of(person: Person, stage: Stage, export: Path) -> dict[str, Sequence[object]]:
+    """Return the data of a person by store, sorted."""
     mine = [person.name.encode(), *(each.encode() for each in person.ids)]
 
     def is_mine(text: str | bytes) -> bool:
@@ -244,7 +245,7 @@ def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
             each.decode().encode("utf-16-le") in one for each in mine for one in decoded
         )
 
-    found: dict[str, list[Any]] = {
+    found: dict[str, Sequence[object]] = {
         prefix: sorted(filter(is_mine, stage.lines(f"{prefix}/")))
         for prefix in ("events", "rejected", "set-aside")
     }
@@ -263,7 +264,7 @@ def of(person: Person, stage: Stage, export: Path) -> dict[str, list[Any]]:
     return found
 
 
-def utc(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def utc(rows: list[Row]) -> list[Row]:
     return [row | {"entered_at": row["entered_at"].astimezone(UTC)} for row in rows]
 
 
@@ -337,7 +338,7 @@ def _lines_of(stage: Stage, claim: dict[str, object]) -> list[bytes]:
 
 
 def log_and_chunk() -> Iterator[dict[str, object]]:
-    """Yield a log whose last change refers to a chunk, and that chunk."""
+    """Return a log whose last change refers to a chunk that is not written yet, and this chunk."""
     ann = geofence_event(ANN)
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
     log = PairLog(1, (), None, True, (chunk,))
@@ -345,7 +346,7 @@ def log_and_chunk() -> Iterator[dict[str, object]]:
 
 
 def test_forget_waits_for_chunks_that_the_consumer_is_writing(stage: Stage) -> None:
-    """Both people use the device, so the pair is computed again from its log and all of its chunks."""
+    """Two people use the device, so its pair is computed again from the log and all chunks."""
     stage.put(ANN, entered("b2", "bob", "phone-1"))
     log, chunk = log_and_chunk()
     stage.put_items([log])
@@ -369,7 +370,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
 
 
 def test_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
-    """The visits table may hold pairs in the previous layout for 90 days after an upgrade."""
+    """For 90 days after an upgrade, the visits table may contain pairs in the previous layout."""
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
     pair = keys.pair_of_key(case["items"][0]["pk"], "head")
@@ -397,7 +398,7 @@ def test_nothing_is_deleted_before_the_replacement_is_loaded(
     stage.raw.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     report = report_of("--user", "ann", "--patience", "0", code=1)
     [rest] = report["not_loaded_yet"]
-    assert "Run this again" in report["next"][0]
+    assert "Run the command again" in report["next"][0]
     assert set(stage.keys("events/")) == {mixed, own, rest}
     assert stage.raw.count() == 3
     assert len(stage.items()) == 2
@@ -415,7 +416,7 @@ def test_nothing_is_deleted_before_the_replacement_is_loaded(
 def test_interrupted_run_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """By then the link from the person to the device is deleted, so the plan alone must be sufficient."""
+    """The interrupted run has deleted the events that link the person to the device, so the plan must be sufficient."""
     events = (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)
     for event in events:
         stage.put(event)
@@ -452,7 +453,7 @@ def test_command_fails_while_the_marts_contain_the_rows(
         assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
 
 
-def test_table_that_dbt_does_not_build_is_named(stage: Stage) -> None:
+def test_table_with_an_id_that_dbt_does_not_build_is_reported(stage: Stage) -> None:
     stage.put(ANN)
     stage.loaded()
     stage.consume(ANN)
@@ -494,7 +495,7 @@ def test_forget_with_a_device_deletes_the_data_of_all_its_users(
     assert built == [("--full-refresh",)]
 
 
-def test_plans_of_earlier_versions_lose_their_hash(stage: Stage) -> None:
+def test_hash_of_the_person_is_removed_from_plans_of_earlier_versions(stage: Stage) -> None:
     digest = hashlib.sha256(b"ann").hexdigest()
     plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
     stage.bucket.write(f"forget/{digest[:16]}/plan.json", json.dumps(plan).encode())
@@ -512,7 +513,7 @@ def test_forget_of_an_unknown_person_starts_no_dbt_build(stage: Stage, built: li
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
 def test_empty_id_is_refused(nobody: list[str]) -> None:
-    """It is refused before the command looks for a stage."""
+    """The command rejects an empty id before it searches for a stage."""
     assert run(*nobody, "--yes").exit_code == 2
 
 
@@ -522,7 +523,7 @@ def test_declined_confirmation_changes_nothing(stage: Stage) -> None:
     assert stage.keys() == [key]
 
 
-def test_claim_checks_in_flight_are_listed_because_their_object_is_gone(stage: Stage) -> None:
+def test_claim_checks_in_flight_are_reported_because_their_object_is_deleted(stage: Stage) -> None:
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)
@@ -534,12 +535,12 @@ def test_claim_checks_in_flight_are_listed_because_their_object_is_gone(stage: S
 
 
 def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
-    """Only the archive links the person to the device, so its objects must stay until the consumer is done."""
+    """Only archived objects link the person to the device, so they are kept until the consumer has processed them."""
     stage.put(ANN)
     stage.loaded()
     report = report_of("--user", "ann", "--patience", "0", code=1)
     assert report["not_consumed_yet"] == 1
-    assert "Run this again in 6 hours" in report["next"][0]
+    assert "Run the command again, at the latest in 6 hours" in report["next"][0]
     stage.consume(ANN)
     report_of("--user", "ann", "--patience", "0")
     assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
@@ -549,7 +550,7 @@ def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stag
 def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """RAW is then the only store that links the person to the device, and the marts must still be rebuilt."""
+    """After the interruption, only RAW links the person to the device, and the marts are not rebuilt yet."""
     old = [stage.put(event) for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)]
     stage.loaded()
     stage.bucket.delete(old)
@@ -576,7 +577,7 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
 def test_object_that_snowpipe_loads_last_leaves_no_rows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Snowpipe does not load files in the order in which they were written."""
+    """Snowpipe may load files in another order than they were written."""
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)
@@ -595,7 +596,7 @@ def test_object_that_snowpipe_loads_last_leaves_no_rows(
 
 
 def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
-    """The partition key of a record is the device."""
+    """A record whose content is unreadable is recognized by its partition key, which is the device."""
     own, other = ({"shard": "s", "partition_key": f"phone-{n}"} for n in (1, 2))
     stage.put(ANN)
     stage.put(quarantine_line(WHY, b"\xff", own), quarantine_line(WHY, b"\xff", other), prefix="set-aside")
@@ -621,7 +622,7 @@ def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> No
 
 
 def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
-    """A file that was compacted late outlives the objects that it was made from."""
+    """A file that was compacted late exists for longer than the objects that it was made from."""
     old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
     stage.bucket.delete([old])

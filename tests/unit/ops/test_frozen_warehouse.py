@@ -51,7 +51,7 @@ WAREHOUSE = (
 
 
 class Freezer:
-    """A TCP proxy before the local Snowflake that stops it when the first statement arrives."""
+    """A TCP proxy in front of the local Snowflake, which it stops when the first statement arrives."""
 
     def __init__(self, snowflake: LocalProcess) -> None:
         assert snowflake.process
@@ -99,7 +99,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Loc
 
 @pytest.fixture
 def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freezer]:
-    """Yield the proxy to which the outputs.json in `tmp_path` leads."""
+    """Yield a proxy, whose address is in the outputs.json in `tmp_path`."""
     of, process = stage
     freezer = Freezer(process)
     outputs = json.loads(of.outputs.model_dump_json())
@@ -116,7 +116,7 @@ def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freez
         (["trace", "0123456789abcdef01234567"], "NOT FOUND in the stores that answered", 2),
         (
             ["reconcile", "--from", "2026-11-16T08:00Z", "--to", "2026-11-16T09:00Z"],
-            "nothing else is missing",
+            "nothing is missing in the stores that answered",
             2,
         ),
         (["report"], "", 2),
@@ -153,7 +153,7 @@ def test_command_ends_although_snowflake_freezes_after_the_login(
     ],
     ids=["status", "refresh", "apply"],
 )
-def test_warehouse_command_ends_although_s3_is_silent(
+def test_warehouse_command_ends_although_s3_does_not_answer(
     arguments: list[str],
     answer: str,
     stage: tuple[Stage, LocalProcess],
@@ -188,7 +188,7 @@ def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
 
 
 def test_command_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
-    """The connector closes its session at exit, which would wait for Snowflake."""
+    """At exit, the connector would close its session and wait for Snowflake."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"
         "from snowpipe.command_errors import run\n"

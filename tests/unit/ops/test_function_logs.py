@@ -35,7 +35,7 @@ def shown(at: float) -> str:
 
 
 class Logs:
-    """A fake of CloudWatch Logs with lines at these times."""
+    """A fake of CloudWatch Logs with a log line at each of the given times."""
 
     def __init__(self, times: list[datetime], status: str = "Complete") -> None:
         self._lines = sorted((at.timestamp(), message(number)) for number, at in enumerate(times))
@@ -116,7 +116,7 @@ def keys(count: int) -> list[str]:
 
 
 def test_each_line_of_a_busy_day_is_read_once_with_queries() -> None:
-    """Use ten lines per second in one hour, and one line at the start of each other hour."""
+    """One hour of the log has ten lines per second. Every other hour has one line at its beginning."""
     busy = [START + timedelta(hours=9, milliseconds=100 * number) for number in range(36_000)]
     borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
     client = Logs(busy + borders)
@@ -139,7 +139,7 @@ def test_short_range_needs_no_query() -> None:
 
 
 class BusyLogs(Logs):
-    """An account that refuses a call of each operation, after boto3's own attempts."""
+    """A fake of CloudWatch Logs that throttles the first call of each operation."""
 
     def __init__(self, times: list[datetime], code: str) -> None:
         super().__init__(times)
@@ -161,7 +161,7 @@ class BusyLogs(Logs):
 
 
 @pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
-def test_concurrent_queries_of_the_account_only_delay_ours(code: str) -> None:
+def test_throttling_delays_a_query_but_does_not_fail_it(code: str) -> None:
     assert read(BusyLogs([START], code), START + timedelta(hours=2)) == keys(1)
 
 

@@ -1,4 +1,4 @@
-"""Test how the settings of a stage are found: in the file of the local stack, or in CloudFormation."""
+"""Test that the outputs of a stage are read from the file of the local stack, or from CloudFormation."""
 
 import json
 from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> Non
 
 
 @pytest.mark.usefixtures("aws")
-def test_stage_on_this_machines_localstack_has_its_endpoint_there() -> None:
+def test_stage_deployed_to_localstack_uses_the_endpoint_of_localstack() -> None:
     deploy("dev")
     here = "http://127.0.0.1:4566"
     outputs = Outputs.find("dev", SNOWFLAKE | {"AWS_ENDPOINT_URL": here})
@@ -151,11 +151,11 @@ def test_incomplete_stack_is_reported() -> None:
         TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
     )
     boto3.client("apigateway").create_api_key(name="milkrun-dev-app", enabled=True)
-    with pytest.raises(NoStackError, match="incompletely deployed"):
+    with pytest.raises(NoStackError, match="not completely deployed"):
         Outputs.find("dev", SNOWFLAKE)
 
 
-def test_unknown_stage_is_reported_with_the_deployed_ones(aws: None) -> None:
+def test_unknown_stage_is_reported_with_the_deployed_stages(aws: None) -> None:
     deploy("staging")
     deploy("prod")
     with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):

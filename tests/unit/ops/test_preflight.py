@@ -1,4 +1,4 @@
-"""Test which problems `preflight` finds before a deployment, with moto's AWS and the packaged templates."""
+"""Test the problems that `milkrun preflight` finds before a deployment, with moto and the packaged templates."""
 
 import json
 from contextlib import contextmanager
@@ -45,14 +45,14 @@ def codes(check, *arguments, **options):
 
 
 def changed(stage, logical_id, **properties):
-    """Return the template of the stage with changed properties of one resource."""
+    """Return the resources of the stage's template, with changed properties of one resource."""
     template = json.loads(json.dumps(resources(stage)))
     template[logical_id]["Properties"].update(properties)
     return template
 
 
 def account_with(limit, unreserved, reserved=None):
-    """Return a Lambda client that reports these account limits and reserved concurrencies."""
+    """Return a fake Lambda client with these account limits and this reserved concurrency per function."""
     client = boto3.client("lambda", region_name=REGION, aws_access_key_id="x", aws_secret_access_key="x")
     stub = Stubber(client)
     limits = {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": unreserved}
@@ -76,7 +76,9 @@ def stack_of(aws, template, name="milkrun-dev"):
     ("limit", "unreserved", "found"),
     [(10, 10, True), (172, 172, True), (173, 173, False), (1000, 1000, False), (1000, 150, True)],
 )
-def test_dev_stage_reserves_concurrency_73_and_needs_173_free_in_the_account(aws, limit, unreserved, found):
+def test_stage_dev_reserves_73_concurrent_executions_and_needs_173_unreserved_ones(
+    aws, limit, unreserved, found
+):
     client = account_with(limit, unreserved)
     expected = [("blocks", "concurrency_too_low", str(limit))] if found else []
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
@@ -98,7 +100,7 @@ def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
 
 
-def test_preflight_of_an_empty_account_finds_nothing(aws):
+def test_preflight_of_an_empty_account_finds_no_problem(aws):
     assert codes(preflight.names, aws) == []
     assert codes(preflight.stack, aws) == []
     assert codes(preflight.region, aws) == []
@@ -251,7 +253,7 @@ def test_required_signatures_without_a_secret_block_the_deployment(aws):
     assert codes(preflight.parameters, aws, template=template) == []
 
 
-def test_domain_needs_an_issued_certificate_in_the_region(aws):
+def test_domain_needs_an_issued_certificate_in_the_same_region(aws):
     arn = aws("acm").request_certificate(DomainName="events.example.com")["CertificateArn"]
 
     def found(name, certificate, status="ISSUED"):
@@ -278,7 +280,7 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_both_principals_of_snowflake_must_be_iam_users(aws):
+def test_principals_of_snowflake_must_be_iam_users(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
         trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
@@ -301,7 +303,7 @@ def test_both_principals_of_snowflake_must_be_iam_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_osls_and_commands_must_use_the_same_region_of_partition_aws(aws):
+def test_osls_and_commands_must_use_the_same_region_in_partition_aws(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [

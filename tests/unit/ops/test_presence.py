@@ -1,4 +1,4 @@
-"""Test the presence rule on sets of events, and on the events that the visits table holds."""
+"""Test the presence rule with sets of events, and with the events in the visits table."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ WORLD = World(devices=("truck-1", "truck#2"), fences=(FARM, FARM_2, PLANT, REGIO
 def contradicted(
     found: Sequence[GeofenceEvent], tags: Sequence[str] = EXCLUSIVE_TAGS
 ) -> dict[Fence, str | None]:
-    """Return the event that contradicts each open visit of one device."""
+    """Return for each open visit the id of the event that contradicts it."""
     return {
         each.pair.fence: each.contradicted_by and each.contradicted_by.event_id
         for each in presence(found, tags)
@@ -46,7 +46,7 @@ def test_later_enter_at_another_fence_with_an_exclusive_tag_contradicts_an_open_
     assert plant.exit_inferred_at is None
 
 
-def test_first_contradicting_enter_is_kept() -> None:
+def test_first_of_several_contradicting_enters_is_the_inferred_exit() -> None:
     found = [
         event("enter", 0, "a", fence=FARM), event("enter", 600, "b", fence=PLANT),
         event("exit", 900, "c", fence=PLANT), event("enter", 1500, "d", fence=FARM_2),
@@ -67,8 +67,8 @@ def test_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
     assert contradicted(found) == {REGION: None, FARM: None}
 
 
-def test_truck_flapping_between_two_fences_is_at_the_one_entered_last() -> None:
-    """Both visits merge across their gaps, so the visit that began first may have the later enter."""
+def test_truck_flapping_between_two_fences_is_at_the_fence_entered_last() -> None:
+    """A visit continues after a short gap, so the visit that began first may contain the later enter."""
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),
@@ -102,7 +102,7 @@ def test_enter_with_too_little_confidence_contradicts_nothing() -> None:
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """Return the presence by the literal definition of the rule, comparing every pair of enters."""
+    """Return the presence as the rule defines it literally, by a comparison of all pairs of enters."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:
@@ -157,7 +157,7 @@ def delivery_rounds() -> list[GeofenceEvent]:
     return found
 
 
-def test_each_van_on_real_delivery_rounds_is_at_one_stop_at_most() -> None:
+def test_van_on_real_delivery_rounds_is_never_at_two_stops_at_once() -> None:
     found = delivery_rounds()
     answer = presence(found, ("stop",))
     assert {e.pair: e.contradicted_by and e.contradicted_by.event_id for e in answer} == by_definition(

@@ -1,18 +1,16 @@
-"""Test reading stores that also contain records of other producers, and reading the settings of the deployed
-functions.
-"""
+"""Test that stores with records of other producers can be read, and that settings are read from the functions."""
 
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from consumer.visits import Rule
 from contract.events import GEOFENCE_KINDS
 from ops.read_stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
+from snowpipe.warehouse import Row
 
 
 @pytest.mark.parametrize(
@@ -26,7 +24,7 @@ def test_records_that_are_not_events_do_not_hide_events(poison: bytes) -> None:
 
 
 class Deployed:
-    """A stage whose functions have these environment variables."""
+    """The outputs of a stage whose functions have the given environment variables."""
 
     def __init__(self, **variables: str) -> None:
         self._variables = {
@@ -47,33 +45,33 @@ class Deployed:
         return {"Environment": {"Variables": self._variables}}
 
 
-def test_geofence_types_are_read_from_the_stages_function() -> None:
+def test_geofence_types_are_read_from_the_ingest_function_of_the_stage() -> None:
     stage = Deployed(GEOFENCE_KINDS='{"fence.crossed_in": "enter"}')
     assert geofence_kinds(stage, "dev") == {"fence.crossed_in": "enter"}
     for silent in (Deployed(), Deployed(GEOFENCE_KINDS="")):
         assert geofence_kinds(silent, "dev") == GEOFENCE_KINDS
 
 
-def test_visit_rule_is_read_from_the_stages_consumer() -> None:
+def test_visit_rule_is_read_from_the_consumer_of_the_stage() -> None:
     stage = Deployed(MERGE_GAP_SECONDS="300", MIN_CONFIDENCE="2")
     assert rule(stage, "dev") == Rule(timedelta(minutes=5), 2)
     assert rule(Deployed(), "dev") == Rule()
 
 
 class Marts:
-    """A warehouse whose NUMBER columns with a scale are Decimal, as Snowflake's connector returns them."""
+    """A warehouse that returns NUMBER columns with a scale as Decimal, like Snowflake's connector."""
 
     def __init__(self, *dwells: Decimal | None) -> None:
         self._dwells = dwells
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         at = datetime(2026, 11, 27, 6)
         columns = {"device_id": "truck-1", "geofence_tag": "farm", "geofence_external_id": "farm-1"}
         times = {"entered_at": at, "exited_at": at, "exit_missed": False}
         return [columns | times | {"dwell_seconds": dwell} for dwell in self._dwells]
 
 
-def test_dwell_of_a_visit_is_a_plain_number_of_minutes_even_if_it_is_zero() -> None:
+def test_dwell_time_is_a_plain_number_of_minutes_even_if_it_is_zero() -> None:
     dwells = (Decimal("90.000000"), Decimal("0.000000"), None)
     rows = latest_mart_visits(Marts(*dwells), "DB", ["truck-1"], 3)
     assert json.dumps([row["dwell_minutes"] for row in rows]) == "[1.5, 0.0, null]"

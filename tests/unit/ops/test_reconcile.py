@@ -1,4 +1,4 @@
-"""Test that reconcile names each kind of difference between the stores, in bounded memory."""
+"""Test that `milkrun reconcile` reports each kind of difference between the stores, with little memory."""
 
 import json
 import re
@@ -11,7 +11,6 @@ from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import boto3
 import pytest
@@ -23,8 +22,9 @@ from consumer.visits import Pair, Rule
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent
 from contract.objects import ObjectName, lines_object
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
-from ops.outputs import ROOT
+from ops.outputs import ROOT, Client
 from ops.reconcile import Reconciler
+from snowpipe.warehouse import Row
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)
@@ -128,7 +128,7 @@ def test_geofence_events_are_queried_in_ranges_of_limited_size(sets: ObjectSets)
     assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
 
 
-def test_objects_rewritten_by_forget_count_as_the_originals(sets: ObjectSets) -> None:
+def test_object_rewritten_by_forget_is_not_a_difference(sets: ObjectSets) -> None:
     old, new, newest, alone, other = (key(n) for n in range(5))
     enter(sets, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
     assert {d.kind for d in sets.differences(LATER)} == {"not_archived", "not_logged"}
@@ -167,7 +167,7 @@ def test_expired_objects_and_log_lines_are_not_reported_as_lost(sets: ObjectSets
     assert kinds(timedelta(days=380), 30) == {("rows_differ", archived), ("not_in_s3", expired)}
 
 
-def test_retention_in_code_equals_the_template() -> None:
+def test_retention_constants_equal_the_template() -> None:
     text = (ROOT / "serverless" / "storage.yml").read_text()
     found = re.findall(r"Id: (events|rejected), Status: Enabled, Prefix: \w+/, ExpirationInDays: (\d+)", text)
     assert {prefix: int(days) for prefix, days in found} == KEPT_DAYS
@@ -206,8 +206,8 @@ class Stage:
     bucket, visits_table, database = "archive", "visits", "MILKRUN"
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.invalid: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
+        self.invalid: list[Row] = []
         boto3.client("s3").create_bucket(Bucket=self.bucket)
         self._logs = {"logGroupName": "/aws/lambda/milkrun-dev-ingest", "logStreamName": "s"}
         boto3.client("logs").create_log_group(logGroupName=self._logs["logGroupName"])
@@ -219,11 +219,11 @@ class Stage:
             BillingMode="PAY_PER_REQUEST",
         )
 
-    def aws(self, service: str) -> Any:
+    def aws(self, service: str) -> Client:
         return boto3.client(service)
 
-    def access(self) -> Any:
-        """Return boto3 clients instead of our own, because mock_aws can intercept them."""
+    def access(self) -> SimpleNamespace:
+        """Return boto3 clients instead of Milkrun's own clients, because mock_aws can intercept their requests."""
         return SimpleNamespace(client=self.aws)
 
     def archive(self, prefix: str, *lines: bytes) -> str:
@@ -235,7 +235,7 @@ class Stage:
         event = {"timestamp": int(NOW.timestamp() * 1000), "message": json.dumps(line)}
         boto3.client("logs").put_log_events(**self._logs, logEvents=[event])
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         if "GROUP BY 1, 3" in sql:
             first, last = parameters[:2]
             return [row for row in self.rows if first <= row["file_name"] <= last]
@@ -357,8 +357,8 @@ def test_geofence_events_too_old_for_the_table_are_not_missing(stage: Stage) -> 
     }
 
 
-def test_lost_event_is_reported_as_long_as_the_table_would_keep_it(stage: Stage) -> None:
-    """The event is too old to be replayed."""
+def test_lost_event_is_reported_until_it_would_have_expired_in_the_table(stage: Stage) -> None:
+    """Such an event is too old to be replayed, but the table would still contain it."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
         file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))

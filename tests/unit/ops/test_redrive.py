@@ -1,4 +1,4 @@
-"""Test `milkrun redrive` as an operator runs it, on moto's SQS."""
+"""Test the commands of `milkrun redrive` with the SQS of moto."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.service_models import validated
 
 @pytest.fixture(autouse=True)
 def _only_requests_valid_on_aws():
-    """moto accepts `AttributeNames=["SentTimestamp"]`, which the AWS service model does not contain."""
+    """Check requests against the AWS service model, because moto accepts invalid ones."""
     with validated():
         yield
 

@@ -1,11 +1,8 @@
-"""Test that rejects are grouped and listed, repaired by a patch, and sent once, even if the command is
-interrupted.
-"""
+"""Test that rejected events are grouped, repaired with a patch and sent once, even after an interruption."""
 
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import boto3
 import pytest
@@ -64,10 +61,10 @@ def keep(*events: object, code: str = "missing_created_at", app_version: str | N
 
 
 class Endpoint:
-    """Validate as the handler does, and keep the accepted events."""
+    """A fake of the API that validates like the handler and keeps the accepted events."""
 
     def __init__(self, breaks_at: int | None = None) -> None:
-        self.accepted: list[dict[str, Any]] = []
+        self.accepted: list[dict[str, object]] = []
         self.calls = 0
         self._breaks_at = breaks_at
 
@@ -130,7 +127,7 @@ def test_repaired_event_refers_to_its_reject_and_is_sent_once(box: Box) -> None:
     assert (again.found, endpoint.calls) == (0, 1)
 
 
-def test_interrupted_repair_of_thousands_of_rejects_continues(box: Box) -> None:
+def test_repeated_command_continues_an_interrupted_repair_of_thousands_of_rejects(box: Box) -> None:
     for first in range(0, 10_000, 400):
         keep(*(bad(n) for n in range(first, first + 400)))
     endpoint = Endpoint(breaks_at=4)
@@ -165,10 +162,8 @@ def test_rejects_that_fail_again_are_counted_and_found_again(box: Box) -> None:
     assert [reject.line for reject in box.find(EVERYTHING)] == [2]
 
 
-def test_failed_repair_of_a_reject_is_not_repaired_a_second_time(box: Box) -> None:
-    """Otherwise each attempt would double the rejects, and an id derived from the text would turn one event
-    into two.
-    """
+def test_failed_repair_is_not_found_while_its_original_exists(box: Box) -> None:
+    """Otherwise each attempt would double the number of rejects, and one event would get two derived ids."""
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
     for patch in (
@@ -214,7 +209,7 @@ def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) ->
 
 
 @pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
-def test_response_that_does_not_name_the_rejected_events_records_nothing(
+def test_response_that_does_not_name_the_rejected_events_marks_no_event_as_accepted(
     box: Box, answer: dict[str, object]
 ) -> None:
     keep(bad(1), bad(2))

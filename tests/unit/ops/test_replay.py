@@ -1,4 +1,4 @@
-"""Test that a replay sends the right events once, at its rate, and continues after an interruption."""
+"""Test that a replay sends the selected events once, at the given rate, and continues after an interruption."""
 
 import base64
 import gzip
@@ -39,7 +39,7 @@ def line(n: int, type_: str = "user.entered_geofence", device: str = "d1", **fie
 
 
 class FakeArchive:
-    """Objects by key, with the interface of `snowpipe.archive.Archive`."""
+    """Archived objects by key, with the interface of `snowpipe.archive.Archive`."""
 
     def __init__(self, bodies: dict[str, bytes]) -> None:
         self.bodies = bodies
@@ -58,7 +58,7 @@ class FakeArchive:
 
 
 class FakeStream:
-    """Accept records, except the number in `refuses`, and raise KeyboardInterrupt at call `breaks_at`."""
+    """A stream that throttles the first `refuses` calls, and raises KeyboardInterrupt at call `breaks_at`."""
 
     def __init__(self, breaks_at: int | None = None, refuses: int = 0) -> None:
         self.taken: list[StreamRecord] = []
@@ -102,7 +102,7 @@ def test_label_does_not_change_the_geofence_event() -> None:
     assert geofence_event(stream.taken[0].data) == geofence_event(line(1, duration=2.5, confidence=3))
 
 
-def test_event_with_a_field_of_the_labels_name_is_sent_unchanged() -> None:
+def test_event_that_already_has_the_label_field_is_sent_unchanged() -> None:
     own = line(1, milkrun_replay="mine")
     stream = FakeStream()
     replay(archive([own]), stream, EVERYTHING, label="r1")
@@ -197,9 +197,7 @@ FOREIGN = ("events/by-hand.ndjson", f"events/dt={NOW:%Y-%m-%d}/hh={NOW:%H}/repai
 @pytest.mark.parametrize(
     "packed", [lambda text: text, lambda text: gzip.compress(text, mtime=0)], ids=["plain", "gzip"]
 )
-def test_object_with_a_custom_key_is_replayed_like_any_other(
-    name: str, packed: Callable[[bytes], bytes]
-) -> None:
+def test_object_with_a_custom_key_is_replayed(name: str, packed: Callable[[bytes], bytes]) -> None:
     objects = FakeArchive({name: packed(b"\xef\xbb\xbf" + line(1) + b"\r\n\n" + line(2)), "events/": b""})
     stream = FakeStream()
     done = replay(objects, stream, Selection(EVER, NOW, prefix="events/"), label="r")
@@ -238,19 +236,19 @@ def test_unreadable_objects_and_lines_are_listed_and_the_rest_is_sent() -> None:
     assert lines_again(objects, FakeStream(), [(torn, 1), (mixed, 2), (whole, 1)], "r", Pace(1e9)) == 2
 
 
-def test_refused_records_are_sent_again() -> None:
+def test_throttled_records_are_sent_again() -> None:
     stream = FakeStream(refuses=2)
     assert put_all([StreamRecord("d", line(1), 1)], stream, Pace(1e9)) == 1
 
 
-def test_replay_stops_when_the_stream_keeps_refusing_records(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send_records, "STREAM_TIMEOUT_S", 0.2)
 
     class Down(FakeStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
             raise RetryableError("down")
 
-    with pytest.raises(Refusal, match="did not accept 1 records"):
+    with pytest.raises(Refusal, match="rejected 1 records"):
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
@@ -281,13 +279,13 @@ def test_discarded_batches_are_read_from_lambdas_invocation_record(as_text: bool
 
 
 def given_up_archive(*records: bytes) -> FakeArchive:
-    """Return an archive with one batch that the mapping discarded, in Lambda's own format."""
+    """Return an archive with one discarded batch, in the format of Lambda's invocation record."""
     found = [{"kinesis": {"partitionKey": "d1", "data": base64.b64encode(data).decode()}} for data in records]
     kept = {"version": "1.0", "KinesisBatchInfo": {}, "payload": json.dumps({"Records": found})}
     return FakeArchive({"aws/lambda/mapping/shardId-0/2026/11/22/x": json.dumps(kept).encode()})
 
 
-def test_discarded_events_are_labelled_and_other_records_unchanged() -> None:
+def test_discarded_events_are_labelled_and_other_records_are_unchanged() -> None:
     aggregate, stream = b"\xf3\x89\x9a\xc2 of another library", FakeStream()
     kept = given_up_archive(line(1), aggregate, b"[7]", line(2) + b"\n")
     done = replay_given_up(kept, stream, "r1", Pace(1e9))

@@ -1,4 +1,4 @@
-"""Test commands against services that never respond: one line within the budget, and exit code 2."""
+"""Test that commands print one line and exit with code 2 within seconds if a service never responds."""
 
 import re
 import socket
@@ -82,7 +82,7 @@ def test_unresponsive_lambda_ends_a_send_to_a_stage_that_requires_tokens(
 
 
 def stage(port: int) -> Outputs:
-    """Return a stage whose services are all the server at this port."""
+    """Return the outputs of a stage with one server at this port for all services."""
     url = f"http://127.0.0.1:{port}"
     snowflake = Connection(
         account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"
@@ -102,7 +102,7 @@ def stage(port: int) -> Outputs:
 
 
 def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what a command that must fail within seconds printed."""
+    """Run a command that must fail within seconds; return its output."""
     monkeypatch.setattr(Outputs, "find", lambda _stage, _environment: of)
     monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 0.1)

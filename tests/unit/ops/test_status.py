@@ -1,6 +1,4 @@
-"""Test that the verdict is the worst finding, and that a source that hangs or fails does not delay the
-others.
-"""
+"""Test that the verdict is the worst level, and that a source that hangs or fails does not delay the others."""
 
 import json
 import re
@@ -11,7 +9,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -62,7 +59,7 @@ def test_verdict_is_the_worst_level(findings: list[Finding], worst: str) -> None
     assert verdict(findings) == worst
 
 
-def test_frozen_source_is_reported_per_part_and_the_others_respond() -> None:
+def test_frozen_source_fails_each_of_its_parts_and_does_not_delay_other_sources() -> None:
     began = time.monotonic()
     found = ask(
         [source("S3", WELL), frozen("Snowflake", "pipes", "marts"), source("SQS", BAD)], budget_seconds=0.3
@@ -125,10 +122,10 @@ def test_problem_is_shown_with_age_next_command_and_runbook_section(
         (200, "WARN", "200 of 500 events rejected in 15 min: 200 as created_at_in_future"),
     ],
 )
-def test_status_names_one_phone_with_a_wrong_clock_although_others_send_more(
+def test_status_warns_if_more_than_a_twentieth_of_the_events_is_rejected(
     rejected: int, level: str, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def log_lines(_outputs: Any, _stage: str, function: str, *_: Any, **__: Any) -> Iterator[Any]:
+    def log_lines(_outputs: object, _stage: str, function: str, *_: object, **__: object) -> Iterator[object]:
         if function == "ingest":
             codes = {"created_at_in_future": rejected} if rejected else {}
             yield NOW, {"received": 500, "rejected": rejected, "rejected_by_code": codes, "status": 202}

@@ -1,6 +1,4 @@
-"""Test the output that all commands share: values are printed safely, and a failure is one line and exit code
-2.
-"""
+"""Test the output of all commands: values are printed safely, and an error is one line with exit code 2."""
 
 import io
 import json
@@ -78,7 +76,7 @@ def test_control_and_bidirectional_characters_never_reach_the_terminal(
     assert [c for c in shown if not c.isprintable() and c != "\n"] == []
 
 
-def test_json_on_a_terminal_keeps_its_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_printed_on_a_terminal_has_the_original_value(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"device": HOSTILE.replace("\ud800", "") + "\U000e0001 é"}
     terminal.print_json(value)
     assert json.loads(capsys.readouterr().out) == value
@@ -90,7 +88,7 @@ def test_console_escapes_control_characters() -> None:
     assert file.getvalue().strip() == r"a\u001b[31mb c\u202ed"
 
 
-def test_wide_values_are_folded_and_never_truncated(printed: io.StringIO) -> None:
+def test_wide_values_are_wrapped_and_never_truncated(printed: io.StringIO) -> None:
     terminal.show_rows([{"step": "a" * 150, "key": "k" * 150}], False)
     assert (printed.getvalue().count("a"), printed.getvalue().count("k")) == (150, 151)
 
@@ -125,8 +123,8 @@ def test_failure_prints_one_line_and_exits_with_code_2(problem: Exception, print
         (["visits", "--fence", "farm/1", "--since", "now"], "--since requires --device"),
         (["visits", "--fence", "farm"], "tag/externalId"),
         (["visits"], "--device"),
-        (["replay"], "give --from"),
-        (["replay", "--set-aside", "x", "--from", "now"], "give --from"),
+        (["replay"], "use one of --from"),
+        (["replay", "--set-aside", "x", "--from", "now"], "use one of --from"),
         (["replay", "--set-aside", "x", "--device", "d"], "archived events only"),
         (["replay", "--on-failure", "--type", "t"], "archived events only"),
         (["replay", "--from", "now", "--to-file", "f"], "--to-file requires --set-aside"),
@@ -156,7 +154,7 @@ def test_error_names_the_invalid_outputs_file(tmp_path: Path) -> None:
 
 
 def test_smoke_test_reports_an_unreachable_endpoint() -> None:
-    [(step, seen, detail)] = follow(NOWHERE, {}, event(), 0)
+    [(step, seen, detail)] = follow(NOWHERE, {}, "smoke-1", event("smoke-1"), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
 
@@ -206,4 +204,4 @@ def test_columns_omitted_on_a_narrow_terminal_are_listed(
     terminal.show_rows(ROWS, False)
     printed = text.getvalue()
     assert "truck-01-0a1b2c3d  06:30  ten characters" in printed
-    assert "not shown, because the terminal is narrow: key (--wide or --json shows all)" in printed
+    assert "omitted, because the terminal is narrow: key (use --wide or --json)" in printed

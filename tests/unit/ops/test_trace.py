@@ -1,4 +1,4 @@
-"""Test the verdict of `trace`: one line, and an exit code that says whether the event arrived."""
+"""Test the verdict of `milkrun trace`: one line, and an exit code that says whether the event has arrived."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -35,7 +35,7 @@ REJECT = [
         ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
         ([], "NOT FOUND", 1),
         ([Step("gone from S3", None, {"key": KEY}), Step("not loaded", None, {"key": KEY})], "NOT FOUND", 1),
-        ([*REJECT, *LOADED], "ARRIVED: archived, loaded, staged; rejected another time: missing_geofence", 0),
+        ([*REJECT, *LOADED], "ARRIVED: archived, loaded, staged; it was also rejected once: missing_g", 0),
     ],
     ids=[
         "arrived",

@@ -1,4 +1,4 @@
-"""Test how `milkrun visits` prints visits on a terminal."""
+"""Test the output of `milkrun visits` on a terminal."""
 
 from datetime import UTC, datetime
 

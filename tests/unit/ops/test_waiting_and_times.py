@@ -1,11 +1,10 @@
-"""Test what many commands share: time phrases, polling, the watch for loaded rows, and formatted values."""
+"""Test functions that many commands share: parsing times, polling, waiting for loaded rows, and formatting values."""
 
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
 
 import pytest
 
@@ -14,6 +13,7 @@ from ops.event_finder import Step, _covers, in_order, is_key, lags
 from ops.polling import until
 from ops.terminal import in_words
 from ops.times import instant
+from snowpipe.warehouse import Row
 from tools.fleet.row_latency import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
@@ -48,13 +48,13 @@ def test_polling_ends_at_the_deadline() -> None:
 
 
 class FakeWarehouse:
-    """RAW as a dictionary of file names. The test adds the rows."""
+    """A fake RAW: for each file name, the number of rows and the time of loading. The tests add the rows."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
         self.asked = threading.Event()
 
-    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         self.asked.set()
         return [
             {"file_name": key, "n": self.rows[str(key)][0], "scanned_at": self.rows[str(key)][1]}
@@ -121,7 +121,7 @@ def test_rows_loaded_before_the_request_are_not_timed() -> None:
 
 def test_failure_of_the_warehouse_is_reported_to_the_waiting_caller() -> None:
     class Down(FakeWarehouse):
-        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             raise RuntimeError("down")
 
     with Watch(Down().connect, "DB", every_s=0.005) as watch:
@@ -159,7 +159,7 @@ def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_cause()
         ({"records": 0}, False),
     ],
 )
-def test_step_of_a_batch_covers_the_positions_that_it_processed(
+def test_log_line_of_a_batch_covers_the_sequence_numbers_that_it_processed(
     line: dict[str, object], covered: bool
 ) -> None:
     assert _covers(line, 15) == covered
@@ -181,5 +181,5 @@ def test_repeated_step_is_shown_once() -> None:
         ("x", "x"),
     ],
 )
-def test_values_are_formatted_as_words_for_people(value: object, words: str) -> None:
+def test_values_are_formatted_for_people(value: object, words: str) -> None:
     assert in_words(value) == words

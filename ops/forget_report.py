@@ -1,0 +1,109 @@
+"""The report of `milkrun forget`: what a run has deleted, and what is left to do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from consumer.visits import Pair
+from contract.events import MAX_AGE
+from glue import forget as archive
+from glue.person import Followed
+from ops import forget_remaining, forget_visits, terminal
+
+# The event source mapping discards records of this age; until then the consumer may still process them.
+MAX_RECORD_AGE = timedelta(hours=6)
+
+type Plan = dict[str, Any]
+"""A plan as glue/forget.py stores it, in JSON."""
+
+
+@dataclass
+class Result:
+    """The results of a run."""
+
+    plan: Plan = field(default_factory=lambda: {"objects": [], "unreadable": []})
+    unfinished: list[Plan] = field(default_factory=list)  # plans, until the marts are built
+    not_loaded: list[str] = field(default_factory=list)
+    not_consumed: int = 0
+    visits: forget_visits.Forgotten = field(default_factory=forget_visits.Forgotten)
+    raw_rows: int = 0
+    result_rows: int = 0
+    sqlite_rows: int = 0
+    old_versions: int = 0
+    objects_deleted: int = 0
+    claim_checks: int = 0
+    claims_in_flight: bool = False
+    needs_marts: bool = False
+    marts_built: bool = False
+    tables_left: list[str] = field(default_factory=list)
+    remaining: list[forget_remaining.Remaining] = field(default_factory=list)
+
+
+def todo(result: Result) -> Iterator[str]:
+    """Yield the steps that are necessary before all data is deleted."""
+    if result.not_loaded:
+        yield "Nothing was deleted, because Snowpipe has not loaded the new objects yet. Run the command again."
+        return
+    if result.not_consumed:
+        yield (
+            f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
+            f" Run the command again, at the latest in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours."
+        )
+        return
+    if result.plan["unreadable"]:
+        yield "Check the unreadable objects by hand, because they may contain data of the person."
+    if result.needs_marts and not result.marts_built:
+        yield "milkrun warehouse dbt build --full-refresh   # staging and marts still contain the old rows"
+    if result.tables_left:
+        yield f"Drop or clean these tables, which dbt does not build: {', '.join(result.tables_left)}."
+
+
+def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
+    if result.claims_in_flight:
+        yield (
+            f"milkrun reconcile --repair{option}   # claim checks in flight refer to a deleted object that also"
+            " contained events of others"
+        )
+    # The consumer skips older events, and `replay` refuses them.
+    since = f"--from '{MAX_AGE.days - 1} days ago'"
+    for device in sorted({pair.device_id for pair in result.visits.replay}):
+        yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # others also used it"
+    for device, others in found_by.shared.items():
+        yield (
+            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete the whole device:"
+            f" {others} other users used it, and its events without a user were kept"
+        )
+
+
+def report(user: str | None, found_by: Followed, result: Result) -> dict[str, object]:
+    pairs = result.plan["objects"]
+    return {
+        "user": user,
+        "devices": sorted(found_by.subject.devices | found_by.subject.own_devices),
+        "other_ids": sorted(found_by.subject.users - {user}),
+        "shared_devices": found_by.shared,
+        "unclear_ids": sorted(found_by.unclear),
+        "mentioned_by": sorted(found_by.mentioned_by),
+        "plan": archive.plan_key(result.plan["request"]) if pairs else None,
+        "objects": len(pairs),
+        "lines": sum(pair["lines_before"] - pair["lines_after"] for pair in pairs),
+        "items_deleted": result.visits.items,
+        "pairs_rewritten": result.visits.pairs,
+        "raw_rows_deleted": result.raw_rows,
+        "result_rows_deleted": result.result_rows,
+        "sqlite_rows_deleted": result.sqlite_rows,
+        "old_versions_deleted": result.old_versions,
+        "claim_checks_changed": result.claim_checks,
+        "objects_deleted": result.objects_deleted,
+        "marts_built": result.marts_built,
+        "unreadable": [each["key"] for each in result.plan["unreadable"]],
+        "not_loaded_yet": result.not_loaded,
+        "not_consumed_yet": result.not_consumed,
+        "visits_to_make_again": [_pair(pair) for pair in result.visits.replay],
+        "tables_left": result.tables_left,
+    }
+
+
+def _pair(pair: Pair) -> dict[str, str]:
+    return {"device_id": pair.device_id, "tag": pair.fence.tag, "external_id": pair.fence.external_id}
