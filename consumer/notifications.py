@@ -35,7 +35,7 @@ def news_of(diff: VisitDiff) -> list[News]:
       again or no longer exists (then the current visit is its replacement, or None), or an open visit ended
       without an exit.
     """
-    old, new = diff.by_start()
+    old, new = diff.before, diff.after
     news: list[News] = [
         ("visit_restated", _successor(was, new.values()), was)
         for start, was in old.items()

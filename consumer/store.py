@@ -31,7 +31,7 @@ from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
 from consumer.notifications import ALL_KINDS, Bus, NotificationKind, news_of, notification
 from consumer.visit_diff import VisitDiff, visit_diff
-from consumer.visits import Order, Pair, Rule, content_of, order_of, walk
+from consumer.visits import Order, Pair, Rule, content_of, first_contents, order_of, walk
 from contract.events import GeofenceEvent
 from contract.logs import LoggableError
 
@@ -305,14 +305,9 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
     """Keep only the first content of each id in sort order, because its other contents cannot change anything."""
-    least: dict[str, GeofenceEvent] = {}
-    for event in events:
-        other = least.get(event.event_id)
-        if other is None or content_of(event) < content_of(other):
-            least[event.event_id] = event
-    superseded = len({(e.event_id, content_of(e)) for e in events}) - len(least)
-    repeated = len(events) - len(least) - superseded
-    waiting = sorted(least.values(), key=order_of)
+    waiting = sorted(first_contents(events), key=order_of)
+    superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
+    repeated = len(events) - len(waiting) - superseded
     return _Job(pair, waiting, Added(repeated=repeated, superseded=superseded), arrival)
 
 

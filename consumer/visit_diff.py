@@ -1,6 +1,6 @@
 """The visits before and after new events. Pure functions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,30 +14,17 @@ type Row = dict[str, str | float | bool | None]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits that only one of two walks gives, and the last visit of each walk, which later events may change.
+    """The visits before and after new events, by their enter event: those that differ, and the last ones."""
 
-    If `last_before` equals `last_after`, both walks give the same visits for all later events.
-    """
-
-    before: Sequence[Visit]
-    after: Sequence[Visit]
-    last_before: Visit | None
-    last_after: Visit | None
+    before: Mapping[Start, Visit]
+    after: Mapping[Start, Visit]
     orphan_exits: int
 
     @property
     def visits(self) -> int:
         """Return the number of visits that have changed, are new or no longer exist."""
-        old, new = self.by_start()
-        return sum(old.get(start) != new.get(start) for start in {**old, **new})
-
-    def by_start(self) -> tuple[dict[Start, Visit], dict[Start, Visit]]:
-        """Return the visits before and the visits after, each keyed by its enter event."""
-        old, new = ((*self.before, self.last_before), (*self.after, self.last_after))
-        return (
-            {(v.entered_at, v.entered_event_id): v for v in old if v},
-            {(v.entered_at, v.entered_event_id): v for v in new if v},
-        )
+        starts = {**self.before, **self.after}
+        return sum(self.before.get(start) != self.after.get(start) for start in starts)
 
 
 def visit_diff(
@@ -58,13 +45,11 @@ def visit_diff(
     before, last_before, orphan_exits_before = walk(start, old, rule)
     after, last_after, orphan_exits = walk(start, new, rule)
     same = set(before) & set(after)
-    return VisitDiff(
-        [visit for visit in before if visit not in same],
-        [visit for visit in after if visit not in same],
-        last_before,
-        last_after,
-        orphan_exits - orphan_exits_before,
+    old_by_start, new_by_start = (
+        {(v.entered_at, v.entered_event_id): v for v in visits if v and v not in same}
+        for visits in ((*before, last_before), (*after, last_after))
     )
+    return VisitDiff(old_by_start, new_by_start, orphan_exits - orphan_exits_before)
 
 
 def row(pair: Pair, visit: Visit) -> Row:

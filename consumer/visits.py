@@ -98,6 +98,16 @@ def content_of(event: GeofenceEvent) -> Content:
     )
 
 
+def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
+    """Return the content of each event id of a pair that counts by rule 2."""
+    first: dict[str, GeofenceEvent] = {}
+    for event in events:
+        other = first.setdefault(event.event_id, event)
+        if other is not event and content_of(event) < content_of(other):
+            first[event.event_id] = event
+    return first.values()
+
+
 def order_of(event: GeofenceEvent) -> Order:
     """Return the sort key of rule 4."""
     return event.occurred_at, _RANK[event.kind], event.event_id
@@ -134,15 +144,12 @@ def counting_events(
     events: Iterable[GeofenceEvent], min_confidence: int = 0
 ) -> dict[Pair, list[GeofenceEvent]]:
     """Return the events of each pair that count after rules 2 and 3, in the order of rule 4."""
-    contents: dict[Pair, dict[str, GeofenceEvent]] = {}
+    pairs: dict[Pair, list[GeofenceEvent]] = {}
     for event in events:
-        known = contents.setdefault(pair_of(event), {})
-        other = known.get(event.event_id)
-        if other is None or content_of(event) < content_of(other):
-            known[event.event_id] = event
+        pairs.setdefault(pair_of(event), []).append(event)
     return {
-        pair: sorted((e for e in known.values() if counts(e, min_confidence)), key=order_of)
-        for pair, known in contents.items()
+        pair: sorted((e for e in first_contents(some) if counts(e, min_confidence)), key=order_of)
+        for pair, some in pairs.items()
     }
 
 

@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from copy import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -175,7 +175,7 @@ def all_notifications(facts: Facts) -> list[dict[str, object]]:
     return [
         {"detail-type": notice.kind, "detail": notice.detail}
         for pair, visits in pairs.items()
-        for news in news_of(VisitDiff((), visits, None, None, 0))
+        for news in news_of(VisitDiff({}, {(v.entered_at, v.entered_event_id): v for v in visits}, 0))
         for notice in [notification(pair, 7, news)]
     ]
 
