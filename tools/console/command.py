@@ -4,7 +4,7 @@ import contextlib
 import re
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +15,8 @@ import typer
 
 from ops import terminal
 from ops.outputs import Outputs
-from tools.stack.settings import LOOPBACK
+from tools.stack import console as stack_console
+from tools.stack.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     import uvicorn
@@ -97,59 +98,16 @@ def command(
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
         raise typer.BadParameter("--tiles must be an http(s) address with {z}, {x} and {y}")
     outputs = terminal.outputs_of(context, stage)
-    if stage == "local" and port is None and (running := _running(environment)):
-        typer.echo(running)
-        return
-    run(
-        outputs,
-        stage,
-        port=_port(environment) if port is None else port,
-        live_bus=live_bus,
-        warehouse_every=warehouse_every,
-        reconcile_every=reconcile_every,
-        fences=fences,
-        tiles=tiles,
-    )
-
-
-def _port(environment: Mapping[str, str]) -> int:
-    from tools.stack.settings import Settings
-
-    return Settings.of(environment).console_port
-
-
-def _running(environment: Mapping[str, str]) -> str | None:
-    """Return the address of the stack's console if it is running."""
-    from tools.stack import console
-    from tools.stack.settings import Settings
-
     settings = Settings.of(environment)
-    return settings.console_url if console.is_ready(settings) else None
-
-
-def run(
-    outputs: Outputs,
-    stage: str,
-    *,
-    port: int,
-    live_bus: bool,
-    warehouse_every: float | None,
-    reconcile_every: float | None,
-    fences: Path | None,
-    tiles: str | None,
-) -> None:
-    _spare_memory()
-    # Print a line instead of a traceback for threads of libraries whose connection was closed.
-    threading.excepthook = lambda fault: terminal.err.print(
-        f"a background thread failed: {fault.exc_type.__name__}"
-    )
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((LOOPBACK, port))
-        except OSError as error:
-            raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
-        listener.listen(128)  # whoever reads the address may connect immediately
+    if stage == "local" and port is None and stack_console.is_ready(settings):
+        typer.echo(settings.console_url)
+        return
+    with _listener(settings.console_port if port is None else port) as listener:
+        _spare_memory()
+        # Print a line instead of a traceback for threads of libraries whose connection was closed.
+        threading.excepthook = lambda fault: terminal.err.print(
+            f"a background thread failed: {fault.exc_type.__name__}"
+        )
         port = listener.getsockname()[1]
         console, app = made(
             outputs,
@@ -164,6 +122,18 @@ def run(
         server = server_of(app, at_exit=console.hub.close)
         terminal.err.print(f"The console of stage {stage}: http://{LOOPBACK}:{port}")
         server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _listener(port: int) -> Iterator[socket.socket]:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((LOOPBACK, port))
+        except OSError as error:
+            raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
+        listener.listen(128)  # whoever reads the address may connect immediately
+        yield listener
 
 
 def server_of(

@@ -145,12 +145,6 @@ def command(
             show_default="8 hours ago",
         ),
     ] = None,
-    gzip_: Annotated[
-        bool | None,
-        typer.Option(
-            "--gzip/--no-gzip", help="Compress all requests, or none. Default: compress those of some phones."
-        ),
-    ] = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=64, help="Maximum number of concurrent requests.")
     ] = 4,
@@ -192,8 +186,6 @@ def command(
         )
         posts = rounds.endless(plan) if events or duration else rounds.posts(plan)
         terminal.err.print(f"run {plan.run}, seed {seed}")
-    if gzip_ is not None:
-        posts = (replace(post, gzipped=gzip_) for post in posts)
     if events:
         posts = until_events(posts, events)
     if duration:
