@@ -1,7 +1,6 @@
 """HTTP requests and responses of REST APIs (payload format 1.0), HTTP APIs and function URLs (2.0)."""
 
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -12,14 +11,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from contract.invocation import LambdaEvent
-from contract.lines import BYTE_ORDER_MARK
-from handler.limits import (
-    FREE_INFLATED_BYTES,
-    MAX_BODY_BYTES,
-    MAX_GZIP_MEMBERS,
-    MAX_INFLATED_BYTES,
-    MAX_INFLATION,
-)
+from handler.limits import MAX_BODY_BYTES
 
 type Form = Literal["json", "ndjson"]
 
@@ -38,7 +30,6 @@ _FORMS: Mapping[str, Form] = {
 }
 # UTF-8 under its names, and its subset ASCII. (Encoding Standard: "Names and labels"; IANA: "Character Sets".)
 _CHARSETS = frozenset(["utf-8", "utf8", "csutf8", "unicode-1-1-utf-8", "us-ascii", "ascii", "csascii"])
-_GZIP_MAGIC = b"\x1f\x8b"
 _LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
@@ -123,37 +114,6 @@ def _form_of_one(content_type: str) -> Form | None:
     # Every type that ends with +json is JSON. (MIME Sniffing Standard: "JSON MIME type".)
     form = _FORMS.get(media_type) or ("json" if media_type.endswith("+json") else None)
     return form if charsets <= _CHARSETS else None
-
-
-def inflated(request: Request) -> bytes:
-    """Return the body, inflated if it is compressed. Raises Refused (413) if it becomes too large, or Unreadable."""
-    body = request.body
-    if "gzip" not in request.codings:
-        return body
-    if not body.startswith(_GZIP_MAGIC) and body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
-        return body  # the gateway has inflated it but not removed the header
-    return _gunzip(body)
-
-
-def _gunzip(body: bytes) -> bytes:
-    """Return the text of all gzip members. Between them only zero padding is allowed."""
-    most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
-    text = bytearray()
-    for _ in range(MAX_GZIP_MEMBERS):
-        if not body:
-            return bytes(text)
-        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        try:
-            text += stream.decompress(body, most + 1 - len(text))
-        except zlib.error as error:
-            raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
-        if len(text) > most:
-            detail = f"Inflated, the body is larger than {most} bytes: split the batch."
-            raise Refused(413, "inflated_body_too_large", detail, limit=most)
-        if not stream.eof:
-            raise Unreadable("bad_gzip", "The gzip body is truncated.")
-        body = stream.unused_data.lstrip(b"\0")
-    raise Unreadable("bad_gzip", f"The gzip body has {MAX_GZIP_MEMBERS} members or more.")
 
 
 def _from_base64(body: str) -> bytes:

@@ -21,7 +21,8 @@ from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
-from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, inflated, problem, request_of
+from handler.decompress import inflated
+from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, problem, request_of
 from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch

@@ -23,8 +23,8 @@ from consumer.store import Store
 from consumer.visits import Rule
 from contract.events import Kind
 from tests.bench import figures
+from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, progress
-from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 

@@ -32,8 +32,8 @@ from contract import logs
 from contract.metrics import with_metrics
 from ops.monthly_bill import SECONDS_A_DAY, SMALL, Load, Prices, Way, Work, bill, lane_records_a_second
 from tests.bench import consumer, figures, handler
+from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, Points, progress
-from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import batch_of
 
 MEASURED = Path(__file__).parents[2] / "ops" / "measured.yml"

@@ -16,8 +16,8 @@ from functools import partial
 
 from contract.events import Kind
 from tests.bench import consumer, figures, handler
+from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, Points, progress
-from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
 REQUESTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -14,8 +14,8 @@ from consumer.consume import consume
 from consumer.records import records_of
 from contract.events import GEOFENCE_KINDS, parse_json
 from tests.bench import consumer, figures
+from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, progress
-from tests.bench.memory_aws import Aws, Inline
 from tests.unit.consumer.strategies import batch_of
 
 ROUNDS = Path(__file__).parents[3] / "shared" / "data" / "delivery-rounds.ndjson.gz"

@@ -13,7 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs
     from contract.objects import object_name
-    from handler import http, limits, main, parse_body, validate
+    from handler import decompress, http, limits, main, parse_body, validate
 
 import base64
 import gzip

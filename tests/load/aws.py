@@ -13,7 +13,7 @@ from collections import OrderedDict
 
 from botocore.exceptions import ClientError
 
-from tests.bench.memory_aws import Aws
+from tests.bench.fake_aws import Aws
 
 # Median seconds; the latency of each call has a log-normal distribution.
 LATENCY = {"s3": 0.025, "kinesis": 0.010, "sqs": 0.010, "dynamodb": 0.005, "events": 0.010}

@@ -3,7 +3,7 @@
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.bench.memory_aws import Aws, Index, size_of
+from tests.bench.fake_aws import Aws, Index, size_of
 from tests.bench.units import geofence_events, units_of
 from tests.unit.consumer.strategies import as_json, event
 

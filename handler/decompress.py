@@ -1,0 +1,40 @@
+"""Decompress the body of a request, within limits that stop decompression bombs."""
+
+import zlib
+
+from contract.lines import BYTE_ORDER_MARK
+from handler.http import Refused, Request, Unreadable
+from handler.limits import FREE_INFLATED_BYTES, MAX_GZIP_MEMBERS, MAX_INFLATED_BYTES, MAX_INFLATION
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def inflated(request: Request) -> bytes:
+    """Return the body, inflated if it is compressed. Raises Refused (413) if it becomes too large, or Unreadable."""
+    body = request.body
+    if "gzip" not in request.codings:
+        return body
+    if not body.startswith(_GZIP_MAGIC) and body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
+        return body  # the gateway has inflated it but not removed the header
+    return _gunzip(body)
+
+
+def _gunzip(body: bytes) -> bytes:
+    """Return the text of all gzip members. Between them only zero padding is allowed."""
+    most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
+    text = bytearray()
+    for _ in range(MAX_GZIP_MEMBERS):
+        if not body:
+            return bytes(text)
+        stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        try:
+            text += stream.decompress(body, most + 1 - len(text))
+        except zlib.error as error:
+            raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
+        if len(text) > most:
+            detail = f"Inflated, the body is larger than {most} bytes: split the batch."
+            raise Refused(413, "inflated_body_too_large", detail, limit=most)
+        if not stream.eof:
+            raise Unreadable("bad_gzip", "The gzip body is truncated.")
+        body = stream.unused_data.lstrip(b"\0")
+    raise Unreadable("bad_gzip", f"The gzip body has {MAX_GZIP_MEMBERS} members or more.")
