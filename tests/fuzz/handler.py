@@ -38,7 +38,7 @@ CONTENT_TYPES = (
 )
 ANSWERS = {202, 400, 413, 415}
 # These modules are imported above, so that atheris instruments them.
-INSTRUMENTED = (http, parse_body, validate)
+INSTRUMENTED = (decompress, http, parse_body, validate)
 
 
 def try_one(data: bytes) -> None:
