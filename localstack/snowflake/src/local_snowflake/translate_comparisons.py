@@ -1,0 +1,135 @@
+"""Rewrite comparisons and orders, which for a VARIANT depend on what it is compared with."""
+
+from sqlglot import exp
+
+from local_snowflake.errors import unsupported
+from local_snowflake.expression_types import (
+    BOOLEAN,
+    KIND,
+    MAYBE,
+    NULL,
+    NUMBER,
+    SCALAR,
+    TEXT,
+    VARIANT,
+    VARIANT_NAMES,
+    Translation,
+    call,
+    is_aggregated,
+    text,
+    typed,
+)
+from local_snowflake.translate_text import scalar_of
+
+ORDERS = {
+    exp.Max: "MAX", exp.Min: "MIN", exp.ArgMax: "MAX_BY", exp.ArgMin: "MIN_BY", exp.Greatest: "GREATEST",
+    exp.Least: "LEAST", exp.Ordered: "ORDER BY", exp.Median: "MEDIAN", exp.Mode: "MODE",
+}  # fmt: skip
+
+
+def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
+    if isinstance(node.parent, exp.Update) and node.arg_key == "expressions":
+        return None  # an assignment
+    first, second = node.this, node.expression
+    for one, other in ((first, second), (second, first)):
+        beside_literal(one, translation.kind(other), translation)
+    first, second = node.this, node.expression
+    kinds = (translation.kind(first), translation.kind(second))
+    if VARIANT in kinds or MAYBE in kinds:
+        if isinstance(node, exp.GT | exp.GTE | exp.LT | exp.LTE):
+            for name, each in (("this", first), ("expression", second)):
+                node.set(name, ordered(each, "an order", translation))
+        return call("alike", node.this.copy(), node.expression.copy(), node.copy())
+    return None
+
+
+def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> None:
+    """Cast a VARIANT to the type of the literal that it is compared with."""
+    kind = translation.kind(node)
+    if literal not in (TEXT, NUMBER, BOOLEAN) or kind not in (VARIANT, MAYBE):
+        return
+    inner = node.unnest()
+    if is_aggregated(node):
+        raise unsupported("an aggregated VARIANT beside a literal: cast it")
+    if type(inner) is exp.JSONExtract:
+        made = scalar_of(inner)
+        made = made if literal == TEXT else typed("float" if literal == NUMBER else "boolean", made)
+        made.meta[KIND] = TEXT if literal == TEXT else SCALAR
+    else:
+        made = typed(f"beside_{literal}", node.copy())
+    node.replace(made)
+
+
+def contained(node: exp.Expr, translation: Translation) -> None:
+    """Compare a VARIANT with IN's list or BETWEEN's bounds as the type of these literals."""
+    if not translation.may_be_variant(node.this):
+        return
+    others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
+    kinds = {translation.kind(each) for each in others} - {NULL}
+    beside_literals(node, kinds, "IN or BETWEEN", translation)
+
+
+def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Translation) -> None:
+    if len(kinds) == 1 and kinds <= {TEXT, NUMBER, BOOLEAN}:
+        beside_literal(node.this, kinds.pop(), translation)
+    else:
+        node.set("this", ordered(node.this, f"{what} with anything but literals of one type", translation))
+
+
+def simple_case(node: exp.Expr, translation: Translation) -> None:
+    """Compare a VARIANT x of CASE x WHEN y as the type of the literals y."""
+    compared = [branch.this for branch in node.args["ifs"]] if node.this else []
+    if any(translation.may_be_variant(each) for each in compared):
+        raise unsupported("a VARIANT after WHEN: cast it")
+    if node.this and translation.may_be_variant(node.this):
+        beside_literals(node, {translation.kind(each) for each in compared} - {NULL}, "CASE", translation)
+
+
+def null_if(node: exp.Expr, translation: Translation) -> None:
+    node.set("this", ordered(node.this, "NULLIF", translation))
+    node.set("expression", ordered(node.expression, "NULLIF", translation))
+
+
+def decode(node: exp.Expr, translation: Translation) -> None:
+    node.set("expressions", [ordered(each, "DECODE", translation) for each in node.expressions])
+
+
+def ordered(node: exp.Expr, what: str, translation: Translation) -> exp.Expr:
+    kind = translation.kind(node)
+    if kind == VARIANT:
+        raise unsupported(f"{what} over a VARIANT: cast it to a type")
+    return call("ordered", node.copy(), text(what)) if kind == MAYBE else node
+
+
+def in_order(node: exp.Expr, translation: Translation) -> None:
+    what = ORDERS[type(node)]
+    if isinstance(node, exp.Ordered) and isinstance(node.this, exp.Literal) and not node.this.is_string:
+        by_position(node, translation)
+        return
+    key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
+    if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
+        # DuckDB accepts no macro there that can raise an error.
+        raise unsupported(f"a window's ORDER BY over {node.this.sql()}, which may be a VARIANT: cast it")
+    if isinstance(node.args.get(key), exp.Expr):
+        node.set(key, ordered(node.args[key], what, translation))
+    if isinstance(node, exp.Greatest | exp.Least):
+        node.set("expressions", [ordered(each, what, translation) for each in node.expressions])
+
+
+def by_position(node: exp.Ordered, translation: Translation) -> None:
+    """Check ORDER BY a position. If the column may be a VARIANT, the session checks the types of the result."""
+    query = node.parent.parent if node.parent else None
+    if not isinstance(query, exp.Query):
+        return
+    root = query.parent is None
+    for select in query.find_all(exp.Select) if isinstance(query, exp.SetOperation) else (query,):
+        columns = select.expressions[: int(node.this.name)]
+        kind = translation.kind(columns[-1]) if columns else NULL
+        if any(each.is_star for each in columns):
+            kind = MAYBE if translation.variants - VARIANT_NAMES else SCALAR
+        if kind == VARIANT or (kind == MAYBE and not root):
+            raise unsupported("ORDER BY the position of a VARIANT: name the column, and cast it to a type")
+
+
+def is_of_window(node: exp.Expr) -> bool:
+    return isinstance(node.parent, exp.Order) and isinstance(node.parent.parent, exp.Window)
