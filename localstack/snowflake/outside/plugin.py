@@ -9,7 +9,6 @@ import os
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from snowflake.connector import connect, connection, errors
@@ -19,14 +18,15 @@ connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
 
 RANKS = {"passed": 0, "skipped": 1, "failed": 2}
 REFUSAL = "Not supported by the local Snowflake"
-worst: dict[str, tuple[str, str]] = {}
+worst: dict[str, tuple[str, str, str]] = {}
+"""The outcome of each running test, the error that failed it, and that error with all output and refusals."""
 refusals: list[str] = []
 seen: dict[int, tuple[BaseException, str]] = {}
 """What was printed and refused with an exception: a fixture of a class fails once, and each test raises it again."""
 initialize = errors.Error.__init__
 
 
-def note_refusal(self: errors.Error, *arguments: Any, **options: Any) -> None:
+def note_refusal(self: errors.Error, *arguments: object, **options: object) -> None:
     initialize(self, *arguments, **options)
     if REFUSAL in str(self.msg):
         refusals.append(str(self.msg))
@@ -52,16 +52,17 @@ def pytest_runtest_makereport(
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    outcome, text = worst.get(report.nodeid, ("passed", ""))
+    outcome, error, text = worst.get(report.nodeid, ("passed", "", ""))
     if RANKS.get(report.outcome, 0) > RANKS[outcome]:
-        outcome, text = report.outcome, "\n".join([report.longreprtext, *dict(report.sections).values()])
-    worst[report.nodeid] = (outcome, text)
+        outcome, error = report.outcome, report.longreprtext
+        text = "\n".join([error, *dict(report.sections).values()])
+    worst[report.nodeid] = (outcome, error, text)
     if report.when == "teardown":
         if outcome == "failed" and "SNOWFLAKE_DATABASE" in os.environ:
             drop_relations()
         del worst[report.nodeid]
         with Path(os.environ["OUTSIDE_RESULTS"]).open("a") as results:
-            entry = {"test": report.nodeid, "outcome": outcome, "text": text}
+            entry = {"test": report.nodeid, "outcome": outcome, "error": error, "text": text}
             results.write(json.dumps(entry, allow_nan=False) + "\n")
 
 

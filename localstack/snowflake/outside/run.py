@@ -3,8 +3,9 @@
 `python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, runs
 each test file against a new local Snowflake in the environment `.venvs/outside`, and writes `outside.md` once every
 file has results. A file with results for the same sources of local_snowflake is not run again, so an interrupted run is
-resumed. A test passes, is refused (the local Snowflake named what it does not support), does not apply
-(`not_applicable.tsv` says why), or fails. The exit code is 1 if a test fails.
+resumed. A test passes, is refused (the local Snowflake named what it does not support), fails after a
+refusal (with another error, which may follow from it), does not apply (`not_applicable.tsv` says why), or
+fails. The exit code is 1 if a test fails without a refusal.
 """
 
 import csv
@@ -165,8 +166,12 @@ def results_folder() -> Path:
 class Outcome:
     test: str
     kind: str
-    """passed, refused, not applicable, skipped by the suite itself, or failed."""
+    """One of KINDS."""
     reason: str
+
+
+KINDS = ("passed", "refused", "failed after a refusal", "not applicable", "skipped", "failed")
+DBT_FAILED = "dbt exit state did not match expected"  # dbt keeps the refusal in its log
 
 
 def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]:
@@ -179,8 +184,10 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
             yield Outcome(test, outcome, "")
         elif listed is not None:
             yield Outcome(test, "not applicable", listed)
-        elif refusal:
+        elif refusal and (REFUSAL.search(error := entry.get("error", text)) or DBT_FAILED in error):
             yield Outcome(test, "refused", named(refusal[1]))
+        elif refusal:
+            yield Outcome(test, KINDS[2], f"{named(refusal[1])}; then {last_line(error)}")
         else:
             yield Outcome(test, "failed", last_line(text))
 
@@ -208,14 +215,13 @@ def reasons_of(suite: str) -> list[tuple[str, str]]:
 
 def page(found: dict[str, list[Outcome]]) -> str:
     made = ["# Outside suites", "", HEAD, ""]
-    kinds = ("passed", "refused", "not applicable", "skipped", "failed")
-    made += [f"| suite | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
+    made += [f"| suite | {' | '.join(KINDS)} |", f"|---|{'---|' * len(KINDS)}"]
     for suite in SUITES:
         count = Counter(each.kind for each in found.get(suite.name, ()))
-        cells = " | ".join(str(count[kind]) for kind in kinds)
+        cells = " | ".join(str(count[kind]) for kind in KINDS)
         made.append(f"| tests of {suite.package.replace('_', '-')} {suite.version} | {cells} |")
-    for kind, title in (("refused", "Refused"), ("not applicable", "Does not apply"), ("failed", "Failed")):
-        made += ["", f"## {title}", "", "| suite | tests | reason |", "|---|---|---|"]
+    for kind in (*KINDS[1:4], KINDS[5]):
+        made += ["", f"## {kind.capitalize()}", "", "| suite | tests | reason |", "|---|---|---|"]
         for name, some in found.items():
             count = Counter(each.reason for each in some if each.kind == kind)
             made += [f"| {name} | {n} | {escaped(reason)} |" for reason, n in sorted(count.items())]
@@ -230,7 +236,8 @@ def escaped(text: str) -> str:
 
 HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of the two
 packages; dbt's are the adapter tests of `dbt-tests-adapter` as dbt-snowflake uses them. *Refused*: the local Snowflake
-named what it does not support. *Skipped*: by the suite itself. *Failed* must be 0."""
+named what it does not support. *Failed after a refusal*: a statement was refused, and the test then failed with another
+error, which may follow from the refusal. *Skipped*: by the suite itself. *Failed* must be 0."""
 
 
 def main() -> int:

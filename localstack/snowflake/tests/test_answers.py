@@ -22,7 +22,7 @@ def test_flatten_works_in_a_session_without_a_database(local: LocalProcess) -> N
 
 
 @pytest.mark.parametrize("limit", ["", "LIMIT 2500"])
-def test_a_large_result_is_in_the_order_of_order_by(warehouse: Warehouse, limit: str) -> None:
+def test_large_result_keeps_the_order_of_order_by(warehouse: Warehouse, limit: str) -> None:
     warehouse.run(
         "CREATE TABLE NUMBERS AS SELECT MOD(SEQ4() * 7919, 50000) AS N FROM TABLE(GENERATOR(ROWCOUNT => 50000))"
     )

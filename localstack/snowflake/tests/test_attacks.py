@@ -1,4 +1,4 @@
-"""Test that no statement, web page or other user of the machine reaches a file or database of somebody else.
+"""Test that no statement, web page or other user of the machine can access another user's file or database.
 Each statement read or wrote a file, or reached DuckDB, in fakesnow 0.12.1 or an earlier version of this
 package.
 """

@@ -1,4 +1,4 @@
-"""Test COPY INTO … FROM @stage as a statement of a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own
+"""Test COPY INTO … FROM @stage, run by a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own
 history.
 """
 
@@ -208,7 +208,7 @@ def test_copy_loads_files_again_that_a_pipe_has_loaded(staged: Warehouse) -> Non
     assert staged.count() == 2
 
 
-def test_outer_arrays_are_stripped_if_the_stages_format_says_so(warehouse: Warehouse) -> None:
+def test_outer_arrays_are_stripped_if_the_stages_format_requests_it(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run(
         f"""CREATE STAGE RAW.EVENTS_STAGE URL = 's3://{warehouse.bucket}/events/'

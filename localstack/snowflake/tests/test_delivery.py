@@ -1,4 +1,4 @@
-"""Test that messages are delivered at least once and in any order, deliberately and by a seed."""
+"""Test that messages are delivered at least once, in an order that depends on a seed."""
 
 import json
 

@@ -65,7 +65,7 @@ def test_invalid_lines_are_counted_and_located(lines: list[str]) -> None:
 
 @quick
 @given(st.binary(max_size=200))
-def test_bytes_of_any_content_raise_only_unreadable_file(body: bytes) -> None:
+def test_arbitrary_bytes_raise_only_unreadable_file(body: bytes) -> None:
     try:
         content = read(body, JSON)
     except UnreadableFile:
@@ -88,13 +88,15 @@ def test_concatenated_gzip_members_are_one_file() -> None:
     assert [row.text for row in read(body, JSON).rows] == ['{"a":1}', '{"a":2}']
 
 
-def test_duplicate_names_are_allowed_if_the_format_says_so() -> None:
+def test_duplicate_names_are_accepted_if_the_format_allows_them() -> None:
     assert read(b'{"a":1,"a":2}', JSON).errors
     assert not read(b'{"a":1,"a":2}', FileFormat(allow_duplicate=True)).errors
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 100))
-def test_percentage_and_number_of_errors_count_as_documented(errors: int, good: int, limit: int) -> None:
+def test_number_and_percentage_of_errors_decide_whether_a_file_is_skipped(
+    errors: int, good: int, limit: int
+) -> None:
     parsed = errors + good
     assert OnError.of(f"SKIP_FILE_{limit}").skips(errors, parsed) == (errors >= limit)
     assert OnError.of(f"skip_file_{limit}%").skips(errors, parsed) == (

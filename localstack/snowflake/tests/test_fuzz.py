@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any
 
 import pytest
 from snowflake import connector
@@ -17,7 +16,7 @@ ROUNDS = tuple(range(12))
 COLUMNS_PER_ROUND = 60
 DEPTH = 3
 
-type Row = dict[str, Any]
+type Row = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ OF_KIND = {"number": ("I", "J", "N"), "text": ("S", "T"), "truth": ("B",), "day"
 def strict(compute: Callable[..., object], *parts: Expression) -> Callable[[Row], object]:
     """Return NULL if an argument is NULL."""
 
-    def value(row: Row) -> Any:
+    def value(row: Row) -> object:
         values = [part.value(row) for part in parts]
         return None if any(each is None for each in values) else compute(*values)
 

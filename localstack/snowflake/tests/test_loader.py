@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import botocore.exceptions
 import duckdb
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import Catalog, Location, Pipe, Stage
+from local_snowflake.catalog import Catalog
+from local_snowflake.catalog_objects import Location, Pipe, Stage
 from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.delivery import InOrder
@@ -40,7 +40,7 @@ class FlakyS3:
         self.gone: set[str] = set()
         self.archived: set[str] = set()
 
-    def get_object(self, Bucket: str, Key: str) -> dict[str, Any]:  # boto3's names
+    def get_object(self, Bucket: str, Key: str) -> dict[str, object]:  # boto3's names
         if Key in self.down:
             raise refusal("SlowDown", 503)
         if Key in self.gone:
@@ -236,7 +236,7 @@ def test_missing_file_does_not_delay_other_files(bench: Bench) -> None:
     assert bench.rows(pipe) == wanted(1, 3)
 
 
-def test_files_not_read_because_s3_is_down_are_delivered_again(bench: Bench) -> None:
+def test_messages_are_delivered_again_for_files_that_s3_could_not_return(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.down = {"k3"}
     again, reason = bench.ingest.load_files(pipe, files(*range(600)))

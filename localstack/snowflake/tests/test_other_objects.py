@@ -248,7 +248,7 @@ def test_create_option_without_effect_is_refused(warehouse: Warehouse, options: 
 def test_duplicate_key_is_refused_because_snowflake_would_accept_it(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.K (x INT PRIMARY KEY)")
     warehouse.run("INSERT INTO RAW.K VALUES (1)")
-    assert "rows that break a key" in warehouse.refused("INSERT INTO RAW.K VALUES (1)")
+    assert "rows that violate a key" in warehouse.refused("INSERT INTO RAW.K VALUES (1)")
     assert warehouse.run("SHOW IMPORTED KEYS") == []
 
 

@@ -1,4 +1,4 @@
-"""Test that new objects become rows without a command, whatever they contain."""
+"""Test that new objects become rows automatically, whatever they contain."""
 
 import gzip
 import json

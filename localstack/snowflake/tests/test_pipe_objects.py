@@ -56,7 +56,7 @@ def test_show_and_desc_pipe_return_the_definition_as_written(ready: Warehouse) -
     assert ready.run("SHOW PIPES LIKE 'nothing'") == []
 
 
-def test_create_pipe_if_not_exists_keeps_the_pipe_and_create_refuses(ready: Warehouse) -> None:
+def test_create_pipe_if_not_exists_keeps_the_pipe_and_plain_create_is_refused(ready: Warehouse) -> None:
     ready.pipe()
     before = ready.run("SHOW PIPES")
     ready.run(f"CREATE PIPE IF NOT EXISTS RAW.EVENTS_PIPE AS {ready.copy(options='ON_ERROR = CONTINUE')}")

@@ -390,7 +390,9 @@ def test_explain_is_refused_because_it_could_bypass_privileges(
     assert loading.count("T") == 1
 
 
-def test_create_table_like_needs_a_visible_table(loading: Warehouse, role: Callable[..., str]) -> None:
+def test_create_table_like_requires_a_privilege_on_the_table(
+    loading: Warehouse, role: Callable[..., str]
+) -> None:
     with loading.as_role(role("CREATE TABLE ON SCHEMA RAW")) as other:
         assert "does not exist or not authorized" in other.refused("CREATE TABLE RAW.W LIKE RAW.T")
     with loading.as_role(role("CREATE TABLE ON SCHEMA RAW", "SELECT ON TABLE RAW.T")) as other:

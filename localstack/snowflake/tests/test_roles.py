@@ -131,13 +131,13 @@ def test_privilege_that_a_kind_of_object_does_not_have_is_refused(loading: Wareh
     assert "cannot be granted on a" in loading.refused(sql.format(role=role("R")))
 
 
-def test_word_that_starts_no_privilege_is_a_syntax_error(loading: Warehouse, role) -> None:
+def test_grant_of_an_unknown_privilege_is_a_syntax_error(loading: Warehouse, role) -> None:
     refusal = loading.refused(f"GRANT SELEKT ON TABLE RAW.EVENTS TO ROLE {role('R')}")
     assert "unexpected 'SELEKT'" in refusal
 
 
-def test_grant_without_a_kind_is_on_the_table_or_view_of_that_name(loading: Warehouse, role) -> None:
-    """dbt grants so; Snowflake's page "GRANT <privileges> … TO ROLE" requires the kind."""
+def test_grant_without_a_kind_applies_to_the_table_or_view_of_that_name(loading: Warehouse, role) -> None:
+    """dbt omits the kind, although Snowflake's page "GRANT <privileges> … TO ROLE" requires it."""
     reader = role("READER")
     loading.run("CREATE VIEW RAW.SEEN AS SELECT * FROM RAW.EVENTS")
     for kind, name in (("TABLE", "RAW.EVENTS"), ("VIEW", f"{loading.database}.RAW.SEEN")):
@@ -242,7 +242,7 @@ def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_role_that_drops_another_owns_its_objects(warehouse: Warehouse, role) -> None:
+def test_role_that_drops_another_role_becomes_the_owner_of_its_objects(warehouse: Warehouse, role) -> None:
     owner = role("OWNER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")

@@ -5,7 +5,7 @@ thread-safe: two conditional writes can both succeed, and a scan fails during a 
 """
 
 import threading
-from typing import Any
+from collections.abc import Callable
 
 from localstack.aws.api import RequestContext, ServiceRequest
 from localstack.aws.api.dynamodb import DynamodbApi
@@ -18,9 +18,12 @@ from localstack_lambda_executor.partitions import read_partitions_only
 LOCK = threading.RLock()
 
 
+type Handler = Callable[[RequestContext, ServiceRequest], object]
+
+
 def one_at_a_time(provider: object) -> DispatchTable:
-    def locked(handler: Any) -> Any:
-        def call(context: RequestContext, request: ServiceRequest) -> Any:
+    def locked(handler: Handler) -> Handler:
+        def call(context: RequestContext, request: ServiceRequest) -> object:
             with LOCK:
                 return handler(context, request)
 

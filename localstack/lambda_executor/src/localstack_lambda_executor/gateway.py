@@ -9,7 +9,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 from localstack.aws.api import RequestContext
 from localstack.aws.chain import HandlerChain
@@ -44,7 +43,7 @@ def listen_on_loopback() -> None:
     from twisted.internet import endpoints
 
     class LoopbackEndpoint(endpoints.TCP4ServerEndpoint):
-        def __init__(self, reactor: Any, port: int, backlog: int = 1024) -> None:
+        def __init__(self, reactor: object, port: int, backlog: int = 1024) -> None:
             super().__init__(reactor, port, backlog, interface="127.0.0.1")
 
     endpoints.TCP4ServerEndpoint = LoopbackEndpoint

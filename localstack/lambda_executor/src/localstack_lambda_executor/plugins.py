@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, override
+from typing import override
 
 from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
 
@@ -18,7 +18,7 @@ class ProcessExecutorPlugin(RuntimeExecutorPlugin):
     name = "process"
 
     @override
-    def load(self, *args: Any, **kwargs: Any) -> Any:
+    def load(self, *args: object, **kwargs: object) -> object:
         from localstack_lambda_executor.executor import ProcessExecutor
 
         ProcessExecutor.python = Path(os.environ["MILKRUN_LAMBDA_PYTHON"])

@@ -7,8 +7,8 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.errors import missing
 from local_snowflake.grants import ADMINISTRATOR, Grant, Grants, Right
 from local_snowflake.privileges import PRIVILEGES, ROLE_PRIVILEGES, SYSTEM_ROLES
-from local_snowflake.session import TEMPORARY
 from local_snowflake.sql import OURS
+from local_snowflake.temporary import TEMPORARY
 
 
 class Access:
@@ -47,7 +47,8 @@ class Access:
         self._change(lambda _: now.granted(rights, "", False, moment))
 
     def _adopt(self) -> None:
-        """Assign an owner to each object that has none, because an earlier version without owners wrote the folder."""
+        """Assign an owner to each object that has none: the folder may come from an earlier version without
+        owners."""
         moment = self.catalog.clock()
         found = list(self._objects())
 

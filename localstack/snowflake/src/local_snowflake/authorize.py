@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from local_snowflake.access import Access
 from local_snowflake.actor import Actor
-from local_snowflake.catalog import Stage
+from local_snowflake.catalog_objects import Stage
 from local_snowflake.changes import Change, full_name, take_object_name
 from local_snowflake.copy_into import Copy
 from local_snowflake.errors import SnowflakeError, missing, no_privilege

@@ -6,19 +6,17 @@ history.
 """
 
 import json
-import re
 import secrets
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 
 from local_snowflake import information_schema
+from local_snowflake.catalog_objects import HISTORIES, OBJECTS, Integration, Pipe, Stage, columns_of, pipe_of
 from local_snowflake.clock import Clock
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.errors import missing
@@ -29,121 +27,10 @@ STAGES = "_fs_global._fs_information_schema._fs_stages"
 FILE_FORMATS = "_fs_global._fs_information_schema._fs_file_formats"
 
 COLUMNS = """
-SELECT database_name, schema_name, table_name, column_name, data_type = 'JSON' FROM duckdb_columns()
+SELECT database_name, schema_name, table_name, column_name, data_type FROM duckdb_columns()
 WHERE NOT internal AND schema_name NOT IN ('_fs_information_schema', '_local', 'main')
+ORDER BY database_name, schema_name, table_name, column_index
 """
-
-PIPE_HISTORY = timedelta(days=14)
-TABLE_HISTORY = timedelta(days=64)
-
-OBJECTS = f"""
-CREATE SCHEMA IF NOT EXISTS {OURS};
-CREATE TABLE IF NOT EXISTS {OURS}.account (locator VARCHAR, created_on TIMESTAMPTZ);
-CREATE TABLE IF NOT EXISTS {OURS}.pipes (
-    pipe_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR, definition VARCHAR,
-    auto_ingest BOOLEAN, topic VARCHAR, channel VARCHAR, integration VARCHAR, error_integration VARCHAR,
-    comment VARCHAR, stage_id VARCHAR, location VARCHAR, paused_on TIMESTAMPTZ, created_on TIMESTAMPTZ);
-CREATE TABLE IF NOT EXISTS {OURS}.stages (
-    stage_id VARCHAR, database_name VARCHAR, schema_name VARCHAR, name VARCHAR,
-    file_format VARCHAR, integration VARCHAR, integration_id VARCHAR);
-CREATE TABLE IF NOT EXISTS {OURS}.integrations (
-    integration_id VARCHAR, name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
-CREATE TABLE IF NOT EXISTS {OURS}.unenforced (
-    kind VARCHAR, name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
-CREATE TABLE IF NOT EXISTS {OURS}.grants (
-    privilege VARCHAR, granted_on VARCHAR, name VARCHAR, granted_to VARCHAR, grantee VARCHAR,
-    created_on TIMESTAMPTZ);
-ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS grant_option BOOLEAN;
-ALTER TABLE {OURS}.grants ADD COLUMN IF NOT EXISTS granted_by VARCHAR;
-ALTER TABLE {OURS}.pipes ADD COLUMN IF NOT EXISTS transferred BOOLEAN;
-CREATE TABLE IF NOT EXISTS {OURS}.managed_schemas (name VARCHAR);
-CREATE TABLE IF NOT EXISTS {OURS}.view_texts (name VARCHAR, text VARCHAR);
-CREATE TABLE IF NOT EXISTS {OURS}.users (name VARCHAR, options VARCHAR, created_on TIMESTAMPTZ);
-"""
-
-HISTORIES = """
-CREATE TABLE IF NOT EXISTS {hidden}._local_history (
-    PIPE_ID VARCHAR, PIPE_CATALOG VARCHAR, PIPE_SCHEMA VARCHAR, PIPE_NAME VARCHAR,
-    TABLE_SCHEMA VARCHAR, TABLE_NAME VARCHAR, STAGE_LOCATION VARCHAR, FILE_NAME VARCHAR, ETAG VARCHAR,
-    LAST_LOAD_TIME TIMESTAMPTZ, ROW_COUNT BIGINT, ROW_PARSED BIGINT, FILE_SIZE BIGINT,
-    FIRST_ERROR_MESSAGE VARCHAR, FIRST_ERROR_LINE_NUMBER BIGINT, FIRST_ERROR_CHARACTER_POS BIGINT,
-    FIRST_ERROR_COLUMN_NAME VARCHAR, ERROR_COUNT BIGINT, ERROR_LIMIT BIGINT, STATUS VARCHAR,
-    PIPE_RECEIVED_TIME TIMESTAMPTZ, FIRST_COMMIT_TIME TIMESTAMPTZ, forgotten BOOLEAN);
-CREATE TABLE IF NOT EXISTS {hidden}._local_pending (
-    pipe_id VARCHAR, bucket VARCHAR, key VARCHAR, file_name VARCHAR, file_size BIGINT,
-    created_on TIMESTAMPTZ, received_on TIMESTAMPTZ);
-"""
-
-
-class Location(NamedTuple):
-    """The location from which a COPY statement reads files."""
-
-    bucket: str
-    base: str
-    """Key prefix of the stage's URL: file names are what follows it."""
-    prefix: str
-    """Key prefix with the statement's path within the stage."""
-    pattern: str | None
-
-    def file_name(self, bucket: str, key: str) -> str | None:
-        """Return an object's path as the load histories have it, or None if it is outside this location. The
-        prefix is compared as text: a stage URL without its last slash also matches its neighbours' files.
-        """
-        if bucket != self.bucket or not key.startswith(self.prefix):
-            return None
-        name = key[len(self.base) :]
-        return name if self.pattern is None or re.fullmatch(self.pattern, name) else None
-
-
-@dataclass(frozen=True)
-class Pipe:
-    pipe_id: str
-    name: Name
-    definition: str
-    auto_ingest: bool
-    topic: str | None
-    channel: str | None
-    integration: str | None
-    error_integration: str | None
-    comment: str | None
-    stage_id: str
-    location: Location
-    paused_on: datetime | None
-    created_on: datetime
-    transferred: bool = False
-    """Its owner changed while it was paused: only SYSTEM$PIPE_FORCE_RESUME resumes it."""
-
-
-def pipe_of(row: tuple[Any, ...]) -> Pipe:
-    pipe_id, database, schema, name, *written, location, paused_on, created_on, transferred = row
-    where = Location(*json.loads(location))
-    fields = [
-        pipe_id,
-        Name(database, schema, name),
-        *written,
-        where,
-        paused_on,
-        created_on,
-        bool(transferred),
-    ]
-    return Pipe(*fields)
-
-
-@dataclass(frozen=True)
-class Stage:
-    stage_id: str
-    name: Name
-    url: str
-    file_format: Options
-    integration: str | None
-    integration_id: str | None
-
-
-class Integration(NamedTuple):
-    integration_id: str
-    name: str
-    options: dict[str, Any]
-    created_on: datetime
 
 
 class Catalog:
@@ -197,11 +84,7 @@ class Catalog:
     def columns(self) -> Columns:
         version = self.version
         if self._columns[0] != version:
-            rows = self.rows(COLUMNS)
-            names = frozenset(name for *parts, _ in rows for name in parts)
-            mixed = frozenset(name.upper() for name in names if name != name.upper())
-            variants = frozenset(column.upper() for *_, column, is_variant in rows if is_variant)
-            self._columns = (version, Columns(variants, names, mixed))
+            self._columns = (version, columns_of(self.rows(COLUMNS)))
         return self._columns[1]
 
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
@@ -390,7 +273,7 @@ class Catalog:
             raise missing("File format", name)
         return {**found, **{key: value for key, value in options.items() if key != "FORMAT_NAME"}}
 
-    def find_file_format(self, name: Name) -> dict[str, Any] | None:
+    def find_file_format(self, name: Name) -> Options | None:
         rows = self.rows(
             f"SELECT options FROM {FILE_FORMATS} WHERE database_name = ? AND schema_name = ? AND name = ?",
             name,

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -75,8 +75,8 @@ class Message:
 
 
 def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
-    """Parse S3's notification, plain or in SNS's envelope; anything else is returned as a problem and raises
-    nothing.
+    """Parse S3's notification, plain or in SNS's envelope. For any other message, return a problem and
+    raise nothing.
     """
     try:
         event = json.loads(body)
@@ -105,14 +105,14 @@ def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
 def object_key(text: str) -> str:
     key = unquote_plus(text)
     if "\0" in key or not 0 < len(key.encode()) <= MAX_KEY_BYTES:  # a lone surrogate has no UTF-8
-        raise ValueError("no object has such a key")
+        raise ValueError("an invalid object key")
     return key
 
 
-def object_size(number: Any) -> int:
+def object_size(number: str) -> int:
     size = int(number)
     if not 0 <= size <= MAX_OBJECT_BYTES:
-        raise ValueError("no object has such a size")
+        raise ValueError("an invalid object size")
     return size
 
 
@@ -207,7 +207,7 @@ class Channels:
         self._visibility_seconds = visibility_seconds
         self._channels: dict[str, Channel] = {}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator["Channel"]:
         return iter(list(self._channels.values()))
 
     def of_region(self, region: str) -> Channel:

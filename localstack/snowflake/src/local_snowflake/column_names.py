@@ -1,4 +1,4 @@
-"""Names of a result's columns as Snowflake gives them: the expression's own text in upper case."""
+"""Name a result's columns as Snowflake does: each after the text of its expression, in upper case."""
 
 from sqlglot import exp
 

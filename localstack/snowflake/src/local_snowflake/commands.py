@@ -119,7 +119,7 @@ class Commands:
         return self.functions.rewritten(words, scope)
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
-        """Return the SHOW statement that has the columns of DESC SEQUENCE ("DESCRIBE SEQUENCE")."""
+        """Return the SHOW statement whose columns are those of DESC SEQUENCE ("DESCRIBE SEQUENCE")."""
         take_describe(words, "SEQUENCE")
         name = scope.resolve(words.take_name())
         found = self.access.catalog.rows(
@@ -132,7 +132,7 @@ class Commands:
 
 
 def refuse_internals(words: Words) -> None:
-    """Refuse DuckDB's and fakesnow's own catalogs, which list the tables of every database whatever the
+    """Refuse DuckDB's and fakesnow's own catalogs, which list the tables of every database regardless of
     privileges.
     """
     for token in words.tokens:

@@ -1,4 +1,4 @@
-"""COPY INTO a table from an S3 stage, as a statement of a user. The load history belongs to the table, lasts
+"""COPY INTO a table from an S3 stage, run by a user. The load history belongs to the table, lasts
 64 days and compares ETags. Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading"
 (load metadata).
 """
@@ -8,7 +8,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 import botocore.exceptions
 import duckdb
@@ -65,7 +64,8 @@ class Bulk:
             return result_of(plan, self._load(plan, files, session))
 
     def _with_stage_format(self, words: Words, copy: Copy) -> str | None:
-        """Return the COPY with the internal stage's file format, which fakesnow would take as CSV, or None."""
+        """Return the COPY with its internal stage's file format, because fakesnow would assume CSV; None if
+        nothing changes."""
         stage = self.catalog.stage(copy.stage)
         if copy.format_options is not None or not stage.file_format:
             return None
@@ -170,7 +170,7 @@ class keeping_schema:  # reads as a statement
         # All of it: a result that is not read to its end keeps the connection from anything else.
         [(self.before,)] = self.duck.execute("SELECT current_setting('search_path')").fetchall()
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.duck.execute("SET search_path = ?", [self.before])
 
@@ -225,7 +225,7 @@ def result_of(plan: Plan, files: Sequence[LoadedFile]) -> Result:
     return Result(columns, rows)
 
 
-def written(value: Any) -> str:
+def written(value: object) -> str:
     if isinstance(value, bool):
         return str(value).upper()
     return str(value) if isinstance(value, int | float) else "'" + str(value).replace("'", "''") + "'"

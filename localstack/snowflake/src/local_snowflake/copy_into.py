@@ -1,9 +1,9 @@
-"""Parse COPY INTO <table> FROM @stage, of a pipe or of a user, and check which options each may have.
+"""Parse COPY INTO <table> FROM @stage, run by a pipe or by a user, and check its options, which differ
+between the two.
 Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes: unsupported copy options).
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from sqlglot import exp
 
@@ -35,7 +35,8 @@ class OnError:
     percent.
     """
 
-    kind: Literal["CONTINUE", "SKIP_FILE", "ABORT_STATEMENT"]
+    kind: str
+    """CONTINUE, SKIP_FILE or ABORT_STATEMENT."""
     limit: int = 1
     percent: bool = False
 
@@ -43,7 +44,7 @@ class OnError:
     def of(cls, text: str) -> "OnError":
         word = text.upper()
         if word in ("CONTINUE", "SKIP_FILE", "ABORT_STATEMENT"):
-            return cls(word)  # type: ignore[arg-type]  # narrowed by the line above
+            return cls(word)
         number = word.removeprefix("SKIP_FILE_")
         limit = number.removesuffix("%")
         if number == word or not limit.isdecimal():
@@ -64,7 +65,8 @@ class FileFormat:
     effect.
     """
 
-    compression: Literal["AUTO", "GZIP", "NONE"] = "AUTO"
+    compression: str = "AUTO"
+    """AUTO, GZIP or NONE."""
     strip_outer_array: bool = False
     allow_duplicate: bool = False
 
@@ -72,17 +74,17 @@ class FileFormat:
     def of(cls, options: Options) -> "FileFormat":
         kind = str(options.get("TYPE", "CSV")).upper()
         if kind != "JSON":
-            raise unsupported(f"FILE_FORMAT TYPE = {kind} on an S3 stage; JSON is loaded")
+            raise unsupported(f"FILE_FORMAT TYPE = {kind} on an S3 stage; only JSON can be loaded")
         compression = str(options.get("COMPRESSION", "AUTO")).upper()
         if compression not in ("AUTO", "GZIP", "NONE"):
-            raise unsupported(f"COMPRESSION = {compression}; AUTO, GZIP and NONE are loaded")
+            raise unsupported(f"COMPRESSION = {compression}; only AUTO, GZIP and NONE are supported")
         for name, value in options.items():
             if name in IGNORED_WHEN_FALSE and value is not False and str(value).upper() != "FALSE":
                 raise unsupported(f"file format option {name} = {value}")
             if name not in KNOWN_FORMAT_OPTIONS:
                 raise compilation(f"invalid parameter '{name}'", "001006", "42601")
         return cls(
-            compression,  # type: ignore[arg-type]  # checked above
+            compression,
             flag_of(options, "STRIP_OUTER_ARRAY"),
             flag_of(options, "ALLOW_DUPLICATE"),
         )

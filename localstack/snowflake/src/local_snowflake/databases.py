@@ -53,7 +53,7 @@ class Databases:
         self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
 
     def drop_database(self, words: Words, scope: Scope) -> Result:
-        """Drop a database. DuckDB only detaches it, and its file would bring it back at the next start, so
+        """Drop a database. DuckDB only detaches it and would attach its file again at the next start, so
         delete the file.
         """
         del scope

@@ -1,8 +1,8 @@
 """Deliver messages as SQS permits: at least once, in any order, late.
 
-A local queue nearly always delivers at once, once and in order, and code that relies on that would fail in
-production. So messages are shuffled, delayed and repeated by a seed. A latency can be set, because Snowpipe
-typically takes a minute ("Introduction to Snowpipe").
+A local queue nearly always delivers each message immediately, once and in order. Code that relies on that
+would fail in production, so messages are shuffled, delayed and repeated by a seed. A latency can be set,
+because Snowpipe typically takes a minute ("Introduction to Snowpipe").
 """
 
 import random
@@ -59,7 +59,8 @@ class Delivery:
 
 
 class InOrder(Delivery):
-    """Deliver each message once, in the queue's order; with a latency in the order of arrival."""
+    """Deliver each message once, in the queue's order; with a latency, in the order in which they become
+    due."""
 
     def __init__(self, latency: Latency = AT_ONCE) -> None:
         super().__init__(0, 0, 0, latency)

@@ -34,8 +34,9 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return the error for a text that DuckDB itself cannot cast. Where Snowflake reads more forms than DuckDB, as of
-    dates and offsets ("Date and time input and output formats"), it is a refusal.
+    """Return the error for a text that DuckDB itself cannot cast. Where Snowflake reads more forms than
+    DuckDB, such as those of dates and offsets ("Date and time input and output formats"), the error is a
+    refusal.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]

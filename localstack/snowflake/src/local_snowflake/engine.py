@@ -1,10 +1,11 @@
-"""fakesnow with durable databases: each is a DuckDB file in one folder and is reopened at the next start."""
+"""fakesnow with durable databases: each database is a DuckDB file in one folder, which the next start
+reopens."""
 
 import fcntl
 import os
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import duckdb
 import fakesnow.transforms.stage
@@ -15,8 +16,9 @@ from fakesnow.transforms import show
 from local_snowflake import fixes
 from local_snowflake.macros import creation_sql
 from local_snowflake.objects_sql import macros_of
-from local_snowflake.session import LocalConnection, drop_temporary
+from local_snowflake.session import LocalConnection
 from local_snowflake.sql import literal, quoted
+from local_snowflake.temporary import drop_temporary
 
 RESULTS_KEPT = 64
 
@@ -41,7 +43,7 @@ def lock(folder: Path) -> IO[str]:
     return handle
 
 
-class RecentResults(dict[str, tuple[Any, ...]]):
+class RecentResults(dict[str, tuple[object, ...]]):
     """A bounded store of results. fakesnow keeps every result of every session; RESULT_SCAN needs only a few.
     Sessions in several threads write to it at once.
     """

@@ -1,7 +1,7 @@
 """Expressions that fakesnow would answer wrongly without an error: corrected, or refused."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import snowflake.connector.errors
 from sqlglot import exp
@@ -33,12 +33,16 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
 
 def one_path(node: exp.Expr) -> exp.Expr:
     """Rewrite v['a'][0]['b'] as v:a[0].b, because fakesnow translates only the last index of a chain."""
+    if isinstance(node, exp.JSONPathSubscript) and isinstance(node.this, int) and node.this < 0:
+        raise unsupported(f"a negative index: [{node.this}]")  # DuckDB counts from the end
     steps: list[exp.Expr] = []
     inner = node
     while isinstance(inner, exp.GetExtract) or (
         isinstance(inner, exp.Bracket) and len(inner.expressions) == 1
     ):
         index = inner.expression if isinstance(inner, exp.GetExtract) else inner.expressions[0]
+        if isinstance(index, exp.Neg):
+            raise unsupported(f"a negative index: {inner.sql(dialect='snowflake')}")
         if not isinstance(index, exp.Literal):
             raise unsupported(f"an index that is not a literal: {inner.sql(dialect='snowflake')}")
         name = exp.JSONPathKey(this=index.name, quoted=True)
@@ -53,7 +57,7 @@ def one_path(node: exp.Expr) -> exp.Expr:
 TIMES = {"TIMESTAMP": "TIMESTAMP_NTZ", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ"}
 
 
-def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], dict[str, str]]) -> None:
+def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], Mapping[str, str]]) -> None:
     """Cast each text with a UTC offset in INSERT … VALUES to the type of its column.
 
     DuckDB does not parse the offsets +0200 and -0; Snowflake does ("Date and time input and output formats").
@@ -83,9 +87,61 @@ def refuse_typeof(statement: exp.Expr) -> None:
         raise unsupported("TYPEOF")
 
 
+INFORMATION_SCHEMA = {"COLUMNS", "DATABASES", "SCHEMATA", "TABLES", "VIEWS"}
+
+
+def refuse_views(statement: exp.Expr) -> None:
+    """Refuse the views of INFORMATION_SCHEMA that Snowflake has and fakesnow lacks or fills with DuckDB's objects."""
+    for table in statement.find_all(exp.Table):
+        if table.db.upper() == "INFORMATION_SCHEMA" and table.name.upper() not in INFORMATION_SCHEMA:
+            raise unsupported(f"the view INFORMATION_SCHEMA.{table.name.upper()}")
+
+
+def refuse_show_options(statement: exp.Expr) -> None:
+    """Refuse SHOW … STARTS WITH and LIMIT … FROM, which fakesnow ignores."""
+    for name in ("starts_with", "from_"):
+        if isinstance(statement, exp.Show) and statement.args.get(name):
+            raise unsupported(f"SHOW {statement.name.upper()} with {name.upper().replace('_', ' ').strip()}")
+
+
+UNITS = {
+    "YEARS": "YEAR", "YY": "YEAR", "QUARTERS": "QUARTER", "QTR": "QUARTER", "MONTHS": "MONTH", "MM": "MONTH",
+    "WEEKS": "WEEK", "WK": "WEEK", "DAYS": "DAY", "DD": "DAY", "HOURS": "HOUR", "HH": "HOUR", "MINUTES": "MINUTE",
+    "MI": "MINUTE", "SECONDS": "SECOND", "SEC": "SECOND", "SS": "SECOND", "MILLISECONDS": "MILLISECOND",
+    "MS": "MILLISECOND", "MICROSECONDS": "MICROSECOND", "US": "MICROSECOND",
+}  # fmt: skip
+
+
+def plain_units(statement: exp.Expr) -> None:
+    """Write each date part in its plain form ("Date & time functions": supported date and time parts)."""
+    for node in statement.find_all(exp.DateAdd, exp.DateDiff, exp.TimestampTrunc):
+        unit = node.args.get("unit")
+        if isinstance(unit, exp.Var) and unit.name.upper() in UNITS:
+            node.set("unit", exp.var(UNITS[unit.name.upper()]))
+
+
+def object_keys(statement: exp.Expr) -> None:
+    """Keep the case of the keys of {'a': 1}, which fakesnow would take for names of columns."""
+    for struct in statement.find_all(exp.Struct):
+        for each in struct.expressions:
+            if isinstance(each, exp.PropertyEQ) and isinstance(each.this, exp.Identifier):
+                each.set("this", exp.Literal.string(each.this.name))
+
+
 def refuse_positions(statement: exp.Expr) -> None:
     if any(each.name.isdigit() for each in statement.find_all(exp.Parameter)):
-        raise unsupported("$1 and its like outside of COPY: name the column")
+        raise unsupported("$1 or another column position outside COPY: name the column")
+
+
+def refuse_wrong_answers(statement: exp.Expr) -> None:
+    for refuse in (refuse_typeof, refuse_positions, refuse_views, refuse_show_options):
+        refuse(statement)
+
+
+def write_plainly(statement: exp.Expr) -> None:
+    """Bring a statement into the form that the verified cases have."""
+    plain_units(statement)
+    object_keys(statement)
 
 
 def unsupported(what: str) -> Exception:
@@ -95,6 +151,7 @@ def unsupported(what: str) -> Exception:
 
 
 READS_THE_CLOCK_FACE = (
+    exp.DateDiff,
     exp.TsOrDsToDate,
     exp.TimestampTrunc,
     exp.DateTrunc,
@@ -116,6 +173,7 @@ READS_THE_CLOCK_FACE = (
     exp.Year,
     exp.LastDay,
 )
+WITH_DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 NAMED = {"TO_TIMESTAMP_NTZ", "TO_TIME", "TO_VARCHAR", "MONTHNAME"}
 WITHOUT_OFFSET = {
     exp.DType.DATE,
@@ -152,6 +210,8 @@ def reads_the_clock_face(node: exp.Expr | None) -> bool:
     if isinstance(node, exp.Cast):
         return node.to.this in WITHOUT_OFFSET
     if isinstance(node, exp.Extract) and node.name.upper().startswith("EPOCH"):
+        return False
+    if isinstance(node, exp.DateDiff) and node.text("unit").upper() not in WITH_DAYS:
         return False
     if isinstance(node, exp.Anonymous):
         return node.name.upper() in NAMED

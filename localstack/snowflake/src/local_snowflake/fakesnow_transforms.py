@@ -11,7 +11,6 @@ gives a column's default an alias; `create_clone` loses OR REPLACE (`tables.py`)
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
@@ -20,12 +19,13 @@ from sqlglot import exp, parse_one
 from local_snowflake.expressions import unsupported
 from local_snowflake.sql import literal
 
+type Params = list[object] | dict[str, object] | None
 type Transform = Callable[[exp.Expr], exp.Expr]
 
 TEXT_OF_JSON = (exp.JSONExtract, exp.JSONExtractScalar)
 
 
-def passes(cursor: FakeSnowflakeCursor, params: Any) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
+def passes(cursor: FakeSnowflakeCursor, params: Params) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
     """Return each transform with the kinds of nodes that it may change."""
     conn = cursor._conn
     database, schema = conn.database, conn.schema
@@ -120,7 +120,8 @@ def next_value(node: exp.Expr) -> exp.Expr:
 
 
 def comment_on_table(statement: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """Record a table's comment. fakesnow's writes NULL as 'None', fails for quotes, and keeps a replaced table's."""
+    """Record a table's comment. fakesnow writes NULL as 'None', fails on quotes, and keeps a replaced
+    table's comment."""
     made = transforms.extract_comment_on_table(statement)
     table, comment = made.args.get("table_comment") or (None, None)
     if table is not None and comment is not None:
@@ -199,7 +200,7 @@ def kinds_of(statement: exp.Expr) -> set[type]:
 ROOTS = {exp.Alter, exp.Command, exp.Comment, exp.Create, exp.Drop, exp.Put, exp.Set, exp.Show, exp.Use}
 
 
-def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: object) -> exp.Expr:
+def transformed(cursor: FakeSnowflakeCursor, statement: exp.Expr, params: Params) -> exp.Expr:
     kinds = kinds_of(statement)
     for wanted, transform in passes(cursor, params):
         if kinds.isdisjoint(wanted):

@@ -5,7 +5,7 @@ names, NaN, lone surrogates and broken gzip give an error with its line.
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from local_snowflake.copy_into import FileFormat
 from local_snowflake.json_text import parsed, place_and_message, text_of
@@ -40,7 +40,7 @@ class Content:
 
 
 class UnreadableFile(Exception):
-    """The whole file cannot be read: it is not gzip, or truncated."""
+    """The whole file cannot be read: it is not gzip, or it is truncated."""
 
 
 def uncompressed(body: bytes, file_format: FileFormat) -> bytes:
@@ -89,8 +89,8 @@ def read_lines(text: bytes, file_format: FileFormat) -> Content:
     return content
 
 
-def elements_of(document: bytes, file_format: FileFormat) -> list[Any] | tuple[int, str]:
-    """Return the rows of a document, or the character and the reason why it is none."""
+def elements_of(document: bytes, file_format: FileFormat) -> list[object] | tuple[int, str]:
+    """Return the rows of a document or, if it is invalid, the position of the error and the reason."""
     if len(document) > MAX_VARIANT_BYTES:
         return 1, "Error parsing JSON: document is too large, max size is 134217728 bytes"
     try:

@@ -72,9 +72,11 @@ def describe_table() -> str:
     return sql
 
 
+NEW_VIEW, REPLACED_VIEW = "create view if not exists", "create or replace view"
+FIRST_TIME = "to_timestamp(0)::timestamptz as"
 UNKNOWN = {
-    "create view if not exists": "create or replace view",
-    "to_timestamp(0)::timestamptz as created_on": "NULL::TIMESTAMPTZ as created_on",
+    NEW_VIEW: REPLACED_VIEW,
+    FIRST_TIME: "NULL::TIMESTAMPTZ as",
     "0 as rows": "NULL::BIGINT as rows",
     "0 as bytes": "NULL::BIGINT as bytes",
     "'' as comment": """coalesce((SELECT comments.comment
@@ -85,15 +87,22 @@ UNKNOWN = {
 
 
 def shown_relations() -> str:
-    """Answer SHOW TABLES, VIEWS and OBJECTS with NULL for times and sizes, for which fakesnow returns 1970 and 0."""
-    views = (
+    """Answer SHOW with NULL for unknown times and sizes, for which fakesnow returns 1970 and 0."""
+    relations = (
         show.SQL_CREATE_VIEW_SHOW_TABLES,
         show.SQL_CREATE_VIEW_SHOW_VIEWS,
         show.SQL_CREATE_VIEW_SHOW_OBJECTS,
     )
-    made = ";".join(views)
+    made = ";".join(relations)
     for constant, value in UNKNOWN.items():
         made = made.replace(constant, value)
+    others = (
+        show.SQL_CREATE_VIEW_SHOW_DATABASES,
+        show.SQL_CREATE_VIEW_SHOW_SCHEMAS,
+        show.SQL_CREATE_VIEW_SHOW_SEQUENCES,
+    )
+    for view in others:
+        made += ";" + view.replace(NEW_VIEW, REPLACED_VIEW).replace(FIRST_TIME, UNKNOWN[FIRST_TIME])
     return made
 
 

@@ -385,9 +385,7 @@ def take_kind(words: Words, kinds: Iterable[str]) -> str:
             return kind
     if words.done:
         raise words.unexpected()
-    raise unsupported(
-        f"grants on {words.token.text.upper()}, which is no kind of object that has grants here"
-    )
+    raise unsupported(f"grants on {words.token.text.upper()}: this kind of object has no grants here")
 
 
 def take_container(words: Words, scope: Scope) -> tuple[str, str]:

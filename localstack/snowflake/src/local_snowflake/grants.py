@@ -73,7 +73,7 @@ class Grants:
         return {grantee: frozenset(roles) for grantee, roles in found.items()}
 
     def inherited(self, roles: frozenset[str]) -> frozenset[str]:
-        """Return the roles with all that are granted to them, directly or through others, and PUBLIC."""
+        """Return the given roles, all roles that are granted to them directly or indirectly, and PUBLIC."""
         if roles not in self._closures:
             reached, ahead = set(roles), list(roles)
             while ahead:

@@ -22,7 +22,7 @@ type Statement = Callable[[Send], Awaitable[None]]
 
 
 class RunningStatements:
-    """Running statements by session token and request id. An answer is kept until it was received or the
+    """Running statements by session token and request id. An answer is kept until it is received or the
     session ends.
     """
 
@@ -33,7 +33,7 @@ class RunningStatements:
     async def run(
         self, token: str, request_id: str, statement: Statement, receive: Receive, send: Send
     ) -> None:
-        """Run the statement, or wait for it if it runs already, and return the answer."""
+        """Run the statement, or wait for it if it is already running, and return the answer."""
         key = token, request_id
         if key not in self._running:
             self._running[key] = asyncio.create_task(_answer_of(statement))
@@ -93,7 +93,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def in_progress(request_id: str) -> list[Message]:
-    """Return the response for a statement that still runs. The connector polls this address until it is done."""
+    """Return the response for a statement that is still running. The connector polls this address until it is done."""
     response = JSONResponse(
         {
             "data": {"getResultUrl": f"/queries/{request_id}/result"},

@@ -1,7 +1,7 @@
-"""INFORMATION_SCHEMA.TABLES and VIEWS with views, owners and the text of each view.
+"""INFORMATION_SCHEMA.TABLES, VIEWS, SCHEMATA and DATABASES with views, owners and the text of each view.
 
-fakesnow's TABLES leaves views out, and both name SYSADMIN as owner, 1970 as every time and 0 bytes. Here an unknown
-value is NULL. (Snowflake: "TABLES view", "VIEWS view")
+fakesnow's TABLES leaves views out, and all four name SYSADMIN as owner, 1970 as every time and 0 bytes. Here an unknown
+value is NULL. (Snowflake: "TABLES view", "VIEWS view", "SCHEMATA view", "DATABASES view")
 """
 
 from local_snowflake.sql import OURS, hidden
@@ -53,13 +53,44 @@ WHERE r.database_name = '{database}' AND NOT internal AND r.schema_name NOT IN (
 """
 
 
+SCHEMATA = """
+CREATE OR REPLACE VIEW {hidden}._fs_schemata AS
+SELECT
+    r.database_name AS "CATALOG_NAME",
+    CASE WHEN r.schema_name = '_fs_information_schema' THEN 'INFORMATION_SCHEMA' ELSE r.schema_name END
+    AS "SCHEMA_NAME", {schema_owner} AS "SCHEMA_OWNER", NULL::VARCHAR AS "IS_TRANSIENT",
+    CASE WHEN EXISTS (SELECT 1 FROM {ours}.managed_schemas AS m WHERE m.name = r.database_name || '.' || r.schema_name)
+    THEN 'YES' ELSE 'NO' END AS "IS_MANAGED_ACCESS", 1 AS "RETENTION_TIME",
+    NULL::VARCHAR AS "DEFAULT_CHARACTER_SET_CATALOG", NULL::VARCHAR AS "DEFAULT_CHARACTER_SET_SCHEMA",
+    NULL::VARCHAR AS "DEFAULT_CHARACTER_SET_NAME", NULL::VARCHAR AS "SQL_PATH", NULL::TIMESTAMPTZ AS "CREATED",
+    NULL::TIMESTAMPTZ AS "LAST_ALTERED", NULL::VARCHAR AS "COMMENT",
+    'UNSET' AS "REPLICABLE_WITH_FAILOVER_GROUPS", 'ROLE' AS "OWNER_ROLE_TYPE"
+FROM duckdb_schemas() AS r
+WHERE r.database_name = '{database}' AND r.schema_name NOT IN ('main', 'pg_catalog', 'information_schema')
+"""
+
+DATABASES = """
+CREATE OR REPLACE VIEW {hidden}.databases AS
+SELECT
+    r.database_name AS "DATABASE_NAME",
+    (SELECT grantee FROM {ours}.grants WHERE privilege = 'OWNERSHIP' AND granted_on = 'DATABASE'
+    AND name = r.database_name) AS "DATABASE_OWNER", NULL::VARCHAR AS "IS_TRANSIENT", NULL::VARCHAR AS "COMMENT",
+    NULL::TIMESTAMPTZ AS "CREATED", NULL::TIMESTAMPTZ AS "LAST_ALTERED", 1 AS "RETENTION_TIME", 'STANDARD' AS "TYPE"
+FROM duckdb_databases() AS r
+WHERE NOT r.internal AND r.database_name NOT IN ('memory', '_fs_global')
+"""
+
+
 def creation_sql(database: str) -> str:
     """Return the statements that replace fakesnow's views in a database; the grants' table must exist."""
+    schema_owner = """(SELECT grantee FROM {ours}.grants WHERE privilege = 'OWNERSHIP' AND granted_on = 'SCHEMA'
+        AND name = r.database_name || '.' || r.schema_name)"""
     owners = {
+        "schema_owner": schema_owner.format(ours=OURS),
         "table_owner": OWNER.format(ours=OURS, kind="TABLE", name="table_name"),
         "view_owner": OWNER.format(ours=OURS, kind="VIEW", name="view_name"),
     }
     return ";".join(
         view.format(hidden=hidden(database), ours=OURS, database=database, **owners)
-        for view in (TABLES, VIEWS)
+        for view in (TABLES, VIEWS, SCHEMATA, DATABASES)
     )

@@ -4,7 +4,8 @@ Sources: Snowflake's pages "CREATE STORAGE INTEGRATION" and "CREATE NOTIFICATION
 """
 
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import Catalog, Integration, new_id
+from local_snowflake.catalog import Catalog, new_id
+from local_snowflake.catalog_objects import Integration
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, property_of, take_filter

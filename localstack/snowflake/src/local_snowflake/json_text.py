@@ -1,4 +1,4 @@
-"""A VARIANT's text: strict JSON with the keys of each object in order, as Snowflake keeps and shows it.
+"""A VARIANT's text: strict JSON with the keys of each object sorted, as Snowflake stores and shows it.
 
 ("Semi-structured data types": an OBJECT does not keep the order of its keys.) Numbers stay as they were written.
 """
@@ -22,7 +22,7 @@ def parsed(document: bytes, allow_duplicate: bool = False) -> Any:
     )
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     return ENCODER.encode(value).decode()
 
 

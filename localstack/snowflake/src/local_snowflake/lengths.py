@@ -13,7 +13,7 @@ MOST = 16_777_216
 def keep_lengths(statement: exp.Expr) -> None:
     if isinstance(statement, exp.Alter):
         if any(limit_of(column) for column in statement.find_all(exp.ColumnDef)):
-            raise unsupported("adding a column of a VARCHAR with a length")
+            raise unsupported("adding a VARCHAR(n) column")
         return
     schema = statement.this if isinstance(statement, exp.Create) and statement.kind == "TABLE" else None
     if not isinstance(schema, exp.Schema) or statement.expression:

@@ -12,7 +12,8 @@ import pyarrow as pa
 import structlog
 
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import PIPE_HISTORY, TABLE_HISTORY, Catalog, Pipe
+from local_snowflake.catalog import Catalog
+from local_snowflake.catalog_objects import PIPE_HISTORY, TABLE_HISTORY, Pipe
 from local_snowflake.copy_into import BATCH
 from local_snowflake.errors import stage_failure
 from local_snowflake.files import BadRow, Content, Row, UnreadableFile, read
@@ -194,7 +195,7 @@ class Loader:
 
     def load(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
         """Commit all rows and all history rows in one transaction, and set each file's result. If the table
-        refuses a row, the files are loaded one by one, so that only its file fails.
+        refuses a row, the files are loaded one by one, so that only the file with that row fails.
         """
         for file in files:
             file.keep_what_loads(plan)
@@ -241,7 +242,7 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Return the files that the pipe's history has as loaded or failed; ETags do not matter."""
+        """Return the files that the pipe's history lists as loaded or failed; ETags do not matter."""
         assert plan.pipe
         database = plan.target.database
         self.catalog.has_histories(database)

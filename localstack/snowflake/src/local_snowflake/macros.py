@@ -24,12 +24,20 @@ NUMBER = r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*"
 FLOAT = NUMBER + r"|\s*[+-]?(?i:nan|inf|infinity)\s*"
 TRUE, FALSE = "('true', 't', 'yes', 'y', 'on', '1')", "('false', 'f', 'no', 'n', 'off', '0')"
 DATE = r"\s*\d{4}-\d{1,2}-\d{1,2}\s*"
-TIME = r"\d{1,2}:\d{2}(:\d{2}(\.\d{1,9})?)?"
+TIME = r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,9})?)?"
 OFFSET = r"\s*(Z|z|[+-]\d{2}(:?\d{2})?|[+-]\d)"
 TIMESTAMP = rf"\s*\d{{4}}-\d{{1,2}}-\d{{1,2}}([Tt ]{TIME}({OFFSET})?)?\s*"
 TEXT = "CASE WHEN t = 'JSON' THEN (x::JSON)->>'$' ELSE x END"
 OTHER_DATES = r"\s*(\d{1,2}/\d{1,2}/\d{4}|\d{1,2}-[A-Za-z]{3}-\d{4}|[A-Za-z]{3},? ).*"
+OTHER_DATES += r"|\s*\d{4}-\d{1,2}-\d{1,2}[Tt ]\d{1,2}\s*"
 SCALE = r"regexp_extract(t, ',(\d+)', 1)"
+# A FLOAT has about 15 digits ("Numeric data types"), which is what Snowflake writes; DuckDB writes up to 17.
+LONG_FLOAT = (
+    r"length(ltrim(regexp_replace(split_part(x::VARCHAR, 'e', 1), '\.0$|[^0-9]', '', 'g'), '0')) > 15"
+)
+NO_FLOAT = raised(
+    "000002", "0A000", "'the text of a FLOAT with more than 15 digits: ROUND it or cast it to a NUMBER'"
+)
 TEXT_BODIES = {
     "VARCHAR": TEXT,
     "BOOLEAN": "x::VARCHAR",
@@ -37,7 +45,8 @@ TEXT_BODIES = {
     "HUGEINT": "x::VARCHAR",
     "DECIMAL(38,12)": f"left(x::VARCHAR, length(x::VARCHAR) - CASE {SCALE} WHEN '0' THEN 13 "
     f"ELSE 12 - {SCALE}::INTEGER END)",
-    "DOUBLE": r"replace(replace(regexp_replace(x::VARCHAR, '\.0$', ''), 'nan', 'NaN'), 'infinity', 'inf')",
+    "DOUBLE": rf"CASE WHEN {LONG_FLOAT} THEN {NO_FLOAT} "
+    r"ELSE replace(replace(regexp_replace(x::VARCHAR, '\.0$', ''), 'nan', 'NaN'), 'infinity', 'inf') END",
     "DATE": "x::VARCHAR",
     "TIME": "strftime('2000-01-01'::DATE + x, '%H:%M:%S')",
     "TIMESTAMP": "strftime(x, '%Y-%m-%d %H:%M:%S.%g')",
@@ -56,11 +65,13 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
     functions.
     """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
-    strict = f"CASE WHEN x IS NULL OR ({matches}) THEN {convert} ELSE {not_recognized(code, kind, 'x')} END"
     other = ""
     if kind in ("Date", "Timestamp"):  # NULL would be wrong: Snowflake reads these forms, too
         refusal = raised("000002", "0A000", "'the form of this date: ' || x")
         other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
+    strict = (
+        f"CASE WHEN x IS NULL OR ({matches}) THEN {convert} {other}ELSE {not_recognized(code, kind, 'x')} END"
+    )
     return strict, f"CASE WHEN {matches} THEN {convert} {other}END"
 
 
@@ -173,11 +184,13 @@ def text_macros() -> str:
     too_long = raised(
         "100078", "22000", "'String ''' || left(x, 100) || ''' is too long and would be truncated'"
     )
+    no_date = raised("000002", "0A000", "'the date in a format of a TIME'")
     formatted = {
         "DATE": "strftime(x, format)",
         "TIMESTAMP": "strftime(x, format)",
         "TIMESTAMPTZ": "strftime(x AT TIME ZONE 'UTC', format)",
-        "TIME": "strftime('2000-01-01'::DATE + x, format)",
+        "TIME": f"CASE WHEN regexp_matches(format, '%[YymdbBa]') THEN {no_date} "
+        "ELSE strftime('2000-01-01'::DATE + x, format) END",
     }
     return (
         overloads("_ls_text", TEXT_BODIES) + f"CREATE OR REPLACE MACRO {HOME}_ls_fits(x, most) AS "
@@ -196,13 +209,19 @@ def variant_macros() -> str:
     no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
     unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
+    # VARIANTs are compared as text, in which 1 and 1.0 differ.
+    digits = raised("000002", "0A000", "'the comparison of two VARIANTs with numbers: cast them to a number'")
+    other_digits = (
+        "typeof(a) = 'JSON' AND a::VARCHAR <> b::VARCHAR "
+        "AND try_cast(a::VARCHAR AS DOUBLE) = try_cast(b::VARCHAR AS DOUBLE)"
+    )
     # x is compared with a literal, so a VARIANT is read as the literal's type.
     same = ("BOOLEAN", *NUMBERS, "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "BLOB")
     made = f"""
 CREATE OR REPLACE MACRO {HOME}_ls_ordered(x, what) AS (
     CASE WHEN typeof(x) = 'JSON' THEN {no_order} ELSE x END);
 CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
-    CASE WHEN {mixed} THEN {unlike} ELSE compared END);
+    CASE WHEN {mixed} THEN {unlike} WHEN {other_digits} THEN {digits} ELSE compared END);
 """
     beside = {
         "text": TEXT,
@@ -274,6 +293,19 @@ def division_macros() -> str:
     )
 
 
+def function_macros() -> str:
+    """Define functions that fail in Snowflake for an argument for which DuckDB returns NaN or -Infinity, and
+    what a value becomes within a VARIANT.
+    """
+    outside = raised("000002", "0A000", "name || ' of ' || x || ': an error in Snowflake'")
+    return f"""
+CREATE OR REPLACE MACRO {HOME}_ls_within(x, made, least, name) AS (
+    CASE WHEN x::DOUBLE < least THEN {outside} ELSE made END);
+CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NULL
+    WHEN typeof(x) LIKE 'TIMESTAMP%' THEN to_json({HOME}_ls_any_text(x)) ELSE to_json(x) END);
+"""
+
+
 def json_macros() -> str:
     """Define PARSE_JSON for texts that are known only at run time; the keys of each object are sorted.
 
@@ -319,6 +351,7 @@ def creation_sql() -> str:
         any_macros,
         variant_macros,
         division_macros,
+        function_macros,
     )
     return "".join(part() for part in parts)
 

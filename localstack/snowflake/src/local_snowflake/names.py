@@ -1,6 +1,6 @@
 """Compare names case-sensitively, as Snowflake does ("Identifier requirements"); DuckDB ignores case."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sqlglot import exp
@@ -11,13 +11,17 @@ from local_snowflake.verified import checked_part
 
 @dataclass(frozen=True)
 class Columns:
-    """The known columns, relations and schemas of all databases when a statement is translated."""
+    """The columns, relations and schemas of all databases, as known when a statement is translated."""
 
     variants: frozenset[str] = frozenset()
     """The names, in upper case, of columns that are VARIANTs somewhere."""
     names: frozenset[str] = frozenset()
     mixed: frozenset[str] = field(default=frozenset())
     """Those of the names, in upper case, that are not stored in upper case somewhere."""
+    types: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The types (`column_types.py`) that the columns of a name, in upper case, have."""
+    tables: Mapping[tuple[str, ...], Mapping[str, str]] = field(default_factory=dict)
+    """DuckDB's type of each column of a table, in their order; all names are in upper case."""
 
 
 def check_names(statement: exp.Expr, columns: Columns) -> None:

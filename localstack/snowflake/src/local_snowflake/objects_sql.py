@@ -1,4 +1,5 @@
-"""Macros of each database for semi-structured data, in place of those of fakesnow that answer wrongly."""
+"""Macros of each database for semi-structured data, in place of fakesnow's macros that return wrong
+results."""
 
 from local_snowflake.sql import quoted
 

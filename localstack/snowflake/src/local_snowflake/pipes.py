@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from local_snowflake import plans
 from local_snowflake.actor import Actor
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import Catalog, Pipe, new_id
+from local_snowflake.catalog import Catalog, new_id
+from local_snowflake.catalog_objects import Pipe
 from local_snowflake.channel import Channels
 from local_snowflake.copy_into import check_for_pipe, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing

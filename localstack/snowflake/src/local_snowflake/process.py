@@ -7,7 +7,6 @@ import sys
 import warnings
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import structlog
@@ -97,7 +96,7 @@ class Process:
         self.app = LocalSnowflake(fakesnow_server.app, commands, catalog, clock, self.health, roles, login)
         self.server: uvicorn.Server | None = None
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> dict[str, object]:
         fatal = self.ingest.fatal
         return {
             "status": "failed" if fatal else "ok",

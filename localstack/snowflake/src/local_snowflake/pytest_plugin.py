@@ -1,6 +1,5 @@
-"""A plugin that pytest loads automatically. It has the fixture `snowflake_server`, a local Snowflake.
-
-Nothing heavy is imported until a test uses the fixture.
+"""A plugin that pytest loads automatically. It provides the fixture `snowflake_server`, a local Snowflake.
+Nothing slow is imported until a test uses the fixture.
 """
 
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage f
 
 @pytest.fixture(scope="session")
 def snowflake_aws_endpoint_url() -> str:
-    """Return the URL of the AWS endpoint that is read from. Override it with that of moto or LocalStack to
-    load files.
+    """Return the URL of the AWS endpoint from which files are read. To load files, override it with moto's
+    or LocalStack's.
     """
     return NO_AWS
 

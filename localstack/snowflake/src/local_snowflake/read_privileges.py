@@ -1,7 +1,7 @@
 """Find the tables and views that a query or a change of rows uses, and the privilege that each needs."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sqlglot
 from sqlglot import exp
@@ -55,8 +55,8 @@ class Reading:
             self._expand(name, roles)
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
-        """Require what a view reads of the view's owner ("Overview of Views"), but the privileges of functions
-        of the information schema of the role in use.
+        """Check the tables that a view reads against the privileges of the view's owner ("Overview of
+        Views"), but functions of the information schema against those of the role in use.
         """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:
@@ -93,15 +93,15 @@ class Reading:
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)
 
-    def learn(self, view: str, reads: Iterable[Any]) -> None:
-        """Remember what a new view reads; parsing DuckDB's text of it, with all macros expanded, takes
-        longer.
+    def learn(self, view: str, reads: Iterable[object]) -> None:
+        """Cache the tables that a new view reads; parsing DuckDB's text of the view, with all macros
+        expanded, takes longer.
         """
-        self._sources[view] = tuple(dict.fromkeys(reads))
+        self._sources[view] = tuple(dict.fromkeys(each for each in reads if isinstance(each, Need)))
 
 
 def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:
-    """Return the tables whose COPY_HISTORY a view reads; any privilege on them is enough ("COPY_HISTORY",
+    """Return the tables whose COPY_HISTORY a view reads, on which any privilege is enough ("COPY_HISTORY",
     usage notes).
     """
     for table in view.find_all(exp.Table):

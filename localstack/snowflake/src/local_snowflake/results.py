@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -18,7 +17,7 @@ NUMBER = pa.int64()
 @dataclass(frozen=True)
 class Result:
     columns: dict[str, pa.DataType]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[Sequence[object]]
 
     def table(self) -> pa.Table:
         schema = pa.schema(self.columns)

@@ -179,7 +179,7 @@ class Roles:
         columns = dict.fromkeys(
             ("name", "is_default", "is_current", "is_inherited", "owner", "comment"), TEXT
         )
-        return Result({"created_on": TIME, **columns}, sorted(rows, key=lambda row: row[1]))
+        return Result({"created_on": TIME, **columns}, sorted(rows, key=lambda row: str(row[1])))
 
     # ---- users
 
@@ -251,7 +251,7 @@ class Roles:
         rows = self.catalog.rows(f"SELECT options FROM {OURS}.users WHERE name = ?", [user])
         return json.loads(rows[0][0]) if rows else None
 
-    def _put_user(self, user: str, options: Any) -> None:
+    def _put_user(self, user: str, options: object) -> None:
         with self.catalog.transaction() as cursor:
             cursor.execute(f"DELETE FROM {OURS}.users WHERE name = ?", [user])
             cursor.execute(
@@ -269,7 +269,7 @@ USER_COLUMNS = {
 
 
 def named(identifier: str) -> str:
-    """Read a name of the connect string: upper case unless it is quoted."""
+    """Read a name from the connect string: in upper case unless it is quoted."""
     if identifier.startswith('"'):
         return identifier.strip('"').replace('""', '"')
     return identifier.upper()

@@ -30,6 +30,7 @@ from local_snowflake.sql import Scope, Words
 log = structlog.get_logger()
 
 # The package has a function of the same name, which hides the module from `import`.
+type Json = dict[str, Any]
 fakesnow_server: Any = import_module("fakesnow.server")
 
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -65,7 +66,7 @@ class LocalSnowflake:
         commands: Commands,
         catalog: Catalog,
         clock: AdvancedClock,
-        health: Callable[[], dict[str, Any]],
+        health: Callable[[], dict[str, object]],
         roles: Roles,
         login: tuple[str, str] | None = None,
     ) -> None:
@@ -146,7 +147,7 @@ class LocalSnowflake:
             await failure(error)(scope, receive, send)
             return
 
-        def begin(answer: dict[str, Any]) -> None:
+        def begin(answer: Json) -> None:
             with_master_token(answer)
             if answer.get("data"):
                 session = fakesnow_server.sessions[answer["data"]["token"]]
@@ -177,7 +178,7 @@ class LocalSnowflake:
 
         await self.statements.run(token_of(scope), request_id, run, receive, send)
 
-    async def _run(self, scope: Message, request: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _run(self, scope: Message, request: Json, receive: Receive, send: Send) -> None:
         token = token_of(scope)
         session = fakesnow_server.sessions.get(token)
         if session is None:
@@ -205,7 +206,7 @@ class LocalSnowflake:
             if verb not in CHANGE_NO_OBJECT:
                 self.catalog.changed()
 
-    def _prepare(self, request: dict[str, Any], session: LocalConnection) -> tuple[str, str]:
+    def _prepare(self, request: Json, session: LocalConnection) -> tuple[str, str]:
         """Return the statement's first word, and the SQL that fakesnow should run."""
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
@@ -274,7 +275,7 @@ def token_of(scope: Message) -> str:
     return header[17:-1].decode()
 
 
-async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
+async def body_of(scope: Message, receive: Receive) -> Json:
     body = b""
     more = True
     while more:
@@ -283,12 +284,12 @@ async def body_of(scope: Message, receive: Receive) -> dict[str, Any]:
         more = message.get("more_body", False)
     if dict(scope["headers"]).get(b"content-encoding") == b"gzip":
         body = gzip.decompress(body)
-    read: dict[str, Any] = json.loads(body)
+    read: Json = json.loads(body)
     return read
 
 
-def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]:
-    """Return the request in its current form, for the inner application."""
+def replayed(scope: Message, request: Json) -> tuple[Message, Receive]:
+    """Return the request with its changed body, for the inner application."""
     body = json.dumps(request, allow_nan=False).encode()
     headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
     headers.append((b"content-length", str(len(body)).encode()))
@@ -300,7 +301,7 @@ def replayed(scope: Message, request: dict[str, Any]) -> tuple[Message, Receive]
     return {**scope, "headers": headers}, receive
 
 
-def with_master_token(answer: dict[str, Any]) -> None:
+def with_master_token(answer: Json) -> None:
     """Add a master token; without one the connector does not end its sessions when it is closed."""
     if answer.get("data"):
         answer["data"] |= {
@@ -310,8 +311,8 @@ def with_master_token(answer: dict[str, Any]) -> None:
         }
 
 
-def name_session(answer: dict[str, Any], session: LocalConnection) -> None:
-    """Add the current role and warehouse to the answer for the connector."""
+def name_session(answer: Json, session: LocalConnection) -> None:
+    """Add the current role and warehouse to the response, where the connector expects them."""
     if answer.get("data"):
         answer["data"] |= {
             "finalRoleName": session.actor.role,
@@ -319,8 +320,8 @@ def name_session(answer: dict[str, Any], session: LocalConnection) -> None:
         }
 
 
-def answered(change: Callable[[dict[str, Any]], None], send: Send) -> Send:
-    """Pass on a JSON answer with changes."""
+def answered(change: Callable[[Json], None], send: Send) -> Send:
+    """Return a `send` that applies a change to the JSON response."""
     start: Message = {}
     body = b""
 

@@ -5,7 +5,7 @@ them. What cannot be corrected is refused with a message.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +13,6 @@ import duckdb
 import snowflake.connector.errors
 import sqlglot
 import structlog
-from fakesnow.conn import FakeSnowflakeConnection
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
@@ -21,8 +20,16 @@ from sqlglot import exp
 
 from local_snowflake import fakesnow_transforms, fixes, information_schema
 from local_snowflake.actor import Actor
+from local_snowflake.assignments import cast_assigned
 from local_snowflake.column_names import keep_headings
+from local_snowflake.column_types import Types
 from local_snowflake.comments import column_comments
+from local_snowflake.context_functions import (
+    context_function,
+    positions_of_order,
+    refuse_context_functions,
+    with_values,
+)
 from local_snowflake.duckdb_errors import worded
 from local_snowflake.errors import SnowflakeError
 from local_snowflake.expressions import (
@@ -30,14 +37,15 @@ from local_snowflake.expressions import (
     flatten_options,
     one_path,
     refuse_local_times,
-    refuse_positions,
-    refuse_typeof,
+    refuse_wrong_answers,
     unsupported,
+    write_plainly,
 )
+from local_snowflake.fakesnow_transforms import Params
 from local_snowflake.lengths import keep_lengths
-from local_snowflake.macros import error_of
 from local_snowflake.names import Columns, check_names
 from local_snowflake.objects_sql import macros_of
+from local_snowflake.session_errors import refused
 from local_snowflake.sql import hidden, quoted
 from local_snowflake.tables import (
     clone,
@@ -47,6 +55,8 @@ from local_snowflake.tables import (
     refuse_options,
     refuse_types,
 )
+from local_snowflake.temporary import TEMPORARY, relation_exists
+from local_snowflake.transactions import TransactionalConnection
 from local_snowflake.translate import translate
 from local_snowflake.verified import check
 
@@ -62,20 +72,9 @@ DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
 ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
 DONE = "SELECT 'Statement executed successfully.' AS status"
 
-TEMPORARY = "_fs_global._fs_information_schema._local_temporary"
 
-
-def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
-    """Drop what earlier sessions left that never ended, because the process was killed."""
-    duck.execute(f"CREATE TABLE IF NOT EXISTS {TEMPORARY} (relation VARCHAR, kind VARCHAR)")
-    for relation, kind in duck.execute(f"SELECT DISTINCT relation, kind FROM {TEMPORARY}").fetchall():
-        with suppress(duckdb.Error):  # it may be of the other kind, or gone
-            duck.execute(f"DROP {kind} IF EXISTS {relation}")
-    duck.execute(f"DELETE FROM {TEMPORARY}")
-
-
-class LocalConnection(FakeSnowflakeConnection):
-    """A session; `temporary` are the relations that are dropped when it ends."""
+class LocalConnection(TransactionalConnection):
+    """A session; `temporary` names the relations that are dropped when it ends."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -91,64 +90,13 @@ class LocalConnection(FakeSnowflakeConnection):
         self.columns: Callable[[], Columns] = Columns
         """What is known of the columns of all databases."""
         self.temporary: dict[str, str] = {}
-        self._begun = self._changed = self._aborted = False
 
     def done(self) -> None:
         follow, self.when_done = self.when_done, None
         if follow:
             follow()
 
-    @property
-    def in_transaction(self) -> bool:
-        """Return whether a transaction is open, from our own state, because a BEGIN as a test would abort
-        one.
-        """
-        return self._begun or self._in_transaction
-
-    def note_transaction(self, statement: exp.Expr) -> None:
-        if isinstance(statement, exp.Transaction):
-            self._begun = True
-        elif isinstance(statement, exp.Commit | exp.Rollback):
-            self._begun = self._changed = self._aborted = False
-
-    def note_change(self) -> None:
-        self._changed = self.in_transaction
-
-    def commit_open(self) -> None:
-        """Commit the open transaction before a DDL statement."""
-        if self.in_transaction:
-            self._begun = self._in_transaction = self._changed = False
-            self._duck_conn.commit()
-
-    def refuse_to_commit_aborted(self) -> None:
-        """Refuse the COMMIT of an aborted transaction, which DuckDB would accept and silently roll back."""
-        if self._aborted:
-            self._begun = self._in_transaction = self._changed = self._aborted = False
-            self._duck_conn.rollback()
-            raise duckdb.TransactionException(
-                "a statement of the transaction failed: all of it is rolled back"
-            )
-
-    def outlive_failure(self) -> None:
-        """Begin a new transaction after a failed statement, if its transaction had changed nothing.
-
-        The failure ends the transaction in DuckDB, but would not end it in Snowflake.
-        """
-        with suppress(duckdb.Error):
-            self._duck_conn.fetchall()  # DuckDB takes no statement while a result is unread
-        if not self.in_transaction:
-            return
-        if self._changed:
-            try:
-                self._duck_conn.execute("SELECT 1")
-            except duckdb.TransactionException:
-                self._aborted = True
-        else:
-            with suppress(duckdb.Error):
-                self._duck_conn.rollback()
-            self._duck_conn.begin()
-
-    def cursor(self, cursor_class: type[Any] | None = None) -> "LocalCursor":
+    def cursor(self, cursor_class: type[object] | None = None) -> "LocalCursor":
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
 
     def leave(self, database: str) -> None:
@@ -176,7 +124,11 @@ class LocalCursor(FakeSnowflakeCursor):
     _positions: list[int]
 
     def execute(
-        self, command: str, params: Sequence[Any] | dict[Any, Any] | None = None, *args: Any, **kwargs: Any
+        self,
+        command: str,
+        params: Sequence[Any] | dict[Any, Any] | None = None,
+        *args: object,
+        **kwargs: object,
     ) -> FakeSnowflakeCursor:
         """Execute a statement as fakesnow does, but return an error for every failure, and serialize
         conflicting writers.
@@ -228,11 +180,11 @@ class LocalCursor(FakeSnowflakeCursor):
             self._conn.outlive_failure()
             raise
 
-    def _describe_last_sql(self) -> list[tuple[Any, ...]]:
+    def _describe_last_sql(self) -> list[tuple[object, ...]]:
         """Return the result's columns as DuckDB's DESCRIBE lists them. fakesnow parses, binds and describes
         the statement again, which took a third of a statement's CPU.
         """
-        return self._described
+        return list(self._described)
 
     # ---- statements that fakesnow splits into several, made one
 
@@ -243,7 +195,7 @@ class LocalCursor(FakeSnowflakeCursor):
             return [expression]
         return super()._transform_explode(expression)
 
-    def _transform(self, expression: exp.Expr, params: object) -> exp.Expr:
+    def _transform(self, expression: exp.Expr, params: Params) -> exp.Expr:
         actor = self._conn.actor
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
@@ -252,8 +204,8 @@ class LocalCursor(FakeSnowflakeCursor):
             raw.replace(exp.Literal.string(raw.this))
         params = with_values(expression, params)
         refuse_context_functions(expression)
-        refuse_typeof(expression)
-        refuse_positions(expression)
+        refuse_wrong_answers(expression)
+        write_plainly(expression)
         check(expression)
         self._comments = [] if self._is_kept(expression) else column_comments(expression)
         columns = self._conn.columns()
@@ -262,11 +214,13 @@ class LocalCursor(FakeSnowflakeCursor):
         refuse_local_times(expression)
         if isinstance(expression, exp.Insert):
             cast_times(expression, self._kinds_of)
+        types = Types.of_statement(expression, columns.types)
+        cast_assigned(expression, self._kinds_of, types)
         keep_headings(expression)
         expression = expression.transform(
             lambda node: context_function(one_path(flatten_options(node)), actor, self._conn), copy=False
         )
-        expression = translate(expression, columns.variants)
+        expression = translate(expression, columns.variants, types)
         keep_lengths(expression)
         if isinstance(expression, exp.Create | exp.Alter):
             refuse_types(expression)
@@ -279,16 +233,14 @@ class LocalCursor(FakeSnowflakeCursor):
             return self._conn.visible(show, transformed, self._conn)
         return transformed
 
-    def _kinds_of(self, table: exp.Table) -> dict[str, str]:
-        """Return DuckDB's type of each of a table's columns, in their order."""
-        name = [table.catalog or self._conn.database, table.db or self._conn.schema, table.name]
-        return dict(
-            self._duck_conn.execute(
-                """SELECT column_name, data_type FROM duckdb_columns() WHERE upper(database_name) = upper(?)
-                   AND upper(schema_name) = upper(?) AND upper(table_name) = upper(?) ORDER BY column_index""",
-                name,
-            ).fetchall()
+    def _kinds_of(self, table: exp.Table) -> Mapping[str, str]:
+        """Return DuckDB's type of each of a table's columns, in their order; names are in upper case."""
+        parts = (
+            table.catalog or self._conn.database or "",
+            table.db or self._conn.schema or "",
+            table.name,
         )
+        return self._conn.columns().tables.get(tuple(part.upper() for part in parts), {})
 
     def _created(self, create: exp.Create) -> exp.Create:
         self._conn.refuse_to_commit_aborted()
@@ -305,7 +257,7 @@ class LocalCursor(FakeSnowflakeCursor):
             raise unsupported("CLONE or LIKE of a table with keys, defaults, NOT NULL or VARCHAR(n)")
         return clone(create) if create.args.get("clone") else create
 
-    def _execute(self, transformed: exp.Expr, params: Any = None) -> None:
+    def _execute(self, transformed: exp.Expr, params: Params = None) -> None:
         if isinstance(transformed, (*DDL, exp.Commit)):
             self._conn.refuse_to_commit_aborted()
         if isinstance(transformed, DDL):
@@ -318,14 +270,14 @@ class LocalCursor(FakeSnowflakeCursor):
         if not isinstance(transformed, ONLY_READ):
             self._conn.note_change()
 
-    def _execute_and_describe(self, transformed: exp.Expr, params: Any = None) -> None:
+    def _execute_and_describe(self, transformed: exp.Expr, params: Params = None) -> None:
         super()._execute(transformed, params)
         self._described = [
             (column[0], str(column[1]), None, None, None, None)
             for column in self._duck_conn.description or ()
         ]
 
-    def _execute_one(self, transformed: exp.Expr, params: object) -> None:
+    def _execute_one(self, transformed: exp.Expr, params: Params) -> None:
         if isinstance(transformed, exp.Merge):
             self._merge(transformed, params)
         elif isinstance(transformed, exp.Insert) and transformed.args.get("overwrite"):
@@ -352,8 +304,9 @@ class LocalCursor(FakeSnowflakeCursor):
         table = statement.find(exp.Table) if isinstance(statement, exp.Create) else None
         if not table or not statement.args.get("exists"):
             return False
-        return self._exists(
-            (table.catalog or self._conn.database or "", table.db or self._conn.schema or "", table.name)
+        return relation_exists(
+            self._duck_conn,
+            (table.catalog or self._conn.database or "", table.db or self._conn.schema or "", table.name),
         )
 
     def _has_database(self, database: str) -> bool:
@@ -372,7 +325,7 @@ class LocalCursor(FakeSnowflakeCursor):
         if not table or not (emptied or renamed):
             return
         database, schema = table.catalog or self._conn.database or "", table.db or self._conn.schema
-        if not self._exists((database, "_fs_information_schema", "_local_history")):
+        if not relation_exists(self._duck_conn, (database, "_fs_information_schema", "_local_history")):
             return
         changed = "forgotten = forgotten OR pipe_id IS NULL"
         # For a dropped schema the table name is empty, which means all of its tables.
@@ -386,7 +339,7 @@ class LocalCursor(FakeSnowflakeCursor):
             values,
         )
 
-    def _merge(self, merge: exp.Merge, params: object) -> None:
+    def _merge(self, merge: exp.Merge, params: Params) -> None:
         """Run DuckDB's own MERGE: one statement, within the current transaction."""
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
@@ -415,7 +368,7 @@ class LocalCursor(FakeSnowflakeCursor):
         result.set("merge_counts", True)
         self._execute_and_describe(result)
 
-    def _overwrite(self, insert: exp.Insert, params: object) -> None:
+    def _overwrite(self, insert: exp.Insert, params: Params) -> None:
         """Run INSERT OVERWRITE: read the rows before emptying the table, because they may come from it."""
         target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
         rows = insert.expression.sql(dialect="duckdb")
@@ -465,7 +418,7 @@ class LocalCursor(FakeSnowflakeCursor):
         before = self._conn.temporary.get(relation)
         if before and before != create.kind:
             self._duck_conn.execute(f"DROP {before} IF EXISTS {relation}")
-        elif not before and self._exists(parts):
+        elif not before and relation_exists(self._duck_conn, parts):
             raise snowflake.connector.errors.ProgrammingError(
                 msg=f"Not supported by the local Snowflake: temporary {create.kind.lower()} "
                 f"{'.'.join(parts)} would hide a permanent relation of that name.",
@@ -475,104 +428,3 @@ class LocalCursor(FakeSnowflakeCursor):
         self._conn.temporary[relation] = create.kind
         with self._duck_conn.cursor() as apart:
             apart.execute(f"INSERT INTO {TEMPORARY} VALUES (?, ?)", [relation, create.kind])
-
-    def _exists(self, parts: tuple[str, str, str]) -> bool:
-        rows = self._duck_conn.execute(
-            """SELECT 1 FROM information_schema.tables
-               WHERE (upper(table_catalog), upper(table_schema), upper(table_name))
-                     = (upper(?), upper(?), upper(?))""",
-            list(parts),
-        ).fetchall()
-        return bool(rows)
-
-
-def positions_of_order(statement: exp.Expr) -> list[int]:
-    order = statement.args.get("order") if isinstance(statement, exp.Query) else None
-    terms = [each.this for each in order.expressions] if order else []
-    return [int(each.name) for each in terms if isinstance(each, exp.Literal) and each.is_int]
-
-
-def with_values(statement: exp.Expr, params: Any) -> Any:
-    """Write bound values into the statement, because DuckDB chooses overloads without parameters' types."""
-    marks = list(statement.find_all(exp.Placeholder, bfs=False)) if isinstance(params, list | tuple) else []
-    if not marks or statement.find(exp.DynamicIdentifier) or any(mark.this for mark in marks):
-        return params
-    if len(marks) != len(params):
-        raise ValueError(f"{len(marks)} parameters are wanted, {len(params)} are bound")
-    for mark, value in zip(marks, params, strict=True):
-        mark.replace(exp.convert(value))
-    return None
-
-
-def refuse_context_functions(statement: exp.Expr) -> None:
-    if isinstance(statement, exp.Create) and statement.kind == "VIEW" and statement.find(*CONTEXT_FUNCTIONS):
-        raise unsupported("CURRENT_ROLE, CURRENT_USER or CURRENT_WAREHOUSE in a view")
-
-
-CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
-
-
-def context_function(node: exp.Expr, actor: Actor, session: LocalConnection) -> exp.Expr:
-    """Replace CURRENT_ROLE() and similar functions by their values. The column's heading remains the
-    function's.
-    """
-    if isinstance(node, exp.CurrentRole):
-        value: str | None = actor.role
-    elif isinstance(node, exp.CurrentUser):
-        value = actor.user
-    elif isinstance(node, exp.CurrentWarehouse):
-        value = actor.warehouse
-    elif isinstance(node, exp.CurrentDatabase) and not session.database_set:
-        value = None  # DuckDB would name its own
-    elif isinstance(node, exp.CurrentSchema) and not session.schema_set:
-        value = None
-    else:
-        return node
-    literal = exp.Literal.string(value) if isinstance(value, str) else exp.Null()
-    if isinstance(node.parent, exp.Select):
-        return exp.alias_(literal, exp.to_identifier(node.sql(dialect="snowflake"), quoted=True))
-    return literal
-
-
-def refused(command: str, error: Exception) -> Exception:
-    """Return Snowflake's error for a failure in DuckDB or fakesnow."""
-    if raised := error_of(str(error)):
-        return snowflake.connector.errors.ProgrammingError(
-            msg=raised.message, errno=int(raised.code), sqlstate=raised.sqlstate
-        )
-    if isinstance(error, duckdb.Error) and (known := worded(error)):
-        return snowflake.connector.errors.ProgrammingError(
-            msg=known.message, errno=int(known.code), sqlstate=known.sqlstate
-        )
-    if isinstance(error, duckdb.ParserException | duckdb.InternalException):
-        return unsupported(f"the statement {' '.join(command.split())[:200]}")
-    if "Map keys must be unique" in str(error):  # "OBJECT_AGG"; DuckDB does not say which key
-        return snowflake.connector.errors.ProgrammingError(
-            msg="Duplicate field key '…'", errno=100083, sqlstate="22000"
-        )
-    if isinstance(error, duckdb.ConstraintException):
-        return constraint_failure(str(error).splitlines()[0])
-    message = str(error).splitlines()[0] if str(error) else type(error).__name__
-    statement = " ".join(command.split())
-    return snowflake.connector.errors.ProgrammingError(
-        msg=f"The local Snowflake could not run this: {message}\nStatement: {statement[:300]}",
-        errno=603,
-        sqlstate="XX000",
-    )
-
-
-def constraint_failure(message: str) -> Exception:
-    """Find the kind of constraint that failed from DuckDB's message: CHECK for VARCHAR(n), otherwise NOT NULL
-    or a key.
-    """
-    code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
-    if message.startswith("Constraint Error: CHECK"):
-        code, state, text = (100078, "22000", f"String is too long and would be truncated: {message}")
-    elif not message.startswith("Constraint Error: NOT NULL"):
-        # "Constraints": Snowflake enforces no key of a standard table.
-        code, state, text = (
-            2,
-            "0A000",
-            f"Not supported by the local Snowflake: rows that break a key: {message}",
-        )
-    return snowflake.connector.errors.ProgrammingError(msg=text, errno=code, sqlstate=state)

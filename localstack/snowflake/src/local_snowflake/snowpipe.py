@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import botocore.exceptions
 import duckdb
 import structlog
 
-from local_snowflake.catalog import PIPE_HISTORY, Catalog, Pipe
+from local_snowflake.catalog import Catalog
+from local_snowflake.catalog_objects import PIPE_HISTORY, Pipe
 from local_snowflake.channel import GONE, Channel, Channels, Message
 from local_snowflake.delivery import Delivery
 from local_snowflake.error_notifications import Notices
@@ -33,7 +33,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 @dataclass
 class Activity:
-    """Values of SYSTEM$PIPE_STATUS that are not in the catalog: in memory, since the start."""
+    """Values of SYSTEM$PIPE_STATUS that are not in the catalog: they are kept in memory, since the process
+    started."""
 
     received: datetime | None = None
     forwarded: datetime | None = None
@@ -78,7 +79,7 @@ class Ingest:
             self._receiving.add(channel.region)
             self._start(self._receive_for_ever, f"receive-{channel.region}", channel)
 
-    def _start(self, target: Any, name: str, *arguments: object) -> None:
+    def _start(self, target: Callable[..., None], name: str, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
         thread.start()
         self._threads.append(thread)
@@ -185,7 +186,10 @@ class Ingest:
                     forwarded[pipe.pipe_id].append((file, message))
                 if not targets:
                     log.info(
-                        "object_skipped", reason="no pipe loads it", bucket=created.bucket, key=created.key
+                        "object_skipped",
+                        reason="no pipe loads this object",
+                        bucket=created.bucket,
+                        key=created.key,
                     )
         problem: Exception | None = None
         for pipe_id, arrivals in forwarded.items():
@@ -269,15 +273,16 @@ class Ingest:
             self.activity[pipe.pipe_id].in_flight += files
 
     def pending(self, pipe: Pipe) -> tuple[int, datetime | None]:
-        """Return the number of files that wait or are being loaded, each counted once, and when the oldest
-        came.
+        """Return the number of files that wait or are being loaded, each counted once, and the oldest one's
+        arrival time.
         """
         with self._pending:
             waiting, oldest = self.waiting_since(pipe)
             return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
-        """Return why the files wait: an error of the table stalls its pipe, an error of the disk is retried."""
+        """Return the reason why the files wait: an error of the table stalls its pipe, and an error of the
+        disk is retried."""
         if isinstance(error, NotRunnable):
             return error
         if isinstance(error, PASSING_ERRORS) or "Failed to commit" in str(error):

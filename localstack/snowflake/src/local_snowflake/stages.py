@@ -5,7 +5,8 @@ Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
 import json
 
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import FILE_FORMATS, Catalog, Integration, Stage, new_id
+from local_snowflake.catalog import FILE_FORMATS, Catalog, new_id
+from local_snowflake.catalog_objects import Integration, Stage
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.integrations import category_of
 from local_snowflake.loader import Loader

@@ -8,7 +8,8 @@ import botocore.exceptions
 from sqlglot import exp
 
 from local_snowflake.authorize import Authority
-from local_snowflake.catalog import Catalog, Pipe
+from local_snowflake.catalog import Catalog
+from local_snowflake.catalog_objects import Pipe
 from local_snowflake.channel import Channels
 from local_snowflake.errors import SnowflakeError, compilation, missing, unsupported
 from local_snowflake.integrations import USER_ARN
@@ -74,8 +75,8 @@ class Functions:
         return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)), allow_nan=False)
 
     def _force_resume(self, pipe: Pipe, overrides: Sequence[str]) -> None:
-        """Resume a pipe by force. Its name alone overrides the check of a changed owner (Snowflake:
-        "SYSTEM$PIPE_FORCE_RESUME").
+        """Resume a pipe by force. Without a second argument, this overrides the check for a changed owner
+        ("SYSTEM$PIPE_FORCE_RESUME").
         """
         given = {each.strip().upper() for text in overrides for each in text.split(",")}
         given = given or {"OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}
@@ -152,7 +153,7 @@ class Functions:
 
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:
         if "TABLE_NAME" not in arguments or "START_TIME" not in arguments:
-            raise compilation("COPY_HISTORY wants TABLE_NAME and START_TIME.", "000938", "22023")
+            raise compilation("COPY_HISTORY requires TABLE_NAME and START_TIME.", "000938", "22023")
         for argument, value in arguments.items():
             if argument not in ("TABLE_NAME", "START_TIME", "END_TIME", "PIPE_NAME"):
                 raise unsupported(f"the argument {argument} of COPY_HISTORY")

@@ -55,6 +55,10 @@ TYPES = {exp.DType[name] for name in (
     "NVARCHAR", "OBJECT", "SMALLINT", "TEXT", "TIME", "TIMESTAMP", "TIMESTAMPLTZ", "TIMESTAMPNTZ", "TIMESTAMPTZ",
     "TINYINT", "VARBINARY", "VARCHAR", "VARIANT",
 )}  # fmt: skip
+CLOCKS = {exp.DType[name] for name in (
+    "DATETIME", "TIME", "TIMESTAMP", "TIMESTAMPLTZ", "TIMESTAMPNTZ", "TIMESTAMPTZ",
+)}  # fmt: skip
+MICROSECONDS = 6
 SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
@@ -68,6 +72,8 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
             continue
         if kind.this not in TYPES or (kind.this in SEMI_STRUCTURED and kind.expressions):
             raise unsupported(f"the type {kind.sql(dialect='snowflake')}")
+        if kind.this in CLOCKS and kind.expressions and int(kind.expressions[0].name) < MICROSECONDS:
+            raise unsupported(f"the precision of {kind.sql(dialect='snowflake')}: six digits are always kept")
 
 
 def is_plain(column: exp.Expr) -> bool:
@@ -127,7 +133,8 @@ def number_of(node: exp.Expr | None) -> int:
 
 
 def clone(create: exp.Create) -> exp.Create:
-    """Return CREATE TABLE … CLONE as CREATE TABLE … AS SELECT; `loses_by_copy` must have found nothing."""
+    """Return CREATE TABLE … CLONE as CREATE TABLE … AS SELECT, if `loses_by_copy` has found nothing that
+    would be lost."""
     source = create.args["clone"].this
     query = exp.Select(expressions=[exp.Star()], from_=exp.From(this=source.copy()))
     kept = {name: create.args.get(name) for name in ("replace", "exists", "properties")}

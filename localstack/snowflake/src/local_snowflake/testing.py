@@ -23,6 +23,8 @@ from snowflake import connector
 
 TIMEOUT_SECONDS = 20
 
+type Found = dict[str, Any]
+
 
 def eventually[T](
     look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = TIMEOUT_SECONDS
@@ -116,7 +118,7 @@ class LocalProcess:
         assert call.getresponse().status == 200
         call.close()
 
-    def logged(self, event: str) -> list[dict[str, Any]]:
+    def logged(self, event: str) -> list[Found]:
         lines = self.log.read_text().splitlines()
         return [entry for line in lines if (entry := json.loads(line))["event"] == event]
 
@@ -124,7 +126,7 @@ class LocalProcess:
 class Aws:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
-        options: dict[str, Any] = {
+        options: Found = {
             "endpoint_url": endpoint,
             "region_name": "us-east-1",
             "aws_access_key_id": "test",
@@ -156,8 +158,12 @@ class Aws:
     def notifying_bucket(self, name: str) -> str:
         self.s3.create_bucket(Bucket=name)
         topic: str = self.sns.create_topic(Name=name)["TopicArn"]
-        notify: Any = {"TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]}
-        self.s3.put_bucket_notification_configuration(Bucket=name, NotificationConfiguration=notify)
+        self.s3.put_bucket_notification_configuration(
+            Bucket=name,
+            NotificationConfiguration={
+                "TopicConfigurations": [{"TopicArn": topic, "Events": ["s3:ObjectCreated:*"]}]
+            },
+        )
         return topic
 
     def announce(self, queue_url: str, body: str) -> None:
@@ -196,7 +202,7 @@ class Warehouse:
         """Connect again after the local Snowflake was restarted."""
         self.connection = self.local.connect(database=self.database)
 
-    def run(self, sql: str) -> list[dict[str, Any]]:
+    def run(self, sql: str) -> list[Found]:
         """Return rows as dictionaries with the connector's column names."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql)
@@ -247,7 +253,7 @@ class Warehouse:
     def has_rows(self, number: int, table: str = "EVENTS") -> None:
         assert eventually(lambda: self.count(table), lambda count: count >= number) == number
 
-    def history(self, table: str = "EVENTS") -> dict[str, dict[str, Any]]:
+    def history(self, table: str = "EVENTS") -> dict[str, Found]:
         rows = self.run(
             f"""SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
                 TABLE_NAME => 'RAW.{table}', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))
@@ -258,9 +264,9 @@ class Warehouse:
     def fate(self, file_name: str) -> dict[str, object]:
         return eventually(lambda: self.history().get(file_name) or {})
 
-    def status(self, name: str = "EVENTS_PIPE") -> dict[str, Any]:
+    def status(self, name: str = "EVENTS_PIPE") -> Found:
         rows = self.run(f"SELECT SYSTEM$PIPE_STATUS('RAW.{name}') AS S")
-        read: dict[str, Any] = json.loads(rows[0]["S"])
+        read: Found = json.loads(rows[0]["S"])
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
@@ -276,8 +282,10 @@ class Warehouse:
 
     def messages(self) -> int:
         """Return the number of messages in Snowflake's queue, including those in flight."""
-        names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self.aws.sqs.get_queue_attributes(QueueUrl=self.queue_url(), AttributeNames=names)
+        found = self.aws.sqs.get_queue_attributes(
+            QueueUrl=self.queue_url(),
+            AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
+        )
         return sum(int(value) for value in found["Attributes"].values())
 
     def queue_url(self) -> str:

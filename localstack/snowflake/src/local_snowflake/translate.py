@@ -9,8 +9,11 @@ from collections.abc import Callable
 
 from sqlglot import exp
 
-from local_snowflake.expression_types import WANTS_TEXT, Translation, aliases_of_variants
-from local_snowflake.translate_casts import anonymous, cast, converting, dated, to_number
+from local_snowflake.column_types import Types
+from local_snowflake.expression_types import (
+    WANTS_TEXT,
+)
+from local_snowflake.translate_casts import anonymous, cast, convert_timezone, converting, dated, to_number
 from local_snowflake.translate_comparisons import (
     ORDERS,
     compare,
@@ -18,6 +21,7 @@ from local_snowflake.translate_comparisons import (
     decode,
     in_order,
     null_if,
+    set_operation,
     simple_case,
 )
 from local_snowflake.translate_text import group_concat, time_to_str, to_char, wants_text
@@ -25,6 +29,7 @@ from local_snowflake.translate_values import (
     array,
     array_agg,
     average,
+    count,
     divide,
     json_object,
     median,
@@ -33,7 +38,12 @@ from local_snowflake.translate_values import (
     parse_json,
     remainder,
     sign,
+    to_variant,
+    total,
+    unified,
+    within_domain,
 )
+from local_snowflake.translation import Translation, aliases_of_variants
 
 REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None]] = {
     **dict.fromkeys(WANTS_TEXT, wants_text),
@@ -42,6 +52,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     **dict.fromkeys(ORDERS, in_order),
     exp.Case: simple_case,
     exp.Nullif: null_if,
+    **dict.fromkeys((exp.Union, exp.Intersect, exp.Except), set_operation),
     exp.DecodeCase: decode,
     exp.In: contained,
     exp.Between: contained,
@@ -68,16 +79,22 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     exp.WithinGroup: array_agg,
     exp.ParseJSON: parse_json,
     exp.ObjectAgg: object_agg,
-    exp.JSONObject: json_object,
+    **dict.fromkeys((exp.JSONObject, exp.Struct), json_object),
+    **dict.fromkeys((exp.ToVariant, exp.JSONFormat), to_variant),
+    **dict.fromkeys((exp.Coalesce, exp.If, exp.Nvl2), unified),
+    **dict.fromkeys((exp.Sqrt, exp.Ln, exp.Log), within_domain),
+    exp.Count: count,
+    exp.Sum: total,
+    exp.ConvertTimezone: convert_timezone,
 }  # fmt: skip
 
 
-def translate(statement: exp.Expr, variant_columns: frozenset[str]) -> exp.Expr:
+def translate(statement: exp.Expr, variant_columns: frozenset[str], types: Types) -> exp.Expr:
     """Rewrite a statement in place. Raises if it contains something that is refused."""
     nodes = [node for node in statement.walk(bfs=False) if type(node) in REWRITES]
     if not nodes:
         return statement
-    translation = Translation(aliases_of_variants(statement, variant_columns))
+    translation = Translation(aliases_of_variants(statement, variant_columns), types)
     for node in reversed(nodes):  # children first
         made = REWRITES[type(node)](node, translation)
         if made is not None and made is not node:

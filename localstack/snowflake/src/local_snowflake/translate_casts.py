@@ -6,18 +6,20 @@ from datetime import datetime
 
 from sqlglot import exp
 
+from local_snowflake.column_types import TEXT_LITERAL, TEXTS
 from local_snowflake.errors import unsupported
 from local_snowflake.expression_types import (
     KIND,
     SCALAR,
     TEXT,
     TEXT_TYPES,
-    Translation,
+    VARIANT,
     call,
     is_aggregated,
     typed,
 )
 from local_snowflake.translate_text import as_text, scalar_of
+from local_snowflake.translation import Translation
 
 WHOLE_TYPES = {exp.DType.BIGINT, exp.DType.INT, exp.DType.SMALLINT, exp.DType.TINYINT}
 DECIMAL_TYPES = {exp.DType.DECIMAL}
@@ -33,6 +35,8 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     target: exp.DataType = node.args["to"]
     kind = target.this
     prefix = "try_" if isinstance(node, exp.TryCast) else ""
+    if prefix and node.args.get("requires_string"):
+        refuse_other_than_text(node, translation)
     if kind in TEXT_TYPES:
         made = as_text(node.this, translation)
         most = target.expressions[0].this if target.expressions else None
@@ -50,6 +54,14 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
             made = typed(f"{prefix}{name}", value)
             return with_operand(node, made) if is_aggregated(value) else made
     return None
+
+
+def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
+    """Refuse TRY_CAST of anything but text, which is an error in Snowflake ("TRY_CAST")."""
+    given = translation.types.of(node.this) if translation.types else None
+    is_variant = translation.kind(node.this) == VARIANT
+    if is_variant or (given and given.isdisjoint({TEXTS, TEXT_LITERAL})):
+        raise unsupported(f"{node.sql(dialect='snowflake')} of a value that is not text")
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
@@ -97,7 +109,7 @@ def converting(name: str) -> Callable[[exp.Expr, Translation], exp.Expr | None]:
 
     def convert(node: exp.Expr, _: Translation) -> exp.Expr | None:
         if node.args.get("format"):
-            raise unsupported(f"{node.sql(dialect='snowflake')}: a format for reading")
+            raise unsupported(f"{node.sql(dialect='snowflake')}: a format for parsing")
         return typed(("try_" if node.args.get("safe") else "") + name, operand(node.this))
 
     return convert
@@ -134,8 +146,24 @@ def anonymous(node: exp.Expr, _: Translation) -> exp.Expr | None:
 DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 
 
+def is_whole_number(node: exp.Expr) -> bool:
+    literal = node.this if isinstance(node, exp.Neg) else node
+    return isinstance(literal, exp.Literal) and literal.is_int
+
+
+def convert_timezone(node: exp.Expr, _: Translation) -> None:
+    """Read a TIMESTAMP_NTZ in the session's time zone, UTC, if CONVERT_TIMEZONE names no other ("CONVERT_TIMEZONE")."""
+    value = node.args["timestamp"]
+    if not node.args.get("source_tz") and not is_aggregated(value):
+        node.set("timestamp", typed("timestamp_tz", value))
+
+
 def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
     value = node.this
+    if isinstance(node, exp.DateAdd | exp.AddMonths) and not is_whole_number(node.expression):
+        # The number of units is rounded ("DATEADD").
+        rounded = exp.Round(this=node.expression.copy())
+        node.set("expression", exp.cast(rounded, "BIGINT", dialect="duckdb"))
     if translation.kind(value) == TEXT:
         value = typed("timestamp", value)
         node.set("this", value)
@@ -143,6 +171,10 @@ def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
     if cast_at_once and is_aggregated(value):
         return node  # whether it is a DATE makes no difference
     unit = node.args.get("unit")
+    if isinstance(node, exp.TimestampTrunc | exp.DateTrunc) and unit and unit.name.upper() not in DAYS:
+        given = translation.types.of(value) if translation.types else None
+        if given == frozenset({"date"}):
+            raise unsupported(f"{node.sql(dialect='snowflake')} of a DATE")
     if isinstance(node, exp.AddMonths) or (unit and unit.name.upper() in DAYS):
         return typed("dated", value.copy(), node.copy())
     return node

@@ -1,7 +1,11 @@
 """Rewrite comparisons and orders, which for a VARIANT depend on what it is compared with."""
 
+import re
+
 from sqlglot import exp
 
+from local_snowflake.column_types import NUMBER as NUMBER_TYPE
+from local_snowflake.column_types import TEXTS, differ, groups
 from local_snowflake.errors import unsupported
 from local_snowflake.expression_types import (
     BOOLEAN,
@@ -13,13 +17,15 @@ from local_snowflake.expression_types import (
     TEXT,
     VARIANT,
     VARIANT_NAMES,
-    Translation,
     call,
     is_aggregated,
     text,
     typed,
 )
+from local_snowflake.macros import NUMBER as NUMBER_PATTERN
 from local_snowflake.translate_text import scalar_of
+from local_snowflake.translate_values import unified
+from local_snowflake.translation import Translation
 
 ORDERS = {
     exp.Max: "MAX", exp.Min: "MIN", exp.ArgMax: "MAX_BY", exp.ArgMin: "MIN_BY", exp.Greatest: "GREATEST",
@@ -30,6 +36,8 @@ ORDERS = {
 def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     if isinstance(node.parent, exp.Update) and node.arg_key == "expressions":
         return None  # an assignment
+    as_one_type(node, "this", node.expression, translation)
+    as_one_type(node, "expression", node.this, translation)
     first, second = node.this, node.expression
     for one, other in ((first, second), (second, first)):
         beside_literal(one, translation.kind(other), translation)
@@ -43,6 +51,26 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     return None
 
 
+def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translation) -> None:
+    """Compare text with numbers as numbers ("Data type conversion"): DuckDB would cast the text '1.4' to the
+    type of the number beside it, and thus round it.
+    """
+    value, beside = node.args[key], other.unnest()
+    types = translation.types
+    if types is None or isinstance(value.unnest(), exp.Literal):
+        return
+    kinds, against = types.of(value) or frozenset(), types.of(beside) or frozenset()
+    if not differ(kinds, against) or VARIANT in kinds | against:
+        return
+    literal = beside.this if isinstance(beside, exp.Neg) else beside
+    if not isinstance(literal, exp.Literal):
+        raise unsupported(f"a comparison of two types: cast one side of {node.sql(dialect='snowflake')}")
+    if not literal.is_string and groups(kinds) == {TEXTS}:
+        node.set(key, typed("float", value.copy()))
+    elif literal.is_string and groups(kinds) == {NUMBER_TYPE} and re.fullmatch(NUMBER_PATTERN, literal.name):
+        literal.replace(exp.Literal.number(literal.name.strip()))
+
+
 def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> None:
     """Cast a VARIANT to the type of the literal that it is compared with."""
     kind = translation.kind(node)
@@ -50,7 +78,7 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
         return
     inner = node.unnest()
     if is_aggregated(node):
-        raise unsupported("an aggregated VARIANT beside a literal: cast it")
+        raise unsupported("an aggregated VARIANT compared with a literal: cast it")
     if type(inner) is exp.JSONExtract:
         made = scalar_of(inner)
         made = made if literal == TEXT else typed("float" if literal == NUMBER else "boolean", made)
@@ -62,9 +90,11 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 def contained(node: exp.Expr, translation: Translation) -> None:
     """Compare a VARIANT with IN's list or BETWEEN's bounds as the type of these literals."""
-    if not translation.may_be_variant(node.this):
-        return
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
+    if not translation.may_be_variant(node.this):
+        for other in others:
+            as_one_type(node, "this", other, translation)
+        return
     kinds = {translation.kind(each) for each in others} - {NULL}
     beside_literals(node, kinds, "IN or BETWEEN", translation)
 
@@ -78,19 +108,43 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
     """Compare a VARIANT x of CASE x WHEN y as the type of the literals y."""
+    unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
         raise unsupported("a VARIANT after WHEN: cast it")
     if node.this and translation.may_be_variant(node.this):
         beside_literals(node, {translation.kind(each) for each in compared} - {NULL}, "CASE", translation)
+    elif node.this:
+        for other in compared:
+            as_one_type(node, "this", other, translation)
 
 
 def null_if(node: exp.Expr, translation: Translation) -> None:
+    refuse_two_types(node, node.this, [node.expression], translation)
     node.set("this", ordered(node.this, "NULLIF", translation))
     node.set("expression", ordered(node.expression, "NULLIF", translation))
 
 
+def refuse_two_types(
+    node: exp.Expr, value: exp.Expr, others: list[exp.Expr], translation: Translation
+) -> None:
+    types = translation.types
+    if types and any(differ(types.of(value), types.of(each)) for each in others):
+        raise unsupported(f"values of two types: cast them to one in {node.sql(dialect='snowflake')}")
+
+
+def set_operation(node: exp.Expr, translation: Translation) -> None:
+    """Refuse columns of two types, which Snowflake casts to one ("Set operators"), but DuckDB to text."""
+    assert isinstance(node, exp.SetOperation)
+    for one, other in zip(node.left.selects, node.right.selects, strict=False):
+        if one.is_star or other.is_star:
+            return
+        refuse_two_types(node, one, [other], translation)
+
+
 def decode(node: exp.Expr, translation: Translation) -> None:
+    compared = node.expressions[1 : len(node.expressions) - 1 : 2]
+    refuse_two_types(node, node.expressions[0], compared, translation)
     node.set("expressions", [ordered(each, "DECODE", translation) for each in node.expressions])
 
 

@@ -5,7 +5,14 @@ import re
 from sqlglot import exp
 
 from local_snowflake.errors import unsupported
-from local_snowflake.expression_types import KIND, NULL, TEXT, Translation, text, typed
+from local_snowflake.expression_types import (
+    KIND,
+    NULL,
+    TEXT,
+    text,
+    typed,
+)
+from local_snowflake.translation import Translation
 
 TEXT_ARGUMENTS = ("this", "expression", "substr", "replacement", "delimiter", "fill_pattern", "from_", "to")
 NUMBERS_OF = {exp.Pad: {"expression"}, exp.Left: {"expression"}, exp.Right: {"expression"}}
@@ -26,6 +33,7 @@ def scalar_of(extract: exp.JSONExtract) -> exp.Expr:
 
 
 def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
+    refuse_perl_pattern(node)
     numbers = next((names for kind, names in NUMBERS_OF.items() if isinstance(node, kind)), ())
     for name in TEXT_ARGUMENTS:
         argument = node.args.get(name)
@@ -39,6 +47,22 @@ def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
         node.set("expressions", [as_text(each, translation) for each in node.expressions])
     # sqlglot would write the argument four times, for the case that it is binary.
     return exp.Anonymous(this="length", expressions=[node.this]) if isinstance(node, exp.Length) else None
+
+
+PERL = re.compile(r"(?<!\\)(?:[*+?}]\?|\(\?)")
+
+
+def refuse_perl_pattern(node: exp.Expr) -> None:
+    """Refuse what Snowflake's regular expressions do not support, such as non-greedy quantifiers, but DuckDB's do
+    ("String functions (regular expressions)").
+    """
+    pattern = node.args.get("expression")
+    if (
+        isinstance(node, exp.RegexpExtract | exp.RegexpLike | exp.RegexpReplace)
+        and isinstance(pattern, exp.Literal)
+        and PERL.search(pattern.name)
+    ):
+        raise unsupported(f"the regular expression {pattern.sql(dialect='snowflake')}")
 
 
 def to_char(node: exp.Expr, translation: Translation) -> exp.Expr:

@@ -2,10 +2,40 @@
 
 from sqlglot import exp
 
+from local_snowflake.column_types import TEXT_LITERAL, TEXTS, TIMESTAMP, branches
 from local_snowflake.errors import SnowflakeError, compilation, unsupported
-from local_snowflake.expression_types import KIND, VARIANT, Translation, call, is_aggregated, text, type_of
+from local_snowflake.expression_types import (
+    KIND,
+    VARIANT,
+    call,
+    is_aggregated,
+    text,
+    type_of,
+)
 from local_snowflake.json_text import parsed, place_and_message, text_of
 from local_snowflake.translate_text import as_text
+from local_snowflake.translation import Translation
+
+NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log: "1e-320"}
+
+
+def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
+    """Raise an error where Snowflake does and DuckDB returns NaN or -Infinity."""
+    value = node.expression if isinstance(node, exp.Log) else node.this
+    if is_aggregated(value):
+        return node
+    name = type(node).__name__.upper()
+    return call("within", value.copy(), node.copy(), exp.Literal.number(NOT_BELOW[type(node)]), text(name))
+
+
+def count(node: exp.Expr, _: Translation) -> None:
+    if isinstance(node.this, exp.Column) and isinstance(node.this.this, exp.Star):
+        raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL: name a column")
+
+
+def total(node: exp.Expr, translation: Translation) -> None:
+    if translation.types and translation.types.of(node.this) == frozenset({"boolean"}):
+        raise unsupported(f"{node.sql(dialect='snowflake')} of a BOOLEAN: cast it, or use COUNT_IF")
 
 
 def divide(node: exp.Expr, _: Translation) -> exp.Expr:
@@ -29,8 +59,9 @@ def sign(node: exp.Expr, _: Translation) -> exp.Expr:
     return exp.cast(exp.Sign(this=node.this.copy()), "BIGINT", dialect="duckdb")
 
 
-def average(node: exp.Expr, _: Translation) -> exp.Expr:
+def average(node: exp.Expr, translation: Translation) -> exp.Expr:
     """Rewrite AVG of numbers: as for a division, the result has six more digits."""
+    total(node, translation)
     parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
     window = node.parent if isinstance(node.parent, exp.Window) else None
     if window:
@@ -47,13 +78,52 @@ def average(node: exp.Expr, _: Translation) -> exp.Expr:
 
 def median(node: exp.Expr, _: Translation) -> exp.Expr:
     """Rewrite MEDIAN of numbers: the result has three more digits ("MEDIAN")."""
-    thousandths = exp.cast(exp.Literal.number(1), exp.DataType.build("DECIMAL(4,3)", dialect="duckdb"))
-    node.set("this", exp.Mul(this=exp.Paren(this=node.this.copy()), expression=thousandths))
+    node.set("this", with_three_digits(node.this))
     return node
 
 
-def array_agg(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite ARRAY_AGG: it skips NULLs, and without rows gives an empty array ("ARRAY_AGG")."""
+def with_three_digits(value: exp.Expr) -> exp.Expr:
+    thousandths = exp.cast(exp.Literal.number(1), exp.DataType.build("DECIMAL(4,3)", dialect="duckdb"))
+    return exp.Mul(this=exp.Paren(this=value.copy()), expression=thousandths)
+
+
+def as_variant(value: exp.Expr, translation: Translation) -> exp.Expr:
+    """Write a timestamp within a VARIANT as Snowflake does, with milliseconds and offset."""
+    types = translation.types
+    given = types.of(value) if types else frozenset()
+    if is_aggregated(value) or (given is not None and TIMESTAMP not in given):
+        return value
+    return call("as_variant", value.copy(), kind=VARIANT)
+
+
+def to_variant(node: exp.Expr, translation: Translation) -> None:
+    node.set("this", as_variant(node.this, translation))
+
+
+def unified(node: exp.Expr, translation: Translation) -> None:
+    """Make text beside a VARIANT a VARIANT: DuckDB would parse it as JSON."""
+    given = (
+        [(each, translation.types.of(each) or frozenset()) for each in branches(node) if each]
+        if (translation.types)
+        else []
+    )
+    if any(VARIANT in types or translation.kind(each) == VARIANT for each, types in given):
+        for each, types in given:
+            if each and types and types <= {TEXTS, TEXT_LITERAL}:
+                made = exp.Anonymous(this="to_json", expressions=[each.copy()])
+                made.meta[KIND] = VARIANT
+                each.replace(made)
+
+
+def array_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
+    """Rewrite ARRAY_AGG: it skips NULLs, and without rows gives an empty array ("ARRAY_AGG").
+
+    Rewrite PERCENTILE_CONT of numbers, too: the result has three more digits ("PERCENTILE_CONT").
+    """
+    if isinstance(node.this, exp.PercentileCont) and isinstance(node, exp.WithinGroup):
+        for each in node.expression.expressions:
+            each.set("this", with_three_digits(each.this))
+        return node
     if isinstance(node.parent, exp.WithinGroup | exp.Window):
         if isinstance(node.parent, exp.Window):
             raise unsupported("ARRAY_AGG as a window function")
@@ -63,9 +133,8 @@ def array_agg(node: exp.Expr, _: Translation) -> exp.Expr:
         return node
     inner = within.this.this if within else node.this
     value = inner.expressions[0] if isinstance(inner, exp.Distinct) else inner
-    listed = (
-        exp.Order(this=inner.copy(), expressions=within.expression.expressions) if within else inner.copy()
-    )
+    item = inner.copy() if isinstance(inner, exp.Distinct) else as_variant(inner, translation)
+    listed = exp.Order(this=item, expressions=within.expression.expressions) if within else item.copy()
     present = exp.Where(this=exp.Not(this=exp.Is(this=value.copy(), expression=exp.Null())))
     present_only = exp.Filter(this=exp.Anonymous(this="LIST", expressions=[listed]), expression=present)
     empty = exp.cast(text("[]"), "JSON", dialect="duckdb")
@@ -74,8 +143,9 @@ def array_agg(node: exp.Expr, _: Translation) -> exp.Expr:
     return made
 
 
-def array(node: exp.Expr, _: Translation) -> exp.Expr:
-    made = exp.Anonymous(this="json_array", expressions=node.expressions)
+def array(node: exp.Expr, translation: Translation) -> exp.Expr:
+    values = [as_variant(each, translation) for each in node.expressions]
+    made = exp.Anonymous(this="json_array", expressions=values)
     made.meta[KIND] = VARIANT
     return made
 
@@ -98,11 +168,11 @@ def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     return None
 
 
-def object_agg(node: exp.Expr, _: Translation) -> exp.Expr:
+def object_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
     """Rewrite OBJECT_AGG: it skips NULLs, and the keys are sorted ("OBJECT_AGG")."""
     if isinstance(node.parent, exp.Window):
         raise unsupported("OBJECT_AGG as a window function")
-    key, value = node.this, node.expression
+    key, value = node.this, as_variant(node.expression, translation)
     present = exp.and_(
         *(exp.Not(this=exp.Is(this=each.copy(), expression=exp.Null())) for each in (key, value))
     )
@@ -121,6 +191,9 @@ def object_agg(node: exp.Expr, _: Translation) -> exp.Expr:
     return made
 
 
-def json_object(node: exp.Expr, _: Translation) -> None:
+def json_object(node: exp.Expr, translation: Translation) -> None:
     if any(each.is_star for each in node.expressions):
         raise unsupported("OBJECT_CONSTRUCT_KEEP_NULL(*)")
+    for each in node.expressions:
+        if isinstance(each, exp.PropertyEQ | exp.JSONKeyValue):
+            each.set("expression", as_variant(each.expression, translation))

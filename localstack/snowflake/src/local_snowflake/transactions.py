@@ -1,0 +1,64 @@
+"""The transaction of a session, where Snowflake's rules differ from DuckDB's ("Transactions")."""
+
+from contextlib import suppress
+from typing import Any
+
+import duckdb
+from fakesnow.conn import FakeSnowflakeConnection
+from sqlglot import exp
+
+
+class TransactionalConnection(FakeSnowflakeConnection):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._begun = self._changed = self._aborted = False
+
+    @property
+    def in_transaction(self) -> bool:
+        """Return whether a transaction is open. This is tracked here, because trying a BEGIN would abort an
+        open one.
+        """
+        return self._begun or self._in_transaction
+
+    def note_transaction(self, statement: exp.Expr) -> None:
+        if isinstance(statement, exp.Transaction):
+            self._begun = True
+        elif isinstance(statement, exp.Commit | exp.Rollback):
+            self._begun = self._changed = self._aborted = False
+
+    def note_change(self) -> None:
+        self._changed = self.in_transaction
+
+    def commit_open(self) -> None:
+        """Commit the open transaction before a DDL statement."""
+        if self.in_transaction:
+            self._begun = self._in_transaction = self._changed = False
+            self._duck_conn.commit()
+
+    def refuse_to_commit_aborted(self) -> None:
+        """Refuse the COMMIT of an aborted transaction, which DuckDB would accept and silently roll back."""
+        if self._aborted:
+            self._begun = self._in_transaction = self._changed = self._aborted = False
+            self._duck_conn.rollback()
+            raise duckdb.TransactionException(
+                "a statement of the transaction failed: all of it is rolled back"
+            )
+
+    def outlive_failure(self) -> None:
+        """Begin a new transaction after a failed statement, if its transaction had changed nothing.
+
+        The failure ends the transaction in DuckDB, but would not end it in Snowflake.
+        """
+        with suppress(duckdb.Error):
+            self._duck_conn.fetchall()  # DuckDB takes no statement while a result is unread
+        if not self.in_transaction:
+            return
+        if self._changed:
+            try:
+                self._duck_conn.execute("SELECT 1")
+            except duckdb.TransactionException:
+                self._aborted = True
+        else:
+            with suppress(duckdb.Error):
+                self._duck_conn.rollback()
+            self._duck_conn.begin()
