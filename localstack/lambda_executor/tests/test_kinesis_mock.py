@@ -23,7 +23,8 @@ def start(parent: int) -> subprocess.Popen[str]:
 
 
 def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
-    """LocalStack starts the mock again when it dies. Killed at that moment, it left a mock that ran forever."""
+    """LocalStack starts the mock again when it dies. If LocalStack was killed at that moment, the new mock
+    ran forever."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     mock = start(parent=ended.pid)

@@ -186,7 +186,8 @@ def test_loading_waits_while_the_disk_is_full_and_then_continues(own_local: Loca
 
 
 def test_log_that_cannot_be_written_does_not_stop_the_server(own_local: LocalProcess, aws: Aws) -> None:
-    """On a full disk log lines cannot be written either; the loading thread used to end at the first one."""
+    """On a full disk log lines cannot be written either; the loading thread used to end at the first such
+    line."""
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
     _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)

@@ -162,7 +162,7 @@ OTHER_KEYS = {"UNIQUE KEYS": "UNIQUE", "IMPORTED KEYS": "FOREIGN KEY"}
 
 
 def primary_keys(show: exp.Expr, database: str | None, schema: str | None) -> exp.Expr:
-    """Answer SHOW PRIMARY KEYS for one table. fakesnow searches the table's name in all schemas of the
+    """Answer SHOW PRIMARY KEYS for one table. fakesnow searches for the table's name in all schemas of the
     session's database.
 
     DuckDB forgets the name of a key, so each has one of the form that Snowflake generates.

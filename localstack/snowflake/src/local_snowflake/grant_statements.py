@@ -147,8 +147,8 @@ class Granting:
         return [Target(target.of, name) for name in self.access.now.names_in(target.of, target.name)]
 
     def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
-        """Require that the role may grant: the object's owner, in a schema with managed access the schema's
-        owner, or a role with MANAGE GRANTS.
+        """Require that the role may grant: it owns the object (or the schema, if that has managed access),
+        or it has MANAGE GRANTS.
         """
         if not self.access.enforced:
             return

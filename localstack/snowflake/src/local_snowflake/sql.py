@@ -63,7 +63,7 @@ class Scope:
 
 def actor_of(scope: Scope) -> Actor:
     if scope.actor is None:
-        raise ValueError("only a session's own statements have an actor")
+        raise ValueError("a statement outside a session has no actor")
     return scope.actor
 
 

@@ -65,7 +65,8 @@ def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
-    """Return whether DuckDB and Snowflake cast this literal alike: NULL, or an ISO 8601 date and time to TIMESTAMP."""
+    """Return whether DuckDB and Snowflake cast this literal alike. They do for NULL, and for an ISO 8601
+    date and time that is cast to TIMESTAMP."""
     if isinstance(node, exp.Null):
         return True
     if not (isinstance(node, exp.Literal) and node.is_string and ISO_TIME.fullmatch(node.name)):

@@ -89,7 +89,7 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 
 def contained(node: exp.Expr, translation: Translation) -> None:
-    """Compare a VARIANT with IN's list or BETWEEN's bounds as the type of these literals."""
+    """Read a VARIANT before IN or BETWEEN as the type of the literals that follow."""
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
     if not translation.may_be_variant(node.this):
         for other in others:
@@ -107,7 +107,7 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """Compare a VARIANT x of CASE x WHEN y as the type of the literals y."""
+    """In CASE x WHEN y, read a VARIANT x as the type of the literals y."""
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):

@@ -88,7 +88,7 @@ def with_three_digits(value: exp.Expr) -> exp.Expr:
 
 
 def as_variant(value: exp.Expr, translation: Translation) -> exp.Expr:
-    """Write a timestamp within a VARIANT as Snowflake does, with milliseconds and offset."""
+    """Write a timestamp within a VARIANT as Snowflake does: with milliseconds and offset."""
     types = translation.types
     given = types.of(value) if types else frozenset()
     if is_aggregated(value) or (given is not None and TIMESTAMP not in given):
