@@ -163,7 +163,8 @@ def type_of_node(node: exp.Expr) -> str | None:
     return next((found for kinds, found in OF_NODES if isinstance(node, kinds)), None)
 
 
-OF_NODES: tuple[tuple[tuple[type[exp.Expr], ...], str], ...] = (
+OF_NODES: tuple[tuple[tuple[type[exp.Expr], ...], str | None], ...] = (
+    ((exp.All, exp.Any), None),  # their type is that of a subquery's column
     ((exp.Boolean, exp.Predicate, exp.Not, exp.And, exp.Or), "boolean"),
     (WHOLE, INTEGER),
     (NUMBERS, NUMBER),
