@@ -2,14 +2,14 @@
 
     events/dt=2026-11-16/hh=08/<SHA-256 of the uncompressed lines>.<number of lines>.ndjson.gz
 
-Hash and bytes depend only on the lines, so storing the same request again creates no second object.
+The hash depends only on the lines, so storing the same request again creates no second object.
 """
 
 import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
@@ -89,12 +89,21 @@ class LinesObject:
     lines: int
 
 
-def lines_object(prefix: Prefix, lines: Sequence[bytes], received_at: datetime) -> LinesObject:
-    """Compress lines to gzipped NDJSON. The header has no time stamp, so equal lines give equal bytes."""
+def zlib_gzipped(text: bytes) -> bytes:
+    return gzip.compress(text, 1, mtime=0)
+
+
+def lines_object(
+    prefix: Prefix,
+    lines: Sequence[bytes],
+    received_at: datetime,
+    gzipped: Callable[[bytes], bytes] = zlib_gzipped,
+) -> LinesObject:
+    """Compress lines to gzipped NDJSON, without a time stamp in the header. Equal lines have equal keys."""
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     name = ObjectName(prefix, hour, hashlib.sha256(text).hexdigest(), len(lines))
-    return LinesObject(name.key, gzip.compress(text, 1, mtime=0), len(lines))
+    return LinesObject(name.key, gzipped(text), len(lines))
 
 
 def lines_of(body: bytes) -> list[bytes]:

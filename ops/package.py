@@ -33,8 +33,8 @@ PRODUCER_LIBRARY = ("google", "protobuf", "aws_kinesis_agg")
 MODELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 UNUSED: Mapping[str, tuple[str, ...]] = {
     "handler": (*PRODUCER_LIBRARY, *MODELS),
-    "consumer": TOKENS,
-    "check": (*TOKENS, *PRODUCER_LIBRARY),
+    "consumer": (*TOKENS, "isal"),
+    "check": (*TOKENS, *PRODUCER_LIBRARY, "isal"),
 }
 # cryptography needs only the compiled part of cffi.
 UNUSED_BY_ALL = ("cffi", "pycparser")
