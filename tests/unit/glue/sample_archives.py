@@ -9,7 +9,7 @@ from pathlib import Path
 
 from consumer.visits import Rule, visits_of
 from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent, Kind, Owned, check
-from contract.objects import lines_object, lines_of
+from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Folder, Store, floor_hour
 from glue.rebuild import rows_of
 
@@ -53,19 +53,14 @@ def crossing_line(event: GeofenceEvent) -> bytes:
 
 
 def archived(
-    folder: Path, lines: Iterable[bytes], hour: datetime = HOUR, batch: int = 20, prefix: str = "events"
+    folder: Path, lines: Iterable[bytes], hour: datetime = HOUR, batch: int = 20, prefix: Prefix = "events"
 ) -> list[str]:
     """Write lines as objects of `batch` events each; return their keys."""
-    store, keys, some = Folder(folder), [], []
-    for each in [*lines, None]:
-        if each is not None:
-            some.append(each)
-        if some and (each is None or len(some) == batch):
-            made = lines_object(prefix, some, hour)  # type: ignore[arg-type]
-            store.write(made.key, made.body)
-            keys.append(made.key)
-            some = []
-    return keys
+    every = list(lines)
+    made = [lines_object(prefix, every[start : start + batch], hour) for start in range(0, len(every), batch)]
+    for each in made:
+        Folder(folder).write(each.key, each.body)
+    return [each.key for each in made]
 
 
 def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]]:
