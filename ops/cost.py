@@ -98,30 +98,20 @@ def by_component(lines: Iterator[Line], load: Load) -> list[dict[str, object]]:
 
 def compared(load: Load, prices: Prices) -> list[dict[str, object]]:
     ours = total(load, prices)
-    rows = []
-    for way, words in WAYS.items():
-        usd = total(load, prices, way)
-        rows.append(
-            {
-                "way": way,
-                "what": words,
-                "usd_a_month": round(usd, 2),
-                "usd_a_million_events": round(usd / load.events * 1e6, 4),
-                "against_ours": f"{(usd / ours - 1):+.0%}",
-            }
-        )
+    alternatives = [(str(way), words, total(load, prices, way)) for way, words in WAYS.items()]
     for batch in sorted({1, 20, 100, 500} - {load.batch}):
-        usd = total(replace(load, batch=batch), prices)
-        rows.append(
-            {
-                "way": f"batch {batch}",
-                "what": f"as deployed, with {batch} event{'s' * (batch > 1)} per request",
-                "usd_a_month": round(usd, 2),
-                "usd_a_million_events": round(usd / load.events * 1e6, 4),
-                "against_ours": f"{(usd / ours - 1):+.0%}",
-            }
-        )
-    return rows
+        words = f"as deployed, with {batch} event{'s' * (batch > 1)} per request"
+        alternatives.append((f"batch {batch}", words, total(replace(load, batch=batch), prices)))
+    return [
+        {
+            "way": way,
+            "what": words,
+            "usd_a_month": round(usd, 2),
+            "usd_a_million_events": round(usd / load.events * 1e6, 4),
+            "against_ours": f"{(usd / ours - 1):+.0%}",
+        }
+        for way, words, usd in alternatives
+    ]
 
 
 def command(

@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -305,19 +306,7 @@ def note_result(outputs: Outputs, found: Found) -> None:
 
 
 def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> None:
-    crossings = found.crossings
-    geofence = {"archived": crossings.archived, "consumed": crossings.consumed, "too_old": crossings.too_old}
-    named = [
-        {
-            "kind": d.kind,
-            "key": d.key,
-            "line": d.line,
-            "lines": d.lines,
-            "rows": d.rows,
-            "events": list(d.events),
-        }
-        for d in found.differences
-    ]
+    geofence = asdict(found.crossings)
     if as_json:
         terminal.print_json(
             {
@@ -325,7 +314,7 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
                 **({"problem": "; ".join(found.unasked.values())} if found.unasked else {}),
                 "hours": found.hours,
                 "geofence_events": geofence,
-                "differences": named,
+                "differences": [asdict(difference) for difference in found.differences],
                 "more_differences": found.more,
                 "foreign_objects": found.foreign,
                 "invalid_rows": found.invalid_rows,

@@ -126,14 +126,16 @@ def send_command(
         ),
     ] = None,
     rename: Annotated[
-        list[str] | None, typer.Option("--rename", metavar="PATH=PATH", help="Rename a field.")
+        list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="Rename the field OLD to NEW.")
     ] = None,
     delete: Annotated[
-        list[str] | None, typer.Option("--delete", metavar="PATH", help="Delete a field.")
+        list[str] | None, typer.Option("--delete", metavar="PATH", help="Delete this field from each event.")
     ] = None,
     map_: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="PATH=OLD:NEW,…", help="Replace the listed values of a field."),
+        typer.Option(
+            "--map", metavar="PATH=OLD:NEW,…", help="In the field PATH, replace the value OLD with NEW."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing; show examples and how many would be accepted.")
