@@ -132,7 +132,7 @@ def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | F
 
 
 def _json_lines(text: bytes) -> list[bytes]:
-    """Return the values of NDJSON, or of one JSON array, one per line. Raises DecodeError."""
+    """Return the JSON text of each value in NDJSON or in one JSON array. Raises DecodeError."""
     try:
         return [
             msgspec.json.format(bytes(raw), indent=-1)

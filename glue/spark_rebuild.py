@@ -72,7 +72,7 @@ def _read_each(store: Store, conflicts: bool, batches: Iterable[pa.RecordBatch])
 
 
 def visits_of(facts: DataFrame, rule: Rule) -> DataFrame:
-    """Return visits (rows of VISIT) from facts, with `consumer.visits.step`."""
+    """Compute visits (rows of VISIT) from facts with `consumer.visits.step`."""
     # Spark orders structs field by field, with nulls first and strings by code point, as the visit rule requires.
     least = (
         facts.where("kind IS NOT NULL")
