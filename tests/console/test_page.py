@@ -35,7 +35,7 @@ def drawn(page: Page, what: str) -> int:
 
 
 def violations(page: Page) -> list[str]:
-    """Return the accessibility violations that axe finds, and where they are."""
+    """Return the accessibility violations that axe finds, each with its elements."""
     result = Axe().run(page).response
     assert "color-contrast" in {each["id"] for each in result["passes"]}, "axe saw no text to judge"
     return [

@@ -104,8 +104,8 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """Delete the queue, its subscription and its rule. Errors are ignored: the next console here reuses
-        the rest.
+        """Delete the queue, its subscription and its rule. Errors are ignored, because the next console on this
+        machine reuses what is left.
         """
         if not self._url:
             return

@@ -192,7 +192,7 @@ class KnownVisits:
         self._is_other |= before != (self._usual, self._usual_of_tag)
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """Apply a notification from the bus. A repeated one has the same id; a visit's highest version counts."""
+        """Apply a notification from the bus. A repeated id is ignored, and of a visit's versions the highest counts."""
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
             return
@@ -228,7 +228,7 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Apply all visits of a device; visits that are not among them are deleted."""
+        """Replace the visits of a device with those read from the table."""
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
             # The query may not have covered older visits.

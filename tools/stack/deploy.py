@@ -50,7 +50,7 @@ def wanted(auth: identity.Auth) -> dict[str, str]:
 
 
 def deploy_functions(settings: Settings, processes: Processes, auth: identity.Auth) -> None:
-    """Deploy stage local. With `auth` "jwt" it requires tokens of the stack's own identity provider."""
+    """Deploy stage local. If `auth` is "jwt", the stage requires tokens of the stack's own identity provider."""
     parameters = {}
     if auth == "jwt":
         identity.publish_keys(settings, _client(settings, "s3"))

@@ -127,7 +127,7 @@ def test_localstack_folder_contains_no_python_module() -> None:
 
 
 def test_demo_accepts_a_file_with_any_name(tmp_path: Path) -> None:
-    """Run make with programs that print their arguments."""
+    """Run make, with its programs replaced by programs that print their arguments."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')

@@ -68,7 +68,7 @@ def test_rejected_valid_event_is_a_difference(ledger: Ledger) -> None:
     assert ledger.rejected_truth != ledger.rejected_found
 
 
-def test_receipt_that_does_not_add_up_is_counted(ledger: Ledger) -> None:
+def test_receipt_whose_numbers_do_not_add_up_is_counted(ledger: Ledger) -> None:
     good = answered(MORNING[0])
     ledger.add(replace(good, answer=good.answer | {"accepted": 0}))
     assert ledger.wrong_receipts == 1

@@ -113,7 +113,7 @@ def test_flapping_at_a_geofence_happens_within_two_minutes() -> None:
     assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
 
 
-def test_invalid_events_are_of_many_kinds_and_match_their_share() -> None:
+def test_invalid_events_have_many_kinds_of_errors_and_the_planned_share() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025
