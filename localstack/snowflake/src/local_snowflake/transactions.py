@@ -1,7 +1,6 @@
 """The transaction of a session, where Snowflake's rules differ from DuckDB's ("Transactions")."""
 
 from contextlib import suppress
-from typing import Any
 
 import duckdb
 from fakesnow.conn import FakeSnowflakeConnection
@@ -9,9 +8,7 @@ from sqlglot import exp
 
 
 class TransactionalConnection(FakeSnowflakeConnection):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._begun = self._changed = self._aborted = False
+    _begun = _changed = _aborted = False
 
     @property
     def in_transaction(self) -> bool:

@@ -13,7 +13,15 @@ from local_snowflake.column_types import Types
 from local_snowflake.expression_types import (
     WANTS_TEXT,
 )
-from local_snowflake.translate_casts import anonymous, cast, convert_timezone, converting, dated, to_number
+from local_snowflake.translate_casts import (
+    anonymous,
+    cast,
+    convert_timezone,
+    converting,
+    current_date,
+    dated,
+    to_number,
+)
 from local_snowflake.translate_comparisons import (
     ORDERS,
     compare,
@@ -86,6 +94,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     exp.Count: count,
     exp.Sum: total,
     exp.ConvertTimezone: convert_timezone,
+    exp.CurrentDate: current_date,
 }  # fmt: skip
 
 

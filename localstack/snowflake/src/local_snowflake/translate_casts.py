@@ -13,6 +13,7 @@ from local_snowflake.expression_types import (
     SCALAR,
     TEXT,
     TEXT_TYPES,
+    TYPE,
     VARIANT,
     call,
     is_aggregated,
@@ -145,6 +146,13 @@ def anonymous(node: exp.Expr, _: Translation) -> exp.Expr | None:
 
 
 DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
+
+
+def current_date(_: exp.Expr, __: Translation) -> exp.Expr:
+    """Return a function call: DuckDB takes CURRENT_DATE for the column of that name in SELECT CURRENT_DATE."""
+    made = exp.Anonymous(this="today")
+    made.meta[TYPE] = "DATE"
+    return made
 
 
 def is_whole_number(node: exp.Expr) -> bool:

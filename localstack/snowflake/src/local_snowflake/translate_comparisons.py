@@ -22,6 +22,7 @@ from local_snowflake.expression_types import (
     text,
     typed,
 )
+from local_snowflake.macros import HOME
 from local_snowflake.macros import NUMBER as NUMBER_PATTERN
 from local_snowflake.translate_text import scalar_of
 from local_snowflake.translate_values import unified
@@ -64,7 +65,7 @@ def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translat
         return
     literal = beside.this if isinstance(beside, exp.Neg) else beside
     if not isinstance(literal, exp.Literal):
-        raise unsupported(f"a comparison of two types: cast one side of {node.sql(dialect='snowflake')}")
+        raise unsupported(f"a comparison of {written(value)} with another type: cast one of them")
     if not literal.is_string and groups(kinds) == {TEXTS}:
         node.set(key, typed("float", value.copy()))
     elif literal.is_string and groups(kinds) == {NUMBER_TYPE} and re.fullmatch(NUMBER_PATTERN, literal.name):
@@ -130,7 +131,14 @@ def refuse_two_types(
 ) -> None:
     types = translation.types
     if types and any(differ(types.of(value), types.of(each)) for each in others):
-        raise unsupported(f"values of two types: cast them to one in {node.sql(dialect='snowflake')}")
+        what = "NULLIF" if isinstance(node, exp.Nullif) else "DECODE"
+        raise unsupported(f"{what} of {written(value)} and a value of another type: cast one of them")
+
+
+def written(node: exp.Expr) -> str:
+    """Return an expression as the user wrote it, unless the translation has already changed it."""
+    sql = node.sql(dialect="snowflake")
+    return "an expression" if HOME in sql.lower() else sql
 
 
 def set_operation(node: exp.Expr, translation: Translation) -> None:
@@ -139,7 +147,9 @@ def set_operation(node: exp.Expr, translation: Translation) -> None:
     for one, other in zip(node.left.selects, node.right.selects, strict=False):
         if one.is_star or other.is_star:
             return
-        refuse_two_types(node, one, [other], translation)
+        if translation.types and differ(translation.types.of(one), translation.types.of(other)):
+            kind = type(node).__name__.upper()
+            raise unsupported(f"{kind} of {written(one)} with a column of another type: cast one of them")
 
 
 def decode(node: exp.Expr, translation: Translation) -> None:
