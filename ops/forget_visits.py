@@ -45,7 +45,8 @@ class Forgotten:
 class _NoBus:
     """A bus that publishes nothing, so that subscribers get no more data of the forgotten person."""
 
-    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:  # noqa: ARG002
+    def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
+        del notifications
         return {}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import urllib3
@@ -361,6 +362,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
     """Return all findings. Those of the local processes are the first, because they explain others."""
-    import snowflake.connector  # noqa: F401  # takes 2.6 s, and more on a busy machine, so the budget starts after it
-
+    import_module(
+        "snowflake.connector"
+    )  # takes 2.6 s, and more on a busy machine, so the budget starts after it
     return ask([*local, *sources_of(outputs, stage, datetime.now(UTC)), *console_source(outputs)])

@@ -97,6 +97,7 @@ Wide = Annotated[
 # typer parses these defaults like any other value.
 NOW: Any = "now"
 A_DAY_AGO: Any = "24 hours ago"
+TWO_DAYS_AGO: Any = "48 hours ago"
 
 
 class Verbs(TyperGroup):

@@ -96,7 +96,7 @@ def command(
     start: Annotated[
         datetime,
         terminal.time_option("First hour to search in the archive if RAW lacks the event.", "--from"),
-    ] = "48 hours ago",  # type: ignore[assignment]  # typer parses it like any other value
+    ] = terminal.TWO_DAYS_AGO,
     end: Annotated[
         datetime, terminal.time_option("Last hour to search in the archive.", "--to")
     ] = terminal.NOW,

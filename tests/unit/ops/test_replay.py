@@ -158,7 +158,7 @@ def test_equal_selections_have_the_same_digest() -> None:
     assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
 
 
-def test_replay_from_a_relative_time_continues_but_omits_nothing_older(
+def test_replay_from_a_later_time_continues_and_from_an_earlier_time_starts_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.json"
@@ -167,7 +167,7 @@ def test_replay_from_a_relative_time_continues_but_omits_nothing_older(
     assert Progress(path, NOW - timedelta(hours=1)).last_key() == ""
     later = Progress(path, NOW + timedelta(hours=2))
     later.last_key()
-    later.remember("events/l")  # of the replay that began at NOW
+    later.remember("events/l")  # belongs to the replay that began at NOW
     assert Progress(path, NOW).last_key() == "events/l"
 
 
