@@ -1,6 +1,6 @@
 """The parts of a mobile app's event that Milkrun reads: strict JSON, common fields, geofence events.
 
-Unknown types and fields are kept unread, because apps ship before we do.
+Unknown types and fields are stored without being read, because apps are released before us.
 """
 
 import hashlib
@@ -188,7 +188,7 @@ def _outside_strings(raw: bytes) -> bytes:
 # --- the envelope, and geofence events ------------------------------------------------------------
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
-# Readers of the archive and the JSON Schema know accepted times by the pattern; `instant` knows the calendar too.
+# Readers of the archive and the JSON Schema check times by this pattern; `instant` checks the calendar too.
 Instant = Annotated[
     str,
     msgspec.Meta(

@@ -31,7 +31,7 @@ _NAME = re.compile(r"/([0-9a-f]{64})\.([0-9]+)\.ndjson\.gz")
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """The facts in a key: prefix, the hour (UTC) of receipt, SHA-256 and number of the lines."""
+    """The parts of a key: prefix, the hour (UTC) of receipt, SHA-256 and number of the lines."""
 
     prefix: Prefix
     hour: datetime
@@ -49,7 +49,7 @@ def hour_folder(hour: datetime) -> str:
 
 
 def object_name(key: str) -> ObjectName | None:
-    """Parse a key; None if Milkrun did not choose it."""
+    """Parse a key. Returns None if it does not have the format of Milkrun's keys."""
     prefix, hour, found = prefix_of(key), hour_of(key), _NAME.search(key)
     if not (prefix and hour and found):
         return None
@@ -67,12 +67,12 @@ def is_content(key: str, size: int) -> bool:
 
 
 def prefix_of(key: str) -> Prefix | None:
-    """Return the prefix of a key. The rest of the key need not be ours."""
+    """Return the prefix of a key. The rest of the key may have any format."""
     return next((prefix for prefix in _PREFIXES if key.startswith(f"{prefix}/")), None)
 
 
 def hour_of(key: str) -> datetime | None:
-    """Return the hour that the folders of a key name. The rest of the key need not be ours."""
+    """Return the hour that is in the folders of a key. The rest of the key may have any format."""
     found = _FOLDER.match(key)
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else None

@@ -25,14 +25,14 @@ from handler.circuit_breaker import CircuitBreaker
 from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
 from handler.validate import Batch
 
-# A step begins only if its worst case still fits: three tries of a put with their pauses, one call to the stream, two
-# tries of a message. Otherwise the answer is 503 while there is time for one.
+# A step begins only if there is time for its worst case: three tries of a put with their pauses, one call to the
+# stream, or two tries of a message. Otherwise the response is a 503, while there is still time for it.
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
-MAX_ERROR_BYTES = 60 * 1024  # of an answer, which has at most 64 KiB
+MAX_ERROR_BYTES = 60 * 1024  # of a response, whose limit is 64 KiB
 _CONFLICT = Reason(
-    "event_id_conflict", "_id", "Accepted; the same device sent another content of this `_id` before it."
+    "event_id_conflict", "_id", "Accepted, but the same device sent other content with this `_id` before it."
 )
 
 
@@ -48,7 +48,7 @@ class RedriveQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The facts about a request that are kept beside its events, and the time that is left for it."""
+    """The facts that are stored with the events of a request, and the time that remains for it."""
 
     request_id: str
     app_version: str | None
@@ -74,7 +74,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class Effects:
-    """The effects so far. The log line has them after a failure too, when there is no receipt."""
+    """The effects so far. The log line contains them even after a failure, when there is no receipt."""
 
     object_key: str | None = None
     rejected_key: str | None = None
@@ -97,9 +97,9 @@ class Ports:
 def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> Receipt:
     """Archive the whole batch, then publish its geofence events.
 
-    The order is a promise: we replay from the archive, so nothing is published, and no client is told "accepted",
-    before it is written. An object that exists already is published again, because an earlier try may have died
-    between the two. Raises RetryableError if anything could not be kept.
+    The order is a promise: replays read the archive, so no event is published or reported as accepted before the
+    archive contains it. If the object exists already, its events are published again, because an earlier request may
+    have failed between the two steps. Raises RetryableError if anything could not be stored.
     """
     began = time.perf_counter()
     if batch.lines:
@@ -192,7 +192,7 @@ def quarantine(
     archive: Archive, records: Sequence[StreamRecord], object_key: str, received_at: datetime
 ) -> str:
     """Store the records that the stream will never accept, with their origin. Returns the key."""
-    reason = Reason("refused_by_stream", "", "Kinesis answers that this record can never be taken.")
+    reason = Reason("refused_by_stream", "", "Kinesis rejects this record permanently.")
     lines = [
         quarantine_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
         for record in records
@@ -203,9 +203,9 @@ def quarantine(
 
 
 def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
-    """Return every reason of every rejected event, every conflict, and how many were left out.
+    """Return the reasons of all rejected events and the conflicts, and how many of these errors are omitted.
 
-    Few bytes can hold 500 rejected events, so the answer has as many errors as fit into MAX_ERROR_BYTES.
+    A small request can contain 500 invalid events, so the response has only the errors that fit into MAX_ERROR_BYTES.
     """
     found = [
         (rejected.index, rejected.event_id, reason)

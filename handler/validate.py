@@ -36,7 +36,7 @@ _NO_KINDS: Mapping[str, Kind] = {}
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An accepted event whose device (or user) sent another content of the same id before."""
+    """An accepted event whose device (or user) sent other content with the same id before."""
 
     index: int
     event_id: str
@@ -68,7 +68,7 @@ def validate(
     speaker: Speaker = ANYBODY,
     max_ahead: timedelta = timedelta(seconds=DEFAULT_CLOCK_AHEAD_SECONDS),
 ) -> Batch:
-    """Put every raw event into exactly one of `lines`, `rejected` and `duplicates`."""
+    """Count every event as exactly one of `lines`, `rejected` and `duplicates`."""
     batch = Batch()
     accepted: list[Checked] = []
     first: dict[Owned, bytes] = {}
