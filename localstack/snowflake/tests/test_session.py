@@ -2,6 +2,7 @@
 refused.
 """
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -139,6 +140,13 @@ def test_temporary_relation_has_a_full_name_and_is_dropped_with_its_session(numb
 
 def test_temporary_relation_may_not_hide_a_permanent_one(numbers: Warehouse) -> None:
     assert "hide" in numbers.refused("CREATE TEMPORARY TABLE RAW.T AS SELECT 1 AS A")
+
+
+def test_create_database_if_not_exists_keeps_the_results_of_flatten(warehouse: Warehouse) -> None:
+    warehouse.run(f"CREATE DATABASE IF NOT EXISTS {warehouse.database}")
+    warehouse.run("CREATE TABLE RAW.LISTS AS SELECT PARSE_JSON('{\"l\": [1, 2]}') AS v")
+    rows = warehouse.run("SELECT f.this, f.key FROM RAW.LISTS, LATERAL FLATTEN(INPUT => v:l) AS f")
+    assert [(json.loads(row["THIS"]), row["KEY"]) for row in rows] == [([1, 2], None)] * 2
 
 
 def test_flatten_outer_keeps_rows_without_elements(numbers: Warehouse) -> None:

@@ -293,8 +293,9 @@ class LocalCursor(FakeSnowflakeCursor):
                 )
             for comment in self._comments:
                 self._duck_conn.execute(comment)
-            if database and is_new:
+            if database:  # fakesnow creates its own macros even if the database exists
                 self._duck_conn.execute(macros_of(database))
+            if database and is_new:
                 self._duck_conn.execute(information_schema.creation_sql(database))
                 # "CREATE DATABASE": a new database has the schema PUBLIC.
                 self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
