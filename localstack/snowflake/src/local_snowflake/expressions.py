@@ -13,12 +13,16 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
     """Refuse FLATTEN's PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER works."""
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
+    if isinstance(node.parent, exp.Join) and node.parent.side:  # DuckDB loses the rows without elements
+        raise unsupported(f"{node.parent.side} JOIN of FLATTEN: use a comma and OUTER => TRUE")
     arguments = {"INPUT": node.this.this}
     for argument in (node.this.this, *node.this.expressions):
         if isinstance(argument, exp.Kwarg):
             arguments[argument.this.name.upper()] = argument.expression
     outer = arguments.pop("OUTER", None)
     source = arguments.pop("INPUT")
+    if source.is_string:
+        raise unsupported("FLATTEN of text: use PARSE_JSON")
     for name, value in arguments.items():
         if name == "MODE" and value.name.upper() == "BOTH":
             continue
