@@ -76,7 +76,7 @@ e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m "not slow"
 
-e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, killed processes, forget)
+e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, verify, KCL, forget)
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py
 

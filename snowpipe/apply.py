@@ -52,7 +52,7 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
 
 
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
-    """Raise Refusal if a deployed Snowflake stage reads another bucket than the configured one.
+    """Raise Refusal if a deployed Snowflake stage reads a bucket other than the configured one.
 
     MILKRUN_BUCKET may name the bucket of another deployment.
     """

@@ -92,21 +92,13 @@ def bootstrap(
 
 
 @app.command()
-def trust_policy(
-    context: typer.Context,
-    outputs: Outputs = None,
-    as_json: Json = False,
-    access: Annotated[bool, typer.Option(help="Print the permissions of the role instead.")] = False,
-) -> None:
+def trust_policy(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
     """Print the trust policy of the IAM role with which Snowflake reads the bucket."""
     del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
-    if access:
-        typer.echo(json.dumps(policies.access_policy(stage.parameters), indent=2, allow_nan=False))
-        return
-    parameters = stage.parameters
     with stage.warehouse(administrator) as session:
-        typer.echo(json.dumps(policies.trust_policy(session, parameters), indent=2, allow_nan=False))
+        policy = policies.trust_policy(session, stage.parameters)
+    typer.echo(json.dumps(policy, indent=2, allow_nan=False))
 
 
 @app.command()

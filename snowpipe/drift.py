@@ -9,25 +9,11 @@ not compared.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from snowpipe.ddl_files import Definition, same_statement
 from snowpipe.ddl_objects import Object, objects
-from snowpipe.grants import grant_differences
+from snowpipe.grants import Difference, grant_differences
 from snowpipe.warehouse import Row, Warehouse
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A property that differs. `repair` is a statement or a command; `automatic`: `apply` runs the statement."""
-
-    object: str
-    what: str
-    deployed: str
-    ddl: str
-    repair: str
-    automatic: bool = False
-
 
 APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
@@ -56,10 +42,7 @@ def differences(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Differe
         else:
             found += _compare(warehouse, each, row)
     present = [each for each in wanted if each.name not in gone]
-    return found + [
-        Difference(each.object, each.what, each.deployed, each.ddl, each.repair)
-        for each in grant_differences(warehouse, ddl, present)
-    ]
+    return [*found, *grant_differences(warehouse, ddl, present)]
 
 
 def _missing(each: Object) -> Difference:

@@ -38,12 +38,15 @@ class Grant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class GrantDifference:
+class Difference:
+    """A property that differs. `repair` is a statement or a command; `automatic`: `apply` runs the statement."""
+
     object: str
     what: str
     deployed: str
     ddl: str
     repair: str
+    automatic: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,15 @@ def _grant(row: Row) -> Grant | None:
 
 def grant_differences(
     warehouse: Warehouse, ddl: Sequence[Definition], present: Sequence[Object]
-) -> Iterator[GrantDifference]:
+) -> Iterator[Difference]:
     wanted = wanted_grants(ddl, present)
     roles = [each.name for each in present if each.kind == "ROLE"]
     deployed = deployed_grants(warehouse, roles, present)
     there = {each.name for each in present}
     for grant in sorted(wanted.grants - deployed):
         if grant.role in there or grant.name in there:
-            yield GrantDifference(
-                f"role {grant.role}", "grant", "missing", grant.text, "milkrun warehouse apply"
-            )
+            yield Difference(f"role {grant.role}", "grant", "missing", grant.text, "milkrun warehouse apply")
     for grant in sorted(deployed - wanted.grants):
         schema = grant.name.rpartition(".")[0]
         if (grant.role, grant.privilege, grant.kind, schema) not in wanted.tolerated:
-            yield GrantDifference(f"role {grant.role}", "grant", grant.text, "none", grant.revoke)
+            yield Difference(f"role {grant.role}", "grant", grant.text, "none", grant.revoke)

@@ -76,7 +76,10 @@ def principal_of(statement: Policy) -> str:
 
 
 def with_statement(policy: Policy, wanted: Policy) -> Policy:
-    """Return the policy, with the statement added or replaced (by its Sid) if a permission is missing."""
+    """Return the policy unchanged if it has all permissions of `wanted`; otherwise add that statement.
+
+    It replaces a statement with the same Sid.
+    """
     if permissions(policy) >= permissions({"Statement": [wanted]}):
         return policy
     kept = [s for s in policy.get("Statement", []) if s.get("Sid") != wanted["Sid"]]

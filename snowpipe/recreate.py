@@ -103,9 +103,7 @@ class Recreation:
         while not self._pauses_and_drains():
             if time.monotonic() > deadline:
                 pipes.set_paused(self.warehouse, self.pipe, False)
-                raise Refusal(
-                    f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
-                )
+                raise self._not_loaded()
             # A notification of an earlier file came during the pause and would be lost with the old pipe.
             self._let_load(deadline)
 
@@ -131,9 +129,12 @@ class Recreation:
         """Resume the pipe, and wait until every file that was queued before is loaded."""
         pipes.set_paused(self.warehouse, self.pipe, False)
         if not self._drained(pipes.server_time(self.warehouse), deadline):
-            raise Refusal(
-                f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
-            )
+            raise self._not_loaded()
+
+    def _not_loaded(self) -> Refusal:
+        return Refusal(
+            f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
+        )
 
     def _drained(self, queued_before: datetime, deadline: float) -> bool:
         while True:
@@ -188,7 +189,11 @@ class Recreation:
 
     def check(self) -> int:
         """Load by COPY the objects around the time of the pause that neither pipe loaded."""
-        self._wait(lambda status: status.pending == 0, "the new pipe keeps loading: see status")
+        deadline = time.monotonic() + self.timeout.total_seconds()
+        while pipes.status(self.warehouse, self.pipe).pending:
+            if time.monotonic() > deadline:
+                raise self._not_loaded()
+            time.sleep(1)
         while missing := self._missing():
             # Its message may still be on its way to the new pipe.
             if datetime.now(UTC) - self._border() > self.grace:
@@ -226,13 +231,6 @@ class Recreation:
     def _border(self) -> datetime:
         assert self.progress.border
         return self.progress.border
-
-    def _wait(self, rested: Callable[[pipes.Status], bool], refusal: str) -> None:
-        deadline = time.monotonic() + self.timeout.total_seconds()
-        while not rested(pipes.status(self.warehouse, self.pipe)):
-            if time.monotonic() > deadline:
-                raise Refusal(f"{self.pipe.name}: {refusal}", 1)
-            time.sleep(1)
 
     def _remembered(self) -> Progress:
         try:

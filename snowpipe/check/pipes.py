@@ -55,7 +55,7 @@ def parse(text: str) -> PipeStatus:
 def failed_loads_sql(database: str) -> str:
     """Return the statement that counts files that recently failed to load completely. No pipe retries them.
 
-    It limits COPY_HISTORY to the last hours; the view LOAD_FAILURES would read 14 days.
+    It reads only the last FAILED_LOADS_HOURS of COPY_HISTORY; the view LOAD_FAILURES would read 14 days.
     """
     tables = " UNION ALL ".join(
         f"SELECT status FROM TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY("

@@ -122,7 +122,7 @@ def main() -> int:
     page.write(now, by_hand, whole_of(by_hand | now))
     print(f"{LATEST.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}")
     if failed:
-        print(f"Failed: {', '.join(failed)}. The page shows their figures of an earlier run.")
+        print(f"Failed: {', '.join(failed)}. The page shows their figures from an earlier run.")
     return 1 if failed else 0
 
 

@@ -317,8 +317,9 @@ def largest_requests() -> dict[str, dict[str, object]]:
 
 
 def peak_memory() -> Figures:
-    """Return MiB above the idle process. One warm process handles all requests; its high-water mark is reset
-    before each.
+    """Return the peak memory per request, in MiB above that of the idle process.
+
+    One warm process handles all requests; its high-water mark is reset before each.
     """
     from handler import main
 

@@ -21,6 +21,7 @@ from ops.outputs import ROOT
 from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip
 from tools.stack.kcl import environment_for
 
+pytestmark = pytest.mark.slow
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)
 
 # Shorten the time until the first record from two minutes to twenty seconds; never for production
@@ -187,7 +188,6 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
         yield from round_trip(f"{device}-{truck}", fences, MORNING)
 
 
-@pytest.mark.slow
 def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
     yard.put(list(rounds(device)))
     first = yard.worker(yard.stream)

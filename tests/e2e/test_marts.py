@@ -30,6 +30,7 @@ from tests.bench.dbt import make_tables, warehouse
 from tests.model_runs import Dbt
 from tests.unit.ops.test_presence import ROUNDS, delivery_rounds
 
+pytestmark = pytest.mark.slow  # each test runs dbt several times
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RECEIVED = START + timedelta(days=220)  # so that no event is too old or ahead of its receipt
 RUNS = 4
@@ -150,7 +151,6 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
     }
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
 def test_incremental_runs_give_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],

@@ -91,6 +91,7 @@ def test_pipes_run_and_the_warehouse_equals_the_ddl(pipeline: Pipeline) -> None:
     assert differences.result == []
 
 
+@pytest.mark.slow
 def test_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str) -> None:
     done = threading.Event()
 

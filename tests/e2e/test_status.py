@@ -1,5 +1,5 @@
-"""Test `milkrun status` on a real stack: a problem is named with the next command, and a frozen store does
-not hide the others.
+"""Test `milkrun status` on a real stack: it reports a problem with the next command to run, and a frozen
+store does not delay the report of the others.
 """
 
 import json
@@ -81,7 +81,8 @@ def test_row_that_is_not_an_event_is_reported_and_can_be_traced(pipeline: Pipeli
     try:
         count = "SELECT COUNT(*) AS n FROM {db}.RAW.EVENTS WHERE file_name = %s"
         eventually(lambda: pipeline.rows(count, key)[0]["n"] == 1)
-        pipeline.build_marts()
+        if not pipeline.rows("SHOW VIEWS LIKE 'INVALID_ROWS' IN SCHEMA {db}.STAGING"):
+            pipeline.build_marts()
         found = parts(pipeline)["invalid rows"]
         assert found["level"] == "WARN"
         assert "line 1: not_an_object" in found["cause"]

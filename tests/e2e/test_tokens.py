@@ -184,6 +184,7 @@ def test_operator_can_invoke_the_function_without_a_token(
     assert (done.exit_code, [row["seen"] for row in done.result]) == (0, [True] * 4), done.output
 
 
+@pytest.mark.slow
 def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
     pipeline: Pipeline, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

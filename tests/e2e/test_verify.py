@@ -19,6 +19,7 @@ SELECTION = (
 VERIFIED = ("If-None-Match", "binaryMediaTypes", "Endpoints are")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_verify_passes_and_removes_its_data(pipeline: Pipeline) -> None:
     if not pipeline.is_local:

@@ -44,7 +44,7 @@ SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
     """Yield a new empty database with the DDL applied."""
     stage = Stage(tmp_path / "stage", local, aws)
-    stage.done("apply")
+    stage.create_objects()
     yield stage
     stage.close()
 
@@ -65,7 +65,11 @@ def crossing(id_: str, kind: str, at: datetime, device: str, fence: str = "farm-
 # --- DDL and pipes
 
 
-def test_apply_creates_everything_and_a_second_apply_changes_nothing(stage: Stage) -> None:
+def test_apply_creates_everything_and_a_second_apply_changes_nothing(
+    aws: Aws, local: LocalProcess, tmp_path: Path
+) -> None:
+    stage = Stage(tmp_path / "stage", local, aws)
+    stage.done("apply")
     key = stage.put([event("a")])
     stage.loaded([key])
     before = {kind: _made(stage, kind) for kind in ("PIPES", "STAGES", "TABLES")}
@@ -74,6 +78,7 @@ def test_apply_creates_everything_and_a_second_apply_changes_nothing(stage: Stag
     assert {kind: _made(stage, kind) for kind in before} == before
     assert stage.count() == 1
     assert [row["healthy"] for row in stage.done("status", "--json").rows] == [True, True]
+    stage.close()
 
 
 def _made(stage: Stage, kind: str) -> dict[str, datetime]:
@@ -812,6 +817,7 @@ def test_dbt_and_the_consumer_give_the_same_visits_for_random_events(built: Buil
     assert len(found) == len(by_the_mart(found)) > 100
 
 
+@pytest.mark.slow
 def test_docs_build_and_every_model_states_its_grain(built: Built) -> None:
     built.stage.done("dbt", "--quiet", "docs", "generate")
     target = built.stage.folder / "dbt" / "target"

@@ -16,7 +16,7 @@ from tests.unit.snowpipe.warehouse_stage import Stage
 def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Yield a database for this module, with the DDL applied."""
     stage = Stage(tmp_path_factory.mktemp("by-hand") / "stage", local, aws)
-    stage.done("apply")
+    stage.create_objects()
     yield stage
     stage.close()
 

@@ -7,8 +7,6 @@ import json
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from snowpipe.run_dbt import DBT, PROJECT, environment_of
 from snowpipe.settings import load
 
@@ -19,10 +17,11 @@ from dbt.adapters.snowflake.connections import SnowflakeCredentials
 jinja = NativeEnvironment()
 jinja.filters["as_number"] = int
 values = yaml.safe_load(open(sys.argv[1]))["milkrun"]["outputs"]["warehouse"]
-def rendered(value):
-    return jinja.from_string(value).render(env_var=os.environ.get) if isinstance(value, str) else value
-known = {n: rendered(v) for n, v in values.items() if n in SnowflakeCredentials.__dataclass_fields__}
-print(json.dumps(SnowflakeCredentials(**known).auth_args(), default=str))
+def rendered(value, environment):
+    return jinja.from_string(value).render(env_var=environment.get) if isinstance(value, str) else value
+for environment in json.load(sys.stdin):
+    known = {n: rendered(v, environment) for n, v in values.items() if n in SnowflakeCredentials.__dataclass_fields__}
+    print(json.dumps(SnowflakeCredentials(**known).auth_args(), default=str))
 """
 BASE = {"SNOWFLAKE_ACCOUNT": "org-account", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"}
 WAYS = {
@@ -46,20 +45,20 @@ WAYS = {
 SECRETS = {"password", "token", "workload_identity_provider", "authenticator", "private_key"}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_dbt_signs_in_with_the_credentials_of_the_commands(way: str, tmp_path: Path) -> None:
-    given, expected = WAYS[way]
-    environment = environment_of(
-        load({**BASE, **given, "MILKRUN_LOCAL": str(tmp_path)}), {"PATH": "/usr/bin:/bin"}
-    )
+def test_dbt_signs_in_with_the_credentials_of_the_commands(tmp_path: Path) -> None:
+    environments = [
+        environment_of(load({**BASE, **given, "MILKRUN_LOCAL": str(tmp_path)}), {"PATH": "/usr/bin:/bin"})
+        for given, _ in WAYS.values()
+    ]
     ran = subprocess.run(
         [DBT.parent / "python", "-c", PRINT, PROJECT / "profiles.yml"],
-        env=environment,
+        env=environments[0],
+        input=json.dumps(environments),
         capture_output=True,
         text=True,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout.splitlines()[-1])
-    kept = {name: value for name, value in found.items() if name in SECRETS and value}
-    assert {n: v.upper() if n == "authenticator" else v for n, v in kept.items()} == expected
+    for line, (way, (_, expected)) in zip(ran.stdout.splitlines(), WAYS.items(), strict=True):
+        kept = {name: value for name, value in json.loads(line).items() if name in SECRETS and value}
+        assert {n: v.upper() if n == "authenticator" else v for n, v in kept.items()} == expected, way

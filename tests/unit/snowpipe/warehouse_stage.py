@@ -12,8 +12,9 @@ from pathlib import Path
 
 from contract.objects import Prefix, lines_object
 from local_snowflake.testing import Aws, LocalProcess, eventually
-from snowpipe import settings, warehouse
+from snowpipe import apply, archive, settings, warehouse
 from snowpipe.cli import main
+from snowpipe.ddl_files import definitions
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class Stage:
         made = lines_object(prefix, lines, received_at or datetime.now(UTC))
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
+
+    def create_objects(self) -> None:
+        """Run the DDL without comparing the objects with it afterwards, which takes longer than the DDL."""
+        known = archive.parameters(settings.load(self.environment))
+        apply.run(self.warehouse, definitions(known))
 
     def query(self, sql: str) -> list[dict[str, object]]:
         return self.warehouse.query(sql)
