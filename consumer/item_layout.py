@@ -17,6 +17,7 @@ from msgspec.structs import astuple, replace
 
 from aws.table import Item
 from consumer import keys
+from consumer.expiry import KEPT_FOR, OPEN_KEPT_FOR, expires_at
 from consumer.notifications import News
 from consumer.visits import DEFAULT_RULE, KINDS, Order, Pair, Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
@@ -25,9 +26,6 @@ from contract.events import GeofenceEvent
 LOG_BYTES = 1024 - 160
 KEPT_EVENTS = 3
 CHUNK_BYTES = 16_000
-# Time to live. Items outlive MAX_AGE, so that an accepted event always finds the events around it.
-KEPT_FOR = timedelta(days=90)
-OPEN_KEPT_FOR = timedelta(days=400)
 
 _TYPES = {
     "enter": "user.entered_geofence",
@@ -66,11 +64,6 @@ class PairLog(msgspec.Struct, frozen=True):
     def is_late(self, order: Order) -> bool:
         """Return whether an event with this sort key belongs before the events of the log."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
-
-
-def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
-    """Return the expiry time, in epoch seconds, of an item whose last event occurred at `at`."""
-    return int((at + kept_for).timestamp())
 
 
 def log_item(pair: Pair, log: PairLog, rule: Rule) -> Item:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
-from consumer.visit_diff import VisitDiff, row
+from consumer.visit_diff import VisitDiff
+from consumer.visit_row import row
 from consumer.visits import Pair, Visit
 
 NotificationKind = Literal["arrived", "departed", "visit_restated"]

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from consumer import keys
-from consumer.visits import Pair, Rule, Visit, order_of, walk
+from consumer.visits import Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
 type Start = tuple[datetime, str]
-type Row = dict[str, str | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +48,3 @@ def visit_diff(
         for visits in ((*before, last_before), (*after, last_after))
     )
     return VisitDiff(old_by_start, new_by_start, orphan_exits - orphan_exits_before)
-
-
-def row(pair: Pair, visit: Visit) -> Row:
-    """Return the visit in the form that operators and subscribers get."""
-    return {
-        "device_id": pair.device_id,
-        "geofence_tag": pair.fence.tag,
-        "geofence_external_id": pair.fence.external_id,
-        "entered_at": keys.timestamp(visit.entered_at),
-        "exited_at": None if visit.exited_at is None else keys.timestamp(visit.exited_at),
-        "dwell_seconds": visit.dwell_seconds,
-        "entered_event_id": visit.entered_event_id,
-        "exited_event_id": visit.exited_event_id,
-        "exit_missed": visit.exit_missed,
-        "last_seen_at": None if visit.last_seen_at is None else keys.timestamp(visit.last_seen_at),
-        "app_dwell_seconds": visit.app_dwell_seconds,
-    }

@@ -18,7 +18,7 @@ import typer
 
 from aws.table import Table
 from consumer import keys
-from consumer.item_layout import KEPT_FOR
+from consumer.expiry import KEPT_FOR
 from consumer.visits import Pair
 from contract import logs
 from contract.events import MAX_AGE, Fence

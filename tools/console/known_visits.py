@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from consumer import keys, visit_diff
+from consumer import keys, visit_row
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent
 from ops.presence import EXCLUSIVE_TAGS
@@ -77,7 +77,7 @@ class Change(TypedDict):
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Parse a visit as `milkrun visits` and the bus represent it (`consumer.visit_diff.row`)."""
+    """Parse a visit as `milkrun visits` and the bus represent it (`consumer.visit_row.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -96,7 +96,7 @@ def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> 
 
 
 def by_rule(pair: Pair, visit: Visit) -> Known:
-    return known(visit_diff.row(pair, visit))
+    return known(visit_row.row(pair, visit))
 
 
 def start_of(visit: Known) -> Start:

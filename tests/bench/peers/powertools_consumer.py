@@ -17,7 +17,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 )
 
 from aws.table import Item, dumped
-from consumer import keys, visit_diff
+from consumer import keys, visit_row
 from consumer.visits import Visit, pair_of, visits_of
 from contract.events import geofence_event
 
@@ -67,7 +67,7 @@ class Consumer:
         before, after = _visits(known), _visits([*known, event])
         for start, visit in after.items():
             if before.get(start) != visit:
-                row = visit_diff.row(pair, visit)
+                row = visit_row.row(pair, visit)
                 item = {name: str(value) for name, value in row.items() if value is not None}
                 item |= {"pk": pk, "sk": f"v#{row['entered_at']}#{visit.entered_event_id}"}
                 self._dynamodb.put_item(TableName="visits", Item=dumped(item))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from consumer import previous_layout
-from consumer.item_layout import KEPT_FOR
+from consumer.expiry import KEPT_FOR
 from consumer.keys import timestamp
 from consumer.visits import visits_of
 

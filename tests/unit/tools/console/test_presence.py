@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import keys, visit_diff
+from consumer import keys, visit_row
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence import presence
@@ -30,9 +30,9 @@ def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random)
     archive, in random order.
     """
     known = KnownVisits(tags)
-    inputs: list[GeofenceEvent | visit_diff.Row] = [each for each in found if each.kind == "enter"]
+    inputs: list[GeofenceEvent | visit_row.Row] = [each for each in found if each.kind == "enter"]
     inputs += [
-        visit_diff.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+        visit_row.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
     ]
     rng.shuffle(inputs)
     for each in inputs:
@@ -73,7 +73,7 @@ def test_console_and_presence_rule_agree_for_realistic_collection_rounds() -> No
 def known_of(*found: GeofenceEvent) -> KnownVisits:
     known = KnownVisits()
     known.read(
-        visit_diff.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+        visit_row.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
     )
     return known
 

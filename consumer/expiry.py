@@ -1,0 +1,12 @@
+"""How long items of the visits table are kept (DynamoDB's time to live)."""
+
+from datetime import datetime, timedelta
+
+# Items outlive MAX_AGE, so that an accepted event always finds the events around it.
+KEPT_FOR = timedelta(days=90)
+OPEN_KEPT_FOR = timedelta(days=400)
+
+
+def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:
+    """Return the expiry time, in epoch seconds, of an item whose last event occurred at `at`."""
+    return int((at + kept_for).timestamp())
