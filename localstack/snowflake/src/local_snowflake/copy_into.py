@@ -61,7 +61,7 @@ class OnError:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """The options of the JSON format that affect loading. Any other option is refused if it would have an
+    """The options of the JSON format that affect loading. All others are refused if they would have an
     effect.
     """
 

@@ -56,14 +56,14 @@ class LocalProcess:
         self.log = folder.with_suffix(".log")
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self, *options: str, **popen: Any) -> "LocalProcess":
-        self.process = self.spawn(*options, **popen)
+    def start(self, *options: str) -> "LocalProcess":
+        self.process = self.spawn(*options)
         assert self.process.stdout
         line = self.process.stdout.readline()
         assert "ready" in line, self.process.stderr and self.process.stderr.read()
         return self
 
-    def spawn(self, *options: str, **popen: Any) -> "subprocess.Popen[str]":
+    def spawn(self, *options: str) -> "subprocess.Popen[str]":
         arguments = ["--port", str(self.port), "--dir", str(self.folder), "--log-file", str(self.log)]
         return subprocess.Popen(
             [
@@ -79,7 +79,6 @@ class LocalProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **popen,
         )
 
     def connect(self, **options: object) -> "connector.SnowflakeConnection":
