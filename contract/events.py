@@ -128,10 +128,8 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
         raise invalid("invalid_json_value", "", f"Values are nested deeper than {MAX_DEPTH} levels.")
     try:
         value = _DECODER.decode(raw)
-    except (ValueError, RecursionError):
-        _check_strictly(raw)
-        # Of strict JSON msgspec refuses only numbers such as 1e999, which jiter reads as infinity.
-        raise invalid("invalid_json_value", "", "A number is too large for a double.") from None
+    except (ValueError, RecursionError) as error:
+        raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
     # A text that a strict writer would write the same way is strict: nearly all are, in half of jiter's time.
     if _ENCODER.encode(value) != raw:
         _check_strictly(raw)
