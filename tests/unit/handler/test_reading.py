@@ -228,6 +228,7 @@ def test_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) -> Non
         (b"hello", {}, "not_json"),
         (b'[{"_id":"a"', {}, "not_json"),
         (b'[{"_id":"a"}]]', {}, "not_json"),
+        (b'[{"_id":NaN}] x', {}, "not_json"),
         (b'[{"_id":"a"},]', {}, "not_json"),
         (b'[{"_id":"a]', {}, "not_json"),
         (b'{"_id":NaN]', {}, "not_json"),
