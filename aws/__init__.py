@@ -1,6 +1,6 @@
-"""The adapter for calls to AWS, for the functions and for tools where speed matters.
+"""The AWS adapter of the functions, and of the tools where speed matters.
 
-`Access` holds region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
-`RedriveQueue` (SQS), `Table`, and `JsonClient` for services with a JSON protocol. They sign requests themselves
+`Access` holds the region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
+`RedriveQueue` (SQS), `Table`, and `JsonClient` for services with a JSON protocol. The clients sign requests themselves
 and keep their connections open, because a call through botocore takes ten times the CPU (docs/adr: "One AWS adapter").
 """

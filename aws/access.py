@@ -14,7 +14,10 @@ _VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`endpoints` holds the AWS_ENDPOINT_URL… environment variables. A service without one uses AWS's endpoint."""
+    """Creates AWS clients for one region.
+
+    `endpoints` holds the AWS_ENDPOINT_URL… environment variables. A service without one uses AWS's own endpoint.
+    """
 
     region: str
     credentials: Credentials
@@ -22,12 +25,15 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> "Access":
-        """Return access with the credentials of a function. Raises CredentialsError, or ValueError without a region."""
+        """Return access with a Lambda function's credentials.
+
+        Raises CredentialsError, or ValueError if no region is set.
+        """
         return cls._of(environment, function_credentials(environment))
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> "Access":
-        """Return access with the credentials of a tool's user. Raises the same errors as `of_function`."""
+        """Return access with the credentials of the user who runs a tool. Raises the same errors as `of_function`."""
         return cls._of(environment, session_credentials())
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The archive bucket. A key contains the hash of its content, so an object is written only if it does not exist."""
+"""The archive bucket. A key contains the hash of the object's content, so an existing object is never overwritten."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied"})
 
 
 class Archive:
-    """Thread-safe."""
+    """The archive bucket on S3. Thread-safe."""
 
     def __init__(self, bucket: str, region: str, credentials: Credentials, url: str = "") -> None:
         self.bucket = bucket
@@ -33,7 +33,7 @@ class Archive:
         self._endpoint = Endpoint("S3", self.url, Signer(credentials, region, "s3"))
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
-        """Put an object with `facts` as its metadata; return False if it exists already.
+        """Put an object with `facts` as its metadata; return False if it already exists.
 
         (Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".) Raises RetryableError.
         """

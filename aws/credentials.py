@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FixedCredentials:
-    """Credentials that are never renewed. Lambda's credentials are valid as long as the execution environment."""
+    """Credentials that are never renewed. Lambda's are valid for as long as the execution environment exists."""
 
     access_key: str
     secret_key: str
@@ -31,7 +31,7 @@ def preload(environment: Mapping[str, str]) -> None:
     """Under SnapStart, import the modules that `function_credentials` needs, so that they are in the snapshot.
 
     Otherwise the first request after each restore would import 102 modules, which takes 74 ms of CPU instead of 4 ms.
-    Without SnapStart the credentials are environment variables, which need no imports.
+    Without SnapStart, the credentials are read from environment variables, which needs no imports.
     (AWS Lambda Developer Guide: "Improving startup performance with Lambda SnapStart".)
     """
     if environment.get("AWS_LAMBDA_INITIALIZATION_TYPE") == "snap-start":
@@ -45,7 +45,7 @@ def preload(environment: Mapping[str, str]) -> None:
 def function_credentials(environment: Mapping[str, str]) -> Credentials:
     """Return a function's credentials: from its environment or, under SnapStart, from a local endpoint.
 
-    botocore's session would search six more places, and importing it takes half of a cold start.
+    botocore's session would search six more places, and importing it takes half the time of a cold start.
     (AWS Lambda Developer Guide: "Defined runtime environment variables".) Raises CredentialsError.
     """
     key, secret = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))

@@ -27,8 +27,8 @@ class ServiceError(RetryableError):
     def is_transient(self) -> bool:
         """Return whether the SDKs would retry the request.
 
-        (AWS SDKs and Tools Reference Guide: "Retry behavior". S3 returns 409 during another write of the same key:
-        Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
+        (AWS SDKs and Tools Reference Guide: "Retry behavior". S3 returns 409 while another write to the same key is in
+        progress: Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
         """
         return self.status in TRANSIENT_STATUSES or self.code in TRANSIENT_CODES
 
@@ -45,7 +45,7 @@ class PermanentError(Exception):
 
 
 class MissingObjectError(PermanentError):
-    """The object does not exist, or the role may not know whether it exists."""
+    """The object does not exist, or the role has no permission to find out whether it exists."""
 
 
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})

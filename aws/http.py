@@ -37,7 +37,10 @@ type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getadd
 
 
 def endpoint_of(service: str, region: str) -> str:
-    """Return the URL of a service in the partitions aws and aws-cn. (AWS General Reference: "Service endpoints".)"""
+    """Return the URL of a service in a region of the partition aws or aws-cn.
+
+    (AWS General Reference: "Service endpoints".)
+    """
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return f"https://{service}.{region}.{suffix}"
 
@@ -50,7 +53,7 @@ class Response:
 
 @lru_cache(maxsize=16)
 def _signing_key(scope: str, secret: str) -> bytes:
-    """Return the key for one day, region and service."""
+    """Return the signing key for one day, region and service, which `scope` names."""
     key = b"AWS4" + secret.encode()
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
@@ -58,10 +61,10 @@ def _signing_key(scope: str, secret: str) -> bytes:
 
 
 class Signer:
-    """Signature Version 4 in headers.
+    """Signs requests with Signature Version 4, in headers.
 
-    botocore's signer takes 0.2 ms per call, mostly to build its own request and header objects.
-    (AWS IAM User Guide: "Create a signed AWS API request".)
+    botocore's signer takes 0.2 ms per call, mostly for building its own request and header objects. (AWS IAM User
+    Guide: "Create a signed AWS API request".)
     """
 
     def __init__(self, credentials: Credentials, region: str, service: str) -> None:
@@ -70,7 +73,7 @@ class Signer:
     def signed(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> dict[str, str]:
-        """Return `headers` (lower-case, including `host`) together with the headers of the signature."""
+        """Return `headers` (lower-case, including `host`) together with the signature headers."""
         credentials = self._credentials()
         moment = now.strftime("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
@@ -93,7 +96,7 @@ class Signer:
 class Endpoint(threading.local):
     """One host, with one connection per thread, because `__init__` runs once in each thread that uses the endpoint.
 
-    Every request is signed. `name` is the name of the service in errors.
+    Every request is signed. `name` is the name of the service in error messages.
     """
 
     def __init__(self, name: str, url: str, signer: Signer) -> None:
@@ -101,7 +104,10 @@ class Endpoint(threading.local):
         self._connection = _Connection(self._parts)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """Send one request without retries, for at most CALL_SECONDS. Raises NoResponseError or CredentialsError."""
+        """Send one request without retries, and return the response within CALL_SECONDS.
+
+        Raises NoResponseError or CredentialsError.
+        """
         target = self._parts.path.rstrip("/") + path
         unsigned = {"host": self._parts.netloc, **headers}
         signed = self._signer.signed(method, target, unsigned, body, datetime.now(UTC))
@@ -109,7 +115,7 @@ class Endpoint(threading.local):
 
 
 def fetch(url: str) -> bytes:
-    """Return the body of a response to an unsigned GET request, within CALL_SECONDS. Raises RetryableError."""
+    """Send an unsigned GET request, and return the body of the response within CALL_SECONDS. Raises RetryableError."""
     parts, host = urlsplit(url), str(urlsplit(url).hostname)
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     with closing(_Connection(parts)) as connection:
@@ -131,7 +137,7 @@ class _Connection(HTTPConnection):
         super().__init__(url.netloc)
 
     def send(self, data: Any) -> None:
-        """Store the head and the body of a request, so that `call` can send them with one system call."""
+        """Store a part of a request (its head or its body), so that `call` can send both with one system call."""
         self._unsent.append(data)
 
     def call(
@@ -143,7 +149,7 @@ class _Connection(HTTPConnection):
         headers: Mapping[str, str] | None = None,
         max_bytes: int | None = None,
     ) -> Response:
-        """Send a request and read the response, for at most CALL_SECONDS. Raises NoResponseError with `name`."""
+        """Send a request, and return the response within CALL_SECONDS. Raises NoResponseError, which names `name`."""
         deadline = time.monotonic() + CALL_SECONDS
         try:
             # A connection that is readable between two requests was closed by the service.
@@ -184,7 +190,7 @@ def _remaining(deadline: float) -> float:
 
 
 def resolve(host: str, port: int, seconds: float) -> Sequence[Address]:
-    """Return the result of getaddrinfo. Raises TimeoutError or OSError.
+    """Resolve a host name with getaddrinfo, and return its addresses. Raises TimeoutError or OSError.
 
     A lookup cannot be interrupted, so it runs in a daemon thread, which is abandoned after the timeout.
     """
@@ -201,7 +207,10 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[Address]:
 
 
 def _connect_to_any(addresses: Sequence[Address], deadline: float) -> "_DeadlineSocket":
-    """Return a connection to the first address that accepts one. The addresses share the time. Raises OSError."""
+    """Return a connection to the first address that accepts one. Raises OSError.
+
+    The addresses share the time until `deadline`.
+    """
     failure: OSError = OSError("the name has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         left = _remaining(deadline)
@@ -245,12 +254,15 @@ class _DeadlineSocket(socket.socket):
 
 
 class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
-    """A TLS socket whose `sendall` calls `send` for each part."""
+    """A TLS socket whose `sendall` calls `send` for each part of the data."""
 
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Return a context with the SDK's certificates. Loading takes 17 ms, and a function has several endpoints."""
+    """Return a TLS context with the SDK's certificates.
+
+    It is cached, because loading the certificates takes 17 ms and a function has several endpoints.
+    """
     botocore = find_spec("botocore")
     assert botocore
     assert botocore.origin

@@ -55,7 +55,7 @@ class JsonClient:
         return msgspec.json.decode(self.send(operation, request) or b"{}")
 
     def send(self, operation: str, request: object) -> bytes:
-        """Return the body of the response. Bytes in `request` are encoded as base64."""
+        """Call an operation, and return the body of the response. Bytes in `request` are encoded as base64."""
         headers = {"content-type": self._content_type, "x-amz-target": f"{self._target}.{operation}"}
         body = msgspec.json.encode(request)
 

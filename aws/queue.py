@@ -10,7 +10,7 @@ from aws.json_client import JsonClient
 
 
 class ClaimCheck(msgspec.Struct, frozen=True):
-    """Lines (from 1) of an archived object that must be published."""
+    """The lines of an archived object that must still be published, numbered from 1."""
 
     bucket: str
     key: str
@@ -19,14 +19,14 @@ class ClaimCheck(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RedriveQueue:
-    """All methods raise RetryableError."""
+    """The redrive queue. All methods raise RetryableError."""
 
     sqs: JsonClient
     url: str
     bucket: str
 
     def enqueue(self, key: str, lines: Sequence[int]) -> None:
-        """Enqueue a claim check."""
+        """Enqueue a claim check for some lines of an archived object."""
         check = msgspec.json.encode(ClaimCheck(self.bucket, key, lines))
         self.sqs.send_message(QueueUrl=self.url, MessageBody=check.decode())
 

@@ -20,9 +20,10 @@ def jitter(max_seconds: float) -> float:
 
 
 def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
-    """Return the result of `call`. Raises its error if it is not transient, or if the last try failed.
+    """Call `call` until it succeeds, at most `tries` times, and return its result.
 
-    The pause before try n + 1 is at most base_seconds · 2ⁿ⁻¹, with full jitter.
+    Raises the error of `call` if it is not transient, or if the last try failed. The pause before try n + 1 is at most
+    base_seconds · 2ⁿ⁻¹, with full jitter.
     """
     for attempt in range(1, tries):
         try:
@@ -39,10 +40,10 @@ def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
 def send_until_done[K: Hashable, T](
     send: Callable[[Sequence[T]], Sequence[K]], parts: Mapping[K, T]
 ) -> dict[K, Exception]:
-    """Send all parts, and return the failures by key. `send` returns the keys of the parts that the service rejected.
+    """Send all parts, and return the failures by key.
 
-    Rejected parts are resent after pauses. A call that the service will never accept is halved until the invalid part
-    is alone.
+    `send` returns the keys of the parts that the service rejected; they are resent after pauses. A call that the
+    service will never accept is split in half until the invalid part is isolated.
     """
     failures: dict[K, Exception] = {}
     left = dict(parts)

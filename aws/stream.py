@@ -12,13 +12,16 @@ from contract.stream_record import StreamRecord
 
 @dataclass(frozen=True, slots=True)
 class KinesisStream:
-    """Create `kinesis` with `tries=1`, because the caller decides how long to retry when the stream is throttled."""
+    """The Kinesis stream `name`.
+
+    Create `kinesis` with `tries=1`, because the caller decides how long to retry when the stream is throttled.
+    """
 
     kinesis: JsonClient
     name: str
 
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """Send one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
+        """Make one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
         answer = self.kinesis.send(
             "PutRecords",
             {

@@ -23,7 +23,7 @@ def key_of(item: Item) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`executor` runs the requests of one call in parallel.
+    """The DynamoDB table `name`. `executor` runs the requests of one call in parallel.
 
     Queries and consistent reads return every write that completed before they began.
     """
@@ -44,17 +44,19 @@ class Table:
         return found, failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
-        """Put if the stored item's `version` is `expected` (None: if no item is stored); otherwise return False."""
+        """Put the item if the stored item's `version` is `expected` (None: if no item is stored). Otherwise return
+        False.
+        """
         return self._put_if(
             item, "attribute_not_exists(pk)" if expected is None else "version = :v", expected
         )
 
     def put_newer(self, item: Item) -> bool:
-        """Put unless the stored item's `version` is the same or higher; in that case return False."""
+        """Put the item unless the stored item's `version` is the same or higher. In that case return False."""
         return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
 
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:
-        """Yield the items with first <= sk <= last. Pages are read on demand."""
+        """Yield the items of the partition `pk` with first <= sk <= last. Pages are read on demand."""
         request: dict[str, object] = {
             "TableName": self.name,
             "KeyConditionExpression": "pk = :pk AND sk BETWEEN :first AND :last",

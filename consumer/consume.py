@@ -25,7 +25,7 @@ class Poison:
 
 class SetAside(Protocol):
     def keep(self, poison: Sequence[Poison]) -> str:
-        """Store records so that they can be sent again.
+        """Quarantine records, so that operators can send them again.
 
         Returns the object's key; a repeated call creates no second object.
         """
@@ -39,7 +39,10 @@ class Ports:
 
 @dataclass(slots=True)
 class Outcome(Counts):
-    """The outcome of a batch. `stopped_at` is the first unfinished record; Kinesis delivers again from there."""
+    """The outcome of a batch.
+
+    `stopped_at` is the first unfinished record; Kinesis delivers that record and all later ones again.
+    """
 
     records: int = 0
     consumed: int = 0
@@ -71,7 +74,8 @@ def consume(
     """Add every record to the visits or quarantine it, except those at or after `stopped_at`.
 
     Events are added per device and fence, in the order of each pair's first record. `has_time` is called before each
-    portion. Neither a bad record nor a failed call raises an error.
+    group of pairs; once it returns False, no further group is started. Neither a bad record nor a failed call raises an
+    error.
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))

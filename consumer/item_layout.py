@@ -1,8 +1,8 @@
-"""The layout of the visits table: per pair a log of its latest events, and chunks of the events before them.
+"""The layout of the visits table: for each pair, a log of its latest events, and chunks of its earlier events.
 
-The log (sort key `…#head`) holds everything that an event changes. It is normally at most 1 KB, because DynamoDB bills
-a write by the kilobyte. Events that no longer fit move to a chunk. The log and each chunk also hold the last visit
-before their first event, so that they can be read after earlier chunks have expired.
+The log (sort key `…#head`) holds everything that a new event changes. It is normally at most 1 KB, because DynamoDB
+bills a write by the kilobyte. Events that no longer fit move to a chunk. The log and each chunk also hold the last
+visit before their first event, so that they can be read after earlier chunks have expired.
 
 A change is one conditional write of the log. It includes the work that follows: chunks to write and notifications to
 publish.
@@ -35,7 +35,7 @@ _TYPES = {
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """Consecutive events of a pair. `base` is the last visit before them."""
+    """Consecutive events of a pair, and the last visit before them (`base`)."""
 
     sk: str
     base: Visit | None
@@ -43,10 +43,10 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class PairLog(msgspec.Struct, frozen=True):
-    """The latest events of a pair in order, and the work that its last change still needs.
+    """The latest events of a pair in order, and the pending work of its last change.
 
-    `base` is the last visit before `events`; `has_chunks` says that there were events before them. `position` is where
-    on the stream the events of the last change end, "" if unknown.
+    `base` is the last visit before `events`. `has_chunks` is True if there were events before them. `position` is the
+    stream position of the last event of the last change, "" if unknown.
     """
 
     version: int = 0
@@ -62,7 +62,7 @@ class PairLog(msgspec.Struct, frozen=True):
         return bool(self.chunks or self.news)
 
     def is_late(self, order: Order) -> bool:
-        """Return whether an event with this sort key belongs before the events of the log."""
+        """Return whether an event with this sort key belongs before the events in the log."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
@@ -111,7 +111,7 @@ def log_of(pair: Pair, item: Item) -> PairLog:
 
 
 def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
-    """Return a chunk's item. A chunk without events is stored too, so that an older version cannot reappear."""
+    """Return the item of a chunk. A chunk without events is stored too, so that an older version cannot reappear."""
     last = _last_at((chunk.events,)) or _last_at((log.events, *(each.events for each in log.chunks)))
     return {
         "pk": keys.quoted(pair.device_id),
@@ -133,7 +133,7 @@ def in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
 
 
 def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
-    """Return the log and its item. If the events no longer fit, all but the last events move to a chunk."""
+    """Return the log and its item. If the events no longer fit, all but the last KEPT_EVENTS move to a chunk."""
     item = log_item(pair, log, rule)
     if len(log.events) <= KEPT_EVENTS or size_of(item) <= LOG_BYTES:
         return log, item
@@ -145,7 +145,7 @@ def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
 
 
 def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) -> Iterator[Chunk]:
-    """Split a chunk that is too large for one item. New chunks are numbered from `number`."""
+    """Yield a chunk, or several if it is too large for one item. New chunks are numbered from `number`."""
     while len(packed(chunk.events)) > CHUNK_BYTES and len(chunk.events) > 1:
         half = len(chunk.events) // 2
         while len(packed(chunk.events[:half])) > CHUNK_BYTES and half > 1:
@@ -217,7 +217,7 @@ def _visit_of(row: list[Any] | None) -> Visit | None:
 
 
 def _trimmed(row: list[object]) -> list[object]:
-    """Remove trailing None values, to save bytes."""
+    """Remove trailing None values from a row, to save bytes."""
     while row[-1] is None:
         row.pop()
     return row

@@ -1,15 +1,16 @@
 """The consumer as a Kinesis Client Library worker: `python -m consumer.kcl`, on any machine with Java.
 
 Without arguments the process writes the library's properties and becomes its Java daemon. The daemon starts this module
-again with `--shard` for each shard that it holds. `--health` exits 0 if all is well. Facts about the library
-(amazon_kclpy README; tried):
+again with `--shard` for each shard that it holds. `--health` exits with 0 if the worker is healthy. Facts about the
+library (from the README of amazon_kclpy, confirmed by experiment):
 
-- An exception that leaves `process_records` loses its batch silently. So nothing is raised there: a batch that fails is
-  retried, and after too long the process ends without a checkpoint. Then the daemon ends too, and its supervisor starts
-  it again from the last checkpoint.
-- A shard process and the daemon talk over stdout, so the process logs to stderr.
-- The daemon finds AWS in the environment variables too (AWS SDK for Java 2.x: "Configuring client endpoints").
-- A shard that ended must be checkpointed, otherwise its children are not read. A shard whose lease is lost must not be.
+- If `process_records` raises an exception, its batch is lost silently. So it raises none: a failed batch is retried,
+  and after KCL_GIVE_UP_SECONDS the process ends without a checkpoint. Then the daemon ends too, and its supervisor
+  restarts it from the last checkpoint.
+- A shard process and the daemon communicate over stdout, so the process logs to stderr.
+- The daemon also reads the AWS endpoints from environment variables (AWS SDK for Java 2.x: "Configuring client
+  endpoints").
+- A shard that ended must be checkpointed, otherwise its children are not read. A shard whose lease is lost must not.
 - After SIGTERM the daemon lets every shard process checkpoint before it ends them.
 """
 
@@ -96,8 +97,8 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 class ShardProcessor:
     """Processes one shard. The library calls its methods, each of which passes the shard and its state to `alive`.
 
-    To give up it raises SystemExit, the only exception with which the library ends the process. The batch is then not
-    checkpointed and is delivered again.
+    To give up, a method raises SystemExit, the only exception that makes the library end the process. The batch is then
+    not checkpointed and is delivered again.
     """
 
     version: ClassVar = 3
@@ -165,8 +166,8 @@ class ShardProcessor:
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
         """Checkpoint a record, or the end of the shard if it is None. Returns False if every try failed.
 
-        Without a checkpoint records are repeated but not lost, except at the end of a shard. If another worker has
-        taken the shard, no checkpoint is needed.
+        Without a checkpoint, records are repeated but not lost, except at the end of a shard. If another worker has
+        taken the shard, no checkpoint is needed, and the result is True.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):
@@ -222,13 +223,19 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """A file with the worker's process id, and one per shard whose modification time shows when it was last alive."""
+    """A folder with a file per shard, whose modification time shows when the shard was last alive.
+
+    Another file contains the worker's process id.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def begin(self) -> None:
-        """Clear the folder. Exits if other users can write to it, because its properties name the program to run."""
+        """Clear the folder, and store the worker's process id.
+
+        Exits if other users can write to the folder, because its properties file names the program to run.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
@@ -247,7 +254,10 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return the worker's problems. A shard that waits for DynamoDB is healthy: a restart would not help it."""
+        """Return the worker's problems.
+
+        A shard that waits for DynamoDB is healthy, because a restart would not help.
+        """
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)
         except (OSError, ValueError):
@@ -261,7 +271,7 @@ class Health:
 
 
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
-    """Replace this process by the library's daemon. Exits with 2 if there is no Java."""
+    """Replace this process with the library's daemon. Exits with 2 if Java is missing."""
     import amazon_kclpy  # not in the Lambda's zip
 
     home = environment.get("JAVA_HOME")

@@ -1,7 +1,7 @@
 """The keys of the visits table: a device is a partition, and all items of a pair share a prefix of the sort key.
 
-`#` separates the parts of a key and ids may hold any character, so `#` and `%` inside a part are
-percent-encoded, so that different things never share a key.
+`#` separates the parts of a key. Ids may contain any character, so `#` and `%` inside a part are percent-encoded;
+otherwise different things could share a key.
 
     pk  <device>
     sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/item_layout.py)
@@ -54,14 +54,17 @@ def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Return the pair of an item, in this layout or the previous one: both begin with the same three parts."""
+    """Return the pair of an item's key, in this layout or the previous one.
+
+    Both begin with the device, the tag and the external id.
+    """
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
 
 
 @lru_cache(4096)  # several times per event
 def timestamp(at: datetime) -> str:
-    """Format a time in UTC with a fixed width, so that texts sort like times."""
+    """Format a time in UTC with a fixed width, so that the texts sort chronologically."""
     return at.isoformat(timespec="microseconds")[:26] + "Z"
 
 
@@ -78,10 +81,13 @@ def of_microseconds(number: int) -> datetime:
 
 
 def first_version(at: datetime) -> int:
-    """Return the first version of a new log: a time in milliseconds, which exceeds all versions of an expired log."""
+    """Return the first version of a new log: a time in milliseconds.
+
+    So it is higher than every version of an expired log of the pair.
+    """
     return int(at.timestamp() * 1000)
 
 
 def instant_of(version: int) -> datetime:
-    """Return the approximate time of the pair's first event."""
+    """Return the approximate time of a pair's first event, which is encoded in the versions of its log."""
     return _EPOCH + timedelta(milliseconds=version)

@@ -1,4 +1,4 @@
-"""Lambda's entry point for batches of Kinesis records. Translates and reports; `consume` decides."""
+"""Lambda's entry point for batches of Kinesis records. It only translates and logs; `consumer.consume` decides."""
 
 import os
 from functools import cache
@@ -19,7 +19,7 @@ LAST_PORTION_SECONDS = 15
 
 
 def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
-    """Lambda's entry point.
+    """Process one batch; return the sequence number of the first unfinished record, if any.
 
     Kinesis takes the lowest reported sequence number as its checkpoint and delivers everything from there
     again, so only that one is reported. (AWS Lambda Developer Guide: "Partial batch response".)
@@ -40,7 +40,7 @@ def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 
 @cache
 def app_of() -> tuple[Settings, Ports]:
-    """Create settings and clients at the first batch, so that importing this module needs no AWS."""
+    """Create the settings and clients on the first batch, so that importing this module needs no AWS."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     return settings, ports_of(settings, Access.of_function(os.environ))

@@ -1,4 +1,4 @@
-"""Decide which notifications a change of visits needs, and what they contain. Pure functions."""
+"""Decide which notifications a change of visits requires, and what they contain. Pure functions."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -29,10 +29,10 @@ class Bus(Protocol):
 
 
 def news_of(diff: VisitDiff) -> list[News]:
-    """Return the notifications from which a subscriber can update the visits before the change to those after it.
+    """Return the notifications from which a subscriber can derive the visits after a change from those before it.
 
     - `arrived`: a visit is new. `departed`: a visit that was open or is new has an exit.
-    - `visit_restated`: any other change to a visit that was notified. A closed visit has changed, is open
+    - `visit_restated`: any other change to a visit that subscribers know. A closed visit has changed, is open
       again or no longer exists (then the current visit is its replacement, or None), or an open visit ended
       without an exit.
     """

@@ -1,9 +1,9 @@
-"""The layout of the visits table until 2026-11-28, and moving a pair to the current one (docs/upgrade.md).
+"""The layout of the visits table until 2026-11-28, and the migration of a pair to the current one (docs/upgrade.md).
 
-All items of a pair had the partition key `device#tag#externalId`: its `head` with the last visit and the change under
-way, `done`, `e#…` for each event (marked by `e#…#-` if superseded), `i#…` and `x#…` for ids, `v#…` for each visit that
-a later one follows. A head without `through` is being moved or was moved: the previous version of the consumer fails
-on it, and its batch comes again.
+All items of a pair had the partition key `device#tag#externalId`: its `head` with the last visit and the pending
+change, `done`, `e#…` for each event (marked by `e#…#-` if superseded), `i#…` and `x#…` for ids, `v#…` for each visit
+that a later one follows. A head without `through` belongs to a pair that is being migrated or has been migrated: the
+previous version of the consumer fails on it, and Kinesis delivers its batch again.
 """
 
 import time
@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Moving(Exception):
-    """Raised when another process changes or moves this pair at the same time. A later attempt will succeed."""
+    """Raised when another process changes or migrates this pair at the same time. A later attempt will succeed."""
 
 
 def head_key(pair: Pair) -> Key:
@@ -39,9 +39,10 @@ def head_key(pair: Pair) -> Key:
 
 
 def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
-    """Write the pair's items in the current layout. Returns False if it has none in the previous one.
+    """Migrate a pair: write its items in the current layout. Returns False if the previous layout has no items of it.
 
-    It can be interrupted and repeated, because it writes the same items each time. Old items are not deleted.
+    The migration can be interrupted and repeated, because it writes the same items each time. Old items are not
+    deleted.
     """
     pk, sk = head_key(pair)
     head = next(table.query(pk, sk, sk), None)

@@ -10,7 +10,7 @@ from contract.objects import lines_object, quarantine_line
 
 @dataclass(frozen=True, slots=True)
 class S3SetAside:
-    """Writes one object per batch under `set-aside/`. Its key contains the hash of its content."""
+    """Writes one object per call under `set-aside/`. Its key contains the hash of the object's content."""
 
     archive: Archive
 

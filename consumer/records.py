@@ -24,7 +24,10 @@ type Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a stream. `arrived_at` comes from Kinesis' clock. One with a `fault` is quarantined unparsed."""
+    """One record of a stream.
+
+    `arrived_at` is the time of arrival by Kinesis's clock. A record with a `fault` is quarantined without being parsed.
+    """
 
     data: bytes
     partition_key: str
@@ -37,12 +40,12 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """The position in the shard. Aggregated records share a sequence number."""
+        """Return the record's position in the shard. Records that were aggregated into one share a sequence number."""
         return int(self.sequence_number), self.sub_sequence_number
 
 
 def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
-    """Yield the records of a Lambda batch in order, de-aggregated. Records of other streams get a fault."""
+    """Yield the records of a Lambda batch in order, de-aggregated. A record of another stream gets a `fault`."""
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]
@@ -67,7 +70,7 @@ def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
-    """Return the records that the Kinesis Producer Library aggregated into one, or any other record unchanged."""
+    """Return the records that the Kinesis Producer Library aggregated into this one; otherwise the record itself."""
     data = record.data
     if not data.startswith(_MAGIC):
         return [record]
@@ -90,7 +93,10 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Return aws_kinesis_agg's message type. Its decoding function would drop the rest of a record after an error."""
+    """Return aws_kinesis_agg's message type.
+
+    The library's own decoding function is not used, because it drops the rest of a record after an error.
+    """
     # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord

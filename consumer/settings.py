@@ -1,4 +1,4 @@
-"""The consumer's settings in a stage."""
+"""The consumer's settings on a stage."""
 
 import re
 from datetime import timedelta

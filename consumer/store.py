@@ -1,15 +1,15 @@
 """Add events to the visits table. Each pair has one serial history of changes; a change is one conditional write.
 
 1. Read the log (version v), and its chunks if the new events may change them. Compute the change.
-2. Put the log as version v + 1 if it is still v. It includes the chunks to write and the notifications to publish. This
-   write is the change; a process that loses the race for it starts again.
+2. Put the log as version v + 1 if the stored version is still v. It includes the chunks to write and the notifications
+   to publish. This write is the change; a process that loses the race for it starts again.
 3. Write the chunks, publish the notifications.
 
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
 begins after the events of a change is delivered only after that change's batch succeeded, step 3 included. In all
-other cases (a repeated batch, another shard) step 3 is repeated. So a process may die anywhere, two may work on one
-device, and slow ones may continue late: a chunk replaces only an older version, and a notification that is published
-again has the same id.
+other cases (a repeated batch, another shard) step 3 is repeated. So a process may die at any point, two processes may
+work on one device, and a slow one may continue late: a chunk replaces only an older version, and a notification that is
+published again has the same id.
 """
 
 import time
@@ -46,10 +46,11 @@ class RaceLost(LoggableError):
 
 
 class Arrival(NamedTuple):
-    """Where on the stream a batch begins, and where the pair's last event in it is.
+    """The stream positions of a batch's first record and of the pair's last event in that batch.
 
     The last event matters, because two consumers of a shard (such as a worker that continues after losing its lease)
-    cut it into different batches: only a batch that begins after all events of a change proves that they are done.
+    split it into different batches: only a batch that begins after all events of a change proves that the change is
+    complete.
     """
 
     shard_id: str
@@ -61,16 +62,16 @@ class Arrival(NamedTuple):
         return f"{self.shard_id}#{self.last:x}"
 
     def is_behind(self, position: str) -> bool:
-        """Return whether the change at this position belongs to a batch that is completely processed."""
+        """Return whether the change at this position belongs to a batch that has been processed completely."""
         shard_id, _, last = position.partition("#")
         return shard_id == self.shard_id and int(last, 16) < self.batch_begins
 
 
 @dataclass(slots=True)
 class Counts:
-    """The numbers of events by effect.
+    """What was changed: events by effect, visits, and notifications.
 
-    `superseded` events have another content of the same id that counted before and still counts.
+    A `superseded` event changes nothing, because another content with the same id takes precedence.
     """
 
     added: int = 0
@@ -87,13 +88,13 @@ class Counts:
 
 @dataclass(slots=True)
 class Added(Counts):
-    """The result of adding events to a pair. `refused`: why DynamoDB will never store an event, by event id."""
+    """The result of adding events to a pair. `refused` says why DynamoDB will never store an event, by event id."""
 
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
 
 class _New(NamedTuple):
-    """The events of a job, by their effect. `replaced` are the stored contents that `added` supersedes."""
+    """The events that one change takes, by effect. `replaced` holds the stored contents that `added` supersedes."""
 
     added: list[GeofenceEvent]
     replaced: list[GeofenceEvent]
@@ -103,7 +104,7 @@ class _New(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """The events of one pair that are waiting, and the pair's log. A change takes `at_once` of them."""
+    """The waiting events of one pair, and the pair's log. A change takes at most `at_once` events."""
 
     pair: Pair
     waiting: list[GeofenceEvent]
@@ -148,9 +149,9 @@ class Store:
         events: Mapping[Pair, Sequence[GeofenceEvent]],
         arrivals: Mapping[Pair, Arrival] | None = None,
     ) -> dict[Pair, Added | Exception]:
-        """Add events to each pair. A result of type Added means that everything is durable and published.
+        """Add events to each pair, and return the results. Added means that everything is durable and published.
 
-        An exception as a result means that the same events must be added again.
+        An exception means that the same events must be added again.
         """
         jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -161,9 +162,10 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Read the logs with eventual consistency, at half the price. If one is outdated, its conditional write fails.
+        """Read the logs with eventual consistency, which costs half as much.
 
-        Nothing would reveal a missed head of the previous layout, so heads are read with strong consistency.
+        If a log is outdated, its conditional write fails. But nothing would reveal that a stale read missed a head of
+        the previous layout, so heads are read with strong consistency.
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
@@ -178,7 +180,7 @@ class Store:
         do: Callable[[Item, _Job], None],
         consistent: bool = True,
     ) -> None:
-        """Read one item per pair, and call `do` with each that exists."""
+        """Read one item per pair, and call `do` with each item that exists."""
         found, failures = self.table.get([key_of(job.pair) for job in jobs], consistent=consistent)
         for job in jobs:
             key = key_of(job.pair)
@@ -191,7 +193,7 @@ class Store:
         self._get([job], keys.log_key, _read_log)
 
     def _complete(self, jobs: Sequence[_Job]) -> None:
-        """Do step 3 of each change that is not known to be complete."""
+        """Write the chunks and publish the notifications (step 3) of each change that is not known to be complete."""
         pending = [job for job in _sound(jobs) if job.is_pending]
         self._each(pending, self._put_chunks)
         notifications = {
@@ -211,7 +213,10 @@ class Store:
             self.table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
-        """Remove the position: Lambda may give up on this batch, and later batches must not imply that it is done."""
+        """Remove the position from the stored log.
+
+        Lambda may give up on this batch; a later batch must not imply then that the change is complete.
+        """
         if job.log.position:
             item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
             with suppress(Exception):  # the job has failed already
@@ -257,7 +262,10 @@ class Store:
         job.took(new)
 
     def _start_again(self, job: _Job) -> None:
-        """Read the log again, because another process has changed it."""
+        """Discard the log, so that it is read again, because another process has changed it.
+
+        Raises RaceLost after MAX_RACES attempts.
+        """
         job.races += 1
         if job.races == MAX_RACES:
             # Without the pair, whose key names a device
@@ -266,7 +274,7 @@ class Store:
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """Return the changes of the visits, and the new log. Compute only the parts that the events affect."""
+        """Return the visit changes and the new log. Only the parts that the events affect are computed."""
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])
@@ -304,7 +312,11 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Keep only the first content of each id in sort order, because its other contents cannot change anything."""
+    """Return the job of a pair.
+
+    It contains only the first content of each event id in sort order, because the other contents cannot change
+    anything.
+    """
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
     repeated = len(events) - len(waiting) - superseded
@@ -339,7 +351,10 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the first chunk that covers this sort key; the log follows the last chunk."""
+    """Return the index of the part for this sort key: the first chunk that ends at or after it, otherwise the log.
+
+    The log follows the last chunk.
+    """
     return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 
 

@@ -1,4 +1,4 @@
-"""The visits before and after new events. Pure functions."""
+"""Compare a pair's visits before and after new events. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ type Start = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits before and after new events, by their enter event: those that differ, and the last ones."""
+    """The visits before and after new events, by enter event: the visits that differ, and the last ones."""
 
     before: Mapping[Start, Visit]
     after: Mapping[Start, Visit]
@@ -32,10 +32,10 @@ def visit_diff(
     removed: Sequence[GeofenceEvent],
     rule: Rule,
 ) -> VisitDiff:
-    """Compare the visits without and with new events.
+    """Compare the visits without and with the new events.
 
-    `start` is the last visit before `stored`, which is in order. `removed` are the events among `stored` whose content
-    `added` supersedes.
+    `stored` is in order, and `start` is the last visit before it. `added` are the new events, and `removed` the stored
+    events whose contents they supersede.
     """
     old, gone = list(stored), set(removed)
     kept = [event for event in old if event not in gone] if gone else old

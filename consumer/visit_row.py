@@ -1,4 +1,4 @@
-"""A visit in the form that operators, the console and subscribers of notifications get."""
+"""A visit in the form that operators, the console and subscribers of notifications receive."""
 
 from consumer import keys
 from consumer.visits import Pair, Visit

@@ -47,7 +47,7 @@ DEFAULT_RULE = Rule()
 
 
 class Pair(NamedTuple):
-    """One device at one fence: all visits belong to a pair."""
+    """A device and a fence. Every visit belongs to one pair."""
 
     device_id: str
     fence: Fence
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 class Visit(msgspec.Struct, frozen=True):
     """One stay. `exited_at` is None while the visit is open, and stays None if `exit_missed`.
 
-    `app_dwell_seconds` is the app's own measurement in the exit event. For a merged visit it covers the last part.
+    `app_dwell_seconds` is the app's own measurement in the exit event. For a merged visit it covers only the last part.
     """
 
     entered_at: datetime
@@ -89,7 +89,7 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 
 def content_of(event: GeofenceEvent) -> Content:
-    """Return the sort key of rule 2."""
+    """Return the key by which rule 2 sorts the contents of an event id."""
     return (
         event.occurred_at,
         event.type,
@@ -99,7 +99,7 @@ def content_of(event: GeofenceEvent) -> Content:
 
 
 def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
-    """Return the content of each event id of a pair that counts by rule 2."""
+    """Return, for each event id of a pair, the content that counts by rule 2."""
     first: dict[str, GeofenceEvent] = {}
     for event in events:
         other = first.setdefault(event.event_id, event)
@@ -109,7 +109,7 @@ def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
 
 
 def order_of(event: GeofenceEvent) -> Order:
-    """Return the sort key of rule 4."""
+    """Return the key by which rule 4 sorts events."""
     return event.occurred_at, _RANK[event.kind], event.event_id
 
 
@@ -143,7 +143,7 @@ def step(
 def counting_events(
     events: Iterable[GeofenceEvent], min_confidence: int = 0
 ) -> dict[Pair, list[GeofenceEvent]]:
-    """Return the events of each pair that count after rules 2 and 3, in the order of rule 4."""
+    """Return the events of each pair that count under rules 2 and 3, in the order of rule 4."""
     pairs: dict[Pair, list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault(pair_of(event), []).append(event)
@@ -154,7 +154,7 @@ def counting_events(
 
 
 def visits_of(events: Iterable[GeofenceEvent], rule: Rule = DEFAULT_RULE) -> dict[Pair, History]:
-    """Return the visits of every pair in `events`, which may be in any order and repeated."""
+    """Return the visits of every pair in `events`, which may be in any order and contain repetitions."""
     found = {}
     for pair, some in counting_events(events, rule.min_confidence).items():
         visits, last, orphan_exits = walk(None, some, rule)
@@ -165,7 +165,7 @@ def visits_of(events: Iterable[GeofenceEvent], rule: Rule = DEFAULT_RULE) -> dic
 def walk(
     visit: Visit | None, events: Iterable[GeofenceEvent], rule: Rule
 ) -> tuple[list[Visit], Visit | None, int]:
-    """Apply the rule to events in order, one content per id, from the last visit before them.
+    """Apply the rule to events in order, one content per id, starting from `visit`, the last visit before them.
 
     Returns the visits that can no longer change, the last visit, and the number of orphan exits.
     """

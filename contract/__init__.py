@@ -1,1 +1,1 @@
-"""The data formats between the parts: events, S3 objects, log lines. Imports none of our packages."""
+"""The data formats that Milkrun's parts exchange: events, S3 objects, log lines. Imports no other package of ours."""

@@ -1,6 +1,6 @@
 """The parts of a mobile app's event that Milkrun reads: strict JSON, common fields, geofence events.
 
-Unknown types and fields are stored without being read, because apps are released before us.
+Unknown types and fields are stored without being read, because apps send them before Milkrun supports them.
 """
 
 import hashlib
@@ -66,7 +66,7 @@ class InvalidEvent(ValueError):
 
 
 class Owned(msgspec.Struct, frozen=True, gc=False):
-    """The identity of an event: its device and its id. Events without a device count under their user."""
+    """The identity of an event: its device and its id. An event without a device is identified by its user instead."""
 
     kind: Literal["d", "u"]
     owner: str
@@ -74,10 +74,10 @@ class Owned(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def event_key(self) -> str:
-        """MD5, in hexadecimal, of the three texts, each preceded by its length in characters and a colon.
+        """Return the MD5, in hexadecimal, of the three fields, each preceded by its length in characters and a colon.
 
-        So a user with the same name as a device, or an id that contains a colon, cannot give the key of
-        another event. The macro `event_key` of snowpipe/dbt is the same in SQL.
+        Because of the lengths, a user with the same name as a device, or an id that contains a colon, cannot produce
+        the key of another event. The macro `event_key` of snowpipe/dbt computes the same key in SQL.
         """
         text = "".join(f"{len(part)}:{part}" for part in (self.kind, self.owner, self.event_id))
         return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
@@ -94,9 +94,9 @@ class Fence(NamedTuple):
 class GeofenceEvent:
     """A device enters, exits or stays inside a fence.
 
-    `occurred_at` is `createdAt`, the device's clock, aware and in UTC, cut to microseconds. `confidence` (0 none to
-    3 high) is as the app sent it, or None; `duration_minutes` too, and None if it is not from 0 to
-    MAX_DURATION_MINUTES.
+    `occurred_at` is `createdAt`, the time by the device's clock: timezone-aware, in UTC, truncated to microseconds.
+    `confidence` (0 none to 3 high) and `duration_minutes` are as the app sent them, or None. A duration that is not
+    from 0 to MAX_DURATION_MINUTES is None too.
     """
 
     event_id: str
@@ -113,13 +113,12 @@ class GeofenceEvent:
 
 
 def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
-    """Return one JSON value that both warehouses load. Raises InvalidEvent (`invalid_json_value`) otherwise.
+    """Parse one JSON value that both warehouses can load. Raises InvalidEvent (`invalid_json_value`) otherwise.
 
-    Rejects bytes that are not UTF-8, a name twice in one object, NaN and Infinity, lone surrogates, numbers
-    beyond a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such
-    line makes Snowpipe reject the whole file of up to 500 lines. No step loops in Python, because malicious
-    texts must not cost much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is
-    too large.
+    Rejects bytes that are not UTF-8, duplicate names in an object, NaN and Infinity, lone surrogates, numbers too large
+    for a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes
+    Snowpipe reject the whole file of up to 500 lines. No step loops in Python, because malicious texts must not take
+    much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is too large.
     """
     # These two read the brackets and digits of a valid text; any other text is rejected below.
     if not integers_fit and not all_integers_fit(raw) and _has_huge_integer(raw):
@@ -157,8 +156,9 @@ def _check_strictly(raw: bytes) -> None:
 
 
 def all_integers_fit(text: bytes) -> bool:
-    """Return False if an integer in the text may be too large for a double. Texts that are checked together may be
-    joined by spaces.
+    """Return False if an integer in the text may be too large for a double.
+
+    To check several texts at once, join them with spaces.
     """
     # `find` takes a third of the time of `in`, which first asks whether these bytes are a number.
     return text[::20].translate(_DIGITS_AS_0).find(_LONG_BY_20) < 0
@@ -169,7 +169,10 @@ def _has_huge_integer(raw: bytes) -> bool:
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    """Return whether brackets are left after the innermost pairs were removed MAX_DEPTH times."""
+    """Return whether a text has more than MAX_DEPTH levels.
+
+    It has if brackets are left after removing the innermost pairs MAX_DEPTH times.
+    """
     brackets = _outside_strings(raw).translate(_BRACES_AS_BRACKETS, _NOT_BRACKETS)
     if b"[" * (MAX_DEPTH + 1) in brackets:
         return True
@@ -214,7 +217,7 @@ class GeofenceFields(msgspec.Struct, gc=False):
 
 
 class EventFields(msgspec.Struct, kw_only=True, gc=False):
-    """The fields that are read of every event. `createdAt` is the device's clock."""
+    """The fields that Milkrun reads from every event. `createdAt` is the time by the device's clock."""
 
     id: Id = msgspec.field(name="_id")
     type: Annotated[str, msgspec.Meta(min_length=1)]
@@ -224,7 +227,7 @@ class EventFields(msgspec.Struct, kw_only=True, gc=False):
 
 
 class CrossingFields(EventFields, kw_only=True, gc=False):
-    """The fields that are read of a geofence event. A confidence may be written 2.0."""
+    """The fields that Milkrun reads from a geofence event. A confidence may be written as 2.0."""
 
     geofence: GeofenceFields
     duration: Annotated[
@@ -237,10 +240,10 @@ class CrossingFields(EventFields, kw_only=True, gc=False):
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):
-    """The values that are read of an event. `device_id` is `user.deviceId`, else the event's own; `user_id` is
-    `user.userId`, else `user._id`.
+    """The values that Milkrun reads from an event.
 
-    Geofence events, and no others, have a `fence`; they always have a device.
+    `device_id` is `user.deviceId`, otherwise the event's own `deviceId`; `user_id` is `user.userId`, otherwise
+    `user._id`. Only geofence events have a `fence`, and they always have a device.
     """
 
     id: str
@@ -260,7 +263,10 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
 
 def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
-    """Check one event; it is a geofence event if `type` is among `kinds`. Raises InvalidEvent with every reason."""
+    """Validate one event, and return its values. Raises InvalidEvent with every reason.
+
+    The event is a geofence event if its `type` is among `kinds`.
+    """
     type_ = value.get("type") if isinstance(value, dict) else None
     is_crossing = isinstance(type_, str) and type_ in kinds
     try:
@@ -272,7 +278,10 @@ def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
 
 
 def _checked(event: EventFields) -> Checked:
-    """Apply the rules that the types of the fields cannot express. Raises ValueError if one is violated."""
+    """Apply the rules that the field types cannot express, and return the event's values.
+
+    Raises ValueError if a rule is violated.
+    """
     created_at = instant(event.created_at)
     user = event.user or _NOBODY
     device_id, user_id = user.device_id or event.top_device_id, user.user_id or user.id
@@ -304,7 +313,7 @@ def _fit(ids: Iterable[str]) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """Return whether a value can be an id. Longer ids make PutRecords and DynamoDB writes fail."""
+    """Return whether a value is a valid id. Longer ids would make PutRecords and DynamoDB writes fail."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
 
 

@@ -1,7 +1,7 @@
 """The accepted formats of device times, and how far a device time may differ from our clock.
 
-An event is stored with the text of its time, so dbt, the SQL files, Spark and SQLite must accept the same formats.
-All of them are tested with the table in tests/unit/contract/instants.py.
+An event is stored with the original text of its time, so dbt, the SQL files, Spark and SQLite must accept the same
+formats. All of them are tested with the table in tests/unit/contract/instants.py.
 """
 
 import re
@@ -56,7 +56,7 @@ def rejected_form(text: str) -> str:
 
 
 def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
-    """Return the rejection code of a device time that cannot be right, otherwise "".
+    """Return the rejection code of a device time that is too old or too far in the future, otherwise "".
 
     An archive key contains only the hour of receipt, so readers of the archive keep every event that was valid at
     some time between `received_from` and `received_until`.

@@ -7,7 +7,7 @@ type LambdaEvent = Mapping[str, Any]  # JSON, whose structure depends on the eve
 
 
 class Context(Protocol):
-    """The used members of Lambda's context object."""
+    """The members of Lambda's context object that Milkrun uses."""
 
     aws_request_id: str
 

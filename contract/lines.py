@@ -1,6 +1,6 @@
 """Read newline-delimited text as phones, laptops and editors write it.
 
-The handler's own objects do not need this; request bodies and files that people write do.
+Objects that the handler wrote do not need this; request bodies and files written by people do.
 """
 
 import re
@@ -12,10 +12,10 @@ _LINE = re.compile(rb"(?:[ \t\r\v\f\n]++|\xef\xbb\xbf)*+([^\n]*+)")
 
 
 def lines_in(text: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-empty lines, each with its number from 1.
+    """Yield the non-empty lines, each with its line number, starting at 1.
 
-    Lines may end in CRLF. A byte order mark before any line is removed, because joined files have several.
-    White space around a line, including form feeds, is removed.
+    Lines may end in CRLF. A byte order mark before any line is removed, because joined files have several. Whitespace
+    around a line, including form feeds, is removed.
     """
     number, counted = 1, 0
     for line in _LINE.finditer(text):

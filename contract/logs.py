@@ -30,7 +30,7 @@ LOADS_CHECKED = "loads_checked"
 
 
 class LoggableError(Exception):
-    """An error whose message quotes nothing that a client sent."""
+    """An error whose message contains nothing that a client sent."""
 
 
 def message_of(error: BaseException) -> str:
@@ -54,7 +54,7 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
     """Configure structlog. Each entry point calls this once.
 
-    The processors `before_printing` receive the complete line, such as `contract.metrics.with_metrics(stage)`.
+    The processors in `before_printing`, such as `contract.metrics.with_metrics(stage)`, receive the complete line.
     """
     structlog.configure(
         processors=[

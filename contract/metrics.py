@@ -61,7 +61,7 @@ type Wanted = Literal["all", "alarms"]
 
 @cache
 def unit_of(field: str) -> Unit:
-    """Return the CloudWatch unit of a field, from the suffix of its name."""
+    """Return the CloudWatch unit of a field, derived from the suffix of its name."""
     units: dict[str, Unit] = {"_ms": "Milliseconds", "_seconds": "Seconds", "_share": "Percent"}
     return next((unit for ending, unit in units.items() if field.endswith(ending)), "Count")
 

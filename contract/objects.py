@@ -1,4 +1,4 @@
-"""S3 objects: keys, compressed lines, and the lines of rejects and quarantined records.
+"""S3 objects: keys, compressed lines, and the lines for rejected events and quarantined records.
 
     events/dt=2026-11-16/hh=08/<SHA-256 of the uncompressed lines>.<number of lines>.ndjson.gz
 
@@ -31,7 +31,7 @@ _NAME = re.compile(r"/([0-9a-f]{64})\.([0-9]+)\.ndjson\.gz")
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """The parts of a key: prefix, the hour (UTC) of receipt, SHA-256 and number of the lines."""
+    """The parts of a key: prefix, hour of receipt (UTC), SHA-256 of the lines, and number of lines."""
 
     prefix: Prefix
     hour: datetime
@@ -58,21 +58,24 @@ def object_name(key: str) -> ObjectName | None:
 
 
 def is_content(key: str, size: int) -> bool:
-    """Return whether an object holds anything. Consoles create folder markers, and people upload empty files.
+    """Return whether an object counts as content. Folder markers of consoles and empty uploads do not.
 
-    A key of ours names a number of lines, so an empty object there is damaged and counts as content. The rule for
-    other keys: empty objects are skipped, readable lines are processed, and the rest is reported.
+    A key in Milkrun's format contains the number of lines, so an empty object with such a key is damaged and counts as
+    content. With all other keys, empty objects are skipped, readable lines are processed, and the rest is reported.
     """
     return object_name(key) is not None or (size > 0 and not key.endswith("/"))
 
 
 def prefix_of(key: str) -> Prefix | None:
-    """Return the prefix of a key. The rest of the key may have any format."""
+    """Return the prefix of a key, or None if it is not one of ours. The rest of the key may have any format."""
     return next((prefix for prefix in _PREFIXES if key.startswith(f"{prefix}/")), None)
 
 
 def hour_of(key: str) -> datetime | None:
-    """Return the hour that is in the folders of a key. The rest of the key may have any format."""
+    """Return the hour in the folder names of a key, or None if there is none.
+
+    The rest of the key may have any format.
+    """
     found = _FOLDER.match(key)
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else None
@@ -99,7 +102,10 @@ def lines_object(
     received_at: datetime,
     gzipped: Callable[[bytes], bytes] = zlib_gzipped,
 ) -> LinesObject:
-    """Compress lines to gzipped NDJSON, without a time stamp in the header. Equal lines have equal keys."""
+    """Return an object with the lines as gzipped NDJSON. Equal lines of the same hour have equal keys.
+
+    The gzip header contains no timestamp.
+    """
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     name = ObjectName(prefix, hour, hashlib.sha256(text).hexdigest(), len(lines))
@@ -107,13 +113,16 @@ def lines_object(
 
 
 def lines_of(body: bytes) -> list[bytes]:
-    """Return the lines of an object's body, which may have several gzip members."""
+    """Return the lines of an object's body, which may consist of several gzip members."""
     return gzip.decompress(body).splitlines()
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An event, or a body that cannot be split. `text` is strict JSON if `is_json`, otherwise the bytes as sent."""
+    """A rejected event, or a body that cannot be split into events.
+
+    `text` is strict JSON if `is_json`, otherwise the bytes as sent.
+    """
 
     index: int
     event_id: str | None
@@ -124,7 +133,7 @@ class Rejected:
 
 
 def reject_line(rejected: Rejected, *, content_type: str | None, app_version: str | None) -> bytes:
-    """Return a line of `rejected/`."""
+    """Return the line to store under `rejected/`: a rejected event or body, with the reasons."""
     line: dict[str, object] = {"reasons": rejected.reasons, "index": rejected.index}
     if rejected.is_json:
         line |= {"event_id": rejected.event_id, "event": msgspec.Raw(rejected.text)}
@@ -138,7 +147,7 @@ def reject_line(rejected: Rejected, *, content_type: str | None, app_version: st
 
 
 def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
-    """Return a line of `set-aside/`: a record that can never be processed, the reasons and its origin.
+    """Return the line to store under `set-aside/`: a record that can never be processed, the reasons, and its origin.
 
     The record is stored under `event` if it is strict JSON, otherwise under `record_base64`. `origin` must be
     the same when the record is delivered again (a stream and a sequence number, never a time or a request
@@ -159,7 +168,7 @@ def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def _cut(value: str) -> str:
-    """Return as many whole characters as fit into MAX_METADATA_BYTES of percent-encoded text."""
+    """Percent-encode as many whole characters as fit into MAX_METADATA_BYTES."""
     beginnings = (value[:end] for end in range(MAX_METADATA_BYTES, -1, -1))
     encoded = (quote(beginning, safe=_PLAIN, errors="replace") for beginning in beginnings)
     return next(text for text in encoded if len(text) <= MAX_METADATA_BYTES)

@@ -11,7 +11,7 @@ from contract.instants import instant, rejected_form
 
 
 class _Rule(NamedTuple):
-    """`must` completes the sentence "the field must …"."""
+    """A rule for the value of a field. `must` completes the sentence "the field must …"."""
 
     passes: Callable[[object], bool]
     code: str
@@ -19,7 +19,7 @@ class _Rule(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """`missing` is the code if the field is absent or null; "" if the field is optional."""
+    """The rules for a field. `missing` is the rejection code if the field is absent or null, "" if it is optional."""
 
     rules: "tuple[_Rule, ...] | dict[str, _Field]"
     missing: str = ""

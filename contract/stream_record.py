@@ -6,9 +6,10 @@ from contract.events import Checked
 
 
 class StreamRecord(msgspec.Struct, frozen=True, gc=False):
-    """`data` is the event's line in the archive, and `line` its number in that object, from 1.
+    """A record for the Kinesis stream.
 
-    The partition key is the device, so that one shard receives all events of a device in order.
+    `data` is the event's line in an archived object, and `line` is its line number there, starting at 1. The partition
+    key is the device, so that one shard receives all events of a device in order.
     """
 
     partition_key: str
@@ -26,12 +27,12 @@ class _Event(msgspec.Struct):
 
 
 def stream_record(event: Checked, line: bytes, number: int) -> StreamRecord:
-    """Return the record of a geofence event. Raises ValueError if it has no device."""
+    """Return the stream record of a geofence event. Raises ValueError if the event has no device."""
     return _record(event.device_id, line, number)
 
 
 def archived_record(line: bytes, number: int) -> StreamRecord:
-    """Return the record of a geofence event in the archive. Raises ValueError if it has no device.
+    """Return the stream record of an archived geofence event. Raises ValueError if the event has no device.
 
     The event was accepted, so it is not validated again: the rules may have changed since.
     """

@@ -1,4 +1,4 @@
-"""A circuit breaker that skips Kinesis for a while after it accepted no record of a request."""
+"""A circuit breaker that stops calling Kinesis for a while after Kinesis accepted none of a request's records."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ OPEN_SECONDS = 5.0
 class CircuitBreaker:
     """Opens when the stream accepts no record of a request. OPEN_SECONDS later, one request tries the stream once.
 
-    Without it each request during an outage would hold its concurrency slot until its budget ends. Each execution
+    Without it, each request during an outage would hold its concurrency slot until its budget ends. Each execution
     environment has its own circuit breaker and handles one request at a time. The wall clock is used, because the
     monotonic clock stops while an environment is frozen.
     """
@@ -22,7 +22,10 @@ class CircuitBreaker:
     opened_at: float | None = None
 
     def rounds(self) -> int:
-        """Return the rounds of PutRecords calls that this request may make: 0 while open, then 1, else MAX_ROUNDS."""
+        """Return how many rounds of PutRecords calls this request may make.
+
+        0 while the circuit breaker is open, 1 for the trial after that, otherwise MAX_ROUNDS.
+        """
         if self.opened_at is None:
             return MAX_ROUNDS
         return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1

@@ -10,7 +10,10 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def inflated(request: Request) -> bytes:
-    """Return the body, inflated if it is compressed. Raises Refused (413) if it becomes too large, or Unreadable."""
+    """Return the body, inflated if it is compressed.
+
+    Raises Refused (413) if the inflated body is too large, or Unreadable if it is not valid gzip.
+    """
     body = request.body
     if "gzip" not in request.codings:
         return body
@@ -20,7 +23,7 @@ def inflated(request: Request) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    """Return the text of all gzip members. Between them only zero padding is allowed."""
+    """Inflate all gzip members, and return their text. Only zero padding is allowed between members."""
     most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
     text = bytearray()
     for _ in range(MAX_GZIP_MEMBERS):

@@ -34,7 +34,7 @@ _LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
 class Refused(Exception):
-    """The response to a request of which nothing is stored."""
+    """The error response to a request; nothing in the request is stored."""
 
     def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
         super().__init__(detail)
@@ -51,13 +51,13 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`headers` have lower-case names. `body` is as sent, compressed unless the gateway has already inflated it."""
+    """`headers` have lower-case names. `body` is as sent: compressed, unless the gateway has inflated it."""
 
     headers: Mapping[str, str]
     body: bytes
 
     def stored_header(self, name: str) -> str | None:
-        """Return the first MAX_KEPT_HEADER_CHARS characters of a header, or None."""
+        """Return the first MAX_KEPT_HEADER_CHARS characters of a header, or None if it is absent or empty."""
         return self.headers.get(name, "")[:MAX_KEPT_HEADER_CHARS] or None
 
     @property
@@ -69,7 +69,7 @@ class Request:
 
 
 def request_of(event: LambdaEvent) -> Request:
-    """Parse Lambda's event in either format. Raises Refused if the body is over MAX_BODY_BYTES."""
+    """Parse Lambda's event in either payload format. Raises Refused (413) if the body is over MAX_BODY_BYTES."""
     headers = {name.lower(): _sound(value) for name, value in (event.get("headers") or {}).items() if value}
     body = event.get("body") or ""
     raw = b""
@@ -87,7 +87,7 @@ def _sound(value: str) -> str:
 
 
 def form_of(request: Request) -> Form:
-    """Return the body format that the content type names; without the header it is JSON. Raises Refused (415).
+    """Return the body format that the content type names, or JSON if there is none. Raises Refused (415).
 
     Names are case-insensitive, and parameters may be quoted. (RFC 9110, sections 5.6.6 and 8.3.) A header that was
     sent twice arrives as a list, whose members must name the same format.

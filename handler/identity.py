@@ -1,6 +1,6 @@
 """Verify bearer tokens. A token names the one device whose events its request may contain.
 
-Tokens are JWTs of the OpenID Connect provider that the app signs in with. The stage configures which claim names the
+Tokens are JWTs from the OpenID Connect provider that the app signs in with. The stage configures which claim names the
 device. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSON Web Key".)
 """
 
@@ -32,9 +32,10 @@ KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The credential of a request. `device` is the only device it may speak for; None: every device.
+    """The credential of a request. `device` is the only device whose events it may send; None allows every device.
 
-    A different user is not rejected, because a phone may send the events of one driver with the token of the next.
+    Events of a different user are not rejected, because a phone may send the events of one driver with the token of the
+    next.
     """
 
     kind: Kind
@@ -42,7 +43,10 @@ class Speaker:
     user: str | None = None
 
     def may_speak_for(self, device: str | None) -> bool:
-        """Return whether events of a device are accepted. Events without a device are accepted with any credential."""
+        """Return whether this credential may send events of a device.
+
+        Any credential may send events without a device.
+        """
         return self.device is None or device is None or device == self.device
 
 
@@ -57,13 +61,13 @@ class Keys:
     """
 
     def __init__(self, fetch: Callable[[], bytes], clock: Callable[[], float] = time.time) -> None:
-        """`fetch` returns a JWK set. Raises RetryableError."""
+        """`fetch` returns a JWK set or raises RetryableError."""
         self._fetch, self._clock = fetch, clock
         self._keys: Mapping[str, PyJWK] = {}
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return the key, or None if the provider has no key with this id. Raises RetryableError without any keys."""
+        """Return the key with this id, or None if the provider has none. Raises RetryableError if no keys are known."""
         now = self._clock()
         is_stale = now - self._fetched_at >= KEYS_FRESH_SECONDS
         if now - self._tried_at >= KEYS_REFRESH_FLOOR_SECONDS and (is_stale or key_id not in self._keys):
@@ -79,7 +83,7 @@ class Keys:
 
 
 def parse_keys(body: bytes) -> dict[str, "PyJWK"]:
-    """Return a JWK set's usable keys by key id. Raises ValueError if it is not a JWK set."""
+    """Return the usable keys of a JWK set by key id. Raises ValueError if `body` is not a JWK set."""
     import jwt  # takes 40 ms, so only stages with tokens import it
 
     keys: dict[str, PyJWK] = {}
@@ -99,15 +103,15 @@ class _KeySet(msgspec.Struct):
 
 
 class Tokens:
-    """Verify tokens. Results are cached until the token expires; the least recently used one is evicted first."""
+    """Verifies tokens. Each result is cached until its token expires; the least recently used one is evicted first."""
 
     def __init__(self, settings: Settings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
-        """`clock` returns seconds since 1970."""
+        """`clock` returns seconds since the Unix epoch."""
         self._settings, self._keys, self._clock = settings, keys, clock
         self._verified = lru_cache(MAX_CACHED_TOKENS)(self._verify)
 
     def speaker(self, authorization: str) -> Speaker:
-        """Return the sender that the header `Authorization` names. Raises Refused (401) or RetryableError."""
+        """Return the credential in the `Authorization` header. Raises Refused (401) or RetryableError."""
         scheme, _, token = authorization.strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:
@@ -141,10 +145,11 @@ class Tokens:
         return expires_at, Speaker("token", device, user if isinstance(user, str) else None)
 
     def _signed_claims(self, token: str) -> dict[str, object]:
-        """Return the claims that a key of the provider signed. Raises ValueError or RecursionError if none did.
+        """Verify a token's signature with the provider's key, and return its claims.
 
-        (RFC 7515 "JSON Web Signature", section 5.2.) PyJWT provides keys and algorithms; its parser checks each
-        character in Python and costs as much as the signature.
+        Raises ValueError, RecursionError, Refused or RetryableError. (RFC 7515 "JSON Web Signature", section 5.2.)
+        PyJWT provides only the keys and algorithms: its parser checks each character in Python and costs as much CPU as
+        the signature.
         """
         signed, _, signature = token.rpartition(".")
         encoded_header, _, payload = signed.partition(".")

@@ -38,7 +38,7 @@ _CONFLICT = Reason(
 
 class Archive(Protocol):
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
-        """Return False if the object exists already. Raises RetryableError."""
+        """Store an object; return False if it already exists. Raises RetryableError."""
 
 
 class RedriveQueue(Protocol):
@@ -48,7 +48,7 @@ class RedriveQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """The facts that are stored with the events of a request, and the time that remains for it."""
+    """The facts about a request that are stored with its events, and the time left to handle it."""
 
     request_id: str
     app_version: str | None
@@ -74,7 +74,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class Effects:
-    """The effects so far. The log line contains them even after a failure, when there is no receipt."""
+    """What a request has stored and published so far. It is logged even after a failure, when there is no receipt."""
 
     object_key: str | None = None
     rejected_key: str | None = None
@@ -98,7 +98,7 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
     """Archive the whole batch, then publish its geofence events.
 
     The order is a promise: replays read the archive, so no event is published or reported as accepted before the
-    archive contains it. If the object exists already, its events are published again, because an earlier request may
+    archive contains it. If the object already exists, its events are published again, because an earlier request may
     have failed between the two steps. Raises RetryableError if anything could not be stored.
     """
     began = time.perf_counter()
@@ -132,7 +132,7 @@ def _ms_since(began: float) -> float:
 
 
 def _gzipped(text: bytes) -> bytes:
-    """ISA-L takes a sixth of zlib's time (docs/adr/0100-isal.md)."""
+    """Compress with ISA-L, which takes a sixth of zlib's time (docs/adr/0100-isal.md)."""
     return isal_zlib.compress(text, 1, zlib.MAX_WBITS | 16)
 
 
@@ -191,7 +191,7 @@ def _try_to_publish(
 def quarantine(
     archive: Archive, records: Sequence[StreamRecord], object_key: str, received_at: datetime
 ) -> str:
-    """Store the records that the stream will never accept, with their origin. Returns the key."""
+    """Store the records that the stream will never accept, with their origin. Returns the object's key."""
     reason = Reason("refused_by_stream", "", "Kinesis rejects this record permanently.")
     lines = [
         quarantine_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
@@ -203,9 +203,10 @@ def quarantine(
 
 
 def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
-    """Return the reasons of all rejected events and the conflicts, and how many of these errors are omitted.
+    """Return the errors for the response (reasons of rejected events, and conflicts) and the number of omitted errors.
 
-    A small request can contain 500 invalid events, so the response has only the errors that fit into MAX_ERROR_BYTES.
+    A small request can contain 500 invalid events, so the response contains only the errors that fit into
+    MAX_ERROR_BYTES.
     """
     found = [
         (rejected.index, rejected.event_id, reason)

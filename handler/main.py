@@ -41,13 +41,13 @@ preload(os.environ)
 
 @dataclass(slots=True)
 class DeviceCounts:
-    """The accepted events by device in the current hour and this execution environment."""
+    """The number of accepted events per device in the current hour and this execution environment."""
 
     hour: datetime | None = None
     counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events; return the highest number of events in this hour among these devices."""
+        """Count events by device; return the highest count of these devices in the current hour."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self.hour or len(self.counts) > MAX_DEVICES:
             self.hour, self.counts = hour, Counter()
@@ -66,7 +66,7 @@ class App:
 
 
 def ingest(event: LambdaEvent, context: Context) -> Answer:
-    """Handle one request. After every failure the response tells the phone whether to send the batch again."""
+    """Handle one request. After any failure, the response tells the phone whether to send the batch again."""
     started = time.perf_counter()
     # A client can choose API Gateway's requestId with a header, but not the extended one.
     # (Amazon API Gateway Developer Guide: "Variables for data transformations for API Gateway".)
@@ -141,7 +141,10 @@ def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
 
 
 def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
-    """Check content type, signature and size, then validate the events. Raises Refused before anything is stored."""
+    """Check a request's content type, signature and size, then validate its events.
+
+    Raises Refused before anything is stored.
+    """
     form = form_of(request)
     try:
         if speaker.kind == "signature":
@@ -156,7 +159,7 @@ def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetim
 
 
 def _signed_text(request: Request) -> bytes:
-    """Return the signed text: the inflated body, or the body as sent if it cannot be inflated."""
+    """Return the text that the client signed: the inflated body, or the body as sent if it cannot be inflated."""
     try:
         return inflated(request)
     except Unreadable:
@@ -180,7 +183,7 @@ def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
 
 @cache
 def _app() -> App:
-    """Create settings and clients at the first request, so that importing this module needs no AWS settings."""
+    """Create the settings and clients on the first request, so that importing this module needs no AWS settings."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     access = Access.of_function(os.environ)

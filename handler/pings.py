@@ -1,4 +1,4 @@
-"""Location pings: positions that an SDK sends between geofence events, without `_id`, `type` and `createdAt`.
+"""Location pings: positions that an SDK sends between geofence events, without `_id`, `type` or `createdAt`.
 
 A ping becomes an event of type `location.ping`. Its id is derived from its text, so a ping that is sent again is a
 duplicate. Pings are archived and loaded into the warehouse, but not published.
@@ -28,7 +28,7 @@ class _Ping(msgspec.Struct, rename="camel"):
 
 
 def is_ping(value: object) -> TypeGuard[dict[str, object]]:
-    """Return whether a value has a device, a position and a time, but no `_id`, `type` and `createdAt`."""
+    """Return whether a value has a device, a position and a time, but no `_id`, `type` or `createdAt`."""
     if not isinstance(value, dict) or value.get("_id") is not None:
         return False
     try:
@@ -39,7 +39,10 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """Return the compact text of a ping with the members that an event needs; add them to `ping`, its parsed value."""
+    """Turn a ping into an event: return its compact text with the members that an event needs.
+
+    The same members are added to `ping`, the ping's parsed value.
+    """
     digest = hashlib.sha256(text).hexdigest()
     added: Mapping[str, str] = {
         "_id": digest[:ID_DIGITS],

@@ -1,7 +1,7 @@
 """Publish geofence events.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
-"PutRecords".) A call that exceeds a limit all the same is rejected as a whole, then halved.
+"PutRecords".) If a call exceeds a limit nevertheless, Kinesis rejects all of it, and it is halved.
 """
 
 import time
@@ -24,7 +24,7 @@ BACKOFF_CAP_SECONDS = 1.0
 
 class Stream(Protocol):
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """Make one call; return the throttled records. Raises RetryableError or PermanentError."""
+        """Make one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
 
 
 type Clock = Callable[[], float]  # seconds until the invocation times out
@@ -32,7 +32,10 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 
 @dataclass(slots=True)
 class Published:
-    """The number of published records (`taken`), and the others: throttled until the end (`refused`), or malformed."""
+    """The number of published records (`taken`) and of PutRecords calls, and the records that were not published.
+
+    These were throttled in every round (`refused`), or are malformed.
+    """
 
     taken: int = 0
     calls: int = 0
@@ -61,7 +64,7 @@ def publish(
 def _round(
     records: Sequence[StreamRecord], stream: Stream, seconds_left: Clock, outcome: Published
 ) -> list[StreamRecord]:
-    """Send the records once, and return those that were not accepted."""
+    """Send the records once, and return those to send again."""
     if seconds_left() <= 0:
         return list(records)
     outcome.calls += 1

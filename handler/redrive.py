@@ -39,7 +39,7 @@ class ReadableArchive(Archive, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """`postpone` hides the message with a receipt handle for some seconds."""
+    """`postpone(receipt_handle, seconds)` hides a message of the queue for some seconds."""
 
     archive: ReadableArchive
     stream: Stream
@@ -47,12 +47,12 @@ class App:
 
 
 def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
-    """Publish one claim check after another. Returns those that stay in the queue.
+    """Publish the records of one claim check after another. Returns the ids of the messages that stay in the queue.
 
     Once the stream throttles, the remaining claim checks are not tried.
 
-    If any of its records was throttled, the whole claim check stays in the queue. Publishing its other records again
-    is harmless, because visits are a function of the set of events.
+    If any record of a claim check was throttled, the whole claim check stays in the queue. Publishing its other records
+    again is harmless, because visits are a function of the set of events.
     """
     logs.bind(request_id=context.aws_request_id)
     app, messages = _app(), event["Records"]

@@ -4,7 +4,7 @@
 `<timestamp>.<body>`. The uncompressed body is signed, because gateways may decompress it.
 
 `radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the
-body nor a time, so whoever captures one pair of headers can send any event with it until the secret expires.
+body nor a time, so whoever captures one pair of headers can send any event with them until the secret expires.
 Therefore a secret for Radar must contain its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
 """
 
@@ -28,7 +28,10 @@ _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 
 
 class Secrets:
-    """The valid secrets (two during a rotation), cached for CACHE_SECONDS; if a new fetch fails, the old ones stay."""
+    """The valid secrets (two during a rotation), cached for CACHE_SECONDS.
+
+    If fetching them again fails, the old secrets stay in use.
+    """
 
     def __init__(self, fetch: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
         """`fetch` returns one or two secrets, separated by whitespace."""
@@ -57,7 +60,10 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Raise Refused (403) unless the request is signed as the stage requires. Check the headers before the body."""
+    """Raise Refused (403) unless the request is signed as the stage requires.
+
+    The headers are checked before the body is read.
+    """
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):
@@ -82,7 +88,7 @@ def sign(secret: bytes, timestamp: int, body: bytes) -> str:
 
 
 def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
-    """Return the secrets whose last day is today or within 100 days. Raises RetryableError if there are none."""
+    """Return the secrets whose last day is today or within MAX_RADAR_DAYS. Raises RetryableError if there are none."""
     today = datetime.fromtimestamp(now, UTC).date()
     days = {str(today).encode(), str(today + timedelta(days=MAX_RADAR_DAYS)).encode()}
     found = [_DATED.fullmatch(secret) for secret in secrets]

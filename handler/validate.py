@@ -36,7 +36,7 @@ _NO_KINDS: Mapping[str, Kind] = {}
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An accepted event whose device (or user) sent other content with the same id before."""
+    """An accepted event whose device (or user) sent other content with the same id earlier in the request."""
 
     index: int
     event_id: str
@@ -44,7 +44,10 @@ class Conflict:
 
 @dataclass(slots=True)
 class Batch:
-    """`lines` are the accepted events as they are stored, `records` the geofence events among them."""
+    """The validated events of a request.
+
+    `lines` are the accepted events as they are stored, and `records` the geofence events among them.
+    """
 
     lines: list[bytes] = field(default_factory=list)
     records: list[StreamRecord] = field(default_factory=list)
@@ -68,7 +71,7 @@ def validate(
     speaker: Speaker = ANYBODY,
     max_ahead: timedelta = timedelta(seconds=DEFAULT_CLOCK_AHEAD_SECONDS),
 ) -> Batch:
-    """Count every event as exactly one of `lines`, `rejected` and `duplicates`."""
+    """Validate the events of a request, and count each exactly once: in `lines`, `rejected` or `duplicates`."""
     batch = Batch()
     accepted: list[Checked] = []
     first: dict[Owned, bytes] = {}
@@ -134,7 +137,7 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
 
 
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
-    """Add the envelope's ids to an event without `user` (or whose `user` is null).
+    """Return an event's text with the envelope's ids, if the event has no `user` or a null one.
 
     Except for the members of a ping, this is the only change to an event.
     """
@@ -164,7 +167,7 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
-    """Truncate messages, because the parser's quote names of any length. A `code` replaces the codes."""
+    """Truncate the messages, because those of the parser quote names of any length. A `code` replaces the codes."""
     return tuple(
         Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )

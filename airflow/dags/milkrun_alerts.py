@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def task_failed(context: "Context") -> None:
-    """Alert after the last retry has failed."""
+    """Send an alert. Airflow calls this after a task's last retry has failed."""
     task = context["ti"]
     _alert({"event": "task_failed", "dag": task.dag_id, "task": task.task_id, "run": task.run_id})
 

@@ -1,4 +1,4 @@
-"""The graph of the dbt models for the DAGs, read from the models' SQL because Airflow's environment has no dbt."""
+"""The dependency graph of the dbt models, read from their SQL because Airflow's environment has no dbt."""
 
 import graphlib
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def models(project: Path) -> dict[str, list[str]]:
-    """Return each model with the models that it references, in topological order."""
+    """Return the models in topological order, each with the models that it references."""
     sql = {path.stem: path.read_text() for path in (project / "models").rglob("*.sql")}
     parents = {
         name: sorted(set(re.findall(r"""\bref\(\s*['"](\w+)['"]\s*\)""", text)) & set(sql))

@@ -63,7 +63,7 @@ def step(name: str, hours: tuple[str, str]) -> BashOperator:
 
 
 def chain(hours: tuple[str, str]) -> None:
-    """Set the order of the tasks.
+    """Create the tasks and set their order.
 
     Repair runs before dbt, so that the models include every accepted event. Compaction needs no warehouse.
     """
