@@ -1,4 +1,4 @@
-"""`python -m snowpipe COMMAND`."""
+"""The entry point of `python -m snowpipe COMMAND`."""
 
 from snowpipe.environment import restart_if_needed
 

@@ -1,8 +1,8 @@
 """Create missing warehouse objects in the order of the DDL's numbers, and update existing ones.
 
 Views are replaced with COPY GRANTS, because Snowflake cannot alter a view's query (Snowflake: "CREATE VIEW",
-CREATE OR ALTER VIEW). Afterwards, other differences are removed if a statement can do so without risk to
-data; `milkrun warehouse diff` lists the rest.
+CREATE OR ALTER VIEW). Finally, `apply` removes the other differences for which a statement exists that puts
+no data at risk; `milkrun warehouse diff` lists the rest.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 
 def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
-    """Return the pipes whose COPY statement differs from the DDL.
+    """Return the names of the deployed pipes whose COPY statement differs from the one in the DDL.
 
     CREATE PIPE IF NOT EXISTS would ignore the difference.
     """
@@ -28,7 +28,10 @@ def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
 
 
 def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, str]:
-    """Return the COPY statement of each deployed pipe; none if the database or schema does not exist."""
+    """Return each deployed pipe's COPY statement by the pipe's full name.
+
+    The result is empty if the database or its schema RAW does not exist.
+    """
     database = next(d.pipe.split(".")[0] for d in ddl if d.is_pipe)
     databases = {row["name"] for row in warehouse.query("SHOW DATABASES")}
     if database not in databases:
@@ -54,7 +57,7 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
     """Raise Refusal if a deployed Snowflake stage reads a bucket other than the configured one.
 
-    MILKRUN_BUCKET may name the bucket of another deployment.
+    That happens if MILKRUN_BUCKET names the bucket of another deployment.
     """
     for each in objects(ddl):
         if each.kind != "STAGE":
@@ -76,10 +79,10 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL; return a row per file, and a row per change to an existing object.
+    """Run the DDL and update existing objects; return a row per file, and a row per updated property.
 
     Pipes and stages are checked first, so that a refused run changes nothing. Snowflake has no transactions
-    for DDL: after a failure the objects created so far stay, and the next run continues.
+    for DDL: after a failure, the objects created so far remain, and the next run continues from there.
     """
     refuse_another_bucket(warehouse, ddl)
     refuse_changed_pipes(warehouse, ddl)
@@ -93,7 +96,7 @@ def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False
 
 
 def bring_up_to_date(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Row]:
-    """Run those repair statements that can neither lose nor redirect data."""
+    """Run the repair statements that can neither lose nor redirect data; return a row per statement."""
     changed = [each for each in differences(warehouse, ddl) if each.automatic]
     for each in changed:
         warehouse.query(each.repair)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """An object of the archive. `modified_at` is S3's clock: the time of receipt."""
+    """An object in the archive. `modified_at` is the time, by S3's clock, at which S3 received the object."""
 
     key: str
     modified_at: datetime
@@ -39,12 +39,12 @@ class Archive:
         return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
-        """Yield the folders directly under a prefix that sort after `after`, in order."""
+        """Yield, in order, the folders directly under a prefix that sort after `after`."""
         listed = self._listed(prefix, Delimiter="/", StartAfter=after)
         return (found for found in listed if isinstance(found, str))
 
     def _listed(self, prefix: str, **options: str) -> Iterator[Object | str]:
-        """Yield each page's objects, then its folders."""
+        """List the objects with a prefix page by page; yield each page's objects, then its folders."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         pages: Any = self._s3.get_paginator("list_objects_v2")
@@ -57,10 +57,9 @@ class Archive:
             raise Refusal(f"could not list s3://{self.bucket}/{prefix}: {error}") from None
 
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects received from the hour of `start` to the hour of `end`, both included, in key
-        order.
+        """Yield, in key order, the objects received from the hour of `start` through the hour of `end`.
 
-        The hour is the one in the key (dt=/hh=), or that of S3's LastModified for a key without an hour.
+        The hour is the one in the key (dt=/hh=); for a key without an hour, it is that of S3's LastModified.
         Empty objects are omitted.
         """
         strays = sorted(self._without_hour(prefix, start, end), key=_key)
@@ -78,7 +77,11 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects outside a day's folder, and those in a day's folder but outside an hour's folder."""
+        """Yield the objects received in these hours whose keys contain no hour.
+
+        Such objects are outside the folders of the days (dt=), or directly in a day's folder but not in an
+        hour's (hh=).
+        """
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         days = (
             first.date() + timedelta(days=n)
@@ -91,7 +94,7 @@ class Archive:
                     yield found
 
     def _beside(self, folder: str) -> Iterator[Object]:
-        """Yield the objects in a folder that are not under dt= or hh=, at any depth."""
+        """Yield the objects at any depth of a folder, except those in its folders dt= and hh=."""
         for found in self._listed(folder, Delimiter="/"):
             if isinstance(found, Object):
                 yield found
@@ -99,7 +102,7 @@ class Archive:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
-        """Return the newest object of the current and the previous hour; None if there is none."""
+        """Return the newest object of the current and the previous hour; None if those hours have no objects."""
         now = datetime.now(UTC)
         recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)
@@ -123,7 +126,9 @@ def _key(found: Object) -> str:
 
 
 def client(aws: Aws, service: str) -> Any:
-    """Return a boto3 client. A stage with an endpoint is an emulator, which needs no user settings."""
+    """Return a boto3 client for a service. An endpoint URL means an emulator, for which the user's AWS
+    settings are ignored.
+    """
     import boto3
     from botocore.config import Config
 
@@ -152,7 +157,10 @@ def s3_client(aws: Aws) -> "S3Client":
 
 
 def topic_of(bucket: str, s3: "S3Client") -> str:
-    """Return the SNS topic that the bucket notifies of new objects."""
+    """Return the ARN of the SNS topic that the bucket notifies of new objects.
+
+    Raises Refusal unless the bucket notifies exactly one topic.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -168,10 +176,10 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 
 
 def parameters(settings: Settings) -> Parameters:
-    """Return the DDL's parameters: those that are set, and the others by convention.
+    """Return the DDL's parameters. Parameters that are not set are derived by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. Snowflake's role is
-    `<service>-<stage>-<region>-snowflake`, which expects the external id `<service>-<stage>`.
+    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. Snowflake assumes the role
+    `<service>-<stage>-<region>-snowflake` with the external id `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection
     bucket = bucket_of(settings)

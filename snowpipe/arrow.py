@@ -1,12 +1,12 @@
-"""Prevent a deadlock of snowflake-connector-python in programs with several threads.
+"""Prevent a deadlock of snowflake-connector-python in multithreaded programs.
 
 Run as a program, this file starts dbt with that protection, and ends it if Snowflake stops responding.
 
 When a process reads its first Arrow result, the connector (4.8.0) creates its C++ logger inside
-`std::call_once` and meanwhile releases Python's global lock. A second thread with a result then takes that
-lock and waits for `call_once`, so both wait forever. dbt lists its schemas in several threads at once and
-hung in this way. (A later pull request of the connector, "Enable free-threaded (no-GIL) CPython support for
-the Arrow iterator", changes this code.)
+`std::call_once` and meanwhile releases the global interpreter lock. A second thread with a result then
+acquires that lock and waits for `call_once`, so the two threads wait for each other forever. dbt lists its
+schemas in several threads at once and hung in this way. (A later pull request of the connector, "Enable
+free-threaded (no-GIL) CPython support for the Arrow iterator", changes this code.)
 
 This file also runs in dbt's environment, so it imports none of our modules.
 """
@@ -28,7 +28,7 @@ _LOCK = threading.Lock()
 def make_loggers() -> None:
     """Create the connector's loggers in one thread, by reading an empty result.
 
-    Call it before reading results.
+    This function must be called before any result is read.
     """
     from snowflake.connector.errors import Error
 
@@ -47,7 +47,7 @@ def make_loggers() -> None:
 
 
 def end_if_silent(url: str) -> None:
-    """End the process if the address has not responded for SILENT_SECONDS.
+    """End the process once Snowflake at this URL has not responded for SILENT_SECONDS.
 
     The connector would wait forever, and dbt passes it no timeout for statements. Any response counts, even
     an error.

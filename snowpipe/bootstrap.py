@@ -4,8 +4,8 @@ Snowflake chooses two IAM users that need permissions in AWS. The user that assu
 storage integration exists (`trust-policy`), and the role must trust it before Snowflake can read the bucket.
 The user that subscribes Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
 subscribe. The two users may differ. If a permission is missing, the run stops and names the parameters to
-set; the next run continues from there. `write` changes an emulated AWS directly. In a deployed stage
-CloudFormation owns role and policy, and its next deployment would undo such a change.
+set; the next run continues from there. `write` changes an emulated AWS directly. In a deployed stage,
+CloudFormation owns the role and the topic's policy, and its next deployment would undo such a change.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,10 @@ class Bootstrap:
     announce: Callable[[str], None]
 
     def run(self) -> list[Row]:
-        """Return a row per step. Raises Refusal (exit code 1) if AWS has to be changed first."""
+        """Set up the warehouse and return a row per step.
+
+        Raises Refusal (exit code 1) if a permission has to be granted in AWS first.
+        """
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
         self.announce("creating the objects up to the storage integration")

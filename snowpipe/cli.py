@@ -58,7 +58,8 @@ def apply(
 
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-    """List the differences between the deployed objects and the DDL, each with its repair.
+    """List the differences between the deployed objects and the DDL, each with the statement or command that
+    repairs it.
 
     Exit code 1: there are differences.
     """
@@ -153,7 +154,7 @@ def query(
 ) -> None:
     """Run one SQL statement in the stage's database and print the rows of its result.
 
-    If several columns have the same name, the later ones get a number, such as NAME_2.
+    If several columns have the same name, a number is added to the later ones, such as NAME_2.
     """
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")
@@ -165,7 +166,9 @@ def query(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
-    """Run dbt on the stage's warehouse with arguments of dbt, such as `build --select geofence_visits`."""
+    """Run dbt against the stage's warehouse. All arguments are passed to dbt, such as `build --select
+    geofence_visits`.
+    """
     settings = load(context.obj, outputs)
     raise typer.Exit(run_dbt.dbt(context.args, settings, context.obj))
 
@@ -185,7 +188,7 @@ def load_sqlite(
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """Load the archive into an SQLite file. If the command is repeated, it adds only new objects."""
+    """Load the archive into an SQLite file. Repeating the command adds only new objects."""
     path = sqlite.path_of(to)
     where: sqlite.Source
     if source.startswith("s3://"):

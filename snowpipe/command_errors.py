@@ -21,10 +21,11 @@ def run(
     environment: Mapping[str, str],
     tell: Callable[[str], object],
 ) -> int:
-    """Run a command line and return its exit code. Errors are passed to `tell` as one line; most give code 2.
+    """Run a command line and return its exit code.
 
-    No exception propagates, because Python would exit with 1, which has another meaning in most commands.
-    With MILKRUN_TRACEBACK=1 a bug prints its traceback before the line.
+    Each error is passed to `tell` as one line; most errors return code 2. No exception propagates, because
+    Python would exit with 1, which has another meaning in most commands. With MILKRUN_TRACEBACK=1, the
+    traceback of an unexpected exception is printed before the line.
     """
     try:
         for number, argument in enumerate(arguments, 1):
@@ -68,7 +69,10 @@ def explain(error: Exception) -> tuple[str, bool]:
 
 
 def one_line(text: str) -> str:
-    """Return printable text on one line, because others' text may have line feeds and escape sequences."""
+    """Return the text as one line of printable characters.
+
+    Text from other programs and users may contain line feeds and escape sequences.
+    """
     words = " ".join(text.split())
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in words

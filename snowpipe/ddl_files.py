@@ -1,7 +1,7 @@
-"""The numbered DDL, with its parameters filled in.
+"""The numbered DDL files, with their parameters filled in.
 
-A placeholder `{name}` is an identifier or part of a string literal. Values have no quote, backslash, space or
-semicolon, so they cannot change a statement's structure.
+A placeholder `{name}` is an identifier or part of a string literal. Values contain no quote, backslash, space
+or semicolon, so they cannot change a statement's structure.
 """
 
 import re
@@ -36,7 +36,7 @@ CreditQuota = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}$")]
 
 
 class Parameters(BaseModel):
-    """The parameters that differ between two stages' warehouses."""
+    """The parameters of the DDL, which differ from stage to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,13 +52,13 @@ class Parameters(BaseModel):
 
     @property
     def partition(self) -> str:
-        """Return AWS's partition, such as `aws` or `aws-cn`."""
+        """Return the AWS partition, such as `aws` or `aws-cn`."""
         return self.topic_arn.split(":")[1]
 
 
 @dataclass(frozen=True)
 class Definition:
-    """One file of the DDL: the object that it defines, and its statements."""
+    """One file of the DDL, with its parameters filled in."""
 
     path: Path
     sql: str
@@ -77,26 +77,26 @@ class Definition:
 
     @property
     def pipe(self) -> str:
-        """Return the pipe's full name, such as MILKRUN.RAW.EVENTS_PIPE."""
+        """Return the pipe's fully qualified name, such as MILKRUN.RAW.EVENTS_PIPE."""
         found = re.search(r"^CREATE PIPE IF NOT EXISTS ([\w.]+)$", self.sql, re.MULTILINE)
         assert found, f"{self.path.name} defines no pipe"
         return found[1]
 
     @property
     def copy_statement(self) -> str:
-        """Return the pipe's COPY statement, as in `definition` of SHOW PIPES."""
+        """Return the pipe's COPY statement in the form that the column `definition` of SHOW PIPES contains."""
         (create,) = self.statements
         return create[create.index("\nCOPY INTO") + 1 :]
 
 
 def fill(sql: str, parameters: Parameters) -> str:
-    """Replace every `{name}` with the parameter's value. Raises KeyError for an unknown name."""
+    """Replace every `{name}` in the SQL text with the parameter's value. Raises KeyError for an unknown name."""
     values = parameters.model_dump()
     return re.sub(r"\{(\w+)\}", lambda found: values[found[1]], sql)
 
 
 def definitions(parameters: Parameters, folder: Path = DDL) -> list[Definition]:
-    """Return the DDL in numerical order, without the files that use a parameter that is not set."""
+    """Return the DDL files in numerical order, except those that use a parameter that is not set."""
     unset = {f"{{{name}}}" for name, value in parameters if value is None}
     files = [(path, path.read_text()) for path in sorted(folder.glob("[0-9]*.sql"))]
     return [
@@ -113,7 +113,7 @@ def tokens(sql: str) -> list[Token]:
 
 
 def statements(sql: str) -> Iterator[str]:
-    """Return the statements of a script, with their comments but without semicolons."""
+    """Yield the statements of a script, with their comments but without semicolons."""
     start = 0
     for token in tokens(sql):
         if token.token_type is TokenType.SEMICOLON:

@@ -29,9 +29,9 @@ class Object:
     """The DDL file."""
     properties: dict[str, Value] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
-    """For a table: type and NOT NULL by column."""
+    """For a table, the type and NOT NULL of each column, by column name."""
     body: str = ""
-    """For a view its query, for a pipe its COPY."""
+    """The query of a view, or the COPY statement of a pipe."""
     managed: bool = False
 
     def __str__(self) -> str:
@@ -43,7 +43,7 @@ class Object:
 
     @property
     def home(self) -> str:
-        """Return the schema or database of the object; "" for an object of the account."""
+        """Return the schema or database of the object; "" for an account-level object."""
         return self.name.rpartition(".")[0]
 
     @property
@@ -52,7 +52,7 @@ class Object:
 
 
 def objects(ddl: Sequence[Definition]) -> list[Object]:
-    """Yield each object of the DDL, with the properties that later files set."""
+    """Return the objects of the DDL, including the properties that later files set."""
     found = [
         _object(definition, statement)
         for definition in ddl
@@ -91,7 +91,10 @@ def _object(definition: Definition, statement: str) -> Object:
 
 
 def _properties(header: str) -> dict[str, Value]:
-    """Parse NAME = value pairs; a list in brackets becomes a tuple, and (FORMAT_NAME = 'x') becomes 'x'."""
+    """Parse the NAME = value pairs of a CREATE statement.
+
+    A list in parentheses becomes a tuple, and (FORMAT_NAME = 'x') becomes 'x'.
+    """
     found: dict[str, Value] = {}
     words = tokens(header)
     for at, token in enumerate(words[:-1]):

@@ -12,11 +12,11 @@ from snowpipe.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
-    """A store did not answer in time, or refused the connection; the message names it."""
+    """A store did not respond in time or refused the connection; the message names the store."""
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
-    """Return the result of `call`, or raise its exception. Raises NoAnswerError after `seconds`."""
+    """Return the result of `call`, or raise its exception. Raises NoAnswerError if `call` exceeds the deadline."""
     running = started(call)
     if wait([running], seconds).not_done:
         raise NoAnswerError(f"no answer from {what} within {seconds:g} s")
@@ -26,8 +26,8 @@ def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
 def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[], bool], what: str) -> T:
     """Like `within`, but extend the deadline as long as `is_alive` returns True.
 
-    `is_alive` sends the same store a request that it can answer at once, so a long statement may take any
-    time.
+    `is_alive` sends a request to the same store that the store can answer at once. A long statement may
+    therefore take any length of time.
     """
     running, probe = started(call), None
     deadline = monotonic() + seconds
@@ -44,7 +44,7 @@ def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[],
 
 
 def started[T](call: Callable[[], T]) -> Future[T]:
-    """Run a call in a daemon thread; return its future."""
+    """Start a call in a daemon thread; return the future of its result."""
     future = Future[T]()
 
     def run() -> None:

@@ -33,7 +33,7 @@ Since = Annotated[str, typer.Option(metavar="TIME", help="Include only loads at 
 
 @dataclass
 class Stage:
-    """The stage that a command works on; everything is looked up on first use."""
+    """The stage that a command works on; its resources are looked up on first use."""
 
     settings: Settings
 
@@ -53,7 +53,10 @@ class Stage:
         return Archive(archive.s3_client(self.settings.aws), archive.bucket_of(self.settings))
 
     def _require_s3(self) -> None:
-        """Raise NoAnswerError if S3 does not respond soon; boto3 alone would try five times, a minute each."""
+        """Raise NoAnswerError if S3 does not respond within ANSWER_SECONDS.
+
+        boto3 alone would make five attempts of a minute each.
+        """
         from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
 
         s3, bucket = archive.s3_client(self.settings.aws), archive.bucket_of(self.settings)
@@ -87,5 +90,5 @@ class Stage:
 
 
 def stage_of(context: typer.Context, outputs: Path | None) -> Stage:
-    """Return the stage that the command works on; `context.obj` is the environment of the process."""
+    """Return the stage that the command works on; `context.obj` contains the process's environment variables."""
     return Stage(load(context.obj, outputs))

@@ -2,8 +2,8 @@
 
 CREATE … IF NOT EXISTS ignores the properties of an existing object. `differences` reads every object of the
 DDL with SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). Each difference names
-the statement that removes it; `apply` runs those statements that cannot lose or redirect data. Comments are
-not compared.
+the statement that removes it; `apply` runs only the statements that cannot lose or redirect data. Comments
+are not compared.
 """
 
 import json
@@ -26,7 +26,7 @@ ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
 
 
 def differences(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Difference]:
-    """Return the differences in the order of the DDL, with the grants at the end."""
+    """Return the differences between the deployed objects and the DDL, in the DDL's order; grants come last."""
     wanted = objects(ddl)
     found: list[Difference] = []
     gone: set[str] = set()
@@ -50,7 +50,7 @@ def _missing(each: Object) -> Difference:
 
 
 def shown(warehouse: Warehouse, each: Object) -> Row | None:
-    """Return the object's row of SHOW; None if it does not exist or this role may not see it."""
+    """Return the object's row from SHOW; None if the object does not exist or the session's role may not see it."""
     within = f" IN {each.home_kind} {each.home}" if each.home else ""
     plural = "SCHEMAS" if each.kind == "SCHEMA" else f"{each.kind}S"
     rows = warehouse.query(f"SHOW {plural} LIKE '{each.base}'{within}")
@@ -123,7 +123,7 @@ def _table(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Difference]
 
 
 def _type_of(column: Row) -> str:
-    """Return a type such as `NUMBER NOT NULL`; precision and length are not compared."""
+    """Return a column's type, such as `NUMBER NOT NULL`, without precision and length, which are not compared."""
     name = str(json.loads(column["data_type"])["type"])
     nullable = str(column["null?"]).lower() == "true"
     return SHOWN_AS.get(name, name) + ("" if nullable else " NOT NULL")
@@ -206,7 +206,7 @@ def _described(warehouse: Warehouse, each: Object) -> dict[str, str]:
 
 
 def _same(deployed: object, wanted: str | tuple[str, ...]) -> bool:
-    """Return whether two values are equal, ignoring the case of words and the order of lists."""
+    """Return whether a deployed value equals the DDL's value, ignoring case and the order of lists."""
     text = _text(deployed)
     if isinstance(wanted, tuple):
         return sorted(text.split(",")) == sorted(wanted)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 def emulator_session(region: str | None) -> "Session":
     """Return a session with an emulator's credentials that reads neither AWS_* variables nor files in ~/.aws.
 
-    Otherwise settings that the call does not need, such as a missing profile, FIPS endpoints or a CA bundle, could
-    make it fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)
+    Otherwise a setting that the call does not need, such as a missing profile, a FIPS endpoint or a CA
+    bundle, could make the call fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)
     """
     import boto3  # slow to import, but only tools use it
     import botocore.session

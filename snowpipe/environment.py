@@ -63,7 +63,7 @@ _HARMLESS = {
 
 
 def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program of the local stack: loopback only, UTF-8, UTC."""
+    """Return the environment for a program of the local stack: no proxies, UTF-8 and UTC."""
     kept = {name: value for name, value in environment.items() if name in _PERSON}
     return kept | {
         "LC_ALL": "C.UTF-8",
@@ -76,7 +76,7 @@ def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a package installer, with proxies, certificates and indexes."""
+    """Return the environment for a package installer, including proxies, certificates and package indexes."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -86,7 +86,10 @@ def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with loopback added to NO_PROXY and no_proxy, because a program may read either."""
+    """Return the variables with the loopback addresses added to NO_PROXY and no_proxy.
+
+    Both are set, because a program may read either.
+    """
     named = [environment.get(name, "") for name in ("NO_PROXY", "no_proxy")]
     hosts = dict.fromkeys(host.strip() for text in named for host in text.split(",") if host.strip())
     value = "*" if "*" in hosts else ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
@@ -94,7 +97,11 @@ def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return a command's own environment, without Python's settings and without proxies for loopback."""
+    """Return the environment for one of our own commands.
+
+    It is the caller's environment, without variables that change how Python runs and without a proxy for
+    loopback.
+    """
     kept = {
         name: value
         for name, value in environment.items()
@@ -110,7 +117,8 @@ def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
 def restart_if_needed() -> None:
     """Start this command again if the environment changes how Python runs it.
 
-    PYTHONPATH, PYTHONWARNINGS=error and an encoding other than UTF-8 take effect before our first line runs.
+    PYTHONPATH, PYTHONWARNINGS=error and an encoding other than UTF-8 take effect before our first line of
+    code runs.
     """
     wanted = for_commands(os.environ)
     if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):

@@ -4,7 +4,7 @@ import math
 
 
 def finite(value: object) -> object:
-    """Return the value with every NaN and Infinity as text, so that the output is always JSON.
+    """Return the value with every NaN and infinity replaced by text, so that the output is always JSON.
 
     A warehouse may contain such numbers, for example 'NaN'::FLOAT.
     """

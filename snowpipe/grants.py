@@ -39,7 +39,10 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """A property that differs. `repair` is a statement or a command; `automatic`: `apply` runs the statement."""
+    """A property whose deployed value differs from the DDL.
+
+    `repair` is a statement or a command. If `automatic` is true, `apply` runs the statement.
+    """
 
     object: str
     what: str
@@ -86,9 +89,7 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return the deployed grants without OWNERSHIP: all grants to the roles of the DDL, and all grants on its
-    objects.
-    """
+    """Return all grants to the DDL's roles and all grants on its objects, except OWNERSHIP."""
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")

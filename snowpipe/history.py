@@ -1,4 +1,4 @@
-"""The load result of each file, from COPY_HISTORY, and the invalid lines of files that failed."""
+"""The load result of each file, from COPY_HISTORY, and the invalid lines of files that failed to load."""
 
 import re
 import zlib
@@ -25,8 +25,8 @@ _REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
 class Narrow:
     """A filter for COPY_HISTORY. Snowflake applies it, because 14 days can be millions of files.
 
-    `keys`: smallest and greatest key. `newest`: only the last load of each file, so that a file that was
-    loaded after a failure does not count as failed.
+    `keys` are the smallest and the greatest key to include. `newest` keeps only the last load of each file,
+    so that a file that was loaded after a failure does not count as failed.
     """
 
     statuses: Sequence[str] = ()
@@ -36,7 +36,7 @@ class Narrow:
 
 
 def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = Narrow()) -> list[Row]:
-    """Return the matching files of COPY_HISTORY, newest first. It goes back 14 days.
+    """Return a row per matching load in COPY_HISTORY, newest first. COPY_HISTORY goes back 14 days.
 
     A file that was loaded twice appears twice.
     """
@@ -80,7 +80,7 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
 
 
 def failed_files(warehouse: Warehouse, pipe: Pipe, since: datetime) -> list[Row]:
-    """Return the files that failed and have not been loaded since."""
+    """Return the files that failed to load and have not been loaded since."""
     return history(warehouse, pipe, since, Narrow(FAILED, newest=True))
 
 
@@ -94,7 +94,10 @@ class BadLine:
 
 
 def bad_lines(body: bytes) -> Iterator[BadLine]:
-    """Yield every line that is not strict JSON; in truncated gzip, up to the truncation."""
+    """Yield every line that is not strict JSON.
+
+    An empty object, and gzip that is invalid or truncated, adds a `BadLine` for the whole object.
+    """
     text, cut = inflated(body)
     if not body:
         yield BadLine(0, "the object is empty")
@@ -116,7 +119,9 @@ def problem_of(line: bytes) -> str:
 
 
 def inflated(body: bytes) -> tuple[bytes, str]:
-    """Return the object's readable text, and why the rest is unreadable ("" if all was read)."""
+    """Decompress an object's body if it is gzip; return the readable text, and why the rest is unreadable (""
+    if nothing is).
+    """
     if not body.startswith(b"\x1f\x8b"):
         return body, ""
     text = b""
@@ -133,10 +138,10 @@ def inflated(body: bytes) -> tuple[bytes, str]:
 
 
 def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
-    """Return a row per invalid line of the files that failed and have not been loaded since.
+    """Return a row per invalid line of the files that failed to load and have not been loaded since.
 
-    VALIDATE_PIPE_LOAD fails for pipes that transform, and VALIDATION_MODE does not support transforms, so the
-    files come from the history and the lines from S3.
+    VALIDATE_PIPE_LOAD fails for pipes with transformations, and VALIDATION_MODE does not support
+    transformations. The files are therefore taken from COPY_HISTORY, and their lines from S3.
     """
     failed = failed_files(warehouse, pipe, since)
     return [

@@ -22,7 +22,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
-    """Return the keys that have rows in the pipe's table, or a successful load in its history.
+    """Return the keys of the objects that have rows in the pipe's table or a successful load in its history.
 
     The history is needed for objects without lines, which have no rows.
     """
@@ -42,7 +42,7 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
 
 
 def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Iterator[Object]:
-    """Yield the objects that are not loaded. `objects` must be in key order; they are read in chunks."""
+    """Yield the objects that are not loaded yet. `objects` must be in key order; they are checked in chunks."""
     for some in batched(objects, OBJECTS_A_QUERY, strict=False):
         loaded = loaded_keys(warehouse, pipe, some)
         yield from (each for each in some if each.key not in loaded)
@@ -52,7 +52,8 @@ def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Ite
 class Refreshed:
     """The result of a refresh.
 
-    `sent`: queued keys. `out_of_reach`: not loaded, and older than REFRESH may queue.
+    `sent` contains the keys that were queued; `out_of_reach` contains the keys that are not loaded and are
+    too old for REFRESH.
     """
 
     sent: list[str]
@@ -62,7 +63,10 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the objects that are in no load history. `prefix` limits the keys, such as `dt=2026-11-16/`."""
+    """Queue the objects that are in no load history, and return their keys and the keys that are too old to queue.
+
+    `prefix` limits the keys, such as `dt=2026-11-16/`.
+    """
     prefix = pipe.staged(prefix)
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
     if since and not prefix:
@@ -81,10 +85,10 @@ def refresh(
 
 
 def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
-    """Return when the pipe was created if an earlier pipe has loaded rows; otherwise None.
+    """Return the pipe's creation time if an earlier pipe loaded rows into the same table; otherwise None.
 
-    Each pipe has its own load history ("Manage Snowpipe", recreating pipes),
-    so REFRESH would load the earlier pipe's files again.
+    Each pipe has its own load history ("Manage Snowpipe", recreating pipes), so REFRESH would load the
+    earlier pipe's files again.
     """
     (described,) = warehouse.query(f"DESC PIPE {pipe.name}")
     created_at: datetime = described["created_on"]
@@ -97,7 +101,7 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
 def refresh_pipe(
     warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
 ) -> list[str]:
-    """Queue the files of the last 7 days that are in no load history; return the queued keys."""
+    """Run REFRESH, which queues the files of the last 7 days that are in no load history; return the queued keys."""
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
         options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"
@@ -106,7 +110,7 @@ def refresh_pipe(
 
 
 def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
-    """Run COPY INTO … FILES in chunks; return a row per file."""
+    """Load the objects with these keys by COPY INTO … FILES, in chunks; return a row per file."""
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
@@ -115,7 +119,7 @@ def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str])
 
 
 def outcome(pipe: Pipe, row: Row) -> Row:
-    """Parse a row of COPY's result, which names a file by the stage's URL and path, or by the path alone."""
+    """Parse a row of COPY's result. The row names the file by the stage's URL and the path, or by the path alone."""
     name = str(row.get("file", ""))
     return {
         "key": name.split("/", 3)[3] if name.startswith("s3://") else pipe.prefix + pipe.staged(name),
@@ -128,7 +132,10 @@ def outcome(pipe: Pipe, row: Row) -> Row:
 
 @dataclass(frozen=True)
 class Backfilled:
-    """The result of a backfill: a row per loaded file up to `LISTED`, and a row per file that failed."""
+    """The result of a backfill.
+
+    `rows` contains the loaded files, but only about the first `LISTED`, and every file that failed.
+    """
 
     rows: list[Row]
     copied: int
@@ -147,7 +154,7 @@ def backfill(
     """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
 
     COPY would load a file that is also in the pipe's queue a second time, so objects that may be queued are
-    skipped. The backfill can be interrupted and repeated. Its memory does not grow with the number of
+    skipped. The backfill can be interrupted and repeated. Its memory use does not grow with the number of
     objects.
     """
     rows: list[Row] = []
@@ -174,11 +181,11 @@ def backfill(
 def load_expired(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, timeout: timedelta
 ) -> list[Row]:
-    """Load the files whose notifications expired while the pipe was paused: everything received since
-    `since`.
+    """Load the files received since `since`, whose notifications expired while the pipe was paused.
 
-    First the pipe's queue must be empty, because COPY would load its files a second time. Then REFRESH queues
-    the files of the last 7 days, and COPY loads the others that are in no history. Returns a row per object.
+    COPY would load the files in the pipe's queue a second time, so the queue must become empty first. Then
+    REFRESH queues the files of the last 7 days, and COPY loads the others that are in no load history.
+    Returns a row per object.
     """
     deadline = time.monotonic() + timeout.total_seconds()
     while (waiting := status(warehouse, pipe)).pending:
@@ -203,7 +210,7 @@ def load_expired(
 
 
 def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: str) -> Row:
-    """Replace one object's rows by the object's current content, in one transaction.
+    """Replace one object's rows with the object's current content, in one transaction; return COPY's result.
 
     Readers see either the old rows or the new ones. If the object does not load completely, or the session
     ends early, the old rows stay.

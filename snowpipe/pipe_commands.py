@@ -1,4 +1,4 @@
-"""The commands that inspect pipes, load files and repair what was not loaded."""
+"""The commands that inspect pipes, load files and repair failed loads."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,9 +30,9 @@ QUEUE_TIMEOUT = timedelta(minutes=10)
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show the state of each pipe and what it means.
+    """Show the state of each pipe and its meaning.
 
-    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not answer.
+    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not respond.
     """
     stage = stage_of(context, outputs)
     rows, silent = [], None
@@ -110,9 +110,9 @@ def refresh(
         typer.Option(metavar="TIME", help="Queue only files that were received at this time or later."),
     ] = None,
 ) -> None:
-    """Queue files about which the pipes received no notification.
+    """Queue the files for which the pipes received no notification.
 
-    Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a replaced pipe.
+    Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a recreated pipe.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -229,7 +229,7 @@ def repair(
 
 
 def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None) -> None:
-    """Pause pipes. New files wait in the queue; after more than 14 days, a paused pipe becomes stale."""
+    """Pause pipes. New files wait in the queue. A pipe that is paused for more than 14 days becomes stale."""
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -253,7 +253,8 @@ def resume(
 ) -> None:
     """Resume pipes.
 
-    If a pipe is stale (paused for more than 14 days), files whose notifications have expired are loaded too.
+    If a pipe is stale (paused for more than 14 days), the files whose notifications have expired are loaded
+    as well.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -268,7 +269,7 @@ def resume(
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
-    """Resume one pipe; return the files loaded because the pipe was stale or `since` is given."""
+    """Resume one pipe; return a row per file that was loaded because the pipe was stale or `since` is given."""
     before = pipes.status(session, pipe)
     try:
         pipes.set_paused(session, pipe, False)
@@ -302,7 +303,8 @@ def recreate(
 ) -> None:
     """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
-    By default it replaces pipes whose COPY statement has changed, and pipes in a state that has no other remedy.
+    By default, it replaces only the pipes whose COPY statement has changed and the pipes in a state that has
+    no other remedy.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""The two pipes: names, status, and what the status means."""
+"""The two pipes: their names, their status, and a diagnosis of the status."""
 
 import json
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Pipe:
         return f"{self.kind}/"
 
     def staged(self, key: str) -> str:
-        """Return an object's key relative to the stage's location, as in COPY and the histories."""
+        """Return an object's key relative to the Snowflake stage's location, as COPY and COPY_HISTORY name it."""
         return key.removeprefix(self.prefix)
 
 
@@ -82,8 +82,8 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
 def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
     """Resume a stale pipe, which was paused for longer than its notifications are kept.
 
-    It needs OWNERSHIP or OPERATE on the pipe. Notifications older than 14 days may be lost. (Snowflake:
-    "SYSTEM$PIPE_FORCE_RESUME")
+    The session's role needs OWNERSHIP or OPERATE on the pipe. Notifications older than 14 days may be lost.
+    (Snowflake: "SYSTEM$PIPE_FORCE_RESUME")
     """
     warehouse.query(
         "SELECT SYSTEM$PIPE_FORCE_RESUME(%s, 'staleness_check_override, ownership_transfer_check_override')",
@@ -92,7 +92,7 @@ def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
 
 
 def server_time(warehouse: Warehouse) -> datetime:
-    """Return Snowflake's clock, which determines its windows of 7 and 14 days."""
+    """Return the current time by Snowflake's clock, which determines Snowflake's limits of 7 and 14 days."""
     (row,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
     now: datetime = row["now"]
     return now.astimezone(UTC)
@@ -116,7 +116,7 @@ _STATES: Mapping[str, str] = {
     "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
-"""States that only end when the pipe is replaced; `milkrun warehouse recreate` selects such pipes."""
+"""States that end only when the pipe is replaced; `milkrun warehouse recreate` selects such pipes."""
 _DELAY = timedelta(minutes=5)  # typically it takes less than one
 
 
@@ -129,9 +129,10 @@ class Triage:
 def triage(  # noqa: PLR0911 - one per cause
     status: Status, newest_object_at: datetime | None, now: datetime | None = None
 ) -> Triage:
-    """Return a diagnosis of the status: the first problem on the way from the bucket to Snowflake.
+    """Diagnose a pipe's status: return the first problem on the way from the bucket to the table.
 
-    `newest_object_at`: when S3 received the newest object of the pipe's prefix; None if that is unknown.
+    `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if that
+    time is unknown.
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":

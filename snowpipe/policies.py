@@ -1,4 +1,4 @@
-"""The two policies between Snowflake and AWS: the role's trust policy, and the policy of the SNS topic."""
+"""The two policies that let Snowflake use AWS: the storage role's trust policy, and the SNS topic's policy."""
 
 import json
 from typing import Any
@@ -14,13 +14,16 @@ SUBSCRIBES = "SnowflakeSubscribes"
 
 
 def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
-    """Return DESC INTEGRATION by property."""
+    """Return the property values of the storage integration, from DESC INTEGRATION."""
     rows = warehouse.query(f"DESC INTEGRATION {parameters.database}_S3")
     return {row["property"]: row["property_value"] for row in rows}
 
 
 def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
-    """Return the storage role's trust policy: only the account's Snowflake user may assume it, with our external id."""
+    """Return the storage role's trust policy.
+
+    Only the Snowflake account's IAM user may assume the role, and only with our external id.
+    """
     found = integration(warehouse, parameters)
     return {
         "Version": "2012-10-17",
@@ -36,7 +39,7 @@ def trust_policy(warehouse: Warehouse, parameters: Parameters) -> Policy:
 
 
 def access_policy(parameters: Parameters) -> Policy:
-    """Return the storage role's permissions: read the two prefixes that have stages."""
+    """Return the storage role's permissions: read access to the two prefixes that have Snowflake stages."""
     bucket = f"arn:{parameters.partition}:s3:::{parameters.bucket}"
     prefixes = ("events/", "rejected/")
     return {
@@ -58,11 +61,11 @@ def access_policy(parameters: Parameters) -> Policy:
 
 
 def subscription(warehouse: Warehouse, parameters: Parameters) -> Policy:
-    """Return the statement that the topic's policy needs: Snowflake's user may subscribe a queue.
+    """Return the statement that the topic's policy needs so that Snowflake's IAM user may subscribe a queue.
 
-    (Snowflake: "SYSTEM$GET_AWS_SNS_IAM_POLICY".) We add the protocol (AWS: "Amazon SNS API permissions",
-    service-specific keys). The endpoint is not limited, because Snowflake documents its queue names only in
-    examples.
+    (Snowflake: "SYSTEM$GET_AWS_SNS_IAM_POLICY".) We add a condition on the protocol (AWS: "Amazon SNS API
+    permissions", service-specific keys). The endpoint is not restricted, because Snowflake documents its
+    queue names only in examples.
     """
     (row,) = warehouse.query("SELECT SYSTEM$GET_AWS_SNS_IAM_POLICY(%s) AS POLICY", [parameters.topic_arn])
     (statement,) = json.loads(next(iter(row.values())))["Statement"]
@@ -76,9 +79,9 @@ def principal_of(statement: Policy) -> str:
 
 
 def with_statement(policy: Policy, wanted: Policy) -> Policy:
-    """Return the policy unchanged if it has all permissions of `wanted`; otherwise add that statement.
+    """Return the policy itself if it has all permissions of `wanted`; otherwise return a copy with that statement.
 
-    It replaces a statement with the same Sid.
+    The new statement replaces a statement with the same Sid.
     """
     if permissions(policy) >= permissions({"Statement": [wanted]}):
         return policy
@@ -128,7 +131,7 @@ def _many(value: Any) -> list[Any]:
 
 
 class Topic:
-    """The SNS topic's policy, through a boto3 client."""
+    """The SNS topic; a boto3 client reads and writes its policy."""
 
     def __init__(self, sns: Any, arn: str) -> None:
         self._sns = sns
@@ -151,14 +154,14 @@ class Topic:
 
 
 class Role:
-    """The storage role, through a boto3 client."""
+    """The storage role; a boto3 client reads and writes its policies."""
 
     def __init__(self, iam: Any, arn: str) -> None:
         self._iam = iam
         self.name = arn.rsplit("/", 1)[1]
 
     def trust(self) -> Policy | None:
-        """Return the trust policy; None if the role does not exist."""
+        """Return the role's trust policy; None if the role does not exist."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

@@ -12,7 +12,7 @@ from snowpipe.warehouse import Row
 
 
 def tell(line: str) -> None:
-    """Print progress to stderr, so that stdout has only JSON with --json."""
+    """Print progress to stderr, so that with --json, stdout contains only JSON."""
     typer.echo(line, err=True)
 
 

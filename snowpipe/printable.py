@@ -12,20 +12,22 @@ _HIDDEN = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
 
 
 def printable(text: str) -> str:
-    r"""Return the text with every character that a terminal interprets or hides as `\u....`; line feeds stay."""
+    r"""Return the text with `\u....` in place of every character that a terminal interprets or hides; line
+    feeds are kept.
+    """
     if text.isprintable():
         return text
     return "".join(c if c == "\n" or unicodedata.category(c) not in _HIDDEN else json_escape(c) for c in text)
 
 
 def json_escape(character: str) -> str:
-    r"""Return `\u....` as JSON does: a surrogate pair beyond the first plane."""
+    r"""Return a character as JSON's `\u....`; a character beyond U+FFFF becomes a surrogate pair."""
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 class SafeConsole(Console):
-    """A console that passes strings and texts through `printable`."""
+    """A console that passes plain strings and rich texts through `printable`."""
 
     def print(self, *objects: object, **options: Any) -> None:
         super().print(*map(_safe, objects), **options)

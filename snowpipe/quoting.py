@@ -2,5 +2,5 @@
 
 
 def quoted(text: str) -> str:
-    """Return a string literal, for parts of a statement that accept no bind variable."""
+    """Return the text as a SQL string literal, for parts of a statement that accept no bind variable."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -2,8 +2,8 @@
 
 CREATE OR REPLACE PIPE drops the pipe's load history. The steps are those of Snowflake's documentation
 ("Managing Snowpipe", recreating pipes). The time of the pause divides the files between the two pipes, and a
-final check finds files that neither loaded. Each completed step is stored, so that an interrupted run
-continues.
+final check finds files that neither pipe loaded. Each completed step is recorded, so that the next run
+continues after an interruption.
 """
 
 import json
@@ -31,10 +31,10 @@ _CANNOT_LOAD = ("STALLED_", "STOPPED_")
 
 
 class Progress(BaseModel):
-    """The progress of a recreation. `border` divides the files of the old pipe from those of the new one.
+    """The progress of a recreation.
 
-    `unloaded_since` is set for a pipe that could not load its queue: files queued since then are loaded by
-    COPY.
+    `border`, the time of the pause, divides the old pipe's files from the new pipe's. `unloaded_since` is set
+    if the old pipe could not load its queue: COPY loads the files queued since then.
     """
 
     copy_statement: str
@@ -59,7 +59,7 @@ class Recreation:
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> int:
-        """Run the remaining steps in order; return how many objects had to be loaded by COPY."""
+        """Run the remaining steps in order; return the number of objects that had to be loaded by COPY."""
         self.progress = self._remembered()
         for step in (
             self.rest,
@@ -118,7 +118,7 @@ class Recreation:
         """Pause the pipe; return whether its queued files are loaded within `settling`.
 
         A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS", pendingFileCount).
-        While the pipe runs, its queue may never be empty.
+        The queue of a running pipe may never become empty.
         """
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
@@ -188,7 +188,7 @@ class Recreation:
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
     def check(self) -> int:
-        """Load by COPY the objects around the time of the pause that neither pipe loaded."""
+        """Load by COPY the objects from around the time of the pause that neither pipe loaded; return their number."""
         deadline = time.monotonic() + self.timeout.total_seconds()
         while pipes.status(self.warehouse, self.pipe).pending:
             if time.monotonic() > deadline:
@@ -204,9 +204,9 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return the keys from just before the border that neither pipe has loaded.
+        """Return the keys of the objects from just before the border that neither pipe has loaded.
 
-        REFRESH has queued newer ones.
+        REFRESH has queued the newer objects.
         """
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY

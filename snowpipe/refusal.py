@@ -2,10 +2,10 @@
 
 
 class Refusal(Exception):
-    """A command could not do what was asked; the message is one line for its user.
+    """A command failed or was refused; the message is one line for its user.
 
-    `exit_code` 2: the result could not be determined (no connection, privilege or object); 1: the check found
-    a problem.
+    `exit_code` is 2 if the result could not be determined (no connection, privilege or object), and 1 if the
+    check found a problem.
     """
 
     def __init__(self, line: str, exit_code: int = 2) -> None:

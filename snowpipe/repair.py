@@ -17,8 +17,8 @@ REPAIRED = "milkrun-repaired"
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
     """Read NDJSON, plain or gzip; return an object with the prefix and hour of the file that it replaces.
 
-    Without `instead_of` it belongs to events/ and to the current hour. Raises Refusal, with the line number,
-    for a line that Snowpipe would not load.
+    Without `instead_of`, the object belongs to events/ and to the current hour. Raises Refusal, with the line
+    number, for a line that Snowpipe would not load.
     """
     prefix: Prefix = "events"
     if instead_of:

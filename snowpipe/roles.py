@@ -1,7 +1,7 @@
 """The role of each command, unless SNOWFLAKE_ROLE is set.
 
-A command gets the smallest role that it needs, so that `dbt build` and `apply` in one shell own different
-objects. The DDL creates all roles except the administrator's.
+A command gets the role with the fewest privileges that it needs, so that `dbt build` and `apply` in one shell
+own different objects. The DDL creates all roles except the administrator's.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ def loader(database: str) -> str:
 
 
 def transformer(database: str) -> str:
-    """The role of dbt. Reads RAW; creates and owns the objects in STAGING and MARTS."""
+    """dbt's role, which reads RAW, and creates and owns the objects in STAGING and MARTS."""
     return f"{database}_TRANSFORMER"
 
 
 def operator(database: str) -> str:
-    """The role of the stage's operators. Reads every schema and has the loader's privileges."""
+    """The role of the stage's operators, which reads every schema and has the loader's privileges."""
     return f"{database}_OPERATOR"

@@ -18,7 +18,7 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
-    """Run dbt on the project and return its exit code. Target and logs go to the stack's folder."""
+    """Run dbt on our project and return its exit code. Its target and logs are stored in the stack's folder."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
@@ -27,7 +27,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return dbt's environment variables: project, target, connection."""
+    """Return the environment variables for dbt: its project, its folders and the Snowflake connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {

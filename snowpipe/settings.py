@@ -16,12 +16,12 @@ Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][
 
 
 class Connection(BaseModel):
-    """How to connect to Snowflake and sign in, by exactly one of four ways.
+    """How to connect to Snowflake, and exactly one of four ways to sign in.
 
-    A key pair (`private_key_file`); a programmatic access token (`token` or `token_file_path`); workload
-    identity federation (`workload_identity_provider`, such as AWS, or OIDC with a token), which needs no
-    secret; or a password, which Snowflake accepts only with a second factor, except in trial accounts. The
-    names are those of Snowflake CLI's environment variables.
+    The four ways are a key pair (`private_key_file`); a programmatic access token (`token` or
+    `token_file_path`); workload identity federation (`workload_identity_provider`, such as AWS, or OIDC with
+    a token), which needs no secret; and a password, which Snowflake accepts only with a second factor, except
+    in trial accounts. The names are those of Snowflake CLI's environment variables.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,12 +68,12 @@ class Connection(BaseModel):
         return self
 
     def using(self, role: Role) -> "Connection":
-        """Return the connection with a command's role, unless SNOWFLAKE_ROLE is set."""
+        """Return the connection with a command's role, or unchanged if SNOWFLAKE_ROLE is set."""
         return self if self.role else self.model_copy(update={"role": role(self.database)})
 
 
 class Aws(BaseModel):
-    """The settings of the stage's AWS resources. Those that are not set are looked up when needed."""
+    """The settings of the stage's AWS resources. Settings that are None are looked up when needed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -89,7 +89,10 @@ class Aws(BaseModel):
 
     @property
     def is_emulated(self) -> bool:
-        """Return whether AWS is LocalStack or moto; AWS's own endpoints, also in a VPC, have AWS's domains."""
+        """Return whether AWS is emulated by LocalStack or moto.
+
+        AWS's own endpoints, including endpoints in a VPC, are in AWS's domains.
+        """
         host = urlsplit(self.aws_endpoint_url or "").hostname
         return host is not None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
 
@@ -112,7 +115,11 @@ def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws
 
 
 def load(environment: Mapping[str, str], outputs: Path | None = None) -> Settings:
-    """Return the settings from `outputs`, else from SNOWFLAKE_ACCOUNT, else from the local stack."""
+    """Return the settings.
+
+    They come from `outputs` if it is given, otherwise from the environment if it contains SNOWFLAKE_ACCOUNT,
+    and otherwise from the local stack.
+    """
     folder = Path(environment.get("MILKRUN_LOCAL") or ".local")
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
         # Names of databases and warehouses are unique per Snowflake account, and stages may share an account.

@@ -82,7 +82,7 @@ class Bucket:
 
 
 class Folder:
-    """The NDJSON files below a folder, plain or gzip; a copy of the bucket has the bucket's keys."""
+    """The NDJSON files below a folder, plain or gzip. In a copy of the bucket, they have the bucket's keys."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -108,7 +108,10 @@ class Folder:
 
 
 def path_of(url: str) -> Path:
-    """Return the file of a URL: `sqlite:///events.db` is relative, `sqlite:////tmp/events.db` absolute."""
+    """Return the path in a URL.
+
+    `sqlite:///events.db` is a relative path, `sqlite:////tmp/events.db` is an absolute path.
+    """
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
         raise Refusal(f"{url!r}: --to must be sqlite:///FILE")
@@ -116,7 +119,7 @@ def path_of(url: str) -> Path:
 
 
 def load(path: Path, source: Source) -> Iterator[Row]:
-    """Load new objects; yield a row per object."""
+    """Load the objects that the file does not contain yet; yield a row per object."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.executescript(_SCHEMA)
@@ -130,7 +133,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
-    """Add the columns that a file of an older loader lacks, and fill them from the payloads."""
+    """Add the columns that are missing from an older loader's file, and fill them from the payloads."""
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
         return
     database.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Parse times that people enter."""
+"""Parse times that users enter."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,9 @@ from snowpipe.refusal import Refusal
 
 
 def instant(text: str) -> datetime:
-    """Parse ISO-8601 or a phrase such as `2 hours ago`; return an aware time in UTC (the default zone)."""
+    """Parse an ISO 8601 time or a phrase such as `2 hours ago`; return it in UTC, which is also the default
+    time zone.
+    """
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
@@ -26,5 +28,5 @@ def instant(text: str) -> datetime:
 
 
 def literal(at: datetime) -> str:
-    """Return a time as a SQL literal."""
+    """Return a time as a SQL literal of type TIMESTAMP_LTZ."""
     return f"'{at.astimezone(UTC).isoformat(timespec='milliseconds')}'::TIMESTAMP_LTZ"

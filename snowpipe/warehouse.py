@@ -1,5 +1,5 @@
-"""A Snowflake session for the commands: it takes statements, returns rows as dictionaries, and turns errors
-into one line.
+"""A Snowflake session for the commands: it runs statements, returns rows as dictionaries, and reports an
+error as one line.
 """
 
 import atexit
@@ -30,17 +30,18 @@ _NO_ROLE = 390189
 
 class Warehouse(Protocol):
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
-        """Run one statement. Column names are lower case; a repeated one gets a number: `id`, `id_2`.
+        """Run one statement and return its rows.
 
-        Raises Refusal if Snowflake returns an error, and NoAnswerError if it gives no sign of life.
+        Column names are lower case; a number is added to repeated names: `id`, `id_2`. Raises Refusal if
+        Snowflake returns an error, and NoAnswerError if Snowflake gives no sign of life.
         """
 
 
 class Snowflake:
     """A `Warehouse` on an open connection of snowflake-connector-python.
 
-    A statement may take any time while Snowflake answers the connector's heartbeats ("Python Connector API":
-    `is_valid`). Once a statement got no answer, each further one fails at once.
+    A statement may take any length of time while Snowflake answers the connector's heartbeats ("Python
+    Connector API": `is_valid`). After a statement without an answer, every further statement fails at once.
     """
 
     def __init__(self, connection: Any, where: str, answer_seconds: float = ANSWER_SECONDS) -> None:
@@ -84,7 +85,7 @@ class Snowflake:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Make names unique by adding the first free number to a repeated one."""
+    """Return the names, made unique by appending the first free number to each repeated name."""
     taken, found = set(names), set[str]()
     result = []
     for name in names:
@@ -116,9 +117,9 @@ def connect(
 ) -> Iterator[Snowflake]:
     """Open a session in UTC without a current database, because our statements name objects in full.
 
-    It uses `role` unless the settings name one, and otherwise the user's default role. Raises NoAnswerError
-    if signing in fails. `give_up_after_s` (default: ANSWER_SECONDS) is how long Snowflake may give no sign
-    of life; if it is set, it also limits each statement.
+    The session uses the role in the settings; otherwise `role`; otherwise the user's default role. Raises
+    NoAnswerError if signing in fails. `give_up_after_s` (default: ANSWER_SECONDS) limits how long Snowflake
+    may give no sign of life; if it is given, it also limits each statement.
     """
     from snowflake import connector  # takes 2.6 s to import
 
@@ -166,7 +167,7 @@ def _address(settings: Connection) -> dict[str, Any]:
 
 
 def _sign_in(settings: Connection) -> dict[str, Any]:
-    """Return the connector's parameters of the one way to sign in. (Snowflake: "Python Connector API")"""
+    """Return the connector's parameters for the configured way to sign in. (Snowflake: "Python Connector API")"""
     token: dict[str, Any] = {}
     if settings.token:
         token = {"token": settings.token.get_secret_value()}

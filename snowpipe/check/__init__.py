@@ -1,1 +1,1 @@
-"""The scheduled check of Snowflake's pipes, a Lambda function with only this folder in its zip."""
+"""The scheduled check of Snowflake's pipes. Its Lambda function's package contains no other part of snowpipe."""

@@ -11,7 +11,7 @@ FAILED_LOADS_HOURS = 3
 
 @dataclass(frozen=True, slots=True)
 class PipeStatus:
-    """The fields of SYSTEM$PIPE_STATUS that are used here."""
+    """The fields of SYSTEM$PIPE_STATUS that the check uses."""
 
     state: str
     pending_files: int
@@ -21,10 +21,10 @@ class PipeStatus:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A pipe's health as numbers for alarms.
+    """A pipe's health as metrics for alarms.
 
-    `lag_seconds`: how long the oldest file in its queue has waited. `deaf_seconds`: the age of the oldest
-    object that is newer than the pipe's last notification; 0 if there is none.
+    `lag_seconds` is how long the oldest file in the pipe's queue has waited. `deaf_seconds` is the age of the
+    oldest object that is newer than the pipe's last notification; 0 if there is no such object.
     """
 
     state: str
@@ -38,7 +38,7 @@ class Health:
 
 
 def parse(text: str) -> PipeStatus:
-    """Parse the status. Times that do not apply are missing, not null (Snowflake: "SYSTEM$PIPE_STATUS")."""
+    """Parse the result of SYSTEM$PIPE_STATUS, in which times that do not apply are missing, not null."""
     status = json.loads(text)
 
     def at(name: str) -> datetime | None:
@@ -53,9 +53,10 @@ def parse(text: str) -> PipeStatus:
 
 
 def failed_loads_sql(database: str) -> str:
-    """Return the statement that counts files that recently failed to load completely. No pipe retries them.
+    """Return the statement that counts the files that recently failed to load completely. No pipe retries them.
 
-    It reads only the last FAILED_LOADS_HOURS of COPY_HISTORY; the view LOAD_FAILURES would read 14 days.
+    The statement reads only the last FAILED_LOADS_HOURS of COPY_HISTORY; the view LOAD_FAILURES would read 14
+    days.
     """
     tables = " UNION ALL ".join(
         f"SELECT status FROM TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY("
@@ -68,9 +69,9 @@ def failed_loads_sql(database: str) -> str:
 
 
 def health(status: PipeStatus, archived_at: Iterable[datetime], now: datetime) -> Health:
-    """Compare a pipe with the archive.
+    """Compute a pipe's health from its status and the archive.
 
-    `archived_at`: when objects of its prefix were written; a sample is sufficient.
+    `archived_at` contains the write times of objects with the pipe's prefix; a sample is sufficient.
     """
     lag = (now - status.oldest_pending_at).total_seconds() if status.oldest_pending_at else 0.0
     heard_at = status.last_heard_at

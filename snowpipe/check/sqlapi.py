@@ -1,7 +1,7 @@
-"""Snowflake's SQL API, with a key pair whose private key never leaves KMS.
+"""A client for Snowflake's SQL API that signs in with a key pair whose private key never leaves KMS.
 
-It signs in with a JSON Web Token whose RS256 signature KMS creates. (Snowflake: "Authenticating to the
-server", "Using key-pair authentication"; AWS KMS API Reference: "Sign".)
+The client authenticates with a JSON Web Token whose RS256 signature KMS creates. (Snowflake: "Authenticating
+to the server", "Using key-pair authentication"; AWS KMS API Reference: "Sign".)
 """
 
 import base64
@@ -21,7 +21,7 @@ TOKEN_SECONDS = 300
 
 
 class SnowflakeError(Exception):
-    """Snowflake answered with an error."""
+    """Snowflake returned an error."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Signer:
     key_id: str
 
     def public_key(self) -> bytes:
-        """Return the public key as DER; RSA_PUBLIC_KEY of a Snowflake user takes it in base64."""
+        """Return the public key in DER format; a Snowflake user's RSA_PUBLIC_KEY is its base64 encoding."""
         return self.kms.get_public_key(KeyId=self.key_id)["PublicKey"]
 
     def sign(self, message: bytes) -> bytes:
@@ -46,20 +46,21 @@ class Signer:
 
 
 def host_of(account: str) -> str:
-    """Return the host of an account in any documented form. (Snowflake: "Account identifiers")
+    """Return the host name of a Snowflake account. (Snowflake: "Account identifiers")
 
-    Forms: `organisation-name`, `locator`, `locator.region` or `locator.region.cloud`, each also with
-    `.privatelink`. Regions in China have a top-level domain of their own.
+    `account` may have any documented form: `organisation-name`, `locator`, `locator.region` or
+    `locator.region.cloud`, each also with `.privatelink`. Regions in China have a top-level domain of their
+    own.
     """
     region = account.partition(".")[2]
     return f"{account}.snowflakecomputing.{'cn' if region.lower().startswith('cn-') else 'com'}"
 
 
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
-    """Return a token for `user` that is valid for five minutes.
+    """Return a JSON Web Token with which `user` can sign in for five minutes.
 
-    Account and user must be in upper case. Of an account such as `locator.region.cloud` or `name-id.global`
-    Snowflake expects only the part before the first dot or hyphen; its connector does the same.
+    Snowflake expects the account and the user in upper case. For an account such as `locator.region.cloud` or
+    `name-id.global`, it expects only the part before the first dot or hyphen; its connector does the same.
     """
     separator = "-" if ".global" in account else "."
     subject = f"{account.partition(separator)[0].upper()}.{user.upper()}"
@@ -92,9 +93,10 @@ class SqlApi:
     http: urllib3.PoolManager
 
     def value(self, statement: str) -> str:
-        """Return the first column of the first row.
+        """Run a statement and return the first column of its first row as text.
 
-        A statement that needs a warehouse uses the user's default one; others start none.
+        A statement that needs a warehouse uses the user's default warehouse; other statements start no
+        warehouse.
         """
         answer = self.http.request(
             "POST",

@@ -49,7 +49,7 @@ def test_threads_can_read_their_first_results_concurrently(python: str) -> None:
         assert subprocess.run(command, check=True, timeout=60, capture_output=True).stderr == b""
 
 
-def test_dbt_ends_when_snowflake_is_silent() -> None:
+def test_dbt_exits_with_an_error_if_snowflake_does_not_respond() -> None:
     program = (
         "import sys, threading, time\n"
         "from snowpipe import arrow\n"

@@ -108,7 +108,7 @@ def test_each_stage_has_its_own_warehouse_unless_one_is_configured() -> None:
     assert load(environment | {"SNOWFLAKE_WAREHOUSE": "SHARED"}).connection.warehouse == "SHARED"
 
 
-def test_real_account_without_a_database_is_refused() -> None:
+def test_real_account_without_a_database_name_is_refused() -> None:
     said = command({"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u"}, "status")
     assert (said.code, one_line(said.err)) == (2, True)
     assert "SNOWFLAKE_DATABASE" in said.err
@@ -204,7 +204,7 @@ def test_snowflake_errors_are_reported_in_one_line(number: int, begins: str) -> 
 
 @pytest.mark.parametrize("arguments", [["bootstrap", "--write"], ["sns-policy", "--write"]])
 @pytest.mark.parametrize("endpoint", [None, "https://vpce-1.sns.eu-west-1.vpce.amazonaws.com"])
-def test_write_option_is_refused_if_cloudformation_manages_the_policies(
+def test_write_option_is_refused_if_cloudformation_owns_the_policies(
     tmp_path: Path, arguments: list[str], endpoint: str | None
 ) -> None:
     environment = outputs(tmp_path, port=1)
@@ -278,7 +278,7 @@ def test_invalid_lines_of_a_truncated_file_are_listed_with_their_numbers() -> No
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_time_before_year_1_or_after_9999_is_refused(text: str) -> None:
+def test_time_before_year_1_or_after_year_9999_is_refused(text: str) -> None:
     with pytest.raises(Refusal, match="year"):
         instant(text)
 
@@ -332,7 +332,7 @@ def test_boms_blank_lines_and_form_feeds_are_not_part_of_an_event(tmp_path: Path
     assert [payload.encode() for *_, payload in found] == [line % n for n in range(1, 6)]
 
 
-def test_database_of_an_older_loader_gets_the_missing_columns(tmp_path: Path) -> None:
+def test_load_adds_the_columns_that_an_older_sqlite_file_lacks(tmp_path: Path) -> None:
     event = (
         '{"_id":"a\\u0000b","type":"pickup.completed","createdAt":"2026-11-16 08:00:00+0000","deviceId":"d"}'
     )

@@ -1,4 +1,4 @@
-"""Test the address to which the real connector connects, as seen by a proxy between it and the network."""
+"""Test the address and the credentials that the real connector uses, as seen by a proxy between it and the network."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ SIGN_IN = {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p", "SNOWFLAKE_DATABASE
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Refuse every request and record its first line, such as `CONNECT host:443 HTTP/1.1`."""
+    """A proxy that refuses every request and records its first line, such as `CONNECT host:443 HTTP/1.1`."""
 
     daemon_threads = True
 
@@ -33,7 +33,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def dialled(self) -> set[str]:
-        """Return `host:port` of TLS connections and the URL of plain ones.
+        """Return the addresses that the connector called: `host:port` for TLS, and the URL for plain HTTP.
 
         Metadata services are omitted, and so is loopback, because abandoned calls of other tests may still
         connect to it.
@@ -171,7 +171,9 @@ def test_each_sign_in_method_sends_only_its_own_credentials(
         {"TOKEN": "t"},
     ],
 )
-def test_missing_or_ambiguous_sign_in_is_refused_without_revealing_secrets(given: Mapping[str, str]) -> None:
+def test_missing_or_ambiguous_sign_in_method_is_refused_without_revealing_secrets(
+    given: Mapping[str, str],
+) -> None:
     environment = {f"SNOWFLAKE_{name}": value for name, value in given.items()}
     with pytest.raises(Refusal) as refused:
         load(environment | {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"})

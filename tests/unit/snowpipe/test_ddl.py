@@ -96,7 +96,7 @@ def test_warehouse_cancels_statements_that_run_or_wait_too_long() -> None:
     assert "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600" in ddl
 
 
-def test_numbers_are_unique_and_files_contain_one_statement() -> None:
+def test_file_numbers_are_unique_and_each_object_has_its_own_file() -> None:
     assert len({path.name[:2] for path in FILES}) == len(FILES)
     for definition in definitions(Parameters.model_validate(GOOD)):
         if "_grants_" not in definition.path.name and "_pipes_" not in definition.path.name:

@@ -1,4 +1,4 @@
-"""Test that a call that hangs does not block its caller, and that its exception is raised in the caller."""
+"""Test that a hanging call does not block its caller, and that a failing call raises its exception in the caller."""
 
 import threading
 import time
@@ -11,20 +11,20 @@ from snowpipe.warehouse import connect
 from tests.unit.snowpipe.silent_port import silent_port
 
 
-def test_call_that_hangs_ends_at_its_deadline() -> None:
+def test_hanging_call_raises_an_error_at_its_deadline() -> None:
     began = time.monotonic()
     with pytest.raises(NoAnswerError, match=r"no answer from the store within 0\.1 s"):
         within(0.1, lambda: threading.Event().wait(30), "the store")
     assert time.monotonic() - began < 5
 
 
-def test_call_returns_its_value_or_raises_its_error() -> None:
+def test_result_or_exception_of_a_call_reaches_the_caller() -> None:
     assert within(5, lambda: 7, "it") == 7
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0, "it")
 
 
-def test_long_call_continues_as_long_as_the_store_gives_signs_of_life() -> None:
+def test_long_call_continues_as_long_as_the_store_responds() -> None:
     began, ended = time.monotonic(), threading.Event()
 
     def is_alive() -> bool:
@@ -36,7 +36,7 @@ def test_long_call_continues_as_long_as_the_store_gives_signs_of_life() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-def test_long_call_ends_without_a_sign_of_life(hangs: bool) -> None:
+def test_long_call_raises_an_error_if_the_store_stops_responding(hangs: bool) -> None:
     is_alive = (lambda: threading.Event().wait(30)) if hangs else (lambda: False)
     with pytest.raises(NoAnswerError, match=r"no answer from the store within 0\.1 s"):
         while_alive(0.1, lambda: threading.Event().wait(30), is_alive, "the store")

@@ -1,4 +1,4 @@
-"""Test that the macro `event_key` and the contract's `Owned.event_key` give the same key."""
+"""Test that the macro `event_key` and the contract's `Owned.event_key` return the same key."""
 
 import duckdb
 import sqlglot

@@ -1,4 +1,4 @@
-"""Test that REFRESH loads no file twice after a pipe was replaced, because its load history is lost with it."""
+"""Test that REFRESH loads no file twice after a pipe was replaced, although the old pipe's load history is lost."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         assert process.stop() == 0
 
 
-def test_refresh_after_a_replaced_pipe_loads_no_file_twice(stage: Stage) -> None:
+def test_refresh_after_replacing_the_pipe_loads_no_file_twice(stage: Stage) -> None:
     stage.put(b'{"_id": "loaded"}')
     stage.loaded()
     stage.raw.pipe(replace=True)

@@ -1,4 +1,7 @@
-"""Test that a repaired file becomes an object of the archive, whatever an editor or `cat` left in it."""
+"""Test that a repaired file becomes an object in the archive, even with traces of an editor or of `cat`.
+
+Such traces are byte order marks, blank lines and form feeds.
+"""
 
 import gzip
 from datetime import UTC, datetime
@@ -34,7 +37,7 @@ def test_boms_and_blank_lines_of_a_repaired_file_are_ignored(
     assert (made.lines, lines_of(made.body)) == (2, lines)
 
 
-def test_line_that_is_still_invalid_is_named_by_its_number(tmp_path: Path) -> None:
+def test_line_that_is_still_invalid_is_reported_with_its_number(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MARK + b'\n{"_id":"a"}\r\n\x0c\n{"_id":\n')
     with pytest.raises(Refusal, match="line 4"):
         repaired_object(tmp_path / "file", "", NOW)

@@ -1,4 +1,4 @@
-"""A separate stage on a local Snowflake, for tests of the warehouse, and its command line."""
+"""A separate stage on a local Snowflake for each warehouse test, and the command line to operate it."""
 
 import contextlib
 import io
@@ -31,7 +31,7 @@ class CommandResult:
 
 
 def command(environment: dict[str, str], *arguments: str) -> CommandResult:
-    """Run `milkrun warehouse …` in this process."""
+    """Run `milkrun warehouse …` in this process; return its exit code and output."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments, environment)
@@ -86,14 +86,14 @@ class Stage:
     def put(
         self, events: Iterable[object], prefix: Prefix = "events", received_at: datetime | None = None
     ) -> str:
-        """Write one object of the archive as the handler does, and return its key."""
+        """Write events as one object of the archive, as the handler does, and return its key."""
         lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in events]
         made = lines_object(prefix, lines, received_at or datetime.now(UTC))
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
 
     def create_objects(self) -> None:
-        """Run the DDL without comparing the objects with it afterwards, which takes longer than the DDL."""
+        """Run the DDL without the comparison that `apply` makes afterwards, which takes longer than the DDL itself."""
         known = archive.parameters(settings.load(self.environment))
         apply.run(self.warehouse, definitions(known))
 
@@ -109,7 +109,7 @@ class Stage:
         return int(self.one(f"SELECT COUNT(*) FROM {self.database}.{table}"))
 
     def loaded(self, keys: Sequence[str], table: str = "RAW.EVENTS") -> None:
-        """Wait until every object has rows."""
+        """Wait until the table contains rows of every object."""
         quoted = ", ".join(f"'{key}'" for key in keys)
         sql = f"SELECT COUNT(DISTINCT FILE_NAME) FROM {self.database}.{table} WHERE FILE_NAME IN ({quoted})"
         eventually(lambda: int(self.one(sql)), lambda found: found == len(set(keys)))
