@@ -1,4 +1,4 @@
-"""Fixtures for tests of a sandbox without LocalStack.
+"""Fixtures for tests of an execution environment without LocalStack.
 
 The functions run under MILKRUN_LAMBDA_PYTHON, an interpreter with awslambdaric. If it is not set, the tests create an
 environment in a temporary folder with uv and the packages of tests/lambda-python.txt.
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import uv
 
+from localstack_lambda_executor.execution_environment import ExecutionEnvironment
 from localstack_lambda_executor.process import Function
-from localstack_lambda_executor.sandbox import Sandbox
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:trial"
 LAMBDA_PACKAGES = Path(__file__).with_name("lambda-python.txt")
@@ -38,12 +38,12 @@ def lambda_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trial:
-    """A function with a few lines of code, and its sandbox."""
+    """A function with a few lines of code, and its execution environment."""
 
     def __init__(self, code: Path, source: str, python: Path, **settings: Any) -> None:
         code.mkdir(parents=True, exist_ok=True)
         (code / "trial.py").write_text(dedent(source))
-        self.sandbox = Sandbox(
+        self.execution_environment = ExecutionEnvironment(
             Function(
                 **{
                     "handler": "trial.handler",
@@ -59,7 +59,7 @@ class Trial:
         )
 
     def invoke(self, payload: bytes = b"{}", request_id: str | None = None) -> Any:
-        return self.sandbox.invoke(request_id or str(uuid.uuid4()), ARN, payload, "Root=1-0-0")
+        return self.execution_environment.invoke(request_id or str(uuid.uuid4()), ARN, payload, "Root=1-0-0")
 
 
 @pytest.fixture
@@ -71,9 +71,9 @@ def trial(
 
     def make(source: str, **settings: object) -> Trial:
         made.append(Trial(tmp_path / f"code-{len(made)}", source, lambda_python, **settings))
-        made[-1].sandbox.start()
+        made[-1].execution_environment.start()
         return made[-1]
 
     yield make
     for each in made:
-        each.sandbox.stop()
+        each.execution_environment.stop()

@@ -1,4 +1,4 @@
-"""Connect LocalStack to sandboxes: its assignment service creates one executor per concurrent request."""
+"""Connect LocalStack to execution environments: its assignment service creates one executor per concurrent request."""
 
 import contextlib
 import threading
@@ -8,8 +8,8 @@ from typing import ClassVar, override
 from localstack.services.lambda_.invocation.lambda_models import FunctionVersion, InvocationResult
 from localstack.services.lambda_.invocation.runtime_executor import RuntimeExecutor
 
+from localstack_lambda_executor.execution_environment import ExecutionEnvironment
 from localstack_lambda_executor.process import Function
-from localstack_lambda_executor.sandbox import Sandbox
 
 RUNTIME = "python3.13"
 MAX_LOG_FILE_BYTES = 8 * 1024 * 1024
@@ -32,7 +32,7 @@ class ProcessExecutor(RuntimeExecutor):
 
     def __init__(self, id: str, function_version: FunctionVersion) -> None:
         super().__init__(id, function_version)
-        self._sandbox: Sandbox | None = None
+        self._execution_environment: ExecutionEnvironment | None = None
         self._last_logs = ""
 
     @override
@@ -45,7 +45,7 @@ class ProcessExecutor(RuntimeExecutor):
             environment["AWS_LAMBDA_LOG_LEVEL"] = level.upper()  # LocalStack uses Info where Lambda uses INFO
         if self.aws_endpoint:
             environment["AWS_ENDPOINT_URL"] = self.aws_endpoint
-        self._sandbox = Sandbox(
+        self._execution_environment = ExecutionEnvironment(
             Function(
                 handler=config.handler,
                 code=config.code.get_unzipped_code_location(),
@@ -56,18 +56,18 @@ class ProcessExecutor(RuntimeExecutor):
                 python=self.python,
             )
         )
-        self._sandbox.start()
+        self._execution_environment.start()
 
     @override
     def stop(self) -> None:
-        if self._sandbox is not None:
-            self._sandbox.stop()
+        if self._execution_environment is not None:
+            self._execution_environment.stop()
 
     @override
     def invoke(self, payload: dict[str, str]) -> InvocationResult:
-        assert self._sandbox is not None
+        assert self._execution_environment is not None
         request_id = payload["invoke-id"]
-        outcome = self._sandbox.invoke(
+        outcome = self._execution_environment.invoke(
             request_id, payload["invoked-function-arn"], payload["payload"].encode(), payload["trace-id"]
         )
         self._last_logs = outcome.log.as_text()

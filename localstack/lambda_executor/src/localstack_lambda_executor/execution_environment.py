@@ -39,12 +39,12 @@ class _Ending:
     process_survives: bool = False
 
 
-class Sandbox:
+class ExecutionEnvironment:
     """`invoke` returns an outcome for every request, even if the process dies. `stop` is thread-safe."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
-        self._folder = Path(tempfile.mkdtemp(prefix="sandbox-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="execution-environment-"))
         self._process: Process | None = None
         self._init_ms: float | None = None  # for the next REPORT line
         self._earlier_output = ""  # of a process that failed before its first request

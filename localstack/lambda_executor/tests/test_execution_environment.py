@@ -106,7 +106,7 @@ def test_environment_is_lambdas_without_the_machines_variables(trial, monkeypatc
         environment={"STAGE": "local", "TZ": ":UTC"},
     )
     seen = body(function.invoke())
-    code = str(function.sandbox.function.code)
+    code = str(function.execution_environment.function.code)
     assert seen["environment"]["STAGE"] == "local"
     assert seen["environment"]["LAMBDA_TASK_ROOT"] == code == seen["cwd"] == seen["path"][0]
     assert "SECRET_OF_THE_MACHINE" not in seen["environment"]
@@ -339,7 +339,7 @@ def test_middle_of_an_endless_log_is_dropped_and_the_disk_does_not_fill(trial):
     assert "last line" in outcome.log.as_text()
 
 
-def test_one_sandbox_is_sequential_and_several_run_concurrently(trial):
+def test_one_environment_handles_one_request_at_a_time_and_several_run_concurrently(trial):
     source = """
         import time
         def handler(request, context):
@@ -375,11 +375,11 @@ def test_stop_ends_the_current_request_and_all_processes(trial, tmp_path):
     deadline = time.monotonic() + 10
     while not pids.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    function.sandbox.stop()
+    function.execution_environment.stop()
     caller.join(5)
     assert body(answers[0])["errorType"] == "Runtime.ExitError"
     assert all(gone(int(pid)) for pid in pids.read_text().split())
-    assert not list(tmp_path.glob("sandbox-*"))
+    assert not list(tmp_path.glob("execution-environment-*"))
 
 
 PARENT = """
@@ -391,8 +391,8 @@ def busy():
     source = "import time\\ndef handler(r, c): open('at work', 'w').close(); time.sleep(600)"
     Trial(pathlib.Path({folder!r}) / "busy", source, python, timeout_s=600).invoke()
 idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1", python)
-# Threads that end soon start the sandboxes, as in LocalStack.
-starter = threading.Thread(target=idle.sandbox.start)
+# Threads that end soon start the execution environments, as in LocalStack.
+starter = threading.Thread(target=idle.execution_environment.start)
 starter.start(); starter.join()
 assert idle.invoke().body == b"1"
 threading.Thread(target=busy, daemon=True).start()
