@@ -1,6 +1,6 @@
-"""Fixtures: a browser, pages that fail the test on errors, a fake server, and a stack for these tests.
+"""Fixtures for the console tests: a browser, pages whose errors fail the test, a fake server, and a stack.
 
-MILKRUN_E2E_OUTPUTS=<path of an outputs.json> uses a running stack (with its console) instead of starting one.
+Set MILKRUN_E2E_OUTPUTS=<path of an outputs.json> to use a running stack (with its console) instead of starting one.
 """
 
 import os
@@ -61,8 +61,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """Return a function that opens a URL. The test fails if a page violates its security policy or throws an
-    exception.
+    """Yield a function that opens a URL in a new browser context and returns the page. The test fails if a
+    page logs an error (such as a violation of the Content-Security-Policy), throws an exception or opens a
+    dialog.
     """
     complaints: list[str] = []
 
@@ -100,7 +101,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
 
 @pytest.fixture
 def state() -> State:
-    """Return the fake server's initial data; a test module may override it."""
+    """Return the fake server's initial data. A test module may override this fixture."""
     return morning()
 
 
@@ -128,7 +129,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """Return the console's URL, after a finished morning of 12 trucks whose marts are built."""
+    """Send a finished morning of 12 trucks, build the marts, and return the console's URL."""
     assert pipeline.outputs.console_url
     sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
     assert sent.exit_code == 0, sent.output

@@ -1,9 +1,9 @@
-"""Measure the CPU, memory and delay of a console while 200 pings and 50 other events arrive per second.
+"""Measure a console's CPU usage, memory and delay while 200 position events and 50 other events arrive per second.
 
     MILKRUN_LOCAL=.local-x .venv/bin/python -m tests.console.load --seconds 60
 
-All events pass through the endpoint of the running stack, in batches as phones send them, and return on a
-stream of server-sent events. A separate console is started and ended for it.
+All events are posted to the running stack's endpoint in batches, as phones send them, and come back on a
+stream of server-sent events. A separate console is started for the measurement and stopped afterwards.
 """
 
 import json
@@ -42,7 +42,7 @@ def memory_mib(pid: int, name: str = "VmRSS") -> float:
 
 
 class QueueListener(threading.Thread):
-    """Read the stream like a page, and record when each event arrived."""
+    """A thread that reads the console's event stream like a page, and records when each event arrived."""
 
     def __init__(self, url: str, http: urllib3.PoolManager | None = None) -> None:
         super().__init__(daemon=True)
@@ -82,7 +82,7 @@ def lines(answer: Any) -> Iterator[bytes]:
 
 
 def drive(truck: int, at: int, run: str) -> dict[str, object]:
-    """Return the ping of one truck in one second, on a circle around its own farm."""
+    """Return a truck's position event for the second `at`. The truck stays close to its own farm."""
     angle = at / 60 + truck
     place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
     return event(

@@ -1,8 +1,9 @@
-"""Take pictures of every view with 0, 12, 200 and 2,000 trucks, for people to look at.
+"""Take screenshots of every view with 0, 12, 200 and 2,000 trucks, for visual inspection.
 
     .venv/bin/python -m tests.console.pictures --to docs/images/console
 
-`make console-pictures` runs it. The pictures show the fake server's data: real places, a generated morning.
+`make console-pictures` runs this module. The screenshots show the fake server's data: real places, but a
+generated morning.
 """
 
 import io
@@ -25,9 +26,9 @@ MOST_BYTES = 150_000
 
 
 def save(page: Page, path: Path) -> None:
-    """Save the page with few colours, because the pictures are committed to the repository.
+    """Save a screenshot of the page with at most COLOURS colours, because the files are committed to the repository.
 
-    The octree keeps rare colours, such as a red mark; the median cut turns them brown.
+    The octree method keeps rare colours, such as a red mark; the median-cut method turns them brown.
     """
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -6,7 +6,9 @@ import threading
 
 
 class Relay:
-    """Listen on a free port of loopback. While `is_cut`, all connections are closed at once."""
+    """A relay that listens on a free loopback port and forwards each connection to `host`:`port`. While
+    `is_cut` is true, it closes every connection immediately.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)

@@ -1,4 +1,6 @@
-"""Test the console's API on a running stack: a posted event appears within two seconds, with its location."""
+"""Test the console's API on a running stack, for example that a posted event appears with its position within
+two seconds.
+"""
 
 import json
 import socket
@@ -48,7 +50,9 @@ class Console:
 
 
 class Page(threading.Thread):
-    """An open page: the messages it received, and when."""
+    """A thread that reads the console's event stream like an open page, and records each message with its
+    time of arrival.
+    """
 
     def __init__(self, api: Console) -> None:
         super().__init__(daemon=True)
@@ -67,7 +71,7 @@ class Page(threading.Thread):
                     self.heard.append((time.time(), name, json.loads(line[6:])))
 
     def when(self, name: str, is_it: object, within: float = 20) -> float:
-        """Return the time of the first matching message."""
+        """Wait for a message with this name for whose data `is_it` is true; return the time at which it arrived."""
         return eventually(
             lambda: next((at for at, heard, data in list(self.heard) if heard == name and is_it(data)), None),
             within=within,
@@ -97,14 +101,14 @@ def device() -> str:
     return f"console-{uuid4().hex[:10]}"
 
 
-def test_stage_is_described_without_secrets(api, pipeline):
+def test_console_api_describes_the_stage_without_the_api_key(api, pipeline):
     stage = api.get("stage")
     assert (stage["stage"], stage["local"], stage["endpoint"]) == ("local", True, pipeline.outputs.endpoint)
     for path in ("stage", "sources", "pipeline", "fences", "there"):
         assert pipeline.outputs.api_key not in json.dumps(api.get(path))
 
 
-def test_accepted_event_is_shown_within_two_seconds(api, pipeline, page, device):
+def test_accepted_event_reaches_an_open_page_within_two_seconds(api, pipeline, page, device):
     delays = []
     for n in range(3):
         sent = event(device, createdAt=written(datetime.now(UTC)))
@@ -122,7 +126,7 @@ def test_accepted_event_is_shown_within_two_seconds(api, pipeline, page, device)
     assert api.get(f"trucks/{device}/trail")["points"]
 
 
-def test_rejected_event_shows_its_reason_its_text_and_its_object(api, pipeline, page, device):
+def test_rejected_event_is_listed_with_its_reason_text_and_object_key(api, pipeline, page, device):
     hostile = '<img src=x onerror="alert(1)">'
     sent = event(device, type=hostile) | {"createdAt": "half past six"}
     answer = pipeline.post(event(device), sent)
@@ -141,7 +145,7 @@ def test_rejected_event_shows_its_reason_its_text_and_its_object(api, pipeline, 
     assert whole["s3_uri"] == f"s3://{pipeline.outputs.bucket}/{answer.body['rejected_key']}"
 
 
-def test_visit_opens_and_closes_as_in_the_table(api, pipeline, page, device):
+def test_visit_opens_and_closes_with_the_times_in_the_visits_table(api, pipeline, page, device):
     fence = Fence("farm", f"farm-{uuid4().hex[:6]}")
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
@@ -177,7 +181,7 @@ def test_visit_opens_and_closes_as_in_the_table(api, pipeline, page, device):
     assert (place["kind"], place["centre"]) == ("farm", [5.79, 53.2])
 
 
-def test_event_has_the_same_steps_as_in_trace(api, pipeline, device):
+def test_journey_of_an_event_lists_its_steps_its_object_and_working_sql(api, pipeline, device):
     sent = event(device)
     key = pipeline.post(sent).body["object_key"]
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -190,7 +194,7 @@ def test_event_has_the_same_steps_as_in_trace(api, pipeline, device):
     assert api.get(f"where?key={quote(key)}")["found"]
 
 
-def test_counts_equal_those_of_the_log_the_archive_and_the_warehouse(api, pipeline, device):
+def test_counts_match_the_logs_the_archive_and_the_warehouse(api, pipeline, device):
     pipeline.post(*(event(device) for _ in range(7)), event(device) | {"type": ""})
     pipeline.post(crossing(device, "enter", datetime.now(UTC)))
 
@@ -207,8 +211,8 @@ def test_counts_equal_those_of_the_log_the_archive_and_the_warehouse(api, pipeli
 
 
 def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
-    """Return the event counts since `begin`, read from the stores instead of the console: accepted, rejected,
-    published, consumed, archived and loaded.
+    """Return the numbers of events accepted, rejected, published, consumed, archived and loaded since
+    `begin`, read from the stores instead of from the console.
     """
     now = datetime.now(UTC)
     counts = {"accepted": 0, "rejected": 0, "published": 0, "consumed": 0}
@@ -228,7 +232,7 @@ def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
     return counts | {"archived": sum(name.lines for name in names if name), "loaded": row["n"]}
 
 
-def test_reconcile_runs_on_demand_and_only_once_at_a_time(api):
+def test_reconcile_runs_on_demand_and_refuses_a_second_concurrent_run(api):
     status, _ = api.ask("reconcile", "POST")
     assert status in (202, 409)
     assert api.ask("reconcile", "POST")[0] == 409
@@ -269,7 +273,7 @@ def test_morning_is_replayed_from_the_archive(api, pipeline, device):
     assert range_["suggested"]["from"] < range_["suggested"]["to"]
 
 
-def test_daily_totals_equal_the_marts(api, pipeline):
+def test_daily_totals_match_the_marts(api, pipeline):
     pipeline.build_marts()
     daily = api.get("daily?days=30")
     assert daily["built"]
@@ -278,7 +282,7 @@ def test_daily_totals_equal_the_marts(api, pipeline):
     assert [day["date"] for day in daily["days"]] == sorted(day["date"] for day in daily["days"])
 
 
-def test_app_developer_can_reset_post_and_find_an_event(api, pipeline, device):
+def test_app_developer_can_reset_the_lists_post_an_event_and_find_it(api, pipeline, device):
     api.ask("reset", "POST")
     sent = event(device)
     pipeline.post(sent, event(device) | {"createdAt": "never"})
@@ -290,7 +294,7 @@ def test_app_developer_can_reset_post_and_find_an_event(api, pipeline, device):
 
 
 def test_console_uses_exactly_the_permissions_listed_in_the_manual(pipeline, monkeypatch):
-    """Record every AWS call of a separate console while all its pages are read."""
+    """Record every AWS call that a separate console makes while all its pages are requested."""
     called: set[str] = set()
     make = Outputs.aws
 

@@ -1,4 +1,4 @@
-"""Test that the committed pages equal the build of the committed sources."""
+"""Test that the committed page files were built from the committed sources."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ WEB, STATIC = CONSOLE / "web", CONSOLE / "static"
 
 
 def hash_of(paths: Iterable[Path], root: Path) -> str:
-    """Return the hash that vite.config.ts computes: each file's name and content, sorted by name."""
+    """Return the SHA-256 hash of the files' names and contents, sorted by name, as vite.config.ts computes it."""
     digest = hashlib.sha256()
     for name in sorted(str(path.relative_to(root)) for path in paths):
         digest.update(f"{name}\n".encode() + (root / name).read_bytes() + b"\n")
@@ -21,7 +21,7 @@ def files_under(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_pages_are_built_from_the_current_sources() -> None:
+def test_committed_pages_were_built_from_the_current_sources() -> None:
     record = json.loads((STATIC / "built-from.json").read_text())
     top = (
         "index.html",

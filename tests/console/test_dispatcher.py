@@ -1,4 +1,6 @@
-"""Test the page as a dispatcher uses it: who is where, overdue or silent; search, links and CSV files."""
+"""Test the page for a dispatcher's tasks: trucks at places, overdue and silent trucks, search, links and CSV
+files.
+"""
 
 import re
 from datetime import timedelta
@@ -24,7 +26,7 @@ def fence(fence_id: str, **known: object) -> dict[str, object]:
 
 
 def three_trucks() -> State:
-    """Return a state with three trucks: one with a missing exit, one overdue, one silent."""
+    """Return a state with three trucks: one with a missing exit, one that is overdue, and one that is silent."""
     state = empty()
     seen = now() - timedelta(minutes=12)
     state.fences = [fence(FARM), fence(PLANT, centre=[5.9, 53.0]), fence("farm#farm-38", centre=[5.7, 53.2])]
@@ -66,7 +68,7 @@ def test_contradicted_visit_is_dimmed_listed_last_and_not_counted(feed: Feed, op
     assert violations(page) == []
 
 
-def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) -> None:
+def test_visit_longer_than_twice_the_median_dwell_time_is_overdue(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there).to_contain_text("1 overdue")
@@ -76,7 +78,7 @@ def test_visit_twice_as_long_as_usual_is_overdue(feed: Feed, open_page: Open) ->
     expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
 
 
-def test_clicking_the_number_of_overdue_trucks_lists_only_those(feed: Feed, open_page: Open) -> None:
+def test_clicking_the_overdue_count_lists_only_the_overdue_trucks(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there.get_by_role("listitem")).to_have_count(3)
@@ -86,7 +88,7 @@ def test_clicking_the_number_of_overdue_trucks_lists_only_those(feed: Feed, open
     assert violations(page) == []
 
 
-def test_silent_truck_shows_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
+def test_silent_truck_is_listed_with_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
     expect(silent).to_have_count(1)
@@ -100,7 +102,7 @@ def typed(page: Page, text: str) -> None:
     page.keyboard.type(text)
 
 
-def test_search_by_keyboard_finds_trucks_places_and_events(feed: Feed, open_page: Open) -> None:
+def test_keyboard_search_finds_trucks_places_and_events(feed: Feed, open_page: Open) -> None:
     feed.keep_good({"event_id": "pickup-77", "type": "pickup.completed"})
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
@@ -144,7 +146,9 @@ def test_fences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: O
     )
 
 
-def test_pressing_enter_continues_the_search_in_the_stores(feed: Feed, open_page: Open) -> None:
+def test_pressing_enter_extends_the_search_to_the_warehouse_and_the_archive(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map")
     page.get_by_role("combobox", name="Search").fill("long-ago-1")
     box = page.get_by_role("search").first
@@ -158,7 +162,7 @@ def test_pressing_enter_continues_the_search_in_the_stores(feed: Feed, open_page
 
 
 def test_pressing_enter_waits_for_the_matches_of_the_complete_text(feed: Feed, open_page: Open) -> None:
-    """Dispatchers paste or type fast, and press Enter before the matches are shown."""
+    """Dispatchers paste text or type quickly, and may press Enter before the matches are shown."""
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
     typed(page, "truck-3")
@@ -226,7 +230,7 @@ def test_overlapping_visits_are_drawn_in_lanes_with_names(feed: Feed, open_page:
     expect(page.locator(".visit.contradicted")).to_have_count(1)
 
 
-def test_visits_can_be_filtered_by_the_prefix_of_a_name(feed: Feed, open_page: Open) -> None:
+def test_visits_can_be_filtered_by_a_name_prefix(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
@@ -247,7 +251,7 @@ def test_date_picker_requests_the_day_in_the_fleets_time_zone(feed: Feed, open_p
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
-def test_impossible_date_in_a_link_shows_today(feed: Feed, open_page: Open) -> None:
+def test_link_with_an_invalid_date_shows_today(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     today = page.get_by_label("Day", exact=True).input_value()
     for date in ("2026-13-45", "2026-02-31", "9999-12-31", "yesterday"):
@@ -279,7 +283,7 @@ def test_visits_of_one_day_are_never_shown_under_another_date(feed: Feed, open_p
     expect(page.locator(".visit")).to_have_count(0)
 
 
-def test_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:
+def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:
     totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
     feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]
     page = open_page(f"{feed.url}/visits")
@@ -294,7 +298,9 @@ def test_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Op
     expect(milk).to_contain_text("1,700 l")
 
 
-def test_totals_are_labelled_with_the_right_day_in_every_time_zone(feed: Feed, open_page: Open) -> None:
+def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_utc(
+    feed: Feed, open_page: Open
+) -> None:
     feed.state.stage["time_zone"] = "America/Los_Angeles"
     totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
     feed.state.days = [{"date": "2026-03-29", "dwell_seconds": 1.0, "trucks": 1, "farms": 1} | totals]
@@ -317,7 +323,9 @@ def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) ->
 
 
 def test_links_show_the_same_view_after_a_restart(open_page: Open) -> None:
-    """The second server represents a restarted console, which has other sequence numbers."""
+    """The second server represents a restarted console, which assigns different sequence numbers to the same
+    events.
+    """
     with Feed(three_trucks()) as before, Feed(three_trucks()) as after:
         for feed, others in ((before, 2), (after, 7)):
             for n in range(others):
@@ -342,7 +350,7 @@ def test_links_show_the_same_view_after_a_restart(open_page: Open) -> None:
         expect(again.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
 
 
-def test_two_thousand_trucks_are_clustered_and_the_chosen_one_visible(open_page: Open) -> None:
+def test_chosen_truck_is_visible_among_two_thousand_clustered_trucks(open_page: Open) -> None:
     state = empty()
     state.trucks = ring_of_trucks(2000, 0)
     with Feed(state) as feed:
@@ -355,12 +363,12 @@ def test_two_thousand_trucks_are_clustered_and_the_chosen_one_visible(open_page:
         )
 
 
-def test_link_to_a_visit_outside_the_list_shows_a_message(feed: Feed, open_page: Open) -> None:
+def test_link_to_a_visit_that_is_not_listed_shows_a_message(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?visit=truck-9+farm%23farm-1+gone")
     expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
 
 
-def test_replay_time_stays_in_the_link_when_a_truck_is_chosen(open_page: Open) -> None:
+def test_replay_time_stays_in_the_url_when_a_truck_is_chosen(open_page: Open) -> None:
     state = morning(3, hours_ago=3)
     with Feed(state) as feed:
         page = open_page(f"{feed.url}/map")

@@ -1,6 +1,7 @@
-"""Measure the console's own process with 2,000 trucks: memory and CPU, also while a large CSV file is downloaded.
+"""Measure the memory and CPU usage of the console's process with 2,000 trucks, including while a large CSV
+file is downloaded.
 
-The stores are moto's S3 and a local Snowflake; no stack is needed. `pytest -s` prints the figures.
+The stores are moto's S3 and a local Snowflake, so no stack is needed. `pytest -s` prints the measurements.
 """
 
 import io
@@ -36,14 +37,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Archive:
-    """The archive of a fleet, in moto's S3."""
+    """A fleet's archive bucket in moto's S3."""
 
     def __init__(self, aws: Aws) -> None:
         self._s3 = aws.s3
         self.bucket, _ = aws.bucket()
 
     def pings(self, trucks: range) -> None:
-        """Store one object in which each of these trucks sends its position."""
+        """Store one archive object that contains a position event of each of these trucks."""
         lines = [
             json.dumps(
                 event(
@@ -58,7 +59,9 @@ class Archive:
 
 
 def make_functions(endpoint: str) -> None:
-    """Create the functions, because the console reads the stage's settings from their environment."""
+    """Create the ingest and consume functions, because the console reads the stage's settings from the
+    functions' environment variables.
+    """
 
     def client(service: str) -> Any:
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
@@ -93,7 +96,7 @@ def archive() -> Iterator[tuple[Aws, Archive]]:
 
 @pytest.fixture
 def warehouse(archive: tuple[Aws, Archive], tmp_path: Path) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake whose mart has VISITS visits of the last day."""
+    """Yield a local Snowflake whose mart contains VISITS visits, all from the last 24 hours."""
     local = LocalProcess(tmp_path / "snowflake", archive[0].endpoint).start()
     with local.connect() as connection, connection.cursor() as cursor:
         for statement in (
@@ -118,7 +121,7 @@ def warehouse(archive: tuple[Aws, Archive], tmp_path: Path) -> Iterator[LocalPro
 def console(
     archive: tuple[Aws, Archive], warehouse: LocalProcess, tmp_path: Path
 ) -> Iterator[tuple[str, int]]:
-    """Yield the URL and process id of a console."""
+    """Start a console; yield its URL and process id."""
     aws, stored = archive
     outputs = {
         "endpoint": f"{aws.endpoint}/v1/events",
@@ -146,7 +149,7 @@ def console(
     process.wait()
 
 
-def test_large_fleet_and_its_csv_file_stay_within_the_limits(
+def test_console_stays_within_its_memory_and_cpu_limits_with_a_large_fleet(
     archive: tuple[Aws, Archive], console: tuple[str, int]
 ) -> None:
     _, stored = archive

@@ -1,4 +1,6 @@
-"""Test the page in Chromium with a fake server, for states that a real server cannot reach in time."""
+"""Test the page in Chromium against a fake server, in states that a real stack cannot reach within the
+duration of a test.
+"""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -35,7 +37,7 @@ def drawn(page: Page, what: str) -> int:
 
 
 def violations(page: Page) -> list[str]:
-    """Return the accessibility violations that axe finds, each with its elements."""
+    """Return the accessibility violations that axe finds on the page, one string per affected element."""
     result = Axe().run(page).response
     assert "color-contrast" in {each["id"] for each in result["passes"]}, "axe saw no text to judge"
     return [
@@ -46,7 +48,9 @@ def violations(page: Page) -> list[str]:
 
 
 def tell(feed: Feed, pipeline: dict[str, object]) -> None:
-    """Set the pipeline in the snapshot and send it, whether or not the page is connected yet."""
+    """Set the pipeline in the server's snapshot and also send it, so that the page receives it whether or not
+    the page is connected yet.
+    """
     feed.state.pipeline = pipeline
     feed.say("pipeline", pipeline)
 
@@ -64,7 +68,7 @@ SCREENS = (
 
 @pytest.mark.parametrize(("dark", "phone"), SCREENS)
 @pytest.mark.parametrize("view", VIEWS)
-def test_view_is_accessible_and_fits_the_screen(
+def test_view_is_accessible_and_fits_the_screen_width(
     feed: Feed, open_page: Open, view: str, dark: bool, phone: bool
 ) -> None:
     page = open_page(f"{feed.url}/{view}", dark=dark, phone=phone)
@@ -76,7 +80,7 @@ def test_view_is_accessible_and_fits_the_screen(
 
 
 @pytest.mark.parametrize(("dark", "phone"), SCREENS)
-def test_details_faults_and_replay_are_accessible(
+def test_event_details_error_banner_and_replay_are_accessible(
     feed: Feed, open_page: Open, dark: bool, phone: bool
 ) -> None:
     page = open_page(f"{feed.url}/events?kind=bad", dark=dark, phone=phone)
@@ -125,7 +129,9 @@ def test_arrow_keys_move_between_visits(feed: Feed, open_page: Open) -> None:
 
 
 @pytest.mark.slow
-def test_chosen_colour_scheme_overrides_the_system_and_is_remembered(feed: Feed, open_page: Open) -> None:
+def test_chosen_colour_scheme_overrides_the_system_setting_and_is_remembered(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/pipeline")
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     light = page.evaluate(ground)
@@ -136,8 +142,8 @@ def test_chosen_colour_scheme_overrides_the_system_and_is_remembered(feed: Feed,
     assert page.evaluate(ground) == dark
 
 
-def test_times_are_in_the_fleets_zone_with_utc_in_the_tooltip(open_page: Open, feed: Feed) -> None:
-    """The browser of these tests is in New York."""
+def test_times_are_shown_in_the_fleets_time_zone_with_utc_in_the_tooltip(open_page: Open, feed: Feed) -> None:
+    """The browser's time zone in these tests is America/New_York."""
     feed.state.stage["time_zone"] = "Asia/Kolkata"
     received = feed.state.good[0]["received_at"]
     page = open_page(f"{feed.url}/events?kind=good")
@@ -148,7 +154,7 @@ def test_times_are_in_the_fleets_zone_with_utc_in_the_tooltip(open_page: Open, f
 
 
 @pytest.mark.slow
-def test_changing_numbers_keep_their_width(feed: Feed, open_page: Open) -> None:
+def test_table_columns_do_not_move_when_a_count_changes(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     count = page.locator("[data-stage=accepted] .n-main")
     places = "e => [...document.querySelectorAll('.stages td')].map(td => td.getBoundingClientRect().x)"
@@ -160,7 +166,7 @@ def test_changing_numbers_keep_their_width(feed: Feed, open_page: Open) -> None:
     assert "tabular-nums" in count.evaluate("e => getComputedStyle(e).fontVariantNumeric")
 
 
-def test_first_paint_takes_at_most_a_second(feed: Feed, open_page: Open) -> None:
+def test_first_contentful_paint_takes_less_than_a_second(feed: Feed, open_page: Open) -> None:
     def first_paint() -> bool:
         page = open_page(f"{feed.url}/map")
         paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
@@ -192,7 +198,7 @@ def test_view_without_data_explains_why_it_is_empty(open_page: Open, view: str, 
         expect(page.get_by_text(says)).to_be_visible()
 
 
-def test_page_names_the_unreachable_source_and_shows_the_rest(feed: Feed, open_page: Open) -> None:
+def test_page_names_the_unreachable_source_and_keeps_showing_the_others(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     feed.source("snowflake", "down", "250001 (08001): connection refused")
     feed.refuse("/api/daily", 503, "connection refused", "snowflake")
@@ -216,7 +222,9 @@ def test_page_names_the_unreachable_source_and_shows_the_rest(feed: Feed, open_p
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
-def test_expired_credentials_show_one_banner_with_the_solution(feed: Feed, open_page: Open) -> None:
+def test_expired_credentials_show_a_single_banner_that_says_to_sign_in_again(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/pipeline")
     expired = "ExpiredTokenException: The security token included in the request is expired"
     for name in ("archive", "visits", "queues"):
@@ -227,7 +235,9 @@ def test_expired_credentials_show_one_banner_with_the_solution(feed: Feed, open_
     expect(page.locator("[data-stage=accepted]")).to_be_visible()
 
 
-def test_stopped_local_aws_shows_one_banner_with_the_command(feed: Feed, open_page: Open) -> None:
+def test_stopped_local_aws_shows_a_single_banner_with_the_command_that_starts_it(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map")
     for name in ("archive", "logs", "visits", "queues", "live"):
         feed.source(name, "down", 'Could not connect to "http://127.0.0.1:4566/"', "unreachable")
@@ -238,7 +248,7 @@ def test_stopped_local_aws_shows_one_banner_with_the_command(feed: Feed, open_pa
     expect(banner).not_to_contain_text("Could not connect")
 
 
-def test_stuck_stage_is_visible_at_once(feed: Feed, open_page: Open) -> None:
+def test_stuck_stage_is_marked_with_its_lag(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     stuck = feed.state.pipeline | {
         "verdict": "stuck",
@@ -256,7 +266,7 @@ def test_stuck_stage_is_visible_at_once(feed: Feed, open_page: Open) -> None:
     expect(page.locator("[data-stage=loaded]")).to_contain_text("12 min")
 
 
-def test_differences_are_grouped_with_their_repair_command(feed: Feed, open_page: Open) -> None:
+def test_reconcile_differences_are_grouped_with_their_repair_command(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     difference = {
         "kind": "not_loaded",
@@ -305,7 +315,7 @@ def test_events_left_out_of_the_stream_are_fetched(feed: Feed, open_page: Open) 
     expect(page.get_by_text("left-out")).to_be_visible()
 
 
-def test_paused_list_stops_and_continues(feed: Feed, open_page: Open) -> None:
+def test_paused_event_list_shows_new_events_only_after_it_is_resumed(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     first = page.locator(".event-row code").first
     expect(first).to_have_text(feed.state.good[0]["event_id"])
@@ -317,7 +327,7 @@ def test_paused_list_stops_and_continues(feed: Feed, open_page: Open) -> None:
     expect(page.get_by_text("after-the-pause")).to_be_visible()
 
 
-def test_filters_narrow_the_list_and_stay_in_the_url(feed: Feed, open_page: Open) -> None:
+def test_filters_narrow_the_event_list_and_are_kept_in_the_url(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     page.get_by_label("Type").select_option("pickup.started")
     expect(page.locator(".row-link").first).to_have_text("pickup.started")
@@ -336,7 +346,7 @@ def test_filters_narrow_the_list_and_stay_in_the_url(feed: Feed, open_page: Open
 
 
 @pytest.mark.slow
-def test_copy_buttons_copy_the_key_and_the_sql(feed: Feed, open_page: Open) -> None:
+def test_copy_buttons_copy_the_object_key_and_the_sql(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events?kind=bad")
     page.locator(".row-link").first.click()
     detail = page.get_by_role("complementary")
@@ -382,8 +392,10 @@ def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Op
 
 
 @pytest.mark.slow
-def test_invalid_positions_do_not_change_the_visible_part_of_the_map(open_page: Open) -> None:
-    """The longitude of (0, 0) is near that of the fleet, so only its latitude shows that it is wrong."""
+def test_invalid_positions_do_not_change_the_scale_of_the_map(open_page: Open) -> None:
+    """The longitude of (0, 0) is close to the fleet's longitudes, so only the latitude shows that this
+    position is wrong.
+    """
 
     def scale(state: State) -> str:
         with Feed(state) as feed:
@@ -464,11 +476,12 @@ FRAMES = """seconds => new Promise(resolve => {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trucks", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_moving_trucks_are_drawn_at_thirty_frames_a_second(open_page: Open, trucks: int) -> None:
-    """Send new positions of a hundred trucks and 25 events every half second.
+def test_moving_trucks_are_drawn_at_thirty_frames_per_second(open_page: Open, trucks: int) -> None:
+    """Measure the frame rate while new positions of a hundred trucks and 25 events arrive every half second.
 
-    The best of several windows counts, because other programs on a busy machine cost frames. On a machine
-    where even an empty page has fewer than 60 frames per second, half of its frames are enough.
+    The best of up to six measurements counts, because other programs on a busy machine lower the frame rate.
+    If even an empty page is drawn at fewer than 60 frames per second, half of the empty page's frame rate is
+    enough.
     """
     state: State = empty()
     state.trucks = ring_of_trucks(trucks, 0)

@@ -1,6 +1,7 @@
-"""Ask ten of a dispatcher's questions on the page of a real stack: each is answered within 30 seconds.
+"""Test that the page of a real stack answers each of ten questions of a dispatcher within 30 seconds.
 
-`pytest tests/console/test_questions.py -s` prints the steps (a click, a text typed or a key pressed) and seconds.
+`pytest tests/console/test_questions.py -s` prints the number of steps (a click, a text typed or a key
+pressed) and the seconds for each question.
 """
 
 import re
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test wait
 
 
 class Dispatcher:
-    """Operates the page by its visible texts, and counts the steps."""
+    """A dispatcher who operates the page by its visible texts. Counts the steps and measures the time."""
 
     def __init__(self, open_page: Open, console: str) -> None:
         self._began = time.monotonic()
@@ -65,7 +66,9 @@ def places_with_trucks(console: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str]]:
-    """Return a truck that has been at plant-1 since now, and one at farm-38 since three hours ago."""
+    """Yield the ids of a truck that has just entered plant-1 and of a truck that entered farm-38 three hours
+    ago. Both leave after the module's tests.
+    """
     present, late = f"truck-{uuid4().hex[:6]}", f"truck-{uuid4().hex[:6]}"
     at, hours = datetime.now(UTC), timedelta(hours=3)
     stays = ((present, at, Fence("plant", "plant-1")), (late, at - hours, Fence("farm", "farm-38")))
@@ -87,7 +90,7 @@ def test_console_answers_which_trucks_are_overdue(
     dispatcher.answered("Which trucks are overdue?")
 
 
-def test_console_answers_when_a_farm_was_last_collected(dispatcher: Dispatcher) -> None:
+def test_console_answers_when_a_farm_was_last_visited(dispatcher: Dispatcher) -> None:
     dispatcher.searches("farm-38")
     expect(dispatcher.card("The chosen fence")).to_contain_text(
         re.compile(r"Last visit.*\d\d:\d\d:\d\d", re.S)
@@ -95,7 +98,7 @@ def test_console_answers_when_a_farm_was_last_collected(dispatcher: Dispatcher) 
     dispatcher.answered("When was farm-38 last collected?")
 
 
-def test_console_exports_the_visits_of_yesterday(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_exports_yesterdays_visits(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     dispatcher.opens("Visits")
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="The day before"))
     with dispatcher.page.expect_download() as download:
@@ -122,7 +125,9 @@ def test_console_answers_which_trucks_are_silent_and_why(dispatcher: Dispatcher)
     dispatcher.answered("Which trucks are silent and why?")
 
 
-def test_console_answers_where_a_truck_was_at_nine(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_answers_where_a_truck_was_at_a_given_time(
+    dispatcher: Dispatcher, pipeline: Pipeline
+) -> None:
     dispatcher.searches("truck-07")
     expect(dispatcher.card("The chosen truck")).to_contain_text("truck-07")
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="Replay a morning"))
@@ -145,7 +150,7 @@ def test_console_answers_how_many_litres_were_collected_today(dispatcher: Dispat
     dispatcher.answered("How many litres today?")
 
 
-def test_console_answers_which_farm_was_not_visited(dispatcher: Dispatcher) -> None:
+def test_console_answers_which_farms_were_not_visited_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Places")
     filter_ = dispatcher.page.get_by_role("button", name="Not visited today")
     expect(dispatcher.page.locator(".place-table tbody tr").first).to_be_visible()

@@ -45,7 +45,7 @@ def count(page: Page, stage: str) -> int:
 # --- the morning
 
 
-def test_trucks_and_farms_of_the_morning_appear(console: str, open_page: Open) -> None:
+def test_trucks_and_farms_of_the_morning_appear_on_the_map(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") >= 12)
@@ -55,7 +55,7 @@ def test_trucks_and_farms_of_the_morning_appear(console: str, open_page: Open) -
         expect(trucks.get_by_text(re.compile(rf"^truck-{number:02d}-")).first).to_be_visible()
 
 
-def test_morning_is_counted_in_every_stage(console: str, open_page: Open) -> None:
+def test_events_of_the_morning_are_counted_at_every_pipeline_stage(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/pipeline")
     for stage in ("accepted", "rejected", "archived", "published", "consumed", "loaded", "marts"):
         eventually(lambda stage=stage: count(page, stage) > 0, within=60)
@@ -63,7 +63,7 @@ def test_morning_is_counted_in_every_stage(console: str, open_page: Open) -> Non
     expect(page.locator(".said")).to_have_text("Nothing is missing", timeout=90_000)
 
 
-def test_visits_and_days_of_the_morning_are_plotted(console: str, open_page: Open) -> None:
+def test_visits_and_daily_totals_of_the_morning_are_plotted(console: str, open_page: Open) -> None:
     page = open_page(f"{console}/visits")
     eventually(lambda: page.locator(".visit").count() > 50)
     eventually(lambda: page.locator(".plot").count() == 6)
@@ -83,10 +83,11 @@ SHOWS = """name => new Promise(resolve => {
 })"""
 
 
-def test_visit_opens_on_the_page_within_two_seconds(
+def test_new_visit_appears_on_the_page_within_two_seconds(
     pipeline: Pipeline, console: str, open_page: Open
 ) -> None:
-    """Use the median of ten trucks, in the best of three rounds, because the machine may be busy during one.
+    """Measure the median delay of ten trucks, in the best of up to three rounds, because the machine may be
+    busy during a round.
 
     A script in the page checks every frame, because Playwright's assertions poll at intervals of up to a second.
     """
@@ -113,7 +114,7 @@ def test_visit_opens_on_the_page_within_two_seconds(
     assert min(medians) <= 2
 
 
-def test_rejected_event_shows_its_reason_text_and_object(
+def test_details_of_a_rejected_event_show_its_reason_text_and_object_key(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     page = open_page(f"{console}/events?kind=bad")
@@ -133,7 +134,7 @@ def test_rejected_event_shows_its_reason_text_and_object(
     assert kept["event"] == sent
 
 
-def test_steps_of_an_event_are_opened_from_the_list(
+def test_journey_of_an_event_can_be_opened_from_the_event_list(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     sent = crossing(device, "enter", datetime.now(UTC))
@@ -150,7 +151,7 @@ def test_steps_of_an_event_are_opened_from_the_list(
     assert len(pipeline.rows(sql.replace("%", "%%"))) == 1
 
 
-def test_hostile_text_through_the_endpoint_is_shown_as_text(
+def test_hostile_text_sent_to_the_endpoint_is_shown_as_text(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     payloads = [payload for payload in PAYLOADS if "\u0000" not in payload]
@@ -194,7 +195,7 @@ def test_hostile_text_through_the_endpoint_is_shown_as_text(
 
 
 class OwnConsole:
-    """A console in its own process, with relays to its sources."""
+    """A console in its own process, which reaches AWS and Snowflake through relays that a test can cut."""
 
     def __init__(self, folder: Path, aws: Relay, snowflake: Relay, pipeline: Pipeline) -> None:
         self.url = f"http://127.0.0.1:{OWN_PORT}"
@@ -244,7 +245,7 @@ def own_console(pipeline: Pipeline, folder: Path) -> Iterator[OwnConsole]:
             console.kill()
 
 
-def test_unreachable_snowflake_is_shown_and_the_rest_works(
+def test_unreachable_snowflake_is_reported_while_the_other_sources_keep_working(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
@@ -266,7 +267,7 @@ def test_unreachable_snowflake_is_shown_and_the_rest_works(
         expect(alert).to_have_count(0, timeout=60_000)
 
 
-def test_unreachable_aws_is_shown_per_source_and_recovers(
+def test_unreachable_aws_is_reported_per_source_until_it_is_reachable_again(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
@@ -281,7 +282,7 @@ def test_unreachable_aws_is_shown_per_source_and_recovers(
         expect(page.get_by_role("alert")).to_have_count(0, timeout=120_000)
 
 
-def test_restarted_console_counts_the_events_of_its_downtime(
+def test_restarted_console_counts_the_events_sent_during_its_downtime(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path, device: str
 ) -> None:
     with own_console(pipeline, tmp_path) as own:

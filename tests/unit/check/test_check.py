@@ -1,4 +1,4 @@
-"""Test how the function that checks the pipes reads a pipe's status and logs in to Snowflake."""
+"""Test the function that checks the pipes: how it interprets a pipe's status and logs in to Snowflake."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ def found(text: str, archived_at=()) -> Health:
     return health(parse(text), archived_at, NOW)
 
 
-def test_pipe_that_received_everything_and_has_no_backlog_is_healthy():
+def test_pipe_that_was_notified_of_every_object_and_has_no_backlog_is_healthy():
     received = status(lastReceivedMessageTimestamp="2026-11-16T08:29:59.002Z")
     assert found(received, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
 
@@ -45,12 +45,12 @@ def test_lag_is_the_age_of_the_oldest_queued_file():
     assert found(waiting).pending_files == 7
 
 
-def test_deaf_seconds_are_the_age_of_the_oldest_unnotified_object():
+def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
     received = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
     assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_pipe_that_was_never_notified_is_measured_from_its_oldest_object():
+def test_deaf_seconds_of_a_pipe_that_was_never_notified_are_the_age_of_its_oldest_object():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 
@@ -87,7 +87,7 @@ def decoded(part: str) -> bytes:
 
 
 def verified(token: str, public_key: bytes) -> dict:
-    """Verify a token's RS256 signature, and return its claims."""
+    """Verify the RS256 signature of a JSON Web Token, and return the token's claims."""
     head, claims, signature = token.split(".")
     assert json.loads(decoded(head)) == {"alg": "RS256", "typ": "JWT"}
     serialization.load_der_public_key(public_key).verify(
@@ -104,7 +104,7 @@ def verified(token: str, public_key: bytes) -> dict:
         ("xy12345.cn-northwest-1.aws", "xy12345.cn-northwest-1.aws.snowflakecomputing.cn"),
     ],
 )
-def test_api_url_is_the_host_of_the_account(account, host):
+def test_api_url_is_derived_from_the_account_identifier(account, host):
     settings = main.Settings.model_validate(
         {
             "STAGE": "dev",
@@ -141,7 +141,7 @@ def test_token_has_the_documented_claims_and_a_valid_signature(signer, account, 
 
 
 class Snowflake(ThreadingHTTPServer):
-    """A fake SQL API that verifies the token and answers known statements."""
+    """A fake Snowflake SQL API that verifies the token and answers the statements in `answers`."""
 
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers
@@ -236,7 +236,7 @@ def test_check_logs_one_line_with_metrics_per_pipe(deployed, capsys):
         assert names == {"pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"}
 
 
-def test_check_of_loads_counts_recent_failures(deployed, snowflake, capsys):
+def test_load_check_logs_the_number_of_recent_failures(deployed, snowflake, capsys):
     snowflake.answers[failed_loads_sql("MILKRUN_DEV")] = "2"
     main.check({"look_at": "loads"}, Context())
     [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -245,13 +245,13 @@ def test_check_of_loads_counts_recent_failures(deployed, snowflake, capsys):
     assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
 
 
-def test_missing_answer_raises_an_error(deployed, snowflake):
+def test_error_response_of_the_sql_api_raises_an_error(deployed, snowflake):
     snowflake.answers.clear()
     with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
         main.check({}, Context())
 
 
-def test_token_of_another_key_is_rejected(deployed, snowflake):
+def test_token_signed_with_another_key_is_rejected(deployed, snowflake):
     kms = boto3.client("kms")
     other = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
     token = log_in_token("milk-org", "MILKRUN_DEV_WATCHER", Signer(kms, other), NOW)

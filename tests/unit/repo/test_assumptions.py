@@ -31,7 +31,7 @@ def test_row_names_existing_tests_and_files(row):
         assert f"def {test}(" in (ROOT / path).read_text(), test
 
 
-def test_row_checked_by_verify_names_a_test_that_verify_runs():
+def test_row_that_claims_a_check_by_milkrun_verify_names_a_test_that_it_runs():
     for row in ROWS:
         if "`milkrun verify`" not in row[4]:
             continue

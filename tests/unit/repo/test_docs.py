@@ -1,4 +1,6 @@
-"""Test that the tour and the decisions name existing files and functions."""
+"""Test that the tour and the decision records name only existing files and functions, and that the tour's
+example is correct.
+"""
 
 import re
 from datetime import UTC, datetime
@@ -21,7 +23,9 @@ NOT_FILES = {"events", "rejected", "set-aside"}
 
 
 def named_paths(markdown: str) -> set[str]:
-    """Return the paths from the root in inline code, such as `handler/main.py` or `docs/adr/`."""
+    """Return the paths relative to the repository root that appear in inline code, such as `handler/main.py`
+    or `docs/adr/`.
+    """
     spans = re.findall(r"`([^`\s]+)`", markdown)
     return {span for span in spans if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", span) and looks_like_a_path(span)}
 
@@ -39,7 +43,7 @@ def linked_pages(markdown: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_path_on_a_page_exists(page: str) -> None:
+def test_every_path_and_link_on_a_page_exists(page: str) -> None:
     path = ROOT / page
     text = path.read_text()
     missing = [name for name in sorted(named_paths(text)) if not (ROOT / name).exists()]
@@ -47,7 +51,7 @@ def test_every_path_on_a_page_exists(page: str) -> None:
     assert missing == []
 
 
-def test_index_lists_every_decision() -> None:
+def test_index_lists_every_decision_record() -> None:
     index = (ROOT / "docs" / "adr" / "README.md").read_text()
     pages = {page.name for page in DECISIONS if page.name != "README.md"}
     assert set(re.findall(r"\((\d{4}-[a-z0-9-]+\.md)\)", index)) >= pages
@@ -56,7 +60,7 @@ def test_index_lists_every_decision() -> None:
 
 
 def test_every_function_named_in_the_tour_exists() -> None:
-    """Check the names in the numbered sections, which are about the core's Python and SQL."""
+    """Check only the numbered sections, which describe the core's Python and SQL."""
     sections = TOUR.read_text().partition("\n## 1. ")[2].partition("\n## After")[0]
     named = set(re.findall(r"`([A-Za-z_]{4,})`", sections))
     folders = ("contract", "aws", "handler", "consumer")
@@ -65,7 +69,7 @@ def test_every_function_named_in_the_tour_exists() -> None:
     assert {name for name in named if not re.search(rf"\b{name}\b", source)} == set()
 
 
-def test_example_event_of_the_tour_gives_the_object_and_the_visit_of_the_tour() -> None:
+def test_example_events_in_the_tour_produce_the_object_and_visit_shown_there() -> None:
     tour = TOUR.read_text()
     batch, shown = (msgspec.json.decode(text) for text in re.findall(r"```json\n(.*?)```", tour, re.S))
     events = re.findall(r"^(\{\"_id\".*\}),?$", tour, re.M)
@@ -90,7 +94,7 @@ def test_example_event_of_the_tour_gives_the_object_and_the_visit_of_the_tour() 
     assert visit.dwell_seconds == shown["dwell_seconds"]
 
 
-def test_image_of_the_kcl_worker_contains_the_packages_it_imports() -> None:
+def test_kcl_worker_image_contains_exactly_the_packages_it_imports() -> None:
     copied = re.findall(r"^    COPY (\w+) \1$", (ROOT / "docs" / "consumer.md").read_text(), re.M)
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     imported = {

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[3]
 
 
 def writers() -> Iterator[tuple[str, int, bool]]:
-    """Yield every call of json.dump(s) outside tests: file, line, and whether it sets allow_nan=False."""
+    """Yield the file and line of each call to json.dump or json.dumps outside the tests, and whether the call
+    sets allow_nan=False.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "*.py"],
         cwd=ROOT,
@@ -41,7 +43,7 @@ def writers() -> Iterator[tuple[str, int, bool]]:
                     yield name, node.lineno, strict
 
 
-def test_every_json_writer_rejects_nan_and_infinity() -> None:
+def test_every_json_dump_call_rejects_nan_and_infinity() -> None:
     found = list(writers())
     assert len(found) > 30
     assert [f"{name}:{line}" for name, line, strict in found if not strict] == []

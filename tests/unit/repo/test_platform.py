@@ -1,4 +1,6 @@
-"""Test that the code of `make demo` uses Linux-only calls only after checking the platform."""
+"""Test that the code that `make demo` runs makes Linux-only calls only after checking the platform, and that
+the demo installs no Linux-only package.
+"""
 
 import ast
 from pathlib import Path
@@ -23,7 +25,9 @@ LINUX_WHEELS = {"atheris"}
 
 
 def unguarded(tree: ast.AST, guarded: bool = False) -> list[str]:
-    """Return Linux-only names outside of `if sys.platform == …` and of code that handles AttributeError."""
+    """Return a line for each Linux-only call or /proc path that is guarded neither by `if sys.platform == …`
+    nor by handling AttributeError.
+    """
     found = []
     for child in ast.iter_child_nodes(tree):
         inside = guarded or (
@@ -58,7 +62,7 @@ def test_linux_only_calls_are_guarded_by_a_platform_check() -> None:
     assert not found
 
 
-def test_demo_installs_no_package_with_wheels_for_linux_only() -> None:
+def test_demo_installs_no_package_that_has_wheels_only_for_linux() -> None:
     [targets] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "setup.sh main" in line][:1]
     assert targets.split()[1:] == ["main", "lambda", "localstack", "dbt", "node"]
     for name in OF_THE_DEMO:

@@ -11,7 +11,9 @@ PAGE = ROOT / "docs" / "threat-model.md"
 
 
 def attackers() -> Iterator[tuple[str, list[str]]]:
-    """Yield each attacker with the tests in its row; `…` stands for the previous file."""
+    """Yield each attacker in the table with the tests named in that row. `…` in a test's path stands for the
+    file named before it.
+    """
     table = PAGE.read_text().partition("\n## Attackers\n")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     file = ""

@@ -1,4 +1,6 @@
-"""Test that imports follow the rules of docs/architecture.md, and that the commands in the README exist."""
+"""Test that imports follow the rules of docs/architecture.md, and that the make targets named in README.md
+and CONTRIBUTING.md exist.
+"""
 
 import ast
 import re
@@ -36,7 +38,7 @@ EXEMPT = {"ops/__main__.py"}
 
 
 def package_of(module: str) -> str | None:
-    """Return our package that contains a module, or None."""
+    """Return the project's package that contains a module; None if the module is not part of the project."""
     parts = module.split(".")
     return next((name for n in (2, 1) if (name := ".".join(parts[:n])) in PACKAGES), None)
 
@@ -52,7 +54,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(STAND_ALONE)])
-def test_imports_follow_the_table_of_allowed_imports(package: str) -> None:
+def test_packages_import_only_the_packages_they_may_import(package: str) -> None:
     allowed = {package, *MAY_IMPORT.get(package, ())}
     sources = [
         path
@@ -69,7 +71,7 @@ def test_imports_follow_the_table_of_allowed_imports(package: str) -> None:
 
 
 def test_there_is_no_circular_import() -> None:
-    """Check imports at module level; imports in functions and for type checking do not count."""
+    """Only module-level imports count, not imports inside functions or under `if TYPE_CHECKING`."""
     graph = {
         name: {target for target in imported_modules(tree) if target != name}
         for name, tree in modules().items()
@@ -116,18 +118,18 @@ def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
 
 
 def code_of(markdown: str) -> list[str]:
-    """Return the code blocks and inline code of a page, because "make" in prose may be the verb."""
+    """Return the code blocks and inline code on a page. Prose is left out, because "make" may be the verb there."""
     blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
     return blocks + re.findall(r"`[^`\n]+`", markdown)
 
 
 def test_localstack_folder_contains_no_python_module() -> None:
-    """It would shadow a module of the installed namespace package `localstack`."""
+    """A module in this folder would shadow a module of the installed namespace package `localstack`."""
     assert list((ROOT / "localstack").glob("*.py")) == []
 
 
 def test_demo_accepts_a_file_with_any_name(tmp_path: Path) -> None:
-    """Run make, with its programs replaced by programs that print their arguments."""
+    """Run make with its programs replaced by scripts that print their arguments."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')

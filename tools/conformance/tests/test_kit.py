@@ -147,7 +147,7 @@ def test_unreachable_or_failing_hook_raises_an_error_with_its_url() -> None:
             Hook(url, "http://x").hand_over([an_event()])
 
 
-def test_tests_of_an_app_can_choose_a_scenario_and_read_the_report() -> None:
+def test_app_tests_can_choose_a_scenario_and_read_the_report_over_http() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         assert urllib3.request("PUT", f"{url}/scenario/nonsense").status == 404
         assert urllib3.request("PUT", f"{url}/scenario/partial").status == 200
@@ -227,7 +227,7 @@ def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> Non
 # --- the connection -----------------------------------------------------------------------------
 
 
-def test_cut_connection_closes_without_a_response() -> None:
+def test_cut_scenario_closes_the_connection_without_a_response() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("cut")
@@ -236,7 +236,7 @@ def test_cut_connection_closes_without_a_response() -> None:
         assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 202
 
 
-def test_held_connection_stays_open_until_the_next_scenario() -> None:
+def test_timeout_scenario_holds_the_connection_open_until_the_next_scenario() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")
@@ -309,7 +309,7 @@ def test_port_in_use_prints_one_line_and_exits_with_code_2() -> None:
     assert "Address already in use" in done.stderr
 
 
-def test_payloads_copies_the_good_and_bad_bodies_and_the_schema(tmp_path: Path) -> None:
+def test_payloads_command_copies_the_good_and_bad_bodies_and_the_schema(tmp_path: Path) -> None:
     assert command("payloads", str(tmp_path / "golden")).returncode == 0
     copied = {path.relative_to(tmp_path / "golden").as_posix() for path in tmp_path.rglob("*.*json")}
     assert {"event.schema.json", "good/one.json", "good/lines.ndjson", "bad/not_json.json"} <= copied
