@@ -3,9 +3,9 @@ to docs/.
 
     python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
-If a part fails, the others still run, and the page keeps the failed part's previous figures. `--page`
-measures nothing and only writes the page. The figures of parts that run by hand are kept in by_hand.json, which
-is committed.
+If a part fails, the other parts still run, and the page keeps the failed part's previous figures. `--page`
+only writes the page, without measuring. The figures of parts that are run manually are kept in by_hand.json,
+which is committed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ KEPT = Path(__file__).with_name("by_hand.json")
 
 
 def measured(part: str, *options: str) -> tuple[Figures | None, bool]:
-    """Return the last figures that the part printed, and whether it succeeded."""
+    """Run a part in its own process; return the last figures that it printed, if any, and whether it succeeded."""
     command = [sys.executable, "-m", (PARTS | BY_HAND)[part], "--json", *options]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     printed = done.stdout.splitlines()
@@ -75,7 +75,7 @@ def whole_of(parts: Parts) -> Figures:
 
 
 def keep(part: str, found: Figures, seconds: float) -> None:
-    """Write the figures of this part to the file immediately, so that they survive an interrupted run."""
+    """Write a part's figures to their JSON file immediately, so that they survive an interrupted run."""
     path = KEPT if part in BY_HAND else LATEST
     parts = parts_of(path)
     if part in BY_HAND and part in parts:  # a run of a larger history adds its figures

@@ -1,9 +1,9 @@
 """Measure the cost of a cold start: `python -m tests.bench.cold [--json]`.
 
-The result is the CPU time of all imports and initialisation in a fresh process. Our functions are started
-from their zip. The peers (naive, Powertools with and without its Tracer) use the same packages without
-bytecode, because default packaging resets modification times and Python then ignores every `.pyc`. They are
-also measured with bytecode, to separate its effect.
+The result is the CPU time of all imports and of initialisation in a fresh process. Our handler is started
+from its unpacked zip. The peers (naive, and Powertools with and without its Tracer) use the same packages
+without bytecode, because default packaging resets modification times and Python then ignores every `.pyc`.
+They are also measured with bytecode, to show its effect separately.
 """
 
 import json
@@ -55,7 +55,7 @@ POWERTOOLS = ("aws_lambda_powertools", "aws_xray_sdk", "wrapt", "jmespath", "bot
 
 
 def started(peer: str, folder: Path) -> tuple[float, int]:
-    """Return the CPU seconds and the number of loaded modules of a fresh process."""
+    """Start a handler in a fresh process; return its CPU seconds and the number of modules that it loaded."""
     code = MEASURE.format(folder=str(folder), build=BUILD[peer])
     command = [sys.executable, "-I", "-S", "-B", "-c", code]
     output = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, check=True).stdout
@@ -64,7 +64,7 @@ def started(peer: str, folder: Path) -> tuple[float, int]:
 
 
 def peers_folder(zipped: Path, folder: Path) -> Path:
-    """Return a folder with the packages of the zip, Powertools and the peers, without bytecode."""
+    """Copy the packages of the zip, Powertools and the peers into a folder, without bytecode; return the folder."""
     unpack(zipped, folder)
     installed = Path(aws_lambda_powertools.__file__).parents[1]
     for name in POWERTOOLS:

@@ -37,8 +37,8 @@ KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
-    """Return events of devices that enter and leave each of their fences `visits` times, interleaved as on a
-    stream.
+    """Return events of devices, each of which enters and leaves each of its fences `visits` times,
+    interleaved as on a stream.
     """
     made = [
         (
@@ -148,7 +148,7 @@ def against_powertools(rounds_: int = 3) -> Figures:
 
 
 def calls_per_event() -> Figures:
-    """Measure a first batch, and a second one for the same pairs."""
+    """Count the calls per event for a first batch, and for a second batch of the same pairs."""
     found = Figures()
     for name, datas in SHAPES.items():
         aws = Aws(0)
@@ -162,12 +162,12 @@ def calls_per_event() -> Figures:
 
 
 def again(data: bytes) -> bytes:
-    """Return the same event, one hour later."""
+    """Return the same event with a new id, one hour later."""
     return data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-')
 
 
 def padded(data: bytes) -> bytes:
-    """Pad an event to 500 bytes, the size that phones send."""
+    """Pad an event to 500 bytes, the typical size of a phone's event."""
     return data[:-1] + b', "note": "' + b"x" * (488 - len(data)) + b'"}'
 
 

@@ -1,9 +1,9 @@
-"""Measure the cost of a million events for us and the peers: `python -m tests.bench.cost [--json]`. Write
-ops/measured.yml.
+"""Measure the cost of a million events for our functions and for the peers: `python -m tests.bench.cost
+[--json]`. Write ops/measured.yml.
 
-CPU is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge,
-are separate processes, which the production clients call over HTTP. The sink counts calls and bytes; a fake
-of DynamoDB that bills like AWS counts units. `ops.cost` converts both to dollars.
+CPU time is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and
+EventBridge, are separate processes, which the production clients call over HTTP. The sink counts calls and
+bytes; a fake DynamoDB that bills like AWS counts units. `ops.monthly_bill` converts both to dollars.
 """
 
 import io
@@ -50,7 +50,9 @@ HEAD = """\
 
 
 def ingest_work() -> dict[str, dict[str, float]]:
-    """Return CPU milliseconds, fitted over the sizes, and calls and bytes of a request with 100 events."""
+    """Measure the work of each handler: CPU milliseconds, fitted over the request sizes, and the calls and
+    bytes of a request with 100 events.
+    """
     with (
         handler.sink(),
         redirect_stdout(io.StringIO()) as printed,
@@ -73,7 +75,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
 
 
 def line(points: Points, fixed: str, growing: str) -> dict[str, float]:
-    """Return the cost per batch and the additional cost per event, by linear regression."""
+    """Return the fixed cost per request or batch and the additional cost per event, by linear regression."""
     slope, intercept = statistics.linear_regression(*zip(*points, strict=True))
     return {fixed: max(0.0, intercept), growing: slope}
 
@@ -131,7 +133,7 @@ def tables(dynamodb: Any, events: Any) -> None:
 
 
 def consumer_cpu() -> dict[str, Points]:
-    """Return CPU milliseconds per batch for each batch size, with real clients over HTTP."""
+    """Measure each consumer's CPU milliseconds per batch, for each batch size, with real clients over HTTP."""
     rounds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in CONSUMED} for name in CONSUMERS}
     with moto() as url, ThreadPoolExecutor(16) as side_by_side:
         session = boto3.Session("bench", "bench", region_name="us-east-1")
@@ -159,10 +161,11 @@ def consumer_cpu() -> dict[str, Points]:
 
 
 def consumer_waits() -> dict[str, Points]:
-    """Return milliseconds of waiting per batch for each batch size, at 5 ms per call.
+    """Return the milliseconds that each consumer waits per batch, for each batch size, at 5 ms per call.
 
-    The peer's calls are sequential, so they are counted. Our calls overlap, so they are measured with ten
-    times the wait, which makes delays of a busy machine negligible.
+    The peer's calls are sequential, so its waiting time is computed from their number. Our calls overlap, so
+    our waiting time is measured with calls that take ten times as long, which makes the delays of a busy
+    machine negligible.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:
@@ -195,7 +198,9 @@ class Both:
 
 
 def crossings(count: int, run: str) -> consumer.Batch:
-    """Return arrivals and departures at five fences per device; event and device ids are unique per run."""
+    """Return a batch of arrivals and departures at five fences per device; event and device ids are unique
+    per run.
+    """
     named = f"{run}-{count}-".encode()
     return batch_of(
         [
@@ -206,7 +211,9 @@ def crossings(count: int, run: str) -> consumer.Batch:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Return units per event and the bytes stored, for two visits per pair whose events arrive one per batch."""
+    """Return the units, notifications and stored bytes per event, for two visits per pair whose events arrive
+    one per batch.
+    """
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)
     datas = consumer.SHAPES["200"]

@@ -1,8 +1,8 @@
 """Measure dbt on a million events: `python -m tests.bench.dbt [--json]`.
 
 The benchmark uses only the local Snowflake, whose RAW tables are filled by SQL in three steps. After each
-step it measures a full run, adds one percent of new events and measures an incremental run: the seconds of
-the models' statements (from dbt's run_results.json), and of the whole command.
+step it measures a full run, adds one percent of new events and measures an incremental run. It measures the
+seconds of the models' statements (from dbt's run_results.json) and of the whole command.
 """
 
 import json
@@ -113,7 +113,7 @@ def make_tables(session: Snowflake) -> None:
 
 
 def run_dbt(settings: Settings, *options: str) -> tuple[float, float]:
-    """Return the seconds of the models' SQL, and of the whole command."""
+    """Run dbt; return the total seconds of the models' SQL statements, and the seconds of the whole command."""
     began = time.monotonic()
     with (settings.folder / "dbt.out").open("w") as output:
         kept = os.dup(1)

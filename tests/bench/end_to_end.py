@@ -2,8 +2,8 @@
 
 With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time
 from a POST until its visit is in DynamoDB and until its row can be queried, and the CPU time of each
-component. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT) is not running, it starts one and stops it
-afterwards. Most of the measured time is spent in LocalStack; the figures show how much.
+component. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT) is not running, the benchmark starts one and deletes
+it afterwards. Most of the measured time is spent in LocalStack; the figures show how much.
 """
 
 import os
@@ -67,9 +67,8 @@ def announced(words: str) -> Iterator[None]:
 
 
 def cpu_seconds(processes: Processes) -> dict[str, float]:
-    """Return the CPU seconds so far per component of the stack.
-
-    The time of a child that has ended counts as its parent's.
+    """Return the CPU seconds that each component of the stack has used so far, without child processes that
+    have ended.
     """
     found: defaultdict[str, float] = defaultdict(float)
     for top in processes.recorded():
@@ -101,7 +100,7 @@ def _ticks(pid: int) -> int:
 
 
 class Phones:
-    """Send new events that all have the same run id."""
+    """Phones that send new events; their device ids all begin with the same run id."""
 
     def __init__(self, outputs: Outputs, size: int) -> None:
         self.run = f"bench-{uuid4().hex[:8]}"
@@ -113,7 +112,7 @@ class Phones:
         self._size = size
 
     def post(self) -> tuple[str, str]:
-        """Send one request. Return the key of its object, and the device that has entered a farm."""
+        """Send one request; return the key of its S3 object, and the id of the device, which has entered a farm."""
         device = f"{self.run}-{len(self.keys)}-{threading.get_ident()}"
         events = [event | {"_id": uuid4().hex[:24]} for event in handler.events(self._size)]
         for event in events:
@@ -128,7 +127,7 @@ class Phones:
         return key, device
 
     def post_for(self, seconds: float) -> float:
-        """Send from several phones concurrently; return events per second."""
+        """Send requests from several phones concurrently for this many seconds; return events per second."""
         began = time.monotonic()
 
         def one(_: int) -> None:
@@ -141,7 +140,7 @@ class Phones:
 
 
 def await_true(probe: Callable[[], bool], what: str, every: float) -> float:
-    """Wait for the probe; return the time at which it became true."""
+    """Poll until the probe is true; return the time (time.monotonic()) at which it was found true."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not probe():
         assert time.monotonic() < deadline, f"{what}: not within {TIMEOUT_SECONDS} s"
@@ -168,7 +167,9 @@ class World:
 
 
 def at_once(world: World, size: int) -> Figures:
-    """Measure the throughput, and the CPU time of each component until the last row and the last visit exist."""
+    """Measure the throughput of several phones, and the CPU time that each component uses until the last row
+    and the last visit exist.
+    """
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
     progress(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events per request")
@@ -199,7 +200,7 @@ def at_once(world: World, size: int) -> Figures:
 
 
 def one_by_one(world: World, size: int) -> Figures:
-    """Measure single requests on an idle stack, until visit and row exist."""
+    """Measure the seconds from a single request on an idle stack until its visit and its row exist."""
     phones = Phones(world.outputs, size)
     waits: dict[str, list[float]] = {"visit": [], "row": []}
     progress(f"{SINGLE_POSTS} single requests, {size} events each")
@@ -228,7 +229,9 @@ def one_by_one(world: World, size: int) -> Figures:
 
 
 def loader_and_gets(world: World) -> Figures:
-    """Measure the local pipe behind LocalStack on a backlog, and LocalStack's own GETs of the same objects."""
+    """Measure how fast the local pipe loads a backlog from LocalStack, and how fast LocalStack serves GETs of
+    the same objects.
+    """
     progress(f"the loader on a backlog of {BACKLOG} objects, and LocalStack's own GETs")
     s3, bucket, database = world.outputs.aws("s3"), world.outputs.bucket, world.outputs.database
     run = uuid4().hex

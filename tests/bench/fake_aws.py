@@ -29,19 +29,21 @@ READ_UNIT_BYTES = 4096
 
 
 class Index(NamedTuple):
-    """A global secondary index of the visits table: both key attributes, and all projected attributes."""
+    """A global secondary index of the visits table: its key attributes, and all attributes that it projects."""
 
     keys: tuple[str, ...]
     shown: frozenset[str]
 
     def entry(self, item: Item) -> Item:
-        """Return the index's entry for an item; {} if the item lacks one of the index's keys."""
+        """Return the item's entry in the index; {} if the item lacks one of the index's keys."""
         if any(key not in item for key in self.keys):
             return {}
         return {name: value for name, value in item.items() if name in self.shown}
 
     def write_units(self, old: Item, new: Item) -> int:
-        """Return the write units of a changed entry; if its key changes, both entries are billed."""
+        """Return the write units that the index consumes when an item changes. If the entry's key changes,
+        both entries are billed.
+        """
         before, after = self.entry(old), self.entry(new)
         if before == after:
             return 0
@@ -51,7 +53,7 @@ class Index(NamedTuple):
 
 
 def indexes() -> tuple[Index, ...]:
-    """Return the indexes of the deployed table."""
+    """Return the visits table's global secondary indexes, as the template defines them."""
     table = yaml.safe_load(TEMPLATE.read_text())["Resources"]["VisitsTable"]["Properties"]
     primary = [key["AttributeName"] for key in table["KeySchema"]]
     found = []
@@ -63,7 +65,9 @@ def indexes() -> tuple[Index, ...]:
 
 
 def size_of(item: Item) -> int:
-    """Return the UTF-8 bytes of names and strings, half a byte per digit plus one for numbers, one for Booleans."""
+    """Return an item's billed size in bytes: names and strings in UTF-8, half a byte per digit plus one for a
+    number, one for a Boolean.
+    """
     return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 
 
@@ -74,7 +78,7 @@ def _size(kind: str, value: object) -> int:
 
 
 def units(item: Item) -> int:
-    """Return the write units of an item."""
+    """Return the write units of storing an item: one per KB or part of a KB."""
     return max(1, math.ceil(size_of(item) / WRITE_UNIT_BYTES))
 
 
@@ -83,7 +87,9 @@ def read_units(size: int, *, consistent: bool) -> float:
 
 
 class ConditionFailed(ClientError, ServiceError):
-    """The error that botocore raises for the peer, and `aws/json_client.py` for us."""
+    """The error for a failed condition: the type that botocore raises for the peer, and the type that
+    `aws/json_client.py` raises for us.
+    """
 
     def __init__(self, old: Item | None) -> None:
         self.code = "ConditionalCheckFailedException"
@@ -92,9 +98,9 @@ class ConditionFailed(ClientError, ServiceError):
 
 
 class Aws:
-    """The DynamoDB and EventBridge calls of both consumers.
+    """A fake of the DynamoDB and EventBridge calls that both consumers make.
 
-    Counts the calls, its own CPU and, if `billed`, the units that AWS would bill.
+    It counts the calls, its own CPU time and, if `billed`, the units that AWS would bill.
     """
 
     def __init__(self, call_seconds: float, *, billed: bool = False) -> None:
@@ -144,7 +150,7 @@ class Aws:
         return {}
 
     def _do_update_item(self, TableName: str, Key: Item, **_: object) -> object:
-        """Only the peer calls it, for Powertools' idempotency."""
+        """Called only by the Powertools peer, for its idempotency."""
         items, sk = self._items(TableName, Key)
         self._put(items, sk, {**items.get(sk, {}), **Key})
         return {}
@@ -179,8 +185,8 @@ class Aws:
         return {}
 
     def _put(self, items: dict[str, Item], sk: str, item: Item) -> None:
-        """Store an item. A write is billed by the KB of the larger of old and new item, and again for each
-        index that projects it.
+        """Store an item. The write is billed by the KB of the larger of the old and the new item, and again
+        for each index whose entry changes.
         """
         old = items.get(sk, {})
         items[sk] = item

@@ -1,6 +1,7 @@
-"""The result of a benchmark, and the command line of each: `python -m tests.bench.<name> [--json]`.
+"""The figures of a benchmark, and the command line that all benchmarks share: `python -m tests.bench.<name>
+[--json]`.
 
-`ratios` are our figure divided by another's in the same run; below 1 is better, and machines can be compared.
+`ratios` are our figure divided by another figure of the same run, and can be compared between machines.
 `rates` are specific to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
 """
 
@@ -37,7 +38,9 @@ class Figures:
 
 
 def exponent(points: Points) -> float:
-    """Return k of y ~ x^k, fitted over the upper decade of x, where fixed costs do not hide the growth."""
+    """Return the exponent k of y ~ x^k, fitted over the upper decade of x, where fixed costs do not hide the
+    growth.
+    """
     ordered = sorted(points)
     upper = [(x, y) for x, y in ordered if x >= ordered[-1][0] / 10]
     logs = [(math.log(x), math.log(max(y, 1e-9))) for x, y in (upper if len(upper) > 2 else ordered[-3:])]
@@ -59,12 +62,13 @@ def machine() -> str:
 
 
 def progress(words: str) -> None:
-    """Print progress to standard error."""
     print(f"  … {words}", file=sys.stderr, flush=True)
 
 
 def main(measure: Callable[[], Figures | Iterator[Figures]], arguments: Sequence[str]) -> int:
-    """Print the figures; a benchmark that takes hours yields them several times, each time all so far."""
+    """Run a benchmark and print its figures. A benchmark that takes hours yields several times, each time all
+    figures so far.
+    """
     made = measure()
     figures = Figures()
     for figures in [made] if isinstance(made, Figures) else made:

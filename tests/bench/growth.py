@@ -1,7 +1,7 @@
-"""Measure how the costs of handler and consumer grow: `python -m tests.bench.growth [--json]`.
+"""Measure how the costs of the handler and the consumer grow: `python -m tests.bench.growth [--json]`.
 
-CPU, calls to AWS and memory are measured as functions of the events per request, the devices per batch, the
-size of a batch, and the events already in the table. The benchmarks of loader and dbt measure their own
+CPU time, calls to AWS and memory are measured as functions of the events per request, the devices per batch,
+the size of a batch, and the events already in the table. The loader and dbt benchmarks measure their own
 growth.
 """
 
@@ -28,7 +28,7 @@ ROUNDS = 3
 
 
 def requests() -> Figures:
-    """Measure requests of increasing size."""
+    """Measure the CPU time, calls and peak memory of requests with increasing numbers of events."""
     from handler import main
 
     found = Figures(series={f"handler/{what} by events": [] for what in ("cpu_ms", "calls", "peak_mib")})
@@ -50,8 +50,8 @@ def requests() -> Figures:
 
 
 def peak(handle: Callable[[object], object], request: object) -> float:
-    """Return the peak in MiB during the call according to tracemalloc, because a process rarely returns
-    memory.
+    """Return the peak memory of the call in MiB, traced by tracemalloc, because a process rarely returns
+    memory to the system.
     """
     gc.collect()
     tracemalloc.start()
@@ -62,20 +62,20 @@ def peak(handle: Callable[[object], object], request: object) -> float:
 
 
 def devices() -> Figures:
-    """Measure a batch of 500 events from increasing numbers of devices."""
+    """Measure batches of 500 events from increasing numbers of devices."""
     shapes = {n: consumer.rounds(n, 1, visits=250 // n) for n in DEVICES}
     return against("devices", {n: ([], datas) for n, datas in shapes.items()})
 
 
 def batches() -> Figures:
-    """Measure batches from a backlog. Lambda's maximum is 10,000 records."""
+    """Measure batches of increasing size, as they are read from a backlog. Lambda's maximum is 10,000 records."""
     return against("batch", {n: ([], consumer.rounds(n // 10, 5)) for n in BATCHES})
 
 
 def table() -> Figures:
-    """Measure a batch of 200 events on twenty pairs with a growing history.
+    """Measure a batch of 200 events of twenty pairs with a growing history.
 
-    The events are newer than all of it, or older.
+    The events of the batch are either newer or older than the whole history.
     """
     new = crossings(200, first=1_000_000, run="new")
     old = crossings(200, first=-200_000, run="old")
@@ -86,7 +86,7 @@ def table() -> Figures:
 
 
 def crossings(count: int, first: float, run: str) -> list[bytes]:
-    """Return consecutive visits of five minutes by twenty trucks in turn."""
+    """Return the enters and exits of twenty trucks in turn; each visit lasts five minutes."""
     made = []
     for n in range(count):
         kind: Kind = "enter" if n // 20 % 2 == 0 else "exit"
@@ -96,7 +96,9 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
 
 
 def arrived(datas: Sequence[bytes]) -> consumer.Batch:
-    """Return a batch received twenty days after the first event, so that no event is in the future."""
+    """Return a batch whose arrival on the stream is moved twenty days forward, so that no event is in the
+    future.
+    """
     batch = batch_of(datas)
     for record in batch["Records"]:
         record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400
@@ -104,7 +106,9 @@ def arrived(datas: Sequence[bytes]) -> consumer.Batch:
 
 
 def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
-    """Measure our own CPU time and the calls of a batch, on a table that already contains other events."""
+    """Measure the consumer's own CPU time and its calls for a batch, on a table that already contains other
+    events.
+    """
     cpu: Points = []
     calls: Points = []
     for x, (there, datas) in shapes.items():

@@ -2,8 +2,8 @@
 
 First it checks that all handlers do the same work: the same events in the object and on the stream. The
 results are CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and
-medians; our own work without calls as a multiple of `json.loads` of the same body; and the peak memory (VmHWM
-above the idle process) of the largest allowed requests.
+medians; our handler's CPU time without its calls, as a multiple of `json.loads` of the same body; and the
+peak memory (VmHWM above the idle process) of the largest allowed requests.
 """
 
 import base64
@@ -48,7 +48,7 @@ class Context:
 
 
 def events(count: int) -> list[dict[str, object]]:
-    """Return events of about 500 bytes; every fifth is a geofence event."""
+    """Return events of about 500 bytes each; every fifth is a geofence event."""
     made = []
     for n in range(count):
         event: dict[str, object] = {
@@ -89,7 +89,7 @@ def request_of(body: bytes, encoding: str | None = None) -> dict[str, object]:
 
 
 def cpu_of(call: Callable[[], object], times: int) -> float:
-    """Return the CPU seconds of one call, user and system."""
+    """Make the call this many times; return the mean CPU seconds per call, user and system."""
     began = time.process_time()
     for _ in range(times):
         call()
@@ -97,7 +97,9 @@ def cpu_of(call: Callable[[], object], times: int) -> float:
 
 
 def interleaved(*calls: Callable[[], object], times: int) -> list[float]:
-    """Return the median CPU of each call. Rounds are interleaved, so that other load affects all calls equally."""
+    """Return the median CPU seconds of each call. Rounds are interleaved, so that other load on the machine
+    affects all calls equally.
+    """
     rounds = [[cpu_of(call, times) for call in calls] for _ in range(ROUNDS)]
     return [statistics.median(column) for column in zip(*rounds, strict=True)]
 
@@ -126,19 +128,21 @@ def sink() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Discard log lines after they were written."""
+    """Write log lines to the null device, so that the cost of writing them is still measured."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
 
 
 def read_counts() -> dict[str, Any]:
-    """Return and reset the sink's counts, with the last object and the last call that it received."""
+    """Return and reset the counts of the sink, with the last object and the last Kinesis request that it
+    received.
+    """
     found: dict[str, object] = urllib3.request("GET", os.environ["AWS_ENDPOINT_URL"]).json()
     return found
 
 
 def events_sent(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
-    """Return the events in the object, and those on the stream with their keys, in normal form."""
+    """Return the normalized events in the object, and those on the stream with their partition keys."""
     lines = gzip.decompress(base64.b64decode(last["PUT"])).splitlines()
     records = json.loads(base64.b64decode(last["POST"]))["Records"] if "POST" in last else []
     published = [(r["PartitionKey"], normalized(json.loads(base64.b64decode(r["Data"])))) for r in records]
@@ -146,14 +150,16 @@ def events_sent(last: dict[str, str]) -> tuple[list[Any], list[Any]]:
 
 
 def normalized(value: Any, name: str = "") -> Any:
-    """Undo changes that models make when they serialize an event: remove nulls, and parse times."""
+    """Undo the changes that models make to an event when they serialize it: remove nulls, and parse times."""
     if isinstance(value, dict):
         return {key: normalized(inner, key) for key, inner in value.items() if inner is not None}
     return datetime.fromisoformat(value) if name == "createdAt" else value
 
 
 def all_handlers() -> dict[str, Callable[..., Mapping[str, Any]]]:
-    """Return our handler and the peers'. Ours is imported first, because peers may configure global logging."""
+    """Return our handler and the peers' handlers by name. Ours is imported first, because peers may configure
+    global logging.
+    """
     from handler import main
     from tests.bench.peers import limit, naive, powertools
 
@@ -210,7 +216,9 @@ class NoOp:
 
 
 def own_work() -> Figures:
-    """Measure everything except calls to AWS, with ports that do nothing."""
+    """Measure our handler's CPU time without its calls to AWS, with ports that do nothing, compared with
+    `json.loads`.
+    """
     from handler import main
     from handler.ingest import Ports
 
@@ -237,7 +245,9 @@ def own_work() -> Figures:
 
 
 def identity() -> Figures:
-    """Measure requests of 100 events with a known token and with a new ES256 token, compared with one without."""
+    """Measure requests of 100 events with a known token and with a new ES256 token, compared with requests
+    without a token.
+    """
     import jwt
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -291,7 +301,7 @@ def identity() -> Figures:
 
 
 def largest_requests() -> dict[str, dict[str, object]]:
-    """Return the largest accepted requests, ordinary and malicious."""
+    """Return requests of the maximum size by name, ordinary and malicious."""
     room = 4 * 1024 * 1024
     noise = [f"{random.getrandbits(4096):x}" for _ in range(160)]
     ordinary = json.dumps(
@@ -317,9 +327,9 @@ def largest_requests() -> dict[str, dict[str, object]]:
 
 
 def peak_memory() -> Figures:
-    """Return the peak memory per request, in MiB above that of the idle process.
+    """Measure the peak memory of each of the largest requests, in MiB above that of the idle process.
 
-    One warm process handles all requests; its high-water mark is reset before each.
+    One warm process handles all requests; its high-water mark is reset before each request.
     """
     from handler import main
 
@@ -344,7 +354,9 @@ def status(field: str) -> int:
 
 
 def run(part: str) -> Figures:
-    """Run one part in this process. Peak memory needs a process that has measured nothing else."""
+    """Run one part in this process. Each part gets a new process, because peak memory would include that of
+    earlier parts.
+    """
     with sink():
         found: Figures = getattr(importlib.import_module("tests.bench.handler"), part)()
         return found

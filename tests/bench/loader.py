@@ -1,10 +1,10 @@
-"""Measure how fast the local Snowpipe loads, how long a file waits, and the memory for a million rows.
+"""Measure how fast the local Snowpipe loads, how long a file waits, and the peak memory with a million rows.
 
     python -m tests.bench.loader [--json]
 
-Small objects (20 events) and large ones (1 MB) are loaded from a prepared queue, behind a fake AWS that is
-faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, p95
-below 3 s, and below 600 MiB with a million rows.
+Small objects (20 events) and large objects (1 MB) are loaded from a prepared queue, with a fake AWS that is
+faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, a
+wait with a p95 below 3 s, and a peak below 600 MiB with a million rows.
 """
 
 import logging
@@ -63,8 +63,8 @@ class Snowflake:
         return int(row[0])
 
     def load(self, wanted: int) -> tuple[float, Points, Points]:
-        """Return the seconds from CREATE PIPE until `wanted` rows can be queried, and the CPU seconds and MiB
-        for each number of loaded rows.
+        """Create the pipe and wait until `wanted` rows can be queried. Return the seconds this took, and the
+        CPU seconds and peak MiB by number of loaded rows.
         """
         began, idle = time.monotonic(), self.cpu_seconds()
         self.cursor.execute(PIPE)
@@ -132,7 +132,7 @@ def small_objects(objects: int) -> Figures:
 
 
 def large_objects(objects: int, rows: int = 2600) -> Figures:
-    """Measure objects with 1 MB of JSON each."""
+    """Measure the loading of objects with 1 MB of JSON each."""
     progress(f"loader: {objects} objects of {rows} events")
     with stand_in(objects, rows) as endpoint, snowflake(endpoint) as local:
         seconds, cpu, memory = local.load(objects * rows)
@@ -147,7 +147,7 @@ def large_objects(objects: int, rows: int = 2600) -> Figures:
 
 
 def waiting(objects: int, per_second: int = 20) -> Figures:
-    """Measure the time from PUT to a queryable row, through moto's S3 → SNS → SQS."""
+    """Measure the time from an object's PUT until its rows can be queried, through moto's S3 → SNS → SQS."""
     progress(f"loader: {objects} objects, {per_second} per second, each awaited")
     from moto.server import ThreadedMotoServer
 

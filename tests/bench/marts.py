@@ -2,14 +2,16 @@
 1000000,10000000] [--folder FOLDER] [--json]`.
 
 RAW of a local Snowflake is filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them
-geofence events. After a first run over the history, two runs are measured: of an hour's events, and of a
-backlog of 100,000. One percent of the new events are two days late, and one percent are repeated. The result is
-the number of rows that DuckDB scans in a run, by table, divided by the new rows plus the events on the days that
-they touch. The ledger, which every run scans completely, is counted separately. Bytes are computed: DuckDB names
-the columns that it reads, and a sample of each table gives the mean width of their values, uncompressed.
+geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and
+one with a backlog of 100,000. One percent of the new events are two days late, and one percent are repeated.
+The result is the number of rows that DuckDB scans in a run, divided by the number of new rows plus the events
+on the days that they touch. The ledger, which every run scans completely, is counted separately. The bytes
+are computed from the columns that DuckDB reads, and from the mean uncompressed size of their values in a
+sample of each table.
 
-A history above 10,000,000 is made by copying the tables of one of that length, with earlier days and other keys.
-The filled warehouses stay in the folder, and each measured run prints all figures so far.
+A history of more than 10,000,000 events is made by copying the tables of a history of that length, with
+earlier days and other keys. The filled warehouses stay in the folder, and each measured run prints all
+figures so far.
 """
 
 import argparse
@@ -96,7 +98,7 @@ def fill(
 
 
 def scanned(file: Path) -> Counter[tuple[str, str, tuple[str, ...]]]:
-    """Return the number of scanned rows per model, table and columns."""
+    """Read the recorded scans from the file; return the number of scanned rows per model, table and columns."""
     found: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
     for line in file.read_text().splitlines():
         statement = json.loads(line)
@@ -106,7 +108,7 @@ def scanned(file: Path) -> Counter[tuple[str, str, tuple[str, ...]]]:
 
 
 def widths(session: Snowflake, table: str) -> dict[str, float]:
-    """Return the mean bytes of each column's values, uncompressed, from a sample of 10,000 rows."""
+    """Return the mean uncompressed bytes of each column's values; texts are measured in a sample of 10,000 rows."""
     _, schema, name = table.upper().split(".")
     kinds = {
         row["column_name"]: row["data_type"]
@@ -127,7 +129,9 @@ def widths(session: Snowflake, table: str) -> dict[str, float]:
 
 
 def multiply(session: Snowflake, times: int) -> None:
-    """Make the history `times` as long: store copies of every table's rows with earlier days and other keys."""
+    """Multiply the length of the history by `times`: insert copies of every table's rows with earlier days
+    and other keys.
+    """
     days = HISTORY[-1] // A_DAY + 1
     for table, clock in CLOCKS.items():
         schema, name = table.split(".")
@@ -161,7 +165,9 @@ def copied(column: str, kind: str, copy: int, days: int) -> str:
 
 @contextmanager
 def filled(folder: Path, size: int) -> Iterator[tuple[Snowflake, Settings]]:
-    """Start a copy of the warehouse that has `size` rows in RAW; the original is kept in the folder."""
+    """Yield a running copy of the warehouse with `size` rows in RAW. The original is filled once and kept in
+    the folder.
+    """
     original, copy = folder / f"raw-{size}", folder / "run"
     if not original.exists():
         unfinished = folder / "unfinished"
@@ -180,7 +186,9 @@ def filled(folder: Path, size: int) -> Iterator[tuple[Snowflake, Settings]]:
 
 
 def measure(folder: Path, history: tuple[int, ...] = HISTORY) -> Iterator[Figures]:
-    """Yield the figures so far after each measured run, because the larger histories take hours."""
+    """Measure dbt runs on each history; yield all figures so far after each run, because the larger histories
+    take hours.
+    """
     found = Figures(series={f"marts/{what}@{name} by history": [] for what in MEASURED for name in NEW})
     scans = folder / "scans"
     folder.mkdir(parents=True, exist_ok=True)

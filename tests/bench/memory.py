@@ -45,7 +45,7 @@ def objects() -> Iterator[Object]:
 
 
 class Bucket:
-    """An archive with the million objects."""
+    """A fake archive that contains the million objects."""
 
     bucket = "bench"
 
@@ -57,7 +57,9 @@ class Bucket:
 
 
 class Loaded:
-    """A warehouse that has loaded each object for which `is_loaded` is true. COPY loads what it is given."""
+    """A fake warehouse that has loaded the objects for whose number `is_loaded` is true. COPY reports every
+    file as loaded.
+    """
 
     def __init__(self, is_loaded: Callable[[int], bool]) -> None:
         self._is_loaded = is_loaded
@@ -97,7 +99,7 @@ class Loaded:
 
 
 def unloaded() -> int:
-    """Yield the objects; one in a thousand is not loaded."""
+    """Return the number of objects that are not loaded: one in a thousand."""
     return sum(1 for _ in loading.unloaded(Loaded(lambda n: n % 1000 != 0), PIPE, objects()))
 
 
@@ -109,7 +111,7 @@ def backfill() -> int:
 
 
 def recreate() -> int:
-    """Run the part of recreate that reads the archive: it finds objects that neither pipe loaded."""
+    """Run the part of recreate that reads the archive; return the number of objects that neither pipe loaded."""
     with tempfile.TemporaryDirectory() as folder:
         recreation = Recreation(
             Loaded(lambda _: False),
@@ -130,7 +132,9 @@ def validated() -> int:
 
 
 def monitor() -> int:
-    """Return the objects that the function lists: at most a page of a thousand keys for each of two hours."""
+    """Return the number of keys that the monitoring function lists: at most a page of a thousand for each of
+    two hours.
+    """
 
     class S3:
         def list_objects_v2(self, **_: str) -> Mapping[str, object]:

@@ -1,7 +1,8 @@
 """Write docs/performance.md from performance.template.md and the figures of a run.
 
 `{{handler/naive@100}}` is replaced by that ratio or rate with two decimals, or in the format after a bar
-(`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. Tables with goals are generated here.
+(`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. The tables of goals and growth
+are generated here.
 """
 
 import importlib.metadata
@@ -64,7 +65,9 @@ PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", 
 
 
 def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
-    """Write the page from all figures; `parts` are those of the last run, `by_hand` those that are committed."""
+    """Write the page and its plots from all figures (`whole`). `parts` are the parts of the last run, and
+    `by_hand` the committed parts.
+    """
     known = {**whole.ratios, **whole.rates}
     made = {
         "at": max((part["at"] for part in parts.values()), default="never")[:16].replace("T", " ") + " UTC",
@@ -96,7 +99,7 @@ def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
 
 
 def load(averages: list[float]) -> str:
-    """Return the range of load averages during the run; a quiet machine has about 1."""
+    """Return the range of load averages during the run; an otherwise idle machine has a load average of about 1."""
     return f"{min(averages):.0f} to {max(averages):.0f}" if averages else "–"
 
 

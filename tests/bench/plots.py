@@ -59,7 +59,9 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
 
 
 def draw(series: dict[str, Points], folder: Path) -> None:
-    """Draw each plot with logarithmic axes, on which linear growth is a straight line of slope 1."""
+    """Draw each plot whose series exist, with logarithmic axes, on which linear growth is a straight line of
+    slope 1.
+    """
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -80,7 +82,7 @@ def draw(series: dict[str, Points], folder: Path) -> None:
 
 
 def panel(axis: Any, points: Points, unit: str) -> None:
-    """Draw the points, and the line that was fitted for the exponent."""
+    """Draw the points, and a line through the last point whose slope is the fitted exponent."""
     xs, ys = zip(*sorted(points), strict=True)
     k = exponent(points)
     axis.plot(xs, ys, "o", markersize=4, color="#1f4e79")

@@ -1,7 +1,7 @@
 """A fake S3 and Kinesis that accepts everything immediately: `python -m tests.bench.sink` prints its port.
 
-It is a separate process, so that its work does not count as the handler's. GET returns and resets the counts of calls,
-with the last body of each kind.
+It is a separate process, so that its CPU time does not count as the handler's. A GET returns and resets the
+counts of calls and bytes, and the last body of each method.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def counts_response() -> bytes:
 
 
 def content(head: bytes, body: bytes) -> bytes:
-    """Decode botocore's aws-chunked upload, in which each chunk follows a line with its length."""
+    """Return the body, decoded if botocore sent it as aws-chunked: a line with its length precedes each chunk."""
     if b"aws-chunked" not in head.lower():
         return body
     plain = b""

@@ -1,7 +1,7 @@
 """A fast fake of S3 and SQS, with generated objects and messages in memory.
 
-LocalStack serves about 100 objects per second, which would hide the loader's own speed.
-Run as a process: `python -m tests.bench.standin OBJECTS ROWS_PER_OBJECT`; prints its port.
+LocalStack serves about 100 objects per second, which would hide the loader's own speed. Run it as a process
+with `python -m tests.bench.standin OBJECTS ROWS_PER_OBJECT`; it prints its port.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ VISIBILITY_SECONDS = 60
 
 
 def event(number: int) -> bytes:
-    """Return a geofence event of about 400 bytes, the size that the fleet's phones send."""
+    """Return a geofence event of about 400 bytes, the typical size of the fleet's events."""
     return json.dumps(
         {
             "_id": f"{number:032x}",

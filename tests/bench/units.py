@@ -1,8 +1,8 @@
 """Measure DynamoDB units per geofence event on real delivery rounds: `python -m tests.bench.units [--json]
 [FILE]`.
 
-Events are delivered in time order with one event per batch, the most expensive case. Writes include the
-indexes.
+Events are delivered in time order with one event per batch, the most expensive case. The write units include
+those of the indexes.
 """
 
 import gzip
@@ -33,7 +33,7 @@ def geofence_events(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def units_of(events: Iterable[bytes]) -> dict[str, float]:
-    """Return units, calls and notifications per event."""
+    """Consume the events one per batch; return the DynamoDB units, calls and notifications per event."""
     aws, count = Aws(0, billed=True), 0
     wired = consumer.ports(aws, Inline())
     for count, event in enumerate(events, 1):

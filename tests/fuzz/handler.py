@@ -1,8 +1,8 @@
 """Fuzz the handler (`make fuzz SECONDS=600`) with bodies and headers that atheris mutates to reach new code.
 
 For any input the handler must return a documented response, store every event in exactly one place under a
-valid key, and store only lines that load. Exits with 0, or stores the input that violated one of these rules and
-exits with another code.
+valid key, and store only lines that Snowflake can load. Exits with 0, or stores the input that violated one
+of these rules and exits with another code.
 """
 
 import sys
@@ -103,7 +103,9 @@ def inflated_size(body: bytes, headers: dict[str, str]) -> int:
 
 
 def seeds(folder: Path) -> None:
-    """Write the conformance kit's request bodies in each form, and bodies that once needed too much CPU."""
+    """Write the initial corpus: the conformance kit's request bodies, plain and compressed, and bodies that
+    once needed too much CPU time.
+    """
     for name, (body, headers, _) in costly.requests().items():
         is_gzip, form = "content-encoding" in headers, CONTENT_TYPES.index(headers["content-type"])
         how = next(how for how in range(0x50 if is_gzip else 0x10, 0x60) if how % len(CONTENT_TYPES) == form)

@@ -1,8 +1,9 @@
-"""Simulate AWS on loopback with the latencies of a function's calls in a region: `python -m tests.load.aws`.
+"""Simulate the AWS services that our functions call, with their latencies in a region: `python -m
+tests.load.aws`.
 
-Prints its port. It simulates the calls of S3, Kinesis, SQS, DynamoDB and EventBridge that our functions use. It is a
-separate process, so that its CPU time does not count as theirs. `--scale 0` responds immediately; `--throttle` makes
-Kinesis return errors.
+It prints the port on which it listens on loopback. It simulates the calls of S3, Kinesis, SQS, DynamoDB and
+EventBridge that our functions use. It is a separate process, so that its CPU time does not count as theirs.
+`--scale 0` responds immediately; `--throttle` makes Kinesis return throttling errors.
 """
 
 import argparse

@@ -47,8 +47,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Function:
-    """A function with its kind of invocation. `prepare(n)` returns the invocations of environment n in
-    advance, so that creating them is not measured.
+    """A Lambda function to measure. `prepare(n)` builds the invocations for environment n in advance, so that
+    the measurement excludes building them.
     """
 
     title: str
@@ -89,7 +89,9 @@ def requests(batch: int) -> Callable[[int], Iterator[Invocation]]:
 
 
 def claims(number: int) -> Iterator[Invocation]:
-    """Yield invocations with ten claim checks, each for the four geofence events of a request with twenty events."""
+    """Store ten objects of twenty events; return endless invocations with ten claim checks, one per object,
+    for its four geofence events.
+    """
     from tests.bench.handler import events
 
     keys = []
@@ -114,7 +116,9 @@ def claims(number: int) -> Iterator[Invocation]:
 def batches(
     number: int, shape: str = "200", records: int = 200, calls_per_group: int = 4
 ) -> Iterator[Invocation]:
-    """Yield endless batches as in tests.bench.consumer. Each group of trucks sends again in later hours."""
+    """Yield endless batches as in tests.bench.consumer. Each group of trucks sends `calls_per_group` batches,
+    one per hour, before the next group starts.
+    """
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of
 
@@ -164,8 +168,8 @@ BY_TITLE = {function.title: function for function in (*FUNCTIONS.values(), PAIRS
 
 @contextmanager
 def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
-    """Set this process's environment variables as a stage sets those of its functions; yield the URL of the simulated
-    AWS.
+    """Start the simulated AWS and set the environment variables that a stage sets for its functions; yield
+    the URL of the simulated AWS.
     """
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     process = subprocess.Popen(
@@ -198,7 +202,7 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Run:
-    """The invocations of one environment."""
+    """The measured invocations of one environment."""
 
     seconds: Sequence[float]  # of each invocation
     cpu_seconds: float
@@ -208,7 +212,9 @@ class Run:
 def environment(
     function: Function, number: int, until: Callable[[int, float], bool], go: Barrier, cpu: int
 ) -> Run:
-    """Run invocations in this process; everything is built and warm before `go`."""
+    """Run invocations in this process until `until(count, elapsed seconds)` is true. The function is imported
+    and warm before `go`.
+    """
     os.sched_setaffinity(0, {cpu})
     handler, invocations, context = function.entry(), function.prepare(number), Context()
     with Path(os.devnull).open("w") as devnull:
@@ -231,7 +237,9 @@ def environment(
 
 
 def side_by_side(function: Function, environments: int, seconds: float, cpu: int = 0) -> dict[str, float]:
-    """Run `environments` environments on one vCPU concurrently."""
+    """Run several environments concurrently on one vCPU; return their throughput, latency percentiles and CPU
+    time.
+    """
     # Forked, so that modules are imported only once.
     fork = multiprocessing.get_context("fork")
     go, results = fork.Barrier(environments), fork.SimpleQueue()
@@ -270,7 +278,9 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
 
 
 def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
-    """Double the number of environments until doubling adds less than 10 % throughput."""
+    """Double the number of environments until doubling adds less than 10 % throughput; return each step and
+    their summary.
+    """
     function.entry()
     steps: list[dict[str, float]] = []
     for environments in sweep:
@@ -305,7 +315,9 @@ def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[st
 
 
 def seconds_while_throttled(calls: int = 200) -> float:
-    """Return the mean seconds of a request while Kinesis throttles, without the first one, which detects it."""
+    """Return the mean seconds of a request while Kinesis throttles, without the first request, which detects
+    the throttling.
+    """
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
     with simulated_aws("--throttle"):
@@ -330,7 +342,9 @@ def resident_bytes() -> int:
 def memory_of(
     function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Return the resident bytes of one environment after every `every` invocations. `leak` adds a leak for tests."""
+    """Run one environment; return its resident bytes after every `every` invocations. Tests pass a `leak`
+    that is called per invocation.
+    """
     # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
     # until the holes are filled.
     spawn = multiprocessing.get_context("spawn")
@@ -367,7 +381,9 @@ def _measure_memory(
 def leak_of(
     function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Estimate the growth. During its whole life a busy environment may grow by a tenth of its free memory."""
+    """Estimate a function's memory growth per invocation. During its lifetime a busy environment may grow by
+    a tenth of its free memory.
+    """
     every = max(1, calls // 100)
     sizes = memory_of(function, calls, every, leak)
     room = function.memory_mb * 2**20 - sizes[0]

@@ -1,4 +1,6 @@
-"""Detect memory leaks: the robust slope of memory over work or time, its lower bound, and the allowed growth."""
+"""Detect memory leaks: estimate the slope of memory over work or time and its lower bound, and compare them
+with the allowed growth.
+"""
 
 import math
 import statistics
@@ -14,8 +16,9 @@ NOISE_BYTES = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A growth of memory. `slope` is in bytes per x, and `lower_bound` is its 95 % bound. It is a leak if the bound
-    exceeds `allowed`.
+    """An estimated growth of memory. `slope` is in bytes per unit of x, and `lower_bound` is the lower end of
+    its 95 % confidence interval. It is a leak if the bound exceeds `allowed` and the total growth exceeds
+    `noise`.
     """
 
     slope: float
@@ -30,7 +33,8 @@ class Leak:
 
 
 def estimate(xs: Sequence[float], sizes: Sequence[float], allowed: float, noise: float = NOISE_BYTES) -> Leak:
-    """Return the Theil-Sen slope (the median slope of all pairs of points, robust against single jumps) and its bound.
+    """Return the Theil-Sen slope (the median slope of all pairs of points, robust against single jumps) and
+    its lower bound.
 
     (P. K. Sen, "Estimates of the Regression Coefficient Based on Kendall's Tau", 1968.)
     """

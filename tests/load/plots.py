@@ -1,5 +1,5 @@
-"""Draw the plots of a load test as SVG: latency per request, memory per part, queue lengths, and the sweep of
-a function.
+"""Draw the plots of a load test as SVG: latency per request, memory per part, queue lengths, and throughput
+by number of environments for each function.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,9 @@ plt.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size":
 
 
 def draw(load: Load, path: Path) -> None:
-    """Draw three panels over the same seconds, with alternating shades for the phases."""
+    """Draw latency, memory and queue lengths as three panels with a common time axis; alternating shades mark
+    the phases.
+    """
     figure, (latency, memory, queue) = plt.subplots(3, 1, figsize=(8, 7), sharex=True)
     for panel in (latency, memory, queue):
         for number, phase in enumerate(load.plan):
@@ -45,7 +47,9 @@ def draw(load: Load, path: Path) -> None:
 
 
 def draw_sweep(functions: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw a panel per function: events per second by environments on one vCPU, and the two asymptotes."""
+    """Draw a panel per function: events per second by number of environments on one vCPU, and the two
+    asymptotes.
+    """
     figure, panels = plt.subplots(1, len(functions), figsize=(2.9 * len(functions), 2.8), squeeze=False)
     for panel, function in zip(panels[0], functions, strict=True):
         steps = function["steps"]

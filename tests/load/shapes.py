@@ -1,4 +1,5 @@
-"""Compute when each request is due: steady, in bursts, or on a ramp. Requests do not wait for earlier ones.
+"""Compute when each request is due: at a steady rate, in bursts, or on a ramp. Requests do not wait for
+earlier requests.
 
 A sender that waits for responses slows down with the server, so its percentiles omit the requests that would
 have waited. Therefore a request's latency is measured from the time at which it is due.
@@ -19,8 +20,8 @@ SENDERS = 32  # concurrent requests; further requests wait, and the wait counts 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A phase of the load. `first` and `last` are requests per second. In a burst phase, `at_once` requests
-    are sent together, and again after `every` seconds.
+    """A phase of the load. `first` and `last` are the rates at its start and end, in requests per second. In
+    a burst phase, `at_once` requests are sent together every `every` seconds.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Phase:
     every: float = 0.0
 
     def dues(self) -> Iterator[float]:
-        """Yield the seconds after the start of the phase at which a request is due."""
+        """Yield when each request is due, in seconds after the start of the phase."""
         if self.at_once:
             for pulse in range(int(self.seconds // self.every)):
                 yield from [pulse * self.every] * self.at_once
@@ -48,9 +49,9 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A sent request. `due`: seconds from the start until it was due.
+    """A sent request. `due` is the time at which it was due, in seconds after the start of the load.
 
-    `seconds`: from then until the phone could delete the batch or stopped trying.
+    `seconds` is the time from then until the phone could delete the batch or stopped trying.
     """
 
     phase: str
@@ -63,7 +64,9 @@ class Sent:
 
 
 def sent(phases: Sequence[Phase], posts: Iterator[Post], client: Client, began: float) -> list[Sent]:
-    """Send all phases and wait for the responses. `began` is a time of time.monotonic()."""
+    """Send the requests of all phases and wait for the responses; return the requests in the order in which
+    they were due. `began` is the time.monotonic() of the start.
+    """
     found: list[Sent] = []
     lock = threading.Lock()
 

@@ -100,8 +100,8 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Return whether accepted = archived = loaded = consumed according to `milkrun reconcile`, which ignores
-    the last minute.
+    """Return whether `milkrun reconcile` finds accepted = archived = loaded = consumed. It ignores the last
+    minute.
     """
 
     def reconcile() -> tuple[int, str]:
@@ -122,7 +122,7 @@ def reconciled(settings: Settings, since: datetime) -> bool:
 
 
 def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
-    """Return the start and end of a phase."""
+    """Return the start and end of a phase, in seconds after the start of the load."""
     start = 0.0
     for phase in plan:
         if phase.name == name:
@@ -132,7 +132,9 @@ def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
 
 
 def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak]:
-    """Estimate the memory growth of each process, except the emulators, that ran during the whole steady phase."""
+    """Estimate the memory growth of each process, except the emulators, that appears in at least 80 % of the
+    samples of the steady phase.
+    """
     first, last = window(plan, STEADY)
     steady = [sample for sample in samples if first <= sample.at <= last]
     series: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -163,8 +165,8 @@ def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak
 
 
 def latencies(load: Load) -> list[dict[str, object]]:
-    """Return a row per phase with the latencies that phones saw, measured from the time at which a request
-    was due.
+    """Return a table row per phase with the latencies that phones saw, measured from the time at which each
+    request was due.
     """
     rows = []
     for phase in load.plan:
@@ -186,7 +188,9 @@ def latencies(load: Load) -> list[dict[str, object]]:
 
 
 def memories(load: Load) -> list[dict[str, object]]:
-    """Return a row per part: number of processes, memory at the start and end of the steady phase, and maxima."""
+    """Return a table row per part of the stack: its number of processes, its memory at the start and end of
+    the steady phase, its maximum, and its growth.
+    """
     first, last = window(load.plan, STEADY)
     steady = [sample for sample in load.samples if first <= sample.at <= last]
     parts = sorted({name.rpartition(" ")[0] for sample in load.samples for name in sample.memory})
@@ -222,7 +226,7 @@ def _mib_per_hour(slopes: Sequence[float]) -> float | None:
 
 
 def queues(load: Load) -> list[dict[str, object]]:
-    """Return a row per phase with the maximum length of each queue."""
+    """Return a table row per phase with the maximum length of each queue."""
     rows = []
     for phase in load.plan:
         first, last = window(load.plan, phase.name)

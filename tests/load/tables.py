@@ -23,7 +23,7 @@ def _cell(value: object) -> str:
 
 
 def put(page: Path, name: str, table: str) -> None:
-    """Replace the text between the markers. Raises LookupError if the page does not contain them."""
+    """Replace the text between the markers for `name`. Raises LookupError if the page has no such markers."""
     before, after = f"<!-- {name} -->", f"<!-- end of {name} -->"
     text, found = re.subn(
         f"{re.escape(before)}.*?{re.escape(after)}",

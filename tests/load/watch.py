@@ -24,9 +24,11 @@ KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by des
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`memory` is in bytes per process, such as `ingest 4711`; `buffered` is the part that DuckDB uses.
+    """One sample. `memory` maps a process's name and id (`ingest 4711`) to its bytes; `buffered` is the size
+    of DuckDB's buffers in the local Snowflake's memory.
 
-    `queues` has the length of each queue; `behind_s` is the lag of the last batch consumed.
+    `queues` maps each queue to its length, and `behind_s` to the seconds by which the last consumed batch
+    lagged.
     """
 
     at: float
@@ -36,7 +38,7 @@ class Sample:
 
 
 class Watch:
-    """A context manager that samples into `samples`. `waiting` raises the error that stopped the sampling, if any."""
+    """A context manager that takes a sample every two seconds and appends it to `samples`."""
 
     def __init__(self, settings: Settings, outputs: Outputs, began: float) -> None:
         self._processes = Processes(settings.run_folder, settings.log_folder)
@@ -59,7 +61,9 @@ class Watch:
         self._thread.join()
 
     def waiting(self) -> float:
-        """Return the length of the queues in the last sample; 1 if there is no sample yet."""
+        """Return the total length of the queues in the last sample; 1 if there is no sample yet. Raises the
+        error that stopped the sampling, if any.
+        """
         if self.fault:
             raise self.fault
         if not self.samples:
@@ -98,7 +102,7 @@ class Watch:
         }
 
     def _unread(self, shard: str) -> int:
-        """Return the number of a shard's records after the last one consumed."""
+        """Return the number of records in a shard after the last record consumed."""
         after = self._logs.consumed_up_to.get(shard)
         request = {"StreamName": self._outputs.stream, "ShardId": shard}
         if after:
@@ -122,7 +126,7 @@ def name_of(top: Process, process: Process) -> str:
 
 
 class FunctionLogs:
-    """The consumer's progress, from its canonical log lines."""
+    """The consumer's progress, read from its canonical log lines."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

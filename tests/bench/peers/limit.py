@@ -1,7 +1,8 @@
-"""A lower bound for the handler's CPU: it copies the events through and parses only the envelope.
+"""A lower bound for the handler's CPU time: a handler that copies the events through and parses only their
+envelopes.
 
-It uses msgspec, ISA-L's gzip, urllib3, and a signer of thirty lines with a cached key. It has no strict JSON,
-reasons, rejects, retries or log lines, so it is a bound rather than a usable handler.
+It uses msgspec, ISA-L's gzip, urllib3, and a 30-line request signer with a cached key. It has no strict JSON
+parser, reasons, rejects, retries or log lines, so it is a bound rather than a usable handler.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
-"""A handler as in the documentation of Powertools for AWS Lambda: event handler, parser, logger and metrics.
+"""A handler built as in the documentation of Powertools for AWS Lambda, with its event handler, parser,
+logger and metrics.
 
-Like the naive peer it does not keep the original texts, because it serializes models.
+Like the naive peer, it does not keep the original texts, because it serializes models.
 """
 
 import gzip

@@ -1,6 +1,7 @@
-"""A typical consumer: Powertools' BatchProcessor with DynamoDB idempotency, one record at a time.
+"""A typical consumer that handles one record at a time: Powertools' BatchProcessor with DynamoDB idempotency.
 
-It has the same input, rule, visits and notifications, and the same table of events and visits, but no log of changes.
+It has the same input, visit rule, visits and notifications as our consumer, and the same table of events and
+visits, but no log of changes.
 """
 
 import json
