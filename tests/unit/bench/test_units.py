@@ -1,4 +1,4 @@
-"""Test the counting of DynamoDB units with examples calculated by hand from AWS's documentation."""
+"""Test that DynamoDB units are counted as in examples calculated by hand from AWS's documentation."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -24,7 +24,7 @@ def test_item_size_counts_names_strings_numbers_and_booleans() -> None:
     assert size_of(item) == (2 + 2) + (7 + 5 + 1) + (7 + 1)
 
 
-def test_write_is_billed_by_the_larger_of_old_and_new_item() -> None:
+def test_write_is_billed_by_the_larger_of_the_old_and_the_new_item() -> None:
     aws = billed()
     put(aws, "a", padding=1024 - len("pk" + "p" + "sk" + "a" + "x"))
     assert aws.units["write"] == 1
@@ -34,7 +34,7 @@ def test_write_is_billed_by_the_larger_of_old_and_new_item() -> None:
     assert aws.units["write"] == 1 + 2 + 2
 
 
-def test_failed_condition_is_billed_like_the_write() -> None:
+def test_failed_conditional_write_is_billed_like_a_successful_one() -> None:
     aws = billed()
     put(aws, "a")
     item = {"pk": {"S": "p"}, "sk": {"S": "a"}}
@@ -43,7 +43,7 @@ def test_failed_condition_is_billed_like_the_write() -> None:
     assert aws.units["write"] == 2
 
 
-def test_index_is_billed_only_for_entries_that_change() -> None:
+def test_index_write_is_billed_only_if_the_entry_changes() -> None:
     aws = billed((Index(("fence",), frozenset({"pk", "sk", "fence", "seen"})),))
     at = {"fence": {"S": "f"}, "seen": {"S": "1"}}
     put(aws, "a")
@@ -59,7 +59,7 @@ def test_index_is_billed_only_for_entries_that_change() -> None:
     assert aws.units["index write"] == 5
 
 
-def test_reads_are_billed_per_4_kb_and_half_if_eventually_consistent() -> None:
+def test_reads_are_billed_per_4_kb_and_cost_half_if_eventually_consistent() -> None:
     aws = billed()
     put(aws, "a", padding=5000)
     put(aws, "b", padding=5000)

@@ -1,4 +1,4 @@
-"""Test that the fault suite's checker finds nothing in a correct run and detects each kind of deviation."""
+"""Test that the fault suite's checker reports nothing for a correct run and detects each kind of deviation."""
 
 import gzip
 import json
@@ -39,7 +39,9 @@ def exchanged(phone: Phone, post: Post) -> Exchange:
 
 
 def a_run() -> Facts:
-    """Send a morning through the real handler without faults; return the resulting content of all stores."""
+    """Send a morning through the real handler without faults; return the exchanges and the resulting content
+    of all stores.
+    """
     world = World(received_at=NOW)
     exchanges = [exchanged(Phone(world), post) for post in posts(PLAN)]
     objects = {key: gzip.decompress(body).splitlines() for key, body in world.objects.items()}
@@ -168,7 +170,9 @@ def status_503_without_retry_after(facts: Facts) -> Facts:
 
 
 def all_notifications(facts: Facts) -> list[dict[str, object]]:
-    """Return the bus's events for visits that were never restated."""
+    """Return the notifications that the event bus receives for the visits of the run, none of which was
+    restated.
+    """
     pairs: dict[Pair, list[Visit]] = {}
     for pair, visit in facts.visits:
         pairs.setdefault(pair, []).append(visit)
@@ -203,7 +207,7 @@ def arrival_notified_as_departure(facts: Facts) -> Facts:
 
 
 def other_content_not_archived(facts: Facts) -> Facts:
-    """Remove one of the two contents of an event that the phone sent."""
+    """Make the phone send an event again with other content, which is not archived."""
     first, *rest = facts.exchanges
     event = next(e for e in first.post.events if e.code is None)
     content = json.loads(event.text) | {"metadata": {"other": True}}

@@ -1,4 +1,6 @@
-"""Test that the rules of the fault proxy affect exactly the matching calls, and all others pass unchanged."""
+"""Test that each rule of the fault proxy affects exactly the matching calls, and that the proxy passes on all
+other calls unchanged.
+"""
 
 import base64
 import gzip
@@ -22,7 +24,7 @@ http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, rea
 
 @dataclass
 class Upstream:
-    """A server that echoes each request's body and records the request."""
+    """A server that records each request and returns its body."""
 
     url: str = ""
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -107,7 +109,7 @@ def test_call_without_a_matching_rule_is_passed_on_unchanged(proxy: Proxy, upstr
 @pytest.mark.parametrize(
     ("fault", "status"), [(Fault.REFUSED, 503), (Fault.THROTTLED, 503), (Fault.WRONG_BYTES, 200)]
 )
-def test_fault_has_the_error_format_of_its_service(
+def test_fault_affects_only_its_service_while_its_rule_is_active(
     proxy: Proxy, upstream: Upstream, fault: Fault, status: int
 ) -> None:
     with proxy.rules(rule := Rule(fault, "s3")):
@@ -133,7 +135,7 @@ def test_throttling_uses_the_error_code_of_each_service(proxy: Proxy) -> None:
     ("fault", "done"),
     [(Fault.CUT_BEFORE, 0), (Fault.CUT_AFTER, 1), (Fault.HALF_ANSWER, 1), (Fault.SILENT, 0)],
 )
-def test_connection_closes_before_or_after_the_call_is_executed(
+def test_connection_fails_before_or_after_the_call_is_executed(
     proxy: Proxy, upstream: Upstream, fault: Fault, done: int
 ) -> None:
     with proxy.rules(Rule(fault)), pytest.raises(urllib3.exceptions.HTTPError):
@@ -151,14 +153,14 @@ def test_partial_fault_executes_every_second_entry_of_a_batch(proxy: Proxy, upst
     assert json.loads(upstream.requests[0][3])["Records"] == [{"n": 1}, {"n": 3}]
 
 
-def test_call_with_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None:
+def test_call_that_contains_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.INVALID)):
         for word, status in ((b"poison", 400), (b"honey", 200)):
             data = base64.b64encode(b'{"note": "' + word + b'"}').decode()
             assert call(proxy, body=json.dumps({"Records": [{"Data": data}]}).encode()).status == status
 
 
-def test_faults_affect_the_same_calls_if_the_seed_is_the_same(proxy: Proxy) -> None:
+def test_faults_with_the_same_seed_affect_the_same_calls(proxy: Proxy) -> None:
     def affected(seed: int) -> list[bool]:
         with proxy.rules(Rule(Fault.REFUSED, share=0.5, seed=seed)):
             return [put(proxy).status == 503 for _ in range(30)]
@@ -210,7 +212,7 @@ def test_only_the_matching_caller_is_killed(upstream: Upstream) -> None:
         assert proxy.calls["loader → sqs "] == 1
 
 
-def test_slow_call_is_executed(proxy: Proxy, upstream: Upstream) -> None:
+def test_slow_call_is_delayed_and_executed(proxy: Proxy, upstream: Upstream) -> None:
     began = time.monotonic()
     with proxy.rules(Rule(Fault.SLOW, seconds=0.3)):
         assert call(proxy).status == 200

@@ -13,7 +13,9 @@ MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """Return memory sizes of a process that fills its caches, then grows by `slope` per x, in noisy steps of a page."""
+    """Return the memory sizes of a process that fills its caches and grows by `slope` bytes per unit of x,
+    with noise and single jumps, rounded down to pages.
+    """
     pick = random.Random(seed)
     steps = sorted(pick.sample(range(40, 100), jumps))
     warm = [20 * MIB * min(1.0, n / 20) for n in range(100)]
@@ -57,7 +59,7 @@ class LeakyHandler:
 
 @pytest.mark.timeout(120)
 def test_leak_in_the_real_handler_is_detected() -> None:
-    """The handler runs in its own process. The leak keeps the body of each request, 15 kB."""
+    """The handler runs in its own process, and the artificial leak keeps the 15 kB body of each request."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
     del kept[::2]  # the holes in this process's heap must not affect the handler's

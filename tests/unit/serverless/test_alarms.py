@@ -21,7 +21,9 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def all_alarms(variant: str) -> dict[str, dict]:
-    """Return all alarms by name without the stage, including the parts of composite alarms."""
+    """Return all alarms of a template by name, without the prefix that contains the stage. They include the
+    parts of composite alarms.
+    """
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     found = [alarm for kind in kinds for alarm in of_type(variant, kind).values()]
     stage, _ = VARIANTS[variant]
@@ -34,7 +36,7 @@ def parts_of(alarm: dict) -> list[str]:
 
 
 def alarms(variant: str) -> dict[str, dict]:
-    """Return the alarms that notify somebody."""
+    """Return the alarms that notify somebody, by name: all except the parts of composite alarms."""
     found = all_alarms(variant)
     parts = {part for alarm in found.values() for part in parts_of(alarm)}
     return {name: alarm for name, alarm in found.items() if alarm["AlarmName"] not in parts}
@@ -134,7 +136,9 @@ def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
 
 
 def test_alarm_fires_if_the_consumer_does_not_run():
-    """IteratorAge has data only while batches are delivered, so no other alarm fires for a disabled mapping."""
+    """IteratorAge has data only while batches are delivered, so no other alarm fires if the event source
+    mapping is disabled.
+    """
     stopped = alarms("prod")["consume-stopped"]
     assert stopped["AlarmActions"] == [{"Ref": "PageTopic"}]
     parts = {a["AlarmName"]: a for a in all_alarms("prod").values()}
@@ -157,7 +161,7 @@ def test_messages_in_flight_count_as_waiting(name):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_expression_uses_all_metrics_of_its_alarm(variant):
+def test_every_alarm_expression_uses_all_metrics_of_the_alarm(variant):
     for name, alarm in all_alarms(variant).items():
         known = {metric["Id"] for metric in alarm.get("Metrics", []) if "MetricStat" in metric}
         for metric in alarm.get("Metrics", []):
@@ -166,7 +170,7 @@ def test_every_expression_uses_all_metrics_of_its_alarm(variant):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_alarms_metric_is_published_by_its_service(variant):
+def test_every_alarm_metric_is_published_by_its_service(variant):
     for name, alarm in all_alarms(variant).items():
         for metric in metrics_of(alarm):
             names = sorted(dimension["Name"] for dimension in metric["Dimensions"])
@@ -189,7 +193,7 @@ def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
     assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
 
 
-def test_catalogue_names_its_sources_and_contains_only_used_metrics():
+def test_metric_catalogue_names_its_sources_and_contains_only_used_metrics():
     read = {(row[0], row[1]) for row in metric_rows("prod")}
     for alarm in all_alarms(EVERYTHING).values():
         read |= {(metric["Namespace"], metric["MetricName"]) for metric in metrics_of(alarm)}
@@ -215,7 +219,7 @@ def test_metrics_in_alarms_and_dashboard_are_logged_by_our_functions(stage):
 
 
 @every_stage
-def test_every_dimension_is_a_resource_of_the_stack_or_its_stage(stage):
+def test_every_dimension_names_a_resource_of_the_stack_or_its_stage(stage):
     for alarm in all_alarms(stage).values():
         for metric in metrics_of(alarm):
             for dimension in metric["Dimensions"]:
@@ -235,7 +239,9 @@ def panels(stage: str) -> list[list]:
 
 
 def metric_rows(stage: str) -> list[list]:
-    """Return rows of [namespace, metric, name and value per dimension …, options], without sums."""
+    """Return the dashboard's rows of [namespace, metric, name and value per dimension …, options], without
+    the rows that contain sums.
+    """
     return [row for row in panels(stage) if isinstance(row[0], str)]
 
 
@@ -258,7 +264,7 @@ def test_dashboard_refers_to_resources_of_the_stack(stage):
 
 
 @every_stage
-def test_iterator_age_alarm_fires_long_before_the_record_age(stage):
+def test_iterator_age_alarm_fires_long_before_the_maximum_record_age(stage):
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "StartingPosition" in m
     ]

@@ -1,5 +1,5 @@
-"""Test the role with which GitHub deploys a stage: sufficient for the template, without access to users'
-data.
+"""Test that the role with which GitHub deploys a stage has the rights that the template needs, and no access
+to users' data.
 """
 
 import json
@@ -103,7 +103,7 @@ NEVER = (
 
 @cache
 def role() -> dict:
-    """Return the properties of the role."""
+    """Return the properties of the deploy role."""
     return json.loads(json.dumps(load(str(ROLE))))["Resources"]["DeployRole"]["Properties"]
 
 
@@ -115,21 +115,21 @@ def allowed(action: str) -> bool:
     return any(fnmatchcase(action, pattern) for s in statements() for pattern in many(s["Action"]))
 
 
-def test_every_resource_type_of_the_template_is_listed():
+def test_required_rights_are_listed_for_every_resource_type_of_the_template():
     assert {resource["Type"] for resource in resources(EVERYTHING).values()} <= NEEDS.keys()
 
 
 @pytest.mark.parametrize("kind", sorted(NEEDS))
-def test_role_allows_the_calls_of_cloudformation_for_each_type(kind):
+def test_role_allows_the_calls_that_cloudformation_makes_for_each_type(kind):
     assert not [action for action in NEEDS[kind].split() if not allowed(action)]
 
 
-def test_role_allows_the_calls_of_osls():
+def test_role_allows_the_calls_that_osls_makes():
     assert not [action for action in OSLS.split() if not allowed(action)]
 
 
-def test_role_allows_the_calls_of_preflight(monkeypatch):
-    """GitHub's job runs preflight with this role, and a denied call is an exit code of 2."""
+def test_role_allows_the_calls_that_preflight_makes(monkeypatch):
+    """GitHub's deploy job runs preflight with this role, and preflight exits with 2 if a call is denied."""
     called = set()
 
     def client(service):
@@ -157,7 +157,7 @@ def test_role_allows_the_calls_of_preflight(monkeypatch):
     assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
 
 
-def test_role_allows_no_access_to_users_data_credentials_and_secrets():
+def test_role_allows_no_access_to_users_data_credentials_or_secrets():
     assert not [action for action in NEVER.split() if allowed(action)]
 
 
@@ -187,9 +187,10 @@ def test_only_the_repositorys_jobs_for_the_stage_can_assume_the_role():
     }
 
 
-def test_policies_do_not_exceed_the_size_limit_of_a_role():
-    """A role's inline policies may have 10,240 characters without white space. (IAM User Guide: "IAM and AWS STS
-    quotas".) The values below are as long as a real deployment's."""
+def test_inline_policies_do_not_exceed_the_size_limit_of_a_role():
+    """A role's inline policies may contain at most 10,240 characters without white space. (IAM User Guide:
+    "IAM and AWS STS quotas".) The values below are as long as those of a real deployment.
+    """
     text = json.dumps(role()["Policies"][0]["PolicyDocument"], separators=(",", ":"))
     for reference, value in {
         "${AWS::Partition}": "aws",

@@ -34,13 +34,13 @@ def test_only_the_deploy_job_of_the_workflow_can_get_credentials():
     assert WORKFLOW["jobs"]["deploy"]["needs"] == ["test", "package"]
 
 
-def test_workflow_runs_existing_make_targets():
+def test_workflow_runs_only_existing_make_targets():
     named = {t for step in steps() for t in re.findall(r"\bmake ([a-z-]+)", step.get("run", ""))}
     assert {"test", "package", "deploy", "smoke"} <= named <= targets()
 
 
-def test_every_action_is_pinned_by_commit_and_every_job_has_a_timeout():
-    """A tag can be moved to other code. (GitHub Docs: "Security hardening for GitHub Actions".)"""
+def test_every_action_is_pinned_to_a_commit_and_every_job_has_a_timeout():
+    """A tag can be moved to different code later. (GitHub Docs: "Security hardening for GitHub Actions".)"""
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(step["uses"]) for step in steps() if "uses" in step)
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())

@@ -1,7 +1,7 @@
 """Test that every command in the documentation exists and has the options used there.
 
 `aws` commands are checked with botocore's service models, from which the AWS CLI generates its commands and
-options; `osls` commands with osls's own schema; ours with the command line itself.
+options; `osls` commands with osls's own schema; `milkrun` commands with the command line itself.
 """
 
 import json
@@ -43,7 +43,7 @@ AWS_OWN = {
 
 
 def commands_in(text: str) -> list[str]:
-    """Return inline code, fenced code and indented blocks."""
+    """Return a document's inline code, and each line of its fenced code and indented blocks."""
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     blocks = [line for block in fenced for line in block.splitlines()]
     indented = re.findall(r"^    (.+)$", text, re.MULTILINE)
@@ -58,7 +58,9 @@ def words(command: str) -> list[str]:
 
 
 def calls(program: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """Return (document, arguments) per call of a program; `npx osls` is a program of two words."""
+    """Return (document and command, arguments) for each documented call of a program; `npx osls` is a program
+    of two words.
+    """
     found = []
     for document in DOCUMENTS:
         for command in commands_in(document.read_text()):
@@ -83,7 +85,7 @@ def options(arguments: list[str]) -> set[str]:
 
 @cache
 def aws_options(service: str, operation: str) -> set[str]:
-    """Return the AWS CLI's options for an operation."""
+    """Return the options that the AWS CLI accepts for an operation."""
     if own := AWS_OWN.get((service, operation)):
         return own | EVERY_AWS_COMMAND
     try:
@@ -100,7 +102,7 @@ def aws_options(service: str, operation: str) -> set[str]:
     return found
 
 
-def test_every_aws_command_has_a_valid_operation_and_options():
+def test_every_aws_command_has_a_valid_operation_and_valid_options():
     found = [(where, a) for where, a in calls(("aws",)) if len(a) >= 2 and re.fullmatch(r"[a-z0-9-]+", a[1])]
     assert len(found) > 10
     for where, (service, operation, *rest) in found:
@@ -121,7 +123,7 @@ def osls_commands() -> dict[str, set[str]]:
     return {name: {f"--{option}" for option in options} for name, options in json.loads(done.stdout).items()}
 
 
-def test_every_osls_command_exists_with_its_options():
+def test_every_osls_command_exists_and_accepts_its_options():
     found = calls(("npx", "osls"))
     assert found
     for where, arguments in found:
@@ -138,7 +140,7 @@ MILKRUN = loaded()
 
 
 def of(arguments: list[str]) -> set[str]:
-    """Return the options of the `milkrun` command that these arguments run."""
+    """Return the options of the `milkrun` command that these arguments select."""
     command = MILKRUN
     for word in arguments:
         inner = getattr(command, "commands", {}).get(word)
@@ -150,7 +152,7 @@ def of(arguments: list[str]) -> set[str]:
     return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
 
 
-def test_every_milkrun_command_exists_with_its_options():
+def test_every_milkrun_command_exists_and_accepts_its_options():
     found = [call for program in ("milkrun", "./milkrun") for call in calls((program,))]
     assert len(found) > 40
     for where, arguments in found:
@@ -169,6 +171,6 @@ def test_every_link_to_a_section_is_valid(document: Path):
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors that GitHub generates for headings."""
+    """Return the anchors that GitHub generates for the headings of a page."""
     heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}

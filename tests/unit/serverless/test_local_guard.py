@@ -11,7 +11,9 @@ from tools import check
 
 @pytest.fixture
 def listener():
-    """A server that records each call and returns an error."""
+    """Yield the port of a server that answers every request with an error, and the list of the paths it
+    received.
+    """
     calls = []
 
     class Handler(BaseHTTPRequestHandler):

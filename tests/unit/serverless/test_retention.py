@@ -1,4 +1,4 @@
-"""Test that docs/reference/retention.md gives the retention times of the template."""
+"""Test that docs/reference/retention.md gives the same retention periods as the template."""
 
 import re
 
@@ -17,13 +17,15 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def kept(store: str, stage: str) -> int:
-    """Return the number that the page gives for a stage."""
+    """Return the retention period of a store on a stage, as docs/reference/retention.md gives it, in the unit
+    of that row (days or hours).
+    """
     usual, _, prod = TABLE[store].partition(", prod ")
     return int((prod if prod and stage == "prod" else usual).split()[0])
 
 
 @every_stage
-def test_retention_page_lists_every_archive_prefix_with_its_days(stage: str) -> None:
+def test_retention_page_lists_every_archive_prefix_with_its_retention_period(stage: str) -> None:
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {
         f"S3 `{rule['Prefix']}`": f"{rule['ExpirationInDays']} days" for rule in rules if "Prefix" in rule
@@ -34,7 +36,7 @@ def test_retention_page_lists_every_archive_prefix_with_its_days(stage: str) -> 
 
 
 @every_stage
-def test_retention_page_gives_the_retention_of_stream_queues_and_logs(stage: str) -> None:
+def test_retention_page_matches_the_template_for_the_stream_queues_and_logs(stage: str) -> None:
     assert properties(stage, "GeofenceStream")["RetentionPeriodHours"] == kept("Kinesis stream", stage)
     for queue in ("RedriveQueue", "DeadLetterQueue"):
         seconds = properties(stage, queue)["MessageRetentionPeriod"]
@@ -43,7 +45,7 @@ def test_retention_page_gives_the_retention_of_stream_queues_and_logs(stage: str
         assert group["RetentionInDays"] == kept("CloudWatch logs", stage)
 
 
-def test_forget_prints_the_retention_given_on_the_page() -> None:
+def test_forget_prints_the_retention_periods_of_the_retention_page() -> None:
     assert kept("Kinesis stream", "prod") == forget_remaining.STREAM_HOURS
     assert kept("redrive queue and dead-letter queue", "prod") == forget_remaining.QUEUE_DAYS
     assert kept("DynamoDB point-in-time recovery", "prod") == forget_remaining.RECOVERY_DAYS

@@ -139,7 +139,7 @@ def test_glue_adds_exactly_the_listed_rights():
 
 
 @pytest.mark.parametrize("stage", VARIANTS)
-def test_no_right_has_a_wildcard_action_or_a_deny_statement(stage):
+def test_no_role_has_a_wildcard_action_or_a_deny_statement(stage):
     for role in of_type(stage, "AWS::IAM::Role").values():
         for statement in statements(role):
             assert not any("*" in action for action in many(statement["Action"]))
@@ -157,7 +157,7 @@ def test_each_function_has_its_own_role_that_only_lambda_can_assume(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_listing_is_limited_to_the_loaded_prefixes(stage):
+def test_snowflake_and_check_roles_can_list_only_the_loaded_prefixes(stage):
     roles = of_type(stage, "AWS::IAM::Role")
     for name in ("SnowflakeRole", "CheckRole"):
         [listing] = [s for s in statements(roles[name]) if "s3:ListBucket" in many(s["Action"])]

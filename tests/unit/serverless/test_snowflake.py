@@ -24,7 +24,9 @@ PARAMETERS = Parameters(
 
 
 class DocumentedAnswers:
-    """Return the examples of the pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and "DESCRIBE INTEGRATION"."""
+    """A fake session that returns the examples of Snowflake's pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and
+    "DESCRIBE INTEGRATION".
+    """
 
     def query(self, sql: str, parameters: object = ()) -> list[Row]:
         if sql.startswith("DESC INTEGRATION"):
@@ -41,7 +43,7 @@ class DocumentedAnswers:
 
 
 def deployed(value: object) -> object:
-    """Return a part of the template with resolved references, as AWS returns it."""
+    """Return a part of the template with its references resolved, as AWS returns it."""
     match value:
         case {"Ref": "ArchiveTopic"}:
             return TOPIC
@@ -65,7 +67,7 @@ def test_deployed_topic_policy_contains_snowflakes_statement() -> None:
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
 
 
-def test_topic_policy_without_snowflakes_user_lacks_only_its_statement() -> None:
+def test_topic_policy_without_snowflakes_user_lacks_only_snowflakes_statement() -> None:
     policy = topic_policy("dev")
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     completed = with_statement(policy, statement)

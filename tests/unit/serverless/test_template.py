@@ -1,4 +1,6 @@
-"""Test the properties of serverless.yml other than rights: no data is lost, and everything has a limit."""
+"""Test the properties of serverless.yml other than rights: they prevent data loss, and set a limit for
+everything.
+"""
 
 import json
 import re
@@ -21,7 +23,7 @@ ON_AWS = [stage for stage in STAGES if stage != "local"]
 
 
 class CloudFormationTags(yaml.SafeLoader):
-    """Load !Ref and similar tags as plain text."""
+    """A YAML loader that reads !Ref and similar tags as plain text."""
 
 
 CloudFormationTags.add_multi_constructor("!", lambda _loader, _suffix, node: str(node.value))
@@ -79,7 +81,7 @@ def test_functions_run_on_arm64_on_aws(stage):
 
 
 @every_stage
-def test_every_log_group_has_a_retention(stage):
+def test_every_log_group_has_a_retention_period(stage):
     groups = of_type(stage, "AWS::Logs::LogGroup")
     functions = of_type(stage, "AWS::Lambda::Function")
     expected = {f"/aws/lambda/{f['FunctionName']}" for f in functions.values()}
@@ -88,7 +90,7 @@ def test_every_log_group_has_a_retention(stage):
 
 
 @every_stage
-def test_archive_is_private_encrypted_versioned_and_tls_only(stage):
+def test_archive_is_private_encrypted_and_versioned_and_requires_tls(stage):
     bucket = properties(stage, "ArchiveBucket")
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert bucket["OwnershipControls"]["Rules"] == [{"ObjectOwnership": "BucketOwnerEnforced"}]
@@ -103,7 +105,7 @@ def test_archive_is_private_encrypted_versioned_and_tls_only(stage):
 
 
 @every_stage
-def test_archive_keeps_each_prefix_for_its_documented_time(stage):
+def test_archive_keeps_each_prefix_for_its_documented_retention_period(stage):
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {r["Prefix"]: r["ExpirationInDays"] for r in rules if "ExpirationInDays" in r}
     assert days == {
@@ -149,7 +151,7 @@ def test_consumer_reports_failed_records_and_discarded_batches_go_to_s3(stage):
 
 
 @every_stage
-def test_visibility_timeout_is_six_times_the_redrive_functions_timeout(stage):
+def test_visibility_timeout_is_at_least_six_times_the_redrive_functions_timeout(stage):
     queue = properties(stage, "RedriveQueue")
     assert queue["VisibilityTimeout"] >= 6 * properties(stage, "RedriveLambdaFunction")["Timeout"]
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
@@ -159,7 +161,7 @@ def test_visibility_timeout_is_six_times_the_redrive_functions_timeout(stage):
 
 
 @every_stage
-def test_redrive_concurrency_does_not_exceed_the_functions(stage):
+def test_redrive_mappings_concurrency_does_not_exceed_the_functions_reserved_concurrency(stage):
     # A message that Lambda received without free concurrency has used up one of its receives.
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
@@ -170,7 +172,7 @@ def test_redrive_concurrency_does_not_exceed_the_functions(stage):
 
 
 @every_stage
-def test_api_requires_a_key_and_limits_its_rate(stage):
+def test_api_requires_a_key_and_limits_the_request_rate(stage):
     [method] = [m for m in of_type(stage, "AWS::ApiGateway::Method").values() if m["HttpMethod"] == "POST"]
     assert method["ApiKeyRequired"] is True
     [plan] = of_type(stage, "AWS::ApiGateway::UsagePlan").values()
@@ -263,8 +265,9 @@ def test_gateways_own_responses_are_in_the_openapi_document(stage):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_api_deployment_depends_on_everything_that_it_copies(variant):
-    """Otherwise changes of these resources are not live until the next deployment. (AWS CloudFormation Template
-    Reference: "AWS::ApiGateway::Deployment".)"""
+    """Without this dependency, changes to these resources take effect only at the next deployment. (AWS
+    CloudFormation Template Reference: "AWS::ApiGateway::Deployment".)
+    """
     [deployment] = [r for r in resources(variant).values() if r["Type"] == "AWS::ApiGateway::Deployment"]
     copied = {
         name: resource
@@ -274,7 +277,7 @@ def test_api_deployment_depends_on_everything_that_it_copies(variant):
     assert set(deployment["DependsOn"]) == copied.keys()
 
 
-def test_custom_domain_requires_tls_1_2_and_is_mapped_after_the_stage():
+def test_custom_domain_requires_tls_1_2_and_is_mapped_after_the_stage_is_deployed():
     domain = properties(EVERYTHING, "ApiDomain")
     assert domain["DomainName"] == "events.example.com"
     assert domain["SecurityPolicy"] == "TLS_1_2"
@@ -286,7 +289,7 @@ def test_custom_domain_requires_tls_1_2_and_is_mapped_after_the_stage():
 
 
 @every_stage
-def test_stage_without_parameters_has_no_domain_and_no_firewall(stage):
+def test_stage_without_parameters_has_no_custom_domain_or_firewall(stage):
     assert resources(stage)["ApiDomain"]["Condition"] == "HasDomain"
     assert resources(stage)["ApiDomainMapping"]["Condition"] == "HasDomain"
     assert properties(stage, "ApiDomain")["DomainName"] == ""
@@ -296,7 +299,7 @@ def test_stage_without_parameters_has_no_domain_and_no_firewall(stage):
 CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000, 10_485_760, 123_456_789)
 
 
-def test_firewall_blocks_exactly_the_bodies_that_exceed_an_invocation():
+def test_firewall_blocks_exactly_the_bodies_that_are_too_large_for_an_invocation():
     rule, _ = properties(EVERYTHING, "ApiFirewall")["Rules"]
     statement = rule["Statement"]["RegexMatchStatement"]
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
@@ -351,7 +354,7 @@ def test_snapstart_is_off_by_default_and_uses_an_alias():
             assert not aliases
 
 
-def test_key_for_snowflakes_login_can_only_sign():
+def test_key_for_the_snowflake_login_can_only_sign():
     key = properties("prod", "CheckKey")
     assert (key["KeySpec"], key["KeyUsage"]) == ("RSA_2048", "SIGN_VERIFY")
 
