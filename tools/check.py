@@ -69,7 +69,7 @@ YAML = (
 
 
 class CheckError(Exception):
-    """A check failed; the message is its output."""
+    """A check failed; the message is the check's output."""
 
 
 def files_of(names: Iterable[str]) -> list[Path]:
@@ -87,7 +87,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold the lock `name`, because two test workers may build the same template at once."""
+    """Hold the file lock `name`, so that two test workers never build the same template at the same time."""
     TEMPLATES.mkdir(parents=True, exist_ok=True)
     with (TEMPLATES / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,7 +109,9 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] |
 
 
 def template(variant: str) -> Path:
-    """Return the template that `osls deploy` would send for one of VARIANTS; it is cached until its inputs change."""
+    """Return the path of the CloudFormation template that `osls deploy` would send for one of VARIANTS. The
+    template is cached until its inputs change.
+    """
     made = TEMPLATES / f"{variant}.json"
     stamp = TEMPLATES / f"{variant}.hash"
     with alone(variant):
@@ -137,7 +139,9 @@ def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
 
 
 def dummy_environment() -> dict[str, str]:
-    """Return an environment with invalid credentials, so that no real account can be reached by mistake."""
+    """Return environment variables with invalid AWS credentials, so that no real account can be reached by
+    mistake.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
     return kept | {
         "AWS_ACCESS_KEY_ID": "nobody",
@@ -150,7 +154,7 @@ def dummy_environment() -> dict[str, str]:
 
 
 def resources(variant: str) -> dict[str, Any]:
-    """Return the template's resources by logical id."""
+    """Return the resources in a variant's template, keyed by logical id."""
     found: dict[str, object] = json.loads(template(variant).read_text())["Resources"]
     return found
 

@@ -1,3 +1,3 @@
-"""The live console: one stage on a web page of this machine. It only reads the stage's stores, so it can be
-killed at any time.
+"""The live console: a web page that is served from this machine and shows one stage. The console only reads
+the stage's stores, so it can be killed at any time.
 """

@@ -1,6 +1,6 @@
 """The console's HTTP routes.
 
-`docs/console.md` documents the routes for tests of apps; the others serve the page.
+`docs/console.md` documents the routes for app developers' tests; the other routes serve the page.
 """
 
 import asyncio
@@ -97,7 +97,7 @@ class Console:
                         await asyncio.wait_for(to_thread.run_sync(self._queue.close), 8)
 
     def wake(self) -> None:
-        """Start the pollers, and wake those that paused while no page was open."""
+        """Start the pollers if they have not been started, and wake those that paused while no page was open."""
         was_watched = self.state.is_watched
         self.state.look()
         if self._shared is None:
@@ -214,7 +214,7 @@ class Console:
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
-        """Return one event by its id, or by its object key and line, from memory or from the archive."""
+        """Respond with one event, found by its id or by its object key and line, in memory or in the archive."""
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = number(request, "line", 0, 1 << 31) or None
@@ -262,11 +262,11 @@ class Console:
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Return the visits of the page's list as a CSV file, named after the list's first day in the fleet's time
-        zone.
+        """Respond with the visits in the page's list as a CSV file, which is named after the list's first day
+        in the fleet's time zone.
 
-        If a store fails after the first part, the response ends without its last chunk, so that browsers report a
-        failed download.
+        If a store fails after the first part was sent, the response ends without its last chunk, so that
+        browsers report a failed download.
         """
         wanted = visit_list.wanted_of(request, datetime.now(UTC))
         parts = visit_list.in_parts(wanted, self.state.visits, self._queries, self._asked)
@@ -328,7 +328,9 @@ class Console:
         return Archive(self._aws("s3"), self._outputs.bucket)
 
     async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
-        """Query a store in a thread. Raises a Problem that names the source if the query fails."""
+        """Query a store in a thread, record whether the store can be read, and return the answer. Raises a
+        Problem that names the store if the query fails.
+        """
         try:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:

@@ -1,4 +1,4 @@
-"""Find new objects of the archive, by listing or by notification, and read them."""
+"""Find new objects in the archive by listing it or by receiving notifications, and read the objects."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from tools.console.polling import LONGEST_PAUSE_S, SPARING, Poller, Shared
 
 
 class ArchivePoller(Poller):
-    """Lists and reads new objects."""
+    """Lists the archive, and reads new objects."""
 
     source = "archive"
     always = True
@@ -38,7 +38,7 @@ class ArchivePoller(Poller):
         return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
 
     def stored(self, key: str, at: datetime) -> None:
-        """Queue a new object for reading. Safe to call from any thread."""
+        """Queue an object for reading unless it is already known. Safe to call from any thread."""
         name = object_name(key)
         if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):
             return
@@ -80,7 +80,9 @@ class ArchivePoller(Poller):
         self._listing_took = self._listed_at - began
 
     def _seed(self) -> None:
-        """Queue the latest SEED_OBJECTS objects of the last hours, and only count the older ones found."""
+        """Queue the latest SEED_OBJECTS objects for reading at startup; only count the older objects that
+        were found.
+        """
         now = datetime.now(UTC)
         found = []
         for hours in range(self.SEED_HOURS):
@@ -118,14 +120,14 @@ class ArchivePoller(Poller):
                     self._pending.extendleft(reversed(left))
 
     def _read(self, each: tuple[ObjectName, datetime]) -> parse_object.Read | None:
-        """Read and parse an object; return None if it has been deleted."""
+        """Read an object and return its parsed lines; None if the object has been deleted."""
         name, at = each
         body = self._archive.body(name.key)
         return None if body is None else parse_object.read(name.key, body, at, self.shared.kinds())
 
 
 class QueueListener(Poller):
-    """Receives notifications from the console's own queue."""
+    """Receives notifications of new objects and changed visits from the console's own queue."""
 
     source = "live"
     always = True

@@ -1,7 +1,8 @@
-"""Immediate notifications: the console's own queue, subscribed to the archive's topic and the visits' bus.
+"""Immediate notifications through the console's own queue, which is subscribed to the archive's topic and to
+the event bus of the visits.
 
-Queue, subscription and rule have the same name, derived from this machine and clone, so that a console reuses
-those of a killed one. The console creates nothing else in an account.
+The queue, the subscription and the rule share one name, which is derived from this machine and clone, so that
+a console reuses those that a killed console left behind. The console creates nothing else in an account.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ WAIT_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A new object of the archive."""
+    """The notification of a new object in the archive."""
 
     key: str
     at: datetime
@@ -36,16 +37,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A visit changed (`docs/consumer.md`)."""
+    """The notification of a changed visit (`docs/consumer.md`)."""
 
     kind: str
     detail: dict[str, object]
 
 
 class ChangeQueue:
-    """The queue and its subscriptions.
+    """The console's queue and its subscriptions.
 
-    `aws(service)` returns a client. Call `open` before `receive`; `close` deletes everything.
+    `aws(service)` returns a boto3 client. Call `open` before `receive`; `close` deletes everything.
     """
 
     def __init__(self, aws: Callable[[str], Any], stage: str, bucket: str, place: str = "") -> None:
@@ -88,8 +89,8 @@ class ChangeQueue:
         )["SubscriptionArn"]
 
     def receive(self) -> Iterator[Stored | Notice]:
-        """Yield the next messages; wait at most WAIT_S for them. They are deleted after the last one was
-        processed.
+        """Yield the notifications in the next messages; wait up to WAIT_S seconds for a message. The messages
+        are deleted after the last notification has been processed.
         """
         sqs = self._aws("sqs")
         answer = sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10, WaitTimeSeconds=WAIT_S)
@@ -104,8 +105,8 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """Delete the queue, its subscription and its rule. Errors are ignored, because the next console on this
-        machine reuses what is left.
+        """Delete the queue, its subscription and its rule. Errors are ignored, because the next console on
+        this machine reuses whatever was not deleted.
         """
         if not self._url:
             return
@@ -124,7 +125,9 @@ class ChangeQueue:
 
 
 def news_in(body: str) -> Iterator[Stored | Notice]:
-    """Parse a notification from S3 (through SNS, raw) or EventBridge. Yields nothing for any other message."""
+    """Parse a notification from EventBridge, or from S3 through SNS with raw message delivery. Yields nothing
+    for any other message.
+    """
     try:
         message = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The number of events that passed each stage of the pipeline, per second for the last hour."""
+"""The number of events that passed a stage of the pipeline in each second of the last hour."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ RATE_S = 60
 
 
 class Meter:
-    """Counts per second. Times are epoch seconds; `total` also includes seconds that left the window."""
+    """Event counts per second. Times are epoch seconds. `total` also includes the seconds before the window."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, int] = {}
@@ -31,7 +31,7 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """Replace the counts from the second `since` on with those of a store."""
+        """Replace the counts of the second `since` and later with the counts that a store reports."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
@@ -42,7 +42,9 @@ class Meter:
             self.last_at = newest if self.last_at is None else max(self.last_at, newest)
 
     def per_minute(self, now: float) -> list[int]:
-        """Return counts per minute, oldest first; the last one is the current minute."""
+        """Return the counts per minute of the last hour, the oldest first; the last count is that of the
+        current minute. Also drops older counts.
+        """
         minutes = [0] * WINDOW_MINUTES
         newest = int(now // 60)
         self._dropped_to = (newest - WINDOW_MINUTES + 1) * 60
@@ -59,7 +61,7 @@ class Meter:
         return minutes
 
     def rate(self, now: float) -> float:
-        """Return the number of events per second over the last minute."""
+        """Return the average number of events per second over the last minute."""
         return round(sum(n for second, n in self._seconds.items() if second > now - RATE_S) / RATE_S, 2)
 
     def first_after(self, at: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Trucks and fences, derived from events. Their number is bounded, whatever devices send."""
+"""Trucks and fences, derived from events. The number of trucks and fences is bounded, whatever devices send."""
 
 import math
 from array import array
@@ -32,7 +32,7 @@ def metres(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def heading_of(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """Return the heading in degrees clockwise from north, from the first (longitude, latitude) to the second."""
+    """Return the heading from the first (longitude, latitude) to the second, in degrees clockwise from north."""
     east, north = _offset(one, other)
     return round(math.degrees(math.atan2(east, north)) % 360, 1)
 
@@ -45,13 +45,13 @@ def _offset(one: tuple[float, float], other: tuple[float, float]) -> tuple[float
 
 
 class Trail:
-    """The positions of one truck in time order, 24 bytes each."""
+    """The latest positions of one truck in time order, 24 bytes each."""
 
     def __init__(self) -> None:
         self._values = array("d")
 
     def add(self, at: float, longitude: float, latitude: float) -> None:
-        """Insert a point in time order; drop it if another one is less than TRAIL_EVERY_S away."""
+        """Insert a position in time order; ignore it if another position is less than TRAIL_EVERY_S seconds away."""
         times = self._values
         place = len(times)
         while place and times[place - 3] > at:
@@ -84,14 +84,16 @@ class Truck:
         self.heard = (position.at, position.type)
 
     def hear(self, at: float, type_: str) -> bool:
-        """Record that the device sent an event at this time; return whether no later event is known."""
+        """Record that the device sent an event at this time; return whether the event is later than all
+        earlier ones.
+        """
         if at <= self.heard[0]:
             return False
         self.heard = (at, type_)
         return True
 
     def move(self, position: Position) -> bool:
-        """Add a position; return whether it is the latest one. Earlier positions are only added to the trail."""
+        """Add a position; return whether it is the truck's latest. An earlier position is only added to the trail."""
         self.hear(position.at, position.type)
         self.trail.add(position.at, position.longitude, position.latitude)
         if position.at < self.last.at:
@@ -133,7 +135,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def heard(self, device_id: str, at: float, type_: str) -> None:
-        """Record an event without a position. A device without any position is not shown on the map."""
+        """Record an event without a position; ignored for a device that has never sent a position."""
         truck = self._trucks.get(device_id)
         if truck and truck.hear(at, type_):
             self.changed.add(device_id)
@@ -143,7 +145,9 @@ class Fleet:
             self.places_changed |= place.learn(crossing)
 
     def know(self, fence: Fence) -> "Place | None":
-        """Return the place; add it if it is unknown. None if there are already MAX_FENCES places."""
+        """Return the place of a fence, and add the place if it is unknown. Return None if it is unknown and
+        there are already MAX_FENCES places.
+        """
         fence_id = keys.fence_key(fence)
         if fence_id not in self.places and len(self.places) < MAX_FENCES:
             self.places[fence_id] = Place(fence)
@@ -151,7 +155,7 @@ class Fleet:
         return self.places.get(fence_id)
 
     def devices(self) -> list[str]:
-        """Return the trucks, sorted by their latest event, the latest first."""
+        """Return the device ids of the trucks; the truck whose position arrived last is first."""
         return list(reversed(self._trucks))
 
     def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:
@@ -197,7 +201,7 @@ POOR_ACCURACY_M = 100.0
 
 
 def silence_of(truck: Truck, is_inside: bool) -> str:
-    """Return the likely reason for the truck's silence after its last event."""
+    """Return the likely reason why the truck has sent nothing since its last event."""
     type_ = truck.heard[1].lower()
     for parts, reason in _SILENCES:
         if any(part in type_ for part in parts):
@@ -212,7 +216,7 @@ def silence_of(truck: Truck, is_inside: bool) -> str:
 
 
 class PlaceRow(TypedDict):
-    """A fence as the page shows it, with the number of trucks there."""
+    """A fence as sent to the page, with the number of trucks inside."""
 
     fence_id: str
     tag: str
@@ -228,7 +232,9 @@ class PlaceRow(TypedDict):
 
 
 class Place:
-    """A fence on the map. Its shape comes from a file, otherwise from an event, otherwise from crossings."""
+    """A fence on the map. Its shape comes from a file of fences if there is one, otherwise from the geometry
+    in an event, otherwise it is estimated from the positions of crossings.
+    """
 
     def __init__(
         self,
@@ -250,7 +256,7 @@ class Place:
         self.samples = 0
 
     def learn(self, crossing: Crossing) -> bool:
-        """Learn the shape of the place from an event; return whether it has changed."""
+        """Learn the name and shape of the place from a geofence event; return whether either has changed."""
         named = self.name is None and crossing.name is not None
         self.name = self.name or crossing.name
         if self.source == "file":
@@ -300,8 +306,8 @@ def kind_of(tag: str) -> str:
 def places_in(file: Path) -> list[Place]:
     """Read fences from a GeoJSON FeatureCollection. Raises ValueError for invalid content.
 
-    Features are points or polygons with properties `tag` and `externalId`, optionally `name` and `radius`
-    (metres).
+    Each feature is a point or a polygon with the properties `tag` and `externalId`, and optionally `name` and
+    `radius` (in metres).
     """
     try:
         collection = msgspec.json.decode(file.read_bytes())

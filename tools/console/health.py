@@ -1,4 +1,4 @@
-"""The state of each source: whether it answers, since when, and why not.
+"""The state of each source: whether it answers, how long it has been in that state, and why it does not answer.
 
 The texts are shown to users and contain no secrets.
 """
@@ -49,7 +49,7 @@ class Source:
 
 
 class Sources:
-    """The states of the sources. `now` returns the time as text."""
+    """The states of all sources. `now` returns the current time as text."""
 
     def __init__(self, now: Callable[[], str], secrets: Iterable[str] = ()) -> None:
         self._now = now
@@ -75,7 +75,9 @@ class Sources:
         return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
 
     def why_unknown(self, name: str) -> str | None:
-        """Return why the source's data is unknown (it is down, or not read yet); None if it is known."""
+        """Return why the source's data is unknown (the source is down, or has not been read yet); None if the
+        data is known.
+        """
         if self._all[name].state == "starting":
             return f"{name}: being read for the first time"
         return self.why_down(name)
@@ -98,7 +100,7 @@ def reason_of(fault: BaseException) -> str:
 
 
 def cause_of(fault: BaseException) -> Cause:
-    """Classify a failure by its cause: the connection, the credentials, or something else."""
+    """Return the cause of a failure: the connection, the credentials, or something else."""
     if is_about_credentials(fault):
         return "credentials"
     if isinstance(fault, ConnectionError | HTTPClientError | OSError):

@@ -1,4 +1,6 @@
-"""The visits in the console's memory, limited in number: from the visits table and from the bus."""
+"""The visits in the console's memory, which come from the visits table and from the event bus. Their number
+is limited.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
@@ -19,7 +21,9 @@ FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
-    """A visit. `version` is the version on the bus, or -1 if the visit was read from a table."""
+    """A visit. `version` is the version in the notification from the event bus, or -1 if the visit was read
+    from a table.
+    """
 
     device_id: str
     fence: Fence
@@ -44,7 +48,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 class VisitRow(TypedDict):
-    """A visit as the page shows it (docs/console.md)."""
+    """A visit as sent to the page (docs/console.md)."""
 
     device_id: str
     geofence_tag: str
@@ -77,7 +81,7 @@ class Change(TypedDict):
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Parse a visit as `milkrun visits` and the bus represent it (`consumer.visit_row.row`)."""
+    """Parse a visit in the form that `milkrun visits` and the event bus use (`consumer.visit_row.row`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -104,7 +108,9 @@ def start_of(visit: Known) -> Start:
 
 
 def row(visit: Known, by: GeofenceEvent | None = None, usual_dwell_s: float | None = None) -> VisitRow:
-    """Return a visit as on the page, with the event that contradicts it and the usual dwell at its place."""
+    """Return a visit in the form that is sent to the page, with the event that contradicts the visit and the
+    median dwell time at its place.
+    """
     return {
         "device_id": visit.device_id,
         "geofence_tag": visit.fence.tag,
@@ -148,7 +154,9 @@ class KnownVisits:
         return row(visit, self.contradicted_by(visit), usual)
 
     def usual_dwell(self, fence_id: str, tag: str) -> float | None:
-        """Return the usual dwell in seconds at the place, otherwise at places with its tag; None if unknown."""
+        """Return the median dwell time at the place in seconds; if unknown, the median for all places with
+        the tag; None if that is also unknown.
+        """
         return self._usual.get(fence_id, self._usual_of_tag.get(tag))
 
     def rows(self) -> Iterator[VisitRow]:
@@ -158,15 +166,15 @@ class KnownVisits:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """Record an archived enter event that the visit rule counts."""
+        """Record an enter event from the archive. The event must be one that the visit rule counts."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:
-        """Replace a device's enters at exclusive places with those of the visits table."""
+        """Replace a device's enter events at exclusive places with those from the visits table."""
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Return devices with a contradicted open visit, each with a text that identifies the contradiction."""
+        """Return the devices with a contradicted open visit, each with a text that identifies its contradictions."""
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):
@@ -174,7 +182,9 @@ class KnownVisits:
         return found
 
     def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
-        """Set the usual dwell of each place: the marts' median, otherwise the median of the visits in memory."""
+        """Set the median dwell time at each place: the median from the marts, otherwise the median of the
+        visits in memory.
+        """
         self._marts_usual = self._marts_usual if marts is None else marts
         by_fence: dict[str, list[float]] = {}
         by_tag: dict[str, list[float]] = {}
@@ -192,7 +202,9 @@ class KnownVisits:
         self._is_other |= before != (self._usual, self._usual_of_tag)
 
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """Apply a notification from the bus. A repeated id is ignored, and of a visit's versions the highest counts."""
+        """Apply a notification from the event bus. A notification with a repeated id is ignored, and the
+        highest version of a visit wins.
+        """
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
             return
@@ -216,7 +228,9 @@ class KnownVisits:
         )
 
     def read(self, rows: Iterable[Mapping[str, object]], *, as_news: bool = True) -> None:
-        """Add visits read from a table; those that the bus reported stay. `as_news`: list them as changes."""
+        """Add visits that were read from a table, except those that the event bus has reported. If `as_news`
+        is true, new and changed visits are also reported to the pages.
+        """
         for each in rows:
             visit = known(each)
             start = start_of(visit)
@@ -228,7 +242,9 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Replace the visits of a device with those read from the table."""
+        """Replace the visits of a device with those that were read from the visits table. Visits from before
+        the first of them stay.
+        """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
             # The query may not have covered older visits.
@@ -281,13 +297,15 @@ class KnownVisits:
             del self._gone[next(iter(self._gone))]
 
     def take_changes(self) -> tuple[list[Change], bool]:
-        """Return the visits that have changed since the last call, and whether anything has changed."""
+        """Return the visits that have changed since the last call, and whether anything has changed, such as
+        a contradiction or a median dwell time.
+        """
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
         return changes, is_other
 
     def there(self) -> list[VisitRow]:
-        """Return the open visits, the longest first and contradicted visits last."""
+        """Return the open visits, the longest first, followed by the contradicted ones."""
         rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
 
@@ -302,14 +320,14 @@ class KnownVisits:
         return set(self._open)
 
     def inside(self) -> dict[str, list[str]]:
-        """Return the fences in which each device is, by device."""
+        """Return the ids of the fences that each device is in, keyed by device."""
         found: dict[str, list[str]] = {}
         for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))
         return found
 
     def at(self) -> dict[str, int]:
-        """Return the number of devices at each fence."""
+        """Return the number of devices inside each fence, keyed by fence id."""
         found: dict[str, int] = {}
         for visit in self._present():
             fence_id = keys.fence_key(visit.fence)
@@ -319,7 +337,9 @@ class KnownVisits:
     def between(
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
-        """Return visits that began between these times (in the format of `keys.timestamp`), and open ones."""
+        """Return the visits that began between these times (in the format of `keys.timestamp`), and the open
+        visits that began before `first`.
+        """
         return {
             start: visit
             for start, visit in self._visits.items()
@@ -345,5 +365,5 @@ def _enter_of(visit: Known) -> GeofenceEvent:
 
 
 def _plain(at: str) -> str:
-    """Return a time in milliseconds, as on the page."""
+    """Return a time as text with milliseconds, the format used on the page."""
     return parse_object.written(keys.instant(at))

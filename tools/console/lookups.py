@@ -1,4 +1,4 @@
-"""Search the console's memory for the text that a user types, and list places with their visits."""
+"""Search the console's memory for a text that the user typed, and list places and visits."""
 
 import csv
 import io
@@ -20,7 +20,9 @@ SEARCHED = "trucks, places, and the latest events by id, device and object"
 
 
 def search(state: ConsoleState, text: str) -> dict[str, object]:
-    """Return trucks, places and events that contain `text`, at most MOST of each kind; best matches first."""
+    """Return the trucks, places, events and objects whose names contain `text`, at most MOST of each kind,
+    the best matches first.
+    """
     wanted = text.strip().casefold()
     if not wanted:
         return {"trucks": [], "places": [], "events": [], "objects": [], "trace": None, "searched": SEARCHED}
@@ -67,8 +69,8 @@ def _places_like(places: list[PlaceRow], wanted: str) -> list[tuple[str, str, st
 
 
 def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, object]]:
-    """Return each place with the number of trucks there, its visits since the fleet's midnight and its latest
-    visit.
+    """Return each place with the number of trucks inside, the number of its visits since midnight in the
+    fleet's time zone, and its latest visit.
     """
     midnight = parse_object.written(fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0])
     today: dict[str, int] = {}

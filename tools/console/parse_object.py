@@ -21,7 +21,9 @@ MAX_SHOWN = 200
 
 
 class Event(msgspec.Struct, gc=False):
-    """One line of `events/` or `rejected/`. `seq` is assigned when it is listed; `stored` is the line's bytes."""
+    """One line of an object in `events/` or `rejected/`. `seq` is assigned when the event is listed; `stored`
+    contains the line's bytes.
+    """
 
     kind: str
     event_id: str | None
@@ -41,7 +43,9 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Position(msgspec.Struct, gc=False):
-    """A device's position. `at` is the device's time in epoch seconds, limited to the time of receipt."""
+    """A device's position. `at` is the time on the device's clock in epoch seconds, but at most the time of
+    receipt.
+    """
 
     device_id: str
     at: float
@@ -54,7 +58,7 @@ class Position(msgspec.Struct, gc=False):
 
 
 class Crossing(msgspec.Struct, gc=False):
-    """A geofence event and what it says about the fence."""
+    """A geofence event with its information about the fence."""
 
     event_id: str
     device_id: str
@@ -85,7 +89,7 @@ def event_of(crossing: Crossing) -> GeofenceEvent:
 
 
 class _Kept(msgspec.Struct):
-    """A line of `rejected/`. The event keeps the text that was sent, so 1.50 stays 1.50."""
+    """A line of an object in `rejected/`. The event remains the text that was sent, so 1.50 stays 1.50."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
     body_base64: str | None = None
@@ -102,7 +106,7 @@ class Read(msgspec.Struct, gc=False):
 
 
 def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:
-    """Parse an object. `kinds` are the stage's geofence event types."""
+    """Parse the lines of an archived object. `kinds` maps the stage's geofence event types to their kinds."""
     found = Read([], [], [], [])
     rejected = key.startswith("rejected/")
     for number, line in enumerate(readable_lines(body, key) or (), 1):
@@ -253,7 +257,9 @@ def fence_of(event: Mapping[str, object]) -> Fence | None:
 
 
 def position_of(event: Mapping[str, object]) -> tuple[float, float] | None:
-    """Return the position from an event's GeoJSON point, otherwise from a ping's `longitude` and `latitude`."""
+    """Return the (longitude, latitude) of an event from its GeoJSON `location`, otherwise from a ping's
+    `longitude` and `latitude`; None if the position is missing or invalid.
+    """
     location = event.get("location")
     if _is(location):
         return point(location.get("coordinates"))
@@ -261,7 +267,7 @@ def position_of(event: Mapping[str, object]) -> tuple[float, float] | None:
 
 
 def point(coordinates: object) -> tuple[float, float] | None:
-    """Return (longitude, latitude); None if they are invalid."""
+    """Return GeoJSON coordinates as (longitude, latitude); None if they are invalid."""
     if not isinstance(coordinates, list) or len(coordinates) < 2:
         return None
     longitude, latitude = number_of(coordinates[0], -180, 180), number_of(coordinates[1], -90, 90)
@@ -269,7 +275,7 @@ def point(coordinates: object) -> tuple[float, float] | None:
 
 
 def ring(shape: Mapping[str, object]) -> list[list[float]] | None:
-    """Return the outer ring of a GeoJSON polygon with at most a thousand corners."""
+    """Return the outer ring of a GeoJSON polygon; None if it is invalid or has more than a thousand corners."""
     rings = shape.get("coordinates")
     if shape.get("type") != "Polygon" or not isinstance(rings, list) or not rings:
         return None
@@ -286,7 +292,7 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """Return the rejected event as JSON text, or the rejected body as text and in base64."""
+    """Return the rejected event as JSON text and None, or the rejected body as text and in base64."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:
@@ -297,7 +303,7 @@ def raw_of(stored: bytes) -> tuple[str, str | None]:
 
 
 def sent_of(stored: bytes) -> dict[str, object]:
-    """Return `event` and `body_base64` of a line of `rejected/`; one of them is null."""
+    """Return the `event` and the `body_base64` in a line of a `rejected/` object; at least one of the two is null."""
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
     except msgspec.MsgspecError:

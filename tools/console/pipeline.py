@@ -1,4 +1,4 @@
-"""The state of every stage of the pipeline, and a verdict in one sentence."""
+"""The state of every stage of the pipeline, and a one-sentence verdict on the whole pipeline."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -20,10 +20,11 @@ MAX_LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage. `after` names the previous stage; an event may wait here for `max_wait_s`.
+    """A stage of the pipeline. `after` names the previous stage. An event may wait for this stage for
+    `max_wait_s` seconds.
 
-    Delays of up to `slack_s` are ignored, because the services' clocks differ and requests are logged when
-    they end.
+    Delays of up to `slack_s` seconds are ignored, because the services' clocks differ and requests are logged
+    when they end.
     """
 
     name: str
@@ -53,7 +54,7 @@ LATENCY_EVERY_S = 5.0
 
 
 class StageRow(TypedDict):
-    """A stage as the page shows it."""
+    """A stage of the pipeline as sent to the page."""
 
     name: str
     title: str
@@ -70,7 +71,7 @@ class StageRow(TypedDict):
 
 @dataclass
 class Reconciled:
-    """The last result of `reconcile`."""
+    """The result of the latest comparison by the reconcile poller."""
 
     state: str = "never"
     equal: bool | None = None
@@ -100,9 +101,10 @@ class Reconciled:
 
 
 class Pipeline:
-    """The known state of each stage. `why_unknown` returns why a source cannot be read; None if it can.
+    """The known state of each stage of the pipeline. `why_unknown` returns why a source cannot be read; None
+    if it can be read.
 
-    `marts_max_wait_s` is None if dbt has no schedule; then waiting for dbt is not a fault.
+    `marts_max_wait_s` is None if dbt has no schedule. In that case, waiting for dbt is not a fault.
     """
 
     def __init__(
@@ -135,7 +137,7 @@ class Pipeline:
     # --- input
 
     def archived(self, key: str, at: float, lines: int) -> None:
-        """Count an object of `events/` that was not known before."""
+        """Count the lines of an object in `events/` that was not known before."""
         self.meters["archived"].add(at, lines)
         self._unarchived.pop(key, None)
 
@@ -236,7 +238,7 @@ class Pipeline:
         }
 
     def _detail(self, stage: Stage) -> str | None:
-        """Return the error message of the source or function; None if there is none."""
+        """Return the error message of the stage's source or function; None if there is no error."""
         if stage.name == "consumed" and self._stopped:
             return min(self._stopped.values())[1]
         return self._why_unknown(stage.source)
@@ -256,7 +258,9 @@ class Pipeline:
         return "stuck" if now - waits > max_wait_s else "waiting", now - waits, None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Condition | None:
-        """Return the state of a stage whose own data determine it; None if it depends on the previous stage."""
+        """Return the state of a stage if the stage's own data determines it; None if it depends on the
+        previous stage.
+        """
         condition: Condition | None = None
         match stage.name:
             case "redriven":
@@ -297,7 +301,9 @@ class Pipeline:
         return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} waiting in the queue"
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
-        """Return the time since which the oldest event has waited for this stage; None if no event waits."""
+        """Return the time at which the oldest waiting event began to wait for this stage, in epoch seconds;
+        None if no event is waiting.
+        """
         if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":

@@ -1,6 +1,6 @@
 """Code shared by all pollers: intervals, clients, known object keys, and the thread that reads a source repeatedly.
 
-Only the event loop's thread changes the state, so a poller passes parsed values to the event loop.
+Only the event loop's thread changes the console's state, so a poller passes parsed values to the event loop.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ RETRY_S = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Pace:
-    """The seconds between two reads of each source; 0 means only on demand."""
+    """The number of seconds between two reads of each source; 0 means that the source is read only on demand."""
 
     listing: float = 2.0
     live_listing: float = 30.0
@@ -45,7 +45,9 @@ class Pace:
 
 
 class Clients:
-    """One client per service, created on first use, and created again after the credentials expired."""
+    """One boto3 client per AWS service, created on first use, and created again after the credentials have
+    expired.
+    """
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs
@@ -67,7 +69,7 @@ class Clients:
 
 
 class Session:
-    """A warehouse session for one thread at a time, opened on first use."""
+    """A warehouse session, opened on first use and used by one thread at a time."""
 
     def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
         self._outputs = outputs
@@ -96,14 +98,14 @@ class Session:
 
 
 class Keys:
-    """The known object keys of the last hours. Safe to use from any thread."""
+    """The known object keys of the last thirty hours that had objects. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._hours: dict[datetime, set[int]] = {}
 
     def add(self, name: ObjectName) -> bool:
-        """Add a key; return whether it is new."""
+        """Add an object's key; return whether the key was unknown."""
         # A 64-bit hash. With 300,000 keys a day, a collision is expected once in a hundred million days.
         known = hash(name.key)
         with self._lock:
@@ -142,7 +144,7 @@ class Shared:
             self.loop.call_soon_threadsafe(what, *args)
 
     def ask[T](self, what: Callable[[], T]) -> T:
-        """Call `what` in the event loop and return its result."""
+        """Call `what` in the event loop's thread and return the result."""
 
         async def asked() -> T:
             return what()
@@ -151,7 +153,9 @@ class Shared:
 
 
 class Poller(threading.Thread):
-    """A thread that reads one source: `look` reads it once and returns the seconds until the next read."""
+    """A thread that reads one source repeatedly. `look` reads the source once and returns the number of
+    seconds until the next read.
+    """
 
     source = ""
     # Read even if no page is open.
@@ -192,7 +196,7 @@ class Poller(threading.Thread):
                 self._failures += 1
 
     def failed(self) -> None:
-        """Called after a failed read, for a poller that must discard its progress."""
+        """Handle a failed read. A poller that must discard its progress overrides this method."""
 
     def wake(self) -> None:
         self.woken.set()

@@ -1,7 +1,8 @@
-"""The known enters at exclusive places, and the open visits that they contradict.
+"""The known enter events at exclusive places, and the open visits that these events contradict.
 
-The rule is in `ops/presence.py`. Enters come from visits (their first one), from archived events, and, if
-there is a contradiction, from the visits table, which has the later enters of merged visits.
+The rule is in `ops/presence.py`. Enter events come from visits (the first enter event of each), from archived
+events and, if there is a contradiction, from the visits table, which also contains the later enter events of
+merged visits.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -26,9 +27,9 @@ class PresenceIndex:
         return fence.tag in self._exclusive_tags
 
     def learn(self, event: GeofenceEvent) -> bool:
-        """Add an enter event; return whether it changed the device's contradictions.
+        """Add an enter event; return whether the event changed the device's contradictions.
 
-        If an id has two contents, the one that sorts first counts.
+        If two events have the same id but different contents, the content that sorts first counts.
         """
         if event.kind != "enter" or not self.is_exclusive(event.fence):
             return False
@@ -48,7 +49,9 @@ class PresenceIndex:
         return self._of(event.device_id) != before
 
     def replace(self, device_id: str, events: Iterable[GeofenceEvent]) -> bool:
-        """Replace a device's enters with those of the visits table; return whether its contradictions changed."""
+        """Replace a device's enter events with those from the visits table; return whether the device's
+        contradictions changed.
+        """
         before = self._of(device_id)
         self._enters[device_id] = {(event.fence, event.event_id): event for event in events}
         self._found.pop(device_id, None)

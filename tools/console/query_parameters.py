@@ -1,4 +1,4 @@
-"""Parse the parameters of a request; an invalid one raises Problem 400."""
+"""Parse the query parameters of a request. An invalid parameter raises a Problem with status 400."""
 
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ def number(request: Request, name: str, default: int, most: int) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Return whether the text is a number with at most 20 digits."""
+    """Return whether the text consists of 1 to 20 decimal digits."""
     return text.isascii() and text.isdigit() and len(text) <= 20
 
 

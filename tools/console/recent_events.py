@@ -1,4 +1,6 @@
-"""The latest accepted and rejected events, limited in number and bytes; counted exactly since the last reset."""
+"""The latest accepted and rejected events, limited in number and bytes, and the exact number of events since
+the last reset.
+"""
 
 from collections import deque
 from collections.abc import Iterator
@@ -32,11 +34,13 @@ class RecentEvents:
             self._bytes[event.kind] -= held.popleft().size
 
     def skipped(self, kind: str, lines: int) -> None:
-        """Count events that arrived too fast to be read."""
+        """Count events whose objects were not read because too many arrived at once."""
         self.counted[kind] += lines
 
     def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:
-        """Return events added since the last call, newest first, `most` per kind at most, and the number left out."""
+        """Return the events added since the last call, at most `most` of each kind, the newest first; and the
+        number of events left out.
+        """
         fresh = {kind: list(islice(reversed(events), most)) for kind, events in self._fresh.items()}
         left_out = sum(map(len, self._fresh.values())) - sum(map(len, fresh.values()))
         for events in self._fresh.values():
@@ -59,7 +63,9 @@ class RecentEvents:
         return next((e for e in self._newest("all") if e.key == key and e.line == line), None)
 
     def in_object(self, part: str, limit: int) -> list[Event]:
-        """Return one event of each object whose key contains `part`, ignoring case."""
+        """Return one event from each object whose key contains `part` (ignoring case), for at most `limit`
+        objects.
+        """
         found: dict[str, Event] = {}
         for event in self._newest("all"):
             if part in event.key.casefold() and len(found) < limit:
@@ -78,9 +84,9 @@ class RecentEvents:
         code: str = "",
         q: str = "",
     ) -> list[Event]:
-        """Return events, newest first.
+        """Return the events that match all filters, at most `limit`, the newest first.
 
-        Empty filters match any; `q` is searched in id, device and type, ignoring case.
+        An empty filter matches every event. `q` matches any part of the id, the device or the type, ignoring case.
         """
         wanted = q.casefold()
         found = (
@@ -146,7 +152,7 @@ def row(event: Event) -> dict[str, object]:
 
 
 def whole(event: Event, bucket: str, database: str) -> dict[str, object]:
-    """Return the event with its text as stored in S3, and its object key and line."""
+    """Return the event as sent to the page, with its text as stored in S3, its S3 URI, and SQL that finds its row."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"

@@ -1,4 +1,4 @@
-"""Run the comparison of `milkrun reconcile` repeatedly."""
+"""Repeat the comparison that `milkrun reconcile` makes, for the page."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from tools.console.polling import Poller, Shared
 
 
 class ReconcilePoller(Poller):
-    """Compares the last two hours like `milkrun reconcile`; one comparison at a time."""
+    """Compares the stores over the last two hours, as `milkrun reconcile` does, with one comparison at a time."""
 
     HOURS = 2
     SETTLE_S = 60

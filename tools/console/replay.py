@@ -1,4 +1,4 @@
-"""A time range of the archive, in a compact form for the time slider."""
+"""The positions and visits in a time range of the archive, in a compact form for the time slider."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +34,9 @@ def replay(
     rule: Rule,
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
 ) -> dict[str, object]:
-    """Return every position and visit between these times, by the devices' clocks."""
+    """Return the positions, visits and crossings between these times on the devices' clocks. `truncated` is
+    true if the range contains too many of them.
+    """
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
     objects = events = kept = 0
@@ -73,7 +75,7 @@ def replay(
 
 
 def days(archive: Archive, now: datetime) -> list[str]:
-    """Return the days of the last year with archived events, by time of receipt."""
+    """Return the dates (UTC) in the last year on which events were received and archived."""
     oldest = f"events/dt={now - timedelta(days=366):%Y-%m-%d}/"
     return [
         prefix.removeprefix("events/dt=").rstrip("/")

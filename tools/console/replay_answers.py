@@ -1,4 +1,4 @@
-"""Answers to requests for replays. Only one replay is read at a time, and the latest is cached."""
+"""Responses to requests for replays. Only one replay is read at a time, and the latest replay is cached."""
 
 import asyncio
 import time

@@ -1,7 +1,7 @@
-"""Decide who may send requests, and set headers that restrict the browser.
+"""Refuse requests from other sites, and set headers that restrict the browser.
 
-Pages of other sites can send requests to loopback through the user's browser. Therefore requests with another
-host (DNS rebinding) or another origin are refused.
+Pages of other sites can send requests to loopback through the user's browser. Therefore a request whose Host
+header (DNS rebinding) or Origin header names another site is refused.
 """
 
 import re
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 def policy(tiles: str | None) -> str:
-    """Return the Content-Security-Policy. It allows no other host except that of --tiles."""
+    """Return the Content-Security-Policy, which allows no other host except that of --tiles."""
     elsewhere = ""
     if tiles:
         at = urlsplit(re.sub(r"[{}]", "", tiles))

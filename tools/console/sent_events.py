@@ -1,4 +1,4 @@
-"""Answers for the tests of app developers: the outcome of the events that they sent."""
+"""Responses for app developers' tests: the outcome of the events that a test sent."""
 
 import asyncio
 import time
@@ -30,7 +30,9 @@ async def bad(held: RecentEvents, request: Request) -> list[dict[str, object]]:
 
 
 async def _first_match(held: RecentEvents, kind: str, request: Request) -> list[parse_object.Event]:
-    """Return the matching events, newest first. If there is none, wait up to `wait` seconds for the first."""
+    """Return the events that match the request's parameters, the newest first. If none matches, wait up to
+    `wait` seconds for the first match.
+    """
     asked = request.query_params
     limit = number(request, "limit", 100, 5000)
     deadline = time.monotonic() + number(request, "wait", 0, MAX_WAIT_S)

@@ -1,6 +1,6 @@
-"""The console's whole state, in memory and bounded.
+"""The console's whole state, which is bounded and kept in memory.
 
-Only the event loop's thread uses it, so no locks are needed.
+Only the event loop's thread uses the state, so no locks are needed.
 """
 
 import asyncio
@@ -22,7 +22,9 @@ from tools.console.recent_events import RecentEvents
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """A place's visits in the marts: the number of closed ones, their usual dwell, and the latest visit."""
+    """A place's visits in the marts: the number of closed visits, their median dwell time, and the times of
+    the latest visit.
+    """
 
     closed: int
     usual_dwell_s: float | None
@@ -98,7 +100,7 @@ class ConsoleState:
                 self._crossed[crossing.device_id] = None
 
     def tell_visit(self, kind: str, detail: Mapping[str, object]) -> None:
-        """Apply a notification from the visits' bus."""
+        """Apply a visit notification from the event bus."""
         # Other producers may send events to the bus, too.
         with suppress(LookupError, TypeError, ValueError):
             self.visits.tell(kind, detail)
@@ -155,7 +157,7 @@ class ConsoleState:
         }
 
     def news(self) -> list[tuple[str, dict[str, object]]]:
-        """Return the changes since the last call as messages for the pages' event stream."""
+        """Return the changes since the last call, as the names and data of messages for the pages' event stream."""
         messages: list[tuple[str, dict[str, object]]] = []
         if self.was_reset:
             self.was_reset = False

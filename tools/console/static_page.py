@@ -15,9 +15,9 @@ NO_PAGES = (
 
 
 async def page(request: Request) -> Response:
-    """Return the built file with this path, otherwise the page, which interprets the path itself.
+    """Respond with the built file at this path; otherwise with index.html, whose script interprets the path.
 
-    Files are read for each request, so a new build needs no restart.
+    Files are read anew for each request, so a new build needs no restart of the console.
     """
     path = request.path_params["path"]
     root = STATIC.resolve()

@@ -26,7 +26,7 @@ PLACES_REACH = timedelta(days=35)
 
 
 class LogPoller(Poller):
-    """Reads the functions' canonical log lines, on which the dashboard's metrics are based, too."""
+    """Reads the functions' canonical log lines, on which the CloudWatch dashboard's metrics are also based."""
 
     source = "logs"
     always = True
@@ -89,7 +89,9 @@ class LogPoller(Poller):
 
 
 class VisitPoller(Poller):
-    """Reads the visits table: at the start and for visits that the bus missed, or regularly without a bus."""
+    """Reads the visits table: without an event bus, repeatedly; with a bus, at startup and for visits that
+    the bus did not report.
+    """
 
     source = "visits"
     DEVICES_A_LOOK = 20
@@ -126,9 +128,9 @@ class VisitPoller(Poller):
         return min(every, pace.visits) if is_all_verified and not new else 0.2
 
     def _verify(self) -> bool:
-        """Read the enters of contradicted devices from the table, which also has those of merged visits.
-
-        Returns whether all contradictions have been verified."""
+        """Read the enter events of devices with a contradiction from the visits table, which also contains the
+        enter events of merged visits. Return whether all contradictions have been verified.
+        """
         doubtful = self.shared.ask(self.state.visits.doubtful)
         self._verified = {device: doubt for device, doubt in self._verified.items() if device in doubtful}
         to_ask = [device for device, doubt in doubtful.items() if self._verified.get(device) != doubt]
@@ -242,7 +244,7 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
-        """Return each place's usual dwell and latest visit from the marts."""
+        """Return each place's number of closed visits, median dwell time and latest visit from the marts."""
         try:
             rows = warehouse.query(
                 "SELECT geofence_tag, geofence_external_id, COUNT(dwell_seconds) AS closed,"

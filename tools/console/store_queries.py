@@ -1,4 +1,4 @@
-"""Queries of the stores for the page. They block, so call them in a thread."""
+"""The page's queries of the stores. The functions block, so call them in a thread."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -31,7 +31,7 @@ WHERE_REACH = timedelta(hours=48)
 
 class Ask(Protocol):
     async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
-        """Return a store's answer. Raises Problem if the store does not answer."""
+        """Return the result of `question`, which queries a store. Raises Problem if the store does not answer."""
 
 
 class StoreQueries:
@@ -42,7 +42,9 @@ class StoreQueries:
         self._session = session
 
     def where(self, what: str) -> dict[str, object]:
-        """Return the steps of an event or object. Raises Refusal if the warehouse cannot be queried."""
+        """Return the steps that an event or object took through the pipeline. Raises Refusal if the warehouse
+        cannot be queried.
+        """
         steps, searched = self._steps(what)
         keys = [step.detail["key"] for step in steps if "key" in step.detail]
         return {
@@ -62,7 +64,7 @@ class StoreQueries:
         }
 
     def _steps(self, what: str) -> tuple[list[Step], list[str]]:
-        """Return the steps, and the stores that were searched."""
+        """Return the steps of an event or object, and the names of the stores that were searched."""
         with self._session() as warehouse:
             finder = Finder(self._outputs, self._stage, warehouse)
             if object_name(what):
@@ -71,7 +73,9 @@ class StoreQueries:
             return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
-        """Return the key of the object with an event, and the line if known; None if no object has the event."""
+        """Return the key of the object that contains an event, and the event's line if known; None if no
+        object contains the event.
+        """
         for step in self._steps(event_id)[0]:
             key, line = step.detail.get("key"), step.detail.get("line")
             if key and object_name(str(key)):
@@ -79,7 +83,9 @@ class StoreQueries:
         return None
 
     def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
-        """Return one event of an archived object: the one on that line, or with that id if no line is given."""
+        """Return one event of an archived object: the event on the line `line`, or the event with the id
+        `event_id` if `line` is None. Returns None if there is no such event.
+        """
         archive = Archive(self._aws("s3"), self._outputs.bucket)
         found = next((each for each in archive.objects(key) if each.key == key), None)
         body = archive.body(key) if found else None
@@ -103,15 +109,15 @@ class StoreQueries:
         ]
 
     def device_visits(self, device_id: str, since: datetime) -> list[known_visits.Known]:
-        """Return a device's visits from the visits table."""
+        """Return a device's visits since a time from the visits table."""
         rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
         return [known_visits.known(row) for row in rows]
 
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
     ) -> tuple[list[known_visits.Known], int]:
-        """Return the latest visits of the mart and the number of earlier visits left out. Empty if dbt has
-        never run.
+        """Return the latest visits in the mart, at most `most`, and the number of earlier visits left out. No
+        visits are returned if dbt has never run.
         """
         where, parameters = self._of_visits(start, end, device_id, fence)
         try:
@@ -138,9 +144,10 @@ class StoreQueries:
     def visits_after(
         self, last: tuple[datetime, str], end: datetime, fence: Fence | None
     ) -> tuple[list[known_visits.Known], tuple[datetime, str] | None]:
-        """Return up to PART_VISITS visits of the mart after the entry time and visit key `last`, the earliest first.
+        """Return up to PART_VISITS visits in the mart that follow `last` (an entry time and a visit key), the
+        earliest first.
 
-        The second value is `last` for the next part, or None if this part is the last one.
+        The second value is the argument `last` for the next call, or None if there are no further visits.
         """
         start, visit_key = last
         where, parameters = self._of_visits(start, end, None, fence)
@@ -177,7 +184,7 @@ class StoreQueries:
             return daily_report.report(warehouse, self._outputs.database, day, zone, datetime.now(UTC))
 
     def daily(self, n: int) -> dict[str, object]:
-        """Return the marts' daily totals, by the day of the device's clock in UTC."""
+        """Return the daily totals of the last `n` days from the marts. A day is a UTC day of the devices' clocks."""
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:
             with self._session() as warehouse:
@@ -220,14 +227,16 @@ _SUMS = ("events", "visits", "collections", "litres", "kilometres", "dwell_secon
 
 
 def _known(row: Row) -> known_visits.Known:
-    """Parse a row of the mart."""
+    """Parse a row of the mart GEOFENCE_VISITS."""
     times = {name: row[name] and keys.timestamp(utc(row[name])) for name in _TIMES}
     numbers = {name: None if row[name] is None else float(row[name]) for name in _NUMBERS}
     return known_visits.known(row | times | numbers)
 
 
 def _whole_days(latest_first: list[Row]) -> list[Row]:
-    """Sort rows by date, without the earliest date if LIMIT may have cut it. The order within a date stays."""
+    """Sort rows by date, and leave out the earliest date if LIMIT may have cut off some of its rows. The
+    order within each date is kept.
+    """
     cut = latest_first[-1]["date"] if len(latest_first) == MAX_DAILY else None
     return sorted((row for row in latest_first if row["date"] != cut), key=lambda row: row["date"])
 
@@ -248,7 +257,7 @@ def _days(farms: list[Row], trucks: list[Row]) -> list[Row]:
 
 
 def _json(value: object) -> object:
-    """Convert decimals to numbers and times to text."""
+    """Convert a value from Snowflake to a JSON value: a decimal to a number, a date or time to text."""
     match value:
         case datetime():
             return parse_object.written(utc(value))

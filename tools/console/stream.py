@@ -57,7 +57,9 @@ class Hub:
                 self._tell_of_pipeline()
 
     def flush(self) -> None:
-        """Send the changes; without an open page discard them, because the next snapshot has them."""
+        """Send the changes to all open pages. If no page is open, discard the changes, because the next
+        snapshot will contain them.
+        """
         if not self._pages:
             self._state.drop_news()
             return
@@ -94,7 +96,9 @@ class Hub:
             page.woken.set()
 
     async def listen(self) -> AsyncIterator[bytes]:
-        """Stream to one page. No change is lost between the subscription and the snapshot that it starts with."""
+        """Yield the messages for one page, starting with a snapshot. No change is lost between the
+        subscription and the snapshot.
+        """
         page = _Page()
         self.flush()
         self._pages.add(page)
@@ -127,7 +131,7 @@ class Hub:
             self._state.viewers -= 1
 
     def close(self) -> None:
-        """End every stream; pages reconnect by themselves."""
+        """End every stream. Pages reconnect automatically."""
         self._over = True
         for page in self._pages:
             page.woken.set()

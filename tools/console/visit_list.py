@@ -1,4 +1,4 @@
-"""List the visits of a time range from the marts, the visits table and the bus."""
+"""List the visits in a time range from the marts, the visits table and the event bus."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from tools.console.store_queries import MAX_CSV_VISITS, Ask, StoreQueries
 
 @dataclass(frozen=True)
 class Wanted:
-    """The visits that a request asks for. `prefix`: the beginning of a truck's or place's name, ignoring
-    case; empty means all.
+    """The visits that a request asks for. `prefix` is the beginning of a truck's or place's name, ignoring
+    case; an empty prefix matches all names.
     """
 
     start: datetime
@@ -30,7 +30,7 @@ class Wanted:
 
 
 def wanted_of(request: Request, now: datetime) -> Wanted:
-    """Parse the parameters of a request for visits; the default is the last 24 hours."""
+    """Parse the parameters of a request for visits. The default time range is the last 24 hours."""
     return Wanted(
         time_of(request, "from", now - timedelta(hours=24)),
         time_of(request, "to", now),
@@ -42,7 +42,9 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """Visits by entry time; `missing`: why stores did not answer; `more`: the number of earlier visits left out."""
+    """The visits found, sorted by entry time. `missing` contains the reasons why stores did not answer;
+    `more` is the number of earlier visits left out.
+    """
 
     visits: list[Known]
     used: list[str]
@@ -51,7 +53,7 @@ class Found:
 
 
 async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask) -> Found:
-    """Return the latest visits, at most `most`."""
+    """Return the latest visits that a request asks for, at most `most`, from all stores that answer."""
     start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
     found: dict[Start, Known] = {}
     used, missing, left_out = ["bus"], [], 0
@@ -93,7 +95,8 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
 async def in_parts(
     wanted: Wanted, bus: KnownVisits, queries: StoreQueries, ask: Ask
 ) -> AsyncIterator[list[Known]]:
-    """Yield the visits in parts, the earliest first; at least one part, which may be empty.
+    """Yield the visits that a request asks for in parts, the earliest first. There is at least one part,
+    which may be empty.
 
     Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more than
     MAX_CSV_VISITS.
@@ -128,7 +131,7 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return the bus's version of a visit if it is newer than the mart's version."""
+    """Return the console's version of a visit (`held`) if it is newer than the mart's version (`visit`)."""
     if held is None or (held.version < 0 and not visit.is_open):
         return visit
     held.crossings = held.crossings or visit.crossings

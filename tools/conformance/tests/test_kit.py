@@ -21,7 +21,9 @@ type App = Callable[[str, list[Event]], None]
 
 
 def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
-    """Return the report on an app that receives its events directly, each batch in a separate thread."""
+    """Run one scenario against an app, which receives each batch as a function call in a separate thread;
+    return the report.
+    """
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         endpoint = f"{url}/v1/events"
@@ -37,7 +39,9 @@ def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
 
 
 def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
-    """Send a batch until every event of it is delivered or dropped, with growing pauses."""
+    """Follow the rule: resend a batch, with growing pauses, until every event in the batch is delivered or
+    dropped.
+    """
     http = urllib3.PoolManager(retries=False, timeout=0.5)
     body = gzip.compress(json.dumps(events).encode(), mtime=0)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -158,8 +162,8 @@ def test_app_tests_can_choose_a_scenario_and_read_the_report_over_http() -> None
 
 
 def test_chunked_body_is_read_completely() -> None:
-    """A phone that compresses while sending does not know the length in advance. API Gateway accepts chunked
-    bodies too.
+    """A phone that compresses a body while sending it does not know the body's length in advance. API Gateway
+    also accepts chunked bodies.
     """
     with serving(Stage(), "127.0.0.1", 0) as url:
         body = json.dumps([an_event(), an_event()]).encode()
@@ -213,7 +217,7 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
 
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
 def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
-    """Milkrun accepts bare positions, even if their other fields are null."""
+    """Milkrun accepts bare positions (pings) even if all other fields are null."""
     ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:

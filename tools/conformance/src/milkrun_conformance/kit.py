@@ -50,10 +50,10 @@ def play(
     timeout_s: float,
     quiet: float,
 ) -> list[Report]:
-    """Return a report per scenario.
+    """Run the scenarios one after another, and return a report for each.
 
-    The app has `timeout_s` seconds to do what the scenario requires. Then it gets one more event, so that it reads its
-    outbox again, and must make no mistake for `quiet` seconds.
+    The app has `timeout_s` seconds to do what the scenario requires. Then the app gets one more event, so
+    that it reads its outbox again, and must break no rule for `quiet` seconds.
     """
     return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 

@@ -1,4 +1,6 @@
-"""Find the events in a request body, plain or gzip: one event, an array, the app's envelope, or NDJSON."""
+"""Find the events in a request body, which may be compressed with gzip: one event, an array, the app's
+envelope, or NDJSON.
+"""
 
 import gzip
 import hashlib
@@ -14,7 +16,9 @@ class UnreadableBodyError(ValueError):
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:
-    """Return the body, decompressed if it is gzip. Raise UnreadableBodyError for invalid gzip."""
+    """Return the body, decompressed if its content encoding is gzip. Raise UnreadableBodyError if the gzip
+    data is invalid.
+    """
     codings = [coding.strip() for coding in content_encoding.lower().split(",")]
     # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
     if not {"gzip", "x-gzip"} & set(codings):
@@ -28,7 +32,7 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
 def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
     """Return one id per event, in order: its `_id`, or a hash of the event if it has none (null counts as none).
 
-    Raise UnreadableBodyError if the text is not strict JSON, or not NDJSON where the content type says so.
+    Raise UnreadableBodyError if the text is not strict JSON, or is not NDJSON although its content type says so.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
@@ -42,7 +46,7 @@ def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
 
 
 def digest(content: bytes) -> str:
-    """Return an id for content that has no `_id`."""
+    """Return the SHA-256 hash that serves as the id of content without an `_id`."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The server's behaviour in each scenario, and the behaviour required of a client (the rule is in docs/openapi.yaml).
 
-The server fails from the first request of a scenario on, and the checks follow the events of that request.
+The failure starts with the first request of a scenario, and the checks follow the events in that request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,8 @@ class Seen:
 class Reply:
     """A response of the server.
 
-    Without a status, the connection is closed, or stays open until the client gives up (`hold`).
+    If `status` is None, the server closes the connection without a response. If `hold` is true, the server
+    first keeps the connection open until the client gives up.
     """
 
     status: int | None
@@ -37,9 +38,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario: the server's replies, and the client's mistakes (`faults`), which are final once `settled` is true.
+    """A scenario: the server's replies, and the client's violations of the rule (`faults`), which are final
+    once `settled` returns true.
 
-    `reply` depends on the earlier requests, and on this one's event ids and `Authorization`.
+    `reply` is called with the earlier requests, and with the current request's event ids and `Authorization` header.
     """
 
     name: str
@@ -69,14 +71,18 @@ def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...], _token: str
 
 
 def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply:
-    """Return 401 for the first request's token, or three times if the requests have no token."""
+    """Return 401 for each request with the first request's token, or for the first three requests if they
+    have no token.
+    """
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
     return Reply(401, {"WWW-Authenticate": "Bearer"}, code="token_expired") if is_refused else ACCEPTED
 
 
 def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Reply:
-    """Return 413 for every batch of several events, and for the first event even if it is sent alone."""
+    """Return 413 for every batch of several events, and for the first event of the scenario even if it is
+    sent alone.
+    """
     giant = before[0].ids[:1] if before else ids[:1]
     return Reply(413) if len(ids) > 1 or ids == giant else ACCEPTED
 

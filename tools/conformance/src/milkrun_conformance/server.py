@@ -41,7 +41,9 @@ class Report(TypedDict):
 
 
 class Stage:
-    """The current scenario, and the requests that the app has sent since it began. Safe to use from any thread."""
+    """The current scenario, and the requests that the app has sent since the scenario began. Safe to use from
+    any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,7 +58,7 @@ class Stage:
             self.seen: list[Seen] = []
 
     def receive(self, body: bytes, ids: tuple[str, ...], token: str) -> tuple[Reply, threading.Event]:
-        """Return the reply to a request, and an event that is set when the scenario ends."""
+        """Record a request; return the reply to it, and a threading.Event that is set when the scenario ends."""
         with self._lock:
             reply = self.scenario.reply(self.seen, ids, token)
             self.seen.append(Seen(time.monotonic(), ids, body, reply.status, token))
@@ -81,7 +83,9 @@ class Stage:
 
 @contextmanager
 def serving(stage: Stage, host: str, port: int) -> Iterator[str]:
-    """Serve in a thread and yield the server's URL. Port 0 selects a free one; a port in use raises OSError."""
+    """Run the server in a thread and yield its URL. Port 0 selects a free port; a port that is in use raises
+    OSError.
+    """
     with socket.create_server((host, port)) as listener:
         config = uvicorn.Config(
             application(stage),
@@ -155,7 +159,7 @@ async def _close_connection(request: Request) -> None:
 
 
 async def _hold(request: Request, ended: threading.Event) -> None:
-    """Wait until the app closes the connection, the scenario ends, or HOLD_SECONDS have passed."""
+    """Wait until the app closes the connection or the scenario ends, but for at most HOLD_SECONDS."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOLD_SECONDS):
             while not ended.is_set() and not await request.is_disconnected():
@@ -163,7 +167,7 @@ async def _hold(request: Request, ended: threading.Event) -> None:
 
 
 def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ...]]:
-    """Return the decompressed body and the id of each event; an unreadable body counts as one event."""
+    """Return the decompressed body and the ids of its events. An unreadable body counts as one event."""
     try:
         text = decompress(body, headers.get("content-encoding", ""))
         return text, event_ids(text, headers.get("content-type", ""))
