@@ -1,4 +1,7 @@
-"""Use a temporary Airflow home. Airflow reads its settings when it is imported, so this file runs first."""
+"""Use a temporary AIRFLOW_HOME.
+
+Airflow reads its settings when it is imported, so they are set here: pytest runs this file before the tests.
+"""
 
 import atexit
 import os

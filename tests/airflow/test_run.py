@@ -1,7 +1,6 @@
-"""Test a complete Airflow run against its own stack: rows deleted from the warehouse beforehand are loaded
-again.
+"""Test a complete Airflow run on its own stack: it loads rows again that were deleted from the warehouse.
 
-With MILKRUN_E2E_OUTPUTS=<outputs.json> the test uses that running stack instead, and does not stop it.
+With MILKRUN_E2E_OUTPUTS=<outputs.json>, the test uses that running stack instead, and does not stop it.
 """
 
 import json
@@ -38,7 +37,10 @@ class Stack:
         return self.run(PYTHON, "-m", "ops", *words, code=code)
 
     def airflow(self, *words: str) -> list[dict[str, object]]:
-        """Return the last line of the output, because Airflow also prints warnings to standard output."""
+        """Run an Airflow command, and return its JSON output.
+
+        The JSON is the last line, because Airflow also prints warnings to standard output.
+        """
         answer: list[dict[str, object]] = json.loads(self.run(AIRFLOW, *words).splitlines()[-1])
         return answer
 
@@ -47,7 +49,7 @@ class Stack:
         return rows
 
     def reconciled(self, code: int, since: str) -> None:
-        """Wait until reconcile exits with `code`. Reconcile ignores events of the last minute."""
+        """Run `ops reconcile` repeatedly until it exits with `code`, because it ignores events of the last minute."""
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             ended = subprocess.run(
@@ -75,7 +77,7 @@ def stack() -> Iterator[Stack]:
 
 
 @pytest.mark.timeout(1500)
-def test_run_repairs_transforms_and_compacts_the_warehouse(stack: Stack) -> None:
+def test_backfill_repairs_and_transforms_the_warehouse_and_compacts_the_archive(stack: Stack) -> None:
     since = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
     stack.ops("send", "--events", "400", "--trucks", "6", "--json")
     stack.reconciled(0, since)

@@ -1,6 +1,6 @@
 """Share one Spark session among all tests, because starting a session takes seconds.
 
-A task has four attempts, as on a cluster.
+Each task has four attempts, as on a cluster.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
     .venvs/spark/bin/python -m tests.spark.growth --events 100000 1000000 --cores 1 2
 
 Prints one line of JSON per run: engine (python is a naive loop), job, events, cores, seconds without and with
-start-up, CPU seconds and peak memory of all its processes, and the bytes that Spark shuffled. With at least three
+start-up, CPU seconds and peak memory of all its processes, and the megabytes that Spark shuffled. With at least three
 sizes it also prints the fitted growth. Compare CPU seconds rather than seconds if the machine is shared.
 """
 
@@ -68,7 +68,7 @@ def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
 
 
 def run_naively(folder: Path, job: str, hours: Hours) -> None:
-    """Run the naive loop over files, with a whole hour or all geofence events in memory."""
+    """Run a job as a naive loop over the files, with a whole hour or all geofence events in memory."""
     store = Folder(folder)
     if job == "rebuild":
         paths = (store.path / s.key for hour in hours for s in objects_of(store, hour))
@@ -87,7 +87,7 @@ def run_naively(folder: Path, job: str, hours: Hours) -> None:
 
 
 def run_once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
-    """Run one job in this process, and print the seconds without start-up."""
+    """Run one job in this process, and print its seconds without start-up and the bytes that Spark shuffled."""
     store = Folder(folder)
     shuffled = 0
     if engine == "spark":
@@ -126,7 +126,10 @@ def _rebuild(store: Folder, hours: Hours) -> rebuild.Rebuild:
 
 
 def measured(command: Sequence[str], cores: int) -> dict[str, float]:
-    """Run the command on `cores` cores, and measure all its processes ten times per second."""
+    """Run a command on `cores` cores. Return its times, its peak memory and the megabytes that Spark shuffled.
+
+    All its processes are measured ten times per second.
+    """
     began, most = time.monotonic(), 0
     ticks: dict[int, int] = {}
     with tempfile.TemporaryFile("w+") as out:
@@ -152,7 +155,7 @@ def measured(command: Sequence[str], cores: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fit:
-    """The line `start + per_million * events / 1e6` in CPU seconds, fitted with equal weight for each size."""
+    """The fitted line `start + per_million * events / 1e6`, in CPU seconds. Each size has the same weight."""
 
     start: float
     per_million: float
@@ -161,8 +164,9 @@ class Fit:
 
 
 def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
-    """Minimise the squared relative errors. At least three sizes are required, because any two fit a line
-    exactly.
+    """Fit a line to the CPU seconds by minimising the squared relative errors.
+
+    At least three sizes are required, because any two fit a line exactly.
     """
     if len(set(sizes)) < 3:
         raise ValueError("a fit needs at least three sizes")
@@ -181,7 +185,7 @@ def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
 
 
 def report_fits(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a line per job, engine and number of cores that has at least three sizes."""
+    """Fit and print a line for each job, engine and number of cores that was measured with at least three sizes."""
     series: defaultdict[tuple[str, str, int], dict[float, float]] = defaultdict(dict)
     for row in rows:
         series[row["job"], row["engine"], row["cores"]][row["events"]] = row["processor_seconds"]
@@ -201,7 +205,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _process(pid: int) -> tuple[int, int, int] | None:
-    """Return the process id, resident pages, and CPU time in ticks."""
+    """Return a process's id, its resident pages and its CPU time in ticks; None if it has ended."""
     with suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return pid, int(fields[21]), int(fields[11]) + int(fields[12])

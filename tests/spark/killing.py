@@ -10,7 +10,10 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def kill_all(job: subprocess.Popen[bytes]) -> None:
-    """Kill the job's process group, which `job` must lead. As a subreaper, this process reaps the orphaned JVM."""
+    """Kill the process group of a job, which must be its leader.
+
+    As a subreaper, this process also reaps the orphaned JVM.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()

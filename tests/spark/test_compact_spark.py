@@ -1,4 +1,4 @@
-"""Test that compaction with Spark gives the same results as with DuckDB (tests/unit/glue/test_compact.py)."""
+"""Test that compaction with Spark writes the same lines as with DuckDB (tests/unit/glue/test_compact.py)."""
 
 import os
 import signal
@@ -23,7 +23,9 @@ HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
 
 
 def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSession, tmp_path: Path) -> None:
-    """The archive has two hours, a device with 30 % of all events, many types, and each kind of damaged object."""
+    """The archive covers two hours: a device with 30 % of an hour's events, many types, and each kind of damaged
+    object.
+    """
     skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
     many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]
     stores = [Folder(tmp_path / "spark"), Folder(tmp_path / "duckdb")]
@@ -56,7 +58,7 @@ def test_hour_of_tiny_objects_is_compacted_despite_an_unreadable_object(
 
 
 class Deadly(Folder):
-    """A folder that kills the first worker that reads an object and the first that has written a file."""
+    """A folder that kills the first worker that reads an object, and the first that has written a file."""
 
     def _die_once(self, moment: str) -> None:
         died = self.path / f"died-{moment}"

@@ -1,4 +1,4 @@
-"""Test that `forget` with Spark rewrites the same objects as without Spark."""
+"""Test that `forget` rewrites the same objects with Spark as without."""
 
 import dataclasses
 from functools import partial

@@ -1,4 +1,4 @@
-"""Test that the published files run as on Glue: with only the script, the zip on the path, and Glue's own arguments."""
+"""Test that the published files run as on Glue: a script alone, with the zip on its path and Glue's own arguments."""
 
 import json
 import os
@@ -57,7 +57,9 @@ def test_each_command_prints_help(job: str) -> None:
     assert "--archive" in ended.stdout
 
 
-def test_published_script_compacts_and_ignores_the_arguments_of_glue(published: Path, tmp_path: Path) -> None:
+def test_published_script_compacts_the_archive_and_ignores_glue_arguments(
+    published: Path, tmp_path: Path
+) -> None:
     archived(tmp_path / "archive", [line(f"e{n}") for n in range(50)])
     range_ = [
         "--from",

@@ -1,6 +1,4 @@
-"""Test that the rebuild with Spark gives the same visits as the consumer's rule, DuckDB and dbt on random
-sets of events.
-"""
+"""Test that the rebuild with Spark produces the same visits as the visit rule and the rebuild with DuckDB."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -45,7 +43,7 @@ def by_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     spark: SparkSession, tmp_path: Path, gap: int, min_confidence: int
 ) -> None:
-    """One run covers all sets, because each seed has its own devices and ids."""
+    """One run covers all fifty sets, because each set has its own devices and ids."""
     store, rule = Folder(tmp_path), Rule(gap, min_confidence)
     events = [event for seed in range(50) for event in random_crossings(seed * 7 + gap)]
     keys = archived(tmp_path, map(crossing_line, events), batch=50)
@@ -85,7 +83,7 @@ def test_rebuild_with_a_skewed_device_skips_only_the_damaged_object(
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_visits_of_real_rounds_can_be_rebuilt_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
+def test_visits_of_real_delivery_rounds_are_rebuilt_from_parquet(spark: SparkSession, tmp_path: Path) -> None:
     store = Folder(tmp_path)
     lines = [each for those in rounds_archived(tmp_path, 400).values() for each in those]
     list(compact_with_duckdb(store, stale(store, DAY)))

@@ -1,5 +1,6 @@
-"""Test that the stream gives the results of the rule and of Beam, writes each row exactly once despite
-SIGKILL, and survives damaged objects.
+"""Test that the stream writes the same rows as the rule and the Beam job, each exactly once even if it is killed.
+
+Damaged objects do not stop it.
 """
 
 import json
@@ -36,7 +37,7 @@ Windows = list[tuple[datetime, str, str, int]]
 
 
 def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]:
-    """Return three hours of events in the order sent, up to nine minutes late; some exits are missing."""
+    """Return three hours of events in the order in which they are sent: up to nine minutes late, some exits missing."""
     pick, events = random.Random(seed), []
     for truck in range(trucks):
         at = HOUR + timedelta(seconds=pick.randrange(1800))
@@ -53,7 +54,7 @@ def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]
 
 
 def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> list[str]:
-    """Write objects whose modification times follow the given order."""
+    """Write events to objects whose modification times follow the given order. Returns the keys."""
     keys = archived(folder, map(crossing_line, events), batch=each)
     for number, key in enumerate(keys):
         seconds = (HOUR + timedelta(days=1)).timestamp() + number
@@ -62,7 +63,7 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the rows that the rule gives for each pair without Spark."""
+    """Return the windows and overdue exits that the rule produces for each pair without Spark."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)
@@ -118,8 +119,10 @@ def test_windows_and_overdue_exits_match_the_rule_and_the_beam_job(
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
-def test_objects_of_other_programs_do_not_stop_the_stream(spark: SparkSession, tmp_path: Path) -> None:
-    """The archive has a repaired copy under an operator's own key, and an empty upload."""
+def test_objects_that_the_handler_did_not_write_do_not_stop_the_stream(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """They are a repaired copy with an operator's own key, and an empty upload."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)
     by_hand = (tmp_path / keys[0]).with_name("repaired.ndjson.gz")
@@ -134,7 +137,7 @@ def test_objects_of_other_programs_do_not_stop_the_stream(spark: SparkSession, t
     assert line["origin"]["object"] == str(by_hand.relative_to(tmp_path))
 
 
-def test_fast_clock_of_one_phone_makes_no_event_of_other_phones_late(
+def test_fast_clock_of_one_phone_does_not_make_events_of_other_phones_late(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     events = morning(2, trucks=3)
@@ -159,7 +162,7 @@ STREAM = [
 
 @pytest.mark.timeout(900)
 def test_stream_killed_repeatedly_writes_each_row_exactly_once(tmp_path: Path) -> None:
-    """Kill the driver and its JVM as soon as another batch is written, then continue from the checkpoint."""
+    """Twice, kill the driver and its JVM as soon as another batch is written, then continue from the checkpoint."""
     events = morning(3, trucks=6)
     landed(tmp_path, events, each=12)
     command = [*STREAM, "--archive", str(tmp_path), "--checkpoint", str(tmp_path / "checkpoint")]

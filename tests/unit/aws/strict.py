@@ -12,7 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Strict:
-    """A service that checks each signature and sends the next of `answers` (None: it closes the connection)."""
+    """A service that checks the signature of each request and sends the next of `answers`.
+
+    For an answer of None, it closes the connection.
+    """
 
     answers: list[tuple[int, bytes] | None] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -30,7 +33,10 @@ class Strict:
         return self.answers.pop(0) if self.answers else (200, b"{}")
 
     def authorization(self, method: str, path: str, headers: dict[str, str], body: bytes) -> str:
-        """Compute the expected header. (AWS IAM User Guide: "Create a signed AWS API request".)"""
+        """Return the `Authorization` header that the request should have.
+
+        (AWS IAM User Guide: "Create a signed AWS API request".)
+        """
         given = dict(part.split("=", 1) for part in headers["authorization"].split(" ", 1)[1].split(", "))
         access_key, day, region, service, _ = given["Credential"].split("/")
         names = given["SignedHeaders"].split(";")

@@ -81,7 +81,7 @@ def test_put_is_tried_three_times_after_transient_s3_errors(
     assert len(strict.requests) == 6
 
 
-def test_other_s3_error_is_not_retried(strict: Strict) -> None:
+def test_s3_error_that_is_not_transient_is_not_retried(strict: Strict) -> None:
     strict.answers = [(403, error("AccessDenied"))]
     with pytest.raises(RetryableError, match="S3: AccessDenied"):
         archive(strict).store(LINES, {})
@@ -128,7 +128,7 @@ def test_read_returns_the_content_of_the_object(strict: Strict) -> None:
     ("status", "code"), [(404, "NoSuchKey"), (404, "NoSuchBucket"), (403, "AccessDenied")]
 )
 def test_missing_object_raises_missing_object_error(strict: Strict, status: int, code: str) -> None:
-    """S3 returns AccessDenied to a role that may not list the bucket, such as the redrive function's."""
+    """S3 returns AccessDenied to a role that may not list the bucket, such as the role of the redrive function."""
     strict.answers = [(status, error(code))]
     with pytest.raises(MissingObjectError):
         archive(strict).read(LINES.key)
@@ -179,7 +179,7 @@ def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: s
         (None, "RemoteDisconnected"),
     ],
 )
-def test_other_kinesis_failure_raises_retryable_error(
+def test_any_other_kinesis_failure_raises_retryable_error(
     strict: Strict, answer: tuple[int, bytes] | None, message: str
 ) -> None:
     strict.answers = [answer]
@@ -201,7 +201,7 @@ def test_refused_connection_raises_retryable_error() -> None:
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
 @pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm", "secretsmanager"])
-def test_default_endpoints_equal_those_of_the_sdk(
+def test_default_endpoints_match_those_of_the_sdk(
     region: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)

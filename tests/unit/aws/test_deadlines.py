@@ -110,7 +110,7 @@ def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
-    """Make every name resolve to `unreachable` addresses that accept no connection, then the address of `url`."""
+    """Make every name resolve to `unreachable` addresses that accept no connection, then to the address of `url`."""
     dead = socket.create_server(("127.0.0.1", 0), backlog=0)
     full = [socket.socket() for _ in range(4)]  # fill the backlog, so that no other connection is accepted
     for each in full:
@@ -153,7 +153,7 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
 def test_all_tries_of_a_put_fit_into_the_handlers_time_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """STORE_SECONDS covers three tries and the longest pauses between them."""
+    """STORE_SECONDS must cover three tries and the longest pauses between them."""
     from aws.archive import TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS
 

@@ -34,7 +34,7 @@ HEADERS = st.dictionaries(
     HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
 )
 @settings(deadline=None, max_examples=60)
-def test_signatures_equal_those_of_botocore(
+def test_signatures_match_those_of_botocore(
     headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
 ) -> None:
     token = "token==" if with_token else None
@@ -52,7 +52,7 @@ def test_signatures_equal_those_of_botocore(
 
 
 def test_example_request_in_the_aws_documentation_gets_the_documented_signature() -> None:
-    """Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object."""
+    """(Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object.)"""
     credentials = FixedCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None)
     headers = {
         "host": "examplebucket.s3.amazonaws.com",
@@ -81,9 +81,7 @@ def test_function_credentials_come_from_the_environment(monkeypatch: pytest.Monk
 
 
 def test_function_credentials_come_from_a_local_endpoint_under_snapstart() -> None:
-    """AWS Lambda Developer Guide: "Defined runtime environment variables",
-    AWS_CONTAINER_CREDENTIALS_FULL_URI.
-    """
+    """(AWS Lambda Developer Guide: "Defined runtime environment variables", AWS_CONTAINER_CREDENTIALS_FULL_URI.)"""
     expires = datetime.now(UTC) + timedelta(hours=6)
     answer = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
 

@@ -47,7 +47,7 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
         ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_request_equals_that_of_boto3(
+def test_request_matches_that_of_boto3(
     service: Strict, name: str, call: str, request_: dict[str, object]
 ) -> None:
     sdk: object = boto3.client(
@@ -97,7 +97,7 @@ def answer(code: str) -> bytes:
     return json.dumps({"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": "no"}).encode()
 
 
-def test_other_error_is_raised_immediately_with_its_code(service: Strict) -> None:
+def test_error_that_is_not_transient_is_raised_immediately_with_its_code(service: Strict) -> None:
     service.answers = [(400, answer("ConditionalCheckFailedException"))]
     with pytest.raises(ServiceError) as caught:
         client_of(service).put_item(**PUT)
@@ -105,7 +105,7 @@ def test_other_error_is_raised_immediately_with_its_code(service: Strict) -> Non
     assert len(service.requests) == 1
 
 
-def test_invalid_request_raises_permanent_error_without_its_content(
+def test_permanent_error_for_an_invalid_request_does_not_quote_its_content(
     service: Strict,
 ) -> None:
     service.answers = [(400, answer("ValidationException"))]

@@ -32,7 +32,7 @@ def url() -> Iterator[str]:
 
 
 def sdk(service: str, url: str) -> object:
-    """Return a boto3 client whose timeouts are long enough for moto's slow first response."""
+    """Return a boto3 client. Its default timeouts are long enough for moto's slow first response."""
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
     return boto3.client(service, region_name=REGION, endpoint_url=url, **keys)
 

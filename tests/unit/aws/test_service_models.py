@@ -1,4 +1,4 @@
-"""Test that the check against AWS's service models rejects requests that AWS rejects and LocalStack accepts."""
+"""Test that validation against AWS's service models rejects requests that AWS rejects but LocalStack accepts."""
 
 import base64
 import json
@@ -50,7 +50,7 @@ def test_request_that_violates_the_model_is_rejected(case):
         check(service_model(service).operation_model(operation), request)
 
 
-def test_valid_request_passes_the_check_as_arguments_and_as_http_body():
+def test_valid_request_is_accepted_both_as_arguments_and_as_an_http_body():
     request = {"StreamName": "milkrun-dev-geofence", "Records": [RECORD] * 500}
     check(service_model("kinesis").operation_model("PutRecords"), request)
     data = base64.b64encode(b"x").decode()

@@ -1,4 +1,4 @@
-"""Run moto's server on loopback, with one request at a time because moto's conditional writes can race."""
+"""Run moto's server on loopback. It handles one request at a time, because moto's conditional writes can race."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ class Aws:
         }
 
     def received_notifications(self) -> list[dict[str, object]]:
-        """Receive and delete all notifications from a queue that is a target of the bus."""
+        """Receive all notifications from a queue that is a target of the bus, delete them there, and return them."""
         sqs = self.client("sqs")
         url = sqs.get_queue_url(QueueName="received")["QueueUrl"]
         found = []

@@ -13,7 +13,7 @@ from ops.visits_items import visits_in
 
 
 class Inline(Executor):
-    """Run each submitted call immediately, in order."""
+    """An executor that runs each submitted call immediately."""
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -23,10 +23,10 @@ class Inline(Executor):
 
 @dataclass
 class FakeTable:
-    """Guarantee only what DynamoDB guarantees: atomic single-item writes, consistent reads, and batches in
-    any order.
+    """A table that guarantees only what DynamoDB guarantees: atomic single-item writes and consistent reads.
 
-    `before_access` is called before each read or write of an item. It may let another thread run, or raise.
+    `before_access` is called before each read or write of an item. It may let another thread run, or raise an
+    exception.
     """
 
     stored: dict[Key, Item] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class FakeTable:
     before: dict[Key, Item] = field(default_factory=dict)
 
     def seen_by(self, before_access: Callable[[str], None]) -> "FakeTable":
-        """Return a table over the same items that calls another hook before each read or write."""
+        """Return a table with the same items that calls another `before_access`."""
         return FakeTable(self.stored, before_access, stale=self.stale, before=self.before)
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
@@ -81,7 +81,7 @@ class FakeTable:
             yield copy.deepcopy(self.stored[pk, after])
 
     def visits(self, pair: Pair) -> list[Visit]:
-        """Return the visits that readers see, in order."""
+        """Return the visits of a pair that readers of the table see, in order."""
         return [visit for found, visit in visits_in(self.stored.values()) if found == pair]
 
 

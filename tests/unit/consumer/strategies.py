@@ -1,4 +1,4 @@
-"""Strategies for events as phones send them, drawn from few values so that every kind of collision occurs."""
+"""Strategies for events as phones send them, drawn from so few values that every kind of collision occurs."""
 
 import base64
 import json
@@ -54,8 +54,10 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Draw from few ids, so that ids repeat with equal and different contents, and from few times, so that
-    events tie and flap.
+    """Draw an event.
+
+    The ids are few, so that ids repeat with equal and different contents. The times are few, so that events are
+    simultaneous and visits flap.
     """
     world = world or World()
     return st.builds(
@@ -72,7 +74,7 @@ def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
 
 
 def as_json(e: GeofenceEvent) -> bytes:
-    """Return the event as the app sends it and as the stream carries it."""
+    """Return an event as JSON, as the app sends it and the stream carries it."""
     body: dict[str, object] = {
         "_id": e.event_id,
         "type": e.type,
@@ -88,8 +90,9 @@ def as_json(e: GeofenceEvent) -> bytes:
 
 
 def batch_of(datas: Sequence[bytes | str], first: int = 1, stream: str = "geofence") -> dict[str, Any]:
-    """Return a Lambda batch of one shard that arrived two hours after START. A `str` is passed on without
-    base64 encoding.
+    """Return a Lambda batch of one shard whose records arrived at Kinesis two hours after START.
+
+    A `str` is passed on without base64 encoding.
     """
     return {
         "Records": [

@@ -1,4 +1,4 @@
-"""Test the adapters for DynamoDB, EventBridge and S3 when a response reports a partial failure."""
+"""Test the adapters for DynamoDB, EventBridge and S3 with responses that report a partial failure."""
 
 from urllib.parse import unquote
 
@@ -36,7 +36,7 @@ def no_pauses(monkeypatch):
 
 
 class DynamoDB:
-    """Let `decide` choose the result of each call: the keys left unprocessed, or an error to raise."""
+    """A fake DynamoDB. `decide` returns the keys of a call that are left unprocessed, or raises an error."""
 
     def __init__(self, decide):
         self.decide, self.found, self.consistent, self.calls = decide, [], True, []
@@ -144,7 +144,7 @@ def test_unreachable_bus_fails_all_notifications():
 POISON = [Poison(r, (Reason("not_json", "", "no"),)) for r in records_of(batch_of([b"no"]))]
 
 
-def test_poison_records_of_a_batch_are_quarantined_once_in_one_object():
+def test_poison_records_of_a_repeated_batch_are_quarantined_in_one_object():
     with strict_service() as s3:
         archive = Archive("bucket", region="eu-west-1", credentials=CREDENTIALS, url=s3.url)
         key = S3SetAside(archive).keep(POISON)

@@ -1,4 +1,4 @@
-"""Test the function as Lambda calls it, on moto's DynamoDB, S3 and EventBridge."""
+"""Test the function as Lambda calls it, with moto's DynamoDB, S3 and EventBridge."""
 
 import gzip
 import json
@@ -40,7 +40,7 @@ def stored_visits(aws: Aws, pair: Pair = HOME):
     return [visit for of, visit in found if of == pair]
 
 
-def test_batch_is_stored_as_visits_and_sends_each_notification_once(aws, capsys):
+def test_batch_is_stored_as_visits_and_each_notification_is_sent_once(aws, capsys):
     later = event("enter", 3600, "c")
     assert consume(as_json(EXIT), as_json(ENTER), as_json(ENTER), as_json(later)) == {"batchItemFailures": []}
     assert stored_visits(aws) == list(visits_of([ENTER, EXIT, later])[HOME].visits)
@@ -84,7 +84,7 @@ def test_log_of_a_batch_does_not_grow_with_its_invalid_records(aws, capsys):
     assert len(said.out + said.err) < 2_000
 
 
-def test_batch_is_retried_from_its_first_record_if_the_table_is_missing(aws, capsys):
+def test_batch_is_retried_from_its_first_geofence_event_if_the_table_is_missing(aws, capsys):
     aws.client("dynamodb").delete_table(TableName=aws.table)
     assert consume(b"\xff", as_json(ENTER), as_json(EXIT)) == {"batchItemFailures": [{"itemIdentifier": "2"}]}
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -124,7 +124,7 @@ for batch in batches:
 """
 
 
-def test_killed_processes_sharing_a_device_do_not_change_the_visits(aws):
+def test_killing_a_process_that_shares_a_device_does_not_change_the_visits(aws):
     chance = random.Random(4)
     kinds = ["enter", "exit", "dwell"]
     all_events = [event(chance.choice(kinds), 20 * chance.randrange(60), f"e{n % 70}") for n in range(90)]

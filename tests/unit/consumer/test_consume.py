@@ -1,4 +1,4 @@
-"""Test the three results for a record of a batch: added to the visits, quarantined, or retried."""
+"""Test the three outcomes for a record: added to the visits, quarantined, or retried."""
 
 import hashlib
 import subprocess
@@ -39,7 +39,7 @@ class World:
 
 
 class FailingStore:
-    """Add all events except those of the given devices."""
+    """A store that adds all events except those of the given devices, for which it returns the given errors."""
 
     def __init__(self, store, failing):
         self.store, self.failing = store, failing
@@ -146,8 +146,11 @@ def test_first_failed_record_is_reported_to_kinesis():
     assert outcome.consumed == 3
 
 
-def test_change_of_a_dead_consumer_is_published_by_the_next_batch():
-    """`make kcl` runs a worker beside the function. The worker got two events in one batch, this consumer in two."""
+def test_change_of_a_killed_consumer_is_published_with_the_next_batch():
+    """`make kcl` runs a worker beside the function.
+
+    The worker received both events in one batch, the function in two.
+    """
     world, calls = World(), []
 
     class Died(BaseException):
@@ -211,7 +214,7 @@ def test_only_the_rejected_events_of_a_pair_are_quarantined():
     st.lists(st.one_of(events().map(as_json), st.just(b"poison"), st.just("%")), max_size=25),
     st.sets(st.sampled_from(["truck-1", "truck#2"])),
 )
-def test_every_record_is_in_the_visits_quarantined_or_retried(datas, failing):
+def test_every_record_is_added_to_the_visits_quarantined_or_retried(datas, failing):
     world = World()
     ports = Ports(FailingStore(world.ports.store, dict.fromkeys(failing, ConnectionError())), world.aside)
     records = list(records_of(batch_of(datas)))

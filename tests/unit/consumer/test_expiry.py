@@ -1,4 +1,4 @@
-"""Test that visits stay correct although their items expire separately and some days late."""
+"""Test that visits stay correct although their items expire one by one, and some of them days late."""
 
 import random
 from copy import replace
@@ -48,8 +48,8 @@ arrivals = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)), SIZES)
-def test_expired_items_do_not_change_the_recent_visits(all_arrivals, seed, deaths, sizes):
-    """Visits may last longer than their events are stored. If a process dies, its batch is retried."""
+def test_expiry_of_items_does_not_change_recent_visits(all_arrivals, seed, deaths, sizes):
+    """A visit may last longer than its events are stored. If a process is killed, its batch is retried."""
     with small(sizes):
         check_expiry(all_arrivals, seed, deaths)
 
@@ -144,7 +144,7 @@ def event_days_later(e, days):
     )
 
 
-def test_version_keeps_growing_after_all_items_of_a_device_expired():
+def test_version_keeps_increasing_after_all_items_of_a_device_have_expired():
     table, bus = FakeTable(), FakeBus()
     for n in range(30):
         store(table, bus).add({HOME: [event("enter", n * 1000), event("exit", n * 1000 + 500)]})
@@ -158,7 +158,7 @@ def test_version_keeps_growing_after_all_items_of_a_device_expired():
 
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
 def test_remaining_items_of_an_expired_pair_do_not_hide_a_new_change(left):
-    """A process dies before it writes its chunk. The next one must not treat the change as complete."""
+    """A process is killed before it writes its chunk. The next process must not treat the change as complete."""
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
     seen = []
@@ -190,7 +190,7 @@ def test_exit_closes_the_visit_of_a_truck_parked_longer_than_events_are_kept():
     assert table.visits(HOME) == list(visits_of([parked, back, left_late])[HOME].visits)
 
 
-def test_late_event_in_a_long_visit_reads_only_one_day():
+def test_late_event_in_a_long_visit_reads_only_one_day_of_events():
     table = FakeTable()
     dwells = [event("dwell", n * 3600) for n in range(1, 60 * 24)]
     store(table).add({HOME: [event("enter", 0, "parked"), *dwells]})
@@ -201,7 +201,7 @@ def test_late_event_in_a_long_visit_reads_only_one_day():
     assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_no_event_is_added_to_a_chunk_whose_successors_expired():
+def test_no_event_is_added_to_a_chunk_whose_successors_have_expired():
     table = FakeTable()
     now = event("enter", 92 * DAY, "now")
     with small((0, 1, 16_000)):
@@ -259,8 +259,8 @@ def test_re_entry_at_the_start_of_the_read_range_is_still_merged(seconds):
     assert table.visits(HOME) == list(expected)
 
 
-def test_late_exit_closes_the_simultaneous_visit_with_the_last_id():
-    """The visits' keys are not in the order of their ids, because `#` is stored as `%23`."""
+def test_late_exit_closes_the_simultaneous_visit_whose_id_sorts_last():
+    """The keys of the visits sort differently from their ids, because `#` is stored as `%23`."""
     some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
     table = FakeTable()
     store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
@@ -287,8 +287,8 @@ def test_later_exits_of_a_device_flapping_at_the_start_of_the_range_are_ignored(
     assert table.visits(HOME) == list(visits_of([*some, late])[HOME].visits)
 
 
-def test_visit_is_stored_as_long_as_one_of_its_events_may_still_arrive():
-    """The visit ended without an exit when the next one began, so the truck may have been seen until then."""
+def test_visit_is_kept_while_one_of_its_events_may_still_arrive():
+    """The visit ended without an exit when the next one began, so its last event may date from shortly before that."""
     table = FakeTable()
     begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
     store(table).add({HOME: [following]})

@@ -1,4 +1,4 @@
-"""Test the worker's shard process, checkpoints, health check and log lines. tests/e2e runs the daemon itself."""
+"""Test the worker's shard process, checkpoints and health check. tests/e2e runs the daemon itself."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ class Checkpointer:
 
 
 class Input:
-    """Any input of the library: a batch, an initialization or a request."""
+    """Any input from the library: an initialization, a batch, or a request."""
 
     def __init__(self, checkpointer=None, **named):
         self.checkpointer = checkpointer
@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """Stop once at each given position. Raise it instead if it is an exception."""
+    """A consumer that stops once at each given position. If a given stop is an exception, it raises that."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []
@@ -89,7 +89,7 @@ def test_finished_batch_is_checkpointed_at_its_last_subrecord():
     assert checkpointer.at == [("2", 2)]
 
 
-def test_failed_record_is_retried_after_a_checkpoint_before_it():
+def test_failed_record_is_retried_after_checkpointing_the_records_before_it():
     checkpointer, consumer = Checkpointer(), Consumer((2, 1), (2, 1), (3, 0))
     batch = [Delivered(1), Delivered(2, 0), Delivered(2, 1), Delivered(3)]
     processor(consumer).process_records(Input(checkpointer, records=batch))
@@ -161,8 +161,9 @@ def test_ended_shard_is_checkpointed_but_a_lost_shard_is_not():
 
 
 def test_end_of_a_shard_is_checkpointed_despite_throttling():
-    """The KCL treats an exception as completion, and never reads the children of a shard whose end was not
-    checkpointed.
+    """The KCL treats an exception as completion.
+
+    It never reads the children of a shard whose end is not checkpointed.
     """
     throttled = Checkpointer("ThrottlingException", "ThrottlingException")
     processor(Consumer()).shard_ended(Input(throttled))
@@ -214,7 +215,7 @@ def test_properties_come_from_settings_and_can_be_overridden():
         KclSettings.of(ENVIRONMENT | {"STREAM_NAME": ""})
 
 
-def test_workers_of_one_machine_have_different_ids():
+def test_workers_on_one_machine_have_different_ids():
     settings = KclSettings.of(ENVIRONMENT)
     assert len({settings.properties["workerId"] for _ in range(50)}) == 50
 
@@ -248,8 +249,8 @@ def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypa
 @pytest.mark.parametrize(
     "attack", ["folder of another user", "symbolic link", "writable by the group", "shared as /tmp"]
 )
-def test_worker_refuses_a_folder_that_others_can_write_to(tmp_path, monkeypatch, capsys, attack):
-    """The daemon runs the program that kcl.properties names."""
+def test_worker_refuses_a_state_folder_that_other_users_can_write_to(tmp_path, monkeypatch, capsys, attack):
+    """The daemon runs the program that kcl.properties in this folder names."""
     prepared, folder = tmp_path / "prepared", tmp_path / "state"
     prepared.mkdir()
     (prepared / "kcl.properties").write_text("executableName = evil")

@@ -1,4 +1,4 @@
-"""Test the operators' queries of the visits table and the resending of quarantined records."""
+"""Test the operators' commands: query the visits table, resend and purge quarantined records, migrate the table."""
 
 import base64
 import json
@@ -112,7 +112,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_presence_in_the_table_matches_the_rule_on_random_events(aws, seed):
-    """Add random events with flapping, superseded contents and ties, in random order."""
+    """The events include flapping, superseded contents and ties, and are added in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
     some = [
@@ -157,7 +157,7 @@ def run(environment, *args):
     return result.stdout
 
 
-def test_command_prints_the_same_visits_as_json_and_as_a_table(aws, tmp_path):
+def test_visits_command_lists_by_device_or_fence_as_json_or_as_a_table(aws, tmp_path):
     consume(as_json(event("enter", 0, "a", fence=FARM)))
     environment = outputs(aws, tmp_path)
     (visit,) = json.loads(run(environment, "visits", "--device", "truck-1", "--json"))
@@ -281,7 +281,7 @@ def test_unreadable_quarantine_object_is_kept_and_the_command_fails(aws, tmp_pat
     assert attempt(environment, "set-aside", option).exit_code == 1
 
 
-def test_one_command_moves_all_items_to_the_current_table_layout(aws, tmp_path, monkeypatch):
+def test_one_command_migrates_all_items_to_the_current_table_layout(aws, tmp_path, monkeypatch):
     cases = json.loads(Path(__file__).with_name("previous_layout.json").read_text())
     (case,) = (case for case in cases if case["name"] == "random 0")
     dynamodb = aws.client("dynamodb")

@@ -1,8 +1,7 @@
-"""Test that the next event of a pair, or the command, moves it from the previous layout of the table.
+"""Test that a pair is migrated from the table's previous layout, by its next event or by the command.
 
-`previous_layout.json` holds the items that the previous version of the consumer wrote for some events: after
-it had finished, after it was stopped in the middle of its last change, and after some of the items had
-expired.
+`previous_layout.json` contains the items that the previous version of the consumer wrote for some events: after it had
+finished, after it was stopped in the middle of its last change, and after some of the items had expired.
 """
 
 import json
@@ -40,7 +39,7 @@ def is_complete(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if is_complete(name)])
-def test_moved_pair_keeps_its_visits_and_publishes_nothing(name):
+def test_migrated_pair_keeps_its_visits_and_publishes_no_notification(name):
     case, bus = CASES[name], FakeBus()
     table = old_table(case)
     expected = visits_of(sent(case))
@@ -51,8 +50,8 @@ def test_moved_pair_keeps_its_visits_and_publishes_nothing(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
-def test_next_event_moves_a_pair_at_whatever_step_its_consumer_stopped(name):
-    """The last batch is retried with one more event."""
+def test_next_event_migrates_a_pair_wherever_its_consumer_stopped(name):
+    """The last batch is delivered again with one more event."""
     case, bus = CASES[name], FakeBus()
     table, events = old_table(case), sent(case)
     batch = [*events[-4:], event("enter", 3600, "next")]
@@ -102,7 +101,7 @@ def test_enter_whose_exit_has_expired_does_not_split_its_visit():
 
 
 @pytest.mark.parametrize("calls", range(12))
-def test_interrupted_move_is_completed_by_the_next_move(calls):
+def test_interrupted_migration_is_completed_by_the_next_one(calls):
     case, bus, count = CASES["many visits"], FakeBus(), iter(range(99))
 
     def dies(_):
@@ -118,10 +117,8 @@ def test_interrupted_move_is_completed_by_the_next_move(calls):
     assert table.visits(HOME) == list(visits_of(sent(case))[HOME].visits)
 
 
-def test_previous_version_cannot_change_a_moved_pair():
-    """The previous version writes a head only if its version is unchanged, and cannot read a head that was
-    moved.
-    """
+def test_previous_version_cannot_change_a_migrated_pair():
+    """The previous version writes a head only if its version is unchanged, and cannot read a migrated head."""
     case = CASES["many visits"]
     table = old_table(case)
     before = dict(table.stored[HOME_KEY])

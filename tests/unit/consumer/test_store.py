@@ -1,4 +1,4 @@
-"""Test that the stored visits follow the rule, whatever other processes write and wherever a process dies."""
+"""Test that the stored visits follow the rule, whatever other processes write and wherever a process is killed."""
 
 import random
 import threading
@@ -37,7 +37,7 @@ def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> St
 
 
 def deliver(mine, batch, number, shard="shard"):
-    """Add the batch with the given number, as consume() does."""
+    """Add a batch with the given number on the stream to the store, as consume() does. Returns the results by pair."""
     pairs = grouped(batch)
     return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
@@ -50,7 +50,7 @@ def grouped(some):
 
 
 def visits_known_to_a_receiver(notifications):
-    """Return the visits known to a receiver that keeps the latest version of each."""
+    """Return the visits that a receiver derives from notifications, keeping the latest version of each visit."""
     visits, began = {}, {}
     for notice in sorted(notifications, key=lambda n: n.detail["version"]):
         detail = notice.detail
@@ -79,7 +79,7 @@ def visits_known_to_a_receiver(notifications):
     st.randoms(use_true_random=False),
 )
 def test_any_batching_of_events_gives_the_same_visits(batches, min_confidence, gap, sizes, chance):
-    """Logs may overflow at any size, and eventually consistent reads may be stale."""
+    """The log may overflow at any size, and eventually consistent reads may be stale."""
     with small(sizes):
         check_any_batching(batches, min_confidence, gap, chance)
 
@@ -126,7 +126,9 @@ class Died(BaseException):
 
 
 def stubborn(chance):
-    """Choose the same actor several times in a row, so that the others miss whole changes."""
+    """Return a function that often chooses the same actor several times in a row, so that the others miss whole
+    changes.
+    """
     stay_probability = chance.choice([0.0, 0.5, 0.9, 0.97])
     last = [""]
 
@@ -139,7 +141,10 @@ def stubborn(chance):
 
 
 class Stage:
-    """Let `choose` decide which of several actors makes its next call, and kill some of them."""
+    """Runs several actors as threads.
+
+    `choose` decides which of them makes its next call, and some calls kill their actor.
+    """
 
     def __init__(self, choose):
         self._choose = choose
@@ -198,7 +203,7 @@ class Stage:
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=3, max_size=3),
     SIZES,
 )
-def test_interleaved_consumers_killed_at_any_point_give_correct_visits(batches_of, seed, deaths, sizes):
+def test_interleaved_consumers_killed_at_any_point_store_correct_visits(batches_of, seed, deaths, sizes):
     with small(sizes):
         check_consumers_that_interleave(batches_of, seed, deaths)
 
@@ -247,13 +252,15 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     st.sets(st.integers(0, 12)),
     SIZES,
 )
-def test_shard_moving_between_dying_workers_loses_no_notification(batches, seed, deaths, failures, sizes):
+def test_no_notification_is_lost_when_a_shard_moves_between_killed_workers(
+    batches, seed, deaths, failures, sizes
+):
     with small(sizes):
         check_shard_that_moves(batches, seed, deaths, failures)
 
 
 def check_shard_that_moves(batches, seed, deaths, failures):
-    """Two workers read the shard from its checkpoint, because the first continues after losing its lease."""
+    """Two workers read the shard from its checkpoint, because the first one continues after losing its lease."""
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))
     published = iter(range(10**9))
@@ -295,7 +302,7 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     SIZES,
 )
 def test_consumers_with_different_batches_lose_no_notification(records, seed, deaths, sizes):
-    """`make kcl` runs a worker beside the function, and each has its own checkpoint."""
+    """`make kcl` runs a worker beside the function, and each of them has its own checkpoint."""
     with small(sizes):
         check_other_batches(records, seed, deaths)
 
@@ -334,9 +341,9 @@ def check_other_batches(records, seed, deaths):
     }
 
 
-def test_event_in_a_chunk_that_is_newer_than_the_read_log_is_published():
-    """The process that wrote the chunk died before publishing, and the eventually consistent read of the log
-    is stale.
+def test_event_in_a_chunk_newer_than_a_stale_log_is_published():
+    """The process that wrote the chunk was killed before publishing, and the eventually consistent read returns an
+    older log.
     """
     some = [event("enter", 0, "a"), event("enter", 600, "b"), event("enter", 1200, "c")]
     late = event("exit", 300, "late")
@@ -370,7 +377,7 @@ def test_chunk_that_could_not_be_written_is_written_by_the_next_change():
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
-def test_notifications_of_a_discarded_batch_are_sent_later():
+def test_notifications_of_a_discarded_batch_are_sent_with_the_next_batch():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
     bus.fails = lambda notice: False
@@ -378,7 +385,7 @@ def test_notifications_of_a_discarded_batch_are_sent_later():
     assert [n.kind for n in bus.notified] == ["arrived", "departed"]
 
 
-def test_only_the_chosen_notifications_are_published():
+def test_only_the_configured_kinds_of_notifications_are_published():
     table, bus = FakeTable(), FakeBus()
     mine = Store(table, bus, RULE, Inline(), frozenset({"visit_restated"}))
     deliver(mine, [event("enter", 0, "a"), event("exit", 600, "b")], 1)
@@ -386,7 +393,7 @@ def test_only_the_chosen_notifications_are_published():
     assert [n.kind for n in bus.notified] == ["visit_restated"]
 
 
-def test_change_begun_by_a_dead_process_is_finished_and_published():
+def test_change_begun_by_a_killed_process_is_completed_and_published():
     table, bus = FakeTable(), FakeBus()
 
     seen = []
@@ -446,7 +453,7 @@ def test_adding_events_returns_the_number_of_changed_visits():
     assert changed(event("enter", 30)) == 2  # the first visit ends without an exit, and a new one begins
 
 
-def test_process_that_continues_after_a_suspension_overwrites_nothing():
+def test_process_that_resumes_after_a_suspension_overwrites_no_newer_chunk():
     table, woken = FakeTable(), []
 
     def sleeps_before_its_chunk(what):
@@ -489,7 +496,7 @@ def test_late_event_reads_the_chunks_once_even_after_a_long_history():
     assert table.visits(HOME)[1000].last_seen_at == event("dwell", 1_000_100).occurred_at
 
 
-def test_two_thousand_events_in_one_batch_keep_items_below_400_kb():
+def test_items_stay_below_400_kb_with_two_thousand_events_in_one_batch():
     table = FakeTable()
     mad = [event("enter", n, "\x01" * 110 + f"{n:08}") for n in range(2000)]
     store(table).add({HOME: mad})

@@ -27,7 +27,7 @@ def test_exit_closes_the_visit_that_its_enter_opened():
     )
 
 
-def test_dwell_seconds_are_computed_for_closed_visits_only():
+def test_dwell_seconds_are_computed_only_for_closed_visits():
     closed, opened = history(event("enter", 0), event("exit", 90), event("enter", 900)).visits
     assert (closed.dwell_seconds, closed.is_open) == (90.0, False)
     assert (opened.dwell_seconds, opened.is_open) == (None, True)
@@ -45,7 +45,7 @@ def test_exit_without_an_open_visit_is_an_orphan():
     ) == History((Visit(at(10), "a", at(20), "b"),), orphan_exits=2)
 
 
-def test_dwell_updates_last_seen_of_the_open_visit_only():
+def test_dwell_updates_last_seen_only_of_the_open_visit():
     assert history(
         event("dwell", 0),
         event("enter", 10, "a"),
@@ -55,7 +55,7 @@ def test_dwell_updates_last_seen_of_the_open_visit_only():
     ) == History((Visit(at(10), "a", at(30), "b", last_seen_at=at(20)),))
 
 
-def test_consecutive_visits_at_most_the_gap_apart_merge_into_one():
+def test_consecutive_visits_within_the_merge_gap_become_one():
     flapping = [
         event("enter", 0, "a"), event("dwell", 5), event("exit", 10),
         event("enter", 130), event("exit", 140, minutes=1.0),

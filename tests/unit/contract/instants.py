@@ -1,4 +1,4 @@
-"""Accepted and rejected time formats, with which all readers are tested: handler, schema, dbt, SQL, SQLite, Spark."""
+"""Accepted and rejected time formats for testing all readers: handler, JSON schema, dbt, SQL files, SQLite, Spark."""
 
 # The text that a phone sends, and its UTC time truncated to microseconds
 ACCEPTED = [

@@ -140,7 +140,7 @@ def test_all_fields_of_a_geofence_event_are_read() -> None:
     assert (event.duration_minutes, event.confidence) == (3.0, 2)
 
 
-def test_integer_may_be_written_with_a_decimal_point() -> None:
+def test_confidence_may_be_written_with_a_decimal_point() -> None:
     assert geofence_event(json.dumps(ENTER | {"confidence": 2.0}).encode()).confidence == 2
 
 
@@ -216,7 +216,7 @@ def test_every_reason_names_its_field(change: dict[str, object], reasons: list[t
     assert reasons_of(ENTER | change) == reasons
 
 
-def test_reason_for_an_empty_type_says_that_it_is_empty() -> None:
+def test_reason_for_an_empty_type_says_that_it_must_not_be_empty() -> None:
     with pytest.raises(InvalidEvent, match="`type` must not be empty"):
         check(TRIP | {"type": ""})
 
@@ -233,7 +233,7 @@ def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) 
     )
 
 
-def test_event_without_a_device_or_a_user_is_rejected() -> None:
+def test_event_with_neither_a_device_nor_a_user_is_rejected() -> None:
     assert reasons_of(TRIP | {"user": {}}) == [("missing_identity", "user")]
     assert reasons_of(TRIP | {"user": None, "userId": "u"}) == [("missing_identity", "user")]
 

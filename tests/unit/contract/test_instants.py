@@ -26,7 +26,7 @@ STORED = Stored("events/x", 0, instant("2026-11-28T13:00:00Z"))
 
 
 def spark_reads(text: str) -> object:
-    """Return `created_at` of the row that the engines in glue/ read from the line."""
+    """Return `created_at` of the row that the engines in glue/ read from an event with this time."""
     line = json.dumps(ENTER | {"createdAt": text}).encode()
     (row,) = line_rows(Lines(STORED, [line])).to_pylist()
     return row["created_at"]
@@ -79,7 +79,7 @@ CLOCKS = {
 
 
 class OneLine:
-    """An archive with one object that has one line."""
+    """An archive that contains one object with one line."""
 
     def __init__(self, line: bytes) -> None:
         self._line = line

@@ -1,4 +1,4 @@
-"""Test how newline-delimited text of phones, laptops and editors is read."""
+"""Test how newline-delimited text from phones, laptops and editors is read."""
 
 from contract.lines import lines_in
 

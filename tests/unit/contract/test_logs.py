@@ -1,4 +1,4 @@
-"""Test that each log line is one JSON object."""
+"""Test that each log line is one JSON object with the ids of its invocation."""
 
 import json
 

@@ -11,7 +11,7 @@ from contract import logs, metrics
 
 @pytest.fixture
 def logged(capsys):
-    """Return a function that logs a line as on stage `dev`, and returns the parsed line."""
+    """Return a function that logs a line with the metrics of the stage `dev`, and returns the parsed line."""
 
     def log(event, **fields):
         logs.configure("INFO", metrics.with_metrics("dev"))
@@ -50,7 +50,7 @@ def test_rejected_events_are_counted_by_code(logged):
     assert line["rejected_missing_id"] == 2
 
 
-def test_stage_may_omit_the_metrics_that_no_alarm_reads(capsys):
+def test_stage_may_omit_the_metrics_that_no_alarm_uses(capsys):
     logs.configure("INFO", metrics.with_metrics("dev", "alarms"))
     codes = {"device_mismatch": 1, "missing_id": 2}
     structlog.get_logger().info(logs.EVENTS_INGESTED, received=2, events_per_device=1, rejected_by_code=codes)

@@ -1,4 +1,4 @@
-"""Test that every invalid event has a reason and no valid event has one."""
+"""Test that every invalid event has a reason and that no valid event has one."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Fixtures for a handler with fake stores: `phone` sends requests, and `world` holds what was stored."""
+"""Fixtures for a handler with fake ports: `phone` sends requests, and `world` holds what was stored."""
 
 import base64
 import json
@@ -32,7 +32,10 @@ class Phone:
     tokens: Tokens | None = None
 
     def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
-        """Post bytes unchanged and other values as JSON, in payload format 1.0 with base64, as API Gateway does."""
+        """Post a body in payload format 1.0 with base64, as API Gateway does, and return the response.
+
+        Bytes are sent unchanged, and other values as JSON.
+        """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         event = {
             "headers": headers or {"Content-Type": "application/json"},
@@ -63,11 +66,14 @@ def phone(world: World) -> Phone:
 
 @pytest.fixture
 def new_phone() -> Callable[[], Phone]:
-    """Return a function that creates phones, because the examples of a hypothesis test share its fixtures."""
+    """Return a function that creates a phone with its own fake ports.
+
+    The examples of a hypothesis test would otherwise share one `phone`.
+    """
     return lambda: Phone(World())
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _json_lines() -> None:
-    """Configure logging as in the functions, because structlog's default renders tracebacks slowly."""
+    """Configure logging as the functions do, because structlog's default renders tracebacks slowly."""
     logs.configure("INFO")

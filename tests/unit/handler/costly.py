@@ -1,6 +1,7 @@
-"""Bodies that take more CPU than ordinary ones of the same size, and the limit of CPU per body.
+"""Bodies that take more CPU than ordinary bodies of the same size, and the CPU limit per body.
 
-Each of these bodies exceeded `limit` before the handler was protected. They also seed the fuzzer.
+Each of these bodies exceeded the limit of `excess` in an earlier version of the handler. They are also seeds of the
+fuzzer.
 """
 
 import base64
@@ -31,8 +32,9 @@ WRONG = (
 
 
 def packed(text: bytes) -> bytes:
-    """Return gzip of `text` with a file name long enough to stay within the allowed ratio. (RFC 1952, section
-    2.3)
+    """Return `text` as gzip with a file name that is long enough to stay within the allowed inflation ratio.
+
+    (RFC 1952, section 2.3)
     """
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = packer.compress(text) + packer.flush()
@@ -85,7 +87,7 @@ MEMBERS = {"empty gzip members": gzip.compress(b"") * 50_000, "gzip members": gz
 
 @cache
 def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
-    """Return body, headers and inflated size by name. Texts of 500 KB or more are compressed."""
+    """Return the body, headers and inflated size of each request by name. Texts of 500 KB or more are compressed."""
     zipped = {"content-encoding": "gzip"}
     found = {name: (body, JSON | zipped, len(body)) for name, body in MEMBERS.items()}
     for name, (text, is_lines) in TEXTS.items():
@@ -98,9 +100,7 @@ def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
 
 @cache
 def honest(size: int) -> bytes:
-    """Return NDJSON of about `size` bytes: at most 500 geofence events as a phone sends them, padded with
-    metadata.
-    """
+    """Return NDJSON of about `size` bytes: up to 500 geofence events as a phone sends them, padded with metadata."""
     number = min(500, max(1, size // 430))
     drawn = random.Random(1)
     lines = []
@@ -127,7 +127,7 @@ def honest(size: int) -> bytes:
 
 
 def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> float:
-    """Return the median CPU seconds per request."""
+    """Handle a request `times` times, and return the median CPU seconds."""
     event = {"headers": dict(headers), "body": base64.b64encode(body).decode(), "isBase64Encoded": True}
     taken = []
     with pytest.MonkeyPatch.context() as patch:
@@ -141,7 +141,7 @@ def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> floa
 
 
 def excess(body: bytes, headers: Mapping[str, str], size: int) -> str:
-    """Return "" if a body costs at most what its size allows, otherwise both CPU times.
+    """Return "" if a body takes at most the CPU time that its size allows, otherwise its CPU time and the limit.
 
     `size` is the larger of the sizes as sent and inflated. Other programs on the machine can double a time, so a body
     is over the limit only if three comparisons in a row say so, each with an ordinary body measured at the same time.

@@ -1,4 +1,4 @@
-"""Fake ports that store their input and fail in the given calls."""
+"""Fakes of the handler's ports that store their input and fail at the given calls."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ class Fault(Enum):
 
 @dataclass
 class World:
-    """Fakes of S3, Kinesis and SQS. Each call consumes one of `faults`."""
+    """The state of the fakes of S3, Kinesis and SQS. Each call consumes one of `faults`."""
 
     faults: list[Fault] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class World:
         return gzip.decompress(self.objects[key]).splitlines()
 
     def promised(self) -> set[bytes]:
-        """Return the events that are on the stream, enqueued for it, or quarantined."""
+        """Return the archived events that are on the stream, named in a claim check, or quarantined."""
         queued = {self.lines_of(key)[number - 1] for key, numbers in self.claims for number in numbers}
         aside = {self.set_aside_text(line) for line in self.lines("set-aside")}
         return {record.data for record in self.stream} | queued | aside
@@ -130,7 +130,7 @@ class _Queue:
 
 @dataclass
 class Context:
-    """A Lambda context whose remaining time decreases a little at each call."""
+    """A Lambda context whose remaining time decreases by 5 ms per call."""
 
     aws_request_id: str = "fallback-id"
     remaining_ms: float = 28_000

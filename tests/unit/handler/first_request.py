@@ -1,8 +1,7 @@
-"""`python -m tests.unit.handler.first_request`: process one request in a fresh process and print the modules
-loaded and the time.
+"""Process one request in a fresh process; print its status, the modules it loaded and the times.
 
-A local server replaces AWS: container credentials, S3 and Kinesis. test_snapshot.py runs this module with the
-environment that Lambda gives to a function.
+Run with `python -m tests.unit.handler.first_request`. A local server replaces AWS: container credentials, S3 and
+Kinesis. test_snapshot.py runs this module with the environment variables that Lambda sets for a function.
 """
 
 import base64

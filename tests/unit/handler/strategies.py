@@ -52,7 +52,7 @@ broken_pings = st.builds(
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, object]:
-    """Draw an event that is valid except perhaps for its unknown fields."""
+    """Draw an event that is valid, except that its unknown fields may have any value."""
     event: dict[str, object] = draw(
         st.fixed_dictionaries(
             {"_id": ids, "createdAt": times, "user": users}, optional={"metadata": values, "x": values}
@@ -66,7 +66,7 @@ def events(draw: st.DrawFn) -> dict[str, object]:
 
 @st.composite
 def broken_events(draw: st.DrawFn) -> object:
-    """Draw an event with a missing or arbitrary field, or a value that is not an event."""
+    """Draw an event in which one field is missing or arbitrary, or a value that is not an event."""
     event = draw(events())
     field = draw(st.sampled_from(["_id", "type", "createdAt", "user", "geofence", "confidence", "duration"]))
     if draw(st.booleans()):
@@ -78,7 +78,7 @@ def broken_events(draw: st.DrawFn) -> object:
 
 @st.composite
 def written(draw: st.DrawFn, value: object) -> bytes:
-    """Draw JSON text with any whitespace, sometimes with a repeated name, sometimes truncated."""
+    """Draw JSON text of a value, with or without indentation, sometimes with a repeated name or a damaged part."""
     text = json.dumps(
         value, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, None, 1])), allow_nan=True
     )
@@ -96,7 +96,7 @@ lists = st.lists(st.one_of(events(), events(), broken_events(), pings, broken_pi
 
 @st.composite
 def requests(draw: st.DrawFn) -> tuple[bytes, Mapping[str, str]]:
-    """Draw a body and its headers."""
+    """Draw the body and the headers of a request."""
     headers = {"Content-Type": "application/json"}
     form = draw(st.sampled_from(["array", "array", "envelope", "single", "ndjson", "bytes"]))
     given = draw(lists)

@@ -60,7 +60,7 @@ def test_repeated_events_of_a_request_count_as_duplicates(phone: Phone) -> None:
     assert len(phone.world.stream) == 1
 
 
-def test_request_without_a_valid_event_returns_a_problem(phone: Phone) -> None:
+def test_request_without_a_valid_event_returns_a_problem_response(phone: Phone) -> None:
     answer = phone.post([{"_id": "b"}])
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -106,7 +106,7 @@ def test_geofence_types_are_configurable(phone: Phone) -> None:
     assert [json.loads(record.data)["_id"] for record in phone.world.stream] == ["y"]
 
 
-def test_objects_carry_time_request_id_and_app_version(phone: Phone) -> None:
+def test_object_metadata_contains_receipt_time_request_id_and_app_version(phone: Phone) -> None:
     phone.post([ENTER, {}], {"X-App-Version": "7.1 (β)"})
     for key in (*phone.world.keys("events"), *phone.world.keys("rejected")):
         metadata = dict(phone.world.metadata[key])
@@ -185,7 +185,7 @@ def test_unexpected_exception_is_logged_with_its_traceback_and_returns_503(
     assert ": simulated failure" not in first["exception"]  # a message may quote an event
 
 
-def test_first_request_fails_with_the_name_of_a_missing_setting(
+def test_first_request_logs_the_name_of_a_missing_setting_and_returns_503(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STREAM_NAME", "s")
@@ -201,13 +201,13 @@ def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) ->
 
 
 def test_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
-    """The redrive function, which has a minute, will receive the same rejection and quarantine the record."""
+    """The redrive function, which has a minute, will get the same rejection and quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
     assert phone.world.calls == ["store", "put", "enqueue"]
 
 
-def test_failing_stream_is_tried_at_most_ten_times_before_a_claim_check(phone: Phone) -> None:
+def test_failing_stream_is_tried_at_most_ten_times_before_enqueuing_a_claim_check(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
     assert answer.status == 202
@@ -226,8 +226,8 @@ def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
         )
 
 
-def test_departure_dated_hours_ahead_is_rejected_and_stored(phone: Phone) -> None:
-    """If it were accepted, the real departure of the truck would become a restatement."""
+def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
+    """If the event were accepted, the truck's real departure would become a restatement."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])

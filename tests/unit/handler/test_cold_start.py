@@ -1,4 +1,7 @@
-"""Test which modules a cold start imports, and how many, because its duration depends on the machine."""
+"""Test which modules a cold start imports, and how many.
+
+Its duration is not tested, because it depends on the machine.
+"""
 
 import json
 import subprocess

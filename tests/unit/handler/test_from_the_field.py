@@ -1,4 +1,4 @@
-"""Test the exact request bodies of real senders that an earlier version lost, misread or changed."""
+"""Test exact request bodies from real senders that an earlier version lost, misread or changed."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ def phone() -> Phone:
     return Phone(World(received_at=datetime(2026, 11, 28, 14, tzinfo=UTC)))
 
 
-def test_geofence_event_of_radars_ios_sdk_is_published_as_sent(phone: Phone) -> None:
+def test_geofence_event_from_radars_ios_sdk_is_published_as_sent(phone: Phone) -> None:
     assert phone.post(RADAR_IOS_SDK).status == 202
     [line] = phone.world.lines("events")
     sent = RADAR_IOS_SDK.removeprefix(b'{"event":').partition(b',"user":')[0]
@@ -63,7 +63,7 @@ def test_event_with_a_null_user_gets_the_ids_of_the_envelope(phone: Phone) -> No
     assert [record.partition_key for record in phone.world.stream] == ["phone-1"]
 
 
-def test_only_the_event_with_a_year_of_another_calendar_is_rejected(phone: Phone) -> None:
+def test_only_the_event_with_a_year_from_another_calendar_is_rejected(phone: Phone) -> None:
     answer = phone.post(JAPANESE_CALENDAR)
     assert (answer.status, answer.body["accepted"]) == (202, 1)
     errors = [(error["event_id"], error["code"]) for error in answer.body["errors"]]
@@ -110,7 +110,7 @@ IDS = {
 def test_every_event_of_a_file_with_boms_or_form_feeds_is_accepted(
     phone: Phone, name: str, tmp_path: Path
 ) -> None:
-    """`milkrun send` and the demo split a file into events as the handler splits the same bytes in a request body."""
+    """`milkrun send` and the demo split a file into the same events as the handler splits a body with these bytes."""
     body = FILES[name]
     (tmp_path / "file").write_bytes(body)
     [post] = posts_of_file(tmp_path / "file")

@@ -1,4 +1,4 @@
-"""Test that only valid tokens of the provider are accepted, and that known keys remain usable during its outages."""
+"""Test that only valid tokens from the provider are accepted, and that known keys stay in use during its outages."""
 
 import base64
 import gzip
@@ -66,7 +66,7 @@ def public_jwk(key: Key, key_id: str, **more: str) -> dict[str, object]:
 
 @dataclass
 class Issuer:
-    """A provider whose keys may change and which may be unreachable."""
+    """A fake identity provider. Its keys may change, and it may be unreachable."""
 
     keys: list[dict[str, object]] = field(
         default_factory=lambda: [public_jwk(EC_KEY, "ec"), public_jwk(RSA_KEY, "rsa")]
@@ -182,7 +182,7 @@ def test_cached_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
 
 
 def test_token_with_an_issue_time_in_the_future_is_accepted(issuer: Issuer) -> None:
-    """The clock of a provider may be fast. RFC 7519 does not make the validity of a token depend on `iat`."""
+    """The provider's clock may be fast, and RFC 7519 does not make the validity of a token depend on `iat`."""
     token = issuer.token(iat=int(issuer.now) + LEEWAY_SECONDS - 5)
     assert issuer.tokens().speaker(f"Bearer {token}").device == "truck-1"
 
@@ -198,7 +198,7 @@ def test_token_signed_with_another_key_under_a_known_id_is_refused(issuer: Issue
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 
 
-def test_token_that_rfc_7515_forbids_is_refused(issuer: Issuer) -> None:
+def test_token_that_violates_rfc_7515_is_refused(issuer: Issuer) -> None:
     header, payload, signature = issuer.token().split(".")
     deep = base64.urlsafe_b64encode(
         b'{"alg":"ES256","kid":"ec","x":' + b"[" * 3000 + b"]" * 3000 + b"}"
@@ -331,7 +331,9 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
 @pytest.mark.parametrize(
     "answer", [None, b"", b"<html>", b"[]", b'{"keys": 1}'], ids=["down", "empty", "html", "list", "number"]
 )
-def test_token_raises_retryable_error_if_no_keys_can_be_fetched(issuer: Issuer, answer: bytes | None) -> None:
+def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
+    issuer: Issuer, answer: bytes | None
+) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
     with pytest.raises(RetryableError):
@@ -424,7 +426,7 @@ def test_events_of_the_previous_driver_are_accepted_and_counted(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic a2V5"}], ids=["none", "another scheme"])
-def test_missing_token_returns_401_and_stores_nothing(issuer: Issuer, headers: dict[str, str]) -> None:
+def test_request_without_a_token_gets_401_and_is_not_stored(issuer: Issuer, headers: dict[str, str]) -> None:
     phone = phone_of(issuer, "required")
     answer = phone.post(geofence_event("a", "truck-1"), {"Content-Type": "application/json", **headers})
     assert (answer.status, answer.body["code"]) == (401, "missing_token")
@@ -444,7 +446,7 @@ def test_stage_with_optional_identity_accepts_and_logs_either_credential(
     assert phone.post(geofence_event("d", "truck-1"), bearer("a.b.c")).status == 401
 
 
-def test_signed_server_request_may_send_events_of_any_device(
+def test_signed_server_request_may_contain_events_of_any_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required", SIGNATURE_SCHEME="milkrun")
@@ -472,7 +474,7 @@ def test_token_is_checked_before_the_body_is_inflated(issuer: Issuer) -> None:
     assert phone_of(issuer, "required").post(bomb, headers).status == 401
 
 
-def test_provider_outage_without_known_keys_returns_503(issuer: Issuer) -> None:
+def test_request_gets_503_if_the_provider_is_down_and_no_keys_are_known(issuer: Issuer) -> None:
     issuer.is_down = True
     answer = phone_of(issuer, "required").post(geofence_event("a", "truck-1"), bearer(issuer.token()))
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")

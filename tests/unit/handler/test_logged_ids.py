@@ -44,9 +44,7 @@ def logged(capsys: pytest.CaptureFixture[str]) -> str:
         "accepted", "long-id", "time", "list", "envelope", "cut", "name-twice", "deep", "not-utf-8",
     ],
 )  # fmt: skip
-def test_no_device_or_user_id_of_a_request_is_logged(
-    phone: Phone, capsys: pytest.CaptureFixture[str], body: object
-) -> None:
+def test_no_id_in_a_request_is_logged(phone: Phone, capsys: pytest.CaptureFixture[str], body: object) -> None:
     phone.post(body)
     said = logged(capsys)
     assert "events_ingested" in said
@@ -80,7 +78,7 @@ def test_no_id_in_an_exception_message_is_logged(
 
 
 @pytest.mark.parametrize("claim", [{"key": IDS[1]}, {"bucket": IDS[0], "key": "k", "lines": [1]}, IDS[1]])
-def test_no_id_of_a_claim_check_is_logged(claim: object, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_id_in_a_claim_check_is_logged(claim: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert Desk().take(claim) == ["m0"]
     said = logged(capsys)
     assert "claim_check_returned" in said
@@ -102,7 +100,7 @@ def test_log_line_is_short_even_for_a_huge_claim_check(capsys: pytest.CaptureFix
     [lambda: KeyError(IDS[1]), lambda: PermanentError("dynamodb: ValidationException", IDS[1])],
     ids=["key", "aws"],
 )
-def test_no_id_of_a_failed_batch_is_logged(
+def test_no_id_in_a_failed_batch_is_logged(
     capsys: pytest.CaptureFixture[str], failure: Callable[[], Exception]
 ) -> None:
     records = [record(number) for number in "12"]

@@ -45,7 +45,7 @@ def test_schema_is_a_valid_json_schema() -> None:
     max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-def test_handler_accepts_exactly_the_events_of_the_schema(
+def test_handler_accepts_exactly_the_events_that_match_the_schema(
     new_phone: Callable[[], Phone], event: object
 ) -> None:
     answer = new_phone().post([event])
@@ -120,7 +120,7 @@ def test_responses_of_the_gateway_are_marked_in_the_document() -> None:
 
 
 def codes_in_source() -> Iterator[str]:
-    """Yield the literal codes passed to the functions that create a reason or a refusal."""
+    """Yield the literal codes that the source passes to the functions that create a reason or a refusal."""
     places = {
         "invalid": 0,
         "Reason": 0,

@@ -1,4 +1,4 @@
-"""Test that bare positions become events of type `location.ping`; others without `_id` are rejected."""
+"""Test that a position without event fields becomes an event of type `location.ping`, if it is complete."""
 
 import hashlib
 import json
@@ -83,7 +83,9 @@ NO_PINGS = [
 
 
 @pytest.mark.parametrize("change", NO_PINGS, ids=repr)
-def test_incomplete_ping_is_rejected_for_its_missing_id(phone: Phone, change: dict[str, object]) -> None:
+def test_incomplete_ping_is_rejected_as_an_event_without_an_id(
+    phone: Phone, change: dict[str, object]
+) -> None:
     answer = phone.post([PING | change])
     assert answer.status == 400
     assert answer.codes[0] == "missing_id"

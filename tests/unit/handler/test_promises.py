@@ -1,4 +1,4 @@
-"""Test promises 1 to 4 of docs/architecture.md with random bodies, and with every failure of every call to a port."""
+"""Test promises 1 to 4 of docs/architecture.md with random bodies and with every kind of failure of the ports."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ def test_every_event_is_accepted_rejected_or_a_duplicate(new_phone: NewPhone, re
 
 @modestly
 @given(requests())
-def test_repeated_request_writes_the_same_objects_and_republishes(
+def test_repeated_request_writes_the_same_objects_and_republishes_its_events(
     new_phone: NewPhone, request: Request
 ) -> None:
     phone = new_phone()
@@ -79,7 +79,9 @@ def test_keys_contain_the_number_and_the_hash_of_their_lines(new_phone: NewPhone
 
 @modestly
 @given(requests())
-def test_every_stored_line_loads_in_a_strict_warehouse(new_phone: NewPhone, request: Request) -> None:
+def test_every_stored_line_can_be_loaded_into_a_strict_warehouse(
+    new_phone: NewPhone, request: Request
+) -> None:
     phone = new_phone()
     phone.post(*request)
     for key, body in phone.world.objects.items():
@@ -120,7 +122,7 @@ def test_promises_are_kept_whichever_call_fails(
 
 
 def in_time(world: World, events: list[dict[str, object]], seconds: float) -> None:
-    """Handle a request in which each call takes its maximum time, and check that time remains for the response."""
+    """Handle a request in which each call takes its maximum time. Fail unless time remains for the response."""
     longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
     def seconds_left() -> float:

@@ -1,4 +1,4 @@
-"""Test publishing to a stream that accepts some or no records, or rejects a record permanently."""
+"""Test publishing to a stream that accepts only some records or none, or rejects a record permanently."""
 
 import itertools
 import random
@@ -20,8 +20,9 @@ from tests.unit.handler.fakes import Fault
 
 
 class ScriptedStream:
-    """A stream that throttles each record the given number of times before it accepts it. A negative number makes
-    every call with the record fail.
+    """A stream that throttles each record the given number of times before it accepts the record.
+
+    A negative number makes every call with that record fail.
     """
 
     def __init__(self, circuit_breaker: dict[str, int]) -> None:
@@ -185,13 +186,13 @@ def test_partial_failure_does_not_open_the_circuit_breaker(phone: Phone) -> None
     assert world.calls == ["store", "put"]
 
 
-def test_request_without_a_call_does_not_affect_the_circuit_breaker() -> None:
+def test_request_that_never_calls_the_stream_does_not_affect_the_circuit_breaker() -> None:
     circuit_breaker = CircuitBreaker()
     circuit_breaker.record(publish(records("a"), ScriptedStream({}), lambda: 0.0, no_pause))
     assert circuit_breaker.rounds() == MAX_ROUNDS
 
 
-def test_clock_set_back_does_not_keep_the_circuit_breaker_open() -> None:
+def test_circuit_breaker_does_not_stay_open_after_the_clock_is_set_back() -> None:
     now = [1000.0]
     circuit_breaker = CircuitBreaker(lambda: now[0])
     circuit_breaker.record(publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, no_pause))

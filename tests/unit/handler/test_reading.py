@@ -1,4 +1,4 @@
-"""Test every format of request bodies, and the error for every violation."""
+"""Test every format of request bodies, and the error code of every violation."""
 
 import base64
 import gzip
@@ -26,7 +26,10 @@ def text(value: object) -> bytes:
 
 
 def named_gzip(plain: bytes, name_bytes: int) -> bytes:
-    """Return gzip whose header contains a file name of `name_bytes` bytes. (RFC 1952, section 2.3: "FNAME")"""
+    """Return `plain` as gzip, with a file name of `name_bytes` bytes in its header.
+
+    (RFC 1952, section 2.3: "FNAME")
+    """
     packed = gzip.compress(plain, mtime=0)
     return packed[:3] + b"\x08" + packed[4:10] + b"n" * name_bytes + b"\0" + packed[10:]
 
@@ -409,7 +412,7 @@ def test_largest_allowed_requests_are_accepted(phone: Phone) -> None:
 
 
 def test_truncated_body_is_parsed_in_linear_time(phone: Phone) -> None:
-    """An earlier regular expression backtracked, and took 16 s of CPU for 64 KB."""
+    """An earlier regular expression backtracked and took 16 s of CPU for 64 KB."""
     blanks = b" " * 100_000
     torn = b'{"events":[%b],"note"%b:%bx%bx}' % (text(TRIP), blanks, blanks, blanks)
     began = time.process_time()

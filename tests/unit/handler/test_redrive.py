@@ -1,6 +1,4 @@
-"""Test that claim checks are published, returned to the queue with a growing delay, or moved to the
-dead-letter queue.
-"""
+"""Test that claim checks are published or quarantined, or returned to the queue with a growing delay."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ STORED = lines_object("events", EVENTS, AT)
 
 @dataclass
 class Desk:
-    """The redrive function with fake ports, and its Lambda context."""
+    """The redrive function with fake ports. It is also the function's Lambda context."""
 
     world: World = field(default_factory=World)
     postponed: list[tuple[str, int]] = field(default_factory=list)
@@ -36,7 +34,7 @@ class Desk:
         self.world.objects[STORED.key] = STORED.body
 
     def take(self, *bodies: object, tries: int = 1) -> list[str]:
-        """Process messages; return the ids of those that go back to the queue."""
+        """Process messages; return the ids of the messages that stay in the queue."""
         messages: list[dict[str, object]] = [
             {
                 "messageId": f"m{n}",
@@ -94,7 +92,7 @@ def test_invalid_claim_check_is_returned_without_delaying_the_others(desk: Desk,
     assert len(desk.world.stream) == 1
 
 
-def test_failing_stream_is_tried_for_the_first_message_only(desk: Desk) -> None:
+def test_failing_stream_is_tried_only_for_the_first_message(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
     assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
     assert desk.world.calls.count("get") == 1
@@ -127,7 +125,7 @@ def test_delay_grows_with_each_attempt_up_to_five_minutes(desk: Desk) -> None:
     assert 2 <= first <= 4 < 16 <= fourth <= 32 < 150 <= hundredth <= redrive.BACKOFF_CAP_SECONDS
 
 
-def test_message_whose_delay_cannot_be_set_is_still_returned(desk: Desk) -> None:
+def test_message_is_returned_to_the_queue_even_if_its_delay_cannot_be_set(desk: Desk) -> None:
     def fail(receipt_handle: str, seconds: int) -> None:
         raise RetryableError("simulated failure")
 
@@ -151,7 +149,7 @@ def test_redriven_record_has_the_partition_key_of_the_original_record(desk: Desk
     assert desk.world.stream[0].partition_key == "van-1"
 
 
-def test_slow_stream_is_retried_for_a_few_seconds_only(desk: Desk) -> None:
+def test_slow_stream_is_retried_only_for_a_few_seconds(desk: Desk) -> None:
     class Slow(World):
         def next_fault(self, call: str) -> Fault:
             desk.seconds -= 3.0 if call == "put" else 0.0
@@ -162,7 +160,7 @@ def test_slow_stream_is_retried_for_a_few_seconds_only(desk: Desk) -> None:
     assert desk.world.calls == ["get", "put", "put"]
 
 
-def test_messages_are_returned_if_little_time_is_left(desk: Desk) -> None:
+def test_message_is_returned_to_the_queue_if_little_time_is_left(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
     assert desk.world.calls == [], "reading alone may take twelve seconds"

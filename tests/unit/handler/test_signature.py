@@ -1,4 +1,4 @@
-"""Test that a stage with signatures accepts only signed requests, and stores nothing of unsigned requests."""
+"""Test that a stage that requires signatures accepts only signed requests, and stores nothing of unsigned ones."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 
 
 def refusal(scheme: str, headers: dict[str, str]) -> str:
-    """Return the code of the error, or "" if the request is accepted."""
+    """Return the code with which `verify` refuses a request with these headers, or "" if it accepts the request."""
     try:
         verify(scheme, headers, lambda: BODY, lambda: SECRETS, NOW)
     except Refused as refused:
@@ -118,7 +118,7 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
 
 
-def test_failure_to_fetch_the_first_secrets_is_raised() -> None:
+def test_error_is_raised_if_the_first_secrets_cannot_be_fetched() -> None:
     def fetch() -> str:
         raise RuntimeError("down")
 

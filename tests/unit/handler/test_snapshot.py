@@ -1,4 +1,4 @@
-"""Test which modules the first request loads after Lambda starts the function or restores it from a snapshot."""
+"""Test that the first request imports no modules, whether Lambda starts the function or restores a snapshot."""
 
 import json
 import os

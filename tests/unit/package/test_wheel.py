@@ -1,4 +1,4 @@
-"""Test that the wheel contains all tracked files of the packages and runs with the pinned dependencies."""
+"""Test that the wheel contains all files of the packages and runs with only the pinned dependencies."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ EXCLUDED = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in"
 
 
 def tracked(*folders: str) -> list[str]:
-    """Return the files in the folders, tracked or new, except ignored ones."""
+    """Return the files in the folders that git tracks or that are new, without the ignored ones."""
     found = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,
@@ -26,7 +26,10 @@ def tracked(*folders: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel in a copy, because setuptools would reuse deleted files from an existing build folder."""
+    """Build the wheel from a copy of the source, and return its path.
+
+    In the checkout, setuptools would reuse deleted files from an existing build folder.
+    """
     folder = tmp_path_factory.mktemp("source")
     for name in ["pyproject.toml", "README.md", "LICENSE", *tracked(*PACKAGES)]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Test that the deployed zips contain only necessary files, need no compilation and are reproducible."""
+"""Test that the zips to deploy contain only necessary files, need no compilation and are reproducible."""
 
 import ast
 import hashlib
@@ -37,7 +37,7 @@ def arm64():
 
 @pytest.fixture(scope="session")
 def unpacked(local, tmp_path_factory):
-    """Return folders with the contents of the zips, whose modification times are now, as in Lambda."""
+    """Return folders with the contents of the zips by name. As in Lambda, the files' modification times are new."""
     folders = {}
     for name, path in local.items():
         folders[name] = tmp_path_factory.mktemp(name)
@@ -47,7 +47,7 @@ def unpacked(local, tmp_path_factory):
 
 
 def python_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a fresh interpreter that sees only the zip's content and the standard library."""
+    """Run a fresh interpreter that finds only the zip's content and the standard library."""
     return subprocess.run(
         [sys.executable, "-S", *arguments],
         cwd=folder,
@@ -105,7 +105,7 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
 
 @zips
 def test_zip_contains_all_imported_modules(unpacked, name):
-    """Some modules are imported only on demand, such as PyJWT on a stage with tokens."""
+    """Some modules are imported only on demand, such as PyJWT on a stage that accepts tokens."""
     trees = [ast.parse((package.ROOT / path).read_text()) for path in package.sources(name)]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
@@ -180,7 +180,7 @@ def test_zips_built_in_another_folder_are_identical(arm64, tmp_path):
         assert digest(again) == digest(path), name
 
 
-def test_unchanged_input_is_not_built_again(local):
+def test_zips_are_not_rebuilt_if_their_input_is_unchanged(local):
     before = {name: path.stat().st_mtime_ns for name, path in local.items()}
     assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
 
@@ -205,7 +205,7 @@ def test_no_dependency_is_built_from_source():
     assert "--no-binary" not in source
 
 
-def test_each_function_in_serverless_yml_uses_its_zip():
+def test_serverless_yml_uses_every_zip():
     text = (package.ROOT / "serverless.yml").read_text()
     for name in package.CONTENTS:
         assert f"dist/${{param:build}}/{name}.zip" in text
