@@ -33,7 +33,7 @@ print("\\n".join(ids.ids))
 
 
 def start(folder: Path, at: int, environment: dict[str, str], suites: list[str]) -> "subprocess.Popen[str]":
-    """Start collecting in `folder`, with the clock set to `at` (seconds since 1970)."""
+    """Start collecting the tests in `folder`, with the clock set to `at` (seconds since 1970)."""
     return subprocess.Popen(
         [sys.executable, "-c", COLLECT, str(at), *suites],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""Run dbt repeatedly in one process, because starting it takes seconds and running the models does not.
+"""Run dbt repeatedly in one process, because starting dbt takes seconds, but running the models does not.
 
 Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments; each response is a line of
 JSON with `ok`, `messages` of the failures, `seconds` per model, and the `statements` that dbt sent for the first time.
@@ -21,7 +21,10 @@ from snowpipe.arrow import make_loggers
 
 
 def note_statements() -> dict[str, bool]:
-    """Make the connector record each statement that it sends, by its text: False until it is reported."""
+    """Make the connector record the text of each statement that it sends.
+
+    Returns the texts, each with False until the statement is reported.
+    """
     noted: dict[str, bool] = {}
     execute: Callable[..., object] = SnowflakeCursor.execute
 

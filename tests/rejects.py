@@ -1,4 +1,4 @@
-"""Lines of `rejected/` for tests."""
+"""Lines of objects under `rejected/`, for tests."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def reject_line(
     event_id: str | None,
     app_version: str | None = None,
 ) -> bytes:
-    """Return the line of an event that is strict JSON."""
+    """Return the line for a rejected event that is strict JSON."""
     rejected = Rejected(index, event_id, event, True, reasons)
     return objects.reject_line(rejected, content_type=None, app_version=app_version)
 
@@ -23,6 +23,6 @@ def reject_line(
 def unreadable_line(
     reasons: Sequence[Reason], body: bytes, *, content_type: str | None, content_encoding: str | None
 ) -> bytes:
-    """Return the line of a body that is not strict JSON."""
+    """Return the line for a rejected body that is not strict JSON."""
     rejected = Rejected(0, None, body, False, reasons, content_encoding)
     return objects.reject_line(rejected, content_type=content_type, app_version=None)

@@ -1,9 +1,9 @@
 """Check requests and responses with AWS's own service models, which botocore contains.
 
-LocalStack, moto and our adapter accept more than AWS does, and may return what AWS never would. botocore checks only
-types, required members and lower bounds of requests; this module also checks upper bounds, patterns, enumerations and
-responses. It cannot check limits that only the documentation has, nor the adapter's plain HTTP requests to S3, for
-which tests/unit/aws has tests.
+LocalStack, moto and our adapter accept more requests than AWS does, and may return responses that AWS never
+would. botocore checks only types, required members and lower bounds of requests; this module also checks
+upper bounds, patterns, enumerations and responses. It cannot check limits that are only in the documentation,
+nor the adapter's plain HTTP requests to S3, for which tests/unit/aws has tests.
 """
 
 import base64
@@ -44,7 +44,7 @@ class ModelError(AssertionError):
 
 @dataclass(frozen=True)
 class Form:
-    """How to check a message: whether blobs are base64, and whether lower bounds apply."""
+    """How to check a message: whether its blobs are base64, and whether lower bounds are checked."""
 
     encoded: bool = False
     lower_bounds: bool = True
@@ -56,7 +56,9 @@ def service_model(service: str) -> ServiceModel:
 
 
 def check(operation: OperationModel, request: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation. `encoded`: blobs are base64, as in an HTTP body."""
+    """Raise ModelError with every violation in a request. If `encoded` is true, blobs are base64, as in an
+    HTTP body.
+    """
     shape = operation.input_shape
     breaches = list(_breaches(shape, dict(request), "", Form(encoded))) if shape else []
     if breaches:
@@ -64,10 +66,10 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
 
 
 def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation in the response of a fake service that is not a known one.
+    """Raise ModelError with every violation in a fake service's response, except KNOWN_DEVIATIONS.
 
-    Lower bounds are not checked: the model forbids a FailedRecordCount of 0 and empty UnprocessedItems, although AWS
-    returns both on success ("PutRecords", "BatchWriteItem").
+    Lower bounds are not checked: the model forbids a FailedRecordCount of 0 and empty UnprocessedItems,
+    although AWS returns both on success ("PutRecords", "BatchWriteItem").
     """
     shape = operation.output_shape
     found = list(_breaches(shape, dict(answer), "", Form(encoded, lower_bounds=False))) if shape else []
@@ -80,7 +82,9 @@ def check_answer(operation: OperationModel, answer: Mapping[str, object], *, enc
 
 
 def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
-    """Check an HTTP request for a JSON service, or the response to it with status 200."""
+    """Check an HTTP request to a JSON service of AWS; if `answer` is given, check that response (status 200)
+    instead.
+    """
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
         operation = service_model(_SERVICES[prefix]).operation_model(name)
@@ -159,7 +163,9 @@ def _of_string(shape: Shape, value: object, where: str, form: Form) -> Iterator[
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern. Those with Java's classes, such as \\p{L}, which Python lacks, match anything."""
+    """Compile a pattern. A pattern with Java's character classes, such as \\p{L}, which Python lacks, matches
+    anything.
+    """
     try:
         return re.compile(pattern, re.DOTALL)
     except re.error:

@@ -33,14 +33,17 @@ _sent: dict[str, str] = {}
 
 
 def note(sql: str) -> None:
-    """Record a statement sent to Snowflake. At its end, `parsed_by_others` parses one statement of each kind."""
+    """Record a statement that was sent to Snowflake. When `parsed_by_others` ends, it parses one statement of
+    each kind.
+    """
     _sent.setdefault(shape_of(sql), sql)
 
 
 @contextmanager
 def parsed_by_others() -> Iterator[None]:
-    """Record every statement that the connector sends, and require at the end that a parser accepts it or
-    that it is listed.
+    """Record every statement that the connector sends.
+
+    At the end, each statement must be accepted by a parser or be listed here.
     """
     from snowflake.connector.cursor import SnowflakeCursor
 
@@ -57,14 +60,14 @@ def parsed_by_others() -> Iterator[None]:
 
 
 def shape_of(sql: str) -> str:
-    """Return the statement with equal literals and generated names, so that one statement of each kind is
-    parsed.
+    """Return the statement with all literals and generated names made equal, so that one statement of each
+    kind is parsed.
     """
     return re.sub(r"[0-9a-f]{8,}|[0-9]+", "0", re.sub(r"'(?:[^']|'')*'", "''", sql), flags=re.IGNORECASE)
 
 
 def known(sql: str) -> bool:
-    """Return whether a parser supports the whole statement, or it is listed here."""
+    """Return whether a parser supports the whole statement or the statement is listed here."""
     words = " ".join(re.sub(r"--[^\n]*", "", sql).split()).rstrip(";")
     if any(re.fullmatch(pattern, words, re.IGNORECASE) for pattern in UNPARSED):
         return True

@@ -1,7 +1,8 @@
-"""Check the promises: a pure function over the responses that phones saw and the final content of every store.
+"""Check the promises, as a pure function of the responses that phones received and the final content of every store.
 
-The expected result depends only on what was sent: each planned event has an expected outcome, and the expected visits
-are the rule of `consumer.visits` applied to the accepted events. Nothing here relies on the system's own reports.
+The expected result depends only on what was sent: each planned event has an expected outcome, and the
+expected visits are the rule of `consumer.visits` applied to the accepted events. Nothing here relies on the
+system's own reports.
 """
 
 import base64
@@ -37,7 +38,7 @@ type OfPair = tuple[Pair, Visit]
 
 
 class Breach(NamedTuple):
-    """A promise that was broken, and the affected item."""
+    """A broken promise and the affected item."""
 
     kind: Kind
     what: str
@@ -56,7 +57,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The state after a run; None for stores that were not read.
+    """The state after a run. A store that was not read is None.
 
     `objects` maps keys to lines for all objects added to the bucket. `there_now` is the content of the
     table's index of open visits. `notifications` are the events on the bus, each with its `detail-type` and
@@ -117,10 +118,11 @@ def check(facts: Facts) -> list[Breach]:
 
 
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
-    """For phones that were lost, set `archived` to the events that are in S3; only those count as sent.
+    """Return the exchanges, with `archived` set for phones that were lost.
 
-    This is exact only if S3 alone fails, because an archived event that was not published waits for the phone
-    to resend it.
+    `archived` contains the indices of the events that are in S3, because only those count as sent. The result
+    is exact only if S3 alone fails, because an archived event that was not published waits for the phone to
+    resend it.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):
@@ -148,19 +150,24 @@ def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]
 
 
 def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[OfPair]:
-    """Apply the rule to the accepted events; with `ended_at` only to those that the consumer still processed
-    at that time.
+    """Return the visits that the consumer must derive from the accepted events.
+
+    With `ended_at`, events that were older than MAX_AGE at that time are omitted, because the consumer
+    ignores them.
     """
     return _rule(_truth(exchanges).crossings, ended_at)
 
 
 type _Reject = tuple[int, str, str]
-"""Index in its request, code, and the rejected content in the form of `_normalized`."""
+"""The event's index in its request, the code, and the rejected content as `_normalized` returns it."""
 
 
 @dataclass
 class _Truth:
-    """The events sent, by event id. `rejected` contains the forms in which each rejected event may be stored."""
+    """The events that were sent, by event id.
+
+    `rejected` contains, for each rejected event, the forms in which it may be stored.
+    """
 
     accepted: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))
     rejected: dict[_Reject, frozenset[_Reject]] = field(default_factory=dict)
@@ -307,9 +314,10 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
 
 
 def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[OfPair]:
-    """Return the visits.
+    """Apply the rule of `consumer.visits` to the crossings and return the visits.
 
-    Given `ended_at`, omit events that were then older than MAX_AGE: the consumer ignores them.
+    With `ended_at`, crossings that were older than MAX_AGE at that time are omitted, because the consumer
+    ignores them.
     """
     processed = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
     return {(pair, v) for pair, history in visits_of(processed).items() for v in history.visits}
@@ -333,9 +341,10 @@ def _text(one: Stay | OfPair) -> str:
 
 
 def _notifications(facts: Facts) -> Iterator[Breach]:
-    """Check that a subscriber that processes each id once and in order of version knows all visits.
+    """Check that a subscriber that processes each notification id once, in order of version, knows all visits.
 
-    Each notification has one id, and its type says how the visit differs from its previous version.
+    Each notification must have only one id, and its type must describe how the visit differs from its
+    previous version.
     """
     if facts.notifications is None:
         return

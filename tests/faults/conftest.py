@@ -1,4 +1,4 @@
-"""One stack for the whole session, whose functions are deployed with the proxy's URL.
+"""One stack for the whole session, whose functions call AWS through the proxy.
 
 MILKRUN_E2E_OUTPUTS may name the outputs.json of a running stack that was started with
 MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Otherwise a stack is started, and deleted afterwards.

@@ -82,7 +82,7 @@ class FaultyStack:
         return found
 
     def _callers(self) -> Mapping[int, str]:
-        """Return the short names of the functions' processes, and Snowflake's."""
+        """Return the names of the processes of the functions and of Snowflake, by process id."""
         found = {}
         for process in descendants(self._process(localstack.NAME)):
             what = description(process)
@@ -94,7 +94,7 @@ class FaultyStack:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Environment variables with which tools find this stack."""
+        """Return the environment variables with which tools find this stack."""
         return self.stack.settings.aws_environment
 
     @property
@@ -107,7 +107,7 @@ class FaultyStack:
 
     @contextmanager
     def localstack_stopped(self) -> Iterator[None]:
-        """Pause LocalStack but not its functions, so that calls to AWS get no response."""
+        """Inside the `with` block, pause LocalStack but not its functions, so that calls to AWS get no response."""
         server = self._process(localstack.NAME)
         functions = self._callers()
         paused = [server, *(p for p in descendants(server) if p.pid not in functions)]
@@ -125,7 +125,9 @@ class FaultyStack:
 
     @contextmanager
     def snowflakes_disk_full(self) -> Iterator[None]:
-        """Simulate a full disk by limiting the size of Snowflake's files, including its log."""
+        """Inside the `with` block, simulate a full disk by limiting the size of Snowflake's files, including
+        its log.
+        """
         pid = self.snowflake_pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
@@ -136,7 +138,7 @@ class FaultyStack:
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def restart_snowflake(self) -> None:
-        """Start or restart Snowflake, so that it reaches AWS through the proxy."""
+        """Start or restart Snowflake with the proxy as its AWS endpoint, and wait until it is ready."""
         settings, processes = self.stack.settings, self.stack.processes
         for process in processes.recorded():
             if process.name == snowflake.NAME:
@@ -151,7 +153,7 @@ class FaultyStack:
 
     @contextmanager
     def _subscribed(self) -> Iterator[None]:
-        """Create a queue that receives every notification."""
+        """Inside the `with` block, subscribe a temporary queue to the visit notifications."""
         events, sqs = self.aws("events"), self.aws("sqs")
         consume = self.aws("lambda").get_function_configuration(FunctionName="milkrun-local-consume")
         bus = consume["Environment"]["Variables"]["EVENT_BUS_NAME"]
@@ -185,8 +187,8 @@ class FaultyStack:
                 yield from (item["Key"] for item in page.get("Contents", ()))
 
     def facts(self, exchanges: Sequence[Exchange]) -> Facts:
-        """Return everything that these exchanges may have added: objects, their rows, and the visits of the
-        devices.
+        """Return everything that these exchanges may have added to the stores: new objects and their rows,
+        and the devices' visits and notifications.
         """
         devices = {crossing.device_id for crossing in crossings_of(exchanges)}
         new = [key for key in self.all_keys() if key not in self._known]
@@ -208,7 +210,7 @@ class FaultyStack:
         )
 
     def settle(self) -> None:
-        """Ignore all objects that are in the bucket at this moment."""
+        """Exclude the objects that are in the bucket at this moment from later facts."""
         self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:
@@ -224,7 +226,7 @@ class FaultyStack:
         return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[WarehouseRow]:
-        """Run a query; if the server was killed, retry with a new session."""
+        """Run a query and return its rows. If the server was killed, retry with a new session."""
         try:
             return self.session.query(sql, parameters)
         except Exception:  # whatever the connector raises for a lost server
@@ -245,7 +247,10 @@ class FaultyStack:
             self._warehouse = None
 
     def mart_facts(self, run: str, exchanges: Sequence[Exchange]) -> MartFacts:
-        """Return the rows of staging and marts after the last dbt run, for the run whose ids contain `run`."""
+        """Return the event ids in staging and the visits in the mart after the last dbt run.
+
+        Only rows whose ids contain `run`, the id of a scenario, are included.
+        """
         database = self.outputs.database
         sql = f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id LIKE %s"
         staged = [row["event_id"] for row in self.query(sql, [f"{run}%"])]

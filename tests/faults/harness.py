@@ -22,7 +22,7 @@ APPLIED_WITHIN_S = 150.0
 
 @dataclass
 class Result:
-    """The result of a scenario: a line of the table in docs/reliability.md."""
+    """The result of a scenario, from which a line of the table in docs/reliability.md is written."""
 
     name: str
     seed: int
@@ -87,7 +87,7 @@ class Scenario:
     ) -> Iterator[Phones]:
         """Send a morning's requests inside the `with` block.
 
-        At its end, all of their events and no others must arrive.
+        After the block, all of their events and no others must arrive.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()
@@ -114,7 +114,9 @@ class Scenario:
         self._repaired_at = time.monotonic()
 
     def check_marts(self) -> None:
-        """Build staging and marts once for all scenarios of the session, and add their breaches to each result."""
+        """Build staging and marts once for all scenarios of the session, and add each scenario's breaches to
+        its result.
+        """
         assert build_marts(self.faulty_stack.environment), "dbt build failed"
         wrong: list[str] = []
         for result in self.results:
@@ -134,7 +136,10 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Add different contents for some geofence events, in the same request or a later one of the phone."""
+    """Return the requests with conflicting contents added for some geofence events.
+
+    The other content of an event is in the same request or in a later request of the same phone.
+    """
     found: list[Post] = []
     later: dict[str, Planned] = {}
     crossings = 0
@@ -181,7 +186,10 @@ def _other_content(event: Planned, by: timedelta) -> Planned:
 
 
 def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) -> tuple[list[Breach], float]:
-    """Poll until no breach remains or their number stops changing; return the remaining ones and the time."""
+    """Poll until no breach remains or the number of breaches stops changing.
+
+    Returns the remaining breaches and the time at which polling ended.
+    """
     breaches = check(facts())
     seen, changed_at = len(breaches), time.monotonic()
     while breaches and time.monotonic() - changed_at < no_progress_s:
@@ -193,7 +201,7 @@ def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) 
 
 
 def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
-    """Wait until the rule has been applied to this number of calls."""
+    """Wait until the rule has been applied to this number of calls. Raises AssertionError after `within` seconds."""
     try:
         wait_for(lambda: rule.applied >= times, within, f"{rule}: not applied {times} times")
     except AssertionError as error:

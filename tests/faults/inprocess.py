@@ -1,7 +1,7 @@
 """Run the pipeline without a stack: the real handler, redrive function and consumer in this process, with the
 real local Snowflake, moto for AWS, and the same proxy.
 
-It takes seconds instead of minutes, and its code can be patched to test that the checker detects bugs.
+A run takes seconds instead of minutes, and the code can be patched to test that the checker detects bugs.
 """
 
 import base64
@@ -41,7 +41,10 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 
 @contextmanager
 def moto() -> Iterator[str]:
-    """Yield the URL of moto. Calls to DynamoDB are serialized, because moto's conditional writes are not atomic."""
+    """Run moto in a thread and yield its URL.
+
+    Calls to DynamoDB are serialized, because moto's conditional writes are not atomic.
+    """
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     inner, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 
@@ -60,7 +63,7 @@ def moto() -> Iterator[str]:
 
 
 class Snowflake(LocalProcess):
-    """The local Snowflake. It first executes `bug`, a line of Python that may introduce a bug."""
+    """The local Snowflake. `bug` is a line of Python that runs before Snowflake starts, to plant a bug."""
 
     def __init__(self, folder: Path, endpoint: str, bug: str = "") -> None:
         super().__init__(folder, endpoint)
@@ -88,7 +91,7 @@ class Snowflake(LocalProcess):
 
 
 class _Context:
-    """Lambda's context, with enough remaining time."""
+    """A Lambda context with enough remaining time."""
 
     aws_request_id = "in-process"
 
@@ -97,7 +100,7 @@ class _Context:
 
 
 class _Phones(Phones):
-    """Phones that call the function directly, as API Gateway does."""
+    """Phones that call the ingest function directly, as API Gateway does."""
 
     def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
         event = {
@@ -115,7 +118,7 @@ class _Phones(Phones):
 
 @dataclass
 class Pipeline:
-    """A stack in one process. `url` is moto's address, without the proxy; resource names are unique."""
+    """The pipeline in one process. `url` is moto's address, not the proxy's; resource names are unique."""
 
     url: str
     warehouse: Warehouse
@@ -151,7 +154,10 @@ class Pipeline:
         return {s["ShardId"]: {"ShardIteratorType": "TRIM_HORIZON"} for s in shards}
 
     def _consume(self, shard: str, since: Mapping[str, object]) -> dict[str, object]:
-        """Process one batch like Lambda's poller: a failed record and all later records are delivered again."""
+        """Process one batch like Lambda's poller, and return the position of the next batch.
+
+        A failed record and all later records are delivered again.
+        """
         kinesis = self.aws("kinesis")
         position = {name: value for name, value in since.items() if name != "more"}
         iterator = kinesis.get_shard_iterator(StreamName=self.named("geofence"), ShardId=shard, **position)[
@@ -217,7 +223,7 @@ class Pipeline:
         ]
 
     def _receive_notifications(self) -> list[dict[str, object]]:
-        """Return all notifications so far."""
+        """Return all notifications that have been received so far."""
         sqs = self.aws("sqs")
         url = sqs.get_queue_url(QueueName=self.named("notifications"))["QueueUrl"]
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
@@ -240,7 +246,7 @@ def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
-    """Yield a new pipeline on moto at `url`. Its functions use the proxy, and so must `local`."""
+    """Yield a new pipeline on moto at `url`. Its functions call AWS through the proxy, and `local` must do so too."""
     with ExitStack() as until_the_end:
         warehouse = Warehouse(local, Aws(url)).with_pipe()
         until_the_end.callback(warehouse.connection.close)
@@ -272,7 +278,7 @@ def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
 
 
 def _make(made: Pipeline) -> str:
-    """Create stream, table, bus and queues; return the redrive queue's URL."""
+    """Create the stream, the table, the bus and the queues; return the redrive queue's URL."""
     attributes = ("pk", "sk", "fence_now", "entered_at")
     made.aws("dynamodb").create_table(
         TableName=made.named("visits"),

@@ -1,7 +1,8 @@
 """Phones that follow the client's rule and record every request with all its responses.
 
-The rule: 2xx: delete; 400: drop; 413: split; any other 4xx: keep and try again; otherwise, or without a response: send
-the identical bytes again. (`tools.fleet.client` follows it as well; here each single response is recorded.)
+The rule: on 2xx, delete the batch; on 400, drop it; on 413, split it; on any other 4xx, keep it and try
+again; otherwise, or without a response, send the identical bytes again. (`tools.fleet.client` follows the
+rule as well; here, every response is recorded.)
 """
 
 import gzip
@@ -25,7 +26,10 @@ _TIMEOUT = urllib3.Timeout(connect=3, read=15)
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One response. `status` is None if none arrived, `answer` is None if it was not a JSON object."""
+    """The response to one attempt.
+
+    `status` is None if no response arrived; `answer` is None if the response was not a JSON object.
+    """
 
     status: int | None
     answer: Mapping[str, object] | None = None
@@ -37,8 +41,8 @@ class Try:
 class Exchange:
     """A request with all its responses in order.
 
-    If `broke`, the phone and its batch were lost after a failure; `archived` then contains the indices of the events
-    that are in S3 nevertheless.
+    If `broke` is true, the phone and its batch were lost after a failure; `archived` then contains the
+    indices of the events that are in S3 nevertheless.
     """
 
     post: Post
@@ -53,14 +57,15 @@ class Exchange:
 
     @property
     def failures(self) -> int:
-        """The number of times that the phone saw a 5xx, a 429 or no response."""
+        """Return the number of attempts that ended with a 5xx, a 429 or no response."""
         return sum(t.status is None or t.status >= 500 or t.status == 429 for t in self.tries)
 
 
 class Phones:
-    """Send requests concurrently, each until it is settled or `timeout_s` seconds have passed.
+    """Phones that send requests concurrently.
 
-    Phones that are `breaking` are lost after their first failure.
+    Each request is repeated until it is settled or `timeout_s` seconds have passed. If `breaking` is true, a
+    phone is lost after its first failure.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Phones:
         self.settled = 0
 
     def send(self, posts: Iterable[Post]) -> None:
-        """Start sending; `settled` and `tried` count the progress."""
+        """Start sending these requests. `settled` counts the settled requests, and `tried` counts the attempts."""
         self._under_way += [self._pool.submit(self._deliver, post) for post in posts]
 
     @property
@@ -93,7 +98,7 @@ class Phones:
         return len(self._under_way)
 
     def exchanges(self) -> Sequence[Exchange]:
-        """Wait until all requests are settled."""
+        """Wait until all requests are settled; return each request with its responses."""
         return [each.result() for each in self._under_way]
 
     def stop(self) -> None:

@@ -1,8 +1,9 @@
-"""A proxy in front of AWS that applies faults to calls by rules.
+"""A proxy in front of AWS that applies faults to calls according to rules.
 
-For each call it knows the caller (from the process at the other end of the connection), the service and the operation.
-A call that no rule matches is passed on unchanged. Rules are added and removed at runtime instead of changing the
-functions' settings, because LocalStack would end running invocations on such a change.
+For each call, the proxy knows the caller (from the process at the other end of the connection), the service
+and the operation. A call that no rule matches is passed on unchanged. Rules are added and removed at runtime
+instead of changing the functions' settings, because LocalStack would end running invocations on such a
+change.
 """
 
 import asyncio
@@ -52,7 +53,7 @@ class Fault(Enum):
 
 
 class Call(NamedTuple):
-    """A request. `caller` is a function's short name, or the name that `Proxy` knows for the process, or ""."""
+    """A request. `caller` is the name that `Proxy` knows for the calling process; "" if the process is unknown."""
 
     caller: str
     pid: int | None
@@ -67,8 +68,8 @@ class Call(NamedTuple):
 class Rule:
     """A fault and the calls to which it applies; names are shell patterns, such as `Batch*`.
 
-    It applies to a `share` of the matching calls, chosen by `seed` and their number, and to at most `times`. `applied`
-    counts the affected calls.
+    The fault applies to the fraction `share` of the matching calls, chosen by `seed` and the call's number,
+    and to at most `times` calls. `applied` counts the affected calls.
     """
 
     fault: Fault
@@ -255,8 +256,8 @@ class Proxy:
             return response
 
     async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Pass every second entry on, and return the others in the form that the service uses for unprocessed
-        entries.
+        """Pass on every second entry of a batch, and report the others in the form that the service uses for
+        failed entries.
         """
         request_body = json.loads(body)
         match call.operation:
@@ -310,7 +311,9 @@ class Proxy:
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:
-    """Return the process among these that owns this port of a loopback connection."""
+    """Return the id of the process, among these, that owns this port of a loopback connection; None if there
+    is none.
+    """
     local = f"0100007F:{port:04X}"
     inode = None
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -330,7 +333,7 @@ def process_at(port: int, pids: Mapping[int, str]) -> int | None:
 
 
 def _contains_poison(body: bytes) -> bool:
-    """Return whether the body, or a record in it (which Kinesis gets as base64), contains the word `poison`."""
+    """Return whether the body, or a base64-encoded Kinesis record in it, contains the word `poison`."""
     datas = re.findall(rb'"Data": ?"([^"]*)"', body)
     return b"poison" in body or any(b"poison" in base64.b64decode(data) for data in datas)
 

@@ -1,4 +1,4 @@
-"""Check a response against the schema of docs/openapi.yaml, the receipt's counts and reasons, and the keys
+"""Check a response: its schema in docs/openapi.yaml, the receipt's counts and reasons, and the object keys
 that it names.
 """
 
@@ -21,7 +21,10 @@ _OPENAPI = Path(__file__).parents[2] / "docs/openapi.yaml"
 
 
 def stored_form(post: Post, event: Planned) -> Json:
-    """Return the expected line of an accepted event: the event as sent, with the envelope's ids if it has no user."""
+    """Return the form in which an accepted event must be stored.
+
+    That is the event as sent, with the envelope's ids if the event has no user.
+    """
     sent: Json = json.loads(event.text)
     if post.form == "envelope" and "user" not in sent:
         sender = json.loads(post.user)
@@ -32,8 +35,8 @@ def stored_form(post: Post, event: Planned) -> Json:
 def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
     """Yield the problems of a response.
 
-    It must match docs/openapi.yaml, and its counts must be right; responses of the gateway itself are not
-    checked.
+    The response must match docs/openapi.yaml, and its counts must be correct. Responses of the gateway itself
+    are not checked.
     """
     match one.status:
         case None | 429 | 500 | 502 | 504:

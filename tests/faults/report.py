@@ -24,7 +24,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The numbers of a scenario, in the order of the headings."""
+    """The numbers of a scenario, in the order of the table's headings."""
 
     fault: str
     requests: int
@@ -61,7 +61,7 @@ class Line:
 
     @staticmethod
     def read(text: str) -> "Line | None":
-        """Parse a line that `str` has written; None for any other line."""
+        """Parse a line that `__str__` has written; return None for any other line."""
         name, *cells = [cell.strip() for cell in text.strip("| ").split("|")]
         numbers = [cell.removesuffix(" s").replace(",", "") for cell in cells]
         if name == SUM or len(cells) != len(HEADINGS) - 1 or not all(map(str.isdigit, numbers)):
@@ -81,7 +81,10 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> list[Line]:
-    """Return the lines of an earlier table, replaced by new results with the same name, in this order."""
+    """Return the lines of an earlier table and of the new results, in this order.
+
+    A new result replaces the earlier line with the same name.
+    """
     lines = {line.fault: line for text in before.splitlines() if (line := Line.read(text))}
     lines |= {result.name: Line.of(result) for result in results}
     return sorted(
@@ -90,7 +93,9 @@ def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> 
 
 
 def write(results: Sequence[Result], order: Mapping[str, int], document: Path = DOCUMENT) -> None:
-    """Write the table between the two markers. Lines of scenarios that did not run now are kept."""
+    """Write the table between the document's two markers. The lines of scenarios that did not run this time
+    are kept.
+    """
     before, _, rest = document.read_text().partition(BEGIN)
     between, _, after = rest.partition(END)
     made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}."

@@ -59,8 +59,9 @@ STACK_FAULTS = ("kill Snowflake", "stop LocalStack", "cut AWS off", "fill Snowfl
 
 @dataclass(frozen=True, slots=True)
 class TimedFault:
-    """A fault with its time. `what` is one of STACK_FAULTS, or empty for a fault that the proxy applies to
-    calls.
+    """A fault with its start time and duration.
+
+    `what` is one of STACK_FAULTS, or empty for a fault that the proxy applies to calls.
     """
 
     at_s: float
@@ -86,7 +87,7 @@ class TimedFault:
 
 
 def faults_of(seed: str) -> list[TimedFault]:
-    """Return random faults, the same for the same seed."""
+    """Return a list of random faults, which is always the same for the same seed."""
     chance = random.Random(f"{seed}/blows")
     found: list[TimedFault] = []
     # Use each at most once, because the end of one would also end another of its kind.
@@ -110,7 +111,7 @@ def shrunk(
     fails: Callable[[Sequence[TimedFault]], bool],
     has_time: Callable[[], bool],
 ) -> list[TimedFault]:
-    """Leave out halves, quarters and finally single faults, and return the shortest list that still fails."""
+    """Remove halves, quarters and finally single faults; return the shortest list found that still fails."""
     left, size = list(faults), max(1, len(faults) // 2)
     while has_time():
         for start in range(0, len(left), size):
@@ -130,7 +131,7 @@ class Soak:
         self.faulty_stack = faulty_stack
 
     def chapter(self, seed: str, faults: Sequence[TimedFault]) -> Scenario:
-        """Run one chapter. Raises AssertionError with the broken promises."""
+        """Run one chapter and return its scenario. Raises AssertionError, which lists the broken promises."""
         scenario = Scenario(self.faulty_stack, f"soak {seed}", random.Random(seed).randrange(2**31))
         load = self._load(scenario)
         with scenario.under_load(lambda: list(islice(load, 6))) as phones, ExitStack() as until_the_end:
@@ -234,7 +235,7 @@ def run(soak: Soak, seed: int, first: int, seconds: float) -> int:
 
 
 def report_failure(soak: Soak, name: str, faults: Sequence[TimedFault], broken: AssertionError) -> None:
-    """Print the broken promises, and the shortest list of faults that breaks one again."""
+    """Print the broken promises, and the shortest list of faults found that still breaks a promise."""
     seed, _, n = name.partition("/")
     print(f"Chapter {n} broke a promise:\n{broken}\nFaults:", *faults, sep="\n  ", flush=True)
     end = time.monotonic() + SHRINK_S

@@ -1,4 +1,4 @@
-"""Read some devices' visits from the table, and its index of open visits."""
+"""Read the visits of some devices from the visits table and from its index of open visits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def crossings_of(exchanges: Iterable[Exchange]) -> Iterator[GeofenceEvent]:
 def read_indexes(
     dynamodb: "DynamoDBClient", table: str, exchanges: Sequence[Exchange]
 ) -> tuple[list[OfPair], list[OfPair]]:
-    """Return all visits of the devices in these exchanges, and those that are open at the fences in them."""
+    """Return all visits of the devices in these exchanges, and their visits that the index lists as open."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
     fences = sorted({c.fence for c in crossings_of(exchanges)})
     with ThreadPoolExecutor(4) as readers:

@@ -1,4 +1,4 @@
-"""Test requests of a malicious or broken sender, from the endpoint to the marts."""
+"""Test requests from a malicious or broken sender, from the endpoint to the marts."""
 
 import gzip
 import json
@@ -81,7 +81,9 @@ def test_hostile_body_is_rejected_and_the_next_request_succeeds(
     "version",
     ["../../etc/passwd", "a" * 7000, "1'; DROP TABLE x; --", "%0d%0aX-Evil: 1", "${jndi:ldap://x}", "é"],
 )
-def test_header_is_stored_as_short_ascii_text(faulty_stack: FaultyStack, device: str, version: str) -> None:
+def test_app_version_header_is_stored_as_short_ascii_text(
+    faulty_stack: FaultyStack, device: str, version: str
+) -> None:
     receipt = sent(
         faulty_stack,
         event(device),
@@ -267,7 +269,7 @@ def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
 
 
 def wait_until_consumed(faulty_stack: FaultyStack) -> None:
-    """Send a last event and wait for it, because it follows all others of its shard."""
+    """Send a final event and wait for its visit, because the event follows all others in its shard."""
     last = f"hostile-{uuid4().hex[:12]}"
     sent(faulty_stack, crossing(last, "enter", NOW))
     dynamodb, table = faulty_stack.aws("dynamodb"), faulty_stack.outputs.visits_table

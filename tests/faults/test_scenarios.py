@@ -297,7 +297,7 @@ def test_promises_hold_if_some_calls_to_every_service_fail(scenario: Scenario) -
 
 @short
 def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) -> None:
-    """Kill it directly after it has read some objects: during its transaction, or just before or after it."""
+    """Kill Snowflake right after it has read some objects: during its transaction, or just before or after it."""
     chance = random.Random(scenario.seed)
     with scenario.under_load():
         for _ in range(3):

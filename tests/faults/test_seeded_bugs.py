@@ -114,13 +114,13 @@ def skip_after_an_exception() -> Iterator[None]:
 
 @contextmanager
 def load_without_history() -> Iterator[None]:
-    """Do nothing here: NO_HISTORY introduces the bug in the local Snowflake's process."""
+    """Do nothing here, because NO_HISTORY plants the bug in the local Snowflake's process."""
     yield
 
 
 @contextmanager
 def not_published_if_archived() -> Iterator[None]:
-    """Treat 412 as "nothing to do", although the first try may have been killed between S3 and Kinesis."""
+    """Treat 412 as "nothing to do", although the first attempt may have been killed between S3 and Kinesis."""
     store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 
     def remembering(self: Archive, lines: LinesObject, facts: object) -> bool:
@@ -140,7 +140,7 @@ def not_published_if_archived() -> Iterator[None]:
 
 @contextmanager
 def keys_from_the_clock() -> Iterator[None]:
-    """Give each try its own key, so that a resent request is archived again."""
+    """Give each attempt its own key, so that a resent request is archived again."""
 
     def by_clock(prefix: object, lines: object, received_at: datetime) -> LinesObject:
         made = lines_object(prefix, lines, received_at)
@@ -356,7 +356,7 @@ def forgetful(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def breaches(
     aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, no_progress_s: float
 ) -> list[Breach]:
-    """Return the breaches after sending a morning's requests under these faults, through the patched code."""
+    """Send a morning's requests through the patched code under these faults, and return the breaches."""
     plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
     plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
     with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):

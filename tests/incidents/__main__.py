@@ -2,8 +2,9 @@
 incidents`).
 
 Each incident happens on a separate stack. Then only `milkrun` is run, as a child process: `status` must name
-the part and the cause within a minute, the commands that it or the runbook names must repair it, and finally
-`reconcile` must find that no event was lost. The results are written to the table of docs/incidents.md.
+the part and the cause within a minute, the commands that `status` or the runbook names must repair the
+problem, and finally `reconcile` must find that no event was lost. The results are written to the table of
+docs/incidents.md.
 """
 
 import json
@@ -131,8 +132,8 @@ def poison(lab: Lab) -> None:
 
 
 def dead_letter(lab: Lab) -> None:
-    """Send a claim check for an existing object to the dead-letter queue, so that sending it again repairs
-    the problem.
+    """Send a claim check for an existing object to the dead-letter queue. Sending the claim check again
+    repairs the problem.
     """
     s3, bucket = lab.outputs.aws("s3"), lab.outputs.bucket
     key = s3.list_objects_v2(Bucket=bucket, Prefix="events/", MaxKeys=1)["Contents"][0]["Key"]
@@ -163,7 +164,7 @@ def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
 
 
 CAUSES = ExitStack()
-"""What is wrong now: the causes that end before the repair, as an outage does or by the operator's hand."""
+"""The causes of the current incident that end before the repair, by themselves like an outage or by hand."""
 
 
 def fill_disk(lab: Lab) -> None:
@@ -190,13 +191,15 @@ def kill_both(lab: Lab) -> None:
 
 
 def by_hand(lab: Lab) -> None:
-    """Put an array under events/: RAW loads it, but no mart contains it."""
+    """Store a JSON array under events/, which is loaded into RAW but appears in no mart."""
     lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key="events/by-hand.json", Body=b"[1]\n")
 
 
 @contextmanager
 def limited(folder: Path) -> Iterator[bool]:
-    """Mount a small file system at a folder; yield whether that was possible, because only root may mount."""
+    """Mount a small file system at a folder; yield whether the mount succeeded, because only root may mount
+    file systems.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     size = f"size={DISK_MB}m"
     mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
@@ -343,7 +346,11 @@ def try_one(lab: Lab, incident: Incident) -> Row:
 
 
 def nothing_lost(lab: Lab) -> str:
-    """Return the differences that reconcile still reports, except those that the incidents caused on purpose."""
+    """Run `reconcile --repair` until no unexpected difference remains.
+
+    Returns the remaining differences as JSON; "" if there are none. Differences that the incidents caused on
+    purpose are expected.
+    """
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
         ran = lab.milkrun("reconcile", "--from", "1 hour ago", "--settle", "0", "--repair", "--json")
@@ -362,7 +369,7 @@ def nothing_lost(lab: Lab) -> str:
 
 @contextmanager
 def opened(folder: str, port: int) -> Iterator[tuple[Lab, bool]]:
-    """Yield a stack, and whether the disk of its warehouse is small enough to be filled."""
+    """Yield a running stack, and whether the warehouse's disk is small enough to be filled."""
     environment = dict(os.environ) | {
         "MILKRUN_LOCAL": folder,
         "MILKRUN_PORT": str(port),
@@ -391,7 +398,10 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
             f"| {row.incident} | {said[:120]} | {row.next and f'`{row.next}`'} | {row.found_s:.0f} s | {row.repair} |"
             f" {f'{row.repaired_s:.0f} s' if row.repaired_s else '–'} |"
         )
-    run = f"{datetime.now(UTC):%Y-%m-%d}, at a load of {os.getloadavg()[2]:.0f} on {os.cpu_count()} cores.\n"
+    run = (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores, "
+        f"with a load average of {os.getloadavg()[2]:.0f}.\n"
+    )
     page.write_text(f"{head}{MARK}\n{run}\n" + "\n".join(lines) + "\n")
 
 

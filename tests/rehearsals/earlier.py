@@ -1,4 +1,4 @@
-"""The version of 2026-11-23, unpacked from the repository's history, with this clone's programs."""
+"""Unpack the version of 2026-11-23 from the repository's history; its commands use this clone's installed programs."""
 
 import io
 import subprocess
@@ -18,7 +18,7 @@ COMMIT = "e556c79"  # the last one of 2026-11-23
 
 @dataclass(frozen=True)
 class Earlier:
-    """A folder with the version, and the environment of its commands."""
+    """A folder with the earlier version, and the environment for its commands."""
 
     folder: Path
     environment: Mapping[str, str]

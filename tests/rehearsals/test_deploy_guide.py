@@ -1,8 +1,8 @@
-"""Follow docs/deploy.md as a new user in an empty clone: stage dev on LocalStack, and an empty local
-Snowflake.
+"""Follow docs/deploy.md as a new user in an empty clone, with stage dev on LocalStack and an empty local Snowflake.
 
-Every command comes from the page, in its order, and starts with HOME and PATH only. PARAMETERS has the
-settings that the page describes in words. The page lists the commands that are not run here.
+The commands are taken from the page and run in the page's order, with only HOME and PATH in the environment.
+PARAMETERS contains the settings that the page describes in words. The page lists the commands that are not
+run here.
 """
 
 import json
@@ -36,14 +36,14 @@ PARAMETERS: Mapping[str, Sequence[Mapping[str, object]]] = {
     "aws ssm put-parameter": [{"signatureScheme": "milkrun"}, {"signatureScheme": "off", "apiKeys": "1,2"}],
     "aws apigateway get-usage-plans": [{"apiKeys": "2"}],
 }
-"""What the page says to set after a command, which begins so; each is deployed"""
+"""The parameters that the page says to set after the command that begins with the key; each set is deployed."""
 AWS_CLI = "awscli==1.45.11"
 """The version that uvx installs if no `aws` is on PATH"""
 PORT = int(os.environ.get("MILKRUN_PORT", "5266"))
 
 
 class Shell:
-    """The shell of a new user: HOME and PATH, and the exports and functions of earlier commands."""
+    """The shell of a new user. It has HOME and PATH, and the exports and functions of earlier commands."""
 
     def __init__(self, clone: Path) -> None:
         self._clone = clone
@@ -94,7 +94,7 @@ def commands(page: str) -> Iterator[str]:
 
 
 def filled_in(command: str) -> str:
-    """Return the command with this rehearsal's ports, and values for the page's placeholders."""
+    """Return the command with this rehearsal's ports, and with values in place of the page's placeholders."""
     for placeholder, value in {
         "4566": str(PORT),
         "4567": str(PORT + 1),
@@ -107,7 +107,7 @@ def filled_in(command: str) -> str:
 
 
 def aws_cli() -> str:
-    """Return the page's function for the AWS CLI, unless it is installed."""
+    """Return the page's shell function that runs the AWS CLI, or a no-op if the AWS CLI is installed."""
     works = shutil.which("aws") and subprocess.run(["aws", "--version"], capture_output=True, check=False)
     if works and works.returncode == 0:
         return ":"
@@ -129,7 +129,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_new_user_deploys_a_stage_with_the_commands_of_the_guide(clone: Path) -> None:
+def test_new_user_deploys_a_stage_with_the_commands_in_the_guide(clone: Path) -> None:
     shell, page = Shell(clone), (clone / "docs" / "deploy.md").read_text()
     found = list(commands(page))
     expected = (*NOT_RUN, *PARAMETERS)
@@ -157,7 +157,7 @@ def test_new_user_deploys_a_stage_with_the_commands_of_the_guide(clone: Path) ->
 
 
 def bootstrap(shell: Shell) -> None:
-    """Set the parameters that `bootstrap` asks for and deploy, twice; then `bootstrap` must succeed."""
+    """Run `bootstrap`, set the parameters that it asks for, and deploy, twice; then `bootstrap` must succeed."""
     for wanted in ({"snowflakeUserArn", "snowflakeExternalId"}, {"snowflakeSnsUserArn"}):
         status, output = shell.try_to("milkrun warehouse bootstrap")
         named = dict(re.findall(r"(snowflake\w+): ([^\s,]+)", output))

@@ -1,8 +1,8 @@
 """Compare the packaged template of 2026-11-23 with this version's, as CloudFormation would in an update.
 
-CloudFormation replaces a resource if a create-only property changes: the name of an API key, the keys of a table.
-LocalStack does not replace in the same way, so the templates are compared with CloudFormation's resource schemas,
-which cfn-lint contains.
+CloudFormation replaces a resource if a create-only property changes: the name of an API key, the keys of a
+table. LocalStack does not replace resources in the same way, so the templates are compared with
+CloudFormation's resource schemas, which cfn-lint contains.
 """
 
 import json
@@ -57,7 +57,9 @@ def _replaced(before: Mapping[str, object], after: Mapping[str, object]) -> Iter
 
 
 def _at(resource: Mapping[str, object], path: str) -> object:
-    """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; at a `*`, the whole list."""
+    """Return the property at a path such as `/properties/VpcConfig/SubnetIds`; for a path with `*`, return
+    the whole list.
+    """
     value: object = resource.get("Properties", {})
     for name in path.split("/")[2:]:
         if name == "*" or not isinstance(value, Mapping):

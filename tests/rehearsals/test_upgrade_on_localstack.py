@@ -1,7 +1,8 @@
-"""Follow docs/upgrade.md on LocalStack: a stage of 2026-11-23 becomes this version, and its functions go back.
+"""Follow docs/upgrade.md on LocalStack: upgrade a stage of 2026-11-23 to this version, and roll its functions back.
 
-The earlier version is deployed with its own commands. Each deployment takes a minute or more, so `make rehearse` runs
-this and `make test` does not. docs/upgrade.md names what LocalStack cannot show.
+The earlier version is deployed with its own commands. Each deployment takes a minute or more, so `make
+rehearse` runs this test and `make test` does not. docs/upgrade.md lists the steps that LocalStack cannot
+reproduce.
 """
 
 import os
@@ -54,7 +55,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def earlier(stack: Stack, tmp_path: Path) -> Earlier:
-    """Deploy the earlier version to the servers of an otherwise empty stack."""
+    """Deploy the earlier version to the servers of an otherwise empty stack, and return that version."""
     stack.up(only="localstack")
     stack._start([name for name in SERVERS if name != "localstack"])
     # Packaging installs what is in the zips, so it needs access to the package registry.
@@ -143,7 +144,7 @@ def items(pipeline: Pipeline) -> list[dict[str, Any]]:
 
 
 def earlier_pairs(pipeline: Pipeline) -> set[tuple[str, str]]:
-    """Return the device and the fence's tag of each pair that has the layout of 2026-11-23."""
+    """Return the device and the fence's tag of each pair that is stored in the layout of 2026-11-23."""
     pairs = [item["pk"]["S"] for item in items(pipeline) if item["sk"]["S"] == "head"]
     return {(pair.split("#")[0], pair.split("#")[1].split("/")[0]) for pair in pairs}
 
@@ -155,7 +156,7 @@ def empty(pipeline: Pipeline) -> None:
 
 
 def deployed_functions(pipeline: Pipeline) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """Return the code and the settings of each function."""
+    """Return each function's code and settings, by the function's name."""
     client, found = pipeline.aws("lambda"), {}
     for name in (f"{deploy.STACK_NAME}-{each}" for each in ("ingest", "redrive", "consume")):
         answer = client.get_function(FunctionName=name)
@@ -182,7 +183,7 @@ def loaded(pipeline: Pipeline) -> int:
 
 
 def columns_of_marts(pipeline: Pipeline) -> dict[str, list[str]]:
-    """Return the columns of each relation of STAGING and MARTS."""
+    """Return the columns of each table and view in STAGING and MARTS, by its name."""
     found: dict[str, list[str]] = {}
     for row in pipeline.rows(
         "SELECT table_schema || '.' || table_name AS name, column_name FROM {db}.INFORMATION_SCHEMA.COLUMNS "
@@ -193,7 +194,7 @@ def columns_of_marts(pipeline: Pipeline) -> dict[str, list[str]]:
 
 
 def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[str, Counter[str]]:
-    """Return the rows of these relations."""
+    """Return the rows of these tables and views, by name."""
     return {
         name: Counter(str(row) for row in pipeline.rows(f"SELECT {', '.join(listed)} FROM {{db}}.{name}"))
         for name, listed in columns.items()
@@ -201,7 +202,7 @@ def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[s
 
 
 def stays(pipeline: Pipeline) -> dict[str, list[tuple[object, ...]]]:
-    """Return the first two visits of each truck in DynamoDB."""
+    """Return the first two visits of each truck in DynamoDB, each as its fence, start and end."""
     return {
         truck: [(stay.fence, stay.entered_at, stay.exited_at) for stay in pipeline.visits_of(truck)][:2]
         for truck in TRUCKS
@@ -209,7 +210,7 @@ def stays(pipeline: Pipeline) -> dict[str, list[tuple[object, ...]]]:
 
 
 def kept(pipeline: Pipeline) -> dict[str, object]:
-    """Return what a deployment must not change: the app's address and key, the stores, and the objects."""
+    """Return the values that a deployment must not change: the app's address and key, the stores, and the objects."""
     outputs = pipeline.outputs
     stream = pipeline.aws("kinesis").describe_stream_summary(StreamName=outputs.stream)
     table = pipeline.aws("dynamodb").describe_table(TableName=outputs.visits_table)["Table"]

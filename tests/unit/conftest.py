@@ -1,4 +1,4 @@
-"""Settings of hypothesis for all unit tests."""
+"""Hypothesis settings for all unit tests."""
 
 from hypothesis import HealthCheck, settings
 
