@@ -1,4 +1,4 @@
-"""Run the conformance kit against Milkrun's own client (`send`), and its sample payloads against the handler."""
+"""Run the conformance kit against Milkrun's own client (`send`), and post its sample payloads to the handler."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from tools.fleet.rounds import Planned, Post
 
 
 def deliver(endpoint: str, events: list[dict[str, object]]) -> None:
-    """Send the events as `milkrun send` does, but give up after one second without an answer."""
+    """Send the events as `milkrun send` does, but with a timeout of one second per request."""
     numbers = itertools.count()
     client = Client(
         endpoint,

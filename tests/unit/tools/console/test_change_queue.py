@@ -45,7 +45,7 @@ def count_resources(aws: object) -> tuple[int, int, int]:
     )
 
 
-def test_messages_from_topic_and_bus_are_received_and_deleted(account):
+def test_messages_from_the_topic_and_the_bus_are_received_and_deleted(account):
     live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]

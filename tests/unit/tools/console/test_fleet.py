@@ -1,4 +1,4 @@
-"""Test the positions of trucks and the shapes of geofences, from events in any order and in bounded memory."""
+"""Test that truck positions and geofence shapes are computed from events in any order, in bounded memory."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def test_heading_across_the_date_line_points_along_the_shorter_way():
     assert heading_of((179.99, 0.0), (-179.99, 0.0)) == pytest.approx(90)
 
 
-def test_heading_is_that_of_the_last_movement_even_after_a_stop():
+def test_heading_after_a_stop_is_that_of_the_last_movement():
     known = Fleet()
     known.moved(position(0))
     [row] = known.rows({})
@@ -88,7 +88,7 @@ def test_trail_length_and_number_of_trucks_are_limited(monkeypatch):
     assert known.trail("busy") is None
 
 
-def test_geofence_centre_is_robust_against_one_wrong_position():
+def test_geofence_centre_is_not_moved_by_one_wrong_position():
     known = Fleet()
     for n in range(9):
         known.crossed(crossing(5.8 + n * 1e-5, 53.1))

@@ -1,4 +1,4 @@
-"""Test how the console classifies the failure of a source, and that its message contains no secret."""
+"""Test how the console classifies the failure of a source, and that failure messages contain no secrets."""
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
@@ -7,7 +7,7 @@ from snowpipe.refusal import Refusal
 from tools.console.health import Sources, cause_of
 
 
-def test_messages_show_no_secret() -> None:
+def test_failure_messages_contain_no_secrets() -> None:
     sources = Sources(lambda: "now", ("s3cr3t-key",))
     said = sources.without_secrets("milkrun-local-visits: denied for s3cr3t-key")
     assert said == "milkrun-local-visits: denied for ***"

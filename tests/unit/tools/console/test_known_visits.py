@@ -1,4 +1,4 @@
-"""Test that the page shows the visits of the table, in whatever order the notifications arrive."""
+"""Test that the page shows the same visits as the table, in whatever order the notifications arrive."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -68,7 +68,7 @@ crossings = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(crossings, st.data())
-def test_repeated_and_reordered_notifications_give_the_right_visits(kinds, data):
+def test_page_shows_the_right_visits_after_repeated_and_reordered_notifications(kinds, data):
     events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
     notices, visits = notified([events[first:last] for first, last in pairwise(cuts)])
@@ -91,7 +91,7 @@ def test_flapping_is_shown_as_one_restated_visit():
     assert [change["kind"] for change in known.take_changes()[0]] == ["arrived", "departed", "visit_restated"]
 
 
-def test_older_state_of_the_table_does_not_undo_a_notification():
+def test_reading_an_older_state_of_the_table_does_not_undo_a_notification():
     notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
     known = KnownVisits()
     for kind, detail in notices:

@@ -73,7 +73,7 @@ def test_geofence_event_yields_device_geofence_and_position():
     assert (crossing.kind, crossing.position, crossing.duration_minutes) == ("enter", (5.8, 53.1), 4.5)
 
 
-def test_geofence_event_types_come_from_the_stage():
+def test_geofence_event_types_are_those_configured_for_the_stage():
     event = good(type="yard.in")
     stored = lines_object("events", [json.dumps(event).encode()], NOW)
     assert parse_object.read(stored.key, stored.body, NOW).crossings == []
@@ -112,7 +112,7 @@ def test_geofence_shape_in_an_event_is_used_unchanged():
     assert crossing.polygon == ring
 
 
-def test_rejected_event_has_its_reasons_and_its_original_text():
+def test_rejected_event_is_shown_with_its_reasons_and_its_original_text():
     sent = b'{"_id":"e1","type":"x","litres":1.50,"user":{"deviceId":"<img src=x onerror=alert(1)>"}}'
     reasons = [Reason("missing_created_at", "createdAt", "`createdAt` is missing.")]
     stored = lines_object("rejected", [reject_line(reasons, sent, index=0, event_id="e1")], NOW)

@@ -1,4 +1,4 @@
-"""Test that the pipeline status is "healthy" or names the stuck stage, for given source readings and a fixed
+"""Test the status of the pipeline, and which stage it reports as stuck, for given source readings and a fixed
 clock.
 """
 
@@ -16,7 +16,7 @@ BEGIN = 1_795_000_000.0
 
 
 class Trial:
-    """A pipeline with a fixed clock, and one method for each step of an ordinary request."""
+    """A pipeline with a clock that the test sets, and a method for each step of an ordinary request."""
 
     def __init__(self, marts_max_wait_s: float | None = None) -> None:
         self.now = BEGIN
@@ -140,7 +140,7 @@ def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):
     assert trial.stage("consumed")["state"] == "ok"
 
 
-def test_dead_letters_and_a_full_queue_are_reported_as_stuck(trial):
+def test_dead_letters_and_a_queue_that_does_not_drain_are_reported_as_stuck(trial):
     trial.pipeline.queues(3, 0)
     assert trial.verdict() == ("busy", None)
     trial.now += 400
@@ -158,7 +158,7 @@ def test_paused_pipe_is_reported_as_stuck_immediately(trial):
 
 
 @pytest.mark.parametrize(("max_wait_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
-def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(max_wait_s, state):
+def test_waiting_for_dbt_is_reported_as_stuck_only_if_a_schedule_is_configured(max_wait_s, state):
     trial = Trial(max_wait_s)
     trial.build()
     for _ in range(12):
@@ -170,7 +170,7 @@ def test_waiting_for_dbt_is_a_fault_only_if_a_schedule_is_configured(max_wait_s,
     assert trial.verdict()[0] == ("healthy" if max_wait_s is None else "stuck")
 
 
-def test_only_the_stages_of_an_unreachable_source_are_unknown(trial):
+def test_only_the_stages_that_depend_on_an_unreachable_source_are_unknown(trial):
     trial.down["snowflake"] = "snowflake: down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
@@ -199,7 +199,7 @@ def test_counts_per_minute_cover_exactly_the_last_hour(counts):
     assert meter.total == sum(n for _, n in counts)
 
 
-def test_newer_counts_of_a_period_replace_the_older_ones():
+def test_newer_counts_of_a_period_replace_older_counts():
     meter = Meter()
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)
@@ -207,7 +207,7 @@ def test_newer_counts_of_a_period_replace_the_older_ones():
 
 
 def test_no_row_is_counted_twice_as_the_hour_advances():
-    """Each poll reads the counts of the whole last hour from the marts."""
+    """Each poll reads the counts for the whole last hour from the marts."""
     meter, asked_every_s, looks = Meter(), 7, 200
     for look in range(looks):
         now = BEGIN + look * asked_every_s

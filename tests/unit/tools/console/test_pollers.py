@@ -38,7 +38,7 @@ def expired() -> ClientError:
 
 
 class Sources:
-    """Replace boto3's clients: return the given log lines, or raise the given fault."""
+    """A fake of boto3's clients that returns the given log lines or raises the given fault."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
@@ -116,8 +116,10 @@ def ingested(accepted: int) -> dict[str, object]:
 # --- log lines
 
 
-def test_log_line_found_several_times_is_counted_once(shared, aws):
-    """Consecutive polls overlap by a minute. A long time without new lines must not count old lines again."""
+def test_log_line_read_several_times_is_counted_once(shared, aws):
+    """Consecutive polls overlap by a minute. Old lines must not be counted again after a long time without
+    new lines.
+    """
     long_ago = datetime.now(UTC) - timedelta(minutes=24)
     aws.lines = [(long_ago, ingested(5)), (long_ago + timedelta(seconds=30), ingested(7))]
     reader = LogPoller(shared)
@@ -129,7 +131,7 @@ def test_log_line_found_several_times_is_counted_once(shared, aws):
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
-def test_failed_source_reports_the_reason_and_recovers(shared, aws, monkeypatch):
+def test_failed_source_is_reported_with_the_reason_until_it_recovers(shared, aws, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
     with running(LogPoller(shared)):
@@ -163,7 +165,7 @@ def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
 
 
 class Stored:
-    """Replace the archive with objects in memory."""
+    """A fake archive with objects in memory."""
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
@@ -195,7 +197,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Stored:
 
 
 def counted(shared: Shared) -> tuple[int, int]:
-    """Return the number of events shown and the number of lines archived."""
+    """Return the number of good events and the number of archived lines that the console has counted."""
     return shared.ask(
         lambda: (shared.state.events.counted["good"], shared.state.pipeline.meters["archived"].total)
     )
@@ -217,7 +219,7 @@ def test_object_is_counted_once_whether_notified_listed_or_both(shared, archive)
     assert len(archive.read) == len(set(archive.read)) == 3
 
 
-def test_events_that_exceed_the_read_queue_are_still_counted(shared, archive, monkeypatch):
+def test_events_of_objects_dropped_from_a_full_read_queue_are_still_counted(shared, archive, monkeypatch):
     monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
     reader = ArchivePoller(shared)  # not running, so nothing is read yet
     for n in range(20):
@@ -228,8 +230,8 @@ def test_events_that_exceed_the_read_queue_are_still_counted(shared, archive, mo
     assert shared.ask(lambda: shared.state.events.held()["good"]) == 10
 
 
-def test_objects_that_arrive_during_a_read_are_counted_once_each(shared, archive, monkeypatch):
-    """Notifications that push older notifications out of a full queue must not push out objects that are being read."""
+def test_objects_that_arrive_during_a_read_are_each_counted_once(shared, archive, monkeypatch):
+    """A full queue drops its oldest notifications, but must not drop objects that are being read."""
     monkeypatch.setattr(ArchivePoller, "MAX_PENDING", 5)
     reader, read = ArchivePoller(shared), archive.body
 
@@ -267,7 +269,7 @@ def test_object_that_is_not_gzip_does_not_stop_the_poller(shared, archive, body)
     assert counted(shared)[0] == 1
 
 
-def test_pending_objects_survive_a_failure_of_the_archive(shared, archive, monkeypatch):
+def test_pending_objects_are_read_after_the_archive_recovers(shared, archive, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     read, refusals = archive.body, iter(range(3))
 
@@ -296,7 +298,7 @@ def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archi
     assert counted(shared)[0] == 1
 
 
-def test_object_keys_are_forgotten_after_some_hours():
+def test_only_object_keys_of_the_last_thirty_hours_are_kept():
     keys = Keys()
     first = lines_object("events", [b"1"], NOW - timedelta(hours=48)).key
     for hours in range(48, 0, -1):
@@ -312,7 +314,7 @@ def test_object_keys_are_forgotten_after_some_hours():
 # --- visits without notifications
 
 
-def test_without_notifications_a_closed_visit_is_read_from_the_table(shared, archive, monkeypatch):
+def test_closed_visit_is_read_from_the_table_if_there_are_no_notifications(shared, archive, monkeypatch):
     row = {
         "device_id": "t1",
         "geofence_tag": "farm",
@@ -339,7 +341,7 @@ def test_without_notifications_a_closed_visit_is_read_from_the_table(shared, arc
 # --- the warehouse
 
 
-def test_broken_session_is_reopened_but_not_after_a_rejected_statement(shared, monkeypatch):
+def test_session_is_reopened_after_it_breaks_but_not_after_a_rejected_statement(shared, monkeypatch):
     opened: list[int] = []
 
     @contextmanager

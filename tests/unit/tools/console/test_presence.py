@@ -1,4 +1,6 @@
-"""Test that the page shows the same presence as the presence rule, in whatever order the events arrive."""
+"""Test that the page shows the same trucks at the same places as the presence rule, in whatever order the
+events arrive.
+"""
 
 import random
 from dataclasses import replace
@@ -26,8 +28,8 @@ WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_s
 
 
 def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
-    """Return the presence that the console shows after reading visits from the table and enters from the
-    archive, in random order.
+    """Return the presence that the console shows after it has read visits from the table and enter events
+    from the archive, in random order.
     """
     known = KnownVisits(tags)
     inputs: list[GeofenceEvent | visit_row.Row] = [each for each in found if each.kind == "enter"]
@@ -52,8 +54,8 @@ def by_rule(found: list[GeofenceEvent], tags: tuple[str, ...]) -> dict[str, str 
 
 
 def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
-    """Give enters and exits different ids. The console reads only enter events, so unlike the table it does
-    not notice an exit that reuses the id of an enter.
+    """Return the event with its kind in its id, so that no exit reuses the id of an enter. The console reads
+    only enter events, so unlike the table it does not notice such an exit.
     """
     return replace(found, event_id=f"{found.kind}-{found.event_id}")
 
@@ -114,7 +116,9 @@ def test_reading_the_events_removes_a_wrong_contradiction() -> None:
 
 
 @pytest.mark.parametrize(("visits", "usual"), [(2, 900.0), (3, 600.0)])
-def test_usual_dwell_is_the_median_of_the_fence_or_of_fences_with_its_tag(visits: int, usual: float) -> None:
+def test_median_dwell_time_is_that_of_fences_with_the_same_tag_if_the_fence_has_few_visits(
+    visits: int, usual: float
+) -> None:
     found = []
     for n in range(visits):
         start = n * 10_000

@@ -33,7 +33,7 @@ def test_events_are_listed_newest_first_per_kind_and_overall(held):
     assert ids(held.matching("all", limit=2, before=last.seq)) == ["e5", "e4"]
 
 
-def test_events_are_found_by_type_device_code_id_or_part_of_a_text(held):
+def test_events_are_found_by_type_device_code_id_or_part_of_their_text(held):
     held.add(event(10, type="Pickup.Completed"))
     assert ids(held.matching("all", limit=9, type_="Pickup.Completed")) == ["e10"]
     assert ids(held.matching("good", limit=9, device="t0")) == ["e6", "e3", "e0"]

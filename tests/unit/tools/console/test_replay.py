@@ -17,7 +17,7 @@ MORNING = datetime(2026, 11, 23, 6, tzinfo=UTC)
 
 
 class OneObject:
-    """An archive with one object that contains these events."""
+    """A fake archive with one object, which contains these events."""
 
     def __init__(self, *events: dict[str, object]) -> None:
         self._lines = lines_object("events", [json.dumps(event).encode() for event in events], MORNING)
@@ -32,8 +32,8 @@ class OneObject:
 
 @pytest.mark.parametrize(("gap_minutes", "stays"), [(2, 2), (5, 1)])
 def test_replay_uses_the_visit_rule_of_the_stage(gap_minutes: int, stays: int) -> None:
-    """The truck is outside for three minutes: two visits, or one if the stage merges gaps of up to five
-    minutes.
+    """The truck is outside the geofence for three minutes. This makes two visits, or one visit if the stage
+    merges gaps of up to five minutes.
     """
     minutes = {"enter": (0, 13), "exit": (10, 20)}
     events = [

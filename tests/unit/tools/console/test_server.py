@@ -94,7 +94,7 @@ class Served:
         )
 
     def tell(self, what: object, *arguments: object) -> None:
-        """Call the function in the event loop, as the pollers do."""
+        """Call the function in the console's event loop, as the pollers do, and wait until it has returned."""
         if self.console._shared is None:  # the event loop starts with the first request
             self.get("/api/stage")
         shared = self.console._shared
@@ -115,7 +115,7 @@ class Served:
 
 
 class Stream:
-    """The messages of the stream as (name, data, id)."""
+    """A client that reads the messages of the stream as (name, data, id)."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -178,14 +178,14 @@ def test_request_from_another_origin_is_refused(served, origin):
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_cross_site_request_is_refused_by_its_fetch_metadata(served):
+def test_cross_site_request_is_refused_because_of_its_fetch_metadata(served):
     assert served.ask("/api/stage", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 403
     assert served.ask("/api/stage", sec_fetch_site="same-site").status == 403
     assert served.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 200, "a link"
     assert served.ask("/api/stage", sec_fetch_site="same-origin").status == 200
 
 
-def test_pages_are_served_at_localhost_and_at_127_0_0_1(served):
+def test_requests_to_localhost_and_to_127_0_0_1_are_accepted(served):
     for name in ("127.0.0.1", "localhost"):
         here = f"{name}:{served.port}"
         assert served.ask("/api/stage", host=here, origin=f"http://{here}").status == 200
@@ -206,7 +206,7 @@ def test_every_response_has_the_security_headers(served):
     assert served.ask("/api/stage").headers["cache-control"] == "no-store"
 
 
-def test_only_the_configured_tile_server_is_allowed_by_the_policy():
+def test_content_security_policy_allows_only_the_configured_tile_server():
     with_tiles = Served(tiles="https://tiles.example/{z}/{x}/{y}.png")
     try:
         policy = with_tiles.ask("/").headers["content-security-policy"]
@@ -218,7 +218,7 @@ def test_only_the_configured_tile_server_is_allowed_by_the_policy():
         with_tiles.end()
 
 
-def test_half_open_connections_are_closed_and_delay_nobody(capfd):
+def test_half_open_connections_are_closed_and_delay_no_other_request(capfd):
     console = Served(request_seconds=1.0)
     try:
         halves = [socket.create_connection(("127.0.0.1", console.port), timeout=20) for _ in range(200)]
@@ -309,7 +309,7 @@ def test_hostile_strings_are_returned_unchanged_as_json(served):
     assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
 
 
-def test_event_has_its_text_its_object_and_a_query_that_finds_it(served):
+def test_event_is_shown_with_its_text_its_object_and_a_query_that_finds_it(served):
     served.receive(event(78))
     [row] = served.get("/api/events?limit=1")["events"]
     whole = served.get(f"/api/events/{row['seq']}")
@@ -571,7 +571,7 @@ def test_search_finds_trucks_places_events_and_objects(served):
     assert served.get("/api/search?q=")["trace"] is None
 
 
-def test_place_shows_its_visits(served):
+def test_place_is_listed_with_its_visits(served):
     served.receive(geofence(902, "entered", "truck-902"))
     row = visit_row.row(
         Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
@@ -593,7 +593,7 @@ def test_event_is_found_by_its_id_or_by_object_and_line(served):
     assert served.ask(f"/api/event?key={listed['key']}&line=77").status == 503
 
 
-def test_incomplete_list_is_not_exported(served):
+def test_visits_are_not_exported_if_the_list_would_be_incomplete(served):
     answer = served.ask("/api/visits.csv")
     assert answer.status == 503
     assert "would be incomplete" in json.loads(answer.data)["detail"]
@@ -602,7 +602,9 @@ def test_incomplete_list_is_not_exported(served):
 
 
 class MartOfVisits:
-    """A warehouse with one visit per second, ending at midnight in Amsterdam; it honours LIMIT as Snowflake does."""
+    """A fake warehouse with visits that end at midnight in Amsterdam, one entered in each second before; it
+    applies LIMIT as Snowflake does.
+    """
 
     def __init__(self, visits: int) -> None:
         self.visits = visits
@@ -652,7 +654,7 @@ def mart_of_visits(monkeypatch):
     return mart
 
 
-def test_day_with_many_visits_is_exported_completely_under_the_fleets_date(mart_of_visits):
+def test_day_with_many_visits_is_exported_completely_and_named_after_the_fleets_local_date(mart_of_visits):
     day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
     amsterdam = Served(time_zone="Europe/Amsterdam")
     try:
@@ -675,7 +677,7 @@ def test_day_with_many_visits_is_exported_completely_under_the_fleets_date(mart_
         amsterdam.end()
 
 
-def test_long_daily_totals_omit_the_earliest_days(mart_of_visits, monkeypatch):
+def test_daily_totals_over_the_limit_omit_the_earliest_days(mart_of_visits, monkeypatch):
     monkeypatch.setattr(store_queries, "MAX_DAILY", 25)
 
     def query(sql: str, _: Sequence[object] = ()) -> list[Row]:

@@ -94,7 +94,7 @@ def replace_first(stays: set[object]) -> object:
         ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 2_000_000}, "event_too_large", False),
     ],
 )
-def test_line_of_a_file_is_validated_by_the_handlers_rule(
+def test_line_of_a_file_is_validated_by_the_handlers_rules(
     text: dict[str, object], code: str | None, is_crossing: bool
 ) -> None:
     planned = judged(json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()}))
