@@ -30,7 +30,7 @@ OURS = {"contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "to
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a Python program of this clone in a wide terminal."""
+    """Run a Python program of this clone in a wide terminal; return the completed process."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -69,13 +69,13 @@ def test_command_list_shows_the_first_paragraph_of_each_help(entry) -> None:
     ("typed", "meant"),
     [("reconsile", "reconcile"), ("trase", "trace"), ("quarentine", "quarantine"), ("dmeo", "demo")],
 )
-def test_misspelt_command_suggests_the_right_one(typed: str, meant: str) -> None:
+def test_misspelt_command_is_refused_and_the_right_one_suggested(typed: str, meant: str) -> None:
     ended = run("-m", "tools.milkrun", typed)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
 
 
-def test_misspelt_warehouse_command_suggests_the_right_one() -> None:
+def test_misspelt_warehouse_command_is_refused_and_the_right_one_suggested() -> None:
     ended = run("-m", "tools.milkrun", "warehouse", "aply")
     assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
 
@@ -120,7 +120,7 @@ def test_command_without_a_stack_prints_an_error_without_a_traceback(
 
 
 def complete(words: str) -> list[str]:
-    """Return bash's completions of the given words."""
+    """Return the completions that bash offers for a command line."""
     code = "import sys; sys.argv = ['milkrun']\nfrom tools.milkrun import main\nmain()"
     environment = {
         "_MILKRUN_COMPLETE": "complete_bash",
@@ -139,7 +139,7 @@ def test_shell_completes_commands_options_and_warehouse_commands() -> None:
     assert complete("milkrun warehouse boot") == ["bootstrap"]
 
 
-def test_make_help_shows_at_most_twenty_targets_and_help_all_every_one() -> None:
+def test_make_help_shows_at_most_twenty_targets_and_help_all_shows_all() -> None:
     def targets(help_target: str) -> list[str]:
         shown = subprocess.run(
             ["make", "-s", help_target], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""Test that tools/pins.py finds declared dependencies without a pin, in a copy of the tree."""
+"""Test, in a copy of the tree, that tools/pins.py reports missing, outdated and unhashed pins."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tools import pins
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Copy the files that the check reads."""
+    """Copy the files that the check reads into a temporary folder; return the folder."""
     names = subprocess.check_output(
         ["git", "ls-files", "*pyproject.toml", "*requirements*.in", "*requirements*.txt"], cwd=ROOT, text=True
     ).split()
@@ -75,7 +75,7 @@ def test_pin_without_a_hash_is_reported(tree: Path) -> None:
     assert list(pins.problems(tree)) == ["requirements.txt: bare has no hash"]
 
 
-def test_two_versions_in_one_environment_are_reported(tree: Path) -> None:
+def test_two_versions_of_a_package_in_one_environment_are_reported(tree: Path) -> None:
     replace(tree / "requirements-test.txt", "certifi==20", "certifi==19")
     assert any("certifi has another version" in line for line in pins.problems(tree))
 

@@ -1,4 +1,6 @@
-"""Test that `milkrun verify` tests the given stage, reports only claims whose tests passed, and removes its data."""
+"""Test that `milkrun verify` tests the given stage, confirms only claims whose tests passed, and removes its
+data.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +37,10 @@ class Started(Exception):
     ],
     ids=["local", "deployed", "database-named"],
 )
-def test_verify_tests_use_the_snowflake_of_their_stage(
+def test_verify_uses_the_snowflake_account_of_its_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
-    """With SNOWFLAKE_* variables of a real account, a local run used to build that account's marts."""
+    """A local run used to build the marts of a real account if the SNOWFLAKE_* variables named that account."""
 
     def started(*_: object, env: Mapping[str, str], **__: object) -> None:
         assert {name: env.get(name) for name in expected} == expected
@@ -60,8 +62,8 @@ def test_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
 
 
 class Raw:
-    """Fake RAW.EVENTS and RAW.REJECTED. `loaded_after` maps each file to the number of queries after which it
-    is loaded.
+    """A fake of RAW.EVENTS and RAW.REJECTED. `loaded_after` maps each file to the number of queries after
+    which it is loaded.
     """
 
     def __init__(self, loaded_after: Mapping[str, int]) -> None:
@@ -125,7 +127,7 @@ def keys_in(s3: Any, prefix: str) -> set[str]:
     return {each["Key"] for each in found.get("Contents", ())}
 
 
-def test_loaded_objects_are_removed_and_objects_of_others_stay(s3: Any) -> None:
+def test_loaded_objects_of_the_run_are_removed_and_other_objects_stay(s3: Any) -> None:
     ours, others = keep(s3, 1, LABEL), keep(s3, 2, "4.2")
     raw = Raw({ours: 2})
     left = remove(stage_of(raw), "dev", LABEL, NOW - timedelta(minutes=1))

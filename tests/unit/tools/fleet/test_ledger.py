@@ -21,7 +21,7 @@ ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
 
 
 def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
-    """Return the delivery of a post with the response that the contract requires."""
+    """Return the delivery of a post with the response that the contract requires, or with these events rejected."""
     if rejected is None:
         rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
     ids = [event.event_id for i, event in enumerate(post.events) if i not in dict(rejected)]
@@ -61,7 +61,7 @@ def test_correct_responses_match_the_expected_events(ledger: Ledger) -> None:
     assert ledger.wrong_receipts == 0
 
 
-def test_rejected_valid_event_is_a_difference(ledger: Ledger) -> None:
+def test_rejected_valid_event_is_listed_as_a_difference(ledger: Ledger) -> None:
     post = next(post for post in MORNING if all(event.code is None for event in post.events))
     ledger.add(answered(post, rejected=[(0, "odd")]))
     assert ledger.differences("accepted", "answered") == [post.events[0].event_id]
@@ -88,7 +88,7 @@ def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
     )
 
 
-def test_object_key_is_reported_as_new_once(ledger: Ledger) -> None:
+def test_object_key_is_reported_as_new_only_once(ledger: Ledger) -> None:
     clean = next(post for post in MORNING if not any(event.code for event in post.events))
     assert ledger.add(answered(clean)) == ["events/a"]
     assert ledger.add(answered(clean)) == []
@@ -112,7 +112,7 @@ def test_repeated_events_do_not_change_the_expected_visits(ledger: Ledger) -> No
     assert expected
 
 
-def test_events_too_old_for_the_consumer_are_not_expected_there(tmp_path: Path) -> None:
+def test_events_too_old_for_the_consumer_are_not_expected_to_be_consumed(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite", now=BEGIN + timedelta(days=81)) as ledger:
         for post in MORNING:
             ledger.add(answered(post))
@@ -147,7 +147,7 @@ def test_event_dropped_after_a_413_is_counted_but_not_as_a_reject(ledger: Ledger
     assert ledger.distinct_rejects == sum(event.code is not None for event in post.events)
 
 
-def test_event_dropped_unexpectedly_is_a_difference(ledger: Ledger) -> None:
+def test_unexpectedly_dropped_event_is_listed_as_a_difference(ledger: Ledger) -> None:
     [event] = [event for event in EVENTS if event.code is None][:1]
     alone = replace(MORNING[0], events=(event,))
     ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))

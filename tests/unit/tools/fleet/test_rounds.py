@@ -1,5 +1,5 @@
-"""Test that a plan always gives the same morning, that its expectations are right, and that it resembles real
-phones.
+"""Test that a plan always produces the same morning, that its expectations are right, and that its events
+resemble those of real phones.
 """
 
 import json
@@ -28,7 +28,7 @@ def accepted() -> dict[str, str]:
     return {event.event_id: event.text for event in events() if event.code is None}
 
 
-def test_same_plan_gives_the_same_bytes() -> None:
+def test_same_plan_produces_the_same_bytes() -> None:
     again = list(posts(PLAN))
     assert [post.body() for post in again] == [post.body() for post in MORNING]
     assert again == MORNING
@@ -49,7 +49,7 @@ def test_event_ids_begin_and_device_ids_end_with_the_run_id() -> None:
     assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
 
 
-def test_posts_are_sorted_by_time_sent() -> None:
+def test_posts_are_sorted_by_the_time_at_which_they_are_sent() -> None:
     assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
 
 
@@ -113,20 +113,20 @@ def test_flapping_at_a_geofence_happens_within_two_minutes() -> None:
     assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
 
 
-def test_invalid_events_have_many_kinds_of_errors_and_the_planned_share() -> None:
+def test_planned_share_of_events_is_invalid_with_many_kinds_of_errors() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025
 
 
-def test_shares_of_zero_give_a_morning_without_irregularities() -> None:
+def test_zero_shares_produce_no_duplicate_late_or_invalid_events() -> None:
     clean = list(posts(replace(PLAN, duplicates=0, late=0, invalid=0)))
     ids = [event.event_id for event in events(clean)]
     assert len(ids) == len(set(ids))
     assert not any(event.code or "replayed" in event.text for event in events(clean))
 
 
-def test_requests_respect_the_batch_size() -> None:
+def test_requests_do_not_exceed_the_batch_size() -> None:
     small = replace(PLAN, batch_size=5, duplicates=0)
     assert max(len(post.events) for post in posts(small)) == 5
 

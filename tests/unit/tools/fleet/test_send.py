@@ -37,7 +37,9 @@ type Answer = tuple[int, dict[str, str], bytes] | None
 def server(
     answer: Callable[[int, bytes], Answer],
 ) -> Iterator[tuple[str, list[tuple[bytes, dict[str, str]]]]]:
-    """Serve `answer(request number, body)`, and yield the URL and the list of requests received."""
+    """Serve the responses of `answer(request number, body)`; yield the URL and the list of received requests
+    (body, headers).
+    """
     got: list[tuple[bytes, dict[str, str]]] = []
     numbers = count()
 
@@ -86,7 +88,7 @@ def client(url: str, timeout_s: float = 5) -> Client:
     return Client(url, "the-key", timeout_s=timeout_s, first_pause=0.001)
 
 
-def test_batch_is_delivered_after_a_2xx_with_its_receipt() -> None:
+def test_batch_is_delivered_with_its_receipt_after_a_2xx() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         [delivery] = client(url).deliver(post("a", "b"))
     assert (delivery.fate, delivery.status, delivery.answer["accepted"]) == ("delivered", 202, 2)
@@ -96,7 +98,7 @@ def test_batch_is_delivered_after_a_2xx_with_its_receipt() -> None:
     assert "content-encoding" not in got[0][1]
 
 
-def test_gzip_is_declared_in_the_header() -> None:
+def test_gzip_encoding_is_declared_in_a_header() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         client(url).deliver(post("a", gzipped=True))
     assert gzip.decompress(got[0][0]) == b"a"
@@ -110,7 +112,7 @@ def test_batch_is_dropped_after_a_400() -> None:
 
 
 @pytest.mark.parametrize("first", [429, 503, 500, 504, 401, 403, 404, 408, 415, None])
-def test_identical_bytes_are_resent_after_any_other_response(first: int | None) -> None:
+def test_identical_bytes_are_resent_after_a_retryable_or_missing_response(first: int | None) -> None:
     def answer(n: int, body: bytes) -> Answer:
         if n >= 2:
             return receipt(gzip.decompress(body))
@@ -153,7 +155,7 @@ def test_invalid_retry_after_is_ignored() -> None:
     assert delivery.statuses == (429, 202)
 
 
-def test_request_with_a_token_contains_events_of_one_device_only() -> None:
+def test_request_with_a_token_contains_no_events_of_another_device() -> None:
     user = '{"deviceId":"b"}'
     texts = (
         '{"deviceId":"a","_id":"1"}',
@@ -227,7 +229,7 @@ def test_events_per_second_are_limited() -> None:
     assert 0.45 <= time.monotonic() - began < 2
 
 
-def test_closing_the_sender_ends_every_pause() -> None:
+def test_closing_the_sender_interrupts_every_pause() -> None:
     with server(lambda n, body: receipt(body) if n == 0 else (503, {}, b"")) as (url, _):
         deliveries = send((post(str(n)) for n in range(9)), Client(url, "k", first_pause=30), concurrency=1)
         next(deliveries)
@@ -236,7 +238,7 @@ def test_closing_the_sender_ends_every_pause() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_stream_ends_at_the_exact_number_of_events() -> None:
+def test_stream_ends_after_the_exact_number_of_events() -> None:
     posts = list(until_events((post("a", "b", "c") for _ in count()), 7))
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
@@ -249,7 +251,7 @@ def test_duration_ends_an_endless_stream() -> None:
 @pytest.mark.parametrize(
     "pack", [lambda b: b, gzip.compress, lambda b: gzip.compress(b[:5]) + gzip.compress(b[5:])]
 )
-def test_plain_or_gzip_file_keeps_malformed_lines_unchanged(
+def test_malformed_lines_of_a_plain_or_gzip_file_are_kept_unchanged(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     file = tmp_path / "events.ndjson"
@@ -336,6 +338,6 @@ def test_events_dropped_after_a_413_appear_in_the_figures() -> None:
     )
 
 
-def test_percentiles_are_measured_values() -> None:
+def test_percentile_is_one_of_the_measured_values() -> None:
     assert [percentile([3, 1, 2, 4], p) for p in (50, 75, 99, 100)] == [2, 3, 4, 4]
     assert percentile([], 95) == 0

@@ -1,4 +1,4 @@
-"""Test the simulation: its invariants, and its agreement with queueing formulas."""
+"""Test that the simulation keeps its invariants and agrees with queueing formulas."""
 
 import json
 from dataclasses import replace
@@ -73,7 +73,9 @@ def test_outage_of_an_hour_loses_nothing_and_all_queues_recover(name: str, outag
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
 def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
-    """The recovery time is the arrivals during the outage / (capacity - arrivals), within two ticks and 5 %."""
+    """The expected recovery time is the number of arrivals during the outage, divided by the capacity minus
+    the arrival rate. The result may differ by two ticks and 5 %.
+    """
     size = ALL[name]
     expected = expected_recovery(size, outage)
     assert expected is not None
@@ -104,7 +106,7 @@ def test_kinesis_recovery_matches_the_formula_for_any_bottleneck(
     assert found == pytest.approx(expected_recovery(size, outage), rel=0.05, abs=3 * TICK)
 
 
-def test_without_an_outage_nothing_waits_longer_than_two_ticks() -> None:
+def test_nothing_waits_longer_than_two_ticks_without_an_outage() -> None:
     for size in ALL.values():
         flow = Flow(size, None)
         flow.env.run(until=7200)
@@ -113,9 +115,9 @@ def test_without_an_outage_nothing_waits_longer_than_two_ticks() -> None:
         assert max(sample.oldest.values()) <= 2 * TICK
 
 
-def test_without_a_circuit_breaker_requests_use_up_the_concurrency() -> None:
-    """By Little's law, 100,000 events per second are 5,000 concurrent requests of 3.6 s: too many for a
-    concurrency of 1,000.
+def test_requests_use_up_the_concurrency_without_a_circuit_breaker() -> None:
+    """By Little's law, 5,000 requests per second (100,000 events) that take 3.6 s each need a concurrency of
+    18,000; the limit is 1,000.
     """
     patient = ALL["100k, patient"]
     assert patient.concurrency_while_throttled > patient.ingest_concurrency
@@ -125,7 +127,7 @@ def test_without_a_circuit_breaker_requests_use_up_the_concurrency() -> None:
     assert simulate(ALL["100k"], Outage("kinesis")).largest("phones") < 3 * TICK * 100_000
 
 
-def test_events_older_than_the_record_age_leave_the_stream_but_are_not_lost() -> None:
+def test_events_older_than_the_maximum_record_age_leave_the_stream_but_are_not_lost() -> None:
     """The consumer is so slow that records become older than six hours."""
     slow = replace(ALL["1k"], consume_concurrency=1, shards=1, events_per_second=16_000, geofence_share=0.2)
     flow = Flow(slow, None)
@@ -158,7 +160,7 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
-def test_command_prints_the_backlogs(tmp_path: Path) -> None:
+def test_command_prints_the_largest_backlogs(tmp_path: Path) -> None:
     done = run("--size", "1k", "--minutes", "10", "--json", "--plots", str(tmp_path))
     assert done.exit_code == 0
     kinesis, snowpipe = json.loads(done.stdout)
@@ -172,7 +174,7 @@ def test_unknown_size_is_rejected() -> None:
     assert run("--size", "2k").exit_code == 2
 
 
-def test_same_simulation_gives_identical_plots(tmp_path: Path) -> None:
+def test_same_simulation_produces_identical_plots(tmp_path: Path) -> None:
     simulation = simulate(ALL["1k"], Outage("kinesis", seconds=600))
     for name in ("one.svg", "two.svg"):
         draw([simulation], tmp_path / name)

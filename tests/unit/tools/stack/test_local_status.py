@@ -1,4 +1,4 @@
-"""Test the local stack's part of `milkrun status`."""
+"""Test what the local stack contributes to `milkrun status`."""
 
 import shutil
 from collections import namedtuple

@@ -90,7 +90,7 @@ time.sleep(600)
 
 
 def test_process_that_restarts_its_child_ends_before_the_child(processes):
-    """LocalStack restarts its Kinesis mock. When the mock was ended first, it was restarted and could outlive
+    """LocalStack restarts its Kinesis mock when the mock ends, so a mock that was ended first could outlive
     LocalStack.
     """
     code = """
@@ -119,7 +119,7 @@ def test_truncated_process_record_is_ignored(processes, tmp_path):
     assert not process.is_alive()
 
 
-def test_memory_is_read_from_the_kernel(processes):
+def test_memory_of_a_process_is_read_from_the_kernel(processes):
     process = start(processes, "hoard = bytearray(50 << 20); print('ready'); import time; time.sleep(60)")
     printed(processes, "ready")
     used = memory(process)

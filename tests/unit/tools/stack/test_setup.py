@@ -235,7 +235,7 @@ def test_caches_stay_in_a_writable_home(tree):
 
 
 @pytest.mark.parametrize("place", ["a folder", "a link"])
-def test_setup_works_in_a_folder_with_a_space_and_through_a_link(tmp_path, place):
+def test_setup_works_in_a_folder_with_a_space_in_its_name_and_through_a_link(tmp_path, place):
     (tmp_path / "a folder").mkdir()
     (tmp_path / "a link").symlink_to(tmp_path / "a folder")
     tree = Tree(tmp_path / place)

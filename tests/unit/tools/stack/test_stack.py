@@ -1,4 +1,4 @@
-"""Test that a problem is reported on one line with its solution, and that a failed start leaves nothing running."""
+"""Test that a problem is reported in one line with its solution, and that a failed start leaves nothing running."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ from tools.stack.stack import Stack
 
 
 def free_base() -> int:
-    """Return a port below the ephemeral range that is free together with the next one."""
+    """Return a free port below the ephemeral range whose next port is free, too."""
     while True:
         base = random.randrange(20000, 30000, 2)
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
@@ -78,7 +78,7 @@ class Trial:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """Return the first of the two servers of the stack."""
+    """Replace the two servers of the stack with trial programs; return the first."""
     trial = Trial("localstack", 0)
     monkeypatch.setattr(stack, "SERVERS", {"localstack": trial, "snowflake": Trial("snowflake", 1)})
     return trial
@@ -112,7 +112,7 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
 
 
-def test_chosen_kind_of_credential_is_kept_by_later_ups(
+def test_later_up_keeps_the_chosen_kind_of_credential(
     trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deploy_functions(settings: Settings, _: object, auth: identity.Auth) -> None:
@@ -172,7 +172,7 @@ def kill(of: Stack, *names: str) -> None:
     until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, timeout_s=5)
 
 
-def test_dead_snowflake_is_restarted_and_the_rest_keeps_running(trial_stack, server, deploys):
+def test_dead_snowflake_is_restarted_while_the_rest_keeps_running(trial_stack, server, deploys):
     trial_stack.up()
     held = trial_stack.settings.snowflake_folder / "rows"
     held.parent.mkdir(exist_ok=True)
@@ -229,7 +229,7 @@ def test_dead_kinesis_mock_is_reported_although_localstack_runs(trial_stack, ser
 
 
 @pytest.mark.parametrize("name", ["localstack", "snowflake"])
-def test_up_continues_a_process_that_was_stopped(trial_stack, server, deploys, name):
+def test_up_resumes_a_stopped_process(trial_stack, server, deploys, name):
     trial_stack.up()
     before = trial_stack.processes.alive(name)
     os.kill(before.pid, signal.SIGSTOP)
@@ -295,7 +295,7 @@ def test_up_with_another_port_does_not_end_the_running_stack(
     assert trial_stack.is_up()
 
 
-def test_stack_can_be_stopped_from_any_port(environment, trial_stack, server, deploys):
+def test_stack_can_be_stopped_with_any_configured_port(environment, trial_stack, server, deploys):
     trial_stack.up()
     Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
     assert not server.is_ready(trial_stack.settings)
@@ -338,7 +338,7 @@ def test_server_that_exits_during_startup_is_named_with_its_log(trial_stack, ser
 
 
 def error_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that fails, and return the one line it writes."""
+    """Run a command that fails; return the only line that it writes to standard error after its progress."""
     assert cli.main(arguments, environment) == 2
     *steps, line = capsys.readouterr().err.splitlines()
     assert all(step.endswith("…") for step in steps)
@@ -407,7 +407,7 @@ def test_localstack_listening_on_the_network_is_detected(address, closed):
         assert localstack.is_reachable_from_the_network(gateway.getsockname()[1]) is not closed
 
 
-def test_settings_of_another_aws_or_snowflake_do_not_reach_the_stack(environment):
+def test_settings_of_other_aws_or_snowflake_accounts_do_not_reach_the_stack(environment):
     foreign = {"AWS_PROFILE": "prod", "AWS_ENDPOINT_URL": "https://elsewhere", "SNOWFLAKE_ACCOUNT": "prod"}
     settings = Settings.of(environment | foreign)
     for seen in (settings.environment, settings.aws_environment, localstack.environment(settings)):
@@ -456,7 +456,7 @@ def test_logs_of_one_function_are_found_by_its_short_name(environment, capsys):
     ]
 
 
-def test_unknown_log_is_reported_with_the_existing_ones(environment, capsys):
+def test_unknown_log_is_reported_with_the_names_of_the_existing_logs(environment, capsys):
     with log_files(environment, localstack="Ready.\n"):
         line = error_line(environment, capsys, "logs", "ingets")
     assert line.endswith("there are: localstack.")
@@ -490,7 +490,7 @@ def test_folder_with_other_files_is_neither_used_nor_deleted(tmp_path, verb):
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
-def test_clone_or_its_parents_cannot_be_a_stack_folder(folder):
+def test_clone_and_its_parents_cannot_be_stack_folders(folder):
     with pytest.raises(StackError, match="has other content"):
         # called directly, because a command would delete the folder if this check failed
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
@@ -543,7 +543,7 @@ def test_each_stack_has_its_own_private_warehouse_password(tmp_path):
 
 
 @pytest.mark.parametrize("rest", [0, 20], ids=["empty", "half"])
-def test_incomplete_key_and_password_are_replaced_with_a_message(
+def test_incomplete_key_and_password_are_replaced_and_reported(
     trial_stack: Stack, server: Trial, deploys: list[str], rest: int
 ) -> None:
     key_file = identity.issuer(trial_stack.settings).private_key_file
@@ -624,7 +624,7 @@ def test_folder_that_cannot_be_created_is_reported_with_a_one_line_error(
         assert folder[:20] in said
 
 
-def test_brackets_in_a_folder_name_are_not_markup(tmp_path, capsys):
+def test_brackets_in_a_folder_name_are_not_treated_as_markup(tmp_path, capsys):
     (tmp_path / "[red]").mkdir()
     (tmp_path / "[red]" / "letter.txt").touch()
     line = error_line({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
