@@ -22,7 +22,7 @@ def body(outcome: Any) -> Any:
 
 
 def runs(pid: int) -> bool:
-    """Return False for a process that has ended, even if it has not been waited for."""
+    """Return whether a process runs; False once it has ended, even if its parent has not waited for it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -31,7 +31,7 @@ def runs(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """Return the ids of this process's child processes."""
+    """Return the ids of a process's child processes."""
     return [
         int(child)
         for path in Path(f"/proc/{pid}/task").glob("*/children")
@@ -95,7 +95,7 @@ def test_second_request_uses_the_same_process_and_has_only_its_own_log(trial):
     assert "Init Duration" not in second.log.as_text()
 
 
-def test_environment_is_lambdas_without_the_machines_variables(trial, monkeypatch):
+def test_function_sees_lambdas_environment_variables_and_none_of_the_machines(trial, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_MACHINE", "x")
     function = trial(
         """
@@ -130,7 +130,7 @@ def test_packages_of_localstack_and_the_project_cannot_be_imported(trial):
     assert found == ["boto3", "awslambdaric"]
 
 
-def test_exception_is_returned_with_its_trace_and_the_process_survives(trial):
+def test_exception_is_returned_with_its_stack_trace_and_the_process_survives(trial):
     function = trial(
         """
         import os
@@ -218,7 +218,7 @@ def test_process_that_exits_during_a_request_is_reported(trial, statement, reaso
     assert body(function.invoke()) == "well"
 
 
-def test_process_that_dies_while_idle_fails_no_request(trial):
+def test_no_request_fails_after_the_process_dies_while_idle(trial):
     function = trial(
         """
         import os, threading, time
@@ -235,7 +235,7 @@ def test_process_that_dies_while_idle_fails_no_request(trial):
     assert body(second) != first
 
 
-def test_function_that_exceeds_its_memory_is_killed_and_reported(trial):
+def test_function_that_exceeds_its_memory_size_is_killed_and_reported(trial):
     function = trial(
         """
         import os, time

@@ -1,4 +1,4 @@
-"""Test that a Kinesis mock ends with LocalStack, also if LocalStack is killed while the mock starts. Needs Node."""
+"""Test that the Kinesis mock ends with LocalStack, even if LocalStack is killed while the mock starts. Needs Node."""
 
 import os
 import shutil
@@ -23,8 +23,9 @@ def start(parent: int) -> subprocess.Popen[str]:
 
 
 def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
-    """LocalStack starts the mock again when it dies. If LocalStack was killed at that moment, the new mock
-    ran forever."""
+    """LocalStack restarts a mock that dies. Previously, if LocalStack was killed at that moment, the new mock
+    ran forever.
+    """
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     mock = start(parent=ended.pid)

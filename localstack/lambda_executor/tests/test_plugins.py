@@ -1,4 +1,4 @@
-"""Test the plugin in a running LocalStack: entry points load and functions respond. Needs LocalStack."""
+"""Test in a running LocalStack that the plugin's entry points load and its functions respond. Needs LocalStack."""
 
 import io
 import json
@@ -37,7 +37,7 @@ def test_every_entry_point_loads() -> None:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> Iterator[str]:
-    """Start LocalStack with the variables from the README."""
+    """Start LocalStack with the environment variables from the README; yield its URL."""
     folder = tmp_path_factory.mktemp("localstack")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -1,7 +1,8 @@
 """The entry point of a function's process. It runs in the Lambda interpreter, so it uses only the standard library.
 
-A function must not outlive LocalStack, even if LocalStack is killed. Linux sends PR_SET_PDEATHSIG when the *thread*
-that started the process ends, so `process` starts all of them from one thread that lives as long as LocalStack.
+A function must not outlive LocalStack, even if LocalStack is killed. Linux sends PR_SET_PDEATHSIG when the
+*thread* that started the process ends, so `process` starts all function processes from one thread that lives
+as long as LocalStack.
 """
 
 import ctypes
@@ -16,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def exit_with(parent: int) -> None:
-    """Exit within a second after the parent, on systems without a parent-death signal."""
+    """Exit within a second after the parent process has exited, on systems without a parent-death signal."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,7 +1,8 @@
 """One Lambda execution environment: one process that handles one request at a time and is replaced when it ends.
 
-Differences from Lambda: a process is not frozen between invocations, its memory is checked every 50 ms instead of
-being limited by the kernel, and it sees the machine's file system.
+The environment enforces the function's timeout and memory size. Differences from Lambda: a process is not
+frozen between invocations, its memory is checked every 50 ms instead of being limited by the kernel, and it
+sees the machine's file system.
 """
 
 import json
@@ -30,7 +31,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Ending:
-    """How an invocation ended. `status` and `error_type` are written to the REPORT line; None on success."""
+    """How an invocation ended. `status` and `error_type` are written to the REPORT line; both are None on success."""
 
     body: bytes
     status: str | None = None
@@ -40,7 +41,9 @@ class _Ending:
 
 
 class ExecutionEnvironment:
-    """`invoke` returns an outcome for every request, even if the process dies. `stop` is thread-safe."""
+    """One execution environment of a function. `invoke` returns an outcome for every request, even if the
+    process dies. `stop` is thread-safe.
+    """
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -89,7 +92,9 @@ class ExecutionEnvironment:
             return outcome
 
     def _ready_process(self) -> Process:
-        """Return a process that waits for a request or is starting; if its start failed, `invoke` notices it."""
+        """Return the running process, or start one and wait until its init phase ends; `invoke` handles a
+        failed init.
+        """
         process = self._process
         if process is not None:
             if process.exit_status() is None:
@@ -109,8 +114,8 @@ class ExecutionEnvironment:
         return process
 
     def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:
-        """Wait for the request to end and return how it ended; None if the process exited after a successful
-        init but before taking the request.
+        """Wait until the request ends and return how it ended, or None if the process exited after a
+        successful init but before taking the request.
         """
         api, function = process.api, self.function
         with api.changed:

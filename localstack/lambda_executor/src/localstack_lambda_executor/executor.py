@@ -78,7 +78,7 @@ class ProcessExecutor(RuntimeExecutor):
         return InvocationResult(request_id, outcome.body, is_error=outcome.is_error, logs=logs or "\n")
 
     def _append_to_log_file(self, logs: str) -> None:
-        """Append the log to a text file per function, which outlives LocalStack's CloudWatch Logs."""
+        """Append an invocation's log to the function's log file, which outlives LocalStack's CloudWatch Logs."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
         # The invocation has succeeded, so a full disk must not turn it into an error.
         with self._writing, contextlib.suppress(OSError):
@@ -118,4 +118,4 @@ class ProcessExecutor(RuntimeExecutor):
     @classmethod
     @override
     def cleanup_version(cls, function_version: FunctionVersion) -> None:
-        """Do nothing, because LocalStack itself deletes the code after its last version."""
+        """Do nothing, because LocalStack itself deletes the code once no version uses it."""

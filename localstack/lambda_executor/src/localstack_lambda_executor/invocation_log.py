@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class InvocationLog:
-    """`status` is None on success, otherwise `error` or `timeout`. `fault` is the line that Lambda adds on failure."""
+    """The log of one invocation. `status` is None on success, otherwise `error` or `timeout`; `fault` is the
+    line that Lambda adds on failure.
+    """
 
     request_id: str
     version: str
@@ -47,9 +49,10 @@ class InvocationLog:
         )
 
     def as_json(self, system_level: str) -> str:
-        """Return the log with Lambda's own lines of at least `system_level`. Unlike the text format it has no END line.
+        """Return the log in JSON format, with those of Lambda's own lines whose level is at least `system_level`.
 
-        (AWS Lambda Developer Guide: "System log level event mapping".)
+        Unlike the text format, it has no END line. (AWS Lambda Developer Guide: "System log level event
+        mapping".)
         """
         start = {"requestId": self.request_id, "version": self.version}
         metrics: dict[str, object] = {

@@ -1,8 +1,8 @@
 """Pass LocalStack's process id to its Kinesis mock, so that the mock exits when its parent is another
 process.
 
-LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock has
-another parent before it can ask who its parent is.
+LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock already
+has another parent when it looks up its parent.
 """
 
 import os

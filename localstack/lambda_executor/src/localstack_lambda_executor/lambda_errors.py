@@ -14,7 +14,7 @@ def timed_out(request_id: str, timeout_s: float) -> bytes:
 
 
 def exited(request_id: str, status: int) -> bytes:
-    """`status` is an exit status as in subprocess: negative for a signal."""
+    """Return the error for a process that exited. `status` is as in subprocess: negative for a signal."""
     return error_body("Runtime.ExitError", exit_line(request_id, status))
 
 
@@ -35,7 +35,9 @@ def exit_reason(status: int) -> str:
 
 
 def signal_text(number: int) -> str:
-    """Return the signal's name as in Go, in which Lambda's supervisor is written: `killed`, `segmentation fault`."""
+    """Return the signal's name as Go spells it (`killed`, `segmentation fault`), because Lambda's supervisor
+    is written in Go.
+    """
     return (signal.strsignal(number) or f"signal {number}").lower()
 
 

@@ -8,11 +8,11 @@ from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
 
 
 class ProcessExecutorPlugin(RuntimeExecutorPlugin):
-    """Reads three environment variables.
+    """The plugin that registers the executor. It reads three environment variables.
 
-    MILKRUN_LAMBDA_PYTHON is an interpreter with awslambdaric and the other packages of Lambda's runtime, and no more.
-    MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT (optional) is the AWS endpoint
-    for the functions, such as a proxy in front of LocalStack.
+    MILKRUN_LAMBDA_PYTHON is an interpreter with awslambdaric and the other packages of Lambda's runtime, and
+    nothing else. MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT (optional)
+    is the AWS endpoint for the functions, such as a proxy in front of LocalStack.
     """
 
     name = "process"

@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Function:
-    """A function version. `python` is the interpreter with awslambdaric."""
+    """A function version to run. `python` is an interpreter that has awslambdaric installed."""
 
     handler: str
     code: Path
@@ -72,7 +72,7 @@ class Process:
         return self._popen.pid
 
     def exit_status(self) -> int | None:
-        """Return the exit status as in subprocess, negative for a signal; None while the process runs."""
+        """Return the process's exit status as in subprocess (negative for a signal), or None while the process runs."""
         if self._popen.returncode is not None:
             return self._popen.returncode
         # WNOWAIT keeps the zombie, so that its process id is not reused before `kill` ends the whole group.
@@ -102,7 +102,9 @@ class Process:
         return self._memory("VmHWM:")
 
     def _memory(self, field: str) -> int:
-        """Return the resident memory of the process in bytes; 0 after it has ended, and on systems without /proc."""
+        """Return the process's resident memory in MB: `VmRSS:` now, `VmHWM:` at its peak. Return 0 after the
+        process has ended, and on systems without /proc.
+        """
         with contextlib.suppress(OSError):
             if sys.platform == "linux":
                 for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
@@ -111,7 +113,7 @@ class Process:
         return 0
 
     def take_output(self) -> str:
-        """Return all output since the last call, without its middle if it is larger than MAX_LOG_BYTES."""
+        """Return and remove all output since the last call. If it exceeds MAX_LOG_BYTES, a note replaces its middle."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size <= MAX_LOG_BYTES:
@@ -123,7 +125,7 @@ class Process:
         return output.decode(errors="replace")
 
     def bound_output(self) -> None:
-        """Free disk space that an endless log uses; `take_output` still returns the same text."""
+        """Free the disk space that the middle of an endless log uses; `take_output` still returns the same text."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size > 16 * MAX_LOG_BYTES and sys.platform == "linux":

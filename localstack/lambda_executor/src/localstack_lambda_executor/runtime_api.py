@@ -26,7 +26,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A response. If it exceeded the limit, `body` is empty and `size` is its original size."""
+    """A function's response. If the response exceeded the size limit, `body` is empty and `size` is the
+    original size.
+    """
 
     body: bytes
     is_error: bool
@@ -42,7 +44,9 @@ class _Server(ThreadingHTTPServer):
 
 
 class RuntimeApi:
-    """`is_ready` becomes true with the first `next`; `changed` is notified whenever the state changes."""
+    """The Runtime API of one process. `is_ready` becomes true with the process's first `next` request;
+    `changed` is notified whenever the state changes.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -84,7 +88,7 @@ class RuntimeApi:
         self._server.server_close()
 
     def next(self) -> Request | None:
-        """Wait for the next request and return it; None after this API was closed."""
+        """Wait for the next request and return it, or None once this API is closed."""
         with self.changed:
             self.is_ready = True
             self.changed.notify_all()
