@@ -1,7 +1,8 @@
-"""A pytest plugin for the environment of the outside suites: plain HTTP, and one JSON line per test.
+"""A pytest plugin for the outside suites' environment: it uses plain HTTP and writes one JSON line per test.
 
-`OUTSIDE_RESULTS` names the file of the lines. A test's outcome is the worst of its setup, call and teardown. The text
-of a failed test ends with what the local Snowflake refused while it ran, because dbt keeps that in its log.
+`OUTSIDE_RESULTS` names the file for these lines. A test's outcome is the worst of its setup, call and
+teardown. A failed test's text ends with the refusals that the local Snowflake returned during the test,
+because dbt writes them to its own log.
 """
 
 import json
@@ -67,7 +68,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def drop_relations() -> None:
-    """Drop what a failed test of snowflake-sqlalchemy left behind: the next tests use the same names."""
+    """Drop the relations that a failed test of snowflake-sqlalchemy left behind, because the next tests use
+    the same names.
+    """
     options = {name: os.environ[f"SNOWFLAKE_{name.upper()}"] for name in OPTIONS}
     with connect(**options, protocol="http") as opened, opened.cursor() as cursor:
         for kind, name_at, schema_at in (("TABLE", 1, 4), ("VIEW", 1, 4), ("SEQUENCE", 0, 2)):

@@ -115,7 +115,7 @@ def files_of(suite: Suite) -> list[str]:
 
 
 def run(suite: Suite, file: str, results: Path) -> None:
-    """Run one test file; `results` exists afterwards, also if pytest could not run it."""
+    """Run one test file and write its results, even if pytest could not run it."""
     unfinished = results.with_suffix(".part")
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     unfinished.write_text("")
@@ -155,7 +155,7 @@ def pytest_of(suite: Suite, file: str, port: int, results: Path) -> int:
 
 
 def results_folder() -> Path:
-    """Return the folder of the results for the current sources of local_snowflake."""
+    """Return the results folder for the current source code of local_snowflake."""
     digest = hashlib.sha256()
     for file in sorted((HERE.parent / "src/local_snowflake").glob("*.*")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -193,7 +193,7 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 
 def named(refusal: str) -> str:
-    """Return the message of a refusal without the names that change with each run."""
+    """Return a short form of a refusal's message, without the names that differ between runs."""
     shape = re.search(r"(\S+) is not among the verified functions", refusal)
     return shape[1] if shape else re.sub(r"[(\"'].*", "…", refusal.strip())[:100]
 
@@ -207,7 +207,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return the patterns of test names that do not apply, each with its reason."""
+    """Return the name patterns of a suite's tests that do not apply, each with the reason."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]
@@ -235,9 +235,10 @@ def escaped(text: str) -> str:
 
 
 HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of the two
-packages; dbt's are the adapter tests of `dbt-tests-adapter` as dbt-snowflake uses them. *Refused*: the local Snowflake
-named what it does not support. *Failed after a refusal*: a statement was refused, and the test then failed with another
-error, which may follow from the refusal. *Skipped*: by the suite itself. *Failed* must be 0."""
+packages; those of dbt-snowflake are the adapter tests of `dbt-tests-adapter`. *Refused*: the local Snowflake
+refused a statement and named what it does not support. *Failed after a refusal*: a statement was refused,
+and the test then failed with another error, which may be caused by the refusal. *Skipped*: the suite itself
+skips the test. *Failed* must be 0."""
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Fixtures: moto for S3, SNS and SQS and a local Snowflake, once per run; a database and a bucket per test."""
+"""Fixtures: moto (S3, SNS and SQS) and a local Snowflake per test run, and a database and a bucket per test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,19 +32,19 @@ def warehouse(local: LocalProcess, aws: Aws) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def loading(warehouse: Warehouse) -> Warehouse:
-    """Yield a warehouse with table, stage and pipe."""
+    """Return a warehouse with a table, a stage and a pipe."""
     return warehouse.with_pipe()
 
 
 @pytest.fixture
 def warehouse_of(aws: Aws) -> Callable[[LocalProcess], Warehouse]:
-    """Yield a warehouse with table, stage and pipe, in a local Snowflake of the test's own."""
+    """Return a function that sets up a warehouse with a table, a stage and a pipe in a given local Snowflake."""
     return lambda local: Warehouse(local, aws).with_pipe()
 
 
 @pytest.fixture
 def own_local(aws: Aws, tmp_path: Path) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake for this test alone, which it may start and kill."""
+    """Yield a local Snowflake for this test alone, which the test may start and kill."""
     process = LocalProcess(tmp_path / "snowflake", aws.endpoint)
     yield process
     if process.process:

@@ -8,7 +8,7 @@ from local_snowflake.testing import LocalProcess, Warehouse
 
 
 @pytest.mark.parametrize("kind", ["TIMESTAMP_TZ", "TIMESTAMP_NTZ"])
-def test_a_null_timestamp_is_null_and_not_1970(warehouse: Warehouse, kind: str) -> None:
+def test_null_timestamp_is_returned_as_null_and_not_as_1970(warehouse: Warehouse, kind: str) -> None:
     noon = f"'2026-11-22T12:00:00Z'::TIMESTAMP_TZ::{kind}"
     rows = warehouse.run(f"SELECT NULL::{kind} AS T, 1 AS N UNION ALL SELECT {noon}, 2 ORDER BY N")
     assert rows[0]["T"] is None
@@ -22,7 +22,9 @@ def test_flatten_works_in_a_session_without_a_database(local: LocalProcess) -> N
 
 
 @pytest.mark.parametrize("limit", ["", "LIMIT 2500"])
-def test_large_result_keeps_the_order_of_order_by(warehouse: Warehouse, limit: str) -> None:
+def test_large_result_is_returned_in_the_order_of_its_order_by_clause(
+    warehouse: Warehouse, limit: str
+) -> None:
     warehouse.run(
         "CREATE TABLE NUMBERS AS SELECT MOD(SEQ4() * 7919, 50000) AS N FROM TABLE(GENERATOR(ROWCOUNT => 50000))"
     )

@@ -80,7 +80,7 @@ STATEMENTS = (
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Return the path of another program's file, and a path where nothing may be created."""
+    """Return the path of a file that belongs to another program, and a path where nothing may be created."""
     file = tmp_path / "SECRET.CSV"
     file.write_text(f"{SECRET}\n")
     return file, tmp_path / "MADE"

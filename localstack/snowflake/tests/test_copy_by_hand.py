@@ -101,7 +101,7 @@ def test_table_keeps_its_load_history_if_its_replacement_fails(staged: Warehouse
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_file_loaded_twice_is_compared_by_its_last_etag(staged: Warehouse) -> None:
+def test_file_loaded_twice_is_compared_with_its_latest_etag(staged: Warehouse) -> None:
     staged.run(staged.copy())
     for content in ("changed", "changed again"):
         staged.put("events/dt=1/a", {"_id": content})
@@ -145,7 +145,7 @@ def test_invalid_line_aborts_the_statement_by_default_and_loads_nothing(staged: 
     assert (staged.count(), staged.history()) == (0, {})
 
 
-def test_on_error_continue_and_skip_file_load_the_rest(staged: Warehouse) -> None:
+def test_on_error_skip_file_and_continue_load_the_valid_files_or_rows(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     done = {
         row["file"].rpartition("/")[2]: row for row in staged.run(staged.copy(options="ON_ERROR = SKIP_FILE"))
@@ -160,7 +160,7 @@ def test_on_error_continue_and_skip_file_load_the_rest(staged: Warehouse) -> Non
     assert (again["status"], again["rows_loaded"], again["errors_seen"]) == ("PARTIALLY_LOADED", 1, 1)
 
 
-def test_copy_that_loads_nothing_reports_the_reason(staged: Warehouse) -> None:
+def test_copy_that_loads_no_rows_reports_the_reason(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     (done,) = staged.run(staged.copy(options="ON_ERROR = SKIP_FILE FILES = ('z')"))
     assert (done["status"], done["rows_loaded"], done["first_error_line"]) == ("LOAD_FAILED", 0, 2)
@@ -168,7 +168,7 @@ def test_copy_that_loads_nothing_reports_the_reason(staged: Warehouse) -> None:
     assert staged.count() == 0
 
 
-def test_failed_cast_is_reported_with_its_line(staged: Warehouse) -> None:
+def test_failed_cast_is_reported_with_its_line_number(staged: Warehouse) -> None:
     staged.run("CREATE TABLE RAW.N (n NUMBER)")
     staged.put("numbers/a", {"n": 1}, {"n": "x"}, {"n": 3})
     staged.stage("NUMBERS", "numbers/")
@@ -185,7 +185,7 @@ def test_copy_is_part_of_the_sessions_transaction(staged: Warehouse) -> None:
     assert (staged.count(), staged.history()) == (0, {})
 
 
-def test_transaction_sees_its_own_copies_and_truncations(staged: Warehouse) -> None:
+def test_transaction_sees_the_effects_of_its_own_copy_and_truncate(staged: Warehouse) -> None:
     staged.run("BEGIN")
     staged.run(staged.copy())
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
@@ -199,7 +199,7 @@ def test_missing_file_aborts_the_statement(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
 
-def test_copy_loads_files_again_that_a_pipe_has_loaded(staged: Warehouse) -> None:
+def test_copy_loads_files_that_a_pipe_has_already_loaded(staged: Warehouse) -> None:
     """The history of the pipe and that of the table are separate, as in Snowflake."""
     staged.pipe()
     staged.put("events/d", {"_id": "d"})

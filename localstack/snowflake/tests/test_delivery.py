@@ -47,7 +47,7 @@ def announcement(key: str, size: object = 1) -> str:
     return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": thing}]})
 
 
-def test_a_notification_contains_bucket_and_key_of_its_object() -> None:
+def test_bucket_key_and_size_are_read_from_a_notification() -> None:
     (found,), problem = notification(announcement("events/a+b%C3%A9", 7))
     assert (found.bucket, found.key, found.size, problem) == ("b", "events/a bé", 7, None)
 
@@ -63,7 +63,7 @@ def test_a_notification_contains_bucket_and_key_of_its_object() -> None:
 @example(announcement("events/" + "x" * 1024))
 @example(announcement(""))
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=4).map(str))
-def test_any_message_body_is_handled_without_an_exception(body: str) -> None:
+def test_invalid_message_body_is_reported_without_an_exception(body: str) -> None:
     created, problem = notification(body)
     assert created == ()
     assert problem
@@ -87,7 +87,7 @@ class Sqs:
         self.deleted += [entry["ReceiptHandle"] for entry in Entries]
 
 
-def test_processed_messages_are_deleted_ten_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processed_messages_are_deleted_in_batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     sqs = Sqs()
     monkeypatch.setattr(AwsClients, "client", lambda *_: sqs)
     channel = Channel(AwsClients("http://127.0.0.1:1", "r"), "A", "r", 1)

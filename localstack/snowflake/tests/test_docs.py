@@ -12,7 +12,7 @@ def named_in_the_tree() -> set[str]:
     return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_test_named_in_the_table_exists() -> None:
+def test_every_test_named_in_compatibility_md_exists() -> None:
     named = {word for word in DOC.read_text().split("`") if word.startswith("test_")}
     assert len(named) > 40
     assert named - named_in_the_tree() == set()

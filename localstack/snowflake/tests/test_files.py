@@ -1,4 +1,4 @@
-"""Test reading staged files: valid JSON is loaded whole, and errors are reported with their line."""
+"""Test that valid JSON in staged files is read completely and that errors are reported with their line numbers."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ quick = settings(max_examples=60, deadline=None)
 
 
 def compact(text: str, sort_keys: bool = False) -> str:
-    """Return the JSON text without whitespace; numbers stay as they are written."""
+    """Return the JSON text in a normalized form for comparison; decimal numbers keep their notation."""
     return json.dumps(json.loads(text, parse_float=lambda number: f"#{number}"), sort_keys=sort_keys)
 
 
@@ -94,7 +94,7 @@ def test_duplicate_names_are_accepted_if_the_format_allows_them() -> None:
 
 
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 100))
-def test_number_and_percentage_of_errors_decide_whether_a_file_is_skipped(
+def test_number_or_percentage_of_errors_decides_whether_a_file_is_skipped(
     errors: int, good: int, limit: int
 ) -> None:
     parsed = errors + good

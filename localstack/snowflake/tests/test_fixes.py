@@ -38,14 +38,14 @@ def test_null_timestamp_reads_as_none_through_the_connector(warehouse: Warehouse
         assert rows[0]["B"].replace(tzinfo=None) == BEFORE_1970
 
 
-def test_an_import_leaves_no_folder_in_the_temporary_directory(tmp_path: Path) -> None:
+def test_importing_the_package_leaves_no_folder_in_the_temporary_directory(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     subprocess.run([sys.executable, "-c", "import local_snowflake.session"], env=environment, check=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_desc_table_shows_keys_and_comments(warehouse: Warehouse) -> None:
-    """Snowflake: "DESCRIBE TABLE", "COMMENT"."""
+    """Source: Snowflake's pages "DESCRIBE TABLE" and "COMMENT"."""
     warehouse.run("USE SCHEMA RAW")
     warehouse.run("CREATE TABLE T (id INT PRIMARY KEY COMMENT 'a key', code INT UNIQUE, name VARCHAR)")
     warehouse.run("CREATE TABLE IF NOT EXISTS T (id INT COMMENT 'not this')")
@@ -59,8 +59,8 @@ def test_desc_table_shows_keys_and_comments(warehouse: Warehouse) -> None:
     ]
 
 
-def test_a_sequence_of_another_schema_gives_values_and_defaults(warehouse: Warehouse) -> None:
-    """Snowflake: "Using sequences"."""
+def test_sequence_of_another_schema_provides_values_and_defaults(warehouse: Warehouse) -> None:
+    """Source: Snowflake's page "Using sequences"."""
     other, name = f"{warehouse.database}.PUBLIC", f"{warehouse.database}.RAW.NUMBERS"
     for schema in ("RAW", "PUBLIC"):
         warehouse.run(

@@ -1,4 +1,6 @@
-"""Compare random expressions over typed columns in the local Snowflake with the rules, written in Python."""
+"""Compare random expressions over typed columns in the local Snowflake with the documented rules, implemented
+in Python.
+"""
 
 import calendar
 import random
@@ -46,7 +48,7 @@ OF_KIND = {"number": ("I", "J", "N"), "text": ("S", "T"), "truth": ("B",), "day"
 
 
 def strict(compute: Callable[..., object], *parts: Expression) -> Callable[[Row], object]:
-    """Return NULL if an argument is NULL."""
+    """Return a function that computes an expression's value from a row, or returns None if an argument is NULL."""
 
     def value(row: Row) -> object:
         values = [part.value(row) for part in parts]
@@ -60,7 +62,7 @@ def half_up(number: Decimal, scale: int) -> Decimal:
 
 
 def both(one: object, other: object) -> object:
-    """Return the three-valued AND."""
+    """Return the AND of two values in three-valued logic."""
     if one is False or other is False:
         return False
     return None if one is None or other is None else True
@@ -315,7 +317,7 @@ def literal(value: object) -> str:
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_expressions_have_the_values_that_the_documented_rules_give(
+def test_random_expressions_evaluate_as_documented(
     typed: connector.cursor.SnowflakeCursor, seed: int
 ) -> None:
     maker = Maker(seed)
@@ -332,9 +334,7 @@ def test_random_expressions_have_the_values_that_the_documented_rules_give(
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_random_aggregates_have_the_values_that_the_documented_rules_give(
-    typed: connector.cursor.SnowflakeCursor, seed: int
-) -> None:
+def test_random_aggregates_evaluate_as_documented(typed: connector.cursor.SnowflakeCursor, seed: int) -> None:
     maker = Maker(1000 + seed)
     expressions = [maker.of("number", DEPTH) for _ in range(10)]
     columns = ", ".join(f"SUM({e.sql}), COUNT({e.sql}), MIN({e.sql}), MAX({e.sql})" for e in expressions)

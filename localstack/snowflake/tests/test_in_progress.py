@@ -11,7 +11,7 @@ REQUEST = "0b3a6f6e-6d43-4ee0-93f5-21e6d9dbd0c1"
 
 
 class Client:
-    """An HTTP client that stays connected until it disconnects."""
+    """A fake HTTP client that stays connected until the test sets `left`."""
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -82,7 +82,7 @@ def test_result_is_returned_only_to_the_session_of_its_statement() -> None:
     asyncio.run(check(lambda statements: statements.forget("token"), "token"))
 
 
-def test_insert_is_executed_once_if_the_connector_stops_waiting(own_local: LocalProcess) -> None:
+def test_insert_is_executed_only_once_if_the_connector_stops_waiting(own_local: LocalProcess) -> None:
     own_local.start()
     with own_local.connect(database="D", schema="PUBLIC", socket_timeout=1) as connection:
         cursor = connection.cursor()

@@ -1,4 +1,6 @@
-"""Test the loader alone: in any order, with repetitions and failing reads, each file is loaded exactly once."""
+"""Test that the loader alone loads each file exactly once, in any order and despite repeated messages and
+failed reads.
+"""
 
 import io
 import threading
@@ -31,8 +33,8 @@ ROWS = 3
 
 
 class FlakyS3:
-    """A fake S3 in which every key has three rows; keys in `down` answer 503, those in `gone` do not exist,
-    those in `archived` are in Glacier.
+    """A fake S3 in which every key has three rows. A key in `down` returns status 503, a key in `gone` does
+    not exist, and a key in `archived` is in Glacier.
     """
 
     def __init__(self) -> None:
@@ -72,7 +74,7 @@ class Bench:
         self.ingest = Ingest(self.catalog, self.loader, channels, InOrder())
 
     def pipe(self) -> Pipe:
-        """Return a new pipe to a new table."""
+        """Create a pipe that loads into a new table, and return the pipe."""
         name = f"T{uuid.uuid4().hex[:8].upper()}"
         self.catalog.rows(f"CREATE TABLE D.S.{name} (v JSON)")
         pipe = Pipe(
@@ -120,7 +122,7 @@ numbers = st.lists(st.integers(0, 9), max_size=12)
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(numbers, st.sets(st.integers(0, 9))), max_size=5))
-def test_each_file_is_loaded_once_despite_any_order_repetition_and_failure(
+def test_each_file_is_loaded_once_in_any_order_despite_repeats_and_read_failures(
     bench: Bench, deliveries: list[tuple[list[int], set[int]]]
 ) -> None:
     pipe = bench.pipe()
@@ -155,7 +157,7 @@ def test_rows_and_history_are_committed_together_or_not_at_all(
     assert bench.rows(pipe) == wanted(1, 2)
 
 
-def test_table_that_refuses_rows_stalls_its_pipe_and_files_wait(
+def test_table_that_refuses_rows_stalls_its_pipe_and_its_files_wait(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()

@@ -1,4 +1,4 @@
-"""Test integrations, stages, file formats and grants: stored, shown and applied, or accepted without effect."""
+"""Test that integrations, stages, file formats and grants are stored, shown and applied, or accepted without effect."""
 
 import pytest
 
@@ -19,7 +19,9 @@ def described(warehouse: Warehouse, name: str) -> dict[str, str]:
     return {r["property"]: r["property_value"] for r in warehouse.run(f"DESC STORAGE INTEGRATION {name}")}
 
 
-def test_integration_keeps_a_given_external_id(warehouse: Warehouse, integration: str) -> None:
+def test_replaced_integration_keeps_only_an_explicit_external_id(
+    warehouse: Warehouse, integration: str
+) -> None:
     made_up = described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"]
     again = INTEGRATION.format(name=integration, bucket=warehouse.bucket, more="")
     warehouse.run(f"CREATE OR REPLACE {again}")
@@ -106,7 +108,7 @@ def test_created_warehouse_is_listed(warehouse: Warehouse) -> None:
     assert [row["name"] for row in warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")] == [name]
 
 
-def test_warehouse_is_shown_with_its_last_settings(warehouse: Warehouse) -> None:
+def test_show_warehouses_shows_the_latest_settings(warehouse: Warehouse) -> None:
     name = f"WH_{warehouse.database}"
     warehouse.run(f"CREATE WAREHOUSE {name} WITH AUTO_SUSPEND = 60 STATEMENT_TIMEOUT_IN_SECONDS = 3600")
     warehouse.run(f"ALTER WAREHOUSE {name} SET AUTO_SUSPEND = 30 WAREHOUSE_SIZE = 'SMALL'")
@@ -118,7 +120,7 @@ def test_warehouse_is_shown_with_its_last_settings(warehouse: Warehouse) -> None
     assert parameters["STATEMENT_QUEUED_TIMEOUT_IN_SECONDS"] == "0"
 
 
-def test_show_views_gives_the_statement_that_created_the_view(warehouse: Warehouse) -> None:
+def test_show_views_returns_the_statement_that_created_the_view(warehouse: Warehouse) -> None:
     def text() -> str:
         (view,) = warehouse.run("SHOW VIEWS IN SCHEMA RAW")
         return str(view["text"])
@@ -166,7 +168,7 @@ def test_role_can_be_created_only_once(warehouse: Warehouse) -> None:
 
 
 def test_a_new_database_has_the_schema_public(warehouse: Warehouse) -> None:
-    """Snowflake: "CREATE DATABASE"."""
+    """Source: Snowflake's page "CREATE DATABASE"."""
     warehouse.run(f"CREATE TABLE {warehouse.database}.PUBLIC.T (id INT)")
     shown = {row["name"]: row for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
     assert shown["PUBLIC"]["owner"] == "ACCOUNTADMIN"
@@ -179,8 +181,8 @@ def test_dropped_schema_public_stays_dropped(warehouse: Warehouse) -> None:
     assert "PUBLIC" not in shown
 
 
-def test_information_schema_has_views_with_owner_and_text(warehouse: Warehouse) -> None:
-    """Snowflake: "TABLES view", "VIEWS view"."""
+def test_information_schema_lists_views_with_owner_and_text(warehouse: Warehouse) -> None:
+    """Source: Snowflake's pages "TABLES view" and "VIEWS view"."""
     text = f"CREATE VIEW {warehouse.database}.RAW.V AS SELECT id AS n FROM {warehouse.database}.RAW.T"
     warehouse.run("CREATE TABLE RAW.T (id INT)")
     warehouse.run(text)
@@ -193,7 +195,7 @@ def test_information_schema_has_views_with_owner_and_text(warehouse: Warehouse) 
     assert [tuple(row.values()) for row in views] == [("ACCOUNTADMIN", text)]
 
 
-def test_identity_columns_count_and_are_described(warehouse: Warehouse) -> None:
+def test_identity_columns_generate_values_and_are_described(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.I (a INT AUTOINCREMENT, b INT IDENTITY(5, -2), c INT)")
     warehouse.run("INSERT INTO RAW.I (c) VALUES (1), (2)")
     warehouse.run("INSERT INTO RAW.I VALUES (9, 9, 3)")
@@ -208,7 +210,7 @@ def test_identity_columns_count_and_are_described(warehouse: Warehouse) -> None:
     assert "defaults" in warehouse.refused("CREATE TABLE RAW.J CLONE RAW.I")
 
 
-def test_clone_replaces_a_table_only_with_or_replace(warehouse: Warehouse) -> None:
+def test_clone_replaces_an_existing_table_only_with_or_replace(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.A AS SELECT 1 AS x")
     warehouse.run("CREATE TABLE RAW.B AS SELECT 2 AS x")
     warehouse.run("CREATE TABLE IF NOT EXISTS RAW.B CLONE RAW.A")
@@ -224,7 +226,7 @@ def test_desc_finds_a_view_of_another_database(warehouse: Warehouse) -> None:
         assert column[:2] == ("X", "NUMBER(38,0)")
 
 
-def test_show_tables_has_null_for_times_and_sizes(warehouse: Warehouse) -> None:
+def test_show_tables_has_null_for_unknown_times_and_sizes(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.T (x INT)")
     (row,) = warehouse.run("SHOW TABLES LIKE 'T' IN SCHEMA RAW")
     assert (row["created_on"], row["rows"], row["bytes"]) == (None, None, None)
@@ -258,7 +260,7 @@ def test_dollar_sign_in_a_string_is_not_a_session_variable(warehouse: Warehouse)
         assert cursor.execute("SELECT $x, '$x and $y'").fetchall() == [(5, "$x and $y")]
 
 
-def test_syntax_error_names_the_word_and_its_position(warehouse: Warehouse) -> None:
+def test_syntax_error_names_the_unexpected_word(warehouse: Warehouse) -> None:
     assert "unexpected 'limit'" in warehouse.refused("SELECT 1 LIMIT 1 limit 1")
 
 
@@ -291,7 +293,7 @@ def test_show_primary_keys_lists_only_the_named_table(warehouse: Warehouse) -> N
     assert len(warehouse.run(f"SHOW PRIMARY KEYS IN DATABASE {warehouse.database}")) == 3
 
 
-def test_desc_sequence_tells_whether_the_sequence_exists(warehouse: Warehouse) -> None:
+def test_desc_sequence_describes_the_sequence_or_fails_if_it_does_not_exist(warehouse: Warehouse) -> None:
     warehouse.run("CREATE SEQUENCE RAW.S START = 5 INCREMENT = 2")
     (row,) = warehouse.run("DESC SEQUENCE RAW.S")
     assert (row["name"], row["interval"]) == ("S", 2)

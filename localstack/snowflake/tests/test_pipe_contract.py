@@ -116,7 +116,7 @@ def test_paused_pipe_queues_files_and_loads_them_when_resumed(loading: Warehouse
     assert eventually(loading.status, lambda status: status["pendingFileCount"] == 0)
 
 
-def test_refresh_loads_earlier_files_and_nothing_twice(warehouse: Warehouse) -> None:
+def test_refresh_loads_existing_files_and_no_file_twice(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage()
     for key in ("events/a/1", "events/a/2", "events/b/1", "rejected/1"):
@@ -130,7 +130,7 @@ def test_refresh_loads_earlier_files_and_nothing_twice(warehouse: Warehouse) -> 
     assert warehouse.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_refresh_ignores_files_before_modified_after(loading: Warehouse) -> None:
+def test_refresh_ignores_files_modified_before_modified_after(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     late = "ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '2099-01-01T00:00:00Z'"
@@ -155,7 +155,7 @@ def test_refresh_of_a_pipe_that_cannot_load_reports_the_reason(loading: Warehous
     assert "STOPPED_STAGE_DROPPED" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH")
 
 
-def test_listing_a_missing_bucket_is_an_error(loading: Warehouse) -> None:
+def test_listing_a_missing_bucket_fails(loading: Warehouse) -> None:
     loading.aws.s3.delete_bucket(Bucket=loading.bucket)
     for sql in ("ALTER PIPE RAW.EVENTS_PIPE REFRESH", "LIST @RAW.EVENTS_STAGE", loading.copy()):
         assert "Failure using stage area" in loading.refused(sql)
@@ -168,7 +168,7 @@ def test_copy_history_without_a_database_is_refused(loading: Warehouse) -> None:
     assert "NOPE" in loading.refused(history.format("2026-11-23"))
 
 
-def test_recreated_pipe_has_no_history_so_refresh_duplicates(loading: Warehouse) -> None:
+def test_refresh_loads_duplicates_after_recreating_the_pipe(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     loading.pipe(replace=True)
@@ -177,7 +177,7 @@ def test_recreated_pipe_has_no_history_so_refresh_duplicates(loading: Warehouse)
     loading.has_rows(2)
 
 
-def test_dropped_or_recreated_stage_stops_the_pipe_until_it_is_recreated(loading: Warehouse) -> None:
+def test_dropped_or_recreated_stage_stops_the_pipe_until_the_pipe_is_recreated(loading: Warehouse) -> None:
     loading.run("DROP STAGE RAW.EVENTS_STAGE")
     assert loading.status()["executionState"] == "STOPPED_STAGE_DROPPED"
     loading.stage()
@@ -189,7 +189,7 @@ def test_dropped_or_recreated_stage_stops_the_pipe_until_it_is_recreated(loading
     loading.has_rows(1)
 
 
-def test_missing_table_stops_the_pipe_and_files_wait(loading: Warehouse) -> None:
+def test_missing_table_stops_the_pipe_and_its_files_wait(loading: Warehouse) -> None:
     loading.run("DROP TABLE RAW.EVENTS")
     assert loading.status()["executionState"] == "STOPPED_MISSING_TABLE"
     loading.put("events/a", {"_id": 1})
@@ -219,7 +219,7 @@ def test_table_that_lost_a_column_stalls_the_pipe_with_the_reason(loading: Wareh
     loading.has_rows(1)
 
 
-def test_replaced_pipe_subscribes_again_after_somebody_unsubscribed_the_queue(loading: Warehouse) -> None:
+def test_replacing_the_pipe_subscribes_the_queue_again_after_it_was_unsubscribed(loading: Warehouse) -> None:
     sns = loading.aws.sns
     [found] = sns.list_subscriptions_by_topic(TopicArn=loading.topic)["Subscriptions"]
     sns.unsubscribe(SubscriptionArn=found["SubscriptionArn"])
@@ -228,7 +228,7 @@ def test_replaced_pipe_subscribes_again_after_somebody_unsubscribed_the_queue(lo
     loading.has_rows(1)
 
 
-def test_missing_bucket_stalls_its_pipe_only(loading: Warehouse) -> None:
+def test_missing_bucket_stalls_only_its_pipe(loading: Warehouse) -> None:
     loading.table("OTHERS")
     loading.run(
         f"CREATE STAGE RAW.GONE_STAGE URL = 's3://{loading.bucket}-gone/' FILE_FORMAT = (TYPE = JSON)"

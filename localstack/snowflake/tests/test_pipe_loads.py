@@ -1,4 +1,4 @@
-"""Test that new objects become rows automatically, whatever they contain."""
+"""Test that new objects are loaded as rows automatically, whatever they contain."""
 
 import gzip
 import json
@@ -6,7 +6,7 @@ import json
 from local_snowflake.testing import Warehouse, eventually
 
 
-def test_rows_of_an_object_have_its_file_name_and_row_number(loading: Warehouse) -> None:
+def test_each_row_has_its_file_name_and_row_number(loading: Warehouse) -> None:
     key = loading.put("events/dt=2026-11-22/hh=08/abc.2.ndjson.gz", {"_id": "a"}, {"_id": "b"})
     loading.has_rows(2)
     rows = loading.run(
@@ -41,7 +41,7 @@ def test_pipe_and_query_read_json_alike(warehouse: Warehouse) -> None:
     assert warehouse.run("SELECT second, said FROM RAW.READ") == [{"SECOND": 2, "SAID": "in!"}]
 
 
-def test_invalid_line_fails_the_whole_file_and_the_history_has_its_position(loading: Warehouse) -> None:
+def test_invalid_line_fails_the_whole_file_and_its_position_is_in_the_history(loading: Warehouse) -> None:
     loading.put("events/bad", '{"_id": 1}', '{"_id": ', '{"_id": 3}')
     fate = loading.fate("bad")
     assert (fate["STATUS"], fate["ROW_COUNT"], fate["ROW_PARSED"]) == ("Load failed", 0, 3)

@@ -1,6 +1,6 @@
-"""Test pausing, transfer, error notifications and latency, as Snowflake documents them. Sources: "Managing
-Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error notifications
-for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
+"""Test pausing, ownership transfer, error notifications and latency, as Snowflake documents them. Sources:
+"Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
+notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 """
 
 import json
@@ -91,7 +91,9 @@ def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
 
 @pytest.fixture
 def receive_notices(loading: Warehouse) -> Iterator[object]:
-    """Yield the pipe's notification integration, and a function that returns the messages of its topic."""
+    """Give the pipe a notification integration; yield a function that returns the messages sent to the
+    integration's topic.
+    """
     name = f"{loading.database}_ERRORS"
     topic = loading.aws.sns.create_topic(Name=f"errors-{loading.database}")["TopicArn"]
     queue = loading.aws.sqs.create_queue(QueueName=f"errors-{loading.database}")["QueueUrl"]

@@ -14,7 +14,7 @@ INSUFFICIENT = "Insufficient privileges"
 
 @pytest.fixture
 def role(loading: Warehouse) -> Callable[..., str]:
-    """Create a role that may use the database and its schema RAW, with the given privileges."""
+    """Return a function that creates a role with given privileges; the role may use the database and its schema RAW."""
 
     def made(*grants: str, enters: bool = True) -> str:
         name = f"{loading.database}_R{len(loading.run('SHOW ROLES'))}"
@@ -170,7 +170,7 @@ def test_object_without_any_privilege_does_not_exist_for_the_role(loading: Wareh
         assert "Insufficient privileges to operate on table 'T'" in said
 
 
-def test_privilege_on_an_object_needs_one_on_its_schema_and_database(loading: Warehouse, role) -> None:
+def test_privilege_on_an_object_requires_one_on_its_schema_and_database(loading: Warehouse, role) -> None:
     reader = role("SELECT ON TABLE RAW.T", enters=False)
     with loading.as_role(reader) as other:
         query = f"SELECT a FROM {loading.database}.RAW.T"
@@ -184,7 +184,7 @@ def test_privilege_on_an_object_needs_one_on_its_schema_and_database(loading: Wa
         )
 
 
-def test_session_leaves_a_database_that_its_role_may_not_use(loading: Warehouse, role) -> None:
+def test_session_has_no_current_database_if_its_role_may_not_use_it(loading: Warehouse, role) -> None:
     with loading.as_role(role(enters=False), schema="RAW") as other:
         assert "does not have a current database" in other.refused("SELECT a FROM RAW.T")
 
@@ -207,7 +207,7 @@ def test_privileges_of_public_apply_to_every_role(loading: Warehouse, role) -> N
 
 
 def test_secondary_roles_may_read_and_write_but_not_create(loading: Warehouse, role) -> None:
-    """CREATE is authorized by the primary role only ("USE SECONDARY ROLES")."""
+    """Only the primary role authorizes CREATE ("USE SECONDARY ROLES")."""
     primary, _ = role(), role("SELECT, INSERT ON TABLE RAW.T", "CREATE TABLE ON SCHEMA RAW")
     with loading.as_role(primary, schema="RAW") as other:
         assert ABSENT in other.refused("SELECT a FROM RAW.T")
@@ -231,7 +231,7 @@ def test_a_view_reads_with_the_privileges_of_its_owner(loading: Warehouse, role)
 
 
 def test_copy_history_in_a_view_uses_the_readers_privileges(loading: Warehouse, role) -> None:
-    """The functions of the information schema use the privileges of the role in use."""
+    """Functions of the information schema are checked against the privileges of the role in use."""
     loading.run(
         """CREATE VIEW RAW.LOADS AS SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
         TABLE_NAME => 'RAW.EVENTS', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))"""
@@ -364,7 +364,7 @@ def test_pipe_whose_owner_loses_insert_stalls_until_it_is_granted_again(loading:
     loading.has_rows(1)
 
 
-def test_without_privileges_every_role_may_do_everything(own_local: LocalProcess, aws) -> None:
+def test_every_role_may_do_everything_if_privileges_are_not_enforced(own_local: LocalProcess, aws) -> None:
     warehouse = Warehouse(own_local.start("--no-privileges"), aws).with_pipe()
     warehouse.run("CREATE ROLE R")
     warehouse.run("GRANT ROLE R TO ROLE ACCOUNTADMIN")

@@ -1,4 +1,4 @@
-"""Test the process: it is durable, locks its folder, and survives kills, a full disk and an unavailable AWS."""
+"""Test that the process keeps its data, locks its folder, and recovers from kills, a full disk and AWS outages."""
 
 import json
 import random
@@ -135,14 +135,14 @@ def test_port_in_use_is_reported_with_a_one_line_error(local: LocalProcess, tmp_
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_process_does_not_start_without_an_endpoint(tmp_path: Path) -> None:
+def test_process_does_not_start_without_an_aws_endpoint(tmp_path: Path) -> None:
     process = LocalProcess(tmp_path / "x", "")
     code, errors = finished(process.spawn())
     assert code == 2
     assert "AWS_ENDPOINT_URL" in errors
 
 
-def test_process_listens_on_loopback_only(local: LocalProcess) -> None:
+def test_process_listens_only_on_loopback(local: LocalProcess) -> None:
     listening = (
         Path("/proc/net/tcp").read_text().splitlines() + Path("/proc/net/tcp6").read_text().splitlines()
     )
@@ -169,7 +169,7 @@ def test_sigterm_ends_the_process_with_exit_code_0(own_local: LocalProcess) -> N
 
 
 def test_loading_waits_while_the_disk_is_full_and_then_continues(own_local: LocalProcess, aws: Aws) -> None:
-    """A limit on the size of files simulates the full disk: for DuckDB it is the same failed write."""
+    """A file size limit simulates the full disk, because DuckDB's writes fail in the same way."""
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
     _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
@@ -185,9 +185,10 @@ def test_loading_waits_while_the_disk_is_full_and_then_continues(own_local: Loca
     assert eventually(lambda: health(own_local)[1]["problem"] is None)
 
 
-def test_log_that_cannot_be_written_does_not_stop_the_server(own_local: LocalProcess, aws: Aws) -> None:
-    """On a full disk log lines cannot be written either; the loading thread used to end at the first such
-    line."""
+def test_server_continues_if_its_log_cannot_be_written(own_local: LocalProcess, aws: Aws) -> None:
+    """On a full disk, log lines cannot be written either. Previously, the loading thread ended at the first
+    such line.
+    """
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
     _, hard = resource.prlimit(own_local.process.pid, resource.RLIMIT_FSIZE)
@@ -200,7 +201,7 @@ def test_log_that_cannot_be_written_does_not_stop_the_server(own_local: LocalPro
 
 
 class Moto:
-    """Run moto as a process: its data is lost when it is killed, as with LocalStack."""
+    """A moto process, whose data is lost when the process is killed, as with LocalStack."""
 
     def __init__(self, port: int) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -1,4 +1,4 @@
-"""Test the fixtures that pytest finds after the package was installed, as the README shows them."""
+"""Test the fixtures that pytest finds after the package is installed, used as in the README."""
 
 import os
 import re
@@ -56,7 +56,9 @@ def test_bucket_cannot_be_reached(snowflake_server):
 
 
 def run(folder: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
-    """Run test files in a folder and an environment of their own, without AWS credentials or settings."""
+    """Run test files in their own folder, without AWS credentials or settings, and return the completed
+    pytest process.
+    """
     for number, text in enumerate(tests):
         (folder / f"test_{number}.py").write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\n")
@@ -76,6 +78,6 @@ def test_example_of_the_readme_passes_without_aws(tmp_path: Path) -> None:
     assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
 
 
-def test_files_are_copied_from_the_tests_own_aws(tmp_path: Path) -> None:
+def test_files_are_copied_from_the_aws_endpoint_that_the_test_provides(tmp_path: Path) -> None:
     ran = run(tmp_path, LOADING)
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr

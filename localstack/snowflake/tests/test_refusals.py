@@ -114,7 +114,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize(("statement", "code", "text"), WRONG)
-def test_a_wrong_name_or_value_is_reported_as_snowflake_does(
+def test_unknown_name_or_invalid_value_is_reported_as_in_snowflake(
     session: connector.SnowflakeConnection, statement: str, code: int, text: str
 ) -> None:
     with pytest.raises(connector.errors.ProgrammingError) as error:

@@ -13,7 +13,7 @@ from local_snowflake.testing import Warehouse
 
 @pytest.fixture
 def role(warehouse: Warehouse) -> Callable[[str], str]:
-    """Create a role for this test."""
+    """Return a function that creates a role for this test and returns the role's full name."""
 
     def made(name: str) -> str:
         full = f"{warehouse.database}_{name}"
@@ -57,7 +57,7 @@ def test_current_role_in_a_view_is_refused_because_it_would_never_change(warehou
     assert "in a view" in warehouse.refused("CREATE VIEW RAW.V AS SELECT CURRENT_ROLE() AS R")
 
 
-def test_connection_may_name_a_granted_role_only(warehouse: Warehouse, role) -> None:
+def test_connection_with_a_role_that_is_not_granted_is_refused(warehouse: Warehouse, role) -> None:
     loader, lonely = role("LOADER"), role("LONELY")
     warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")
     with closing(warehouse.local.connect(role=loader)) as connection:
@@ -164,7 +164,7 @@ def test_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:
     assert "cannot contain itself" in warehouse.refused(f"GRANT ROLE {b} TO ROLE {a}")
 
 
-def test_creating_role_owns_the_object(warehouse: Warehouse) -> None:
+def test_object_is_owned_by_the_role_that_created_it(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
     warehouse.run("USE ROLE SYSADMIN")

@@ -1,5 +1,5 @@
-"""Test that SQL from dbt, and statements for which fakesnow's results are wrong, give correct results or are
-refused.
+"""Test that SQL from dbt, and statements for which fakesnow's results are wrong, return correct results or
+are refused.
 """
 
 import json
@@ -49,10 +49,12 @@ def test_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> Non
     assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
 
 
-def test_changed_transaction_accepts_only_rollback_after_a_failure(
+def test_transaction_with_changes_accepts_only_rollback_after_a_failure(
     numbers: Warehouse,
 ) -> None:
-    """Snowflake would continue here. Half of a transaction must not be committed unnoticed."""
+    """Snowflake would continue the transaction. Here it is aborted, because half of a transaction must not be
+    committed unnoticed.
+    """
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -98,7 +100,7 @@ def test_ddl_commits_the_open_transaction(numbers: Warehouse) -> None:
     assert numbers.run("SELECT count(*) AS N FROM RAW.OTHER") == [{"N": 0}]
 
 
-def test_merge_refuses_two_source_rows_for_one_target_row(numbers: Warehouse) -> None:
+def test_merge_with_two_source_rows_for_one_target_row_is_refused(numbers: Warehouse) -> None:
     message = numbers.refused(
         """MERGE INTO RAW.T d USING (SELECT 2 AS id, 7 AS x UNION ALL SELECT 2, 8) s ON d.id = s.id
            WHEN MATCHED THEN UPDATE SET x = s.x"""
@@ -203,7 +205,7 @@ EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list"
 def test_variant_is_cast_to_the_text_or_number_type_it_is_compared_with(
     numbers: Warehouse, expression: str, value: object
 ) -> None:
-    """Snowflake casts the VARIANT; DuckDB would compare and join the JSON with its quotes."""
+    """Snowflake casts the VARIANT; DuckDB would compare and concatenate the JSON text, including its quotes."""
     ((row,)) = numbers.run(f"SELECT {expression} AS X FROM (SELECT PARSE_JSON('{EVENT}') AS v)")
     assert row["X"] == value
 
@@ -268,7 +270,9 @@ def test_timestamp_tz_keeps_its_instant(numbers: Warehouse) -> None:
         "SELECT * FROM TABLE(INFORMATION_SCHEMA.PIPE_USAGE_HISTORY())",
     ],
 )
-def test_unsupported_statement_fails_immediately_and_is_named(numbers: Warehouse, sql: str) -> None:
+def test_unsupported_statement_fails_immediately_and_is_named_in_the_error(
+    numbers: Warehouse, sql: str
+) -> None:
     message = numbers.refused(sql)
     assert "local Snowflake" in message
     named = "PIPE_USAGE_HISTORY" if "PIPE_USAGE" in sql else sql.split()[1].strip("@();").split("(")[0]
@@ -310,7 +314,7 @@ def test_sessions_in_a_dropped_database_have_no_current_database(numbers: Wareho
     assert not (numbers.local.folder / "GONE_DB.db").exists()
 
 
-def test_session_without_a_database_or_schema_has_none(warehouse: Warehouse) -> None:
+def test_session_has_no_database_or_schema_until_use_sets_it(warehouse: Warehouse) -> None:
     asked = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA()"
     with warehouse.local.connect() as connection, connection.cursor() as cursor:
         assert cursor.execute(asked).fetchall() == [(None, None)]

@@ -1,4 +1,4 @@
-"""Test that every case of verified.tsv gives its answer, and that everything else is refused."""
+"""Test that every case in verified.tsv returns its documented answer, and that everything else is refused."""
 
 import json
 from collections.abc import Iterator
@@ -65,7 +65,7 @@ def answer(session: connector.SnowflakeConnection, case: Case) -> str:
 
 
 @pytest.mark.parametrize("case", ANSWERED, ids=lambda case: case.statement)
-def test_a_verified_statement_gives_the_documented_answer(
+def test_verified_statement_returns_the_documented_answer(
     session: connector.SnowflakeConnection, case: Case
 ) -> None:
     assert answer(session, case) == case.expected
@@ -95,5 +95,5 @@ def test_allow_list_contains_exactly_the_shapes_of_the_verified_cases() -> None:
     assert verified.SHAPES.read_text().splitlines() == verified.shapes(FILE)
 
 
-def test_compatibility_page_lists_the_verified_cases() -> None:
+def test_verified_page_lists_the_verified_cases() -> None:
     assert (FILE.parent.parent / verified.PAGE).read_text() == verified.page(FILE)

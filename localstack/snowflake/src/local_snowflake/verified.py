@@ -57,7 +57,9 @@ def statements_of(case: Case) -> list[str]:
 
 
 def meaning(value: object) -> str:
-    """Return the properties of an argument that decide the meaning of its function, besides its presence."""
+    """Return a suffix for an argument whose value decides the meaning of its function; empty if only its
+    presence matters.
+    """
     if isinstance(value, exp.DataType):
         return f"={value.this.name}{'()' if value.expressions else ''}"
     if isinstance(value, exp.Var):
@@ -66,7 +68,7 @@ def meaning(value: object) -> str:
 
 
 def shapes_of(node: exp.Expr) -> Iterator[str]:
-    """Return one shape for a function or operator, and one for each part of a clause."""
+    """Yield one shape for a function or operator, or one for each part of a clause."""
     name = type(node).__name__
     if isinstance(node, exp.Anonymous):
         yield f"{node.name.upper()}({len(node.expressions)})"
@@ -144,13 +146,14 @@ def page(file: Path) -> str:
     return "\n".join(made)
 
 
-HEAD = """Written by `python -m local_snowflake.verified tests/verified.tsv`: change that file.
+HEAD = """Generated from `tests/verified.tsv` by `python -m local_snowflake.verified tests/verified.tsv`: edit
+`verified.tsv` instead.
 
-What a case uses is supported: the function or clause with these arguments. Everything else is refused by name.
-Each case is a test (`test_verified.py`). *By* says where the answer comes from: an `example` of Snowflake's page with
-its output, or a `rule` that the page states. Numbers are compared as numbers: 1.50 is 1.5. A VARIANT is shown as
-compact JSON. `ERROR n` is an error with Snowflake's number, `REFUSED` a refusal of
-the local Snowflake."""
+A function, operator or clause is supported if a case uses it with the same arguments. Everything else is
+refused by name. Each case is a test (`test_verified.py`). *By* is the basis of the answer: an `example` with
+its output on Snowflake's page, or a `rule` that the page states. Numbers are compared by value, so 1.50
+equals 1.5. A VARIANT is shown as compact JSON. `ERROR n` is an error with Snowflake's error number, and
+`REFUSED` is a refusal by the local Snowflake."""
 
 
 def main() -> None:
