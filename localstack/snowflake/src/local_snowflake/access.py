@@ -1,4 +1,4 @@
-"""Keep the grants in the database and in memory, so that a check needs no query."""
+"""Keep the grants in the database and in memory, so that a privilege check needs no query."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -47,8 +47,9 @@ class Access:
         self._change(lambda _: now.granted(rights, "", False, moment))
 
     def _adopt(self) -> None:
-        """Assign an owner to each object that has none: the folder may come from an earlier version without
-        owners."""
+        """Assign an owner to each object that has none, because the folder may come from an earlier version,
+        which stored no owners.
+        """
         moment = self.catalog.clock()
         found = list(self._objects())
 
@@ -61,7 +62,7 @@ class Access:
         self._change(adopted)
 
     def _objects(self) -> Iterable[tuple[str, str, str]]:
-        """Return the kind, full name and default owner of every object."""
+        """Yield the kind, full name and default owner of every object."""
         for database in self.catalog.databases() - {"memory", "_fs_global"}:
             yield "DATABASE", database, "SYSADMIN"
         temporary = {
@@ -88,7 +89,7 @@ class Access:
     # ---- questions
 
     def existing(self, kind: str, name: str) -> str:
-        """Return the owner of an object that must exist."""
+        """Return the owner of an object, or raise an error if the object does not exist."""
         owner = self.now.owner(kind, name)
         if owner is None:
             self._adopt()

@@ -1,11 +1,11 @@
-"""The user of a session, and the role, secondary roles and warehouse that it uses."""
+"""The actor of a session: its user, role, secondary roles and warehouse."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Actor:
-    """A session's user with the role, the secondary roles and the warehouse that are in use."""
+    """A session's user, with the role, secondary roles and warehouse in use."""
 
     user: str
     role: str

@@ -1,5 +1,5 @@
-"""Cast what INSERT, UPDATE and MERGE store to the column's type, where DuckDB's implicit cast gives another
-value than Snowflake's.
+"""Cast the values that INSERT, UPDATE and MERGE store to the column's type, where DuckDB's implicit cast
+produces a different value from Snowflake's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ def cast_assigned(
 
 
 def assigned(statement: exp.Insert | exp.Update | exp.Merge, columns: list[str]) -> Assigned:
-    """Return each column that the statement sets, in upper case, with its value."""
+    """Yield the name, in upper case, and the value of each column that the statement sets."""
     if isinstance(statement, exp.Insert):
         named = [each.name.upper() for each in getattr(statement.this, "expressions", [])] or columns
         for row in rows_of(statement.expression):
@@ -52,7 +52,7 @@ def set_columns(update: exp.Update) -> Assigned:
 
 
 def rows_of(source: exp.Expr | None) -> Iterator[list[exp.Expr]]:
-    """Return the values of each row, or of each SELECT, that is inserted; none after a star."""
+    """Yield the values of each inserted row or SELECT, up to the first star."""
     if isinstance(source, exp.Values):
         yield from (row.expressions for row in source.expressions)
     elif isinstance(source, exp.SetOperation):

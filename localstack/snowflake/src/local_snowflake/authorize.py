@@ -1,8 +1,8 @@
-"""Decide whether a session may run a statement, from the roles that it uses. Sources: Snowflake's page
-"Access control privileges", and the section "Access control requirements" of each command's page.
+"""Decide from the roles in use whether a session may run a statement. Sources: Snowflake's page "Access
+control privileges", and the section "Access control requirements" of each command's page.
 
-If the role has no privilege at all on an object, the object "does not exist" for it. If it has another
-privilege than the one needed, the error names the object.
+If the role has no privilege at all on an object, the object "does not exist" for it. If the role has a
+privilege other than the required one, the error names the object.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ ANY = ()
 
 
 class Authority:
-    """Checks a session's privileges and raises Snowflake's errors. Without enforcement it raises nothing."""
+    """Checks a session's privileges and raises Snowflake's errors. Raises nothing if privileges are not enforced."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
@@ -55,7 +55,7 @@ class Authority:
         raise missing("Object" if kind in ("TABLE", "VIEW") else kind.capitalize(), name)
 
     def _require_containers(self, roles: frozenset[str], kind: str, name: str) -> None:
-        """Require any privilege on the database and any on the schema."""
+        """Require at least one privilege on the object's database and at least one on its schema."""
         if kind != "SCHEMA" and kind not in IN_A_SCHEMA:
             return
         database, schema, *_ = (*name.split("."), "")
@@ -74,8 +74,8 @@ class Authority:
             raise no_privilege("ACCOUNT", ACCOUNT)
 
     def require_warehouse(self, actor: Actor) -> None:
-        """Require USAGE on the warehouse that the session named, because reading and writing rows needs one.
-        A session that named none has one by default.
+        """Require USAGE on the warehouse that the session named, because reading and writing rows needs a
+        warehouse. A session that named no warehouse has one by default.
         """
         if actor.warehouse is None or not self.access.enforced:
             return
@@ -89,7 +89,7 @@ class Authority:
             )
 
     def enter(self, session: LocalConnection) -> None:
-        """Leave the database and schema that a new session named if its role may not use them."""
+        """Unset a new session's current database, or only its schema, if the session's role may not use it."""
         if not self.access.enforced or not session.database:
             return
         now = self.access.now
@@ -142,7 +142,9 @@ class Authority:
     # ---- the other statements that are read word by word
 
     def statement(self, statement: tuple[str, ...], words: Words, scope: Scope) -> None:
-        """Check ALTER, DESC, USE, LIST and COMMENT. Queries and COPY are checked where they are parsed."""
+        """Check the privileges for ALTER, DESC, USE, LIST and COMMENT. Queries and COPY are checked where
+        they are parsed.
+        """
         if not self.access.enforced or not statement:
             return
         verb, kind = statement[0], " ".join(statement[1:])
@@ -198,8 +200,8 @@ class Authority:
     # ---- loading
 
     def load(self, actor: Actor, copy: Copy, stage: Stage) -> None:
-        """Check a COPY INTO that a user runs: INSERT on the table, USAGE on the stage (READ on an internal
-        one) and on the format.
+        """Check the privileges for a COPY INTO that a user runs: INSERT on the table, USAGE on the stage
+        (READ on an internal stage), and USAGE on the file format.
         """
         if self.access.enforced:
             self._load(self.access.now.roles_of(actor), copy, stage)

@@ -1,4 +1,4 @@
-"""Objects that fakesnow does not know: pipes, integrations, formats of stages, load histories.
+"""Objects that fakesnow does not know: pipes, integrations, stage file formats and load histories.
 
 Objects are stored in the global database. Load histories and queued files are stored in the database of their
 table, because a DuckDB transaction writes to one database only, and a file's rows must be committed with its
@@ -88,7 +88,7 @@ class Catalog:
         return self._columns[1]
 
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
-        """Return pipes, stages and file formats as kind and full name."""
+        """Return the kind and the full name of every pipe, stage and file format."""
         return [
             (kind, f"{database}.{schema}.{name}")
             for kind, table in (("PIPE", f"{OURS}.pipes"), ("STAGE", STAGES), ("FILE FORMAT", FILE_FORMATS))
@@ -96,7 +96,7 @@ class Catalog:
         ]
 
     def has_histories(self, database: str) -> None:
-        """Create the hidden history tables of a database before they are first queried."""
+        """Create a database's hidden history tables, unless they exist; must be called before they are queried."""
         with self._preparing:
             if database not in self.prepared:
                 with self.fakesnow.cursor() as cursor:
@@ -106,7 +106,7 @@ class Catalog:
     # ---- views, whose text fakesnow keeps only as DuckDB rewrote it
 
     def view_texts(self) -> dict[str, str]:
-        """Return the CREATE VIEW statement of each view, by full name."""
+        """Return the CREATE VIEW statement of each view, keyed by the view's full name."""
         return dict(self.rows(f"SELECT name, text FROM {OURS}.view_texts"))
 
     def put_view_text(self, name: str, text: str) -> None:
@@ -164,7 +164,7 @@ class Catalog:
         self.changed()
 
     def drop_pipe(self, name: Name) -> None:
-        """Drop a pipe. Its load history is lost, because a new pipe with the same name has another id."""
+        """Drop a pipe. The pipe's load history is lost, because a new pipe with the same name has another id."""
         pipe = self.pipe(name)
         with self.transaction() as cursor:
             self._drop_pipe(cursor, name)
@@ -229,7 +229,7 @@ class Catalog:
         self.changed()
 
     def note_stage(self, stage: Stage) -> None:
-        """Store the properties of a stage that fakesnow does not store."""
+        """Store the stage properties that fakesnow does not store."""
         with self.transaction() as cursor:
             cursor.execute(
                 f"DELETE FROM {OURS}.stages WHERE database_name = ? AND schema_name = ? AND name = ?",
@@ -262,7 +262,7 @@ class Catalog:
             )
 
     def file_format(self, options: Options, home: Name) -> Options:
-        """Return the options with those of FORMAT_NAME added; explicit options take precedence."""
+        """Return the options merged with those of the file format in FORMAT_NAME; explicit options take precedence."""
         named = options.get("FORMAT_NAME")
         if named is None:
             return options

@@ -65,8 +65,9 @@ class Location(NamedTuple):
     pattern: str | None
 
     def file_name(self, bucket: str, key: str) -> str | None:
-        """Return an object's path as the load histories record it, or None if it is outside this location.
-        The prefix is compared as text: a stage URL without its last slash also matches longer prefixes.
+        """Return an object's path as the load histories record it, or None if the object is outside this location.
+
+        The prefix is compared as text: a stage URL without a trailing slash also matches longer prefixes.
         """
         if bucket != self.bucket or not key.startswith(self.prefix):
             return None

@@ -1,4 +1,4 @@
-"""Find the object of a CREATE, DROP or ALTER … RENAME, so that its owner and grants follow it."""
+"""Find the object that a CREATE, DROP or ALTER … RENAME statement changes, so that its owner and grants follow."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +36,7 @@ class Change:
     managed: bool = False
 
     def follow(self, access: Access, role: str) -> None:
-        """Update owner and grants after the statement has succeeded."""
+        """Update the object's owner and grants after the statement has succeeded."""
         if self.verb == "DROP":
             access.dropped(self.kind, self.name)
         elif self.verb == "RENAME":
@@ -52,7 +52,7 @@ class Change:
 
 
 def change_of(words: Words, scope: Scope) -> Change | None:
-    """Return the change of objects that a statement makes, or None if grants are not affected."""
+    """Return the change that a statement makes to an object, or None if the statement does not affect grants."""
     words.at = 0
     try:
         if words.takes("CREATE"):
@@ -117,7 +117,7 @@ def _contains(texts: list[str], *wanted: str) -> bool:
 
 
 def take_object_name(words: Words) -> tuple[str, ...]:
-    """Read a name, or IDENTIFIER('name') ("Literals and variables as identifiers")."""
+    """Parse a name, or IDENTIFIER('name') ("Literals and variables as identifiers")."""
     if not words.sees("IDENTIFIER", "("):
         return words.take_name()
     words.take("IDENTIFIER", "(")

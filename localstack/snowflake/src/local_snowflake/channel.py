@@ -1,4 +1,6 @@
-"""The SQS queue that S3 notifies: as in Snowflake, one per account and region, subscribed to topics."""
+"""The SQS queue that receives S3's notifications: as in Snowflake, one per account and region, subscribed to
+SNS topics.
+"""
 
 import json
 import threading
@@ -75,8 +77,8 @@ class Message:
 
 
 def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
-    """Parse S3's notification, plain or in SNS's envelope. For any other message, return a problem and
-    raise nothing.
+    """Parse an S3 notification, plain or in an SNS envelope. Return its created objects and None or, for any
+    other message, no objects and a description of the problem.
     """
     try:
         event = json.loads(body)
@@ -117,7 +119,7 @@ def object_size(number: str) -> int:
 
 
 class Channel:
-    """The queue of one region."""
+    """The notification queue of one region."""
 
     def __init__(self, aws: Aws, account: str, region: str, visibility_seconds: int) -> None:
         self.region = region
@@ -165,8 +167,8 @@ class Channel:
         self._topics.discard(topic)
 
     def forget(self) -> None:
-        """Discard the stored queue and subscriptions after a restart of the emulator; the next use creates
-        them again.
+        """Forget the queue's URL and subscriptions after the AWS emulator was restarted; the next use creates
+        the queue and its subscriptions again.
         """
         self._url = None
         self._topics.clear()
@@ -216,8 +218,8 @@ class Channels:
         return self._channels[region]
 
     def open(self, topic: str | None) -> Channel:
-        """Return the channel for a pipe, subscribed to its topic. Raises the errors that Snowflake's CREATE
-        PIPE raises.
+        """Return the channel for a pipe, subscribed to the pipe's topic. Raises the errors that Snowflake's
+        CREATE PIPE raises.
         """
         try:
             channel = self.of_region(topic.split(":")[3] if topic else self.aws.region)

@@ -7,7 +7,7 @@ type Clock = Callable[[], datetime]
 
 
 class AdvancedClock:
-    """A clock that is ahead by a number of days."""
+    """A clock that runs a number of days ahead of the system clock."""
 
     def __init__(self, days_ahead: float = 0) -> None:
         self.days_ahead = days_ahead

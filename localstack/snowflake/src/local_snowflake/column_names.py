@@ -1,4 +1,4 @@
-"""Name a result's columns as Snowflake does: each after the text of its expression, in upper case."""
+"""Name a result's columns as Snowflake does: each column after the text of its expression, in upper case."""
 
 from sqlglot import exp
 

@@ -1,5 +1,5 @@
-"""Infer from the names of columns which types an expression may have, where DuckDB would convert a value to
-another type in silence and otherwise than Snowflake.
+"""Infer from column names which types an expression may have, where DuckDB would silently convert a value to
+another type and Snowflake would convert it differently.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,12 +65,12 @@ def type_of_column(duck_type: str) -> str:
 
 
 def groups(types: Iterable[str]) -> frozenset[str]:
-    """Return the groups of types within which DuckDB and Snowflake convert values alike."""
+    """Return the groups to which the types belong; within a group, DuckDB and Snowflake convert values alike."""
     return frozenset(GROUPS.get(each, each) for each in types)
 
 
 def differ(one: Possible, other: Possible) -> bool:
-    """Return whether two expressions certainly have types of different groups."""
+    """Return whether the types of two expressions certainly belong to different groups."""
     return bool(one and other and groups(one).isdisjoint(groups(other)))
 
 

@@ -59,7 +59,9 @@ class Commands:
         }
 
     def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:
-        """Return a result, or other SQL for fakesnow to run instead, or None to run the statement unchanged."""
+        """Handle a statement: return its result, or other SQL for fakesnow to run instead, or None if
+        fakesnow should run the statement unchanged.
+        """
         words = Words(sql)
         if any(token.text == ";" for token in words.tokens):
             if words.start(1) in (("BEGIN",), ("DECLARE",)):
@@ -91,7 +93,9 @@ class Commands:
             self.reading.learn(change.name, session.view_reads)
 
     def _keep_text(self, change: Change, sql: str) -> None:
-        """Keep the text of a view before its owner is recorded; an existing view keeps its text."""
+        """Store a view's text, unless CREATE VIEW IF NOT EXISTS found an existing view. Must be called before
+        the owner of a new view is recorded, because a view with an owner counts as existing.
+        """
         if change.verb == "RENAME":
             self.access.catalog.rename_view_text(change.name, change.new_name)
         elif change.verb == "CREATE" and not (
@@ -119,7 +123,9 @@ class Commands:
         return self.functions.rewritten(words, scope)
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
-        """Return the SHOW statement whose columns are those of DESC SEQUENCE ("DESCRIBE SEQUENCE")."""
+        """Return the SHOW statement to run for DESC SEQUENCE, because its columns are the same ("DESCRIBE
+        SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
+        """
         take_describe(words, "SEQUENCE")
         name = scope.resolve(words.take_name())
         found = self.access.catalog.rows(
@@ -177,7 +183,7 @@ TWO_WORDS = {
 
 
 def leading(words: Words) -> tuple[str, ...]:
-    """Return the words that identify a statement: CREATE OR REPLACE TEMP STAGE is CREATE STAGE."""
+    """Return the words that identify the kind of statement, such as CREATE STAGE for CREATE OR REPLACE TEMP STAGE."""
     start = list(words.start(10))
     if not start:
         return ()

@@ -1,4 +1,4 @@
-"""Comments of columns, which DuckDB supports but fakesnow and its parser drop. (Snowflake: "COMMENT")"""
+"""Column comments, which DuckDB supports but fakesnow and its parser drop. (Snowflake: "COMMENT")"""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from local_snowflake.lengths import columns_of
 
 
 def column_comments(statement: exp.Expr) -> list[str]:
-    """Return DuckDB statements that set the column comments of a CREATE TABLE or ALTER TABLE."""
+    """Return the DuckDB statements that set the column comments of a CREATE TABLE or ALTER TABLE statement."""
     return [
         exp.Comment(
             this=exp.column(column, table.this, table.args.get("db"), table.args.get("catalog")),

@@ -1,4 +1,4 @@
-"""Replace what depends on the session by its value: bound parameters, and functions such as CURRENT_ROLE()."""
+"""Replace bound parameters, and functions that depend on the session such as CURRENT_ROLE(), by their values."""
 
 from fakesnow.conn import FakeSnowflakeConnection
 from sqlglot import exp
@@ -15,8 +15,9 @@ def positions_of_order(statement: exp.Expr) -> list[int]:
 
 
 def with_values(statement: exp.Expr, params: Params) -> Params:
-    """Write bound values into the statement, because DuckDB chooses a macro's overload without the types of
-    parameters."""
+    """Write bound values into the statement, because DuckDB chooses a macro's overload without knowing the
+    types of parameters.
+    """
     marks = list(statement.find_all(exp.Placeholder, bfs=False))
     if not isinstance(params, list | tuple) or not marks:
         return params
@@ -38,8 +39,8 @@ CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
 
 
 def context_function(node: exp.Expr, actor: Actor, session: FakeSnowflakeConnection) -> exp.Expr:
-    """Replace CURRENT_ROLE() and similar functions by their values. The column's heading remains the
-    function's.
+    """Replace CURRENT_ROLE() and similar functions by their values. The result column is still named after
+    the function.
     """
     if isinstance(node, exp.CurrentRole):
         value: str | None = actor.role

@@ -1,5 +1,5 @@
-"""COPY INTO a table from an S3 stage, run by a user. The load history belongs to the table, lasts
-64 days and compares ETags. Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading"
+"""COPY INTO a table from an S3 stage, run by a user. The load history belongs to the table, lasts 64 days and
+takes ETags into account. Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading"
 (load metadata).
 """
 
@@ -64,8 +64,9 @@ class Bulk:
             return result_of(plan, self._load(plan, files, session))
 
     def _with_stage_format(self, words: Words, copy: Copy) -> str | None:
-        """Return the COPY with its internal stage's file format, because fakesnow would assume CSV; None if
-        nothing changes."""
+        """Return the COPY statement with the file format of its internal stage added, because fakesnow would
+        assume CSV; None if the statement needs no change.
+        """
         stage = self.catalog.stage(copy.stage)
         if copy.format_options is not None or not stage.file_format:
             return None
@@ -161,7 +162,7 @@ class Bulk:
 
 
 class keeping_schema:  # reads as a statement
-    """Restore the session's current schema, which loading changes."""
+    """Restore the session's current schema at the end of the `with` block, because loading changes it."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:
         self.duck = duck

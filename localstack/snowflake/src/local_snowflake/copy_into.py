@@ -31,8 +31,8 @@ BATCH = "_snowpipe_batch"
 
 @dataclass(frozen=True)
 class OnError:
-    """The effect of errors in a file (ON_ERROR). A file is skipped at `limit` errors, or above `limit`
-    percent.
+    """The effect of errors in a file (ON_ERROR). SKIP_FILE skips a file that has at least `limit` errors, or
+    errors in more than `limit` percent of its rows.
     """
 
     kind: str
@@ -61,9 +61,7 @@ class OnError:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """The options of the JSON format that affect loading. All others are refused if they would have an
-    effect.
-    """
+    """The options of the JSON format that affect loading. Any other option is refused if it would have an effect."""
 
     compression: str = "AUTO"
     """AUTO, GZIP or NONE."""
@@ -137,9 +135,7 @@ class Copy:
 
     @property
     def format_options(self) -> Options | None:
-        """Return FILE_FORMAT as written: options, or {"FORMAT_NAME": name}, or None to use the stage's
-        format.
-        """
+        """The value of FILE_FORMAT: the options, or {"FORMAT_NAME": name}, or None if the stage's format applies."""
         value = self.options.get("FILE_FORMAT")
         if value is None:
             return None
@@ -177,7 +173,7 @@ def copy_of(sql: str, scope: Scope) -> Copy:
 
 
 def select_of(sql: str) -> tuple[exp.Select, str, Options]:
-    """Parse the SELECT of a transforming COPY. It may read only plain columns of one stage (see "COPY INTO
+    """Parse the SELECT of a transforming COPY, which may read only plain columns of one stage (see "COPY INTO
     <table>").
     """
     select = parsed(sql)
@@ -245,7 +241,7 @@ def on_error_of(copy: Copy, default: str) -> OnError:
 
 
 def projections(copy: Copy) -> list[str]:
-    """Return the select list in Snowflake's SQL, with `$1` and METADATA$ columns as columns of the batch."""
+    """Return the select list in Snowflake's SQL; `$1` and the METADATA$ columns become columns of the batch table."""
     if copy.select is None:
         return ["C1"]
     return [

@@ -1,5 +1,5 @@
-"""CREATE and DROP of databases and schemas: what fakesnow cannot drop, and the objects that are dropped with
-them.
+"""CREATE and DROP of databases and schemas. Drops the databases that fakesnow cannot drop, and all objects in
+a dropped database or schema.
 """
 
 from local_snowflake.catalog import FILE_FORMATS, STAGES, Catalog
@@ -21,7 +21,7 @@ class Databases:
         }
 
     def create_database(self, words: Words, scope: Scope) -> None:
-        """Create a database through fakesnow; its name is also the name of a file."""
+        """Check a CREATE DATABASE statement, which fakesnow then runs: the database's name is also a file name."""
         del scope
         words.take("CREATE")
         if words.takes("OR", "REPLACE"):
@@ -36,7 +36,9 @@ class Databases:
             )
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
-        """Create a schema. fakesnow has no WITH MANAGED ACCESS, so it is recorded separately."""
+        """Return CREATE SCHEMA without WITH MANAGED ACCESS, which fakesnow does not support and which is
+        recorded separately; None if the statement needs no change.
+        """
         del scope
         for at in range(len(words.tokens) - 2):
             words.at = at
@@ -53,8 +55,8 @@ class Databases:
         self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
 
     def drop_database(self, words: Words, scope: Scope) -> Result:
-        """Drop a database. DuckDB only detaches it and would attach its file again at the next start, so
-        delete the file.
+        """Drop a database and delete its file. DuckDB only detaches a database, so the next start would
+        attach the file again.
         """
         del scope
         words.take("DROP", "DATABASE")

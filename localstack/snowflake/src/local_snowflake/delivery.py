@@ -1,8 +1,8 @@
-"""Deliver messages as SQS permits: at least once, in any order, late.
+"""Deliver messages as unreliably as SQS permits: at least once, in any order, and possibly late.
 
 A local queue nearly always delivers each message immediately, once and in order. Code that relies on that
-would fail in production, so messages are shuffled, delayed and repeated by a seed. A latency can be set,
-because Snowpipe typically takes a minute ("Introduction to Snowpipe").
+would fail in production, so messages are shuffled, delayed and repeated at random, as determined by a seed. A
+latency can be set, because Snowpipe typically takes a minute ("Introduction to Snowpipe").
 """
 
 import random
@@ -31,7 +31,9 @@ class Delivery:
         self._under_way: list[tuple[float, Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        """Return the received messages that are due now; a later call returns the delayed messages."""
+        """Take the received messages and return those that are due now; later calls return the delayed and
+        repeated ones.
+        """
         due, self._waiting = self._waiting, []
         for message in self._arrived(messages):
             late = self._random.random() < self._late_share
@@ -59,8 +61,9 @@ class Delivery:
 
 
 class InOrder(Delivery):
-    """Deliver each message once, in the queue's order; with a latency, in the order in which they become
-    due."""
+    """Delivers each message once, in the queue's order; with a latency, in the order in which the messages
+    become due.
+    """
 
     def __init__(self, latency: Latency = AT_ONCE) -> None:
         super().__init__(0, 0, 0, latency)

@@ -1,5 +1,5 @@
-"""Translate errors of DuckDB's binder, catalog and casts to Snowflake's errors, or to refusals that name what is
-missing. DuckDB has one exception class for many errors, so its message is read here, and only here.
+"""Translate errors of DuckDB's binder, catalog and casts into Snowflake's errors, or into refusals that name
+what is missing. DuckDB has one exception class for many errors, so its message is read here, and only here.
 """
 
 import re
@@ -34,9 +34,9 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return the error for a text that DuckDB itself cannot cast. Where Snowflake reads more forms than
-    DuckDB, such as those of dates and offsets ("Date and time input and output formats"), the error is a
-    refusal.
+    """Return Snowflake's error for a text that DuckDB cannot cast. If Snowflake would accept the text,
+    because it reads more forms of dates and offsets than DuckDB ("Date and time input and output formats"),
+    the error is a refusal.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]
@@ -56,7 +56,7 @@ def not_converted(message: str) -> SnowflakeError:
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error for an error of the binder, the catalog or a cast; None for any other kind of error."""
+    """Return Snowflake's error for an error of DuckDB's binder, catalog or casts; None for any other kind of error."""
     if isinstance(error, duckdb.ConversionException):
         return not_converted(str(error).splitlines()[0])
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):

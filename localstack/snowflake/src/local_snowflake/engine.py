@@ -1,5 +1,4 @@
-"""fakesnow with durable databases: each database is a DuckDB file in one folder, which the next start
-reopens."""
+"""fakesnow with durable databases: each database is a DuckDB file in one folder, and the next start reopens it."""
 
 import fcntl
 import os
@@ -28,7 +27,9 @@ class FolderInUse(Exception):
 
 
 def lock(folder: Path) -> IO[str]:
-    """Lock the folder for this process; the kernel releases the lock however the process ends."""
+    """Lock the folder for this process and return the lock file; the kernel releases the lock however the
+    process ends.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / "lock").open("a+")
     try:
@@ -44,8 +45,8 @@ def lock(folder: Path) -> IO[str]:
 
 
 class RecentResults(dict[str, tuple[object, ...]]):
-    """A bounded store of results. fakesnow keeps every result of every session; RESULT_SCAN needs only a few.
-    Sessions in several threads write to it at once.
+    """A bounded store of results. fakesnow keeps every result of every session, but RESULT_SCAN needs only a
+    few. Sessions in several threads write to the store concurrently.
     """
 
     def __init__(self) -> None:
@@ -98,8 +99,8 @@ class DurableFakeSnow(FakeSnow):
 
     def _shut_in(self, folder: Path) -> None:
         """Prevent statements from accessing files outside the folder, loading extensions or changing
-        settings. DuckDB's "Securing DuckDB" names these settings; none can be undone while the database is
-        open.
+        settings. DuckDB's "Securing DuckDB" names these settings; none of them can be changed while the
+        database is open.
         """
         self.duck_conn.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
         self.duck_conn.execute("SET enable_external_access = false")
@@ -110,7 +111,7 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(f"ATTACH {file} AS {quoted(name)}")
 
     def detach(self, name: str) -> None:
-        """Drop a database: move sessions that use it out and delete its file."""
+        """Detach a database and delete its files."""
         self.duck_conn.execute(f"DETACH {quoted(name)}")
         for suffix in (".db", ".db.wal"):
             (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -135,7 +136,7 @@ class DurableFakeSnow(FakeSnow):
         )
 
     def buffered_bytes(self) -> int:
-        """Return how much memory DuckDB uses for its files. It grows up to the memory limit."""
+        """Return the size of DuckDB's buffers in bytes. They grow up to the memory limit."""
         with self.duck_conn.cursor() as cursor:
             found = cursor.execute("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall()
         return int(found[0][0] or 0)

@@ -1,5 +1,5 @@
-"""Messages to the topic of a pipe's notification integration about files that it could not load. Source:
-Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
+"""Messages to the topic of a pipe's notification integration about files that the pipe could not load.
+Source: Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
 
 Only files that ON_ERROR = SKIP_FILE skipped are reported, each at least once: a message that could not be
 sent is retried until the process ends.

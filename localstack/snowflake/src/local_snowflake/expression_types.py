@@ -1,4 +1,4 @@
-"""Infer an expression's type without the types of columns, and call a macro where that is not enough."""
+"""Infer an expression's type without knowing the column types, and call a macro where the type cannot be inferred."""
 
 from collections.abc import Iterable
 
@@ -47,10 +47,10 @@ def type_of(node: exp.Expr) -> exp.Expr:
 
 
 def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp.Expr:
-    """Return a call of a macro that has an overload per type.
+    """Return a call of a macro that has one overload per type.
 
     DuckDB expands a macro once per use of its argument, so an argument whose type is known here is written
-    once: a statement with many casts is bound several times faster.
+    only once: this makes binding a statement with many casts several times faster.
     """
     family = name.removeprefix("try_")
     if is_aggregated(node):
@@ -76,7 +76,7 @@ GIVES = {"text": VARCHAR, "float": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE
 
 
 def duck_type(node: exp.Expr | None) -> str | None:
-    """Return the type that DuckDB will give the expression, or None if it is unknown here."""
+    """Return the type that DuckDB will infer for the expression, or None if the type cannot be inferred here."""
     node = node.unnest() if node else exp.Null()
     if TYPE in node.meta:
         found = node.meta[TYPE]
@@ -93,7 +93,7 @@ def duck_type(node: exp.Expr | None) -> str | None:
 
 
 def type_of_all(node: exp.Expr) -> str | None:
-    """Return the type of a CASE or COALESCE if all branches have one type, apart from NULL."""
+    """Return the type of a CASE or COALESCE if all branches, apart from NULL, have the same type; otherwise None."""
     given: Iterable[exp.Expr | None]
     if isinstance(node, exp.Case):
         given = [*(each.args.get("true") for each in node.args["ifs"]), node.args.get("default")]

@@ -1,4 +1,4 @@
-"""Expressions that fakesnow would answer wrongly without an error: corrected, or refused."""
+"""Correct or refuse expressions that fakesnow would silently evaluate wrongly."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -117,7 +117,7 @@ UNITS = {
 
 
 def plain_units(statement: exp.Expr) -> None:
-    """Write each date part in its plain form ("Date & time functions": supported date and time parts)."""
+    """Replace each date part by its canonical name ("Date & time functions": supported date and time parts)."""
     for node in statement.find_all(exp.DateAdd, exp.DateDiff, exp.TimestampTrunc):
         unit = node.args.get("unit")
         if isinstance(unit, exp.Var) and unit.name.upper() in UNITS:
@@ -125,7 +125,7 @@ def plain_units(statement: exp.Expr) -> None:
 
 
 def object_keys(statement: exp.Expr) -> None:
-    """Keep the case of the keys of {'a': 1}, which fakesnow would take for names of columns."""
+    """Preserve the case of the keys in {'a': 1}, which fakesnow would mistake for column names."""
     for struct in statement.find_all(exp.Struct):
         for each in struct.expressions:
             if isinstance(each, exp.PropertyEQ) and isinstance(each.this, exp.Identifier):
@@ -143,7 +143,7 @@ def refuse_wrong_answers(statement: exp.Expr) -> None:
 
 
 def write_plainly(statement: exp.Expr) -> None:
-    """Bring a statement into the form that the verified cases have."""
+    """Normalize a statement to the form that the verified cases use."""
     plain_units(statement)
     object_keys(statement)
 

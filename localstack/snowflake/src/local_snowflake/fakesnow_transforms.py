@@ -26,7 +26,7 @@ TEXT_OF_JSON = (exp.JSONExtract, exp.JSONExtractScalar)
 
 
 def passes(cursor: FakeSnowflakeCursor, params: Params) -> list[tuple[tuple[type[exp.Expr], ...], Transform]]:
-    """Return each transform with the kinds of nodes that it may change."""
+    """Return each transform with the node types that it may change."""
     conn = cursor._conn
     database, schema = conn.database, conn.schema
     stages = conn.table_stages
@@ -142,9 +142,8 @@ def had_comment(table: exp.Table, cursor: FakeSnowflakeCursor) -> bool:
 
 
 def other_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """Answer SHOW UNIQUE KEYS and SHOW IMPORTED KEYS where there are none.
-
-    fakesnow finds no unique keys, and lists the primary keys in place of the foreign keys.
+    """Answer SHOW UNIQUE KEYS and SHOW IMPORTED KEYS if no such keys exist. fakesnow finds no unique keys,
+    and lists the primary keys instead of the foreign keys.
     """
     kind = OTHER_KEYS.get(show.name.upper()) if isinstance(show, exp.Show) else None
     if kind is None:
@@ -163,9 +162,8 @@ OTHER_KEYS = {"UNIQUE KEYS": "UNIQUE", "IMPORTED KEYS": "FOREIGN KEY"}
 
 def primary_keys(show: exp.Expr, database: str | None, schema: str | None) -> exp.Expr:
     """Answer SHOW PRIMARY KEYS for one table. fakesnow searches for the table's name in all schemas of the
-    session's database.
-
-    DuckDB forgets the name of a key, so each has one of the form that Snowflake generates.
+    session's database. DuckDB does not store the names of keys, so each key is shown with a name of the form
+    that Snowflake generates.
     """
     if not isinstance(show, exp.Show) or show.name.upper() != "PRIMARY KEYS":
         return show

@@ -1,5 +1,5 @@
 """Read one staged object as rows: decompress it, and parse its JSON as strictly as Snowflake does. Duplicate
-names, NaN, lone surrogates and broken gzip give an error with its line.
+names, NaN, lone surrogates and invalid gzip data produce an error.
 """
 
 import json
@@ -29,7 +29,7 @@ class BadRow(NamedTuple):
 
 @dataclass
 class Content:
-    """The content of a file; `parsed` is the number of rows and errors."""
+    """The rows and errors of a file; `parsed` is their total number."""
 
     rows: list[Row] = field(default_factory=list)
     errors: list[BadRow] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Content:
 
 
 class UnreadableFile(Exception):
-    """The whole file cannot be read: it is not gzip, or it is truncated."""
+    """Raised if the whole file cannot be read, because it is not gzip or is truncated."""
 
 
 def uncompressed(body: bytes, file_format: FileFormat) -> bytes:
@@ -90,7 +90,7 @@ def read_lines(text: bytes, file_format: FileFormat) -> Content:
 
 
 def elements_of(document: bytes, file_format: FileFormat) -> list[object] | tuple[int, str]:
-    """Return the rows of a document or, if it is invalid, the position of the error and the reason."""
+    """Parse a document and return its rows or, if the document is invalid, the error's position and message."""
     if len(document) > MAX_VARIANT_BYTES:
         return 1, "Error parsing JSON: document is too large, max size is 134217728 bytes"
     try:
@@ -107,7 +107,9 @@ def skip_space(text: str, at: int) -> int:
 
 
 def read_documents(text: bytes, file_format: FileFormat) -> Content | None:
-    """Return consecutive JSON documents, regardless of line breaks; None if one of them is invalid."""
+    """Parse consecutive JSON documents, regardless of line breaks, and return their rows; None if a document
+    is invalid.
+    """
     try:
         remaining = text.decode()
     except UnicodeDecodeError:

@@ -26,8 +26,8 @@ _as_struct = fakesnow.arrow.timestamp_to_sf_struct
 
 
 def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Convert timestamps as fakesnow does, but keep NULL: fakesnow's structs have no mask, so NULL became
-    1970-01-01.
+    """Convert timestamps as fakesnow does, but keep NULL: fakesnow's structs have no mask, so NULL would
+    become 1970-01-01.
     """
     struct = _as_struct(column)
     parts = [part.fill_null(0) for part in struct.flatten()]
@@ -38,9 +38,7 @@ def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def remove_temporary_folder() -> None:
-    """Delete the folder for internal stages that importing fakesnow creates in each process and never
-    deletes.
-    """
+    """Delete the folder for internal stages, which every process that imports fakesnow creates and never deletes."""
     folder = Path(fakesnow.transforms.stage.LOCAL_BUCKET_PATH)
     if folder.name.startswith("fakesnow_bucket_"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -65,7 +63,7 @@ DESCRIBED = {
 
 
 def describe_table() -> str:
-    """Answer DESC TABLE with keys and comments; fakesnow gives N and NULL for every column."""
+    """Answer DESC TABLE with keys and comments; fakesnow returns N and NULL for every column."""
     sql: str = transforms.SQL_DESCRIBE_TABLE.template
     for constant, value in DESCRIBED.items():
         sql = sql.replace(constant, value)
@@ -107,13 +105,13 @@ def shown_relations() -> str:
 
 
 def syntax_failure(error: ParseError) -> ProgrammingError:
-    """Return a syntax error with Snowflake's wording, because fakesnow returns the wording of its parser."""
+    """Return a syntax error with Snowflake's wording, because fakesnow uses the wording of its parser."""
     known = syntax_error(error)
     return ProgrammingError(msg=known.message, errno=int(known.code), sqlstate=known.sqlstate)
 
 
 def inline_variables(self: Variables, sql: str) -> str:
-    """Replace `$name` by the session variable's value; fakesnow replaces it within string literals, too."""
+    """Replace `$name` by the session variable's value, but not within string literals, as fakesnow does."""
     if "$" not in sql:
         return sql
     values = {name.upper(): value for name, value in self._variables.items()}

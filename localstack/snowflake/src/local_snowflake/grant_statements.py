@@ -49,8 +49,8 @@ class Granting:
         }
 
     def _take_target(self, words: Words, scope: Scope) -> Target:
-        """Read a target. A name without a kind is a table's or a view's: dbt leaves the kind out, which
-        Snowflake's page "GRANT <privileges> … TO ROLE" requires.
+        """Parse the target of a grant. A name without a kind is that of a table or a view: dbt omits the
+        kind, although Snowflake's page "GRANT <privileges> … TO ROLE" requires it.
         """
         start = words.at
         if not any(words.sees(word) for word in _START_OF_TARGET):
@@ -117,7 +117,9 @@ class Granting:
         return role
 
     def _rows(self, actor: Actor, privileges: Sequence[str], target: Target, role: str) -> list[Right]:
-        """Return the grants of a statement. Raises Snowflake's error if one of them is not possible."""
+        """Return the rights that a statement grants or revokes, one per object and privilege. Raises
+        Snowflake's error if one of them cannot be granted.
+        """
         self._check_container(target)
         if privileges == ["ALL"]:
             privileges = privileges_of(target.privileged_kind)
@@ -147,8 +149,8 @@ class Granting:
         return [Target(target.of, name) for name in self.access.now.names_in(target.of, target.name)]
 
     def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
-        """Require that the role may grant: it owns the object (or the schema, if that has managed access),
-        or it has MANAGE GRANTS.
+        """Raise an error unless the actor's roles own the object (or its schema, if the schema has managed
+        access), hold the privilege with the grant option, or have MANAGE GRANTS.
         """
         if not self.access.enforced:
             return
@@ -199,7 +201,7 @@ class Granting:
                 self.access.catalog.set_pipe(pipe.name, "transferred", True)
 
     def _check_is_paused(self, target: Target) -> None:
-        """Require that a pipe is paused ("GRANT OWNERSHIP", usage notes)."""
+        """Raise an error if the target is a pipe that is not paused ("GRANT OWNERSHIP", usage notes)."""
         pipe = self.access.catalog.pipe_named(target.name) if target.kind == "PIPE" else None
         if pipe and pipe.paused_on is None:
             raise SnowflakeError(
@@ -346,7 +348,7 @@ def grants_result(rows: Sequence[Grant]) -> Result:
 
 
 def take_privileges(words: Words) -> list[str]:
-    """Read privileges up to ON, such as CREATE TABLE or SELECT; ALL means ALL PRIVILEGES."""
+    """Parse privileges up to ON, such as CREATE TABLE or SELECT; ALL means ALL PRIVILEGES."""
     privileges = [""]
     while not words.takes("ON"):
         if words.takes(","):
@@ -361,7 +363,7 @@ def take_privileges(words: Words) -> list[str]:
 
 
 def take_target(words: Words, scope: Scope) -> Target:
-    """Read a target: `PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
+    """Parse the target of a grant: `PIPE a.b.c`, `SCHEMA a.b`, `ACCOUNT`, `FUTURE TABLES IN SCHEMA a.b`."""
     if words.takes("ACCOUNT"):
         return Target("ACCOUNT", "")
     for many in ("ALL", "FUTURE"):

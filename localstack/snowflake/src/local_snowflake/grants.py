@@ -1,7 +1,7 @@
-"""An immutable set of all grants, and the sets that changes lead to. Source: "Overview of Access Control".
+"""An immutable set of all grants; each change returns a new set. Source: "Overview of Access Control".
 
-Every object has one row with the privilege OWNERSHIP, so the grants alone tell which objects exist, who owns
-them and who may see them.
+Every object has one row with the privilege OWNERSHIP, so the grants alone determine which objects exist, who
+owns them and who may see them.
 """
 
 from collections import defaultdict
@@ -65,7 +65,7 @@ class Grants:
 
     @cached_property
     def roles_granted_to(self) -> Mapping[tuple[str, str], frozenset[str]]:
-        """Return the roles granted directly to a ("ROLE" | "USER", name)."""
+        """The roles granted directly to each grantee, keyed by ("ROLE" or "USER", name)."""
         found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self.rows:
             if row.kind == "ROLE" and row.privilege == "USAGE":
@@ -87,13 +87,13 @@ class Grants:
         return self.inherited(self.roles_granted_to.get(("USER", user), frozenset()))
 
     def roles_of(self, actor: Actor) -> frozenset[str]:
-        """Return the roles whose privileges a session has. CREATE is authorized by the primary role only."""
+        """Return the roles whose privileges a session has. Only the primary role, however, authorizes CREATE."""
         if actor.all_secondary:
             return self.inherited(frozenset({actor.role})) | self.roles_of_user(actor.user)
         return self.inherited(frozenset({actor.role}))
 
     def owner(self, kind: str, name: str) -> str | None:
-        """Return the role that owns an object; None if the object does not exist."""
+        """Return the role that owns an object, or None if the object does not exist."""
         return next((row.grantee for row in self.on.get((kind, name), ()) if row.is_ownership), None)
 
     def privileges(self, roles: frozenset[str], kind: str, name: str) -> frozenset[str]:
@@ -126,15 +126,16 @@ class Grants:
         return self._without(lambda row: row.right in gone)
 
     def owned(self, kind: str, name: str, role: str, now: datetime) -> "Grants":
-        """Return the grants after a change of the object's owner."""
+        """Return the grants after making a role the object's owner."""
         return self._without(
             lambda row: row.is_ownership and (row.kind, row.name) == (kind, name),
             Grant(OWNERSHIP, kind, name, "ROLE", role, True, role, now),
         )
 
     def created(self, kind: str, name: str, owner: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants with a new object, which gets the future grants of its schema, otherwise of its
-        database. An object that replaces another loses the other's grants, unless they are copied.
+        """Return the grants after the creation of an object, which receives the future grants of its schema
+        or else of its database. An object that replaces another loses the other's grants, unless
+        `keep_grants` is set.
         """
         future: Iterable[Grant] = () if keep_grants else self._future(kind, name)
         received = [
@@ -148,8 +149,8 @@ class Grants:
         return base.owned(kind, name, owner, now).granted(received, owner, False, now)
 
     def _future(self, kind: str, name: str) -> tuple[Grant, ...]:
-        """Return the future grants for an object. Those of its database do not count if its schema has some
-        of the kind ("GRANT <privileges>").
+        """Return the future grants that apply to an object. Those of its database do not apply if its schema
+        has future grants on the same kind of object ("GRANT <privileges>").
         """
         database, _, rest = name.partition(".")
         schema = f"{database}.{rest.rpartition('.')[0]}"
@@ -158,7 +159,7 @@ class Grants:
         )
 
     def dropped(self, kind: str, name: str) -> "Grants":
-        """Return the grants after an object was dropped; dropping a container drops everything in it."""
+        """Return the grants after dropping an object; dropping a container drops everything in it."""
 
         def gone(row: Grant) -> bool:
             if (row.kind, row.name) == (kind, name):
@@ -179,7 +180,7 @@ class Grants:
         return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
     def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants after a transfer of ownership, with or without the other grants on the object."""
+        """Return the grants after a transfer of ownership; `keep_grants` keeps the other grants on the object."""
         kept = self
         if not keep_grants and kind != "ROLE":
             kept = self._without(lambda row: (row.kind, row.name) == (kind, name))

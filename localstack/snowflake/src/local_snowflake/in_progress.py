@@ -22,8 +22,8 @@ type Statement = Callable[[Send], Awaitable[None]]
 
 
 class RunningStatements:
-    """Running statements by session token and request id. An answer is kept until it is received or the
-    session ends.
+    """The running statements, keyed by session token and request id. An answer is kept until it is received
+    or the session ends.
     """
 
     def __init__(self, answer_within: float = ANSWER_WITHIN_SECONDS) -> None:
@@ -33,14 +33,16 @@ class RunningStatements:
     async def run(
         self, token: str, request_id: str, statement: Statement, receive: Receive, send: Send
     ) -> None:
-        """Run the statement, or wait for it if it is already running, and return the answer."""
+        """Run the statement, or wait for it if it is already running, and send its answer."""
         key = token, request_id
         if key not in self._running:
             self._running[key] = asyncio.create_task(_answer_of(statement))
         await self._answer(key, receive, send)
 
     async def result(self, token: str, request_id: str, receive: Receive, send: Send) -> bool:
-        """Wait for a statement that was answered with code 333333. Return whether it exists."""
+        """Wait for a statement that was answered with code 333333, and send its answer. Return whether the
+        statement exists.
+        """
         key = token, request_id
         if known := key in self._running:
             await self._answer(key, receive, send)
@@ -93,7 +95,9 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def in_progress(request_id: str) -> list[Message]:
-    """Return the response for a statement that is still running. The connector polls this address until it is done."""
+    """Return the response for a statement that is still running. The connector polls the address in the
+    response until the statement is done.
+    """
     response = JSONResponse(
         {
             "data": {"getResultUrl": f"/queries/{request_id}/result"},

@@ -181,6 +181,6 @@ def notification_properties(integration: Integration) -> list[tuple[str, ...]]:
 
 
 def check_is_notification(catalog: Catalog, name: str) -> None:
-    """Check ERROR_INTEGRATION of a pipe: it must be an outbound notification integration."""
+    """Raise an error unless a pipe's ERROR_INTEGRATION is an outbound notification integration."""
     if category_of(catalog.integration(name)) != "NOTIFICATION":
         raise compilation(f"Integration '{name}' is not a notification integration.", "001008", "42601")

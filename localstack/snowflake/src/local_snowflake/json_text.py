@@ -12,7 +12,9 @@ ENCODER = msgspec.json.Encoder(order="sorted", enc_hook=lambda number: msgspec.R
 
 
 def parsed(document: bytes, allow_duplicate: bool = False) -> Any:
-    """Parse strict JSON into values for `text_of`. Raises ValueError if it is invalid or repeats a name."""
+    """Parse a strict JSON document into values for `text_of`. Raises ValueError if the document is invalid,
+    or if it repeats a name and `allow_duplicate` is not set.
+    """
     return jiter.from_json(
         document,
         allow_inf_nan=False,
@@ -27,7 +29,7 @@ def text_of(value: object) -> str:
 
 
 def place_and_message(error: ValueError) -> tuple[int, str]:
-    """Return the character at which a document stops being JSON, and why."""
+    """Return the position of the character at which a document becomes invalid JSON, and the error message."""
     message, _, place = str(error).rpartition(" at line ")
     _, _, column = place.rpartition(" ")
     return int(column) if column.isdecimal() else 1, f"Error parsing JSON: {message or error}"

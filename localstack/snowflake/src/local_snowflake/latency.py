@@ -11,7 +11,7 @@ class Latency(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Latency":
-        """Parse `30` or `5-60`. Raises ValueError."""
+        """Parse `30` or `5-60` (seconds). Raises ValueError if the text is invalid."""
         low, _, high = text.partition("-")
         latency = cls(float(low), float(high or low))
         if not 0 <= latency.low <= latency.high:

@@ -1,4 +1,4 @@
-"""Load staged objects: read many at once, then commit their rows and their history in one transaction."""
+"""Load staged objects: read many concurrently, then commit their rows and their history in one transaction."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ PARALLEL_READS = 16
 
 
 class StagedFile(NamedTuple):
-    """An object that is to be loaded into a table."""
+    """A staged object to load into a table."""
 
     bucket: str
     key: str
@@ -40,7 +40,7 @@ class StagedFile(NamedTuple):
 
 @dataclass
 class LoadedFile:
-    """A staged file after reading, and then after loading: the content of its row in the history."""
+    """A staged file that was read and, later, loaded; its fields become the file's row in the load history."""
 
     file: StagedFile
     content: Content = field(default_factory=Content)
@@ -52,7 +52,7 @@ class LoadedFile:
     """The file as a whole could not be read."""
 
     def keep_what_loads(self, plan: Plan) -> None:
-        """Drop the rows of a file that ON_ERROR skips."""
+        """Discard the file's rows if ON_ERROR skips the file."""
         if self.failure or plan.on_error.skips(len(self.content.errors), self.content.parsed):
             self.skipped = True
             self.content.rows.clear()
@@ -88,11 +88,11 @@ OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodN
 
 
 class StageRefused(Exception):
-    """S3 denies access or the bucket does not exist, which is an error of the stage and not of the file."""
+    """Raised if S3 denies access or the bucket does not exist, which is an error of the stage and not of the file."""
 
 
 class StageUnreachable(Exception):
-    """S3 does not respond at present."""
+    """Raised if S3 is currently unavailable."""
 
 
 @dataclass
@@ -211,7 +211,9 @@ class Loader:
                 self._commit(plan, files)
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
-        """Insert the rows one at a time, so that ON_ERROR applies to each."""
+        """Insert a file's rows one at a time to find those that the table refuses, so that ON_ERROR applies
+        to each row.
+        """
         good, bad = [], []
         with self.catalog.fakesnow.cursor() as cursor:
             for row in file.content.rows:
@@ -242,7 +244,9 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Return the files that the pipe's history lists as loaded or failed; ETags do not matter."""
+        """Return the names of those files that the pipe's history lists as loaded or failed, regardless of
+        their ETags.
+        """
         assert plan.pipe
         database = plan.target.database
         self.catalog.has_histories(database)
@@ -256,7 +260,7 @@ class Loader:
     def loaded_by_hand(
         self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
     ) -> dict[str, str]:
-        """Return names and ETags of the files that COPY has loaded into a table within the last 64 days."""
+        """Return the name and the ETag of each file that COPY has loaded into a table within the last 64 days."""
         rows = duck.execute(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
@@ -384,7 +388,7 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
-    """Split files into bounded transactions, to limit memory: few large files, or many small files."""
+    """Split files into batches of a limited number and size, one per transaction, to limit memory usage."""
     batch: list[StagedFile] = []
     size = 0
     for file in files:

@@ -61,8 +61,8 @@ def not_recognized(code: str, kind: str, x: str) -> str:
 
 
 def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "true") -> tuple[str, str]:
-    """Return SQL that converts text with this pattern; other text gives an error, or NULL for the TRY_
-    functions.
+    """Return two SQL expressions that convert text matching a pattern. For other text, the first raises an
+    error, and the second, for the TRY_ functions, returns NULL.
     """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
@@ -85,7 +85,7 @@ def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
 
 
 def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
-    """Return the SQL of two macros, `name` and `try_name`, which accept text, a VARIANT or another type."""
+    """Return SQL that defines the macros `name` and `try_name`, which accept text, a VARIANT or another type."""
     made = ""
     for prefix, body in (("", text[0]), ("try_", text[1])):
         of_text = f"_ls_{prefix}{name}_of_text"
@@ -149,9 +149,9 @@ def time_families() -> str:
 
 
 def any_macros() -> str:
-    """Define an overload for aggregates and window functions, whose type DuckDB does not know when it chooses
-    one. `typeof` knows it later, but a CASE has one type, so a quotient is a DOUBLE with the documented
-    digits.
+    """Return SQL that defines the macros for aggregates and window functions, whose type DuckDB does not know
+    when it chooses an overload. `typeof` returns the type later, but a CASE has a single type, so a quotient
+    is a DOUBLE with the documented number of digits.
     """
     text = raised(
         "000002", "0A000", "'a cast of an aggregated text or VARIANT: cast it within the aggregate'"
@@ -203,9 +203,7 @@ def text_macros() -> str:
 
 
 def variant_macros() -> str:
-    """Return SQL that defines equality for VARIANTs. They can be compared only with each other and have no
-    order.
-    """
+    """Return SQL that defines comparisons of VARIANTs, which can be compared only with each other and have no order."""
     no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
     unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
@@ -234,8 +232,9 @@ CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
 
 
 def division_macros() -> str:
-    """Define NUMBER / NUMBER as in "Arithmetic operators": six more digits, at least the dividend's, at most
-    12. The quotient is computed with integers and rounded half away from zero.
+    """Return SQL that defines NUMBER / NUMBER as in "Arithmetic operators". The quotient's scale is the
+    dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is computed with
+    integers and rounded half away from zero.
     """
     zero = raised("100051", "22012", "'Division by zero'")
 
@@ -294,8 +293,8 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Define functions that fail in Snowflake for an argument for which DuckDB returns NaN or -Infinity, and
-    what a value becomes within a VARIANT.
+    """Return SQL that defines two macros: one raises an error for an argument for which DuckDB returns NaN or
+    -Infinity and Snowflake fails, and one converts a value to its form within a VARIANT.
     """
     outside = raised("000002", "0A000", "name || ' of ' || x || ': an error in Snowflake'")
     return f"""
@@ -307,10 +306,11 @@ CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NUL
 
 
 def json_macros() -> str:
-    """Define PARSE_JSON for texts that are known only at run time; the keys of each object are sorted.
+    """Return SQL that defines PARSE_JSON for texts that are known only at run time; the keys of each object
+    are sorted.
 
-    `json_tree` gives a row per value. The path of a value is the list of the keys and indexes that lead to
-    it. Paths sort in the order of the text; a closing bracket sorts after everything inside it.
+    `json_tree` returns one row per value. The path of a value is the list of the keys and indexes that lead
+    to it. Paths sort in the order of the text; a closing bracket sorts after everything inside it.
     """
     invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")
     twice = raised(
@@ -357,7 +357,7 @@ def creation_sql() -> str:
 
 
 def error_of(message: str) -> SnowflakeError | None:
-    """Return the error that a macro raised; None if the message is from another error."""
+    """Return the error that a macro raised, or None if the message belongs to another error."""
     found = ERROR.search(message)
     if found is None:
         return None

@@ -59,9 +59,7 @@ def stored(identifier: exp.Identifier) -> str:
 
 
 def names_given(statement: exp.Expr) -> Iterator[str]:
-    """Return the names that the statement itself defines: aliases, common table expressions and their
-    columns.
-    """
+    """Yield the names that the statement itself defines: aliases, common table expressions and their columns."""
     for node in statement.find_all(exp.Alias, exp.TableAlias, exp.PropertyEQ):
         given = [node.args.get("alias") or node.this, *(node.args.get("columns") or ())]
         yield from (stored(each) for each in given if isinstance(each, exp.Identifier))

@@ -1,5 +1,4 @@
-"""Macros of each database for semi-structured data, in place of fakesnow's macros that return wrong
-results."""
+"""Per-database macros for semi-structured data, which replace fakesnow's macros that return wrong results."""
 
 from local_snowflake.sql import quoted
 

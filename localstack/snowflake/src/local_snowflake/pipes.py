@@ -1,4 +1,4 @@
-"""CREATE, ALTER, DROP, SHOW and DESC PIPE. Source: Snowflake's pages of those names."""
+"""CREATE, ALTER, DROP, SHOW and DESC PIPE. Sources: Snowflake's pages of the same names."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -156,7 +156,9 @@ class Pipes:
         return SUCCEEDED
 
     def refresh(self, pipe: Pipe, options: Options, actor: Actor) -> Result:
-        """Queue the stage's files of the last 7 days that are in neither history."""
+        """Queue and return the stage's files of the last 7 days that are in neither the pipe's nor the
+        table's load history.
+        """
         for option in options:
             if option not in ("PREFIX", "MODIFIED_AFTER"):
                 raise compilation(f"invalid property '{option}'", "001006", "42601")

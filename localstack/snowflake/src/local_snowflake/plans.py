@@ -1,4 +1,4 @@
-"""A COPY statement ready to run: the location of its files, how to read them, and the INSERT."""
+"""A COPY statement that is ready to run: the location of its files, their format, and the INSERT statement."""
 
 import re
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Plan:
 
 
 class NotRunnable(Exception):
-    """The reason why a pipe cannot load now; its files wait. `state` is an executionState of
-    SYSTEM$PIPE_STATUS.
+    """Raised with the reason why a pipe cannot load now, so that its files must wait. `state` is an
+    executionState of SYSTEM$PIPE_STATUS.
     """
 
     def __init__(self, state: str, reason: str) -> None:
@@ -78,7 +78,9 @@ def state_of(error: SnowflakeError) -> str:
 
 
 def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, default_on_error: str) -> Plan:
-    """Compile against the current objects. Raises the errors of Snowflake's CREATE PIPE."""
+    """Compile a COPY statement into a plan, resolving names against the current objects. Raises the errors
+    that Snowflake's CREATE PIPE raises.
+    """
     if not stage.url:
         raise compilation(f"Stage '{stage.name}' is not on S3.", "001008", "42601")
     formats = copy.format_options
@@ -140,7 +142,9 @@ def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
 
 
 def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
-    """Translate the select list as in a session, so that a pipe reads JSON as a query does."""
+    """Return the SELECT over a batch in DuckDB's SQL. It is translated as in a session, so that a pipe reads
+    JSON as a query does.
+    """
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
     session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)
     session.columns = lambda: Columns(frozenset({"C1"}))

@@ -71,7 +71,7 @@ FIRST_WORDS = {
 
 
 def privileges_of(kind: str) -> tuple[str, ...]:
-    """Return the privileges of ALL PRIVILEGES on a kind of object: all but OWNERSHIP."""
+    """Return the privileges that ALL PRIVILEGES includes for a kind of object: all except OWNERSHIP."""
     return PRIVILEGES[kind]
 
 

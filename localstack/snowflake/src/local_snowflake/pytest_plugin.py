@@ -15,8 +15,8 @@ NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage f
 
 @pytest.fixture(scope="session")
 def snowflake_aws_endpoint_url() -> str:
-    """Return the URL of the AWS endpoint from which files are read. To load files, override it with moto's
-    or LocalStack's.
+    """Return the URL of the AWS endpoint from which files are read. To load files, override this fixture with
+    the URL of moto or LocalStack.
     """
     return NO_AWS
 

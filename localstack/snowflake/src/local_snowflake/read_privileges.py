@@ -1,4 +1,4 @@
-"""Find the tables and views that a query or a change of rows uses, and the privilege that each needs."""
+"""Find the tables and views that a query or DML statement uses, and the privilege that each requires."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -88,21 +88,23 @@ class Reading:
         return found
 
     def forget(self, name: str) -> None:
-        """Discard the cached tables of a view, or of every view of a database or schema, because it has changed."""
+        """Discard the cached tables of a view that has changed, or of every view in a database or schema that
+        has changed.
+        """
         for key in list(self._sources):  # a copy: other sessions add to it meanwhile
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)
 
     def learn(self, view: str, reads: Iterable[object]) -> None:
-        """Cache the tables that a new view reads; parsing DuckDB's text of the view, with all macros
-        expanded, takes longer.
+        """Cache the tables that a new view reads, because parsing DuckDB's text of the view, in which all
+        macros are expanded, takes longer.
         """
         self._sources[view] = tuple(dict.fromkeys(each for each in reads if isinstance(each, Need)))
 
 
 def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:
-    """Return the tables whose COPY_HISTORY a view reads, on which any privilege is enough ("COPY_HISTORY",
-    usage notes).
+    """Yield the tables whose COPY_HISTORY a view reads; any privilege on such a table is enough
+    ("COPY_HISTORY", usage notes).
     """
     for table in view.find_all(exp.Table):
         select = table.find_ancestor(exp.Select)
@@ -181,7 +183,7 @@ def _needs(table: exp.Table, privileges: tuple[str, ...], scope: Scope) -> Itera
 
 
 def name_of(table: exp.Table, scope: Scope) -> Name | None:
-    """Return a table's full name; None for a stage, a function or a name without a current schema."""
+    """Return a table's full name, or None for a stage, a function or a name without a current schema."""
     parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part]
     if not all(isinstance(part, exp.Identifier) for part in parts):
         return None

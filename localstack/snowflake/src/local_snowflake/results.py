@@ -1,4 +1,4 @@
-"""A statement's result as a view of the session, which fakesnow then reads for the connector."""
+"""Represent a statement's result as a view of the session, which fakesnow then reads for the connector."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

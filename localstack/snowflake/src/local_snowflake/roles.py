@@ -37,8 +37,9 @@ class Roles:
     # ---- sessions
 
     def log_in(self, name: str | None, role: str | None, warehouse: str | None) -> Actor:
-        """Return the actor of a new session, with the role of the connect string or else the user's default
-        role. A user that nobody created is an administrator, like the first user of a new account.
+        """Return the actor of a new session, with the role from the connection string or else the user's
+        default role. A user who does not exist yet becomes an administrator, like the first user of a new
+        account.
         """
         user = (name or "UNKNOWN").upper()
         options = self._options(user)
@@ -269,7 +270,7 @@ USER_COLUMNS = {
 
 
 def named(identifier: str) -> str:
-    """Read a name from the connect string: in upper case unless it is quoted."""
+    """Return the name that an identifier in the connection string denotes: in upper case unless it is quoted."""
     if identifier.startswith('"'):
         return identifier.strip('"').replace('""', '"')
     return identifier.upper()

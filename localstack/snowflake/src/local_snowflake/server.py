@@ -207,7 +207,7 @@ class LocalSnowflake:
                 self.catalog.changed()
 
     def _prepare(self, request: Json, session: LocalConnection) -> tuple[str, str]:
-        """Return the statement's first word, and the SQL that fakesnow should run."""
+        """Return the statement's first word and the SQL that fakesnow should run."""
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
         if request.get("describeOnly") and verb in NOT_DESCRIBED:
@@ -229,7 +229,9 @@ class LocalSnowflake:
             session.leave(database)
 
     def _at_once(self, sql: str, send: Send) -> Send:
-        """Return a `send` that sends an error response after an exception, because the connector retries HTTP 500."""
+        """Return a `send` that replaces a server error by an error response with status 200, because the
+        connector retries HTTP 500.
+        """
         start: Message = {}
         body = b""
 
@@ -258,8 +260,9 @@ def is_same(name: object, password: object, login: tuple[str, str]) -> bool:
 
 
 def is_local(scope: Message) -> bool:
-    """Return whether a program of this machine sent the request, and not a web page in a browser. A page's
-    requests carry Origin; a page that rebinds its own name to 127.0.0.1 has that name in Host.
+    """Return whether a program on this machine, rather than a web page in a browser, sent the request. A
+    page's requests have an Origin header; those of a page that rebinds its own domain name to 127.0.0.1 have
+    that name in the Host header.
     """
     headers = dict(scope["headers"])
     host: bytes = headers.get(b"host", b"")
@@ -270,7 +273,7 @@ LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 
 
 def token_of(scope: Message) -> str:
-    """Return the token from `Authorization: Snowflake Token="…"`."""
+    """Return the token from the header `Authorization: Snowflake Token="…"`."""
     header: bytes = dict(scope["headers"]).get(b"authorization", b"")
     return header[17:-1].decode()
 
@@ -289,7 +292,7 @@ async def body_of(scope: Message, receive: Receive) -> Json:
 
 
 def replayed(scope: Message, request: Json) -> tuple[Message, Receive]:
-    """Return the request with its changed body, for the inner application."""
+    """Return the scope and the `receive` that pass the changed request to the inner application."""
     body = json.dumps(request, allow_nan=False).encode()
     headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
     headers.append((b"content-length", str(len(body)).encode()))
@@ -302,7 +305,9 @@ def replayed(scope: Message, request: Json) -> tuple[Message, Receive]:
 
 
 def with_master_token(answer: Json) -> None:
-    """Add a master token; without one the connector does not end its sessions when it is closed."""
+    """Add a master token to the response: without it, the connector does not end the session when the
+    connection is closed.
+    """
     if answer.get("data"):
         answer["data"] |= {
             "masterToken": answer["data"]["token"],

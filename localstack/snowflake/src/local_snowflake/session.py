@@ -100,7 +100,7 @@ class LocalConnection(TransactionalConnection):
         return LocalCursor(self, self._duck_conn, cursor_class is DictCursor)
 
     def leave(self, database: str) -> None:
-        """Leave the current database after it was dropped."""
+        """Unset the current database and schema, and forget the database's temporary relations."""
         self._duck_conn.execute("USE memory.main")
         self.database, self._schema = None, None
         self.database_set = self.schema_set = False
@@ -130,8 +130,8 @@ class LocalCursor(FakeSnowflakeCursor):
         *args: object,
         **kwargs: object,
     ) -> FakeSnowflakeCursor:
-        """Execute a statement as fakesnow does, but return an error for every failure, and serialize
-        conflicting writers.
+        """Execute a statement as fakesnow does, but raise a connector error for every failure, and retry
+        after a write conflict.
         """
         for _ in range(CONFLICT_TRIES):
             try:
@@ -181,8 +181,8 @@ class LocalCursor(FakeSnowflakeCursor):
             raise
 
     def _describe_last_sql(self) -> list[tuple[object, ...]]:
-        """Return the result's columns as DuckDB's DESCRIBE lists them. fakesnow parses, binds and describes
-        the statement again, which took a third of a statement's CPU.
+        """Return the result's columns in the form of DuckDB's DESCRIBE. Overrides fakesnow's method, which
+        parses, binds and describes the statement again: a third of its CPU time.
         """
         return list(self._described)
 
@@ -234,7 +234,7 @@ class LocalCursor(FakeSnowflakeCursor):
         return transformed
 
     def _kinds_of(self, table: exp.Table) -> Mapping[str, str]:
-        """Return DuckDB's type of each of a table's columns, in their order; names are in upper case."""
+        """Return the DuckDB type of each column of a table, in column order; the names are in upper case."""
         parts = (
             table.catalog or self._conn.database or "",
             table.db or self._conn.schema or "",
@@ -301,7 +301,9 @@ class LocalCursor(FakeSnowflakeCursor):
                 self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
 
     def _is_kept(self, statement: exp.Expr) -> bool:
-        """Return whether CREATE … IF NOT EXISTS leaves a relation unchanged."""
+        """Return whether the statement is CREATE … IF NOT EXISTS for a relation that exists and therefore
+        stays unchanged.
+        """
         table = statement.find(exp.Table) if isinstance(statement, exp.Create) else None
         if not table or not statement.args.get("exists"):
             return False
@@ -341,7 +343,9 @@ class LocalCursor(FakeSnowflakeCursor):
         )
 
     def _merge(self, merge: exp.Merge, params: Params) -> None:
-        """Run DuckDB's own MERGE: one statement, within the current transaction."""
+        """Run MERGE as a single DuckDB MERGE statement within the current transaction; fakesnow would run
+        several statements.
+        """
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
             for assignment in update.expressions:
@@ -370,7 +374,7 @@ class LocalCursor(FakeSnowflakeCursor):
         self._execute_and_describe(result)
 
     def _overwrite(self, insert: exp.Insert, params: Params) -> None:
-        """Run INSERT OVERWRITE: read the rows before emptying the table, because they may come from it."""
+        """Run INSERT OVERWRITE: read the rows before emptying the table, because they may come from the same table."""
         target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
         rows = insert.expression.sql(dialect="duckdb")
         self._duck_conn.execute(f"CREATE OR REPLACE TEMP TABLE {OVERWRITE} AS {rows}", params)
@@ -402,8 +406,8 @@ class LocalCursor(FakeSnowflakeCursor):
     # ---- temporary relations with a database and a schema, which DuckDB has not
 
     def _name_temporary(self, create: exp.Create | exp.Drop) -> None:
-        """Create a temporary relation as an ordinary one that is dropped with the session. Other sessions can
-        see it meanwhile.
+        """Turn a temporary relation into an ordinary one that is dropped when the session ends. Until then,
+        other sessions can see it.
         """
         properties = create.args.get("properties")
         temporary = properties and properties.find(exp.TemporaryProperty)

@@ -36,8 +36,8 @@ def refused(command: str, error: Exception) -> Exception:
 
 
 def constraint_failure(message: str) -> Exception:
-    """Find the kind of constraint that failed from DuckDB's message: CHECK for VARCHAR(n), otherwise NOT NULL
-    or a key.
+    """Return Snowflake's error for a violated constraint. DuckDB's message shows its kind: CHECK means
+    VARCHAR(n), otherwise it is NOT NULL or a key.
     """
     code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
     if message.startswith("Constraint Error: CHECK"):

@@ -20,7 +20,9 @@ def take_describe(words: Words, kind: str) -> None:
 
 
 def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
-    """Parse LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement."""
+    """Parse LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement; return the pattern or None, and
+    the container's name.
+    """
     like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
     if words.takes("LIKE"):
         like = words.take_string()
@@ -37,7 +39,7 @@ def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]
 
 
 def alike(name: str, like: str | None) -> bool:
-    """Match SHOW … LIKE case-insensitively."""
+    """Return whether a name matches the pattern of SHOW … LIKE, ignoring case."""
     if like is None:
         return True
     pattern = like.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")

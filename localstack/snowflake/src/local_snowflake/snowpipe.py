@@ -1,8 +1,8 @@
 """Snowpipe: receive notifications, find the pipes for each file, load the files, then delete the messages.
 
 The order is a promise: a message is deleted only after its files' rows and history are committed (or, for a
-pipe that cannot load now, after the files are recorded as waiting). If the process is killed before, the
-message is delivered again, and the history tells what was loaded.
+pipe that cannot load now, after the files are recorded as waiting). If the process is killed earlier, the
+message is delivered again, and the history shows what was already loaded.
 """
 
 import queue
@@ -33,8 +33,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 @dataclass
 class Activity:
-    """Values of SYSTEM$PIPE_STATUS that are not in the catalog: they are kept in memory, since the process
-    started."""
+    """Values of SYSTEM$PIPE_STATUS that are kept only in memory, from the start of the process, and not in
+    the catalog.
+    """
 
     received: datetime | None = None
     forwarded: datetime | None = None
@@ -224,7 +225,7 @@ class Ingest:
     def load_files(
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False, draining: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
-        """Load through a pipe. Return the files that must be tried again, and why."""
+        """Load files through a pipe. Return the files that must be retried, and the error that is the reason."""
         files = list({file.file_name: file for file in files}.values())
         in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
         self._count_in_flight(pipe, in_flight)
@@ -273,16 +274,17 @@ class Ingest:
             self.activity[pipe.pipe_id].in_flight += files
 
     def pending(self, pipe: Pipe) -> tuple[int, datetime | None]:
-        """Return the number of files that wait or are being loaded, each counted once, and the oldest one's
-        arrival time.
+        """Return the number of files that wait or are being loaded, each counted once, and the arrival time
+        of the oldest waiting file.
         """
         with self._pending:
             waiting, oldest = self.waiting_since(pipe)
             return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
-        """Return the reason why the files wait: an error of the table stalls its pipe, and an error of the
-        disk is retried."""
+        """Return the reason why the files wait. An error of the table stalls the pipe; a transient error,
+        such as a full disk, is raised again so that the load is retried.
+        """
         if isinstance(error, NotRunnable):
             return error
         if isinstance(error, PASSING_ERRORS) or "Failed to commit" in str(error):
@@ -382,8 +384,8 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
-        """Return the files that a pipe may load now; a paused pipe still loads files that were queued before
-        the pause ("Managing Snowpipe").
+        """Return the waiting files that a pipe may load now; a paused pipe still loads files that were queued
+        before the pause ("Managing Snowpipe").
         """
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(

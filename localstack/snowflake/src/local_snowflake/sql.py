@@ -76,7 +76,7 @@ OURS = '_fs_global."_local"'
 
 
 def hidden(database: str) -> str:
-    """Return the schema of a database that has fakesnow's tables and ours."""
+    """Return the name of a database's hidden schema, which contains fakesnow's tables and ours."""
     return f"{quoted(database)}._fs_information_schema"
 
 
@@ -92,7 +92,9 @@ def tokens_of(sql: str) -> list[Token]:
 
 
 def words_of(token: Token) -> Iterator[Token]:
-    """Split pairs that sqlglot reads as one token: STORAGE INTEGRATION, FILE FORMAT."""
+    """Yield the words of a token, because sqlglot reads pairs such as STORAGE INTEGRATION and FILE FORMAT as
+    one token.
+    """
     if token.token_type in STRINGS or token.token_type == TokenType.IDENTIFIER or " " not in token.text:
         yield token
         return
@@ -125,12 +127,12 @@ def syntax_error(error: ParseError) -> SnowflakeError:
 
 
 def plain(message: str) -> str:
-    """Remove the terminal underlining from sqlglot's errors."""
+    """Return sqlglot's error message without the terminal underlining."""
     return message.replace("\x1b[4m", "").replace("\x1b[0m", "")
 
 
 class Words:
-    """A cursor over a statement's tokens. Every `take…` moves it, or raises the syntax error."""
+    """A cursor over a statement's tokens. Every `take…` method advances the cursor or raises a syntax error."""
 
     def __init__(self, sql: str) -> None:
         self.sql = sql

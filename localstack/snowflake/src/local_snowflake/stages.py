@@ -167,7 +167,9 @@ class Stages:
     # ---- file formats, which fakesnow can only create
 
     def create_file_format(self, words: Words, scope: Scope) -> str | None:
-        """Run CREATE OR ALTER as fakesnow's CREATE OR REPLACE, but keep the format's grants."""
+        """Rewrite CREATE OR ALTER FILE FORMAT as CREATE OR REPLACE, which fakesnow supports, but keep the
+        format's grants; None for a plain CREATE.
+        """
         words.take("CREATE")
         if not words.takes("OR", "ALTER"):
             return None

@@ -75,7 +75,7 @@ class Functions:
         return json.dumps(self.pipe_status(self.catalog.pipe(pipe.name)), allow_nan=False)
 
     def _force_resume(self, pipe: Pipe, overrides: Sequence[str]) -> None:
-        """Resume a pipe by force. Without a second argument, this overrides the check for a changed owner
+        """Resume a pipe by force. Without a second argument, only the check for a changed owner is overridden
         ("SYSTEM$PIPE_FORCE_RESUME").
         """
         given = {each.strip().upper() for text in overrides for each in text.split(",")}
@@ -197,7 +197,7 @@ FAKESNOW_SYSTEM = {"SYSTEM$TYPEOF"}
 
 
 def database_of(table: exp.TableFromRows) -> str | None:
-    """Return X of TABLE(X.INFORMATION_SCHEMA.COPY_HISTORY(…))."""
+    """Return the database X in TABLE(X.INFORMATION_SCHEMA.COPY_HISTORY(…)), or None if the call names no database."""
     dot = table.this
     if not isinstance(dot, exp.Dot) or not isinstance(dot.this, exp.Dot):
         return None

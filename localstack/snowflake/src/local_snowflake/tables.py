@@ -63,7 +63,7 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Raise an error for a column type that DuckDB would replace by another type, such as DECFLOAT, or a
+    """Raise an error for a column type that DuckDB would replace by another type, such as DECFLOAT, or for a
     structured type.
     """
     for column in statement.find_all(exp.ColumnDef):
@@ -77,7 +77,7 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
 
 
 def is_plain(column: exp.Expr) -> bool:
-    """Return whether CREATE TABLE … AS SELECT keeps all of a column's definition."""
+    """Return whether CREATE TABLE … AS SELECT preserves a column's whole definition."""
     if not isinstance(column, exp.ColumnDef):
         return False
     constraints = [each.kind for each in column.args.get("constraints") or ()]
@@ -85,7 +85,7 @@ def is_plain(column: exp.Expr) -> bool:
 
 
 def ordered_sequence(create: exp.Create) -> None:
-    """Drop ORDER and NOORDER: one process generates the values in order, so both are true ("CREATE SEQUENCE")."""
+    """Remove ORDER and NOORDER: one process generates the values in order, which satisfies both ("CREATE SEQUENCE")."""
     for properties in create.find_all(exp.SequenceProperties):
         kept = [each for each in properties.args.get("options") or () if each.name.upper() not in ORDERS]
         properties.set("options", kept)
@@ -95,9 +95,9 @@ ORDERS = {"ORDER", "NOORDER"}
 
 
 def identities(create: exp.Create, database: str) -> Iterator[str]:
-    """Give each AUTOINCREMENT column a default, and yield the statement that creates its sequence.
+    """Give each AUTOINCREMENT column a default, and yield the statement that creates the column's sequence.
 
-    The sequence's name holds its start and its step, from which DESC TABLE reads them.
+    The sequence's name contains its start and step, so that DESC TABLE can show them.
     """
     if create.kind != "TABLE" or not isinstance(create.this, exp.Schema):
         return
@@ -133,8 +133,9 @@ def number_of(node: exp.Expr | None) -> int:
 
 
 def clone(create: exp.Create) -> exp.Create:
-    """Return CREATE TABLE … CLONE as CREATE TABLE … AS SELECT, if `loses_by_copy` has found nothing that
-    would be lost."""
+    """Rewrite CREATE TABLE … CLONE as CREATE TABLE … AS SELECT. Call this only after `loses_by_copy` has
+    found nothing that the copy would lose.
+    """
     source = create.args["clone"].this
     query = exp.Select(expressions=[exp.Star()], from_=exp.From(this=source.copy()))
     kept = {name: create.args.get(name) for name in ("replace", "exists", "properties")}
@@ -142,7 +143,9 @@ def clone(create: exp.Create) -> exp.Create:
 
 
 def loses_by_copy(source: exp.Table, database: str, schema: str) -> str:
-    """Return a query for the defaults and constraints of a table, which CREATE TABLE … AS SELECT does not copy."""
+    """Return a query that finds the defaults and constraints of a table, which CREATE TABLE … AS SELECT does
+    not copy.
+    """
     name = tuple(part.upper() for part in (source.catalog or database, source.db or schema, source.name))
     where = (
         f"(upper(database_name), upper(schema_name), upper(table_name)) = ({', '.join(map(literal, name))})"

@@ -1,4 +1,4 @@
-"""Temporary relations, which here are ordinary ones that are dropped with their session."""
+"""Temporary relations, which here are ordinary relations that are dropped when their session ends."""
 
 from contextlib import suppress
 

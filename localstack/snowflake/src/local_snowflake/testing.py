@@ -1,4 +1,4 @@
-"""Helpers for tests: a local Snowflake as its own process, its AWS, and a warehouse per test."""
+"""Helpers for tests: a local Snowflake in its own process, an emulated AWS for it, and a warehouse per test."""
 
 import gzip
 import json
@@ -29,7 +29,7 @@ type Found = dict[str, Any]
 def eventually[T](
     look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = TIMEOUT_SECONDS
 ) -> T:
-    """Poll until the condition holds; the error message of a timeout shows the last value."""
+    """Poll until the condition holds and return the value; after a timeout, the error message shows the last value."""
     until = time.monotonic() + seconds
     while True:
         seen = look()
@@ -150,7 +150,9 @@ class Aws:
             server.stop()
 
     def bucket(self) -> tuple[str, str]:
-        """Create a bucket and the topic that it notifies of new objects."""
+        """Create a bucket and the topic to which the bucket sends notifications of new objects; return the
+        topic's ARN.
+        """
         name = f"bucket-{uuid.uuid4().hex[:12]}"
         return name, self.notifying_bucket(name)
 
@@ -183,7 +185,7 @@ class Warehouse:
 
     @contextmanager
     def as_role(self, role: str, **options: object) -> Iterator["Warehouse"]:
-        """Yield the same database as seen by another role; the connection is closed at the end."""
+        """Yield the same database as seen by another role; the connection is closed at the end of the `with` block."""
         other = copy(self)
         other.connection = self.local.connect(database=self.database, role=role, **options)
         try:
@@ -202,14 +204,14 @@ class Warehouse:
         self.connection = self.local.connect(database=self.database)
 
     def run(self, sql: str) -> list[Found]:
-        """Return rows as dictionaries with the connector's column names."""
+        """Execute a statement and return its rows as dictionaries, keyed by the connector's column names."""
         with self.connection.cursor() as cursor:
             cursor.execute(sql)
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def refused(self, sql: str) -> str:
-        """Return the message of a statement that must fail immediately."""
+        """Run a statement that must fail within five seconds, and return the error message."""
         began = time.monotonic()
         with pytest.raises(connector.errors.DatabaseError) as error:
             self.run(sql)
@@ -269,8 +271,8 @@ class Warehouse:
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
-        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on no
-        message can deliver them again, and their age is counted from that moment.
+        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no
+        message can deliver the files again, and their age is counted from that moment.
         """
         pipe = f"{self.database}.RAW.{name}"
         eventually(
@@ -288,7 +290,9 @@ class Warehouse:
         return sum(int(value) for value in found["Attributes"].values())
 
     def queue_url(self) -> str:
-        """Return Snowflake's own queue, found as an operator finds it: by the pipe's notification channel."""
+        """Return the URL of Snowflake's own queue, found as an operator would find it: through the pipe's
+        notification channel.
+        """
         name = self.status()["notificationChannelName"].rpartition(":")[2]
         url: str = self.aws.sqs.get_queue_url(QueueName=name)["QueueUrl"]
         return url

@@ -1,8 +1,8 @@
 """Rewrite a statement so that DuckDB computes what Snowflake computes, where the two differ.
 
-The types of columns are unknown here. What depends on them becomes a call of a macro (`macros.py`), which
-DuckDB resolves when it binds the statement. `verified.py` has checked that the statement contains nothing
-else.
+Column types are unknown here, so an expression that depends on them becomes a macro call (`macros.py`), which
+DuckDB resolves when it binds the statement. `verified.py` has already checked that every part of the
+statement is supported.
 """
 
 from collections.abc import Callable
@@ -99,7 +99,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
 
 
 def translate(statement: exp.Expr, variant_columns: frozenset[str], types: Types) -> exp.Expr:
-    """Rewrite a statement in place. Raises if it contains something that is refused."""
+    """Rewrite a statement in place. Raises an error if the statement contains something that is not supported."""
     nodes = [node for node in statement.walk(bfs=False) if type(node) in REWRITES]
     if not nodes:
         return statement

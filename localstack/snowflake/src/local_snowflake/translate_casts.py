@@ -107,7 +107,7 @@ def with_operand(node: exp.Expr, value: exp.Expr) -> exp.Expr:
 
 
 def converting(name: str) -> Callable[[exp.Expr, Translation], exp.Expr | None]:
-    """Rewrite TO_DATE and similar functions; `safe` means TRY_TO_DATE."""
+    """Return a function that rewrites TO_DATE or a similar function; the node's `safe` stands for TRY_TO_DATE."""
 
     def convert(node: exp.Expr, _: Translation) -> exp.Expr | None:
         if node.args.get("format"):
@@ -149,7 +149,7 @@ DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 
 
 def current_date(_: exp.Expr, __: Translation) -> exp.Expr:
-    """Return a function call: DuckDB takes CURRENT_DATE for the column of that name in SELECT CURRENT_DATE."""
+    """Return a function call, because in SELECT CURRENT_DATE, DuckDB takes CURRENT_DATE for the column of that name."""
     made = exp.Anonymous(this="today")
     made.meta[TYPE] = "DATE"
     return made
@@ -161,7 +161,9 @@ def is_whole_number(node: exp.Expr) -> bool:
 
 
 def convert_timezone(node: exp.Expr, _: Translation) -> None:
-    """Read a TIMESTAMP_NTZ in the session's time zone, UTC, if CONVERT_TIMEZONE names no other ("CONVERT_TIMEZONE")."""
+    """Interpret a TIMESTAMP_NTZ in the session's time zone, UTC, if the call names no source time zone
+    ("CONVERT_TIMEZONE").
+    """
     value = node.args["timestamp"]
     if not node.args.get("source_tz") and not is_aggregated(value):
         node.set("timestamp", typed("timestamp_tz", value))

@@ -1,4 +1,4 @@
-"""Rewrite comparisons and orders, which for a VARIANT depend on what it is compared with."""
+"""Rewrite comparisons and orderings; how a VARIANT is compared depends on the other operand."""
 
 import re
 
@@ -90,7 +90,7 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 
 def contained(node: exp.Expr, translation: Translation) -> None:
-    """Read a VARIANT before IN or BETWEEN as the type of the literals that follow."""
+    """Cast a VARIANT before IN or BETWEEN to the type of the literals that follow."""
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
     if not translation.may_be_variant(node.this):
         for other in others:
@@ -108,7 +108,7 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """In CASE x WHEN y, read a VARIANT x as the type of the literals y."""
+    """In CASE x WHEN y, cast a VARIANT x to the type of the literals y."""
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
@@ -136,13 +136,15 @@ def refuse_two_types(
 
 
 def written(node: exp.Expr) -> str:
-    """Return an expression as the user wrote it, unless the translation has already changed it."""
+    """Return an expression's SQL as the user wrote it, or "an expression" if the translation has already changed it."""
     sql = node.sql(dialect="snowflake")
     return "an expression" if HOME in sql.lower() else sql
 
 
 def set_operation(node: exp.Expr, translation: Translation) -> None:
-    """Refuse columns of two types, which Snowflake casts to one ("Set operators"), but DuckDB to text."""
+    """Refuse a set operation on columns of different types, which Snowflake casts to one of the types ("Set
+    operators") but DuckDB casts to text.
+    """
     assert isinstance(node, exp.SetOperation)
     for one, other in zip(node.left.selects, node.right.selects, strict=False):
         if one.is_star or other.is_star:
@@ -181,7 +183,9 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
 
 
 def by_position(node: exp.Ordered, translation: Translation) -> None:
-    """Check ORDER BY a position. If the column may be a VARIANT, the session checks the types of the result."""
+    """Check an ORDER BY that names a column's position. If the column may be a VARIANT, the session checks
+    the types of the result.
+    """
     query = node.parent.parent if node.parent else None
     if not isinstance(query, exp.Query):
         return

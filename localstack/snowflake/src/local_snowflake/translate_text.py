@@ -1,4 +1,4 @@
-"""Rewrite string functions, and formats of dates and times."""
+"""Rewrite string functions, and date and time formats."""
 
 import re
 
@@ -53,8 +53,8 @@ PERL = re.compile(r"(?<!\\)(?:[*+?}]\?|\(\?)")
 
 
 def refuse_perl_pattern(node: exp.Expr) -> None:
-    """Refuse what Snowflake's regular expressions do not support, such as non-greedy quantifiers, but DuckDB's do
-    ("String functions (regular expressions)").
+    """Refuse regular expressions with features that DuckDB supports but Snowflake does not, such as
+    non-greedy quantifiers ("String functions (regular expressions)").
     """
     pattern = node.args.get("expression")
     if (
@@ -96,7 +96,7 @@ ELEMENT = re.compile(
 
 
 def strftime_of(form: exp.Expr) -> str:
-    """Translate a date and time format to DuckDB's ("Date and time input and output formats")."""
+    """Translate Snowflake's date and time format into DuckDB's ("Date and time input and output formats")."""
     parts = list(form.flatten()) if isinstance(form, exp.DPipe) else [form]
     if not all(part.is_string for part in parts):
         raise unsupported("a format that is not a literal")
@@ -113,7 +113,7 @@ def strftime_of(form: exp.Expr) -> str:
 
 
 def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite LISTAGG: the result without rows is an empty text ("LISTAGG")."""
+    """Rewrite LISTAGG so that it returns an empty string if there are no rows ("LISTAGG")."""
     inner = node.this
     order = inner if isinstance(inner, exp.Order) else None
     value = order.this if order else inner

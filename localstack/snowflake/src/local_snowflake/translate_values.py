@@ -1,4 +1,4 @@
-"""Rewrite arithmetic, aggregates, and functions that make semi-structured data."""
+"""Rewrite arithmetic, aggregates, and functions that create semi-structured data."""
 
 from sqlglot import exp
 
@@ -20,7 +20,7 @@ NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log
 
 
 def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Raise an error where Snowflake does and DuckDB returns NaN or -Infinity."""
+    """Raise an error for an argument for which Snowflake raises one and DuckDB returns NaN or -Infinity."""
     value = node.expression if isinstance(node, exp.Log) else node.this
     if is_aggregated(value):
         return node
@@ -48,7 +48,7 @@ def remainder(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def multiply(node: exp.Expr, _: Translation) -> None:
-    """Make integer factors 64 bits wide: in Snowflake they are NUMBER(38, 0), in DuckDB 32 bits."""
+    """Cast integer literals in a product to 64 bits: in Snowflake they are NUMBER(38, 0), in DuckDB 32-bit integers."""
     for name in ("this", "expression"):
         factor = node.args[name].unnest()
         if isinstance(factor, exp.Literal) and factor.is_int:
@@ -60,7 +60,7 @@ def sign(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def average(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite AVG of numbers: as for a division, the result has six more digits."""
+    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits."""
     total(node, translation)
     parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
     window = node.parent if isinstance(node.parent, exp.Window) else None
@@ -77,7 +77,7 @@ def average(node: exp.Expr, translation: Translation) -> exp.Expr:
 
 
 def median(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite MEDIAN of numbers: the result has three more digits ("MEDIAN")."""
+    """Rewrite MEDIAN of numbers so that the result has three more decimal digits ("MEDIAN")."""
     node.set("this", with_three_digits(node.this))
     return node
 
@@ -88,7 +88,7 @@ def with_three_digits(value: exp.Expr) -> exp.Expr:
 
 
 def as_variant(value: exp.Expr, translation: Translation) -> exp.Expr:
-    """Write a timestamp within a VARIANT as Snowflake does: with milliseconds and offset."""
+    """Format a timestamp within a VARIANT as Snowflake does: with milliseconds and an offset."""
     types = translation.types
     given = types.of(value) if types else frozenset()
     if is_aggregated(value) or (given is not None and TIMESTAMP not in given):
@@ -101,7 +101,9 @@ def to_variant(node: exp.Expr, translation: Translation) -> None:
 
 
 def unified(node: exp.Expr, translation: Translation) -> None:
-    """Make text beside a VARIANT a VARIANT: DuckDB would parse it as JSON."""
+    """Convert text that is unified with a VARIANT, as in CASE, to a VARIANT, because DuckDB would parse the
+    text as JSON.
+    """
     given = (
         [(each, translation.types.of(each) or frozenset()) for each in branches(node) if each]
         if (translation.types)
@@ -116,9 +118,10 @@ def unified(node: exp.Expr, translation: Translation) -> None:
 
 
 def array_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite ARRAY_AGG: it skips NULLs, and without rows gives an empty array ("ARRAY_AGG").
+    """Rewrite ARRAY_AGG so that it skips NULLs and returns an empty array if there are no rows ("ARRAY_AGG").
 
-    Rewrite PERCENTILE_CONT of numbers, too: the result has three more digits ("PERCENTILE_CONT").
+    Also rewrite PERCENTILE_CONT of numbers so that the result has three more decimal digits
+    ("PERCENTILE_CONT").
     """
     if isinstance(node.this, exp.PercentileCont) and isinstance(node, exp.WithinGroup):
         for each in node.expression.expressions:
@@ -169,7 +172,7 @@ def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def object_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite OBJECT_AGG: it skips NULLs, and the keys are sorted ("OBJECT_AGG")."""
+    """Rewrite OBJECT_AGG so that it skips NULLs and sorts the keys ("OBJECT_AGG")."""
     if isinstance(node.parent, exp.Window):
         raise unsupported("OBJECT_AGG as a window function")
     key, value = node.this, as_variant(node.expression, translation)

@@ -1,4 +1,4 @@
-"""What the translation of one statement knows of its expressions."""
+"""The kinds of a statement's expressions, as far as the translation can infer them."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,9 @@ from local_snowflake.expression_types import (
 
 @dataclass
 class Translation:
-    """The columns of one statement; `variants` are the names of those that may be VARIANTs."""
+    """Infers the kind of an expression in one statement; `variants` are the names of the columns that may be
+    VARIANTs.
+    """
 
     variants: frozenset[str]
     types: Types | None = None
@@ -81,7 +83,7 @@ class Translation:
 
 
 def aliases_of_variants(statement: exp.Expr, known: frozenset[str]) -> frozenset[str]:
-    """Return `known` plus the aliases that the statement gives to possible VARIANTs."""
+    """Return `known` plus the aliases that the statement gives to expressions that may be VARIANTs."""
     aliases = [
         node for node in statement.find_all(exp.Alias) if isinstance(node.args.get("alias"), exp.Identifier)
     ]

@@ -87,7 +87,7 @@ class Unenforced:
         return SUCCEEDED
 
     def _sets_options(self, words: Words) -> bool:
-        """Return whether NAME = value follows, and not SUSPEND, RENAME TO or UNSET."""
+        """Return whether an option (NAME = value) follows, rather than SUSPEND, RENAME TO or UNSET."""
         following = words.tokens[words.at + 1 : words.at + 2]
         return bool(following) and following[0].text == "="
 
@@ -159,7 +159,9 @@ class Unenforced:
         )
 
     def show_parameters(self, words: Words, scope: Scope) -> Result | None:
-        """Answer SHOW PARAMETERS of a warehouse (Snowflake: "SHOW PARAMETERS"); fakesnow answers the others."""
+        """Answer SHOW PARAMETERS of a warehouse (Snowflake: "SHOW PARAMETERS"); fakesnow answers SHOW
+        PARAMETERS of other objects.
+        """
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
         if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):

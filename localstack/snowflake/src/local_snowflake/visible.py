@@ -33,7 +33,9 @@ class Visible:
         self.access = access
 
     def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
-        """Return the query of a SHOW statement without the objects that the session may not see."""
+        """Return the query of a SHOW statement, restricted to the objects that the session may see and with
+        each object's owner.
+        """
         kind = show.name.upper()
         if kind not in SHOWN:
             return query
@@ -64,7 +66,7 @@ class Visible:
         return outer
 
     def _owners(self, kinds: tuple[str, ...], session: LocalConnection) -> dict[str, str]:
-        """Return the owner of each object that the session may see, by full name."""
+        """Return the owner of each object that the session may see, keyed by the object's full name."""
         now = self.access.now
         roles = now.roles_of(session.actor)
         owners = {
