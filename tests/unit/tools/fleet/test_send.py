@@ -300,7 +300,7 @@ def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
         monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
         ended = CliRunner().invoke(app, [*arguments, "--stage", "prod"], obj={}, input="n\n")
     assert (ended.exit_code, got) == (1, [])
-    assert "Send sample trucks and farms to stage prod?" in ended.output
+    assert "Send events of sample trucks and farms to stage prod?" in ended.output
 
 
 def test_tally_sums_receipts_and_counts_one_code_per_event() -> None:

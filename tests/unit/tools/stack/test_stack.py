@@ -459,7 +459,7 @@ def test_logs_of_one_function_are_found_by_its_short_name(environment, capsys):
 def test_unknown_log_is_reported_with_the_names_of_the_existing_logs(environment, capsys):
     with log_files(environment, localstack="Ready.\n"):
         line = error_line(environment, capsys, "logs", "ingets")
-    assert line.endswith("there are: localstack.")
+    assert line.endswith("Existing logs: localstack.")
 
 
 def test_followed_log_shows_complete_lines_and_survives_rotation(environment):
