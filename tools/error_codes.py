@@ -1,5 +1,6 @@
-"""All codes in responses of the handler and the gateway, with their meaning for mobile developers: the source of
-docs/openapi.yaml. Codes are stable. A test compares them with the handler's source.
+"""All codes in the responses of the handler and the gateway, with their meaning for mobile developers.
+docs/openapi.yaml is generated from this list. Codes are stable. A test compares the list with the handler's
+source.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ Many commands have these options. Each command has `--help`. A TIME is written i
 
 
 def text() -> str:
-    """Return the manual page: every visible command with its options."""
+    """Return the text of docs/operating.md: every visible command with its options."""
     command = copy.copy(loaded())
     command.commands = {name: inner for name, inner in command.commands.items() if not inner.hidden}
     _show_whole_summaries(command)
@@ -32,7 +32,9 @@ def text() -> str:
 
 
 def with_common_options(page: str) -> str:
-    """Explain the options that many commands share once, and list only their names below each command."""
+    """Return the page with each option that many commands share explained once; below each command, only the
+    option's name is listed.
+    """
     page = re.sub(r"^\* `--help`: .*\n?", "", page, flags=re.MULTILINE).replace(" range>`", ">`")
     page = re.sub(r"\*\*Options\*\*:\n\n(?=\n|\Z)", "", page).strip()
     options = Counter(re.findall(r"^\* `-.*", page, flags=re.MULTILINE))
@@ -56,7 +58,9 @@ def _name(line: str) -> str:
 
 
 def _show_whole_summaries(command: TyperCommand | TyperGroup) -> None:
-    """Use the first paragraph of each help text as its short help, because click truncates it at 45 characters."""
+    """Set each command's short help to the first paragraph of its help text, because click would otherwise
+    truncate the short help at 45 characters.
+    """
     command.short_help = " ".join((command.help or "").partition("\n\n")[0].split())
     for inner in getattr(command, "commands", {}).values():
         _show_whole_summaries(inner)

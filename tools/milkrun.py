@@ -21,7 +21,7 @@ LOCAL, OPERATE, WAREHOUSE = "Local stack", "Operate a stage", "Warehouse"
 
 @dataclass(frozen=True)
 class Entry:
-    """A command: where its function or its Typer app is, and the first paragraph of its help."""
+    """A command: the location of its function or Typer app, and the first paragraph of its help."""
 
     name: str
     at: str  # module:attribute
@@ -177,7 +177,7 @@ ENTRIES = (
 
 
 class Deferred(TyperCommand):
-    """A command with only a name and help until it is loaded."""
+    """A command that has only a name and a help text until its module is imported."""
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(
@@ -215,7 +215,7 @@ class LazyGroup(TyperGroup):
         return name, command.load() if isinstance(command, Deferred) else command, rest
 
     def load_all(self) -> None:
-        """Replace each deferred command by the command itself, for a page that documents all of them."""
+        """Replace each deferred command by the actual command, for a page that documents all commands."""
         self.commands = {n: c.load() if isinstance(c, Deferred) else c for n, c in self.commands.items()}
 
 
@@ -240,7 +240,7 @@ def root(
 
 
 def loaded() -> LazyGroup:
-    """Return the command line with every command loaded."""
+    """Return the command group with every command's module imported."""
     group = typer.main.get_command(app)
     if not isinstance(group, LazyGroup):
         raise TypeError(group)

@@ -36,7 +36,9 @@ TRIVIAL = "operator_name LIKE '%BitOr%' OR operator_name LIKE '%\\_Is%' ESCAPE '
 
 
 def mutants(package: str, sample: int, seed: int, copy: Path) -> Iterator[tuple[str, str]]:
-    """Yield the outcome ("killed", "survived", "incompetent") and the diff of each mutant in a random sample."""
+    """Run the tests on a random sample of a package's mutants; yield the outcome ("killed", "survived" or
+    "incompetent") and the diff of each mutant.
+    """
     session = copy / f"{package}.sqlite"
     config = copy / f"{package}.toml"
     python = ROOT / ".venv/bin/python"

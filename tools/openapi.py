@@ -1,6 +1,6 @@
 """Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m tools.openapi [--check]`.
 
-The module is not part of the functions. A test keeps both files current.
+This module is not packaged with the functions. A test checks that both files are current.
 """
 
 import dataclasses
@@ -114,7 +114,9 @@ LACKS_WHAT_EVENTS_HAVE: Schema = {
 
 
 def _ping(event: Schema) -> Schema:
-    """Return the schema of a ping. `event` is the schema of an event, from which the fields' types come."""
+    """Return the JSON Schema of a ping. `event` is the schema of an event, from which the types of the ping's
+    fields are taken.
+    """
     fields = event["properties"]
     return {
         "type": "object",
@@ -133,7 +135,7 @@ def _ping(event: Schema) -> Schema:
 
 
 def event_schema() -> Schema:
-    """Return the schema of one event as far as JSON Schema can express the rules."""
+    """Return the JSON Schema of one event, as far as JSON Schema can express the handler's rules."""
     _, definitions = msgspec.json.schema_components(
         (EventFields, CrossingFields), ref_template="#/$defs/{name}"
     )
@@ -401,7 +403,9 @@ class _Plain(yaml.SafeDumper):
 
 
 def files() -> dict[Path, str]:
-    """Return the content of each generated file. The conformance kit is a package of its own with its own copy."""
+    """Return the content of each generated file by path. The conformance kit is a separate package and has
+    its own copy of the event schema.
+    """
     note = "# Generated from the code by `python -m tools.openapi`; a test keeps it current.\n"
     text = yaml.dump(openapi(), Dumper=_Plain, sort_keys=False, allow_unicode=True, width=110)
     schema = json.dumps(event_schema(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

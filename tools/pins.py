@@ -1,7 +1,8 @@
 """Check the pins, offline: every direct dependency is in the requirements*.txt of its environment, with hashes.
 
-`tools/lock.sh` writes these files; this check fails if a dependency was changed without running it. It also fails if a
-tracked file contains the host of a package registry, because such a lock file cannot be used with a mirror.
+`tools/lock.sh` writes these files; the check fails if a dependency was changed without running that script.
+The check also fails if a tracked file contains the host of a package registry, because such a lock file
+cannot be used with a mirror.
 """
 
 import re
@@ -30,7 +31,9 @@ REGISTRY = re.compile(r"\b(?:pypi|pythonhosted|registry\.npmjs|registry\.yarnpkg
 
 @dataclass
 class Pins:
-    """A requirements*.txt: the pinned versions by package, and the packages whose pin has no hash."""
+    """The content of a requirements*.txt file: the pinned versions by package, and the packages whose pin has
+    no hash.
+    """
 
     versions: dict[str, set[str]] = field(default_factory=dict)
     without_hash: list[str] = field(default_factory=list)
@@ -52,7 +55,9 @@ class Pins:
 
 
 def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (the declaring file, the requirement, the file that must pin it)."""
+    """Yield each direct dependency: the declaring file, the requirement, and the requirements file that must
+    pin it.
+    """
     pyproject = tomllib.loads((root / "pyproject.toml").read_text())
     for requirement in pyproject["project"]["dependencies"]:
         yield "pyproject.toml [project]", requirement, "requirements.txt"
@@ -74,7 +79,9 @@ def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def members(groups: dict[str, list[str | dict[str, str]]], group: str) -> Iterator[str]:
-    """Yield the requirements of a group, including those of the groups that it includes (PEP 735)."""
+    """Yield the requirements of a dependency group, including those of the groups that the group includes
+    (PEP 735).
+    """
     for member in groups[group]:
         if isinstance(member, str):
             yield member
@@ -91,7 +98,9 @@ def shared_files(root: Path) -> list[str]:
 
 
 def problems(root: Path) -> Iterator[str]:
-    """Yield a line per dependency that is not pinned as declared."""
+    """Yield an error message for each dependency that is not pinned as declared, has no hash, or is pinned to
+    two versions in .venv.
+    """
     read: dict[str, Pins] = {}
     for source, text, target in direct_dependencies(root):
         if not (root / target).exists():
@@ -111,7 +120,7 @@ def problems(root: Path) -> Iterator[str]:
 
 
 def registry_hosts(root: Path) -> Iterator[str]:
-    """Yield each tracked line that contains the host of a package registry."""
+    """Yield an error message for each line in a tracked file that contains the host name of a package registry."""
     names = subprocess.check_output(["git", "ls-files", "-z"], cwd=root, text=True).split("\0")
     for name in filter(None, names):
         path = root / name

@@ -1,8 +1,8 @@
 """`milkrun verify`: run the end-to-end contract tests against a stage, and delete the data that they created.
 
-They are the tests of `tests/e2e` with the mark `stage`, the same for the local stack and for a deployed
-stage. Device ids begin with the run's label, and requests have it as their app version, so that their data
-can be found and deleted.
+The tests are those in `tests/e2e` with the mark `stage`; the local stack and a deployed stage run the same
+tests. Device ids begin with the run's label, and requests send the label as their app version, so that the
+run's data can be found and deleted.
 """
 
 import re
@@ -83,8 +83,8 @@ def command(
     """Run the end-to-end tests against a stage, and delete the data that they created.
 
     The command prints the assumptions of docs/reference/assumptions.md that the tests verified. It needs the
-    environment of the tests (tools/setup.sh test fuzz check). Exit code 1: a test failed, or some data could
-    not be deleted.
+    test environment: run `tools/setup.sh test fuzz check`. Exit code 1: a test failed, or some data could not
+    be deleted.
     """
     outputs = terminal.outputs_of(context, stage)
     if outputs.ingest_function and not (outputs.token_issuer or token_command):
@@ -129,7 +129,9 @@ def command(
 
 
 def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
-    """Yield sentences that say what the run will do and cost, at the list prices of ops/prices.yml."""
+    """Yield sentences that describe what the run will do and what it will cost at the list prices in
+    ops/prices.yml.
+    """
     prices = Prices()
     # Requests above the usage plan store an event each until the first 429.
     beyond = 0 if is_local else THROTTLE_REQUESTS
@@ -158,7 +160,7 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
 def run_tests(
     stage: str, label: str, only: str | None, token_command: str, environment: Mapping[str, str]
 ) -> list[Result]:
-    """Run the marked tests in their own process; return the outcome of each."""
+    """Run the tests with the mark `stage` in a separate process; return the result of each test."""
     target = stage
     if stage == "local":
         target = str((ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json").resolve())
@@ -194,7 +196,7 @@ def run_tests(
 
 
 def results_of(path: Path) -> Iterator[Result]:
-    """Yield the results of a JUnit report."""
+    """Yield the result of each test case in a JUnit report."""
     for case in ET.parse(path).iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
         name = re.sub(r"\[.*", "", case.get("name", ""))
         module = case.get("classname", "").replace(".", "/")
@@ -217,7 +219,7 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Yield the claims of docs/reference/assumptions.md that name this command and whose tests passed."""
+    """Yield the claims in docs/reference/assumptions.md whose row names this command and tests that all passed."""
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:
@@ -232,9 +234,11 @@ def assumptions(passed: set[str]) -> Iterator[str]:
 def remove(
     outputs: Outputs, stage: str, label: str, since: datetime, timeout_s: float = TIMEOUT_SECONDS
 ) -> dict[str, object]:
-    """Delete the run's objects with all their versions, its rows of RAW, and its items of the visits table.
+    """Delete the run's objects with all their versions, its rows in RAW, and its items in the visits table;
+    return what was deleted.
 
-    Wait `timeout_s` seconds until Snowpipe has loaded the objects; `left_in_s3` lists those that it has not loaded.
+    Wait up to `timeout_s` seconds for Snowpipe to load the objects. Objects that Snowpipe has not loaded by
+    then are not deleted, but listed in `left_in_s3`.
     """
     s3 = outputs.aws("s3")
     store = Bucket(outputs.bucket, s3)
@@ -278,7 +282,7 @@ def remove(
 
 
 def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[str]:
-    """Return the keys without rows in RAW; quarantined records are never loaded."""
+    """Return the keys of the objects that have no rows in RAW, except quarantined records, which are never loaded."""
     missing: set[str] = set()
     for prefix, table in TABLES.items():
         wanted = [key for key in keys if key.startswith(f"{prefix}/")]
@@ -290,12 +294,14 @@ def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[
 
 
 def note_removal(store: Bucket, label: str, keys: Iterable[str]) -> None:
-    """Store the keys in a plan like those of `forget`, so that `reconcile` does not report them as lost."""
+    """Store the keys in a plan like those that `forget` writes, so that `reconcile` does not report the
+    deleted objects as lost.
+    """
     write_plan(store, {"request": label, "objects": [{"old": key, "new": None} for key in keys]})
 
 
 def _recent(store: Bucket, since: datetime) -> Iterator[str]:
-    """Yield the keys of all objects stored since the run began, including quarantined records."""
+    """Yield the keys of all objects that were stored since the run began, including quarantined records."""
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):
         for prefix in PREFIXES:

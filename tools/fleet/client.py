@@ -1,8 +1,9 @@
-"""Send events to the endpoint as a phone does, and report each request's result.
+"""Send events to the endpoint as a phone does, and report the result of each request.
 
-The client's rule (README, "Send events"): 2xx delete; 400 drop and report; 413 split in two and send again, a
-single event is dropped; any other 4xx keeps the batch and tries again with growing pauses; anything else, or
-no answer, sends the identical bytes again.
+The client's rule (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
+it; after 413, split the batch in two and send both halves, or drop a single event; after any other 4xx, keep
+the batch and send it again with growing pauses; after anything else or no response, send the identical bytes
+again.
 """
 
 import gzip
@@ -33,10 +34,10 @@ _TIMEOUT = urllib3.Timeout(connect=3, read=32)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A request's result: deleted from the phone, dropped, or still kept at the timeout.
+    """The result of a request: its events were delivered, dropped, or still kept on the phone at the timeout.
 
-    `status` is None if no answer came; `posted_at` and `seconds` are of the last try; `answer` is {} if the
-    body was not a JSON object.
+    `status` is None if there was no response. `posted_at` and `seconds` refer to the last attempt. `answer`
+    is {} if the response body was not a JSON object.
     """
 
     post: Post
@@ -49,7 +50,9 @@ class Delivery:
 
 
 class Client:
-    """The sender of one app. It tries a request for `timeout_s` seconds, then leaves it undelivered."""
+    """A client that follows the rule. It retries a request for `timeout_s` seconds and then leaves the
+    request undelivered.
+    """
 
     def __init__(
         self,
@@ -61,8 +64,8 @@ class Client:
         connections: int = 8,
         token_of: Callable[[str, bool], str] | None = None,
     ) -> None:
-        """`token_of(device, is_refused)` returns a token, a new one if the last was refused. None: use only the API
-        key.
+        """`token_of(device, is_refused)` returns a token for the device, and a new token if the previous one
+        was refused. If `token_of` is None, requests contain only the API key.
         """
         self._endpoint = endpoint
         self._headers = {"x-api-key": api_key, "user-agent": "milkrun-ops-send"}
@@ -75,23 +78,23 @@ class Client:
 
     @classmethod
     def of(cls, outputs: Outputs, *, timeout_s: float = 120.0, connections: int = 8) -> "Client":
-        """Return a client for a stage, with tokens if it is a local stage that requires them."""
+        """Return a client for a stage, which sends tokens if the stage is a local one that requires them."""
         token_of = Tokens(outputs.token_issuer) if outputs.token_issuer else None
         return cls(
             outputs.endpoint, outputs.api_key, timeout_s=timeout_s, connections=connections, token_of=token_of
         )
 
     def stop(self) -> None:
-        """End all pauses between retries; undelivered requests stay undelivered."""
+        """End all pauses between retries. Requests that are undelivered stay undelivered."""
         self._stopped.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait between two tries; return whether the client was stopped meanwhile."""
+        """Wait for some seconds, or until the client is stopped; return whether the client was stopped."""
         return self._stopped.wait(seconds)
 
     def deliver(self, post: Post) -> list[Delivery]:
-        """Send a request. Return one delivery, or one per part if the request was split: by device for tokens, or
-        after a 413.
+        """Send a request. Return one delivery, or one per part if the request was split, either by device
+        because a token is valid for one device, or after a 413.
         """
         parts = by_device(post) if self._token_of else [("", post)]
         return [delivery for device, part in parts for delivery in self._deliver(part, device)]
@@ -144,9 +147,9 @@ class Client:
 
 
 def by_device(post: Post) -> list[tuple[str, Post]]:
-    """Split a request by device, because a token names one device.
+    """Return the request split by device, because a token is valid for only one device.
 
-    Events without a device stay with the first device's events.
+    Events without a device are sent with the events of the first device.
     """
     devices = [_device_of(event.text, post) for event in post.events]
     first = next((device for device in devices if device), NO_DEVICE)
@@ -175,10 +178,10 @@ def fate_of(status: int | None) -> Fate:
 def send(
     posts: Iterable[Post], client: Client, *, concurrency: int = 4, events_per_second: float = math.inf
 ) -> Iterator[Delivery]:
-    """Deliver in the given order, `concurrency` requests at a time; yield the deliveries in the same order.
+    """Send requests in the given order, `concurrency` at a time; yield their deliveries in the same order.
 
-    Reads from `posts` only what is being sent, so that a stream of any length fits into memory. When the client is
-    stopped, it finishes the deliveries that have begun, and ends.
+    At most a few requests are read ahead from `posts`, so that a stream of any length fits into memory. When
+    the client is stopped, no further requests are started, and those that have been started are finished.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()
@@ -206,7 +209,7 @@ def count_in(answer: Json, name: str) -> int:
 
 
 def rejects_in(answer: Json) -> list[tuple[int, str]]:
-    """Return the index and the first reason code of each event that a receipt or 400 response rejects."""
+    """Return the index and the first reason code of each event that a receipt or a 400 response lists as rejected."""
     errors = answer.get("errors")
     firsts: dict[int, str] = {}
     for error in errors if isinstance(errors, list) else []:

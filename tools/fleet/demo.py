@@ -1,4 +1,4 @@
-"""Send a morning of collection rounds through the running stack and check every count."""
+"""Send a morning of collection rounds through the running stack, and check the number of events in every store."""
 
 import secrets
 import shlex
@@ -51,7 +51,7 @@ PAIRS_PER_LOOK = 40
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One check of the demo. `equal` may require the same ids, not only the same number."""
+    """One check of the demo. `equal` may require that the ids match, not only the numbers."""
 
     name: str
     expected: int
@@ -123,7 +123,9 @@ def command(
 
 
 class Demo:
-    """One run against one stage. `latencies` has the seconds from POST until each row could be queried."""
+    """One run against one stage. `latencies` contains, for each row, the seconds from the POST until the row
+    could be queried.
+    """
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
         self._outputs = outputs
@@ -163,7 +165,7 @@ class Demo:
             self._bars.advance(task, len(delivery.post.events))
 
     def _find_archived(self) -> None:
-        """Read every object that a response named, and mark its events as archived."""
+        """Read every archive object that a response named, and mark the object's events as archived."""
         keys = self._ledger.keys("events/")
         task = self._bars.add_task("archived", total=self._ledger.count("accepted"))
         with ThreadPoolExecutor(CONCURRENCY) as readers:
@@ -174,7 +176,9 @@ class Demo:
                 self._bars.advance(task, len(lines))
 
     def _find_published(self, began_at: datetime) -> None:
-        """Read the stream from the beginning of this run until every geofence event was found."""
+        """Read the stream repeatedly, from the beginning of this run, until every geofence event has been
+        found; mark the events as published.
+        """
         kinesis = self._outputs.aws("kinesis")
         task = self._bars.add_task("published", total=self._ledger.count("crossing"))
 
@@ -189,7 +193,9 @@ class Demo:
         until(read, lambda n: n >= self._ledger.count("crossing"), timeout_s=TIMEOUT_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Read the visits table, one (device, fence) pair at a time, until it contains every recent event."""
+        """Read the visits table, a few (device, fence) pairs at a time, until it contains every recent event;
+        mark the events as consumed.
+        """
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 
         def read() -> int:
@@ -205,7 +211,7 @@ class Demo:
     def _of_pairs[T](
         self, read: Callable[[Table, Pair], Iterable[T]], pairs: Iterable[Pair]
     ) -> Iterator[list[T]]:
-        """Return the result of `read` for each pair, reading several pairs concurrently."""
+        """Yield the results of `read` for each pair, reading several pairs concurrently."""
         with ThreadPoolExecutor(CONCURRENCY) as readers:
             table = Table(self._outputs.access().client("dynamodb"), self._outputs.visits_table, readers)
             yield from readers.map(lambda pair: list(read(table, pair)), pairs)
@@ -268,13 +274,15 @@ class Demo:
         ]
 
     def _dropped(self) -> list[Line]:
-        """Yield a line if events were dropped after a 413."""
+        """Return a line about the events dropped after a 413 if there are or should be any; otherwise an
+        empty list.
+        """
         expected, found = self._ledger.dropped_truth, self._ledger.dropped_found
         note = "too large for any request: the phone drops and reports them"
         return [replace(_equal("+ dropped", expected, found), note=note)] if expected or found else []
 
     def some_visits(self, n: int) -> list[dict[str, object]]:
-        """Return the latest visits of this run in the mart."""
+        """Return up to `n` of this run's latest visits in the mart."""
         with self._outputs.warehouse() as warehouse:
             devices = self._ledger.devices()[: read_stores.NAMES_PER_QUERY]
             return (
@@ -299,7 +307,9 @@ class Demo:
         )
 
     def _visits(self, name: str, expected: set[Stay], find: Callable[[], set[Stay]]) -> Line:
-        """Compare each visit, not only their number. Wait, because the consumer writes visits after events."""
+        """Compare every visit, not only the number of visits, and return the result as a line. Retry until a
+        timeout, because the consumer writes the visits after the events.
+        """
         found = until(find, lambda found: found == expected, timeout_s=VISITS_TIMEOUT_S)
         differing = sorted({stay.device_id for stay in found ^ expected})[:3]
         return Line(
@@ -330,12 +340,14 @@ def _lines_in(file: Path, bars: Progress) -> int:
 
 
 def stack_memory_mib(environment: Mapping[str, str]) -> object:
-    """Return the memory of LocalStack, Snowflake and the functions; shared pages count once."""
+    """Return the memory in MiB that the local stack's processes use, including the functions. Shared pages
+    count once.
+    """
     return memory.rows(Stack.of(environment).processes)[-1]["proportional_mib"]
 
 
 def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
-    """Move trucks until Ctrl-C, then print the totals."""
+    """Send the events of moving trucks until Ctrl-C, then print the totals."""
     if outputs.console_url:
         terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Read a file of events (NDJSON, plain or gzip) as the requests that a phone would send.
+"""Read a file of events (NDJSON, possibly compressed with gzip) as the requests that a phone would send.
 
 `judged` also computes each event's expected outcome.
 """
@@ -24,9 +24,10 @@ TOO_LARGE = "body_too_large"
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of an NDJSON file, plain or gzip, as the handler splits them; invalid UTF-8 stays.
+    """Yield the lines of an NDJSON file, which may be compressed with gzip. Lines are split as in the
+    handler, and bytes that are not valid UTF-8 are kept.
 
-    Raises Refusal if its gzip is damaged or truncated.
+    Raises Refusal if the gzip data is damaged or truncated.
     """
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
@@ -47,7 +48,7 @@ def unjudged(text: str) -> Planned:
 
 
 def judged(text: str) -> Planned:
-    """Return the line as an event with its expected outcome, computed by the handler's own rule."""
+    """Return the line as an event with its expected outcome, computed by the handler's own validation."""
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)
@@ -61,7 +62,7 @@ def judged(text: str) -> Planned:
 
 
 def is_too_large_alone(line: bytes) -> bool:
-    """Return whether even a request with only this line gets a 413, so that the phone drops the event."""
+    """Return whether even a request that contains only this line gets a 413, so that the phone drops the event."""
     if len(line) > MAX_INFLATED_BYTES:
         return True
     return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES
@@ -75,7 +76,9 @@ def posts_of_file(
     gzipped: bool = True,
     judge: Callable[[str], Planned] = unjudged,
 ) -> Iterator[Post]:
-    """Yield the file's events as NDJSON requests of at most `batch_size` events and `max_bytes` uncompressed."""
+    """Yield the file's events as NDJSON requests of at most `batch_size` events each and, unless a single
+    event is larger, at most `max_bytes` uncompressed bytes.
+    """
     batch: list[Planned] = []
     size = 0
     for text in read_lines(path):

@@ -1,7 +1,7 @@
-"""The sent events by id: their expected outcome and where they were found.
+"""The ids of the events that the demo sent, each with its expected outcome and the stores in which it was found.
 
-The demo counts these ids, so earlier runs and other events on the same stack do not matter. They are on disk,
-because a file of events may be of any size.
+The demo counts only these ids, so events of earlier runs and other senders on the same stack do not matter.
+The ids are kept on disk, because a file of events may be of any size.
 """
 
 import hashlib
@@ -42,7 +42,9 @@ CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 class Ledger:
-    """Must be used from one thread. `path` must not exist; None keeps the ledger in memory."""
+    """The expected and the actual outcome of each event sent. Must be used from one thread. The file `path`
+    must not exist; if `path` is None, the ledger is kept in memory.
+    """
 
     def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
         self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
@@ -67,7 +69,9 @@ class Ledger:
         self._db.close()
 
     def add(self, delivery: Delivery) -> list[str]:
-        """Record a delivery: the events' expected outcomes and the response. Return the new object keys."""
+        """Record a delivery: the expected outcome of each event, and the response. Return the keys of objects
+        that no earlier response named.
+        """
         events, answer = delivery.post.events, delivery.answer
         self.sent += len(events)
         self.received += count_in(answer, "received")
@@ -111,9 +115,9 @@ class Ledger:
             self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
 
     def mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
-        """Mark the ids that were found in a store.
+        """Mark the event ids as found in a store.
 
-        An id that was never sent counts as a difference, unless `only_ours`.
+        An id that was never sent counts as a difference, unless `only_ours` is true.
         """
         self._db.execute("BEGIN")
         self._mark(place, event_ids, only_ours=only_ours)
@@ -129,30 +133,30 @@ class Ledger:
         return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
-        """Return ids that are unexpectedly in a store or missing from it, at most `limit`."""
+        """Return up to `limit` event ids that are unexpectedly in a store or missing from it."""
         sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys of the objects that the responses named."""
+        """Return the keys with this prefix of the objects that the responses named."""
         rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
         return [key for (key,) in rows]
 
     def event_ids(self) -> Iterator[str]:
-        """Yield the ids of the accepted events."""
+        """Yield the ids of the events that should be accepted."""
         for (event_id,) in self._db.execute("SELECT event_id FROM event WHERE accepted"):
             yield event_id
 
     def devices(self) -> list[str]:
-        """Return the devices of the accepted geofence events."""
+        """Return the device ids in the geofence events that should be accepted."""
         return [d for (d,) in self._db.execute("SELECT DISTINCT device_id FROM crossing ORDER BY 1")]
 
     def pairs(self) -> list[Pair]:
-        """Return devices and fences of the accepted geofence events."""
+        """Return the (device, fence) pairs in the geofence events that should be accepted."""
         return self._pairs("SELECT DISTINCT device_id, tag, external_id FROM crossing ORDER BY 1, 2, 3", ())
 
     def pairs_not_consumed(self, limit: int) -> list[Pair]:
-        """Return up to `limit` pairs with recent events that are not yet marked as consumed."""
+        """Return up to `limit` (device, fence) pairs with recent events that are not yet marked as consumed."""
         sql = """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
             WHERE recent AND NOT consumed LIMIT ?"""
         return self._pairs(sql, (limit,))
@@ -162,7 +166,9 @@ class Ledger:
         return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:
-        """Yield the visits that the rule makes of the accepted events, with one pair in memory at a time."""
+        """Yield the visits that the visit rule derives from the events that should be accepted, with one
+        (device, fence) pair in memory at a time.
+        """
         rows = self._db.execute("SELECT * FROM crossing ORDER BY device_id, tag, external_id")
         events = (_event(row) for row in rows)
         for _, group in groupby(events, key=lambda event: (event.device_id, event.fence)):
@@ -182,7 +188,9 @@ def _is_rejected(event: Planned) -> bool:
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:
-    """Return whether the receipt's numbers add up to the number of events sent."""
+    """Return whether the numbers in the receipt add up to the number of events sent, and whether `rejected`
+    equals the receipt's number.
+    """
     answer = delivery.answer
     received = count_in(answer, "received")
     parts = sum(count_in(answer, name) for name in ("accepted", "duplicates", "rejected"))

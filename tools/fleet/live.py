@@ -27,7 +27,7 @@ class Phone(Protocol):
 
 @dataclass(slots=True)
 class LiveTruck:
-    """A truck that drives to a place, or is at one until `leaves_at` (seconds since the start)."""
+    """A truck that drives to a place, or stays at a place until `leaves_at` (seconds since the start)."""
 
     name: str
     number: int
@@ -37,7 +37,7 @@ class LiveTruck:
     leaves_at: float | None = None
 
     def tick(self, elapsed: float, now: datetime, goals: Sequence[Place]) -> Iterator[Planned]:
-        """Move by TICK_SECONDS and yield the phone's events: its position, and each crossing."""
+        """Move the truck by TICK_SECONDS; yield the events that its phone would send: positions and crossings."""
         if self.leaves_at is not None:
             if elapsed < self.leaves_at:
                 return
@@ -78,7 +78,7 @@ class LiveTruck:
 
 @dataclass(slots=True)
 class LiveFleet:
-    """Trucks that drive between the plant and the farms of a plan."""
+    """Trucks that drive between the plant and the farms of a plan in real time."""
 
     plan: Plan
     goals: list[Place] = field(init=False)
@@ -94,13 +94,13 @@ class LiveFleet:
             self.trucks.append(LiveTruck(f"truck-{number:02d}", number, start, goal, own))
 
     def post(self, elapsed: float, now: datetime) -> Post | None:
-        """Return the request of one tick; None if no truck moves."""
+        """Move every truck by one tick; return a request with the events, or None if there are none."""
         events = [event for truck in self.trucks for event in truck.tick(elapsed, now, self.goals)]
         return Post(tuple(events), now) if events else None
 
 
 def drive(fleet: LiveFleet, phone: Phone, report: Callable[[Tally], None], stopped: threading.Event) -> Tally:
-    """Post the events of a tick every TICK_SECONDS until `stopped` is set; return the totals."""
+    """Send the events of one tick every TICK_SECONDS until `stopped` is set; return the totals."""
     tally, began = Tally(), time.monotonic()
     while not stopped.is_set():
         elapsed = time.monotonic() - began

@@ -1,8 +1,8 @@
 """A morning of milk collection, as the phones of a fleet would send it.
 
-`posts(plan)` yields the requests in the order sent, with one stretch of road per truck in memory. The same
-plan gives the same bytes. Each event has its expected outcome (accepted, or rejected with a code), so the
-sender knows the truth without asking the system under test.
+`posts(plan)` yields the requests in the order in which they are sent, with one stretch of each truck's round
+in memory. The same plan always produces the same bytes. Each event has its expected outcome (accepted, or
+rejected with a code), so the sender knows what to expect without asking the system under test.
 """
 
 import heapq
@@ -25,7 +25,7 @@ _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
 def checked_run_id(text: str) -> str:
-    """Return the run id if it is valid. Raises ValueError otherwise."""
+    """Return the run id unchanged if it is valid. Raises ValueError otherwise."""
     if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
         raise ValueError(f"a run id is 8 hexadecimal digits, not {text!r}")
     return text
@@ -35,8 +35,9 @@ def checked_run_id(text: str) -> str:
 class Plan:
     """The parameters of a morning. `run` (8 hex digits) is a prefix of all event ids and a suffix of all device ids.
 
-    `duplicates`, `late` and `invalid` are shares of the events: sent again, sent after a dead zone, added
-    as invalid. `begins_at` has a time zone; events span about `rounds` × 3 hours from it.
+    `duplicates`, `late` and `invalid` are fractions of the number of events: events sent twice, events sent
+    only after a dead zone, and additional invalid events. `begins_at` must have a time zone; the events span
+    about `rounds` × 3 hours from then.
     """
 
     run: str
@@ -62,9 +63,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """An event and its expected outcome: accepted if `code` is None, otherwise rejected (or dropped) with it.
+    """An event and its expected outcome: accepted if `code` is None, otherwise rejected (or dropped) with that code.
 
-    `crossing` is set for accepted geofence events only.
+    `crossing` is set only for accepted geofence events.
     """
 
     text: str
@@ -75,7 +76,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request of one phone. In an envelope, `user` is given once, next to the events."""
+    """One request of one phone. An envelope contains `user` once, next to the events."""
 
     events: tuple[Planned, ...]
     sent_at: datetime
@@ -101,14 +102,16 @@ class Post:
 
 
 def posts(plan: Plan) -> Iterator[Post]:
-    """Yield the requests of one morning, in the order sent."""
+    """Yield the requests of one morning in the order in which they are sent."""
     fences = places(plan)
     numbers = range(plan.first_truck, plan.first_truck + plan.trucks)
     yield from heapq.merge(*(_phone(plan, n, fences) for n in numbers), key=lambda post: post.sent_at)
 
 
 def endless(plan: Plan) -> Iterator[Post]:
-    """Yield morning after morning, each with its own trucks and farms: an endless load in bounded memory."""
+    """Yield the requests of one morning after another, each with its own trucks and farms, endlessly and in
+    bounded memory.
+    """
     for depot in count():
         yield from posts(replace(plan, first_truck=plan.first_truck + depot * plan.trucks))
 
@@ -129,7 +132,7 @@ class Place:
 
 
 def places(plan: Plan) -> list[Place]:
-    """Return the plant, then its farms."""
+    """Return the plan's places: the plant, followed by its farms."""
     rng = random.Random(f"{plan.seed}/farms/{plan.first_truck}")
     depot = plan.first_truck // plan.trucks
     plant = Place(
@@ -146,7 +149,9 @@ def places(plan: Plan) -> list[Place]:
 
 @dataclass(slots=True)
 class _Truck:
-    """A truck on its round: its clock, its place, and the events of its phone."""
+    """A truck on its round: the time, the truck's position, and the events that its phone has recorded but
+    not yet sent.
+    """
 
     plan: Plan
     number: int
@@ -169,7 +174,9 @@ class _Truck:
         self.at += timedelta(**span)
 
     def note(self, type_: str, fields: Json, position: Place | None = None) -> Json:
-        """Record an event as the phone does, with the phone's clock and position."""
+        """Return an event as the phone would write it, with the time of the phone's clock and the truck's
+        position.
+        """
         here = position or self.place
         self.sequence += 1
         return {
@@ -197,7 +204,7 @@ class _Truck:
         self.keep(self.note(type_, fields, position))
 
     def cross(self, kind: Kind, duration_minutes: float | None = None) -> None:
-        """Record an enter, dwell or exit of the fence where the truck is."""
+        """Record an enter, dwell or exit event at the fence where the truck is."""
         verb = {"enter": "entered", "dwell": "dwelled_in", "exit": "exited"}[kind]
         confidence = self.rng.choices((1, 2, 3), (1, 2, 7))[0]
         fence = self.place.fence
@@ -240,7 +247,7 @@ def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
 
 
 def _drive(truck: _Truck, goal: Place) -> None:
-    """Drive to a place at 50 km/h, recording the position about every two minutes."""
+    """Move the truck to a place at 50 km/h, and record its position about every two minutes."""
     start, km = truck.place, truck.place.km_to(goal)
     minutes = max(2.0, km / 50 * 60)
     legs = max(1, round(minutes / 2.2))
@@ -259,7 +266,9 @@ def _drive(truck: _Truck, goal: Place) -> None:
 
 
 def _stop(truck: _Truck, minutes: float) -> None:
-    """Enter, collect (or unload), leave; with the flapping and the missed crossings of real phones."""
+    """Record a stop: enter, collect (or unload) milk, and leave, with the flapping and the missed crossings
+    of real phones.
+    """
     rng, entered_at = truck.rng, truck.at
     if rng.random() >= 0.03:
         truck.cross("enter")
@@ -284,7 +293,9 @@ def _stop(truck: _Truck, minutes: float) -> None:
 
 
 def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool]:
-    """Yield the truck's morning in stretches, with True for those without a network."""
+    """Advance the truck through its morning, one stretch at a time; yield for each stretch whether the phone
+    has no network.
+    """
     for _ in range(truck.plan.rounds):
         truck.tell("user.started_trip")
         tour = truck.rng.sample(farms, min(len(farms), truck.rng.randint(4, 5)))
@@ -303,7 +314,7 @@ def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool
 
 
 def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
-    """Yield the requests of one phone: batches, a shuffled burst after each dead zone, and duplicates."""
+    """Yield the requests of one phone: batches of events, a shuffled burst after each dead zone, and duplicates."""
     truck = _truck(plan, number, fences)
     rng = truck.rng
     sent_at = plan.begins_at
@@ -395,7 +406,9 @@ def _ahead(truck: _Truck) -> datetime:
 
 
 def _break_some(truck: _Truck) -> None:
-    """Add invalid events until they have the plan's share, cycling through every kind of error."""
+    """Add invalid events, as many as the plan's share of the recorded events on average, cycling through all
+    kinds of errors.
+    """
     # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]
     for _ in list(truck.noted):

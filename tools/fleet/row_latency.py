@@ -1,4 +1,4 @@
-"""Measure the time from a POST until its rows can be queried, in a separate Snowflake session."""
+"""Measure, in a separate Snowflake session, the time from a POST until the rows of its events can be queried."""
 
 import threading
 from collections.abc import Callable
@@ -23,7 +23,9 @@ class _Expected:
 
 
 class Watch:
-    """A context manager; `expect` may be called from any thread. `latencies` has the seconds of each row."""
+    """A context manager that polls for expected rows. `expect` may be called from any thread. `latencies`
+    contains the seconds for each row.
+    """
 
     def __init__(
         self, connect: Callable[[], AbstractContextManager[Warehouse]], database: str, every_s: float = 0.2
@@ -48,7 +50,7 @@ class Watch:
         self._thread.join(LAST_LOOK_S)  # with a timeout, because Snowflake may hang
 
     def expect(self, key: str, posted_at: datetime) -> None:
-        """Watch for the rows of a new object of `events/` or `rejected/`."""
+        """Start to wait for the rows of a new object in `events/` or `rejected/`."""
         name = object_name(key)
         if name is None:
             raise ValueError(f"{key} is not a key of the archive")

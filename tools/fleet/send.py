@@ -21,7 +21,7 @@ from tools.fleet.rounds import Plan, Post
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
-    """Yield posts until `seconds` have passed."""
+    """Yield the posts until `seconds` have passed."""
     end = time.monotonic() + seconds
     for post in posts:
         if time.monotonic() >= end:
@@ -30,7 +30,9 @@ def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
 
 
 def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
-    """Yield the first posts; the last one is shortened, so that they have exactly `events` events."""
+    """Yield the first posts; the last of them is shortened so that the posts contain exactly `events` events
+    in total.
+    """
     left = events
     for post in posts:
         if left <= len(post.events):

@@ -40,7 +40,9 @@ def _complain(line: str) -> None:
 
 @contextmanager
 def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
-    """Yield the stack that the environment selects. SIGTERM and SIGHUP interrupt like Ctrl-C."""
+    """Yield the stack that the environment variables select, and a terminal for progress messages. SIGTERM
+    and SIGHUP interrupt the command like Ctrl-C.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -81,8 +83,8 @@ def up(
 ) -> None:
     """Start or repair the local stack, and deploy everything that has changed.
 
-    The command starts only processes that are not running, and deletes nothing without --discard. Exit code 1: a
-    process had ended, and its data is lost.
+    The command starts only processes that are not running, and deletes nothing without --discard. Exit code
+    1: a process had ended, and the data that it held in memory is lost.
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()
@@ -102,7 +104,9 @@ def up(
 
 
 def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
-    """Start the local stack if it is not running; deploy it again if it requires another kind of credential."""
+    """Start the local stack if it is not running, and deploy it again if it requires a credential other than
+    `auth`.
+    """
     with _stack(context) as (stack, _):
         is_right = stack.is_up() and auth in (None, identity.current(stack.settings))
     if not is_right:
@@ -127,7 +131,7 @@ def token(
 
 @app.command()
 def console(context: typer.Context) -> None:
-    """Start the console of the running stack if it does not run; print its address."""
+    """Start the console of the running stack if the console is not running; print its URL."""
     with _stack(context) as (stack, _):
         typer.echo(stack.console())
 
@@ -210,7 +214,7 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 
 def _interrupt(*_: object) -> None:
-    """Handle only the first interrupt, so that a second Ctrl-C does not abort the clean-up."""
+    """Raise KeyboardInterrupt, and ignore further interrupts so that a second Ctrl-C does not abort the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

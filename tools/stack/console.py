@@ -1,6 +1,6 @@
 """The console of the local stack.
 
-It starts in the background; no other part waits for it or fails with it.
+The console starts in the background. No other part of the stack waits for the console or fails if the console fails.
 """
 
 import socket
@@ -15,7 +15,9 @@ READY_S = 120.0
 
 
 def launch(settings: Settings, processes: Processes) -> Process | None:
-    """Return the running console, or a new one; None if another program has its port."""
+    """Return the process of the running console, or start a console; return None if another program uses the
+    console's port.
+    """
     if running := processes.alive(NAME):
         return running
     if not _is_free(settings.console_port):

@@ -1,4 +1,4 @@
-"""Deploy our functions to LocalStack and our DDL to Snowflake, and return their addresses."""
+"""Deploy the functions to LocalStack and the DDL to the local Snowflake, and determine the stack's outputs."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ WAREHOUSE = ("snowpipe/ddl",)
 
 
 def fingerprint(names: Iterable[str]) -> str:
-    """Return a hash that changes with any file under `names`."""
+    """Return a hash that changes whenever any of the files or folders in `names` changes."""
     digest = hashlib.sha256()
     for name in names:
         top = ROOT / name
@@ -44,13 +44,17 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def wanted(auth: identity.Auth) -> dict[str, str]:
-    """Return the hashes of the sources from which an up-to-date stack is built."""
+    """Return the hashes of the current sources of the functions and of the warehouse. A stack with other
+    hashes is out of date.
+    """
     functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
     return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
 
 
 def deploy_functions(settings: Settings, processes: Processes, auth: identity.Auth) -> None:
-    """Deploy stage local. If `auth` is "jwt", the stage requires tokens of the stack's own identity provider."""
+    """Deploy the stage `local`. If `auth` is "jwt", the stage requires tokens from the stack's own identity
+    provider.
+    """
     parameters = {}
     if auth == "jwt":
         identity.publish_keys(settings, _client(settings, "s3"))
@@ -88,7 +92,7 @@ def run(name: str, command: list[str | Path], environment: Mapping[str, str], pr
 
 
 def _last_words(log: Path) -> str:
-    """Return the line of the output that contains the error, otherwise the last line."""
+    """Return the last line in the log that looks like an error, otherwise the last line."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
     lines = [line.strip() for line in plain.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|fail|refus|cannot|could not", line, re.IGNORECASE)]
@@ -103,7 +107,7 @@ def _client(settings: Settings, service: str) -> Any:
 
 
 def outputs(settings: Settings, auth: identity.Auth) -> dict[str, object]:
-    """Return the content of `outputs.json`, from the deployed CloudFormation stack."""
+    """Return the content of `outputs.json`, read from the deployed CloudFormation stack."""
     cloudformation = _client(settings, "cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
@@ -133,5 +137,7 @@ def outputs(settings: Settings, auth: identity.Auth) -> dict[str, object]:
 
 
 def write(outputs: Mapping[str, object], file: Path) -> None:
-    """Write JSON that only the user may read, because it contains an API key and a password."""
+    """Write the outputs as JSON to a file that only the user may read, because it contains an API key and a
+    password.
+    """
     private.write(file, json.dumps(outputs, indent=2, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""The error of the local stack."""
+"""The errors that a command of the local stack raises."""
 
 from snowpipe.refusal import Refusal
 
@@ -8,7 +8,7 @@ class StackError(Refusal):
 
 
 class LostStateError(StackError):
-    """A process has died, and data that it had only in memory is lost. Exit code 1."""
+    """A process has died, and the data that it held only in memory is lost. The command's exit code is 1."""
 
     def __init__(self, part: str, left: str) -> None:
         lost = {

@@ -1,7 +1,8 @@
-"""The local stack's identity provider, for `make demo AUTH=jwt`: a key pair per stack, and a static JWK set.
+"""The local stack's identity provider, for `make demo AUTH=jwt`: a key pair for each stack, and a static JSON
+Web Key Set.
 
-A JWK set is a document, so S3 can serve it without another process (OpenID Connect Discovery 1.0:
-"jwks_uri").
+A JSON Web Key Set is a static document, so S3 can serve it and no further process is needed (OpenID Connect
+Discovery 1.0: "jwks_uri").
 """
 
 import json
@@ -42,12 +43,16 @@ def issuer(settings: Settings) -> TokenIssuer:
 
 
 def current(settings: Settings) -> Auth:
-    """Return the credential that the stack requires; the key pair exists only while it requires tokens."""
+    """Return the kind of credential that the stack requires. The key pair exists only while the stack
+    requires tokens.
+    """
     return "jwt" if issuer(settings).private_key_file.exists() else "key"
 
 
 def parameters(settings: Settings) -> dict[str, str]:
-    """Return the parameters of serverless/params.yml that make the stage require tokens of this provider."""
+    """Return the parameters of serverless/params.yml that make the stage require tokens from this identity
+    provider.
+    """
     own = issuer(settings)
     return {
         "identity": "required",
@@ -103,7 +108,7 @@ def _read_key(of: TokenIssuer) -> ec.EllipticCurvePrivateKey:
 
 @dataclass(slots=True)
 class Tokens:
-    """Sign a token per device, and renew it before it expires."""
+    """Signs one token for each device, and renews the token before it expires."""
 
     issuer: TokenIssuer
     clock: Callable[[], float] = time.time
@@ -119,7 +124,7 @@ class Tokens:
         return token
 
     def sign(self, claims: dict[str, object]) -> str:
-        """Return a token with these claims; issuer and audience are the stack's unless given."""
+        """Return a signed token with these claims. Issuer and audience default to those of the stack."""
         self._key = self._key or _read_key(self.issuer)
         claims = {"iss": self.issuer.issuer, "aud": self.issuer.audience, **claims}
         return jwt.encode(claims, self._key, "ES256", {"kid": _key_id(self._key)})

@@ -1,6 +1,7 @@
 """`make kcl`: run a KCL worker in addition to the function, on this clone's stack or, with STAGE, on a deployed one.
 
-Both process the same stream. Visits are a function of the set of events, so the result is the same.
+The worker and the function process the same stream. Visits are a function of the set of events, so the result
+is the same.
 """
 
 import os
@@ -17,7 +18,9 @@ IMPATIENT = (
 
 
 def environment_for(outputs: Outputs, stage: str, own: Mapping[str, str]) -> dict[str, str]:
-    """Return the function's environment, plus the variables that a process outside Lambda needs."""
+    """Return the environment variables of the deployed `consume` function, plus those that a process outside
+    Lambda needs.
+    """
     consume = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     local = {
         "AWS_ENDPOINT_URL": outputs.aws_endpoint_url or "",

@@ -22,7 +22,9 @@ FULL_BELOW_MB = 50
 
 
 def laptop_source(environment: Mapping[str, str]) -> Source:
-    """Return the local stack's processes that were started and not ended on purpose, and its disk."""
+    """Return the source of the findings about the local stack's disk and about its processes that were
+    started and not stopped on purpose.
+    """
 
     def look() -> Iterator[Finding]:
         settings = Settings.of(environment)
@@ -42,7 +44,7 @@ def laptop_source(environment: Mapping[str, str]) -> Source:
 
 
 def _disk(settings: Settings) -> Finding:
-    """Return the free space of the fullest file system that holds the stack's files."""
+    """Return a finding about the free space on the fullest file system among those that hold the stack's files."""
     folders = (settings.folder, settings.snowflake_folder, settings.localstack_folder)
     free = [(shutil.disk_usage(each).free // 1_000_000, each) for each in folders if each.is_dir()]
     if not free:

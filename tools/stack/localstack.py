@@ -1,4 +1,4 @@
-"""LocalStack in host mode: AWS on loopback, Lambda functions as processes of this machine."""
+"""LocalStack in host mode: AWS services on loopback, with Lambda functions as processes on this machine."""
 
 import contextlib
 import json
@@ -61,7 +61,9 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def kinesis_mock(process: Process) -> int | None:
-    """Return the process id of LocalStack's Kinesis mock, which has the records only in memory."""
+    """Return the process id of LocalStack's Kinesis mock, which keeps the records only in memory; None if it
+    is not running.
+    """
     for child in descendants(process):
         with contextlib.suppress(psutil.Error, ValueError):  # a zombie has no command line
             program, *words = psutil.Process(child.pid).cmdline()
@@ -97,7 +99,9 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def _lay_out_kinesis_mock(folder: Path) -> None:
-    """Link the mock that npm ci installed; otherwise LocalStack would download it for each new folder."""
+    """Link to the Kinesis mock that `npm ci` installed. Otherwise LocalStack would download the mock for each
+    new folder.
+    """
     home = folder / "var/lib/localstack/lib" / KINESIS_MOCK / KINESIS_MOCK_VERSION
     home.mkdir(parents=True, exist_ok=True)
     if not (home / "node_modules").is_symlink():
@@ -119,7 +123,7 @@ def is_ready(settings: Settings) -> bool:
 
 
 def is_reachable_from_the_network(port: int) -> bool:
-    """Return whether this port accepts connections at an address of this machine other than loopback."""
+    """Return whether this port accepts connections on any IPv4 address of this machine other than loopback."""
     addresses = [
         found.address
         for interface in psutil.net_if_addrs().values()

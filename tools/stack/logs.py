@@ -1,4 +1,4 @@
-"""Print the last log lines of functions and servers; with `follow`, also print new lines."""
+"""Print the last log lines of the functions and servers and, with `follow`, new lines as they arrive."""
 
 import os
 import time
@@ -18,7 +18,9 @@ LOOK_AGAIN_S = 0.3
 
 
 def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
-    """Return the log files with these names, or all log files. A function's name may omit the stage."""
+    """Return the log files with these names, or all log files except those of `deploy` and `apply` if no name
+    is given. A function's name may omit the prefix with the stage.
+    """
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
     chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
@@ -31,7 +33,9 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Print each log line, prefixed with the name of its source; with `follow`, until interrupted."""
+    """Print the last `lines` lines of each log file, each prefixed with the file's name; with `follow`, print
+    new lines until interrupted.
+    """
     tails = [_Tail(file) for file in files]
     width = max(len(file.stem) for file in files)
 
@@ -50,7 +54,9 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 
 class _Tail:
-    """Reads the complete lines added since the last read, starting TAIL_BYTES before the end; follows log rotation."""
+    """Reads the complete lines added to a file since the last read. The first read starts TAIL_BYTES before
+    the end of the file. Follows log rotation.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file

@@ -4,7 +4,7 @@ from tools.stack.processes import Processes, descendants, description, memory
 
 
 def rows(processes: Processes) -> list[dict[str, object]]:
-    """Return a row per process (a function's process counts as part of LocalStack), and a last row with the sums."""
+    """Return one row per process and a last row with the sums. A function's process counts as part of LocalStack."""
     found: list[dict[str, object]] = []
     resident = proportional = 0
     for top in processes.recorded():

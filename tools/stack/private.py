@@ -1,11 +1,13 @@
-"""Files of a stack that only the user may read."""
+"""Write files of a stack that only the user may read."""
 
 import os
 from pathlib import Path
 
 
 def write(file: Path, text: str) -> None:
-    """Replace the file's content. An interruption leaves the previous file or no file, but never an incomplete one."""
+    """Replace the file's content atomically: after an interruption, the file has the old or the new content,
+    or does not exist, but is never incomplete.
+    """
     new = file.with_name(f"{file.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:

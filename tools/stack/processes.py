@@ -1,4 +1,4 @@
-"""The stack's processes, identified by number and start time, because the system reuses numbers."""
+"""The stack's processes, identified by process id and start time, because the operating system reuses process ids."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when a process began, in seconds after the machine's start; None if it has ended."""
+    """Return the start time of a process in seconds since boot; None if the process has ended."""
     try:
         found = psutil.Process(pid)
         if found.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
@@ -53,7 +53,9 @@ def start_time(pid: int) -> float | None:
 
 
 class Processes:
-    """The processes of one stack, each with a record in `folder` while it runs."""
+    """The processes of one stack. Each process has a record in `folder` from its start until it is stopped on
+    purpose.
+    """
 
     def __init__(self, folder: Path, logs: Path) -> None:
         self._folder = folder
@@ -90,17 +92,19 @@ class Processes:
         return process
 
     def adopt(self, name: str, pid: int) -> None:
-        """Record a process that another one has started, such as LocalStack's Kinesis mock."""
+        """Record a process that another process has started, such as LocalStack's Kinesis mock."""
         started = start_time(pid)
         if started is not None:
             self._record(name).write_text(json.dumps(asdict(Process(name, pid, started)), allow_nan=False))
 
     def dead(self, name: str) -> Process | None:
-        """Return the process of that name if it was started, not ended on purpose, and has died."""
+        """Return the process with that name if it has died, that is, if it has ended without having been
+        stopped on purpose; otherwise None.
+        """
         return next((p for p in self.recorded() if p.name == name and not p.is_alive()), None)
 
     def wake(self) -> list[Process]:
-        """Continue every process that was stopped by SIGSTOP; return these processes."""
+        """Send SIGCONT to every process that was stopped by SIGSTOP; return these processes."""
         stopped = []
         for top in self.recorded():
             for process in [top, *descendants(top)] if top.is_alive() else ():
@@ -111,7 +115,9 @@ class Processes:
         return stopped
 
     def wait(self, process: Process) -> int:
-        """Return the exit status of a process that this program started, negative for a signal."""
+        """Wait for a process that this program started; return its exit status, which is negative if a signal
+        ended the process.
+        """
         return self._children[process].wait()
 
     def log(self, name: str) -> Path:
@@ -129,7 +135,9 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and p.is_alive()), None)
 
     def end(self, process: Process) -> None:
-        """Terminate a process and its descendants, kill them after the grace period, and delete the record."""
+        """Stop a process and its descendants, and delete the process's record. If the process has a grace
+        period, it first gets SIGTERM; what still runs afterwards is killed.
+        """
         family = descendants(process) if process.is_alive() else []
         if process.grace_s and process.is_alive():
             os.kill(process.pid, signal.SIGTERM)
@@ -144,9 +152,9 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        """End all processes in the order of their names: AWS first, because this ends Snowflake's long polls.
+        """Stop all processes in the order of their names: AWS first, because that ends Snowflake's long polls.
 
-        A process that another one has started comes last, because LocalStack starts its Kinesis mock again.
+        A process that another process has started comes last, because LocalStack would restart its Kinesis mock.
         """
         recorded = self.recorded()
         started_by_others = {child.pid for process in recorded for child in descendants(process)}
@@ -164,7 +172,7 @@ def _await_end(process: Process, seconds: float) -> None:
 
 
 def descendants(process: Process) -> list[Process]:
-    """Return the descendants of `process`."""
+    """Return the child processes of `process`, and their children, recursively."""
     try:
         found = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -178,9 +186,9 @@ def descendants(process: Process) -> list[Process]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a process. `pss_kib` counts a page that n processes share as 1/n, so sums are correct.
+    """The memory of a process. `pss_kib` counts a page that n processes share as 1/n of a page, so sums are correct.
 
-    On systems without PSS it is the resident size.
+    On systems without PSS, `pss_kib` is the resident set size.
     """
 
     rss_kib: int
@@ -188,7 +196,7 @@ class Memory:
 
 
 def memory(process: Process) -> Memory | None:
-    """Return the memory of a process; None if it has ended or belongs to another user."""
+    """Return the memory of a process; None if the process has ended or belongs to another user."""
     try:
         found = psutil.Process(process.pid).memory_full_info()
     except psutil.Error:
@@ -197,7 +205,9 @@ def memory(process: Process) -> Memory | None:
 
 
 def description(process: Process) -> str:
-    """Return the Lambda function that the process runs, otherwise its command line without folders."""
+    """Return the name of the Lambda function that the process runs, otherwise the process's command line
+    without the folders in its paths.
+    """
     try:
         found = psutil.Process(process.pid)
         function = found.environ().get("AWS_LAMBDA_FUNCTION_NAME")

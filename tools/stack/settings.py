@@ -26,9 +26,9 @@ WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Settings:
     """A stack's folder, ports and environments.
 
-    The stack's programs inherit `environment`, which contains only the variables of the caller that are needed to
-    find programs. Package installers get `installation_environment`, because they may need a proxy or
-    another index.
+    The stack's programs inherit `environment`, which contains only those of the caller's variables that are
+    needed to find programs. Package installers get `installation_environment`, because they may need a proxy
+    or another package index.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def external_ports(self) -> range:
-        """Return the ports for the processes that LocalStack starts in addition to its gateway."""
+        """Return the range of ports for the processes that LocalStack starts in addition to its gateway."""
         return range(self.port + 10, self.port + 50)
 
     @property
@@ -123,7 +123,7 @@ class Settings:
 
 
 def _is_writable(home: str | None) -> bool:
-    """Return whether the folder is writable. LocalStack fails if it cannot write its caches to the home folder."""
+    """Return whether the home folder is writable. LocalStack fails if it cannot write its caches there."""
     if not home:
         return False
     try:

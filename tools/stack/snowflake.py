@@ -1,4 +1,6 @@
-"""The local Snowflake: one process; its files are in the stack's folder and outlive it."""
+"""The local Snowflake: one process, whose files are in the stack's folder and remain there after the process
+has ended.
+"""
 
 import secrets
 import socket
@@ -21,7 +23,7 @@ def port(settings: Settings) -> int:
 
 
 def check_tools() -> None:
-    """Check nothing, because the local Snowflake needs only this Python interpreter."""
+    """Do nothing, because the local Snowflake needs only this Python interpreter."""
 
 
 def launch(settings: Settings, processes: Processes) -> Process:
@@ -32,8 +34,8 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment variables of the process. They contain the login, because `ps` shows options to every
-    user.
+    """Return the environment variables of the local Snowflake's process. They include the login, which is not
+    a command-line option because `ps` shows options to every user.
     """
     return {**settings.aws_environment, "LOCAL_SNOWFLAKE_LOGIN": f"{USER}/{password(settings)}"}
 
@@ -51,7 +53,9 @@ def is_password(text: str) -> bool:
 
 
 def password(settings: Settings) -> str:
-    """Return the stack's own password, which is created and deleted together with the warehouse's folder."""
+    """Return the stack's Snowflake password, and create it if it does not exist. The password is deleted
+    together with the warehouse's folder.
+    """
     file = password_file(settings)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +70,7 @@ def is_ready(settings: Settings) -> bool:
 
 
 def connection(settings: Settings) -> dict[str, str | int]:
-    """Return the settings for the Snowflake connector."""
+    """Return the parameters with which the Snowflake connector connects to the local Snowflake."""
     return {
         "account": "milkrun",
         "host": LOOPBACK,

@@ -49,16 +49,15 @@ class Server(Protocol):
 SERVERS: dict[str, Server] = {localstack.NAME: localstack, snowflake.NAME: snowflake}
 
 type Step = Callable[[str], AbstractContextManager[None]]
-"""A context manager per step, called with the step's name."""
+"""Called with the name of a step; returns a context manager around the step."""
 
 
 class Stack:
-    """`with Stack(Settings.of(environment)) as stack:` starts it and deletes it afterwards; or call its
-    methods.
+    """A local stack. `with Stack(Settings.of(environment)) as stack:` starts the stack and deletes it afterwards.
 
-     `<folder>/run/` has a record of each process, `<folder>/logs/` their output, `<folder>/snowflake/` the
-     warehouse, `<folder>/localstack/` LocalStack's files. `<folder>/outputs.json` has the addresses and
-     exists only while the stack is up.
+    `<folder>/run/` contains a record of each process, `<folder>/logs/` the output of the processes,
+    `<folder>/snowflake/` the warehouse, and `<folder>/localstack/` LocalStack's files.
+    `<folder>/outputs.json` contains the addresses and exists only while the stack is up.
     """
 
     def __init__(self, settings: Settings, step: Step = lambda _: contextlib.nullcontext()) -> None:
@@ -78,14 +77,16 @@ class Stack:
         self.down()
 
     def up(self, only: str | None = None, *, discard: bool = False, auth: Auth | None = None) -> list[str]:
-        """Start what does not run, deploy what has changed, write `outputs.json`; return notes for the user.
+        """Start the parts that are not running, deploy what has changed, and write `outputs.json`; return
+        notes for the user.
 
-        A stack that was up is repaired: only dead processes are started, and nothing is deleted. If a dead process
-        lost data that it had only in memory, raises LostStateError unless `discard`.
+        A stack that was up is repaired: only dead processes are started, and nothing is deleted. Raises
+        LostStateError if a dead process lost data that it held only in memory, unless `discard` is true.
 
-        An incomplete earlier `up` is deleted first. If this one fails or is interrupted, everything that it started
-        is ended. With `only`, only that part is started, and nothing is deployed. `auth` is the credential that the
-        stage requires; None keeps it, and means only the API key for a new stack.
+        The remains of an earlier, incomplete `up` are deleted first. If this call fails or is interrupted,
+        every process that it started is stopped. With `only`, only that part is started, and nothing is
+        deployed. `auth` is the kind of credential that the stage requires. None keeps the current kind; for a
+        new stack, it means that only the API key is required.
         """
         parts = [only] if only else list(SERVERS)
         with self._alone():
@@ -108,7 +109,7 @@ class Stack:
             return notes
 
     def _replace_incomplete(self) -> list[str]:
-        """Replace a truncated key or password file, and make `up` deploy again what depends on it."""
+        """Replace an incomplete key or password file, and make `up` deploy again; return notes for the user."""
         notes = []
         for file, is_whole, new in (
             (identity.issuer(self.settings).private_key_file, identity.is_key, identity.new_key),
@@ -126,7 +127,9 @@ class Stack:
         return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
-        """Start the parts whose process has died; the other parts keep running with their data."""
+        """Start the parts whose process has died; return notes for the user. The other parts keep running
+        with their data.
+        """
         notes = [
             f"{each.name} (pid {each.pid}) was stopped and now continues." for each in self.processes.wake()
         ]
@@ -162,7 +165,9 @@ class Stack:
         return notes
 
     def _await_answer(self, part: str) -> None:
-        """Wait for a process that was stopped. Raises StackError if it runs but does not answer."""
+        """Wait until the part answers, because it may have been stopped by SIGSTOP. Raises StackError if the
+        part does not answer within ANSWERS_S seconds.
+        """
         server, deadline = SERVERS[part], time.monotonic() + ANSWERS_S
         while not server.is_ready(self.settings):
             if time.monotonic() > deadline:
@@ -174,7 +179,7 @@ class Stack:
             time.sleep(0.1)
 
     def _left_in_the_warehouse(self) -> str:
-        """Return a sentence that says how many rows are left in RAW."""
+        """Return a clause for the user about the number of rows left in RAW.EVENTS."""
         try:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
@@ -194,7 +199,7 @@ class Stack:
         ]
 
     def _clear_all(self) -> list[str]:
-        """Return the paths that `down` deletes, except the folder itself."""
+        """Stop all processes and delete all data, including the warehouse; return notes about what was deleted."""
         gone = self.inventory()
         self._clear()
         self._warehouse_made_file.unlink(missing_ok=True)
@@ -202,7 +207,7 @@ class Stack:
         return gone
 
     def inventory(self) -> list[str]:
-        """Describe what `down` and `up --discard` delete."""
+        """Return notes about the data that `down` and `up --discard` delete."""
         found = []
         if self.settings.outputs_file.exists():
             found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
@@ -227,7 +232,9 @@ class Stack:
             return "all objects in S3 (not counted, because it does not answer)"
 
     def stop(self) -> list[str]:
-        """Stop everything; AWS's data is lost, Snowflake's files stay. Return what was deleted."""
+        """Stop all processes, delete the data of AWS, and keep Snowflake's files; return notes about what was
+        deleted.
+        """
         gone = self.inventory()[: int(self.settings.outputs_file.exists())]
         self._end()
         return gone
@@ -238,7 +245,7 @@ class Stack:
                 self._clear()
 
     def down(self) -> list[str]:
-        """Stop everything and delete the stack's files. Return what was deleted and what was kept."""
+        """Stop all processes and delete the stack's files; return notes about what was deleted and what was kept."""
         gone = self.inventory()
         self._end()
         folder = self.settings.folder
@@ -263,7 +270,7 @@ class Stack:
         return self.settings.outputs_file.exists() and self._runs(list(SERVERS))
 
     def console(self) -> str:
-        """Return the address of the stack's console, once it answers."""
+        """Start the stack's console if it is not running; return the console's URL as soon as the console answers."""
         with self._alone():
             self._refuse_another_port()
             if not self.is_up():
@@ -290,7 +297,9 @@ class Stack:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
 
     def _refuse_another_port(self) -> None:
-        """Refuse another port while the stack runs, so that nobody loses a stack by forgetting MILKRUN_PORT."""
+        """Raise StackError if the stack runs on another port, so that nobody loses a stack by forgetting
+        MILKRUN_PORT.
+        """
         try:
             port = urlsplit(json.loads(self.settings.outputs_file.read_text())["aws_endpoint_url"]).port
         except (OSError, ValueError, KeyError):
@@ -303,7 +312,9 @@ class Stack:
             )
 
     def _refuse_what_is_not_ours(self) -> None:
-        """Refuse a folder with other content, because `down` deletes it: it may be a home folder."""
+        """Raise StackError if the folder has content that is not the stack's, because `down` deletes files
+        there and the folder may be a home folder.
+        """
         folder = self.settings.folder
         if folder.parent == ROOT and folder.name.startswith(".local"):  # left by `make bench` and others
             return
@@ -317,7 +328,7 @@ class Stack:
             )
 
     def _clear(self) -> None:
-        """Stop all processes; delete the data of AWS, and of a warehouse that was never completed."""
+        """Stop all processes, and delete the data of AWS and of a warehouse whose creation was never completed."""
         self.settings.outputs_file.unlink(missing_ok=True)
         self._deployed_file.unlink(missing_ok=True)
         identity.issuer(self.settings).private_key_file.unlink(missing_ok=True)
@@ -394,7 +405,7 @@ class Stack:
 
     @property
     def _found_file(self) -> Path:
-        """Return the path of the outputs file that is used before the stack is up."""
+        """Return the path of the temporary outputs file, which is used until the stack is up."""
         return self.settings.folder / "found.json"
 
     def _deployed(self) -> dict[str, str]:

@@ -13,7 +13,9 @@ PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
 
 def row(simulation: Simulation) -> dict[str, object]:
-    """Return a row with the largest backlogs, the age of the oldest event, the time of recovery, and lost events."""
+    """Return a simulation's row in the table: the largest backlogs, the greatest age of a waiting event, the
+    recovery time, and the number of lost events.
+    """
     recovered = [simulation.recovered_after(queue) for queue in QUEUES]
     by_formula = expected_recovery(simulation.size, simulation.outage)
     return {
@@ -29,7 +31,7 @@ def row(simulation: Simulation) -> dict[str, object]:
 
 
 def _folder(text: str) -> Path:
-    """Parse an option whose value is a folder."""
+    """Return the value of an option as a path. Raises BadParameter if it is not an existing folder."""
     if not text or not Path(text).is_dir():
         raise typer.BadParameter(f"{text!r} is not an existing folder")
     return Path(text)

@@ -1,7 +1,7 @@
-"""The flow of events as queues and workers; SimPy provides the clock.
+"""The flow of events, modelled as queues and workers. SimPy provides the clock.
 
-Events move in parcels: whole numbers of events that were sent in the same tick. At any time each event is in exactly
-one place.
+Events move in parcels. A parcel is a whole number of events that were sent in the same tick. At any time,
+each event is in exactly one place.
 """
 
 from collections import deque
@@ -33,7 +33,9 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The state at one time: waiting events, the age in seconds of the oldest in each queue, and totals."""
+    """The state at one time: the number of events waiting in each queue, the age in seconds of the oldest
+    event in each queue, and totals.
+    """
 
     at: float
     sent: int
@@ -50,7 +52,9 @@ class Sample:
 
 
 class Queue:
-    """A queue: first in, first out, with at most `per_second()` events per second; 0 stops it."""
+    """A first-in, first-out queue that passes on at most `per_second()` events per second; a rate of 0 stops
+    the queue.
+    """
 
     def __init__(
         self,
@@ -96,7 +100,9 @@ class Queue:
 
 
 class Flow:
-    """Phones → ingest → archive → pipe; and the geofence share → stream (or redrive queue → stream) → visits."""
+    """The whole flow: phones → ingest → archive → pipe; and, for the share of geofence events, → stream (or
+    redrive queue → stream) → visits.
+    """
 
     def __init__(self, size: Size, outage: Outage | None) -> None:
         self.env = simpy.Environment()
@@ -168,7 +174,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The samples of every tick, until everything has recovered or the time limit was reached."""
+    """The sample of every tick until all queues have recovered or the time limit has been reached."""
 
     size: Size
     outage: Outage
@@ -182,7 +188,9 @@ class Simulation:
         return max(sample.oldest[queue] for sample in self.samples)
 
     def recovered_after(self, queue: str) -> float | None:
-        """Return the seconds from the end of the outage until the queue is as short as before it; None if never."""
+        """Return the seconds from the end of the outage until the queue is as short as before the outage;
+        None if it never is.
+        """
         before = max(getattr(sample, queue) for sample in self.samples if sample.at < self.outage.begins)
         late = [
             sample.at
@@ -195,8 +203,8 @@ class Simulation:
 
     @property
     def lost(self) -> int:
-        """Return the number of events that are missing or counted twice on the way to the archive, the visits or the
-        rows.
+        """Return the number of events that are missing or counted twice on the way to the archive, to the
+        visits or to the warehouse's rows.
         """
         end = self.samples[-1]
         return (
@@ -210,7 +218,9 @@ QUEUES = ("phones", "redrive", "stream", "pipe")
 
 
 def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulation:
-    """Run until an hour after all queues are short again, or until `limit` seconds after the outage."""
+    """Run a simulation until all queues have been short again for an hour, or until `limit` seconds after the
+    outage; return its samples.
+    """
     flow = Flow(size, outage)
     samples: list[Sample] = []
     calm = 0
@@ -223,9 +233,10 @@ def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulati
 
 
 def expected_recovery(size: Size, outage: Outage) -> float | None:
-    """Return the recovery time by formula: events during the outage / spare capacity of the slowest part.
+    """Return the recovery time in seconds by a formula: the number of events during the outage, divided by
+    the spare capacity of the slowest part.
 
-    None if phones keep events because ingest is too slow, for which there is no simple formula.
+    Return None if phones keep events because ingest is too slow, because there is no simple formula for that case.
     """
     if outage.part == "kinesis" and size.ingest_while_throttled < size.events_per_second:
         return None

@@ -1,4 +1,4 @@
-"""Plot simulations as SVG; the same simulation gives the same bytes."""
+"""Plot simulations as SVG. The same simulations always produce the same bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,9 @@ POINTS = 400  # per line; more would not be visible and only enlarge the file
 
 
 def draw(simulations: Sequence[Simulation], path: Path) -> None:
-    """Draw a panel per simulation: waiting events per queue, over hours since the start of the outage."""
+    """Draw one panel per simulation with the number of events waiting in each queue, over the hours since the
+    start of the outage.
+    """
     figure, panels = plt.subplots(1, len(simulations), figsize=(3.4 * len(simulations), 2.8), squeeze=False)
     for panel, simulation in zip(panels[0], simulations, strict=True):
         samples = simulation.samples[:: max(1, len(simulation.samples) // POINTS)]

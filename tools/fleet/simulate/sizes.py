@@ -1,4 +1,6 @@
-"""The settings of a stage at each size, and the capacity of its parts from limits, settings and measurements."""
+"""The settings of a stage at each fleet size, and the capacity of the stage's parts, computed from limits,
+settings and measurements.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +57,9 @@ class Size:
 
     @property
     def ingest_while_throttled(self) -> float:
-        """Return the rate while requests hold their concurrency slot until the Kinesis timeout."""
+        """Return the ingest rate while Kinesis throttles. Without a circuit breaker, each request then holds
+        its concurrency slot until the Kinesis timeout.
+        """
         return min(self.throttle_rate, self.ingest_concurrency / self.throttled_request_seconds) * self.batch
 
     @property
@@ -86,7 +90,7 @@ class Size:
 
 
 class Production(TypedDict):
-    """The parameters of serverless/params.yml on which a stage's capacity depends."""
+    """The parameters in serverless/params.yml on which a stage's capacity depends."""
 
     ingestConcurrency: int
     throttleRate: int
@@ -96,14 +100,14 @@ class Production(TypedDict):
 
 
 def production(path: Path = PARAMS) -> Production:
-    """Return the parameters of stage prod."""
+    """Return the parameters of the stage `prod` from serverless/params.yml."""
     params = yaml.safe_load(path.read_text())
     return cast("Production", params["default"] | params["prod"])
 
 
 def sizes(path: Path = PARAMS) -> dict[str, Size]:
-    """Return the sizes: 1k as deployed, and larger ones as in docs/scale.md, with and without circuit
-    breaker.
+    """Return the sizes by name: 1k as deployed, and the larger sizes in docs/scale.md with and without the
+    circuit breaker.
     """
     prod = production(path)
     small = Size(
