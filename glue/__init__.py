@@ -1,1 +1,1 @@
-"""Jobs over the whole archive, on Spark (local or AWS Glue) or DuckDB. Must compile on Python 3.11 for Glue."""
+"""Jobs that process the whole archive on Spark (local or AWS Glue) or DuckDB. They must run on Glue's Python 3.11."""

@@ -1,7 +1,7 @@
 """Read the archive (a bucket or a folder) for the jobs, hour by hour, and verify each object.
 
-An object's key contains the SHA-256 and the number of its lines, so a reader can verify the content. An object that
-cannot be read is returned as a `Fault` with its reason: it is reported, and does not stop the job.
+An object's key contains the SHA-256 of its lines and their number, so a reader can verify the content. An
+object that cannot be read is returned as a `Fault` with the reason, so that the job can report it and continue.
 """
 
 import gzip
@@ -40,7 +40,7 @@ READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wai
 
 @dataclass(frozen=True)
 class Stored:
-    """One object of a listing. `modified_at` comes from the store's clock, in whole seconds as S3 reports it."""
+    """One object in a listing. `modified_at` is the time of the store's clock, in whole seconds, as S3 reports it."""
 
     key: str
     size: int
@@ -49,7 +49,7 @@ class Stored:
 
 @runtime_checkable
 class Store(Protocol):
-    """Where objects are stored. Must be picklable, because each Spark worker gets a copy."""
+    """A store of objects. It must be picklable, because each Spark worker gets a copy."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield the objects under a prefix, in no guaranteed order."""
@@ -58,13 +58,13 @@ class Store(Protocol):
     def read(self, key: str) -> bytes: ...
 
     def write(self, key: str, body: bytes) -> None:
-        """Write an object atomically; an existing object with that key is replaced."""
+        """Write an object atomically, replacing any existing object with this key."""
         ...
 
     def write_file(self, key: str, path: Path) -> None: ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete all versions. A missing object is not an error."""
+        """Delete all versions of the objects with these keys. A missing object is not an error."""
         ...
 
 
@@ -107,7 +107,7 @@ _UNFINISHED = ".unfinished"
 
 
 class _Rename:
-    """Write to a temporary file and rename it, so that readers never see a partial file (like an S3 object)."""
+    """A context manager that renames its temporary file on success, so that readers never see a partial file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -163,13 +163,13 @@ class Bucket:
         self.s3.upload_file(str(path), self.name, key)
 
     def versions(self, prefix: str) -> "Iterator[ObjectVersionTypeDef | DeleteMarkerEntryTypeDef]":
-        """Yield all versions and delete markers, as ListObjectVersions returns them."""
+        """Yield all versions and delete markers under a prefix, as ListObjectVersions returns them."""
         for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=self.name, Prefix=prefix):
             yield from page.get("Versions", ())
             yield from page.get("DeleteMarkers", ())
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete every version, because deleting without a version id only adds a delete marker."""
+        """Delete every version of each object, because deleting without a version id only adds a delete marker."""
         for key in keys:
             self.delete_versions(entry for entry in self.versions(key) if entry["Key"] == key)
 
@@ -186,7 +186,7 @@ class Bucket:
 
 @cache
 def _s3() -> "S3Client":
-    """Return the process's client, created at first use because a forked Spark worker must not inherit one."""
+    """Return this process's S3 client, created on first use because a forked Spark worker must not inherit one."""
     import boto3
     from botocore.config import Config
 
@@ -195,7 +195,7 @@ def _s3() -> "S3Client":
 
 
 def open_store(location: str) -> Store:
-    """Open `s3://bucket` or a folder. Raises ValueError for a prefix inside a bucket."""
+    """Return the store at `s3://bucket` or in a folder. Raises ValueError for a prefix inside a bucket."""
     if not location.startswith("s3://"):
         return Folder(Path(location).resolve())
     bucket, _, rest = location.removeprefix("s3://").partition("/")
@@ -209,7 +209,7 @@ def open_store(location: str) -> Store:
 
 @dataclass(frozen=True)
 class Hours:
-    """Full hours in UTC from `start` (inclusive) to `end` (exclusive), by time of receipt."""
+    """A range of full hours in UTC, from `start` (inclusive) to `end` (exclusive), by time of receipt."""
 
     start: datetime
     end: datetime
@@ -229,7 +229,7 @@ def floor_hour(at: datetime) -> datetime:
 
 
 def hours_between(start: str, end: str) -> Hours:
-    """Return the full hours that overlap two RFC 3339 times; a time or date without a zone is UTC."""
+    """Return the full hours that cover the range between two RFC 3339 times; a time or date without a zone is UTC."""
     first, last = (_time(text) for text in (start, end))
     return Hours(floor_hour(first), last if last == floor_hour(last) else floor_hour(last) + HOUR)
 
@@ -240,7 +240,7 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return the hour's non-empty objects, sorted by key. Some may have been written by other programs."""
+    """Return the hour's non-empty objects under a prefix, sorted by key. Other programs may have written some."""
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -250,7 +250,7 @@ def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Sto
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an object could not be read. If not `permanent`, the next run tries again."""
+    """The reason why an object could not be read. Unless the fault is `permanent`, the next run tries again."""
 
     key: str
     code: str
@@ -261,7 +261,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Lines:
-    """An object's lines. If `lines` are not all of them, `numbers` has their line numbers, from 1."""
+    """The lines of an object. If `lines` holds only some of them, `numbers` holds their line numbers, starting at 1."""
 
     stored: Stored
     lines: Sequence[bytes]
@@ -269,7 +269,7 @@ class Lines:
 
 
 def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = time.sleep) -> Lines | Fault:
-    """Read one object of `events/` and verify it against its key."""
+    """Read one object of `events/` and verify it against its key; return its lines, or the fault."""
     key = stored.key
     name = object_name(key)
     if name is None:
@@ -309,19 +309,22 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
 
 
 def read_objects(store: Store, objects: Iterable[Stored]) -> Iterator[Lines | Fault]:
-    """Read objects in parallel, and yield them in the given order."""
+    """Read objects in parallel; yield the lines or the fault of each object, in the given order."""
     return in_threads(lambda stored: read_object(store, stored), objects)
 
 
 def in_threads(work: Callable[[Stored], T], objects: Iterable[Stored]) -> Iterator[T]:
-    """Process objects in parallel, and yield the results in the given order, READERS * 16 at a time."""
+    """Process objects in parallel, in groups of READERS * 16, and yield the results in the given order."""
     with ThreadPoolExecutor(READERS) as pool:
         for some in _slices(objects, READERS * 16):
             yield from pool.map(work, some)
 
 
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:
-    """Quarantine permanent faults with their reasons; return the key. The same faults give the same object."""
+    """Quarantine permanent faults with their reasons in one object; return its key, or None if there are none.
+
+    The same faults produce the same object.
+    """
     lines = [
         quarantine_line([Reason(f.code, "", f.message)], f.beginning, {"job": job, "object": f.key})
         for f in sorted(faults, key=lambda each: each.key)

@@ -1,6 +1,7 @@
-"""The stream's `trucks_inside` table as a Beam pipeline, for DirectRunner, Flink or Dataflow.
+"""Compute the stream's `trucks_inside` table in a Beam pipeline, on DirectRunner, Flink or Dataflow.
 
-It uses the same rule as Spark's stream, `glue.occupancy.advance`, and Beam's own windows and counts.
+The pipeline applies the same rule as the Spark stream (`glue.occupancy.advance`), and uses Beam's windows and
+counts.
 
     python -m glue.beam --archive FOLDER --from 2026-11-16 --to 2026-11-17 --out trucks_inside [--runner …]
 
@@ -36,7 +37,10 @@ TRUCKS_INSIDE = pa.schema(
 def trucks_inside(
     pipeline: beam.Pipeline, store: Store, objects: Sequence[Stored], until: datetime
 ) -> beam.PCollection[tuple[datetime, str, str, int]]:
-    """Return (window start, tag, external id, trucks) per window that ends by `until` and has a truck inside."""
+    """Return (window start, tag, external id, number of trucks) for each fence and window with a truck inside.
+
+    Only windows that end by `until` are included.
+    """
     times = Times()
     return (
         pipeline

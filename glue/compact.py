@@ -1,13 +1,14 @@
-"""Compact an hour's small objects into a few Parquet files by day and type, with an atomic switch.
+"""Compact each hour's small objects into a few Parquet files by day and type, and switch readers to them atomically.
 
     compacted/dt=2026-11-16/type=user.updated_trip/hh=08.<generation>-<attempt>.<bucket>.<part>.parquet
     compacted/_manifests/dt=2026-11-16/hh=08.json
 
 The order is a promise: files are written under names that no manifest contains yet, then read back and compared
-with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small object,
-replaced. Readers use only files that a manifest names, so even after a crash they find either the old or the new
-files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not compacted
-again. Files that no manifest names are deleted after a grace period that is longer than any reader takes.
+with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small
+object, replaced. Readers use only files that a manifest names, so even after a crash they find either the old
+or the new files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not
+compacted again. Files that no manifest names are deleted after a grace period that is longer than the run time
+of any reader.
 
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -42,7 +43,7 @@ SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("b
 
 @dataclass(frozen=True)
 class Source:
-    """An hour's objects in the archive."""
+    """The archived objects of one hour, to be compacted."""
 
     hour: datetime
     objects: tuple[Stored, ...]
@@ -55,11 +56,15 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Return the part of the file names that distinguishes them from those of the previous manifest."""
+        """Return the part of the file names that differs from the file names in the previous manifest."""
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
-        """Assign objects to files by size; gzipped NDJSON and Parquet have about the same size."""
+        """Yield each object with the number of its target file.
+
+        Files are filled up to `full_bytes` by the size of the objects, because gzipped NDJSON and Parquet have
+        about the same size.
+        """
         seen = 0
         for stored in self.objects:
             yield stored, seen // self.full_bytes
@@ -68,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadSummary:
-    """The result of reading an hour: counts of valid objects and lines, and the faults."""
+    """The result of reading an hour: the numbers of valid objects and lines, the lines' checksum, and the faults."""
 
     objects: int
     lines: int
@@ -96,13 +101,16 @@ def manifest_of(store: Store, hour: datetime) -> dict[str, Any] | None:
 
 
 def compacted_files(store: Store, hours: Hours) -> list[str]:
-    """Return the keys of the Parquet files that a reader of `hours` must read."""
+    """Return the keys of the Parquet files that the manifests of these hours name."""
     manifests = (manifest_of(store, hour) for hour in hours)
     return [file["key"] for manifest in manifests if manifest for file in manifest["files"]]
 
 
 def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
-    """Return the hours without a manifest, or with one made from other objects."""
+    """Return the hours that must be compacted.
+
+    Their manifest is missing, was made from other objects, or lists objects that were temporarily unreadable.
+    """
     wanted = []
     for hour in hours:
         source = Source(hour, tuple(objects_of(store, hour)), full_bytes)
@@ -124,13 +132,16 @@ def file_key(source_hour: datetime, version: str, folder: str, bucket: int, part
 
 
 class IncompleteWrite(Exception):
-    """The lines written differ from the lines read; the manifest is not replaced."""
+    """Raised if the lines written differ from the lines read; the manifest is then not replaced."""
 
 
 def commit(
     store: Store, source: Source, read: ReadSummary, files: Sequence[Written], engine: str
 ) -> dict[str, object]:
-    """Replace the hour's manifest if the files hold exactly the lines that were read."""
+    """Replace the hour's manifest, and return it.
+
+    Raises IncompleteWrite if the files do not hold exactly the lines that were read.
+    """
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
     if written != (read.lines, read.checksum) or len({f.key for f in files}) != len(files):
         raise IncompleteWrite(
@@ -159,7 +170,10 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the hours' files that no manifest names, after a replacement or a crash, written until `before`."""
+    """Return the Parquet files of these hours that no manifest names and that were written until `before`.
+
+    Such files remain after a replacement or a crash.
+    """
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
         days.setdefault(hour.replace(hour=0), []).append(hour)
@@ -181,7 +195,7 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
 
 
 def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
-    """Delete files that no manifest names, once no reader can still use them."""
+    """Delete files that no manifest names and that are older than `grace`; return the number of deleted files."""
     unnamed = superseded_files(store, hours, now - grace)
     store.delete(unnamed)
     return len(unnamed)
@@ -191,7 +205,7 @@ def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -
 
 
 def with_destination(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.RecordBatch:
-    """Return rows of LINE with the hour, folder and bucket of their file."""
+    """Add the columns that determine the target file of each row: hour, folder and bucket."""
     folders = [type_folder(type_) for type_ in batch.column("event_type").to_pylist()]
     values = [[hour_us] * batch.num_rows, folders, [bucket] * batch.num_rows]
     new = [pa.array(v, field.type) for v, field in zip(values, list(SORTED)[len(LINE) :], strict=True)]
@@ -199,7 +213,10 @@ def with_destination(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.Rec
 
 
 def by_file(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Split sorted rows of SORTED at the boundaries of files, and drop the columns that only name the file."""
+    """Split sorted rows at the boundaries between target files; yield each group with its rows.
+
+    The columns that determine the target file are dropped.
+    """
     for batch in batches:
         # One string per row: "hour/folder/bucket". Folder names contain no slash.
         groups = pc.binary_join_element_wise(

@@ -39,7 +39,10 @@ class Difference:
 
 
 def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
-    """Match visits by device, fence and entering event. Both tables have the columns of VISIT."""
+    """Match the visits of two tables by device, fence and enter event; return the differences.
+
+    Both tables have the columns of VISIT.
+    """
     import duckdb
 
     apart = " OR ".join(f"r.{name} IS DISTINCT FROM w.{name}" for name in _FIELDS)
@@ -71,7 +74,7 @@ def _difference(row: Mapping[str, Any]) -> Difference:
 
 
 def visit_table(rows: Iterable[Mapping[str, object]]) -> pa.Table:
-    """Return database rows as a table of VISIT. Times without a zone are UTC."""
+    """Convert database rows to a table with the schema VISIT. Times without a zone are in UTC."""
     wanted = [{name: _plain(row[name]) for name in VISIT.names} for row in rows]
     return pa.Table.from_pylist(wanted, schema=VISIT)
 

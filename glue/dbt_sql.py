@@ -1,4 +1,4 @@
-"""The warehouse's visit rule for DuckDB: dbt's own model, rendered and transpiled instead of copied."""
+"""Transpile the warehouse's visit rule, a dbt model, to DuckDB's SQL, so that the rule exists only once."""
 
 from functools import cache
 from pathlib import Path
@@ -8,7 +8,10 @@ PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 
 @cache
 def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
-    """Return the model `restated_visits` of a full refresh as one DuckDB query over a table `stg_geofence_events`."""
+    """Return the dbt model `restated_visits` as one DuckDB query over the table `stg_geofence_events`.
+
+    The model is rendered as for a full refresh.
+    """
     import sqlglot
     from jinja2 import Environment, StrictUndefined
 

@@ -1,21 +1,22 @@
-"""Forget users and devices in the whole archive, object by object. A run that was interrupted can be repeated.
+"""Forget users and devices in the whole archive, object by object. An interrupted run can be repeated.
 
     python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a [--engine spark]
     … load the new objects, then delete the RAW rows of the old ones with the SQL that the command prints …
     python -m glue.forget --archive s3://BUCKET --request 2026-11-22-a --finish
 
-The first run reads every event to follow the users to their devices and other ids (glue/person.py), writes each object
-that contains their events again without them, under the key of its new content in the same hour, and records old and
-new key in the plan, forget/<request>/plan.json. It deletes nothing: Snowpipe must load the new objects before the old
-rows are deleted, otherwise the warehouse would lack other users' events. `--finish` checks that every new object
-exists, deletes all versions of the old ones, and compacts their hours again.
+The first run reads every event to follow the users to their devices and other ids (glue/person.py). It rewrites
+each object that contains the users' events: the remaining lines are stored in the same hour under the key of
+the new content, and the plan, forget/<request>/plan.json, records the old and the new key. The first run
+deletes nothing, because Snowpipe must load the new objects before the old rows are deleted, otherwise the
+warehouse would lack other users' events. `--finish` checks that every new object exists, deletes all versions
+of the old ones, and compacts their hours again.
 
 A plan holds object keys and line numbers. It holds no id and no hash of one, so nobody can guess from it who was
 forgotten, and finishing needs no list of ids.
 
-Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. Of a body or record that cannot be read as an event,
-any occurrence of an id counts. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/, old versions of objects, and
-the warehouse. `milkrun forget` covers these too.
+Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. In a body or record that cannot be read as an
+event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/, old
+versions of objects, and the warehouse. `milkrun forget` covers these too.
 """
 
 import argparse
@@ -56,7 +57,7 @@ Plan = dict[str, Any]  # as stored in JSON
 
 
 class Replaced(TypedDict):
-    """The keys of an object before and after, in a plan. `new` is None if nothing remained."""
+    """An entry of a plan: the keys of an object before and after its rewrite. `new` is None if no line remained."""
 
     old: str
     new: str | None
@@ -64,9 +65,9 @@ class Replaced(TypedDict):
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The result for an object that contained the subject's events. `new` is None if it contained nothing else.
+    """The result of rewriting an object. `new` is None if the object contained only the subject's events.
 
-    `removed` are the line numbers, from 1, of the subject's events.
+    `removed` holds the line numbers of the subject's events, starting at 1.
     """
 
     old: str
@@ -88,10 +89,11 @@ def _split(subject: Subject, lines: Sequence[bytes]) -> _Split:
 
 
 def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
-    """Write an object again without the subject's lines. Returns None if it has none of them.
+    """Rewrite an object without the subject's lines. Returns None if the object contains none of them.
 
-    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, NDJSON or one
-    array, because Snowpipe loads all of these. If it is not JSON and contains an id, the whole object is deleted.
+    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and NDJSON
+    or one JSON array, because Snowpipe loads all of these. An object that is not JSON and contains an id is
+    deleted as a whole.
     """
     if stored.key.startswith(INVOCATION_RECORDS):
         return _rewrite_invocation_record(store, subject, stored)
@@ -114,7 +116,7 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
 
 
 def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | Fault:
-    """Return an object's lines, its text if it is not JSON, or the reason why it cannot be read."""
+    """Return an object's lines, its text if it is not JSON, or the fault if it cannot be read."""
     if object_name(stored.key) is not None:
         read = read_object(store, stored)
         return read if isinstance(read, Fault) else read.lines
@@ -146,7 +148,7 @@ def _json_lines(text: bytes) -> list[bytes]:
 
 
 def _rewrite_invocation_record(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
-    """Write a Lambda invocation record, a batch of Kinesis records in base64, again without the subject's records."""
+    """Rewrite a Lambda invocation record, which holds a batch of Kinesis records, without the subject's records."""
     try:
         body = store.read(stored.key)
     except Exception as error:
@@ -187,7 +189,7 @@ def _in_record(subject: Subject, record: Mapping[str, str]) -> bool:
 
 
 def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
-    """Yield the objects under all searched prefixes, of `hours` only if given."""
+    """Yield the objects under all searched prefixes. If `hours` is given, skip objects whose key names another hour."""
     for prefix in (*SEARCHED_PREFIXES, INVOCATION_RECORDS.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
             if not is_content(stored.key, stored.size):
@@ -201,7 +203,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return the ids of each of the object's events."""
+    """Return the ids that the events in an object name."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)
@@ -237,7 +239,10 @@ def plan_key(request: str) -> str:
 
 
 def begin(store: Store, request: str, found: Sequence[Found]) -> Plan:
-    """Write the plan. If it exists, add to it, so that objects found by an earlier run are still deleted."""
+    """Write the plan and return it.
+
+    An existing plan is extended, so that objects found by an earlier run are still deleted.
+    """
     pairs: dict[str, dict[str, object]] = {}
     if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
         earlier = json.loads(store.read(plan_key(request)))
@@ -258,7 +263,7 @@ def write_plan(store: Store, plan: Plan) -> None:
 
 
 def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
-    """Return the statements that delete the old objects' rows, to be run after the new objects are loaded."""
+    """Return the SQL that deletes the old objects' rows from RAW; run it only after the new objects are loaded."""
     statements = []
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
         names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]
@@ -274,7 +279,10 @@ class NotReady(Exception):
 
 
 def finish(store: Store, plan: Plan) -> int:
-    """Delete the old objects if every new one exists, and compact their hours again."""
+    """Delete the old objects, and compact their hours again; return the number of old objects.
+
+    Raises NotReady if a new object does not exist.
+    """
     delete_old(store, plan["objects"])
     compact_again(store, plan["objects"])
     return len(plan["objects"])
@@ -288,7 +296,7 @@ def delete_old(store: Store, pairs: Sequence[Replaced]) -> None:
 
 
 def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
-    """Compact the hours again if they had been compacted, and delete the previous Parquet files."""
+    """Compact the objects' hours again if they had been compacted, and delete their previous Parquet files."""
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))
@@ -358,7 +366,10 @@ def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
 def _both_passes(
     given: argparse.Namespace, store: Store, subject: Subject, objects: Sequence[Stored]
 ) -> tuple[tuple[int, int], list[Found]]:
-    """Find the subject's other ids, then rewrite. Returns the numbers of own and shared devices, and the results."""
+    """Find the subject's other ids, then rewrite the objects.
+
+    Returns the numbers of the subject's own and shared devices, and the result for each object.
+    """
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))
         found = with_threads(store, followed.subject, objects)

@@ -38,7 +38,7 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments. Unknown ones are an error, except on Glue, which adds its own (--JOB_NAME, …)."""
+    """Parse a job's arguments. Unknown arguments are an error, except on Glue, which adds its own (--JOB_NAME, …)."""
     given, others = parser.parse_known_args(argv)
     if others and "--JOB_NAME" not in others:
         parser.error(f"unknown arguments: {' '.join(others)}")

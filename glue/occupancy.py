@@ -1,12 +1,12 @@
-"""The rule for the windowed tables, as pure functions over one pair of device and fence.
+"""The rule for the windowed tables, as pure functions over the events of one pair (device and fence).
 
-It decides in which five-minute windows a device was inside a fence, and which visits have no exit in time.
-Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls it once with
-all events. Both give the same result, because a window is decided only after the watermark has passed its end,
-from all events before its end in the order of `consumer.visits` (createdAt; enter, dwell, exit; id). An enter
-starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts as inside a window
-if it was inside at any moment of it. Unlike the warehouse, the stream does not merge short gaps between visits,
-because that would need later events.
+It decides in which five-minute windows a device was inside a fence, and which visits did not end with an exit
+in time. Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls it
+once with all events. Both produce the same result, because a window is decided only after the watermark has
+passed its end, from all events before its end in the order of `consumer.visits` (createdAt; enter, dwell, exit;
+id). An enter starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts as
+inside a window if it was inside at any moment of it. Unlike the warehouse, the stream does not merge short gaps
+between visits, because that would need later events.
 """
 
 import json
@@ -23,9 +23,9 @@ _RANK = {"enter": 0, "dwell": 1, "exit": 2}
 
 @dataclass(frozen=True)
 class Times:
-    """Durations in microseconds.
+    """The length of a window, and the limits for a visit without an exit, in microseconds.
 
-    A visit without an exit is overdue after `overdue`. After `abandoned` it no longer counts and its state is
+    Such a visit is reported as overdue after `overdue`. After `abandoned`, it no longer counts and its state is
     dropped, so that neither counts nor memory grow without bound.
     """
 
@@ -35,7 +35,7 @@ class Times:
 
 
 class Crossing(NamedTuple):
-    """An event of one pair. The rule applies events in the sort order of these tuples."""
+    """An event of one pair. Events are processed in the sort order of these tuples."""
 
     at: int
     rank: int
@@ -60,7 +60,11 @@ def loads(text: str) -> State:
 
 
 class Found(NamedTuple):
-    """`inside`: window start times. `overdue`: entry times of visits whose exit did not arrive in time."""
+    """The result of `advance`.
+
+    `inside` holds the start times of the windows in which the device was inside the fence, and `overdue` the
+    entry times of the visits whose exit did not arrive in time.
+    """
 
     inside: tuple[int, ...]
     overdue: tuple[int, ...]
@@ -71,7 +75,10 @@ def crossing(at: int, kind: Kind, event_id: str) -> Crossing:
 
 
 def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Times) -> tuple[State, Found]:
-    """Decide all windows that end by `watermark`. Events for windows already decided are late and ignored."""
+    """Decide all windows that end by `watermark`; return the new state and the result.
+
+    Late events, which belong to windows that are already decided, are ignored.
+    """
     known = {each.event_id: each for each in state.pending}
     for each in arrived:
         late = state.decided_until is not None and each.at < state.decided_until
@@ -112,7 +119,10 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
 def _expire(
     since: int | None, reported: bool, now: int, times: Times, overdue: list[int]
 ) -> tuple[int | None, bool]:
-    """Report the visit as overdue, or abandon it, if its limit passed before `now`."""
+    """Add an overdue visit to `overdue`, and end an abandoned one, as of `now`.
+
+    Returns the entry time of the visit (None after its end), and whether it has been reported as overdue.
+    """
     if since is not None and not reported and since + times.overdue < now:
         overdue.append(since)
         reported = True
@@ -122,7 +132,7 @@ def _expire(
 
 
 def next_timeout(state: State, times: Times) -> int | None:
-    """Return the watermark at which `advance` must run even without new events; None if never."""
+    """Return the watermark at which `advance` must run even without new events; None if there is none."""
     if state.since is not None:
         return (state.decided_until or 0) + times.window
     return state.pending[0].at // times.window * times.window + times.window if state.pending else None

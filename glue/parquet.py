@@ -1,4 +1,4 @@
-"""Write sorted rows to Parquet objects of bounded size, and verify each by reading it back."""
+"""Write sorted rows to Parquet objects of limited size, and verify each object by reading it back."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, uncompressed
 
 @dataclass(frozen=True)
 class Written:
-    """A finished object, with the values read back from the store."""
+    """A finished Parquet object: its key, number of rows, size and checksum."""
 
     key: str
     rows: int
@@ -28,7 +28,7 @@ class Written:
 
 
 class ReadBackMismatch(Exception):
-    """The stored object differs from the rows written, so the job stops before anything relies on it."""
+    """Raised if a stored object differs from the rows written, so that the job stops before anything relies on it."""
 
 
 def write_parquet(
@@ -37,9 +37,9 @@ def write_parquet(
     key_of: Callable[[str, int], str],
     full_bytes: int = FULL_BYTES,
 ) -> Iterator[Written]:
-    """Write each group's batches to `key_of(group, part)`, and start a new part when a file is full.
+    """Write each group's batches to `key_of(group, part)`, with a new part whenever a file is full; yield each object.
 
-    All batches of a group must be consecutive. At most one row group and one file are held at a time.
+    All batches of a group must be consecutive. At most one row group and one temporary file exist at a time.
     Keys depend only on the content, so a task that runs twice replaces an object with an identical one.
     """
     file: _File | None = None
@@ -101,7 +101,7 @@ class _File:
 def write_rows(
     batches: Iterable[pa.RecordBatch], store: Store, key_of: Callable[[int], str], schema: pa.Schema
 ) -> Iterator[tuple[str, int]]:
-    """Write rows of any schema to numbered files of FULL_BYTES; yield each key and its number of rows."""
+    """Write rows of any schema to numbered files of about FULL_BYTES; yield the key and number of rows of each file."""
     number, rows = 0, 0
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "part.parquet"

@@ -1,10 +1,10 @@
-"""The ids of a person or a device, the links between these ids, and the rule for what belongs to that person.
+"""The ids of a person or a device, the links between these ids, and the rule for which events belong to a person.
 
-An event belongs to the users that it names at the top or in `user` (`userId`, `user_id`, `user._id`, …). An
-event without such a name belongs to the users that the rest of it names, mainly its metadata, and to the
-person whose device it is. Another user's event that mentions the person stays. Ids are equal if their texts
-are equal after Unicode normalization (NFC); a whole number equals its digits. Case matters, as everywhere in
-the contract.
+An event belongs to the users that it names at its top level or in `user` (`userId`, `user_id`, `user._id`, …).
+An event that names no user there belongs to the users named elsewhere in it, mainly in its metadata, and to the
+person whose device sent it. Another user's event that mentions the person stays. Ids are equal if their texts
+are equal after Unicode normalization (NFC); a whole number is equal to the text of its digits. Case matters, as
+everywhere in the contract.
 """
 
 import base64
@@ -32,8 +32,8 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 class Names(NamedTuple):
     """The ids that an event names.
 
-    `accounts`: values of `user._id`; `copies`: user ids outside the contract's fields; `texts`: texts in
-    metadata.
+    `accounts` holds values of `user._id`, `copies` holds user ids outside the contract's fields, and `texts`
+    holds texts in metadata.
     """
 
     users: frozenset[str] = frozenset()
@@ -44,12 +44,12 @@ class Names(NamedTuple):
 
     @property
     def owners(self) -> frozenset[str]:
-        """Return the ids of the users that the event names."""
+        """Return the user ids in the contract's fields or, if there are none, those in other fields."""
         return self.users | self.accounts or self.copies
 
 
 def id_text(value: object) -> str | None:
-    """Return an id as text, or None if the value cannot be one. Rejected events have numbers where ids belong."""
+    """Return an id as text, or None if the value cannot be an id. Rejected events may contain numbers as ids."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -86,7 +86,7 @@ def names_in(event: object) -> Names:
 
 
 def _plain(name: str) -> str:
-    """Return a field name normalized, so that `userId`, `user_id`, `USER-ID` and `userid` are equal."""
+    """Normalize a field name, so that `userId`, `user_id`, `USER-ID` and `userid` are equal."""
     return name.lower().replace("_", "").replace("-", "")
 
 
@@ -97,7 +97,7 @@ def _ids(value: object) -> Iterator[str]:
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
     """Yield values outside the contract's fields that may be user ids, and whether their field is named `userId`.
 
-    Every text in `metadata` may be one.
+    Every text in `metadata` may be a user id.
     """
     waiting: list[tuple[str, object, bool]] = [(name, value, False)]
     while waiting:
@@ -132,7 +132,7 @@ def _scalars(value: object) -> Iterator[object]:
 class Subject:
     """The users or devices to forget. All events of `devices` are deleted.
 
-    Only these users used `own_devices`, so events of these devices that name no user are deleted too.
+    Nobody else used `own_devices`, so events of these devices that name no user are deleted too.
     """
 
     users: frozenset[str] = frozenset()
@@ -161,12 +161,15 @@ class Subject:
         return not names.owners and bool(names.texts & self.users or names.devices & self.own_devices)
 
     def owns_record(self, partition_key: object, names: Names) -> bool:
-        """Return whether a stream record is the subject's because of its partition key, which is the device."""
+        """Return whether a stream record belongs to the subject according to its partition key, a device id."""
         device = id_text(partition_key)
         return device in self.devices or (device in self.own_devices and not names.owners)
 
     def quickly_ruled_out(self, text: bytes) -> bool:
-        """Return whether a JSON text certainly contains no id. That is true of nearly all lines."""
+        """Return whether a JSON text certainly contains none of the subject's ids, as is true of nearly all lines.
+
+        False means that the text may contain an id.
+        """
         # An escape can hide an id, and a text that is not ASCII can contain one in another Unicode form.
         if b"\\" in text or len(self.ids) > MAX_QUICK_TERMS or not (text.isascii() or self._is_ascii):
             return False
@@ -187,7 +190,7 @@ class Subject:
             return self.in_bytes(text.encode(errors="replace"))
 
     def in_bytes(self, body: bytes) -> bool:
-        """Return whether an id occurs, as a whole word, in bytes that cannot be read as events."""
+        """Return whether bytes that cannot be read as events contain one of the subject's ids as a whole word."""
         return any(self._pattern.search(unicodedata.normalize("NFC", text)) for text in texts_of(body))
 
 
@@ -198,7 +201,7 @@ def _whole_word(text: str) -> str:
 
 
 def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
-    """Yield the texts that bytes may represent: as UTF-8, UTF-16 or Latin-1, unescaped, and decompressed."""
+    """Yield the texts that bytes may represent: decoded as UTF-8, UTF-16 or Latin-1, unescaped, and decompressed."""
     with suppress(UnicodeDecodeError):
         text = body.decode()
         yield text
@@ -225,7 +228,7 @@ def _unescaped(found: re.Match[str]) -> str:
 def _inflated(text: bytes) -> bytes:
     """Decompress as much of every gzip member as possible, because a body may be truncated.
 
-    Bytes after the last member are appended unchanged. Returns b"" if the text is not gzip.
+    Bytes after the last member are appended unchanged. Returns b"" if the bytes are not gzipped.
     """
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
@@ -241,11 +244,12 @@ def _inflated(text: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Followed:
-    """A subject with the ids that its events led to, and the ids that could not be attributed.
+    """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
-    `shared`: devices that other users used too, with the number of these users. `unclear`: values of `user._id`
-    that occur with several user ids; events with no other id are not deleted. `mentioned_by`: users whose events
-    contain an id of the subject in their metadata.
+    `shared` maps each device that other users also used to the number of these users. `unclear` holds the
+    values of `user._id` that occur with several user ids; events with no other id are not deleted.
+    `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
+    field.
     """
 
     subject: Subject
@@ -255,10 +259,10 @@ class Followed:
 
 
 def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
-    """Find the other ids of a person.
+    """Find the other ids and the devices of a person.
 
-    A `user._id` that occurs with only one user id is the same person. A device that no other user used is the
-    person's own.
+    A `user._id` that occurs with only one user id belongs to the same person. A device that no other user used
+    is the person's own.
     """
     sightings = set(seen)
     users_of: defaultdict[str, set[str]] = defaultdict(set)
@@ -301,7 +305,7 @@ def event_in(line: object) -> object:
 
 
 def names_in_line(subject: Subject, line: bytes) -> Names:
-    """Return the ids in a line, if it can be read as an event. `texts` contains only ids of the subject."""
+    """Return the ids in a line; none if it cannot be read as an event. `texts` contains only ids of the subject."""
     try:
         names = names_in(event_in(msgspec.json.decode(line)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

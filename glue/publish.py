@@ -1,4 +1,4 @@
-"""Upload the Glue jobs to the stage's bucket: each job's script, and one zip of the modules that they import.
+"""Upload the Glue jobs to the stage's bucket: each job's script, a zip of the modules they import, and requirements.
 
 python -m glue.publish --archive s3://BUCKET
 """
@@ -32,7 +32,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def package() -> bytes:
-    """Return the zip of the jobs' modules; identical sources give identical bytes."""
+    """Return a zip of the jobs' modules; identical sources produce identical bytes."""
     files = [*IMPORTED, "consumer/visits.py", *(f"glue/{path.name}" for path in (ROOT / "glue").glob("*.py"))]
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -42,7 +42,7 @@ def package() -> bytes:
 
 
 def requirements() -> bytes:
-    """Return the requirements file for Glue's `pip install -r`, which allows only wheels with these hashes.
+    """Return the requirements file for Glue's `pip install -r`, which allows only wheels with the pinned hashes.
 
     (AWS Glue User Guide: "Using Python libraries with AWS Glue".)
     """

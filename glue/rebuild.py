@@ -1,12 +1,13 @@
-"""Rebuild visits and event conflicts from any range of the archive, to load or to compare (glue/compare.py).
+"""Rebuild visits and event conflicts from any range of the archive, to load or compare them (glue/compare.py).
 
     rebuilt/<name>/visits/*.parquet, conflicts/*.parquet
     rebuilt/<name>/summary.json is written last; without it the rebuild is incomplete
 
-The visit rule is not repeated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), and Spark applies the
-consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result holds the visits
-entered in the range. Objects received within a margin before and after the range are read as well, so that visits
-with late events and visits across a boundary are complete. Hours with up-to-date Parquet are read from there.
+The visit rule is not repeated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), and Spark applies
+the consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result holds
+the visits entered in the range. Objects received within a margin before and after the range are read as well,
+so that visits with late events and visits that cross a boundary are complete. If an hour has up-to-date Parquet
+files, these are read instead of its objects.
 
     python -m glue.rebuild --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -83,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Rebuild:
-    """A rebuild of the visits entered in `hours`, from the input in `parts`."""
+    """A rebuild of the visits that began in `hours`, from the input in `parts`."""
 
     store: Store
     name: str
@@ -100,7 +101,7 @@ class Rebuilt:
 
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
-    """Return the input per hour. Parquet is used only if it was made from exactly the hour's current objects."""
+    """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects."""
     parts = []
     for hour in hours:
         objects = objects_of(store, hour)
@@ -122,7 +123,10 @@ def _may_hold_crossings(key: str) -> bool:
 
 
 def read_lines(store: Store, objects: Sequence[Stored]) -> Iterator[Lines | Fault]:
-    """Read archive objects, and Parquet files as the lines of the objects from which they were made."""
+    """Yield the lines or the fault of each archived object.
+
+    Rows of a Parquet file are yielded as the lines of the objects from which the file was made.
+    """
     raw = [each for each in objects if not each.key.endswith(".parquet")]
     yield from read_objects(store, raw)
     for each in objects:
@@ -242,7 +246,7 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _as_utc(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Attach UTC to a time, because DuckDB's TIMESTAMP has no zone."""
+    """Cast a column to a type. Times without a zone are in UTC, because DuckDB's TIMESTAMP has no zone."""
     if pa.types.is_timestamp(wanted) and column.type.tz is None:
         column = pc.assume_timezone(column, "UTC")
     return column.cast(wanted)
@@ -256,7 +260,10 @@ def part_key(name: str, what: str, number: int) -> str:
 
 
 def begin(store: Store, name: str) -> None:
-    """Delete an earlier rebuild of that name, its summary first, so that a partial rebuild never counts."""
+    """Delete an earlier rebuild of this name.
+
+    Its summary is deleted first, so that it never marks a partial rebuild as complete.
+    """
     old = sorted((each.key for each in store.list(f"{PREFIX}/{name}/")), key=lambda key: "summary" not in key)
     store.delete(old)
 
@@ -280,7 +287,7 @@ def finish(job: Rebuild, engine: str, rebuilt: Rebuilt) -> dict[str, object]:
 
 
 def rows_of(store: Store, name: str, what: str) -> pa.Table:
-    """Return a rebuild's `visits` or `conflicts`."""
+    """Return the visits or the conflicts of a rebuild; `what` is `visits` or `conflicts`."""
     keys = sorted(each.key for each in store.list(f"{PREFIX}/{name}/{what}/"))
     schema = VISIT if what == "visits" else CONFLICT
     return pa.concat_tables([schema.empty_table(), *(pq.read_table(BytesIO(store.read(k))) for k in keys)])

@@ -1,4 +1,4 @@
-"""Parse archive lines into rows: the one definition of the fields that jobs read, for every engine."""
+"""Parse archive lines into rows. Every engine uses this definition of the fields that jobs read."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -77,7 +77,10 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def line_rows(read: Lines) -> pa.RecordBatch:
-    """Return every line as a row of LINE. For an unreadable line only the payload and the position are set."""
+    """Convert every line of an object to a row of LINE.
+
+    An unreadable line has the type UNREADABLE, and its id, device and time are empty.
+    """
     count = len(read.lines)
     rows: list[tuple[str | None, str, str | None, int | None]] = [_head(line) for line in read.lines]
     ids, types, devices, times = zip(*rows, strict=True) if rows else ((), (), (), ())
@@ -111,7 +114,10 @@ def _device(event: _Envelope) -> str | None:
 
 
 def type_folder(type_: str) -> str:
-    """Return the type, percent-encoded, as the name of a Hive folder. Types that are too long share a folder."""
+    """Return the name of an event type's Hive folder: the percent-encoded type.
+
+    Types that are too long share a folder.
+    """
     name = quote(type_, safe="-_.~")
     return name if 0 < len(name) <= _MAX_TYPE_BYTES and name.strip(".") else OTHER
 
@@ -122,10 +128,10 @@ _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 
 
 def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
-    """Parse the line with the contract's own parser. Returns None if it is not a geofence event.
+    """Parse a line with the contract's own parser. Returns None if the line is not a geofence event.
 
-    About 19 of 20 lines are positions. Only a line that contains a geofence type's name, or a backslash, which
-    could be an escape in the name, is parsed.
+    About 19 of 20 lines are positions. Only lines that contain the name of a geofence type or a backslash,
+    which may be an escape in the name, are parsed.
     """
     if any(name in line for name in _NAMES) or b"\\" in line:
         try:
@@ -136,13 +142,16 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
 
 
 def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
-    """Return the event, or None if its time was impossible when it was received (like dbt's typed_events)."""
+    """Return the event, or None if its time was impossible when it was received (as in dbt's typed_events)."""
     hour = hour_of(stored.key) or stored.modified_at
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
 
 def _owned(line: bytes, stored: Stored) -> Owned | None:
-    """Return the owner of the event in a line, or None if there is no event (like dbt's typed_events)."""
+    """Return the owner and the id of the event in a line; None if there is no event or its time was impossible.
+
+    This is the same rule as in dbt's typed_events.
+    """
     hour = hour_of(stored.key) or stored.modified_at
     try:
         event = _envelope(line)
@@ -160,7 +169,7 @@ def _owned(line: bytes, stored: Stored) -> Owned | None:
 
 
 def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
-    """Return rows of FACT: all lines if `conflicts` are wanted, otherwise only the geofence events."""
+    """Convert lines to rows of FACT: all lines if `conflicts` is true, otherwise only the geofence events."""
     rows: list[tuple[object, ...]] = []
     modified_us = micros(read.stored.modified_at)
     for number, line in zip(read.numbers or range(1, len(read.lines) + 1), read.lines, strict=True):
@@ -186,7 +195,7 @@ _NO_CROSSING = (None,) * 8
 
 
 def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
-    """Return the event's values in FACT's order, from `device_id` on."""
+    """Return the event's values for the columns of FACT from `device_id` on, in their order."""
     return (
         event.device_id,
         event.fence.tag,
@@ -200,14 +209,17 @@ def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
 
 
 def content_hash(line: bytes) -> str:
-    """Return equal hashes for equal JSON, regardless of the order of names, as VARIANTs compare in Snowflake."""
+    """Return the hash of a line's JSON.
+
+    The order of its names does not matter, as in Snowflake's comparison of VARIANTs.
+    """
     with suppress(msgspec.DecodeError):
         line = msgspec.json.encode(msgspec.json.decode(line), order="sorted")
     return hashlib.blake2b(line, digest_size=12).hexdigest()
 
 
 def merge_batches(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Merge small batches, because engines have a cost per batch and an object has only about twenty lines."""
+    """Merge small batches, because each batch has a fixed cost and an object has only about twenty lines."""
     some: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -232,5 +244,8 @@ def from_micros(us: int) -> datetime:
 
 
 def checksum(payloads: Iterable[bytes]) -> int:
-    """Return the sum of 60 bits of each line's MD5. It does not depend on the order, and SQL can compute it."""
+    """Return the sum of the first 60 bits of each line's MD5.
+
+    The sum does not depend on the order of the lines, and SQL can compute it too.
+    """
     return sum(int(hashlib.md5(line, usedforsecurity=False).hexdigest()[:15], 16) for line in payloads)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextmanager
 def session(name: str, master: str | None, ui: bool = False) -> Iterator[SparkSession]:
-    """Yield Glue's own session if `master` is None, otherwise a new session with that master, such as local[2]."""
+    """Yield Glue's own session if `master` is None, otherwise a new session on this master, such as local[2]."""
     builder = SparkSession.builder.appName(name).config("spark.sql.session.timeZone", "UTC")
     if master:
         # Workers must run this environment's Python and be able to import these folders.

@@ -1,4 +1,4 @@
-"""Compaction on Spark: many hours at once, shuffled by target file."""
+"""Compact many hours at once with Spark, which shuffles the lines by target file."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -52,7 +52,10 @@ _WRITTEN = pa.schema(
 def compact_with_spark(
     spark: SparkSession, store: Store, sources: Sequence[Source]
 ) -> Iterator[dict[str, Any]]:
-    """Read and persist all lines, count and sum them in the JVM, write the files, and commit each hour."""
+    """Read and persist all lines, count them and compute their checksum in the JVM, and write the files.
+
+    Then commit each hour and yield its manifest.
+    """
     if not sources:
         return
     objects = objects_frame(

@@ -1,4 +1,4 @@
-"""Distribute archive objects over Spark's tasks."""
+"""Distribute archived objects among Spark's tasks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ _TASK_OBJECTS = 5_000
 def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]]) -> DataFrame:
     """Return one row per object (hour, listing entry, bucket), partitioned so that tasks read similar amounts.
 
-    Only keys are shuffled and workers read the objects, so that neither a million tiny objects nor large gzip
-    objects, which cannot be split, cause a slow task.
+    Spark shuffles only the keys, and the workers read the objects, so that neither a million tiny objects nor
+    large gzip objects, which cannot be split, cause a slow task.
     """
     rows = [(hour, s.key, s.size, micros(s.modified_at), bucket) for hour, s, bucket in objects]
     frame = pd.DataFrame(rows, columns=["hour_us", "key", "size", "modified_us", "bucket"])
@@ -33,7 +33,7 @@ def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]
 
 
 def slices(objects: Sequence[Stored], at_least: int) -> list[list[Stored]]:
-    """Group the objects into tasks of about equal size."""
+    """Divide the objects into groups of about equal size, one per Spark task."""
     tasks = max(
         at_least,
         math.ceil(len(objects) / _TASK_OBJECTS),

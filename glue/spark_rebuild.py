@@ -1,8 +1,8 @@
-"""The rebuild on Spark: sorting happens in the JVM, and the visit rule is the consumer's own `step`.
+"""Rebuild visits on Spark: the JVM sorts the events, and the consumer's own `step` computes the visits.
 
-A device that sent 30 % of all events costs time but no memory: the contents of each event id are reduced before
-events are grouped by device, and a device's events are then streamed through the fold, one visit at a time.
-(`applyInPandas` would hold all events of a device in memory.)
+A device that sent 30 % of all events costs time but not memory: the contents of each event id are reduced
+before events are grouped by device, and a device's events are then streamed through the fold, one visit at a
+time. (`applyInPandas` would hold all events of a device in memory.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -92,7 +92,7 @@ _FOLDED = [*_PAIR, "occurred_us", "event_id", "type", "kind", "duration", "confi
 
 
 def _fold(merge_gap: timedelta, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Turn sorted events into visits, with only the current visit in memory."""
+    """Compute visits from sorted events; only the current visit is kept from batch to batch."""
     pair: tuple[str, str, str] | None = None
     visit: Visit | None = None
     for batch in batches:
@@ -137,7 +137,7 @@ def _visit_rows(visits: Sequence[tuple[tuple[str, str, str], Visit]]) -> pa.Reco
 
 
 def conflicts_of(facts: DataFrame) -> DataFrame:
-    """Return one row per content of an event that differs from the content of its first delivery."""
+    """Return one row for each content of an event that differs from the content of the event's first delivery."""
     several = (
         facts.where("event_key IS NOT NULL")
         .groupBy("event_key")
@@ -179,7 +179,10 @@ def _write(rows: DataFrame, store: Store, name: str, what: str, schema: pa.Schem
 def _write_part(
     store: Store, key_of: Callable[[int], str], schema: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> Iterator[pa.RecordBatch]:
-    """Name a task's files by its partition, so that a repeated task writes the same names."""
+    """Write a task's rows to files, and yield the number of rows per file.
+
+    The file names contain the task's partition id, so that a repeated task replaces its own files.
+    """
     task = TaskContext.get()
     first = (task.partitionId() if task else 0) * 1000
     columns = (batch.select(schema.names).cast(schema) for batch in batches)

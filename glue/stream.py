@@ -1,15 +1,16 @@
-"""Follow the archive as objects are written: trucks inside each fence per five minutes, and overdue exits.
+"""Count the trucks inside each fence per five minutes, and find overdue exits, as objects are written to the archive.
 
     streamed/<name>/trucks_inside/batch-000012.parquet
         window_start, geofence_tag, geofence_external_id, trucks
     streamed/<name>/overdue_exits/batch-000012.parquet
         device_id, geofence_tag, geofence_external_id, entered_at
 
-Exactly once: a batch's files are named by its number, and Spark repeats an unfinished batch with the same input and
-state, so it replaces its own files. A window is counted in the one batch in which the watermark passes its end, so
-each row of `trucks_inside` is final. Events later than the allowed lateness are dropped here, counted as `late`, and
-still present in the warehouse. A phone with a fast clock cannot advance the watermark for others, because an event's
-time is at most the time at which the store wrote its object.
+Results are exactly-once: a batch's files are named by the batch number, and Spark repeats an unfinished batch
+with the same input and state, so the repeated batch replaces its own files. A window is counted in the one
+batch in which the watermark passes its end, so each row of `trucks_inside` is final. Events later than the
+allowed lateness are dropped here, counted as `late`, and still present in the warehouse. A phone with a fast
+clock cannot advance the watermark for others, because an event's time is at most the time at which the store
+wrote its object.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """
@@ -90,7 +91,10 @@ class Stream:
 
 
 def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
-    """Return geofence events of new objects. Spark only lists them, because a bad object must not end the stream."""
+    """Return the geofence events in new objects.
+
+    Spark only lists the objects, because an unreadable object must not end the stream.
+    """
     objects = (
         # Only for its listing: the content column is never selected.
         spark.readStream.format("binaryFile")
@@ -129,7 +133,11 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
 
 
 def occupancy(events: DataFrame, stream: Stream) -> DataFrame:
-    """Return rows whose `what` is `inside` (`us` is the window's start) or `overdue` (`us` is the entry time)."""
+    """Return the windows in which a device was inside a fence, and the overdue visits.
+
+    In a row whose `what` is `inside`, `us` is the start of the window; in a row whose `what` is `overdue`, it
+    is the entry time of the visit.
+    """
     return (
         events.withWatermark("at", f"{stream.lateness_seconds} seconds")
         .groupBy("device_id", "tag", "external_id")
@@ -167,7 +175,7 @@ def _advance(
 
 
 def write_batch(store: Store, name: str, batch: DataFrame, number: int) -> None:
-    """Write a batch's rows; repeating a batch replaces its files with identical files."""
+    """Write a batch's rows to Parquet files; repeating the batch replaces its files with identical ones."""
     batch.persist()
     try:
         inside = (

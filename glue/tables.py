@@ -2,8 +2,8 @@
 
     python -m glue.tables --archive s3://BUCKET --last-hours 26 --create | snow sql --stdin
 
-The SQL adds the files that the hours' manifests name, and removes other files of these hours. The command does not
-run it, so it needs no access to the warehouse.
+The SQL adds the files that the hours' manifests name, and removes all other files of these hours. The command
+only prints the SQL, so it needs no access to the warehouse.
 """
 
 import sys
@@ -28,7 +28,7 @@ def statements(store: Store, hours: Hours, database: str) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """Escape quotes and backslashes. (Snowflake documentation: "String & binary data types", escape sequences.)"""
+    """Escape quotes and backslashes (Snowflake documentation: "String & binary data types", escape sequences)."""
     return text.replace("\\", "\\\\").replace("'", "''")
 
 
