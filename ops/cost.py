@@ -64,7 +64,7 @@ def recommended(load: Load, prices: Prices) -> list[dict[str, object]]:
 
 
 def sizes(prices: Prices) -> list[dict[str, object]]:
-    """Return the monthly cost of each of SIZES as a row."""
+    """Return one row per load in SIZES, with its monthly cost."""
     return [
         {
             "size": name,
@@ -145,7 +145,7 @@ def command(
     """Estimate the monthly cost of a load at list prices, by component, and compare alternatives.
 
     The alternatives are Firehose, an HTTP API, a function URL and cheaper settings. The cost of dbt's warehouse
-    is an estimate without measurements, so it is shown separately.
+    is not based on measurements, so it is shown separately.
     """
     prices = Prices()
     load = Load(

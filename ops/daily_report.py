@@ -1,8 +1,8 @@
 """`milkrun report --day`: one day of the fleet from the marts, as HTML or CSV.
 
 A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits belong to the
-day on which the truck entered. If the exit of a visit is missing and an enter at another place contradicts the
-visit, the time of that enter is used as an inferred exit.
+day on which the truck entered. If the exit of a visit is missing and an enter event at another place
+contradicts the visit, the time of that event is used as an inferred exit.
 """
 
 import csv
@@ -33,7 +33,7 @@ MAX_LISTED = 5000
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report. The sentence `if_empty` replaces a table without rows."""
+    """A table of the report. If the table has no rows, the sentence `if_empty` is shown instead."""
 
     title: str
     columns: Sequence[str]
@@ -52,7 +52,7 @@ class Report:
 
 
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
-    """Read the report of one day from the marts. Raises Refusal if they do not exist."""
+    """Build the report on one day from the marts. Raises Refusal if the marts do not exist."""
     start, end = fleet_day.bounds(day, zone)
     marts = _Marts(warehouse, database, _ntz(start), _ntz(end))
     try:
@@ -139,7 +139,10 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
 
 @dataclass(frozen=True)
 class _Marts:
-    """The queries of one day. They aggregate in Snowflake, because a large fleet has more visits than fit in memory."""
+    """The queries for the report on one day.
+
+    They aggregate in Snowflake, because a large fleet has more visits than fit in memory.
+    """
 
     warehouse: Warehouse
     database: str
@@ -175,7 +178,7 @@ class _Marts:
         )
 
     def _visits(self, select: str) -> list[Row]:
-        """Run a SELECT that reads from `visits`: the day's visits, with inferred exits."""
+        """Run a SELECT on `visits`, the day's visits with inferred exits; return its rows."""
         tags = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
         database = f"{self.database}.MARTS"
         return self._asked(
@@ -191,7 +194,7 @@ class _Marts:
         )
 
     def litres(self) -> dict[str, float]:
-        """Return the litres collected at each place. They are assigned to visits as in DAILY_FARM_COLLECTIONS."""
+        """Return the litres collected at each place. Litres are assigned to visits as in DAILY_FARM_COLLECTIONS."""
         rows = self._asked(
             "SELECT visits.geofence_tag, visits.geofence_external_id,"
             " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
@@ -206,7 +209,9 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return each truck that sent events since `since` but not on the day, with the time of its last event."""
+        """Return the trucks that sent events since `since` but none on the day, each with the time of its last
+        event.
+        """
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
@@ -229,7 +234,7 @@ class _Marts:
         return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
 
     def _asked(self, sql: str) -> list[Row]:
-        """Run a statement whose two parameters are the beginning and the end of the day."""
+        """Run a statement whose two parameters are the beginning and the end of the day; return its rows."""
         return self.warehouse.query(sql, [self.start, self.end])
 
 
@@ -320,7 +325,10 @@ NAMED = {"today": 0, "yesterday": 1}
 
 
 def _day_name(text: str) -> str:
-    """Parse an option that names a day. The words in NAMED are returned unchanged, because the time zone is unknown."""
+    """Parse an option that names a day.
+
+    The words in NAMED are returned unchanged, because the stage's time zone is not known yet.
+    """
     try:
         if text in NAMED:
             return text

@@ -1,4 +1,4 @@
-"""`milkrun replay --on-failure`: send the batches that the consumer's event source mapping discarded again."""
+"""`milkrun replay --on-failure`: send again the batches that the consumer's event source mapping discarded."""
 
 import base64
 import json
@@ -15,9 +15,9 @@ ON_FAILURE = "aws/lambda/"
 
 
 def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, list[StreamRecord]]]:
-    """Yield each discarded batch, which the event source mapping stored in S3, with its object key.
+    """Yield each batch that the event source mapping discarded and stored in S3, with the key of its object.
 
-    The invocation record of Lambda contains the request to the function as text under `payload` (AWS Lambda
+    Lambda's invocation record contains the request to the function as text under `payload` (AWS Lambda
     Developer Guide: "Retain records of asynchronous invocations", "Capturing discarded batches").
     """
     for found in archive.objects(prefix):
@@ -41,9 +41,9 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
 def replay_given_up(
     archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
 ) -> dict[str, object]:
-    """Send every discarded batch again; if `stream` is None, only count the batches.
+    """Send the records of every discarded batch again, or only count them if `stream` is None; return their numbers.
 
-    Their objects are not deleted, so the call can be repeated.
+    The objects of the batches are not deleted, so the call can be repeated.
     """
     batches, found, sent = [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):
@@ -60,7 +60,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Add the name of the replay to a record; return records of other producers unchanged."""
+    """Return the record with the name of the replay; records of other producers are returned unchanged."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

@@ -1,4 +1,4 @@
-"""Change events with a patch, which sets, renames, deletes or replaces values of fields."""
+"""Change events with a patch, which sets, renames or deletes fields, or replaces their values."""
 
 import copy
 import hashlib
@@ -19,7 +19,7 @@ type Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Changes of fields, applied in the order rename, map, delete, set. Fields that do not exist are ignored."""
+    """Changes to fields, applied in the order rename, map, delete, set. Fields that do not exist are ignored."""
 
     set: Mapping[Path, object] = field(default_factory=dict)
     rename: Mapping[Path, Path] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Patch:
     def of(
         cls, sets: Sequence[str], renames: Sequence[str], deletes: Sequence[str], maps: Sequence[str]
     ) -> Self:
-        """Parse the options --set, --rename, --delete and --map. Raises typer.BadParameter."""
+        """Parse the options --set, --rename, --delete and --map. Raises typer.BadParameter if one is invalid."""
         return cls(
             {_path(name): _value(text) for name, text in map(_pair, sets)},
             {_path(old): _path(new) for old, new in map(_pair, renames)},
@@ -93,7 +93,7 @@ def _mapping(text: str) -> dict[str, str]:
 
 
 def _parent(event: object, path: Path) -> dict[str, object]:
-    """Return the object that contains the field; {} if it does not exist."""
+    """Return the JSON object that contains the field at this path; {} if there is no such object."""
     for name in path[:-1]:
         event = event.get(name) if isinstance(event, dict) else None
     return event if isinstance(event, dict) else {}
@@ -108,7 +108,7 @@ def _take(event: dict[str, object], path: Path) -> object:
 
 
 def _put(event: dict[str, object], path: Path, value: object) -> None:
-    """Set a field. A parent that is missing or is not an object is replaced by a new object."""
+    """Set the field at a path. A parent that is missing or is not an object is replaced by a new object."""
     for name in path[:-1]:
         inner = event.get(name)
         if not isinstance(inner, dict):

@@ -46,7 +46,7 @@ type Details = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step on the way of an event or object. `at` is None if no store recorded the time."""
+    """One step of an event or object through the pipeline. `at` is None if no store recorded the time."""
 
     what: str
     at: datetime | None
@@ -55,7 +55,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of an archived object: the object's key, the line number (from 1) and the content."""
+    """A line of an archived object: the object's key, the line number (starting at 1) and the content."""
 
     key: str
     number: int
@@ -63,7 +63,7 @@ class Line:
 
 
 class Finder(ReachableStores):
-    """Searches all stores of one stage that answer. `searched` lists these stores for the output."""
+    """Searches the stores of a stage that answer. `searched` lists the places that were searched, for the output."""
 
     @cached_property
     def searched(self) -> list[str]:
@@ -98,7 +98,7 @@ class Finder(ReachableStores):
         return []
 
     def near(self, device: str, start: datetime, end: datetime) -> list[Row]:
-        """Return the events in RAW that happened on a device between these times."""
+        """Return a device's events in RAW that happened between these times."""
         if self._warehouse is None:
             return []
         self.searched.append(f"{self._outputs.database}.RAW.EVENTS of {device}")
@@ -149,7 +149,10 @@ class Finder(ReachableStores):
         advance: Callable[[int], None] = lambda _: None,
         prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
-        """Search every object of these hours. Only lines whose text contains the id are parsed."""
+        """Search every object of these hours, and return the lines of the event.
+
+        Only lines that may contain the event's id are parsed.
+        """
         found: list[Line] = []
         if "S3" in self._unasked:
             return found
@@ -274,7 +277,7 @@ class Finder(ReachableStores):
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """Return when the consumer processed the batch that contains the first of these records, from its log."""
+        """Return when the consumer processed the batch with the first of these records, according to its log."""
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
             return None
@@ -333,7 +336,7 @@ def is_key(text: str) -> bool:
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """Sort steps by time and remove repetitions. A step without a time stays behind the step before it."""
+    """Sort steps by time and remove duplicates. A step without a time stays after the step that precedes it."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):
@@ -344,12 +347,12 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 
 def _may_hold(text: bytes, needle: bytes) -> bool:
-    """Return False if a line cannot contain the event, so it need not be parsed. Escapes and base64 hide an id."""
+    """Return whether a line may contain the event and must be parsed. Escapes and base64 may hide an id."""
     return needle in text or b"\\" in text or b"_base64" in text
 
 
 def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
-    """Return whether an archived line is the event itself, not an event that mentions its id."""
+    """Return whether an archived line is the event itself, rather than another event that mentions its id."""
     if prefix == "events/":
         return event_id_in(text) == event_id
     try:
@@ -365,7 +368,10 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Return whether the batch of a log line processed this sequence number, which is before `stopped_at`."""
+    """Return whether the batch of a log line processed this sequence number.
+
+    A batch processed only records before `stopped_at`, if the line has this field.
+    """
     try:
         first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])
         return first <= number <= last and number < int(line.get("stopped_at") or last + 1)

@@ -133,7 +133,7 @@ def code_of(error: ClientError) -> str:
 
 
 def text_of(value: object, account: Account) -> str | None:
-    """Return a value of the template as text; None if the value is only known after the deployment."""
+    """Return a value of the template as text; None if the value is known only after the deployment."""
     if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
         value = value["Fn::Sub"]
     if not isinstance(value, str):
@@ -154,7 +154,7 @@ def named(resources: Resources, account: Account) -> Iterator[Named]:
 
 
 def leftovers(wanted: Iterable[Named], own: Sequence[str], clients: Clients, account: Account) -> list[Named]:
-    """Return the wanted resources that already exist outside the stack; `own` are logical ids in the stack."""
+    """Return the wanted resources that already exist outside the stack; `own` lists the logical ids in the stack."""
     return [one for one in wanted if one.logical_id not in own and _exists(one, clients, account)]
 
 

@@ -2,14 +2,12 @@
 
 Every step can be repeated. The order of the steps ensures that no event of another person is missing at any time:
 
-1. Read every event, and follow the person to other ids and devices (glue/person.py).
-2. Write each object again without the person's lines, under a new key. Keep the old object.
-3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. If they do not
-   finish in time, stop.
-4. Delete the data that is recognized by an id: items of the visits table, rows of job results, old versions.
-5. Release the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on, no id is
-   needed.
-6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
+1. Read every event, and follow the person to other ids and devices (glue/person.py). 2. Rewrite each object
+   without the person's lines, under a new key. Keep the old object. 3. Wait until Snowflake has loaded the new
+   objects and the consumer has processed the newest events. If they do not finish in time, stop. 4. Delete the
+   data that is recognized by an id: items of the visits table, rows of job results, old versions. 5. Release
+   the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on, no id is
+   needed. 6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
 
 The same command continues an interrupted run. Plans are stored under forget/ and contain object keys and line numbers,
 but no id and no hash of an id.
@@ -59,7 +57,7 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 
 @dataclass(frozen=True)
 class Stage:
-    """The stores of a stage, and how many seconds to wait for Snowpipe without progress."""
+    """The stores of a stage, and the number of seconds to wait for Snowpipe while it makes no progress."""
 
     name: str
     outputs: Outputs
@@ -78,7 +76,9 @@ class Stage:
 def followed(
     stage: Stage, subject: Subject, objects: Sequence[Stored], advance: Callable[[], object]
 ) -> Followed:
-    """Find the subject's other ids and devices, in the archive and in RAW, which keeps events for longer."""
+    """Find the subject's other ids and devices, in the archive and in RAW, which keeps events longer than the
+    archive.
+    """
     seen: set[Names] = set()
     for names in in_threads(partial(archive.seen_in, stage.bucket, subject), objects):
         seen |= names
@@ -108,7 +108,7 @@ def request_of(keys: Iterable[str]) -> str:
 
 
 def plans_in(bucket: Bucket) -> Iterator[Plan]:
-    """Yield all plans. Rewrite plans of earlier versions without the hash of the person that they contain."""
+    """Yield all plans. Plans of earlier versions contain a hash of the person's ids, and are rewritten without it."""
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
         if plan.pop("users_sha256", None):
@@ -119,7 +119,7 @@ def plans_in(bucket: Bucket) -> Iterator[Plan]:
 
 
 def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None:
-    """Complete the released plans of interrupted runs, except that the marts are not rebuilt."""
+    """Complete the released plans of interrupted runs, except for rebuilding the marts."""
     result.unfinished = [plan for plan in plans if plan.get("state") == RELEASED]
     for plan in result.unfinished:
         stage.bucket.delete(pair["old"] for pair in plan["objects"])
@@ -129,7 +129,7 @@ def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None
 def _after_objects(stage: Stage, plan: Plan) -> int:
     """Delete the plan's rows from RAW and compact its hours again; return the number of deleted rows.
 
-    The old objects must be deleted before, because Snowpipe could still load them.
+    The old objects must already be deleted, because Snowpipe could otherwise still load them.
     """
     old = [pair["old"] for pair in plan["objects"]]
     deleted = forget_rows.forget_objects(stage.warehouse, stage.database, old)
@@ -166,7 +166,9 @@ def change_claim_checks(stage: Stage, result: Result) -> None:
 
 
 def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime]]) -> int:
-    """Wait until the consumer has processed the recent events; return the number that it has not processed."""
+    """Wait until the consumer has processed the recent events; return the number of events that it has not
+    processed.
+    """
     now = datetime.now(UTC)
     recent = [
         event
@@ -186,7 +188,7 @@ def forget_everywhere(
     sqlite: Sequence[Path],
     result: Result,
 ) -> None:
-    """Delete all data that is recognized by an id. Old objects and rows of RAW must still exist."""
+    """Delete all data that is recognized by an id. The old objects and their rows in RAW must still exist."""
     _forget_visits(stage, subject, events, result)
     rows = forget_copies.Rows(subject, events, result.plan["objects"])
     result.result_rows = forget_copies.forget_results(stage.bucket, rows, hours)
@@ -332,9 +334,10 @@ def command(
 ) -> None:
     """Delete all data of a person or a device. The command can be interrupted and repeated.
 
-    If only this person used a device, its events without a user are deleted too. If others also used it, only
-    this person's events are deleted. At the end the command lists the copies that cannot be deleted yet, each
-    with the date until which it exists. Exit code 1: further steps are necessary, which the command lists.
+    If only this person used a device, its events without a user are deleted too. If other people also used the
+    device, only this person's events are deleted. At the end the command lists the copies that cannot be
+    deleted yet, each with the date until which it exists. Exit code 1: further steps are necessary; the command
+    lists them.
     """
     subject = Subject.of([user] if user else [], device or [])
     if not subject.ids:

@@ -1,4 +1,4 @@
-"""`milkrun forget` in copies of events: job results, old versions of objects, queues and SQLite files."""
+"""`milkrun forget` for copies of events: job results, old versions of objects, queues and SQLite files."""
 
 import json
 import sqlite3
@@ -40,7 +40,10 @@ class Rows:
 
     @cached_property
     def _known(self) -> frozenset[tuple[object, object]]:
-        """Return what identifies a geofence event in a row: device and event id or time, or object key and line."""
+        """Return the pairs of values that identify the subject's geofence events in rows.
+
+        A pair is device and event id, device and time, or object key and line number.
+        """
         events = {(event.device_id, event.event_id) for event in self.crossings}
         times = {(event.device_id, event.occurred_at) for event in self.crossings}
         lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
@@ -99,7 +102,7 @@ def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) 
 
 
 def _compacted_hour(key: str) -> str:
-    """Return the folder under `events/` that belongs to `compacted/dt=…/type=…/hh=….parquet`."""
+    """Return the hour's folder under `events/` for a key such as `compacted/dt=…/type=…/hh=….parquet`."""
     day, name = key.removeprefix(COMPACTED).partition("/")[0], key.rpartition("/")[2]
     return f"{day}/{name.partition('.')[0]}"
 
@@ -119,7 +122,10 @@ def checkpoints(bucket: Bucket) -> list[Stored]:
 
 @dataclass(frozen=True)
 class _OldVersion:
-    """One old version of an object, as a `Store` of glue. Writing does nothing, because the version is deleted."""
+    """One old version of an object, as a `glue.archive.Store`.
+
+    Writing does nothing, because the version will be deleted.
+    """
 
     bucket: Bucket
     entry: Row
@@ -145,7 +151,7 @@ class _OldVersion:
 
 
 def forget_old_versions(bucket: Bucket, rows: Rows) -> int:
-    """Delete every noncurrent version that contains data of the subject; return the number of versions."""
+    """Delete every noncurrent version that contains data of the subject; return the number of deleted versions."""
     deleted = 0
     for prefix in (*(f"{each}/" for each in SEARCHED_PREFIXES), INVOCATION_RECORDS, COMPACTED, *RESULTS):
         for entry in bucket.versions(prefix):
@@ -171,7 +177,7 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Row) -> bool:
 
 
 def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> int:
-    """Make the claim checks in a queue refer to the new objects and the remaining lines; return their number."""
+    """Point a queue's claim checks to the new objects and the remaining lines; return the number of changed ones."""
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
     for letter in list(
@@ -195,7 +201,7 @@ def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> in
 
 
 def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, object]]) -> int:
-    """Delete the subject's rows from a file of `warehouse load --to sqlite:///…`; return the number of rows.
+    """Delete the subject's rows from an SQLite file of `warehouse load`; return the number of deleted rows.
 
     The new objects are marked as loaded, because the file already contains their rows from the old objects.
     """

@@ -78,7 +78,7 @@ def remaining(
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """Return a setting of the stage, or `otherwise` if the role may not read it."""
+    """Return the setting that `ask` reads from the stage, or `otherwise` if the role may not read it."""
     try:
         return ask()
     except ClientError:

@@ -20,7 +20,7 @@ type Plan = dict[str, Any]
 
 @dataclass
 class Result:
-    """The results of a run."""
+    """The results of one run of `milkrun forget`."""
 
     plan: Plan = field(default_factory=lambda: {"objects": [], "unreadable": []})
     unfinished: list[Plan] = field(default_factory=list)  # plans, until the marts are built
@@ -41,7 +41,7 @@ class Result:
 
 
 def todo(result: Result) -> Iterator[str]:
-    """Yield the steps that are necessary before all data is deleted."""
+    """Yield the steps that are still necessary until all data is deleted."""
     if result.not_loaded:
         yield "Nothing was deleted, because Snowpipe has not loaded the new objects yet. Run the command again."
         return

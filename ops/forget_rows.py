@@ -35,7 +35,7 @@ _FIELDS = {
 
 
 def _by_table(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each table of RAW with the names of objects that were loaded into it, in groups for one query."""
+    """Yield each table of RAW with the names of the objects loaded into it, in groups that fit into one query."""
     every = list(names)
     for prefix, table in TABLES.items():
         ours = [name for name in every if name.startswith(f"{prefix}/")]
@@ -57,7 +57,7 @@ def not_loaded(warehouse: Warehouse, database: str, pairs: Iterable[Row]) -> lis
 
 
 def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) -> int:
-    """Delete the rows of these objects from RAW; return the number of rows."""
+    """Delete the rows of these objects from RAW; return the number of deleted rows."""
     deleted = 0
     for table, some in _by_table(names):
         where = f"FROM {database}.RAW.{table} WHERE file_name IN ({placeholders(some)})"
@@ -67,7 +67,7 @@ def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) ->
 
 
 def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Names]:
-    """Return the ids that appear together in rows that mention the subject.
+    """Return the ids in each row of RAW.EVENTS that mentions the subject.
 
     RAW also contains rows of objects that have expired.
     """
@@ -89,7 +89,7 @@ def _names(row: Row) -> Names:
 
 
 def rows_of(warehouse: Warehouse, database: str, subject: Subject) -> list[Row]:
-    """Return the subject's rows in RAW, also those of expired objects, as table, file and line numbers."""
+    """Return the subject's rows in RAW, including those of expired objects, as table, file and line numbers."""
     found: list[Row] = []
     for table in TABLES.values():
         theirs: dict[str, set[int]] = {}
@@ -128,7 +128,7 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
 def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> list[str]:
     """Return the tables that contain an id of the subject in a column for devices or users.
 
-    They are copies that people made, and tables of former dbt models.
+    Such tables are copies that people made, or belong to former dbt models.
     """
     sql = (
         f"SELECT c.table_schema, c.table_name, c.column_name FROM {database}.INFORMATION_SCHEMA.COLUMNS AS c"
@@ -156,7 +156,10 @@ def _identifier(name: str) -> str:
 
 
 def _mentions(column: str, subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield SQL conditions with parameters, each of which finds some of the subject's ids in a VARIANT's text."""
+    """Yield SQL conditions with their parameters.
+
+    Each condition finds some of the subject's ids in the text of a VARIANT.
+    """
     forms = [json.dumps(form, ensure_ascii=False, allow_nan=False)[1:-1] for form in _forms(subject)]
     for some in batched(forms, IDS_PER_QUERY, strict=False):
         yield " OR ".join(f"CONTAINS(TO_JSON({column}), %s)" for _ in some), some

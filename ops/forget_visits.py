@@ -1,4 +1,4 @@
-"""`milkrun forget` in the visits table: delete all items of a device, or remove one person's events from them."""
+"""`milkrun forget` for the visits table: delete all items of a device, or remove one person's events from its items."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ type ItemKey = Mapping[str, Any]
 
 @dataclass
 class Forgotten:
-    """The number of deleted items and rewritten pairs, and the pairs that a replay must rebuild for other users."""
+    """The numbers of deleted items and rewritten pairs, and the pairs that a replay must rebuild for other users."""
 
     items: int = 0
     pairs: int = 0
@@ -43,7 +43,7 @@ class Forgotten:
 
 
 class _NoBus:
-    """A bus that publishes nothing, so that subscribers get no more data of the forgotten person."""
+    """A bus that publishes nothing, so that subscribers receive no further data about the forgotten person."""
 
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         del notifications
@@ -131,8 +131,9 @@ def forget_events(
 ) -> Forgotten:
     """Remove these events from the logs and chunks of their pairs, and compute the visits of the remaining events.
 
-    Pairs in the previous layout are first moved with the stage's visit rule. A pair is deleted and reported for a
-    replay if its log would be too large, or if other processes keep changing it.
+    Pairs in the previous layout are first migrated to the current one, using the stage's visit rule. A pair is
+    deleted and reported as needing a replay if its log would be too large, or if other processes keep changing
+    it.
     """
     done = Forgotten()
     for pair, event_ids in theirs.items():
@@ -176,7 +177,10 @@ def items_of(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
 
 
 def _settled_items(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
-    """Wait until the last change of a pair is complete, and return its items. A chunk written later would remain."""
+    """Wait until the last change of a pair is complete, and return the pair's items.
+
+    Otherwise a chunk that is written later would not be deleted.
+    """
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
         lambda found: not any(missing_chunks(found)),
@@ -190,7 +194,7 @@ def _named(items: Iterable[Item]) -> list[ItemKey]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """A pair without the removed events: its new log and item, and how many events and unchanged chunks remain."""
+    """A pair without the removed events: its log and item, and the numbers of remaining events and unchanged chunks."""
 
     log: PairLog
     item: Item
@@ -200,7 +204,10 @@ class _Rest:
 
 
 def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _Rest | None:
-    """Compute the pair as the consumer would without these events. Return None if its log would be too large."""
+    """Compute a pair as if the consumer had never received these events.
+
+    Return None if the pair has no log, or if its new log would be too large.
+    """
     found = {str(item["sk"]): item for item in items}
     head = found.pop(keys.log_key(pair)[1], None)
     if head is None:

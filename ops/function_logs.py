@@ -1,9 +1,9 @@
 """Read the canonical log lines of functions from CloudWatch Logs.
 
-Short ranges are read with FilterLogEvents, which returns a line seconds after it was written. For long ranges
-it would take hours on a busy stage, because each call reads at most 1 MB of lines, whether they match or not
-(Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore read with Logs Insights, which
-is billed by the amount of scanned data.
+Short ranges are read with FilterLogEvents, which returns a line within seconds after it was written. For long
+ranges, FilterLogEvents would take hours on a busy stage, because each call reads at most 1 MB of lines, whether
+they match or not (Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore read with
+Logs Insights, which is billed by the amount of scanned data.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +70,7 @@ def log_lines(
 
 
 def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
-    """Return for how many days the log of a function is kept; None means forever."""
+    """Return the retention period of a function's log in days; None means that the log never expires."""
     name = f"/aws/lambda/milkrun-{stage}-{function}"
     groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)
@@ -114,7 +114,7 @@ def _queried(
 
 
 def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) -> Fields:
-    """Run a query and return its complete result. Raises Refusal if it fails."""
+    """Run a query and return its complete result. Raises Refusal if the query fails."""
     start = partial(
         client.start_query,
         logGroupName=group,
@@ -140,7 +140,7 @@ def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) ->
 
 
 def _unless_throttled(call: Callable[[], Mapping[str, Any]]) -> Fields:
-    """Return the response, or {} if CloudWatch Logs throttled all attempts of boto3.
+    """Make a call and return its response, or {} if CloudWatch Logs throttled all of boto3's attempts.
 
     All queries and dashboards of an account share one limit (Amazon CloudWatch Logs API Reference: "StartQuery").
     """
@@ -153,7 +153,10 @@ def _unless_throttled(call: Callable[[], Mapping[str, Any]]) -> Fields:
 
 
 def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:
-    """Yield the lines in the span. A query also returns lines at its end, because both of its limits are inclusive."""
+    """Yield the lines in the span.
+
+    A query also returns lines at the span's end, because both query limits are inclusive.
+    """
     for row in rows:
         fields = {each["field"]: each["value"] for each in row}
         at = _time(fields["@timestamp"])
@@ -169,7 +172,7 @@ def _time(value: str) -> datetime:
 
 
 def _line(at: datetime, message: str, name: str) -> Iterator[Line]:
-    """Yield a line if it has this event name, because LocalStack ignores filters."""
+    """Yield the line if it has this event name. This check is necessary because LocalStack ignores filters."""
     if name not in message:
         return
     try:

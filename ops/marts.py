@@ -9,7 +9,10 @@ from ops.outputs import ROOT
 
 
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
-    """Run `milkrun warehouse dbt build …`; return whether it succeeded. Its output is shown only if it fails."""
+    """Run `milkrun warehouse dbt build …`; return whether it succeeded.
+
+    The output is shown only if the command fails.
+    """
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
     ran = subprocess.run(
         command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False

@@ -70,7 +70,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Load:
-    """The incoming events and the settings of the stage."""
+    """The events that a stage receives, and the settings that affect its cost."""
 
     events_per_day: int
     batch: int
@@ -108,7 +108,7 @@ class Load:
 
     @property
     def needed_shards(self) -> int:
-        """Return the number of shards that the peak needs. A shard accepts 1,000 records or 1 MB per second."""
+        """Return the number of shards that the peak load needs. A shard accepts 1,000 records or 1 MB per second."""
         records = self.events_per_day * self.geofence_share / SECONDS_A_DAY * PEAK
         return self.shards or max(1, math.ceil(records / 1000), math.ceil(records * self.event_bytes / 1e6))
 
@@ -128,9 +128,10 @@ class Line:
 
 
 class Prices:
-    """The prices of prices.yml by name, such as `s3.put`. An unknown name raises KeyError.
+    """The prices in prices.yml by name, such as `s3.put`. An unknown name raises KeyError.
 
-    `as_of` is the oldest date at which a price was read. `not_confirmed` lists the prices without a source.
+    `as_of` is the earliest date on which one of the prices was read. `not_confirmed` lists the prices that no
+    source confirms.
     """
 
     def __init__(self, path: Path = PRICES) -> None:
@@ -147,13 +148,13 @@ class Prices:
 
 
 class _LineOf(Protocol):
-    """Makes a line of the bill from component, unit, quantity and the name of the price."""
+    """A function that makes a line of the bill from the component, the unit, the quantity and the name of the price."""
 
     def __call__(self, component: str, unit: str, quantity: float, price: str, /) -> Line: ...
 
 
 def bill(load: Load, prices: Prices, way: Way = "rest") -> Iterator[Line]:
-    """Yield the lines of the monthly bill, with storage as large as it is after the retention period."""
+    """Yield the lines of the monthly bill. Storage has the size that it reaches at the end of the retention period."""
 
     def line(component: str, unit: str, quantity: float, price: str) -> Line:
         return Line(component, unit, quantity, prices[price])
@@ -218,16 +219,16 @@ def _stream(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def _batches(load: Load) -> float:
-    """Return the number of the consumer's invocations: one per shard and second, or per 200 records."""
+    """Return the monthly number of consumer invocations: one per shard and second, but at least one per 200 records."""
     seconds = DAYS_A_MONTH * SECONDS_A_DAY
     shards = load.needed_shards if load.provisioned else max(4, load.needed_shards)
     return max(load.geofence_events / 200, min(load.geofence_events, shards * seconds))
 
 
 def lane_records_a_second(work: Work, memory_mb: int = CONSUMER_MB, batch: int = 200) -> float:
-    """Return how many records per second one concurrent batch of the consumer processes.
+    """Return the number of records per second that one concurrent batch of the consumer processes.
 
-    A shard has as many concurrent batches as the parallelization factor says.
+    The parallelization factor is the number of concurrent batches per shard.
     """
     cpu_ms = work.consume_cpu_ms_batch + work.consume_cpu_ms_event * batch
     wait_ms = work.consume_wait_ms_batch + work.consume_wait_ms_event * batch
@@ -289,7 +290,7 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return the two parts of the cost of dbt's warehouse: the search in the ledger, and everything else."""
+    """Return the cost of dbt's warehouse in two lines: everything except the search in the ledger, and this search."""
     runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
     row_bytes = load.event_bytes * load.work.gzip_share
     new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)

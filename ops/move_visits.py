@@ -1,4 +1,4 @@
-"""`milkrun move-visits`: move all pairs of the visits table to the current item layout (docs/upgrade.md)."""
+"""`milkrun move-visits`: migrate all pairs in the visits table to the current item layout (docs/upgrade.md)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ CONCURRENCY = 8
 
 
 def move_all(dynamodb: "DynamoDBClient", name: str, table: Table, bus: Bus, rule: Rule) -> Iterator[int]:
-    """Move the pairs one after the other. Yields for each pair how many items of the previous layout were deleted."""
+    """Migrate the pairs one by one; yield for each pair the number of deleted items in the previous layout."""
     for pair in _old_pairs(dynamodb, name):
         previous_layout.move(table, bus, pair, rule)
         pk, head = previous_layout.head_key(pair)

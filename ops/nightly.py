@@ -43,7 +43,7 @@ class Night:
 
 
 class StepFailedError(Exception):
-    """A step has failed. `code` is the exit code of the run."""
+    """Raised if a step fails. `code` is the exit code of the run."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -55,7 +55,10 @@ Step = Callable[[Night], Facts]
 
 
 def reconcile(night: Night) -> Facts:
-    """Compare accepted, archived and loaded events. Differences do not end the run: the next step repairs them."""
+    """Compare accepted, archived and loaded events.
+
+    Differences do not end the run, because the next step repairs them.
+    """
     code, said = _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--json"])
     if code not in (0, 1):
         raise StepFailedError("could not compare accepted, archived and loaded events", 2)
@@ -99,7 +102,7 @@ GROUP BY outcome, code ORDER BY outcome, code
 
 
 def quality(night: Night) -> Facts:
-    """Count accepted and rejected events, with the reasons of rejections and the largest delay."""
+    """Count accepted and rejected events, with the reasons for rejection and the longest delay."""
     outputs = Outputs.find(night.stage, night.environment)
     between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:
@@ -175,7 +178,7 @@ def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tup
 
 
 def _aws(night: Night) -> dict[str, str]:
-    """Return environment variables with the endpoint of the local stack; {} for a deployed stage."""
+    """Return the AWS environment variables for the local stack: endpoint, region and keys; {} for a deployed stage."""
     outputs = Outputs.find(night.stage, night.environment)
     if outputs.aws_endpoint_url is None:
         return {}
@@ -198,7 +201,7 @@ def _last_json(text: str) -> Facts | None:
 
 
 def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int:
-    """Run steps in order, pass the result of each to `say`, and return the exit code."""
+    """Run steps in order until one fails, pass the result of each to `say`, and return the exit code."""
     for name in names:
         began = time.monotonic()
         try:

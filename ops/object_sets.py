@@ -1,4 +1,4 @@
-"""Compare the objects in the handler's log, in S3 and in RAW, with a SQLite file."""
+"""Compare the sets of objects in the handler's log, in S3 and in RAW, using an SQLite file."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The first hour for which each store is still complete; "" if nothing has expired there."""
+    """The first hour for which each store is still complete; "" if nothing in the store has expired."""
 
     log: str = ""
     events: str = ""
@@ -85,7 +85,7 @@ EVER = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference in an object, or in one of its events if `line` is set. `events` are the ids that are missing."""
+    """A difference in an object, or in one of its events if `line` is set. `events` lists the missing ids."""
 
     kind: str
     key: str
@@ -131,7 +131,7 @@ class Found:
 
 
 class ObjectSets:
-    """The objects of a range of hours: the logged, archived and loaded ones. `end` is exclusive."""
+    """The logged, archived and loaded objects of a range of hours. `end` is exclusive."""
 
     def __init__(self, path: Path | None, start: datetime, end: datetime) -> None:
         self.start, self.end = start, end
@@ -167,7 +167,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys in S3 that Milkrun chose, but that are not in the log."""
+        """Return the keys in S3 that Milkrun chose but that are missing from the log."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
@@ -184,7 +184,7 @@ class ObjectSets:
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
         """Expect the new objects that `forget` wrote instead of the old objects in the log.
 
-        `anew` has the new key for each old key, or None if no lines were left.
+        `anew` maps each old key to the new key, or to None if no lines were left.
         """
         for old in anew:
             row = self._db.execute("SELECT logged_at FROM object WHERE key = ?", (old,)).fetchone()
@@ -215,11 +215,11 @@ class ObjectSets:
                 yield key, prefix, hour_name(hour), name and name.lines, None if name else 1, value
 
     def _hour_of(self, key: str) -> datetime | None:
-        """Return the hour in the key. If it contains none, return the hour in which S3 stored the object."""
+        """Return the hour in the key or, if the key contains none, the hour in which S3 stored the object."""
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
-        """Yield the differences. With `raw=False`, the content of RAW is unknown."""
+        """Yield the differences between the stores at a given time. With `raw=False`, the content of RAW is unknown."""
         parameters = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
         for kind, key, lines, rows in self._db.execute(_DIFFERENCES, parameters):
             yield Difference(kind, key, lines, rows)

@@ -1,4 +1,4 @@
-"""Run osls, only one process at a time in a clone: `python -m ops.osls package --stage dev`.
+"""Run osls, with at most one process at a time per clone: `python -m ops.osls package --stage dev`.
 
 osls stores its files in .serverless, and two processes would overwrite each other's files. A lock makes this command
 wait for a `make up` that deploys, and vice versa.
@@ -23,7 +23,7 @@ DEFAULT_REGION = "us-east-1"
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold the lock on the folder .serverless, which two processes must not use at the same time."""
+    """Hold the lock on the folder .serverless, because two processes must not use it at the same time."""
     lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
@@ -34,8 +34,8 @@ def alone() -> Iterator[None]:
 def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
     """Return the resources of the CloudFormation template that `osls deploy` would deploy for `stage`.
 
-    Packaging calls no AWS service, so osls gets invalid credentials. If it fails, NoStackError contains the end of
-    its output.
+    Packaging calls no AWS service, so osls gets invalid credentials. Raises NoStackError with the end of the
+    output if osls fails.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION

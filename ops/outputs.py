@@ -1,4 +1,4 @@
-"""The endpoints and resources of a stage, from the local stack's `outputs.json` or CloudFormation, and its clients."""
+"""The endpoints, resources and clients of a stage, according to the local stack's `outputs.json` or CloudFormation."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -28,7 +28,7 @@ type Client = Any
 
 
 class NoStackError(Refusal):
-    """The stack does not exist or is incomplete. The message says what to do."""
+    """Raised if the stack does not exist or is incomplete. The message says what to do."""
 
 
 class TokenIssuer(BaseModel):
@@ -68,7 +68,9 @@ class Outputs(BaseModel):
 
     @staticmethod
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
-        """Read the outputs.json of this clone for stage `local`; otherwise ask CloudFormation, and read SNOWFLAKE_*."""
+        """Return a stage's outputs: for `local`, this clone's outputs.json; otherwise CloudFormation and
+        SNOWFLAKE_*.
+        """
         if stage == "local":
             return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
         return _deployed(stage, environment)
@@ -101,7 +103,7 @@ class Outputs(BaseModel):
 
     @property
     def aws_command(self) -> str:
-        """Return the command `aws`, with keys, endpoint and region if the stage runs on an emulator."""
+        """Return the shell command `aws`, with keys, endpoint and region if the stage runs on an emulator."""
         if self.aws_endpoint_url is None:
             return "aws"
         keys = "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test"
@@ -141,7 +143,7 @@ _NAMED = {
 
 
 def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, str]:
-    """Return environment variables with which a child process uses the warehouse of the stage.
+    """Return the environment variables with which a child process uses the stage's warehouse.
 
     Raises NoStackError if a child process for a deployed stage would use the local warehouse.
     """

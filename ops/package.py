@@ -1,8 +1,9 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times are reset,
-so that equal input gives equal bytes. The bytecode is therefore of the kind that Python does not compare with
-modification times. Otherwise it would be stale, and Python would compile every module at each cold start.
+A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times
+are reset, so that identical input produces identical bytes. The bytecode is therefore of the kind that Python
+does not compare with modification times. Otherwise the bytecode would be stale, and Python would compile every
+module at each cold start.
 """
 
 import argparse
@@ -89,9 +90,9 @@ def sources(name: str) -> list[Path]:
 
 
 def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
-    """Zip all files of `folders`, except the packages `unused`, under their paths relative to the folder.
+    """Zip all files in `folders`, except the packages `unused`, under their paths relative to the folder.
 
-    Order, times and modes are fixed, so equal input gives equal bytes.
+    Order, times and modes are fixed, so identical input produces identical bytes.
     """
     found = [(p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file()]
     files = sorted((name, path) for name, path in found if not _is_of(name.partition("/")[0], unused))

@@ -7,7 +7,10 @@ from collections.abc import Callable
 def until[T](
     probe: Callable[[], T], enough: Callable[[T], bool], *, timeout_s: float, every_s: float = 0.2
 ) -> T:
-    """Call `probe` until its result is `enough`, or has not changed for `timeout_s`; return the last result."""
+    """Call `probe` until `enough` accepts the result, or the result has not changed for `timeout_s`.
+
+    Returns the last result.
+    """
     value = probe()
     last_change = time.monotonic()
     while not enough(value) and time.monotonic() - last_change < timeout_s:

@@ -1,7 +1,7 @@
 """Post events to a stage as its operator.
 
-If the stage requires tokens, the ingest function is invoked instead of the API, because a token belongs to a device,
-and an operator has none. Whoever may invoke the function may send events of every device.
+If the stage requires tokens, the ingest function is invoked instead of the API, because a token belongs to a
+device, and an operator has none. Anyone who may invoke the function may send events on behalf of every device.
 """
 
 import base64
@@ -16,7 +16,7 @@ from ops.outputs import Outputs
 
 
 class NoAnswerError(Exception):
-    """The stage did not answer. The message contains the reason."""
+    """Raised if the stage does not answer. The message contains the reason."""
 
 
 type Post = Callable[[bytes, str], tuple[int, bytes]]

@@ -67,7 +67,7 @@ class Place:
 
     @cached_property
     def own(self) -> Mapping[str, str]:
-        """Return the physical ids in the existing stack by logical id."""
+        """Return the physical ids of the resources in the existing stack, by logical id."""
         if self.stack is None:
             return {}
         pages = self.clients("cloudformation").get_paginator("list_stack_resources")
@@ -111,7 +111,7 @@ def stack(place: Place) -> Iterator[Finding]:
 
 
 def concurrency(place: Place) -> Iterator[Finding]:
-    """Compare the functions' reserved concurrency with the account's limit."""
+    """Check that the account's concurrency limit allows the functions' reserved concurrency."""
     functions = place.of_type("AWS::Lambda::Function")
     wanted = sum(int(f.get("ReservedConcurrentExecutions", 0)) for f in functions.values())
     client = place.clients("lambda")
@@ -277,7 +277,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
 
 
 def results(place: Place) -> Iterator[tuple[str, Finding]]:
-    """Yield the title and a finding of each check. A check that raises an error does not stop the others."""
+    """Yield each finding with the title of its check. A check that raises an error does not stop the other checks."""
     for title, check in CHECKS.items():
         try:
             found = list(check(place))
@@ -342,7 +342,8 @@ def command(
 ) -> None:
     """Find reasons why the deployment of a stage would fail, without creating anything.
 
-    Exit codes: 0: no reason was found; 1: something blocks the deployment; 2: something could not be checked.
+    Exit codes: 0: nothing blocks the deployment; 1: something blocks the deployment; 2: something could not be
+    checked.
     """
     environment: Mapping[str, str] = context.obj
     found = list(terminal.counted(results(look(stage, environment)), "checks made"))

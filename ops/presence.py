@@ -1,21 +1,21 @@
-"""The presence rule: it decides for each open visit whether a later event contradicts it.
+"""The presence rule, which decides for each open visit whether a later event contradicts it.
 
-Exit events get lost, so a truck can have open visits at several places. But it cannot be at two exclusive places at
-the same time: places with a tag in the stage setting exclusiveTags (default: `farm` and `plant`). The result depends
-only on the set of geofence events, not on the current time:
+Exit events get lost, so a truck can have open visits at several places. But a truck cannot be at two exclusive
+places at the same time. A place is exclusive if its tag is in the stage setting exclusiveTags (default: `farm`
+and `plant`). The result depends only on the set of geofence events, not on the current time:
 
 1. Take the events that count under the visit rule (consumer/visits.py: one content per event id, then
-`min_confidence`). For each device, order its enters at exclusive places as the visit rule does (`createdAt`,
-then event id by code point), then by (tag, external id).
-2. An open visit at an exclusive place is contradicted if an enter at another exclusive place follows the last
-enter at this one. The first such enter contradicts it (`contradicted_by_event_id`), and its time is the
-inferred exit (`exit_inferred_at`).
-3. Nothing else contradicts: no enter at a place of another kind (for example a region around a farm), no
-dwell and no exit. The visit itself does not change.
+   `min_confidence`). For each device, order its enter events at exclusive places as the visit rule does
+   (`createdAt`, then event id by code point), then by (tag, external id). 2. An open visit at an exclusive
+   place is contradicted if an enter event at another exclusive place follows the last enter event at this one.
+   The first such event contradicts the visit (`contradicted_by_event_id`), and its time is the inferred exit
+   (`exit_inferred_at`). 3. Nothing else contradicts a visit: no enter event at a place of another kind (for
+   example a region around a farm), no dwell event and no exit event. The visit itself does not change.
 
-The last enter at a place counts, not the first enter of the visit, because a visit continues after a gap of up to two
-minutes: a truck that flaps between two fences is at the fence that it entered last. At most one open visit of a device
-at exclusive places is therefore not contradicted. The mart MARTS.CURRENT_PRESENCE has the same rule in SQL.
+The last enter event at a place counts, not the first one of the visit, because a visit continues after a gap of
+up to two minutes: a truck that flaps between two fences is at the fence that it entered last. At most one open
+visit of a device at exclusive places is therefore not contradicted. The mart MARTS.CURRENT_PRESENCE implements
+the same rule in SQL.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -48,7 +48,10 @@ def presence(
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
     rule: Rule | None = None,
 ) -> list[Presence]:
-    """Return the open visits of all devices. `events` may be in any order and contain duplicates."""
+    """Return the open visits of all devices, each with the event that contradicts it, if any.
+
+    `events` may be in any order and contain duplicates.
+    """
     rule, events = rule or Rule(), list(events)
     counting = counting_events(events, rule.min_confidence)
     contradicting = contradictions((e for some in counting.values() for e in some), exclusive_tags)
@@ -63,7 +66,7 @@ def presence(
 def contradictions(
     events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return for each pair the enter event that would contradict an open visit; none for a device's last place.
+    """Return, for each pair, the enter event that would contradict an open visit; none for a device's last place.
 
     `events` are the events that count under the visit rule, in any order.
     """

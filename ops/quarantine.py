@@ -104,7 +104,7 @@ def put_back(
 def write(path: Path, records: Iterable[Aside]) -> int:
     """Write the records to an NDJSON file, so that a person can repair them; return their number.
 
-    Text that is not JSON becomes a string. `milkrun send --file` sends the repaired file.
+    Text that is not JSON becomes a JSON string. `milkrun send --file` sends the repaired file.
     """
     count = 0
     with path.open("wb") as file:
@@ -125,7 +125,7 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Send the selected records to the stream, or write them to a file; return their numbers."""
+    """Send the selected records to the stream, or write them to a file; return the numbers of records."""
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
 

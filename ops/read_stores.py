@@ -1,4 +1,4 @@
-"""Functions that read events and visits from S3, Kinesis, DynamoDB and Snowflake, for commands that compare them."""
+"""Read events and visits from S3, Kinesis, DynamoDB and Snowflake, for commands that compare them."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -126,7 +126,7 @@ def event_id_of(line: bytes) -> str:
 
 
 def event_id_in(data: bytes) -> str | None:
-    """Return the event id in a record on the stream; None if the record of another producer is not an event."""
+    """Return the event id in a stream record; None if it is not an event, such as a record of another producer."""
     try:
         return event_id_of(data)
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -224,7 +224,7 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
 
 
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
-    """Return how many rows of RAW.REJECTED come from these objects. An object stored under two hours counts once."""
+    """Return the number of rows in RAW.REJECTED from these objects. An object stored under two hours counts once."""
     if not object_keys:
         return 0
     found: set[tuple[str, int]] = set()
@@ -239,7 +239,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
 
 
 def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
-    """Yield those of the given event ids that are in staging, once per row."""
+    """Yield the given event ids that are in staging, each once per row."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"
@@ -294,10 +294,13 @@ def latest_mart_visits(
 
 
 def utc(at: datetime) -> datetime:
-    """Return a time with the time zone UTC. Times of the marts (TIMESTAMP_NTZ) are in UTC, but lack a time zone."""
+    """Add the time zone UTC to a time without one.
+
+    Times in the marts (TIMESTAMP_NTZ) are in UTC, but lack a time zone.
+    """
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def placeholders(values: Sequence[object]) -> str:
-    """Return a placeholder per value, for the list of an IN condition."""
+    """Return a list of placeholders, one per value, for an IN condition."""
     return ", ".join(["%s"] * len(values))

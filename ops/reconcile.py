@@ -1,8 +1,8 @@
 """`milkrun reconcile`: compare accepted, archived and loaded events, and archived geofence events with the visits.
 
-The command compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW with their
-numbers of rows. A key contains the number of lines, so an object is read only if the numbers differ. The sets are
-stored in a SQLite file, so their size does not affect the memory usage.
+The command compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW with
+their numbers of rows. A key contains the number of lines, so an object is read only if the two numbers differ.
+The sets are stored in an SQLite file, so their size does not affect the memory usage.
 """
 
 import json
@@ -61,7 +61,7 @@ class Reconciler(ReachableStores):
     """Compares the stores of one stage; without a warehouse, only the log and S3."""
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """Compare the objects that were received in these hours and stored before `settled_at`."""
+        """Compare the objects that were received in these hours and stored by `settled_at`; return the result."""
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         found = Found(unasked=self._unasked)
@@ -119,7 +119,7 @@ class Reconciler(ReachableStores):
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the old and the new key of each object that `forget` rewrote, from its plans."""
+        """Yield the old and the new key of each object that `forget` rewrote, according to its plans."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():
@@ -155,7 +155,7 @@ class Reconciler(ReachableStores):
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
-        """Add the ids of the events without a row in RAW to a difference, if its object can be read."""
+        """Add the ids of the events that have no row in RAW to a difference, if its object can be read."""
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
         body = self.archive.body(difference.key)
@@ -174,7 +174,7 @@ class Reconciler(ReachableStores):
         )
 
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
-        """Look up every geofence event of a range of objects in the visits table.
+        """Look up every geofence event of a range of objects in the visits table, and add the missing ones to `found`.
 
         An event is too old if it has expired in the table, or if the consumer has skipped it because of its age.
         """

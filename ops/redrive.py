@@ -36,7 +36,10 @@ class DeadLetter:
 
 
 def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
-    """Receive all messages of the queue. Each is hidden for a minute, unless it is deleted or released before."""
+    """Yield all messages in a queue.
+
+    Each message stays hidden for a minute, unless it is deleted or released earlier.
+    """
     seen: set[str] = set()
     while True:
         answer = sqs.receive_message(
@@ -66,7 +69,7 @@ def _dead_letter(message: "MessageTypeDef") -> DeadLetter:
 
 
 def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
-    """Return for each claim check whether its object is "stored", "gone" or "unknown".
+    """Return, for each claim check, whether its object is "stored", "gone" or "unknown".
 
     A claim check whose object is gone can never succeed.
     """

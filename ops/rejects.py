@@ -134,7 +134,7 @@ class Box:
     def _stands_for_another(self, reject: Reject) -> bool:
         """Return whether this event is a failed repair of another reject that still exists or was accepted later.
 
-        In this case the other reject must be repaired, not this one.
+        In this case, the other reject must be repaired instead of this one.
         """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
@@ -198,7 +198,7 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
 
 
 def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, object]]:
-    """Count rejects by code, field and the fields in `by`; return the largest group first."""
+    """Group rejects by code, field and the fields in `by`; return the size of each group, the largest group first."""
     names = ("code", "field", *by)
     found: dict[tuple[str, ...], list[Reject]] = {}
     for each in rejects:
@@ -224,7 +224,7 @@ def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, objec
 
 @dataclass(slots=True)
 class Sent:
-    """The result of a repair. `rejected` counts the events that were rejected again by reason."""
+    """The result of a repair. `rejected` counts, by reason, the events that were rejected again."""
 
     found: int = 0
     no_json: int = 0
@@ -245,7 +245,7 @@ class Repaired:
         return _ENCODER.encode(self.event)
 
     def diff(self) -> str:
-        """Return the changes of the event's JSON as a unified diff."""
+        """Return the changes to the event's JSON as a unified diff."""
         before, after = (
             msgspec.json.format(_ENCODER.encode(event), indent=2).decode().split("\n")
             for event in (self.reject.event, self.event)
@@ -255,7 +255,10 @@ class Repaired:
 
 
 def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Repaired]:
-    """Patch events. Events that are not JSON objects, or that the patch does not change, are only counted."""
+    """Yield the patched events.
+
+    Events that are not JSON objects, or that the patch does not change, are only counted.
+    """
     for reject in rejects:
         sent.found += 1
         if reject.event is None:
@@ -293,7 +296,10 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
 
 
 def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterator[int]:
-    """Send repaired events, and record the accepted ones after each request; yield how many events it settled."""
+    """Send repaired events in requests, and record the accepted events after each request.
+
+    Yields the number of events that each response settles.
+    """
     for batch in batches(events):
         left = batch
         while left:
@@ -303,7 +309,7 @@ def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterat
 
 
 def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> int:
-    """Send one request; return how many events from its beginning the response settles.
+    """Send one request; return the number of events, counted from the first, that the response settles.
 
     A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not fit.
     """
@@ -327,7 +333,9 @@ def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> in
 
 
 def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
-    """Return a function that posts a body until the answer is 202 or 400, as the app does; it returns the receipt."""
+    """Return a function that posts a body until the response is 202 or 400, as the app does, and returns the
+    receipt.
+    """
     post_once = posting.poster(outputs)
 
     def post(body: bytes) -> Receipt:

@@ -53,7 +53,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """Return a hash of the selection without its times, because `3 hours ago` differs from run to run."""
+        """Return a hash of the selection without its times, because `3 hours ago` is a different time in each run."""
         text = json.dumps([self.prefix, sorted(self.types), sorted(self.devices)], allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -114,7 +114,10 @@ class Done:
 
 
 class Progress:
-    """A file with the progress of a replay of events since `start`. It is deleted when the replay is complete."""
+    """The file that records the progress of a replay of events since `start`.
+
+    It is deleted when the replay is complete.
+    """
 
     def __init__(self, path: Path, start: datetime) -> None:
         self._path = path

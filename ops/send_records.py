@@ -1,4 +1,4 @@
-"""Send archived events to the stream again: labelled with the name of the replay, at a limited rate."""
+"""Send archived events to the stream again, labelled with the name of the replay and at a limited rate."""
 
 import time
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,6 @@
 """`milkrun smoke`: post one sample event and follow it to the warehouse.
 
-`milkrun check-key` prints the SQL with which the pipe check of a stage can sign in to Snowflake.
+`milkrun check-key` prints the SQL that allows the pipe check of a stage to sign in to Snowflake.
 """
 
 import base64

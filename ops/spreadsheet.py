@@ -2,9 +2,9 @@
 
 
 def spreadsheet_safe(value: object) -> object:
-    """Put an apostrophe before a text that a spreadsheet would interpret as a formula.
+    """Prefix a text with an apostrophe if a spreadsheet would interpret it as a formula.
 
-    The texts of a report come from phones (OWASP: "CSV Injection").
+    The texts in a report come from phones (OWASP: "CSV Injection").
     """
     if value is None:
         return ""

@@ -175,7 +175,7 @@ class _Flow:
         return Finding(part, "WARN", f"nothing is missing, but Snowflake did not answer {ago}", None, command)
 
     def _recent(self, s3: "S3Client", prefix: str) -> tuple[int, datetime | None]:
-        """Count the objects (at most 1,000) stored under a prefix in the last 24 hours; return also the last time."""
+        """Return the number (at most 1,000) and latest time of objects stored under a prefix in the last 24 hours."""
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
         page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
@@ -269,7 +269,10 @@ class _Flow:
         return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
 
     def alarms(self) -> Iterator[Finding]:
-        """Yield the alarms in state ALARM. In LocalStack no alarm fires, because it has none of the metrics."""
+        """Yield the alarms in state ALARM.
+
+        In LocalStack, no alarm fires, because LocalStack has none of the metrics.
+        """
         pages = (
             self._aws("cloudwatch")
             .get_paginator("describe_alarms")
@@ -299,7 +302,7 @@ def _problem_if(
     well: str,
     since: datetime | None = None,
 ) -> Finding:
-    """Return a problem if `is_one` is true, otherwise a finding OK with the text `well`."""
+    """Return a problem if `is_one` is true, otherwise a finding with the level OK and the text `well`."""
     return problem(part, section, cause, command, since) if is_one else Finding(part, "OK", well)
 
 
@@ -361,7 +364,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 
 def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
-    """Return all findings. Those of the local processes are the first, because they explain others."""
+    """Return all findings. Those about the local processes come first, because they may explain the others."""
     import_module(
         "snowflake.connector"
     )  # takes 2.6 s, and more on a busy machine, so the budget starts after it

@@ -1,7 +1,7 @@
 """The report of `milkrun status`: whether the stage is healthy and, if not, what is wrong and which command to run.
 
-All sources are queried concurrently, each for at most BUDGET_SECONDS. If a source does not answer, the report says what
-is unknown without its answer. It does not delay the other sources.
+All sources are queried concurrently, each for at most BUDGET_SECONDS. If a source does not answer, the report
+says what is therefore unknown, and the other sources are not delayed.
 """
 
 import sys
@@ -66,7 +66,10 @@ def problem(part: str, section: str, cause: str, next: str, since: datetime | No
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A store or service that is queried for the state of its parts. `unknown` says what its silence means."""
+    """A store or service that is queried for the state of its parts.
+
+    `unknown` says what is unknown if it does not answer.
+    """
 
     name: str
     parts: tuple[str, ...]
@@ -76,7 +79,7 @@ class Source:
 
 
 def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Query all sources; return their findings in order. A source that fails or times out gives a FAIL per part."""
+    """Query all sources; return their findings in order. A source that fails or times out adds a FAIL per part."""
     running = [started(partial(_look, source)) for source in sources]
     wait(running, budget_seconds)
     late = f"no answer within {budget_seconds:g} s"

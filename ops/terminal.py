@@ -101,7 +101,7 @@ TWO_DAYS_AGO: Any = "48 hours ago"
 
 
 class Verbs(TyperGroup):
-    """A command with subcommands. Without one, the first one runs, as in `milkrun rejects --code missing_id`."""
+    """A command with subcommands. The first subcommand is the default, as in `milkrun rejects --code missing_id`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -115,7 +115,10 @@ def group() -> typer.Typer:
 
 
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line (default: sys.argv) and return its exit code. An error is one line, and its code is 2."""
+    """Run a command line (default: sys.argv) and return its exit code.
+
+    An error is printed on one line, and its exit code is 2.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     return command_errors.run(app, given, obj=environment, environment=environment, tell=fail)
 
@@ -164,12 +167,15 @@ def shell_word(text: str) -> str:
 
 
 def stage_option(stage: str) -> str:
-    """Return ` --stage NAME` for a command that is printed; "" for the local stack."""
+    """Return the option ` --stage NAME` for a printed command; "" for the local stack."""
     return "" if stage == "local" else f" --stage {shlex.quote(stage)}"
 
 
 def confirm_sample_traffic(stage: str, yes: bool) -> None:
-    """Ask for confirmation before sample traffic is sent to a deployed stage. Raises typer.Abort if it is denied."""
+    """Ask for confirmation before sample traffic is sent to a deployed stage.
+
+    Raises typer.Abort if the user declines.
+    """
     if stage != "local" and not yes:
         typer.confirm(f"Send events of sample trucks and farms to stage {stage}?", abort=True, err=True)
 
@@ -182,7 +188,7 @@ def outputs_of(context: typer.Context, stage: str) -> Outputs:
 
 @contextlib.contextmanager
 def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
-    """Call `stop` and set the yielded event at the first Ctrl-C. A second Ctrl-C raises KeyboardInterrupt as usual.
+    """Call `stop` and set the yielded event on the first Ctrl-C. A second Ctrl-C raises KeyboardInterrupt as usual.
 
     Python may raise KeyboardInterrupt at a place where it is ignored, such as in a finalizer.
     """
@@ -204,7 +210,10 @@ def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress bars on stderr until the end. If stderr is not a terminal, print a line every few seconds."""
+    """Show progress bars on stderr until the context ends.
+
+    If stderr is not a terminal, print a line every few seconds.
+    """
     bars = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -242,7 +251,7 @@ def note(line: str) -> None:
 
 
 def counted[T](items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield the same items, and show their number as progress."""
+    """Yield the items unchanged, and show their number as progress."""
     with progress() as bars:
         task = bars.add_task(what, total=None)
         for item in items:
@@ -297,7 +306,7 @@ def show_rows(
 
 
 def short_time(value: object, now: datetime) -> object:
-    """Shorten a time of today to `06:30:12Z`, and a time of another day to `2026-11-27 06:30Z`."""
+    """Shorten a time today to `06:30:12Z`, and a time on another day to `2026-11-27 06:30Z`."""
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
@@ -307,7 +316,7 @@ def short_time(value: object, now: datetime) -> object:
 
 
 def fitting(names: Sequence[str], rows: Sequence[Mapping[str, object]], width: int) -> list[str]:
-    """Return the columns whose values fit next to each other in a width, without line breaks.
+    """Return the columns whose values fit side by side into a width, without line breaks.
 
     The first column is always included. Columns that are too wide are omitted. The last column, which often
     contains details, may have line breaks if enough width remains.

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 
 def instant(text: str, now: datetime) -> datetime:
-    """Parse a time; return it in UTC. A time without an offset is in UTC. Raises ValueError if it is invalid."""
+    """Parse a time; return it in UTC. A time without an offset is in UTC. Raises ValueError if the text is invalid."""
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:

@@ -67,7 +67,7 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
 def steps_of(
     finder: Finder, what: str, start: datetime, end: datetime, advance: Callable[[int], None]
 ) -> list[Step]:
-    """Search for an object with this key, a request with this id or an event with this id."""
+    """Return the steps of the object with this key, the request with this id, or the event with this id."""
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
         steps = finder.request(what, start, end) or steps
@@ -106,7 +106,8 @@ def command(
 ) -> None:
     """Show where an event, object or request is, and every step on its way, in time order.
 
-    Exit codes: 0: it is where it should be; 1: it is not; 2: unknown, because a store did not answer.
+    Exit codes: 0: everything has arrived where it should; 1: something has not; 2: unknown, because a store did
+    not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")
@@ -147,7 +148,7 @@ def command(
 
 
 def _choose(near: Sequence[Row], unasked: Mapping[str, str], as_json: bool) -> None:
-    """List the events of which the operator must choose one, and exit."""
+    """List the events from which the operator must choose one, and exit."""
     title, empty = "Events of this device around that time", "no event of this device around that time"
     terminal.show_rows(near, as_json, title=title, empty=empty)
     tell(unasked)

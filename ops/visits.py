@@ -81,7 +81,8 @@ def competing_enters(
 ) -> list[GeofenceEvent]:
     """Return the enter events of a device at exclusive places since the beginning of its first open visit there.
 
-    If it has been at only one exclusive place since then, return [] without reading events and the visit rule.
+    If it has been at only one exclusive place since then, return [] without reading the events or the visit
+    rule.
     """
     visits = [
         row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags
@@ -124,7 +125,7 @@ def with_presence(
 
 
 def in_brief(rows: Iterable[visit_row.Row], now: datetime) -> list[dict[str, str]]:
-    """Return the visits in a short form for people: place, device, times in UTC, duration and state."""
+    """Return the visits as short rows for people: place, device, times in UTC, duration and state."""
     return [
         {
             "place": f"{row['geofence_tag']}/{row['geofence_external_id']}",

@@ -28,7 +28,7 @@ def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
 
 
 def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
-    """Yield the chunks to which a pair's log refers, but which are not written yet."""
+    """Yield the chunks that a pair's log refers to but that are not written yet."""
     by_key = {(item["pk"], item["sk"]): item for item in items}
     for (pk, sk), item in by_key.items():
         if "chunks" in item:
