@@ -1,4 +1,4 @@
-"""Credentials for signing requests: those of a function, or those of a tool's user."""
+"""Credentials for signing requests: those of a Lambda function, or those of the user who runs a tool."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

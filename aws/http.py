@@ -61,7 +61,7 @@ def _signing_key(scope: str, secret: str) -> bytes:
 
 
 class Signer:
-    """Signs requests with Signature Version 4, in headers.
+    """Signs requests with Signature Version 4 in their headers.
 
     botocore's signer takes 0.2 ms per call, mostly for building its own request and header objects. (AWS IAM User
     Guide: "Create a signed AWS API request".)
@@ -94,7 +94,7 @@ class Signer:
 
 
 class Endpoint(threading.local):
-    """One host, with one connection per thread, because `__init__` runs once in each thread that uses the endpoint.
+    """An AWS host, with one connection per thread: `__init__` runs once in each thread that uses the endpoint.
 
     Every request is signed. `name` is the name of the service in error messages.
     """
@@ -149,7 +149,10 @@ class _Connection(HTTPConnection):
         headers: Mapping[str, str] | None = None,
         max_bytes: int | None = None,
     ) -> Response:
-        """Send a request, and return the response within CALL_SECONDS. Raises NoResponseError, which names `name`."""
+        """Send a request, and return the response within CALL_SECONDS.
+
+        Raises NoResponseError with `name` in its message.
+        """
         deadline = time.monotonic() + CALL_SECONDS
         try:
             # A connection that is readable between two requests was closed by the service.

@@ -1,4 +1,4 @@
-"""Turn a batch of stream records into visits and notifications. Lambda and the Kinesis Client Library call this."""
+"""Turn a batch of stream records into visits and notifications, for Lambda and the Kinesis Client Library."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

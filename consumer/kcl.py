@@ -1,8 +1,8 @@
 """The consumer as a Kinesis Client Library worker: `python -m consumer.kcl`, on any machine with Java.
 
-Without arguments the process writes the library's properties and becomes its Java daemon. The daemon starts this module
-again with `--shard` for each shard that it holds. `--health` exits with 0 if the worker is healthy. Facts about the
-library (from the README of amazon_kclpy, confirmed by experiment):
+Without arguments, the process writes the library's properties file and becomes its Java daemon. The daemon starts this
+module again with `--shard` for each shard that it holds. `--health` exits with 0 if the worker is healthy. Facts about
+the library (from the README of amazon_kclpy, confirmed by experiment):
 
 - If `process_records` raises an exception, its batch is lost silently. So it raises none: a failed batch is retried,
   and after KCL_GIVE_UP_SECONDS the process ends without a checkpoint. Then the daemon ends too, and its supervisor
@@ -11,7 +11,7 @@ library (from the README of amazon_kclpy, confirmed by experiment):
 - The daemon also reads the AWS endpoints from environment variables (AWS SDK for Java 2.x: "Configuring client
   endpoints").
 - A shard that ended must be checkpointed, otherwise its children are not read. A shard whose lease is lost must not.
-- After SIGTERM the daemon lets every shard process checkpoint before it ends them.
+- After SIGTERM, the daemon lets every shard process checkpoint before ending it.
 """
 
 import json

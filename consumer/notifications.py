@@ -29,7 +29,7 @@ class Bus(Protocol):
 
 
 def news_of(diff: VisitDiff) -> list[News]:
-    """Return the notifications from which a subscriber can derive the visits after a change from those before it.
+    """Return the notifications with which a subscriber can update its visits after a change.
 
     - `arrived`: a visit is new. `departed`: a visit that was open or is new has an exit.
     - `visit_restated`: any other change to a visit that subscribers know. A closed visit has changed, is open

@@ -40,7 +40,10 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """Return the record's position in the shard. Records that were aggregated into one share a sequence number."""
+        """Return the record's position in the shard.
+
+        Records from the same aggregated record share a sequence number.
+        """
         return int(self.sequence_number), self.sub_sequence_number
 
 

@@ -6,7 +6,7 @@
 3. Write the chunks, publish the notifications.
 
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
-begins after the events of a change is delivered only after that change's batch succeeded, step 3 included. In all
+begins after the events of a change is delivered only after that change's batch succeeded, including step 3. In all
 other cases (a repeated batch, another shard) step 3 is repeated. So a process may die at any point, two processes may
 work on one device, and a slow one may continue late: a chunk replaces only an older version, and a notification that is
 published again has the same id.
@@ -69,7 +69,7 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What was changed: events by effect, visits, and notifications.
+    """The numbers of events by effect, of changed visits, and of notifications.
 
     A `superseded` event changes nothing, because another content with the same id takes precedence.
     """
@@ -88,7 +88,10 @@ class Counts:
 
 @dataclass(slots=True)
 class Added(Counts):
-    """The result of adding events to a pair. `refused` says why DynamoDB will never store an event, by event id."""
+    """The result of adding events to a pair.
+
+    `refused` holds the reasons why DynamoDB will never store an event, by event id.
+    """
 
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
@@ -149,9 +152,10 @@ class Store:
         events: Mapping[Pair, Sequence[GeofenceEvent]],
         arrivals: Mapping[Pair, Arrival] | None = None,
     ) -> dict[Pair, Added | Exception]:
-        """Add events to each pair, and return the results. Added means that everything is durable and published.
+        """Add events to each pair, and return the result for each pair.
 
-        An exception means that the same events must be added again.
+        An `Added` means that the events are stored and their notifications published. An exception means that the same
+        events must be added again.
         """
         jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -215,7 +219,7 @@ class Store:
     def _forget_position(self, job: _Job) -> None:
         """Remove the position from the stored log.
 
-        Lambda may give up on this batch; a later batch must not imply then that the change is complete.
+        Lambda may give up on this batch, and then later batches must not imply that the change is complete.
         """
         if job.log.position:
             item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
@@ -351,9 +355,9 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the part for this sort key: the first chunk that ends at or after it, otherwise the log.
+    """Return the index of the chunk or log to which a sort key belongs.
 
-    The log follows the last chunk.
+    That is the first chunk that ends at or after the key, otherwise the log, which follows the last chunk.
     """
     return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 

@@ -1,4 +1,4 @@
-"""Compare a pair's visits before and after new events. Pure functions."""
+"""Compare a pair's visits before and after adding new events. Pure functions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ type Start = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits before and after new events, by enter event: the visits that differ, and the last ones."""
+    """The visits before and after adding events, by enter event: the visits that differ, and the last ones."""
 
     before: Mapping[Start, Visit]
     after: Mapping[Start, Visit]

@@ -3,17 +3,19 @@
 A device's visits at a fence are a function of the *set* of its events there: any order, any repetition and
 any batching of the same events give the same visits. The warehouse's SQL states the same rule:
 
-1. Events belong together by (device id, fence tag, fence external id).
-2. Of several contents of one event id, only the least by (`createdAt` in microseconds, `type`, `duration`,
-   `confidence`) counts. A missing duration or confidence sorts first; `type` is compared as sent, by code point.
+1. Events are grouped by (device id, fence tag, fence external id).
+2. If an event id has several contents, only the first counts when they are sorted by (`createdAt` in microseconds,
+   `type`, `duration`, `confidence`). A missing duration or confidence sorts first; `type` is compared as sent, by code
+   point.
 3. After that, events whose confidence is known and below `min_confidence` do not count.
-4. Order: `createdAt`, then enter before dwell before exit, then event id by code point.
-5. Walk in that order.
-   - enter: an open visit ends unclosed (`exit_missed`), and a new one opens.
-   - exit: closes the open visit; with none open it changes nothing and is counted as an orphan.
-   - dwell: sets `last_seen_at` of the open visit; with none open it changes nothing.
-6. Neighbours with enter - exit <= `merge_gap` become one visit, in chains: the first enter, the last exit (or none)
-   with its duration, the latest `last_seen_at`. A visit that ended unclosed has no exit, so nothing merges with it.
+4. Events are ordered by `createdAt`, then enter before dwell before exit, then by event id (by code point).
+5. Apply the events in that order:
+   - enter: an open visit ends without an exit (`exit_missed`), and a new one opens.
+   - exit: closes the open visit. If none is open, it changes nothing and is counted as an orphan.
+   - dwell: sets `last_seen_at` of the open visit. If none is open, it changes nothing.
+6. Consecutive visits at most `merge_gap` apart (enter - exit) become one visit, also in chains. It has the first
+   enter, the last exit (or none) with its duration, and the latest `last_seen_at`. Nothing merges with a visit that
+   ended without an exit.
 
 So only the last visit can be open. If it is, the device is at the fence now.
 """

@@ -163,7 +163,10 @@ def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[st
 
 
 def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Percent-encode and truncate object metadata, because S3 accepts only ASCII."""
+    """Return values as object metadata: percent-encoded, because S3 accepts only ASCII, and truncated.
+
+    Empty values are omitted.
+    """
     return {name: _cut(value) for name, value in values.items() if value}
 
 

@@ -20,7 +20,7 @@ class SettingsError(LoggableError, ValueError):
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """Each field is read from the environment variable of the same name in capitals.
 
-    msgspec validates them, because importing pydantic would take 40 % of a cold start.
+    The settings use msgspec, because importing pydantic would take 40 % of a cold start.
     """
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)

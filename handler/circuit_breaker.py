@@ -24,7 +24,7 @@ class CircuitBreaker:
     def rounds(self) -> int:
         """Return how many rounds of PutRecords calls this request may make.
 
-        0 while the circuit breaker is open, 1 for the trial after that, otherwise MAX_ROUNDS.
+        The number is 0 while the circuit breaker is open, 1 for the trial after that, otherwise MAX_ROUNDS.
         """
         if self.opened_at is None:
             return MAX_ROUNDS

@@ -47,7 +47,7 @@ class DeviceCounts:
     counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events by device; return the highest count of these devices in the current hour."""
+        """Count events by device; return the highest count among these devices in the current hour."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self.hour or len(self.counts) > MAX_DEVICES:
             self.hour, self.counts = hour, Counter()

@@ -132,8 +132,9 @@ def _counted[T](parts: list[T]) -> list[T]:
 
 
 def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
-    """Append members to the compact text of an object. Existing members with the same names, which are null, are
-    removed.
+    """Append members to the compact text of an object.
+
+    Existing members with the same names, which must be null, are removed.
     """
     if b":null" in text:
         members = _MEMBERS.decode(text)

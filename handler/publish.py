@@ -1,7 +1,7 @@
 """Publish geofence events.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
-"PutRecords".) If a call exceeds a limit nevertheless, Kinesis rejects all of it, and it is halved.
+"PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects the whole call, and it is halved.
 """
 
 import time

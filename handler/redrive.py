@@ -39,7 +39,7 @@ class ReadableArchive(Archive, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """`postpone(receipt_handle, seconds)` hides a message of the queue for some seconds."""
+    """`postpone(receipt_handle, seconds)` hides a message from the queue's consumers for `seconds`."""
 
     archive: ReadableArchive
     stream: Stream

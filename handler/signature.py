@@ -83,7 +83,7 @@ def verify(
 
 
 def sign(secret: bytes, timestamp: int, body: bytes) -> str:
-    """Return the value of X-Milkrun-Signature."""
+    """Return the value of X-Milkrun-Signature for a body that is signed at `timestamp`."""
     return hmac.new(secret, b"%d.%b" % (timestamp, body), hashlib.sha256).hexdigest()
 
 

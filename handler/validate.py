@@ -167,7 +167,10 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
-    """Truncate the messages, because those of the parser quote names of any length. A `code` replaces the codes."""
+    """Truncate the reasons' messages, because those of the parser quote names of any length.
+
+    A `code` replaces the reasons' codes.
+    """
     return tuple(
         Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )

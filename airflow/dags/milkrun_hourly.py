@@ -1,9 +1,9 @@
 """Milkrun's hourly and backfill runs: reconcile → repair → dbt, model by model → compact → quality.
 
-Every task runs `python -m ops.nightly STEP` in the project's own environment. What each step does, its exit codes
-and its secrets are defined there and work the same without Airflow. Airflow adds the graph, retries, deadlines,
-alerts and history. Every task can be repeated. Only one run is active at a time, because two would repair and
-compact the same hours.
+Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
+step does, its exit codes and its secrets, and works the same without Airflow. Airflow adds the graph, retries,
+deadlines, alerts and history. Every task can be repeated. Only one run is active at a time, because two would repair
+and compact the same hours.
 
 Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),
 MILKRUN_STAGE (default: local), MILKRUN_FRESHNESS_MINUTES (the stage's freshnessMinutes; default: 60),

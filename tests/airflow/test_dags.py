@@ -33,7 +33,7 @@ def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
 
 
 @pytest.mark.parametrize("name", ["milkrun_hourly", "milkrun_backfill"])
-def test_tasks_run_in_order_and_compact_follows_repair(dags: dict[str, DAG], name: str) -> None:
+def test_tasks_run_in_order_and_compaction_follows_repair(dags: dict[str, DAG], name: str) -> None:
     dag = dags[name]
     assert upstream(dag, "repair") == {"reconcile"}
     assert upstream(dag, "compact") == {"reconcile", "repair"}

@@ -1,4 +1,4 @@
-"""Test that `forget` rewrites the same objects with Spark as without."""
+"""Test that `forget` with Spark rewrites the same objects as `forget` without Spark."""
 
 import dataclasses
 from functools import partial

@@ -1,4 +1,4 @@
-"""Test that the published files run as on Glue: a script alone, with the zip on its path and Glue's own arguments."""
+"""Test that the published scripts run as on Glue: with only the zip on the path, and with Glue's own arguments."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Test that the stream writes the same rows as the rule and the Beam job, each exactly once even if it is killed.
+"""Test that the stream writes the same rows as the rule and the Beam job, and each row exactly once despite SIGKILL.
 
-Damaged objects do not stop it.
+Damaged objects must not stop the stream.
 """
 
 import json
@@ -122,7 +122,7 @@ def test_windows_and_overdue_exits_match_the_rule_and_the_beam_job(
 def test_objects_that_the_handler_did_not_write_do_not_stop_the_stream(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    """They are a repaired copy with an operator's own key, and an empty upload."""
+    """The objects are a repaired copy with an operator's own key, and an empty upload."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)
     by_hand = (tmp_path / keys[0]).with_name("repaired.ndjson.gz")

@@ -52,7 +52,9 @@ def test_signatures_match_those_of_botocore(
 
 
 def test_example_request_in_the_aws_documentation_gets_the_documented_signature() -> None:
-    """(Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a Single Chunk", PUT Object.)"""
+    """The example is "PUT Object" in the Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a
+    Single Chunk".
+    """
     credentials = FixedCredentials("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", None)
     headers = {
         "host": "examplebucket.s3.amazonaws.com",
@@ -81,7 +83,9 @@ def test_function_credentials_come_from_the_environment(monkeypatch: pytest.Monk
 
 
 def test_function_credentials_come_from_a_local_endpoint_under_snapstart() -> None:
-    """(AWS Lambda Developer Guide: "Defined runtime environment variables", AWS_CONTAINER_CREDENTIALS_FULL_URI.)"""
+    """See AWS_CONTAINER_CREDENTIALS_FULL_URI in the AWS Lambda Developer Guide: "Defined runtime environment
+    variables".
+    """
     expires = datetime.now(UTC) + timedelta(hours=6)
     answer = {"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": expires.isoformat()}
 

@@ -115,7 +115,7 @@ def test_permanent_error_for_an_invalid_request_does_not_quote_its_content(
     assert len(service.requests) == 1
 
 
-def test_each_thread_has_its_own_connection(service: Strict) -> None:
+def test_client_can_be_used_by_several_threads_at_once(service: Strict) -> None:
     client = client_of(service)
     threads = [threading.Thread(target=lambda: [client.put_item(**PUT) for _ in range(20)]) for _ in range(8)]
     for thread in threads:

@@ -54,10 +54,9 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Draw an event.
+    """Draw an event with one of few ids and times.
 
-    The ids are few, so that ids repeat with equal and different contents. The times are few, so that events are
-    simultaneous and visits flap.
+    So ids repeat with equal and different contents, and events are simultaneous or flap.
     """
     world = world or World()
     return st.builds(

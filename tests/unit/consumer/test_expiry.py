@@ -269,7 +269,7 @@ def test_late_exit_closes_the_simultaneous_visit_whose_id_sorts_last():
     assert table.visits(HOME) == list(expected[HOME].visits)
 
 
-def test_later_exits_of_a_device_flapping_at_the_start_of_the_range_are_ignored():
+def test_later_exits_of_a_device_flapping_at_the_start_of_the_read_range_are_ignored():
     late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
     since = 2 * DAY - 120
     some = [

@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """A consumer that stops once at each given position. If a given stop is an exception, it raises that."""
+    """A consumer that stops once at each given position. If a stop is an exception, the consumer raises it instead."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []

@@ -226,7 +226,7 @@ def test_reason_for_an_empty_type_says_that_it_must_not_be_empty() -> None:
     [(0, 0), (1.5, 1.5), (576_000, 576_000), (576_000.1, None), (1e308, None), (-0.5, None), (None, None)],
 )
 def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) -> None:
-    """Otherwise one phone could make all sums and averages infinite."""
+    """If such a duration counted, one phone could make all sums and averages infinite."""
     assert check(ENTER | {"duration": sent}).duration_minutes == read
     assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read, (
         "parsed with pydantic"

@@ -139,7 +139,7 @@ ARRIVAL = {
 }
 
 
-def test_open_circuit_breaker_enqueues_until_one_trial_call_succeeds(
+def test_open_circuit_breaker_enqueues_claim_checks_until_a_trial_call_succeeds(
     phone: Phone,
 ) -> None:
     world = phone.world

@@ -377,7 +377,7 @@ def test_malformed_header_text_does_not_cause_a_503(phone: Phone) -> None:
     assert json.loads(phone.world.lines("rejected")[0])["app_version"] == "4.2?"
 
 
-def test_body_without_a_content_type_is_json(phone: Phone) -> None:
+def test_body_without_a_content_type_is_read_as_json(phone: Phone) -> None:
     assert phone.post([TRIP], {"Accept": "*/*"}).status == 202
 
 

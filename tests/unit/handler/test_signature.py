@@ -126,13 +126,13 @@ def test_error_is_raised_if_the_first_secrets_cannot_be_fetched() -> None:
         Secrets(fetch)()
 
 
-def test_parameter_may_contain_one_or_two_secrets() -> None:
+def test_secrets_parameter_may_contain_one_or_two_secrets() -> None:
     assert Secrets(lambda: " one\ntwo ")() == [b"one", b"two"]
     with pytest.raises(ValueError, match="no signing secret"):
         Secrets(lambda: " ")()
 
 
-def test_signed_request_is_accepted_plain_or_compressed(phone: Phone) -> None:
+def test_signed_request_is_accepted_with_a_plain_or_a_compressed_body(phone: Phone) -> None:
     phone.settings = {"SIGNATURE_SCHEME": "milkrun"}
     body = json.dumps(TRIP).encode()
     headers = signed(at=int(phone.world.received_at.timestamp()), body=body)

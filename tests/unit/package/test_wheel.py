@@ -15,7 +15,7 @@ EXCLUDED = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in"
 
 
 def tracked(*folders: str) -> list[str]:
-    """Return the files in the folders that git tracks or that are new, without the ignored ones."""
+    """Return the files in the folders, both tracked and new ones, except those that git ignores."""
     found = subprocess.check_output(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *folders],
         cwd=ROOT,

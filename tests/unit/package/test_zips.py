@@ -37,7 +37,10 @@ def arm64():
 
 @pytest.fixture(scope="session")
 def unpacked(local, tmp_path_factory):
-    """Return folders with the contents of the zips by name. As in Lambda, the files' modification times are new."""
+    """Return folders with the contents of the zips by name.
+
+    As in Lambda, each file's modification time is the time of extraction.
+    """
     folders = {}
     for name, path in local.items():
         folders[name] = tmp_path_factory.mktemp(name)
