@@ -186,8 +186,8 @@ def medians(rounds: dict[str, dict[int, list[float]]]) -> dict[str, Points]:
 
 
 class Both:
-    """Combine two clients into one object, because the benchmark's consumers take one object for both
-    services.
+    """One object that combines a DynamoDB and an EventBridge client, because the benchmark's consumers take
+    one object for both services.
     """
 
     def __init__(self, dynamodb: Any, events: Any) -> None:

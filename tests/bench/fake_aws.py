@@ -1,5 +1,5 @@
-"""In-memory fakes of DynamoDB and EventBridge for benchmarks, which count the calls and what AWS would bill
-for them.
+"""In-memory fakes of DynamoDB and EventBridge for benchmarks. They count the calls and the units that AWS
+would bill.
 
 The bill follows AWS's documentation, independently of the code under test (Amazon DynamoDB Developer Guide:
 "DynamoDB item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in

@@ -1,7 +1,9 @@
-"""Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of `tests.load.aws`.
+"""Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of
+`tests.load.aws`.
 
-An environment handles one invocation at a time and mostly waits, so one vCPU can serve many. This measures the number
-of environments that saturate it (the knee), the invocations per second at that point, and the CPU per invocation.
+An environment handles one invocation at a time and mostly waits, so one vCPU can serve many environments.
+This measures the number of environments that saturate the vCPU (the knee), the invocations per second at that
+point, and the CPU time per invocation.
 """
 
 import gzip
@@ -291,8 +293,8 @@ def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SEC
 
 
 def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the knee and the asymptotes: rate ≤ environments / seconds per invocation, and rate ≤ 1 / CPU
-    per invocation.
+    """Return the knee of the throughput and its two asymptotes: rate ≤ environments / seconds per invocation,
+    and rate ≤ 1 / CPU time per invocation.
 
     The knee is where the two asymptotes intersect. (Denning and Buzen, "The Operational Analysis of Queueing
     Network Models", 1978.)

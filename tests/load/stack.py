@@ -1,4 +1,4 @@
-"""Load a running local stack: steady, in bursts and on a ramp, while sampling its memory and queues."""
+"""Put load on a running local stack at a steady rate, in bursts and on a ramp, and sample its memory and queues."""
 
 import os
 import subprocess

@@ -248,7 +248,7 @@ def test_each_deviation_is_detected(change: Callable[[Facts], Facts], kind: Kind
     assert kind in {breach.kind for breach in check(change(FACTS))}
 
 
-def test_complete_notifications_are_not_a_breach() -> None:
+def test_complete_notifications_are_not_reported_as_a_breach() -> None:
     assert check(replace(FACTS, notifications=all_notifications(FACTS))) == []
 
 

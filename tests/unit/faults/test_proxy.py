@@ -143,7 +143,7 @@ def test_connection_fails_before_or_after_the_call_is_executed(
     assert len(upstream.requests) == done
 
 
-def test_partial_fault_executes_every_second_entry_of_a_batch(proxy: Proxy, upstream: Upstream) -> None:
+def test_partial_fault_executes_only_every_second_entry_of_a_batch(proxy: Proxy, upstream: Upstream) -> None:
     with proxy.rules(Rule(Fault.PARTLY)):
         answer = json.loads(
             call(proxy, body=json.dumps({"Records": [{"n": n} for n in range(5)]}).encode()).data

@@ -78,7 +78,7 @@ def test_status_treats_exactly_the_paging_alarms_as_failures():
     assert pages == PAGES
 
 
-def test_every_alarm_section_of_the_runbook_has_all_three_parts():
+def test_every_alarm_section_of_the_runbook_has_the_parts_means_look_and_do():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Look**", "**Do**"):
@@ -246,7 +246,7 @@ def metric_rows(stage: str) -> list[list]:
 
 
 @every_stage
-def test_every_sum_uses_metrics_of_the_same_panel(stage):
+def test_every_dashboard_sum_uses_metrics_of_the_same_panel(stage):
     body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
     for widget in json.loads(body)["widgets"]:
         rows = widget["properties"]["metrics"]

@@ -102,7 +102,7 @@ def names(app):
     }
 
 
-def test_commands_in_the_guide_and_the_runbook_exist():
+def test_commands_in_the_deployment_guide_and_the_runbook_exist():
     text = DEPLOY + RUNBOOK
     named = set(re.findall(r"(?:^    |`)(?:\./)?milkrun ([a-z-]+)", text, re.MULTILINE))
     assert {"smoke", "reconcile", "warehouse"} <= named <= {entry.name for entry in ENTRIES}

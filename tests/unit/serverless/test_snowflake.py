@@ -125,7 +125,7 @@ def test_each_stage_has_its_own_database() -> None:
     assert len(set(names)) == len(STAGES)
 
 
-def test_ci_logs_in_without_a_stored_secret() -> None:
+def test_ci_logs_in_to_snowflake_without_a_stored_secret() -> None:
     workflow = Path(".github/workflows/test-and-deploy.yml").read_text()
     assert "secrets." not in workflow
     assert "SNOWFLAKE_WORKLOAD_IDENTITY_PROVIDER: OIDC" in workflow

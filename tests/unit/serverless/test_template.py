@@ -194,7 +194,7 @@ def test_each_active_api_key_has_a_separate_usage_plan(variant: str, slots: set[
 
 
 @every_stage
-def test_every_body_reaches_the_function_unchanged(stage):
+def test_every_request_body_reaches_the_function_unchanged(stage):
     assert properties(stage, "ApiGatewayRestApi")["BinaryMediaTypes"] == ["*/*"]
 
 
@@ -341,7 +341,7 @@ def test_visits_table_has_point_in_time_recovery_and_a_time_to_live(stage):
     assert table["SSESpecification"] == {"SSEEnabled": False}
 
 
-def test_snapstart_is_off_by_default_and_uses_an_alias():
+def test_snapstart_is_off_by_default_and_uses_an_alias_when_enabled():
     for stage in (*STAGES, EVERYTHING):
         function = properties(stage, "IngestLambdaFunction")
         aliases = of_type(stage, "AWS::Lambda::Alias")

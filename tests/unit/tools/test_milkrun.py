@@ -1,5 +1,5 @@
-"""Test the command `milkrun`: it starts fast, lists and completes its commands, corrects typing errors, and
-accepts earlier spellings.
+"""Test the command `milkrun`: it starts fast, lists and completes its commands, suggests corrections of
+misspelt commands, and accepts earlier spellings.
 """
 
 import os

@@ -92,7 +92,7 @@ def test_invalid_coordinates_are_ignored(coordinates):
     assert read(good(location={"type": "Point", "coordinates": coordinates})).positions == []
 
 
-def test_device_time_in_the_future_is_replaced_by_the_receive_time():
+def test_device_time_in_the_future_is_replaced_by_the_time_of_receipt():
     [position] = read(good(createdAt="2026-11-24T07:00:00Z")).positions
     assert position.at == NOW.timestamp()
 

@@ -1,4 +1,6 @@
-"""Test each poller with a source that can fail: it reports the reason, retries, and counts each item once."""
+"""Test each poller with a source that can fail: the poller reports the reason, retries, and counts each item
+once.
+"""
 
 import asyncio
 import gzip

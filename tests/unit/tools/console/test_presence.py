@@ -101,7 +101,9 @@ def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
 
 
 def test_reading_the_events_removes_a_wrong_contradiction() -> None:
-    """The console learns a visit from its first enter. Only the events show that the truck entered again later."""
+    """The console learns of a visit from its first enter event. Only the other events show that the truck
+    entered again later.
+    """
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),

@@ -43,7 +43,7 @@ def test_events_are_found_by_type_device_code_id_or_part_of_their_text(held):
     assert ids(held.matching("all", limit=9, type_="Pickup")) == []
 
 
-def test_events_in_memory_are_limited_but_all_are_counted(held, monkeypatch):
+def test_number_of_events_in_memory_is_limited_but_all_are_counted(held, monkeypatch):
     monkeypatch.setattr(recent_events, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
     for n in range(100, 200):
         held.add(event(n))

@@ -125,7 +125,7 @@ def test_identical_bytes_are_resent_after_a_retryable_or_missing_response(first:
     assert len({body for body, _ in got}) == 1
 
 
-def test_pauses_between_retries_grow() -> None:
+def test_pauses_between_retries_get_longer() -> None:
     times: list[float] = []
 
     def answer(n: int, body: bytes) -> Answer:
@@ -222,7 +222,7 @@ def test_send_reads_posts_lazily_and_returns_results_in_order() -> None:
     assert [first.post.events[0].text, *rest] == [str(n) for n in range(200)]
 
 
-def test_events_per_second_are_limited() -> None:
+def test_rate_of_events_is_limited() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         began = time.monotonic()
         list(send((post("a", "b") for _ in range(11)), client(url), events_per_second=40))

@@ -63,7 +63,9 @@ def test_each_event_is_in_exactly_one_place_at_any_time(size: Size, part: object
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ALL)
-def test_outage_of_an_hour_loses_nothing_and_all_queues_recover(name: str, outage: Outage) -> None:
+def test_no_event_is_lost_and_all_queues_recover_after_an_outage_of_an_hour(
+    name: str, outage: Outage
+) -> None:
     simulation = simulate(ALL[name], outage)
     assert simulation.lost == 0
     assert simulation.samples[-1].given_up == 0

@@ -1,4 +1,6 @@
-"""Test that the console starts and stops with the stack, and that its failure never affects the stack."""
+"""Test that the console starts and stops with the stack, and that a failure of the console never affects the
+stack.
+"""
 
 import os
 import signal
@@ -18,7 +20,7 @@ from tools.stack.stack import Stack
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """Yield a running stack with two trial servers. The endpoints in its outputs do not answer."""
+    """Yield a running stack with two trial servers, whose outputs name endpoints that do not answer."""
     monkeypatch.setattr(
         stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
     )

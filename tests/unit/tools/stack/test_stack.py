@@ -214,7 +214,7 @@ def test_up_after_localstack_died_deletes_nothing_without_discard(
     assert deploys == ["functions", "warehouse"] * 2
 
 
-def test_dead_kinesis_mock_is_reported_although_localstack_runs(trial_stack, server, deploys):
+def test_dead_kinesis_mock_is_reported_although_localstack_still_runs(trial_stack, server, deploys):
     trial_stack.up()
     mock = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     trial_stack.processes.adopt("kinesis", mock.pid)
@@ -416,7 +416,7 @@ def test_settings_of_other_aws_or_snowflake_accounts_do_not_reach_the_stack(envi
     assert settings.aws_environment["AWS_ENDPOINT_URL"] == settings.endpoint_url
 
 
-def test_two_stacks_share_no_port_and_no_folder(tmp_path):
+def test_two_stacks_share_no_port_or_folder(tmp_path):
     one, other = (
         Settings.of({"MILKRUN_LOCAL": str(tmp_path / name), "MILKRUN_PORT": port})
         for name, port in (("demo", "4566"), ("test", "4666"))
@@ -462,7 +462,7 @@ def test_unknown_log_is_reported_with_the_names_of_the_existing_logs(environment
     assert line.endswith("Existing logs: localstack.")
 
 
-def test_followed_log_shows_complete_lines_and_survives_rotation(environment):
+def test_followed_log_shows_only_complete_lines_and_survives_rotation(environment):
     with log_files(environment, milkrun_local_ingest="old\nhal") as settings:
         [file] = logs.sources(settings, ["ingest"])
         tail = logs._Tail(file)
@@ -637,5 +637,5 @@ def test_stack_uses_its_own_home_if_the_users_home_is_not_writable(environment, 
     assert settings.environment["HOME"] == str(settings.folder / "home")
 
 
-def test_writable_home_is_passed_on_to_the_programs(environment, tmp_path):
+def test_writable_home_is_passed_on_to_the_programs_of_the_stack(environment, tmp_path):
     assert Settings.of(environment | {"HOME": str(tmp_path)}).environment["HOME"] == str(tmp_path)
