@@ -1,4 +1,4 @@
-"""Make one dependency of a function fail, and restore it.
+"""Make one dependency of a function fail temporarily.
 
 The proxy of the fault suite stands in front of LocalStack, and the function's environment points to it.
 Killing LocalStack or its Kinesis mock instead would lose acknowledged data, which AWS never does.
@@ -12,7 +12,7 @@ from tests.faults.proxy import Fault, Proxy, Rule
 
 
 class FaultProxy:
-    """Pass requests on, or apply `fault` to them. `seen` counts the affected requests."""
+    """A proxy that passes requests on or applies `fault` to them. `seen` counts the affected requests."""
 
     def __init__(self, target: str) -> None:
         self._proxy = Proxy(target)
@@ -48,7 +48,7 @@ class FaultProxy:
 
 @contextmanager
 def environment_of(pipeline: Pipeline, function: str, changes: Mapping[str, str]) -> Iterator[None]:
-    """Run the function with these additional variables, and restore its environment afterwards."""
+    """Inside the `with` block, run the function with these additional environment variables."""
     functions = pipeline.aws("lambda")
     name = f"milkrun-local-{function}"
     before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]

@@ -47,7 +47,7 @@ class Ran(NamedTuple):
 
 
 class Pipeline:
-    """A running stack or a deployed stage, as its users see it. Its tools run with `environment`."""
+    """A running stack or a deployed stage, as its users see it. The operator's tools run with `environment`."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Pipeline:
         return self._clients[service]
 
     def post(self, *events: Event, zipped: bool = False, headers: Mapping[str, str] | None = None) -> Answer:
-        """Send the events as one JSON array with the stage's credentials, without retries."""
+        """Send the events as one JSON array with the stage's credentials, without retries; return the response."""
         body = json.dumps(events).encode()
         own = {"content-type": "application/json"} | ({"content-encoding": "gzip"} if zipped else {})
         return self.post_body(gzip.compress(body) if zipped else body, own | dict(headers or {}))
@@ -119,7 +119,7 @@ class Pipeline:
         return sorted(stays, key=lambda stay: stay.entered_at)
 
     def rows(self, sql: str, *parameters: object) -> list[Row]:
-        """Query the warehouse; `{db}` in the SQL is replaced by the stage's database."""
+        """Query the warehouse and return the rows. `{db}` in the SQL text is replaced by the stage's database."""
         return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
 
     def raw_rows(self, event_id: str) -> list[dict[str, object]]:
@@ -130,7 +130,7 @@ class Pipeline:
         return [row | {"payload": json.loads(row["payload"])} for row in rows]
 
     def ops(self, *arguments: str) -> Ran:
-        """Run `milkrun …` in this process."""
+        """Run `milkrun …` in this process; return its exit code, its JSON result and its output."""
         ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
         if isinstance(ran.exception, Refusal):
             return Ran(ran.exception.exit_code, None, str(ran.exception))
@@ -142,7 +142,7 @@ class Pipeline:
 
 
 def token_source(outputs: Outputs, environment: Mapping[str, str]) -> Callable[[str], str] | None:
-    """Return a function that returns a token for a device; None if the stage requires none."""
+    """Return a function that returns a token for a device; None if the stage requires no tokens."""
     command = shlex.split(environment.get("MILKRUN_E2E_TOKEN_COMMAND", ""))
     if command:
         return cache(lambda device: subprocess.check_output([*command, device], text=True).strip())
@@ -150,7 +150,9 @@ def token_source(outputs: Outputs, environment: Mapping[str, str]) -> Callable[[
 
 
 def device_in(body: bytes) -> str:
-    """Return the first device id in a request's body, which is that of its events."""
+    """Return the first device id in a request's body, which is the device of its events; NO_DEVICE if there
+    is none.
+    """
     text = body
     if body.startswith(b"\x1f\x8b"):
         with suppress(EOFError):  # some tests cut the body
@@ -160,10 +162,10 @@ def device_in(body: bytes) -> str:
 
 
 def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
-    """Return the first truthy value of `probe` within the time limit; an AssertionError in it counts as not
-    yet.
+    """Poll `probe` and return its first truthy value. Raises AssertionError after the time limit.
 
-    On a deployed stage the limit is at least five minutes, because Snowpipe alone takes a minute there.
+    An AssertionError raised by `probe` counts as "not yet". On a deployed stage the limit is at least five
+    minutes, because Snowpipe alone takes a minute there.
     """
     if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
         deadline = time.monotonic() + within
@@ -205,7 +207,7 @@ def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields
 
 
 def round_trip(device: str, fences: Sequence[Fence], begins_at: datetime) -> Iterator[Event]:
-    """Yield visits of ten minutes at each of these fences in order, ten minutes apart."""
+    """Yield the enter and exit events of a ten-minute visit to each of these fences in order, ten minutes apart."""
     for n, fence in enumerate(fences):
         entered_at = begins_at + timedelta(minutes=20 * n)
         yield crossing(device, "enter", entered_at, fence)

@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 150
 
 @contextmanager
 def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
-    """Put a proxy between the consumer and one of its services."""
+    """Put a proxy between the consumer and one of its AWS services; yield the proxy."""
     # Changed settings end the current batch, which is then retried; and while one batch fails, LocalStack
     # reads no other shard. So no batch may be in progress when a test begins or ends.
     caught_up(pipeline)
@@ -36,7 +36,11 @@ def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
 
 
 def caught_up(pipeline: Pipeline) -> None:
-    """Put a final event on each shard and wait until it has been consumed, and with it everything before it."""
+    """Wait until the consumer has processed all records.
+
+    Puts a final event on each shard and waits for its visit, because the consumer processes each shard in
+    order.
+    """
     kinesis, stream = pipeline.aws("kinesis"), pipeline.outputs.stream
     last = []
     for shard in kinesis.list_shards(StreamName=stream)["Shards"]:
@@ -51,14 +55,14 @@ def caught_up(pipeline: Pipeline) -> None:
 
 
 def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
-    """Put records on the stream directly. Records with one key go to one shard, so their order is kept."""
+    """Put records directly on the stream. Records with the same key go to the same shard, so their order is kept."""
     records = [{"Data": data, "PartitionKey": key} for data in datas]
     answer = pipeline.aws("kinesis").put_records(StreamName=pipeline.outputs.stream, Records=records)
     assert answer["FailedRecordCount"] == 0
 
 
 def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
-    """Return the lines under set-aside/ whose records had this partition key."""
+    """Return the quarantined lines (under set-aside/) whose records had this partition key."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix="set-aside/")
     found = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
@@ -68,12 +72,14 @@ def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
 
 
 def shape(stays: list[Stay]) -> list[tuple[object, ...]]:
-    """Return the visits without device and event ids."""
+    """Return the fence, start, end and missing exit of each visit, without device and event ids."""
     return [(s.fence, s.entered_at, s.exited_at, s.exit_missed) for s in stays]
 
 
 def flapping(device: str) -> Iterator[Event]:
-    """Yield a morning with regular visits, flapping that merges, a missing exit and an orphan exit."""
+    """Yield the events of a morning with regular visits, flapping that is merged, a missing exit and an
+    orphan exit.
+    """
     farms = [Fence("farm", f"farm-{n}") for n in range(4)]
     yield from round_trip(device, farms, MORNING)
     for seconds in (0, 100, 200):
@@ -86,7 +92,7 @@ def flapping(device: str) -> Iterator[Event]:
 
 
 @pytest.mark.stage
-def test_shuffled_and_repeated_events_give_the_same_visits(pipeline: Pipeline, device: str) -> None:
+def test_shuffled_and_repeated_events_produce_the_same_visits(pipeline: Pipeline, device: str) -> None:
     clean, mixed = f"{device}-clean", f"{device}-mixed"
     assert pipeline.post(*flapping(clean)).status == 202
     chance = random.Random(7)
@@ -106,7 +112,9 @@ def test_shuffled_and_repeated_events_give_the_same_visits(pipeline: Pipeline, d
 
 
 @pytest.mark.stage
-def test_poison_records_are_quarantined_without_delaying_the_others(pipeline: Pipeline, device: str) -> None:
+def test_poison_records_are_quarantined_without_delaying_other_records(
+    pipeline: Pipeline, device: str
+) -> None:
     enter, exit_ = crossing(device, "enter", MORNING), crossing(device, "exit", NOW)
     nameless = {key: value for key, value in enter.items() if key != "_id"}
     poison = [b"\xff\xfe", b"not json", json.dumps(nameless).encode()]
@@ -133,7 +141,7 @@ def test_records_aggregated_by_the_kpl_are_processed_one_by_one(pipeline: Pipeli
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_AFTER])
-def test_events_sent_during_a_failure_of_the_table_become_visits_later(
+def test_events_sent_during_a_table_failure_become_visits_after_recovery(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
     sent = list(round_trip(device, [FARM, Fence("farm", "other")], MORNING))
@@ -171,7 +179,7 @@ def test_notifications_resent_after_a_bus_failure_keep_their_ids(pipeline: Pipel
 
 @contextmanager
 def queue_of_notifications(pipeline: Pipeline) -> Iterator[Callable[[], list[Event]]]:
-    """Yield a function that receives all notifications of the bus from a queue."""
+    """Subscribe a temporary queue to the visit notifications; yield a function that receives up to ten of them."""
     events, sqs = pipeline.aws("events"), pipeline.aws("sqs")
     functions = pipeline.aws("lambda")
     name = f"notified-{random.randrange(10**9)}"

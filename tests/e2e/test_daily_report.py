@@ -31,7 +31,7 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def session(local: LocalProcess) -> Iterator[Snowflake]:
-    """Yield a session whose database DB has the schemas of the marts."""
+    """Yield a session with a database DB that contains the schemas MARTS and STAGING."""
     with local.connect() as connection:
         session = Snowflake(connection, "the local Snowflake")
         session.query("CREATE DATABASE DB")
@@ -42,7 +42,10 @@ def session(local: LocalProcess) -> Iterator[Snowflake]:
 
 @pytest.fixture
 def marts(session: Snowflake) -> Snowflake:
-    """Return the session after a day: three visits of truck-1, one of `=1+1` whose exit was missed, and pickups."""
+    """Return the session with the data of one day in the marts.
+
+    The data is three visits of truck-1, one visit of `=1+1` whose exit was missed, and pickups.
+    """
     for table in TABLES:
         session.query(f"CREATE OR REPLACE TABLE DB.{table}")
     session.query(
@@ -70,7 +73,7 @@ def report(session: Snowflake, day: date = DAY) -> Report:
     return daily_report.report(session, "DB", day, AMSTERDAM, datetime(2026, 11, 28, 6, tzinfo=UTC))
 
 
-def test_report_has_totals_places_missing_exits_silent_trucks_and_quality(marts: Snowflake) -> None:
+def test_report_lists_totals_places_missing_exits_silent_trucks_and_data_quality(marts: Snowflake) -> None:
     found = report(marts)
     assert found.totals == {
         "visits": 4, "collections": 3, "litres": 2400, "trucks with visits": 2, "places visited": 4,
@@ -100,7 +103,7 @@ def test_day_ends_at_midnight_in_the_fleets_time_zone(marts: Snowflake) -> None:
 
 
 def test_all_visits_of_a_large_fleet_are_counted(marts: Snowflake) -> None:
-    """Twelve thousand more visits of two thousand trucks, half of them without an exit."""
+    """Two thousand trucks make twelve thousand more visits, half of them with a missing exit."""
     marts.query(
         "INSERT INTO DB.MARTS.GEOFENCE_VISITS SELECT 'many-' || n, 'van-' || MOD(n, 2000), 'farm', 'f-' || MOD(n, 30),"
         " DATEADD('second', n, '2026-11-27 06:00'::TIMESTAMP_NTZ), NULL, NULL, MOD(n, 2) = 0"
@@ -124,7 +127,7 @@ def test_day_of_a_clock_change_has_23_or_25_hours(day: str, hours: int) -> None:
     assert (end - start).total_seconds() == hours * 3600
 
 
-def test_truck_that_sent_in_the_first_hour_of_a_25_hour_day_is_not_silent(marts: Snowflake) -> None:
+def test_truck_that_sent_an_event_in_the_first_hour_of_a_25_hour_day_is_not_silent(marts: Snowflake) -> None:
     # 00:30 in Amsterdam
     marts.query(
         "INSERT INTO DB.STAGING.STG_EVENTS (device_id, occurred_at) VALUES ('truck-2', '2026-10-24 22:30')"

@@ -1,8 +1,7 @@
-"""Test that every grant of the DDL is needed: without it, a statement of the project fails. No stack is
-needed.
+"""Test that every grant of the DDL is needed: without the grant, a statement of the project fails.
 
-The grants are read from snowpipe/ddl, one privilege at a time. The statements are those that the commands,
-dbt, the pipe check and readers send with their roles (docs/warehouse.md, docs/deploy.md).
+No stack is needed. The grants are read from snowpipe/ddl, one privilege at a time. The statements are those
+that the commands, dbt, the pipe check and readers send with their roles (docs/warehouse.md, docs/deploy.md).
 """
 
 import re
@@ -171,7 +170,7 @@ def roles(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
             assert [*made.refusals(role, STATEMENTS[role])] == [], "every revoked privilege was granted again"
 
 
-def test_every_role_is_used_and_is_granted_to_sysadmin(roles: Roles) -> None:
+def test_every_role_is_used_and_granted_to_sysadmin(roles: Roles) -> None:
     """Objects that dbt creates belong to dbt's role.
 
     If SYSADMIN did not have that role, no administrator could read them.

@@ -83,7 +83,7 @@ HOME_FILES = {
 
 @dataclass(frozen=True)
 class Desk:
-    """A developer's machine: each command runs in the clone with all the misleading variables and a umask of 077."""
+    """A developer's machine. Each command runs in the clone with all the misleading variables and a umask of 077."""
 
     folder: Path
     environment: dict[str, str]
@@ -142,7 +142,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     assert not (folder / "stack").exists()
 
 
-def test_all_checks_of_the_demo_pass(desk: Desk) -> None:
+def test_demo_passes_all_checks_despite_misleading_variables(desk: Desk) -> None:
     demo = json.loads(desk.python("ops", "demo", "--trucks", "2", "--farms", "6", "--json"))
     assert [line["name"] for line in demo["lines"] if not line["equal"]] == []
     found = {line["name"]: line["found"] for line in demo["lines"]}
@@ -177,7 +177,7 @@ def test_warehouse_commands_use_the_local_stack_if_outputs_are_given(desk: Desk)
     assert count[0]["n"] > 0
 
 
-def test_settings_of_the_environment_do_not_reach_the_servers(desk: Desk) -> None:
+def test_misleading_variables_do_not_reach_the_servers(desk: Desk) -> None:
     logs = "".join(path.read_text() for path in (desk.folder / "stack" / "logs").glob("*.log"))
     for foreign in ("no-such-profile", "production", "mars-north-1", "no/such"):
         assert foreign not in logs

@@ -63,7 +63,7 @@ def events(draw: st.DrawFn) -> Event:
 
 @pytest.fixture(scope="module")
 def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Yield a database with the staging views."""
+    """Yield a stage whose database contains the staging view of typed events."""
     stage = Stage(tmp_path_factory.mktemp("stage"), local, aws)
     stage.done("apply")
     stage.done("dbt", "--quiet", "run", "--select", "typed_events")

@@ -112,7 +112,7 @@ def test_every_body_form_is_accepted_plain_and_compressed(
 
 
 @pytest.mark.stage
-def test_objects_carry_receive_time_and_app_version(pipeline: Pipeline, device: str) -> None:
+def test_object_metadata_contains_the_receive_time_and_app_version(pipeline: Pipeline, device: str) -> None:
     answer = pipeline.post(event(device), {"of": device}, headers={"X-App-Version": "7.1 (b)"})
     for key in (answer.body["object_key"], answer.body["rejected_key"]):
         head = pipeline.aws("s3").head_object(Bucket=pipeline.outputs.bucket, Key=key)
@@ -137,7 +137,10 @@ class Case:
 
 
 def wrong(*codes: str, **changes: object) -> Case:
-    """Return a case of a geofence event with these changes; None removes a field."""
+    """Return the case of a geofence event with these fields changed, which must be rejected with `codes`.
+
+    The value None removes a field.
+    """
     broken = crossing("e2e-codes", "enter", NOW) | changes
     kept = {name: value for name, value in broken.items() if value is not None}
     return Case(400, list(codes), json.dumps([kept]).encode())
@@ -189,7 +192,7 @@ def test_every_refused_request_gets_the_documented_code(pipeline: Pipeline, case
 
 
 @pytest.mark.stage
-def test_event_id_with_two_contents_is_stored_twice_and_reported_as_a_conflict(
+def test_event_id_sent_with_two_contents_is_stored_twice_and_reported_as_a_conflict(
     pipeline: Pipeline, device: str
 ) -> None:
     sent = event(device)
@@ -215,7 +218,7 @@ RADAR_SECRET = f"radar-token@{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
 
 @pytest.fixture
 def secrets(pipeline: Pipeline) -> Iterator[list[bytes]]:
-    """Make the ingest function accept only requests signed with one of these secrets."""
+    """Make the ingest function accept only requests signed with one of the yielded secrets."""
     name = "/milkrun/local/e2e-signature-secrets"
     pipeline.aws("ssm").put_parameter(
         Name=name, Value=f"old-secret new-secret {RADAR_SECRET}", Type="SecureString", Overwrite=True
@@ -271,7 +274,9 @@ def s3_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
         yield proxy
 
 
-def test_failing_s3_returns_503_and_nothing_is_published(pipeline: Pipeline, device: str) -> None:
+def test_request_during_an_s3_failure_gets_503_and_nothing_is_published(
+    pipeline: Pipeline, device: str
+) -> None:
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
         for s3.fault in (Fault.REFUSED, Fault.CUT_BEFORE):

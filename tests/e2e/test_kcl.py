@@ -1,4 +1,6 @@
-"""Test the consumer as a KCL worker, on its own stream and table: killed, sharing shards, and asked to end."""
+"""Test the consumer as a KCL worker on its own stream and table: workers are killed, share shards, and are
+stopped.
+"""
 
 import json
 import os
@@ -42,7 +44,7 @@ ENDED_BY_SIGTERM = 143  # Java's exit code
 
 @dataclass
 class Yard:
-    """A stream of two shards, a table like the deployed one, and workers on them."""
+    """A stream with two shards, a table like the deployed one, and the workers that use them."""
 
     pipeline: Pipeline
     folder: Path
@@ -116,7 +118,7 @@ class Worker:
             )
 
     def batches(self) -> list[dict[str, object]]:
-        """Return the canonical log lines so far."""
+        """Return the canonical log lines that the worker has written so far."""
         lines = self._log.read_text().splitlines(keepends=True)
         ours = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         return [line for line in ours if line["event"] == "records_consumed"]
@@ -142,7 +144,7 @@ class Worker:
         return found
 
     def kill(self) -> None:
-        """Kill all processes at once with SIGKILL, as a host failure would."""
+        """Kill the worker and its shard processes at once with SIGKILL, as a host failure would."""
         tree = self.tree()
         for pid in (*tree[1:], tree[0]):
             with suppress(ProcessLookupError):
@@ -188,7 +190,7 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
         yield from round_trip(f"{device}-{truck}", fences, MORNING)
 
 
-def test_killed_worker_loses_nothing(yard: Yard, device: str) -> None:
+def test_killed_worker_loses_no_event(yard: Yard, device: str) -> None:
     yard.put(list(rounds(device)))
     first = yard.worker(yard.stream)
     eventually(lambda: first.consumed() > 0, within=150)

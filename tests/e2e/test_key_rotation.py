@@ -15,7 +15,7 @@ type Deploy = Callable[[str], None]
 
 @pytest.fixture
 def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
-    """Deploy the stage with these active keys, and restore it afterwards."""
+    """Yield a function that deploys the stage with the given active API keys; restore the stage afterwards."""
     if not pipeline.is_local:
         pytest.skip("deploys")
     stack = Stack.of(pipeline.environment)

@@ -78,7 +78,7 @@ class Lab:
         return State(self.address(), self.objects(), self.rows())
 
     def mocks(self) -> set[int]:
-        """Return the Kinesis mocks of this stack, including orphans."""
+        """Return the process ids of this stack's Kinesis mocks, including orphans."""
         folder = str(self.stack.settings.folder)
         commands = {each.pid: each.info["cmdline"] or () for each in psutil.process_iter(["cmdline"])}
         return {
@@ -104,7 +104,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("names", KILLS, ids="-".join)
-def test_up_after_kills_restarts_dead_processes_and_deletes_nothing(lab: Lab, names: tuple[str, ...]) -> None:
+def test_up_restarts_killed_processes_and_deletes_nothing(lab: Lab, names: tuple[str, ...]) -> None:
     if not lab.stack.is_up():  # because an earlier case failed
         lab.stack.up(discard=True)
     before = lab.state()

@@ -1,5 +1,5 @@
-"""Test that any sequence of incremental runs gives the same marts as a full refresh, and that each run reads
-one state of RAW.
+"""Test that any sequence of incremental runs produces the same marts as a full refresh, and that each run
+reads one consistent state of RAW.
 
 dbt runs the real models on a local Snowflake whose RAW tables are filled by SQL.
 """
@@ -61,7 +61,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Delivery:
-    """A row of RAW: an event, the time S3 received it, and the run whose files contain it."""
+    """A row of RAW: an event, the time at which S3 received it, and the run whose files contain it."""
 
     event: dict[str, object]
     received_at: datetime
@@ -77,8 +77,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snowflake,
 
 
 def history_of(rng: random.Random, device: str) -> list[Delivery]:
-    """Return a device's events of several days: in order, late, repeated, and with different contents for
-    known ids.
+    """Return the deliveries of a device's events over several days.
+
+    Events are delivered in order, late, repeatedly, and with different contents for the same id.
     """
     made: list[Delivery] = []
     at = START + timedelta(days=rng.randrange(20), minutes=rng.randrange(1440))
@@ -152,7 +153,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
 
 
 @pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
-def test_incremental_runs_give_the_same_marts_as_a_full_refresh(
+def test_incremental_runs_produce_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     """The events include late, repeated and conflicting events. The visits must equal those of the consumer's
@@ -308,7 +309,7 @@ FROM numbered
 """
 
 
-def test_daily_report_shows_the_figures_of_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
+def test_daily_report_shows_the_numbers_from_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
     """The events include some with an invalid field."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -358,9 +359,9 @@ def test_daily_report_shows_the_figures_of_the_marts(built: tuple[Snowflake, Set
 
 
 def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
-    """Return geofence events of one truck at one farm.
+    """Return deliveries of geofence events of one truck at one farm.
 
-    A crossing is its kind, its time and the number of its load.
+    Each crossing consists of its kind, its time and the number of the load that contains it.
     """
     return [
         Delivery(
@@ -434,7 +435,7 @@ def test_dbt_run_after_an_interrupted_first_run_stores_nothing_twice(
     assert differences(rows_of(session), complete) == {}
 
 
-def test_status_warns_of_staging_only_while_rows_wait_for_dbt(
+def test_status_warns_about_staging_only_while_rows_wait_for_dbt(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     """A repeated event adds no row to STG_EVENTS, so its newest row may be hours old although nothing waits."""

@@ -62,7 +62,7 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
 def elsewhere(
     pipeline: Pipeline, folder: Path, name: str, change: Callable[[object], object]
 ) -> Iterator[Pipeline]:
-    """Yield a pipeline that differs in one value of its outputs.json."""
+    """Yield the pipeline with one value of its outputs.json changed."""
     outputs = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
     (folder / "outputs.json").write_text(json.dumps(outputs | {name: change(outputs[name])}))
     yield Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(folder)}, None)
@@ -73,7 +73,7 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> object:
-        """Return all items once the last chunk of the change is written; its visit can be visible earlier."""
+        """Return the pair's items once the last chunk of the change is written; the visit can be visible earlier."""
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(
             TableName=name,
@@ -102,8 +102,9 @@ def replayed(pipeline: Pipeline, device: str) -> list[dict[str, object]]:
 
 
 def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, object]]) -> str:
-    """Write the record of a discarded batch to S3, as Lambda does when it reaches the record age. (AWS Lambda
-    Developer Guide: "Retain discarded batch records")
+    """Write the record of a discarded batch to S3, as Lambda does at the maximum record age; return its key.
+
+    (AWS Lambda Developer Guide: "Retain discarded batch records")
     """
     [mapping] = pipeline.aws("lambda").list_event_source_mappings(FunctionName="milkrun-local-consume")[
         "EventSourceMappings"
@@ -170,7 +171,10 @@ def verdict_on(pipeline: Pipeline, part: str) -> str:
 
 @dataclass
 class Compared:
-    """Events of one device per problem, and the results of one reconcile before and one during the repair."""
+    """The events and keys for each problem, and the results of `reconcile` before and during the repair.
+
+    All events are of one device.
+    """
 
     deleted_row: tuple[str, list[Event]]
     deleted_rows: tuple[str, Event]
@@ -183,7 +187,7 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def compared(pipeline: Pipeline) -> Iterator[Compared]:
-    """Cause every problem at once, then reconcile once without and once with --repair."""
+    """Cause every problem at once; yield the results of `reconcile`, first without and then with --repair."""
     device = f"e2e-{uuid4().hex[:12]}"
     three, one, unseen, gone = [event(device) for _ in range(3)], event(device), event(device), event(device)
     enter, exit_ = round_trip(device, [FARM], MORNING)
@@ -224,7 +228,9 @@ def test_deleted_row_is_reported_and_loaded_again(pipeline: Pipeline, compared: 
     assert [len(pipeline.raw_rows(e["_id"])) for e in sent] == [1, 1, 1]
 
 
-def test_rows_of_a_file_in_the_load_history_are_loaded_again(pipeline: Pipeline, compared: Compared) -> None:
+def test_deleted_rows_are_loaded_again_although_their_file_is_in_the_load_history(
+    pipeline: Pipeline, compared: Compared
+) -> None:
     key, sent = compared.deleted_rows
     [difference] = differences(compared.before, key)
     assert difference["kind"] == "not_loaded"
@@ -304,7 +310,7 @@ def test_file_rejected_by_snowpipe_is_reported_until_it_is_repaired(
 # --- rejects
 
 
-def test_rejects_are_listed_repaired_and_sent_once(pipeline: Pipeline, device: str) -> None:
+def test_rejects_are_listed_repaired_and_resent_once(pipeline: Pipeline, device: str) -> None:
     crossings = list(round_trip(device, [FARM], MORNING))
     for sent in crossings:
         sent["created"] = sent.pop("createdAt")
@@ -329,7 +335,7 @@ def test_rejects_are_listed_repaired_and_sent_once(pipeline: Pipeline, device: s
 # --- replay
 
 
-def test_replay_restores_lost_visits_and_is_labelled(pipeline: Pipeline, device: str) -> None:
+def test_replay_restores_lost_visits_and_labels_its_events(pipeline: Pipeline, device: str) -> None:
     fences = [FARM, Fence("plant", "plant-e2e")]
     sent = list(round_trip(device, fences, MORNING))
     posted(pipeline, *sent, event(device))
@@ -352,7 +358,7 @@ def test_replay_restores_lost_visits_and_is_labelled(pipeline: Pipeline, device:
 
 
 def started(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
-    """Start a Python program that SIGINT ends."""
+    """Start a Python program that SIGINT can interrupt; return its process."""
     # A background process of a shell ignores SIGINT and passes that on to its children.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
@@ -383,7 +389,10 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipel
     running = started(pipeline, "-m", "ops", *chosen, "--rate", "1")
 
     def under_way() -> bool:
-        """Read the progress file, because reading the stream may take longer than the whole replay."""
+        """Return whether the replay has passed at least two of the test's objects.
+
+        Reads the progress file, because reading the stream may take longer than the whole replay.
+        """
         files = set(progress.glob("local-*.json")) - known
         last_key = max((json.loads(each.read_text())["last_key"] for each in files), default="")
         return sum(key <= last_key for key in own) >= 2
@@ -405,7 +414,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipel
     assert set(progress.glob("local-*.json")) == known
 
 
-def test_discarded_batches_are_sent_again_completely(pipeline: Pipeline, device: str) -> None:
+def test_discarded_batches_are_resent_completely(pipeline: Pipeline, device: str) -> None:
     sent = list(round_trip(device, [FARM], MORNING))
     posted(pipeline, *sent)
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
@@ -477,7 +486,7 @@ def test_trace_shows_a_quarantined_event_with_its_reason(pipeline: Pipeline, dev
         s3.delete_object(Bucket=bucket, Key=aside.key)
 
 
-def test_trace_finds_an_event_that_is_not_loaded_in_the_archive(pipeline: Pipeline, device: str) -> None:
+def test_trace_finds_an_unloaded_event_in_the_archive(pipeline: Pipeline, device: str) -> None:
     sent = event(device)
     with without_notifications(pipeline):
         key = posted(pipeline, sent)
@@ -599,13 +608,13 @@ def test_quarantined_record_is_listed_resent_and_purged(pipeline: Pipeline, devi
 # --- demo
 
 
-def test_live_demo_moves_trucks_until_ctrl_c_and_prints_what_it_sent(pipeline: Pipeline) -> None:
+def test_live_demo_moves_trucks_until_ctrl_c_and_then_prints_its_totals(pipeline: Pipeline) -> None:
     began = written(datetime.now(UTC))
     trucks = ("truck-01", "truck-02")
     running = started(pipeline, "-m", "tools.milkrun", "demo", "--live", "--trucks", "2", "--json")
 
     def positions() -> list[set[str]]:
-        """Return the positions of each truck since the start, from the warehouse."""
+        """Return the positions that the warehouse has received from each truck since the start."""
         sql = (
             "SELECT payload:user.deviceId::VARCHAR AS truck, payload:location AS at FROM {db}.RAW.EVENTS"
             " WHERE payload:live AND payload:createdAt::VARCHAR >= %s"

@@ -54,7 +54,7 @@ def test_geofence_events_are_published_and_become_a_visit(pipeline: Pipeline, de
     ) == sorted([enter["_id"], exit_["_id"]])
 
 
-def test_invalid_event_is_reported_and_stored_and_the_others_accepted(
+def test_invalid_event_is_reported_and_stored_while_other_events_are_accepted(
     pipeline: Pipeline, device: str
 ) -> None:
     good, bad = event(device), event(device)

@@ -23,7 +23,7 @@ def test_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -> No
     ]
 
 
-def test_preflight_of_a_running_stage_finds_nothing_that_blocks(
+def test_preflight_finds_no_blocking_problem_on_a_running_stage(
     pipeline: Pipeline,
 ) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
@@ -87,7 +87,7 @@ def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_forget_deletes_all_data_of_one_person_and_nobody_elses(pipeline: Pipeline, device: str) -> None:
+def test_forget_deletes_all_data_of_one_person_and_no_data_of_others(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
         pytest.skip("would search a whole archive")
     ann, shared = f"ann-{uuid4().hex[:8]}", f"{device}-shared"

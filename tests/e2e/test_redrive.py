@@ -1,5 +1,5 @@
-"""Test that all events arrive after Kinesis throttled, rejected some records, closed connections, or rejected
-one record permanently.
+"""Test that all events arrive after Kinesis throttled requests, rejected some records, closed connections, or
+rejected one record permanently.
 """
 
 import json
@@ -47,9 +47,9 @@ def test_phones_get_202_during_a_kinesis_failure_and_all_events_arrive(
         assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))
 
 
-def test_partial_failure_resends_only_the_rejected_records(pipeline: Pipeline, device: str) -> None:
-    """Every second record is rejected at each attempt (8, 4, 2, 1), and the last one goes to the redrive
-    queue.
+def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipeline, device: str) -> None:
+    """Kinesis rejects every second record of each attempt (8, 4, 2 and 1 records); the last record goes to
+    the redrive queue.
     """
     sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(8)]
     with kinesis_behind_a_proxy(pipeline) as kinesis:
@@ -79,7 +79,7 @@ def test_record_rejected_permanently_by_kinesis_is_quarantined(pipeline: Pipelin
     assert line["reasons"][0]["code"] == "refused_by_stream"
 
 
-def test_failure_of_kinesis_and_the_queue_returns_503(pipeline: Pipeline, device: str) -> None:
+def test_request_gets_503_if_kinesis_and_the_redrive_queue_both_fail(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     nowhere = {"REDRIVE_QUEUE_URL": pipeline.outputs.redrive_queue_url + "-gone"}
     with kinesis_behind_a_proxy(pipeline) as kinesis:

@@ -52,7 +52,7 @@ def aws(stack: Stack) -> Callable[[str], Any]:
 
 @pytest.fixture(scope="module")
 def deploy(aws: Callable[[str], object]) -> Callable[..., str]:
-    """Return a function that deploys a Lambda function of a few lines and returns its name."""
+    """Return a function that deploys a Lambda function with the given source and returns its name."""
 
     def make(source: str, **settings: object) -> str:
         name, archive = f"trial-{uuid4().hex[:8]}", io.BytesIO()
@@ -73,7 +73,7 @@ def deploy(aws: Callable[[str], object]) -> Callable[..., str]:
 
 
 def call(aws: Callable[[str], object], name: str, payload: object = None) -> tuple[object, str]:
-    """Return the response and the end of the log, as Lambda returns it."""
+    """Invoke a function; return its response and the end of its log."""
     answer = aws("lambda").invoke(FunctionName=name, Payload=json.dumps(payload), LogType="Tail")
     return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"]).decode()
 
@@ -232,7 +232,7 @@ def test_gzip_body_reaches_the_function_unchanged(stack, aws, deploy):
             assert {k.lower(): v for k, v in seen["headers"].items()}["content-encoding"] == "gzip"
 
 
-def test_aws_apis_still_accept_gzip(aws):
+def test_gzip_compressed_aws_api_request_is_accepted(aws):
     metrics = [{"MetricName": f"a-rather-long-name-{n:04}", "Value": 1.0} for n in range(500)]
     # boto3 compresses requests over 10 KiB
     aws("cloudwatch").put_metric_data(Namespace="trial", MetricData=metrics)
@@ -263,13 +263,13 @@ def socket_links(pid: int) -> list[str]:
 
 
 def listeners() -> list[tuple[str, str]]:
-    """Return address and inode of every listening TCP socket of this machine."""
+    """Return the address and the inode of every listening TCP socket on this machine."""
     lines = "".join(Path(f"/proc/net/{family}").read_text() for family in ("tcp", "tcp6")).splitlines()
     rows = [line.split() for line in lines]
     return [(row[1].split(":")[0], row[9]) for row in rows if row[3] == "0A"]
 
 
-def test_killed_localstack_leaves_no_process_and_can_be_started_again(stack, aws, deploy):
+def test_killed_localstack_leaves_no_process_and_can_be_restarted(stack, aws, deploy):
     name = deploy("import time\ndef handler(request, context): time.sleep(600)", Timeout=900)
     aws("lambda").invoke(FunctionName=name, InvocationType="Event", Payload="{}")
     aws("kinesis").list_streams()  # starts the Kinesis mock

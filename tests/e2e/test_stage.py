@@ -1,7 +1,7 @@
 """Tests that `milkrun verify` runs on a stage in addition to the contract tests: queue, replay, warehouse and
 the gateway itself.
 
-Tests that need a service with the behaviour of AWS are skipped on the local stack.
+Tests that depend on AWS's own behaviour are skipped on the local stack.
 """
 
 import json
@@ -59,7 +59,7 @@ def test_claim_checks_wait_while_the_redrive_function_is_paused(pipeline: Pipeli
     assert eventually(lambda: len(pipeline.visits_of(device)) == 1)
 
 
-def test_replay_is_labelled_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
+def test_replay_labels_its_events_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
     assert pipeline.post(*round_trip(device, [FARM], MORNING)).status == 202
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     done = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, *_stage(pipeline), "--json")
@@ -82,7 +82,7 @@ def test_reconcile_finds_no_difference_for_posted_events(pipeline: Pipeline, dev
     assert eventually(lambda: key not in differences(), every=1)
 
 
-def test_pipes_run_and_the_warehouse_equals_the_ddl(pipeline: Pipeline) -> None:
+def test_pipes_are_running_and_the_warehouse_matches_the_ddl(pipeline: Pipeline) -> None:
     status = pipeline.ops("warehouse", "status", "--json")
     assert [row["state"] for row in status.result] == ["RUNNING", "RUNNING"]
     differences = pipeline.ops("warehouse", "diff", "--json")
@@ -123,7 +123,7 @@ def _deployed(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("_deployed")
-def test_gateways_own_responses_are_problem_json(pipeline: Pipeline) -> None:
+def test_responses_of_the_gateway_itself_are_problem_json(pipeline: Pipeline) -> None:
     without_key = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
     assert without_key.status == 403
     assert without_key.headers["content-type"].startswith("application/problem+json")

@@ -1,5 +1,5 @@
 """Test `milkrun status` on a real stack: it reports a problem with the next command to run, and a frozen
-store does not delay the report of the others.
+store does not delay the report on the others.
 """
 
 import json

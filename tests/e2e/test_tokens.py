@@ -1,5 +1,5 @@
-"""Test a deployed function that requires tokens, with a provider that is down for a while and changes its
-keys.
+"""Test a deployed function that requires tokens, with a provider that is down for a while and with tokens
+signed by unknown keys.
 """
 
 import json
@@ -101,7 +101,7 @@ def post(pipeline: Pipeline, token: str, *events: dict[str, object]) -> Answer:
     return pipeline.post(*events, headers={"authorization": f"Bearer {token}"})
 
 
-def test_token_can_send_events_of_its_own_device_only(
+def test_token_can_send_only_events_of_its_own_device(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     mine, invented = (

@@ -22,7 +22,7 @@ EARLIER = "e556c79"  # the last commit of 2026-11-23
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """Return the folder with the DDL of that day."""
+    """Return the folder with the DDL of 2026-11-23."""
     packed = subprocess.run(
         ["git", "archive", EARLIER, "snowpipe/ddl"], cwd=ROOT, capture_output=True, check=False
     )

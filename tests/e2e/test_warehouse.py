@@ -42,7 +42,7 @@ SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """Yield a new empty database with the DDL applied."""
+    """Yield a stage with a new, empty database to which the DDL has been applied."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.create_objects()
     yield stage
@@ -65,7 +65,7 @@ def crossing(id_: str, kind: str, at: datetime, device: str, fence: str = "farm-
 # --- DDL and pipes
 
 
-def test_apply_creates_everything_and_a_second_apply_changes_nothing(
+def test_apply_creates_all_objects_and_a_second_apply_changes_nothing(
     aws: Aws, local: LocalProcess, tmp_path: Path
 ) -> None:
     stage = Stage(tmp_path / "stage", local, aws)
@@ -94,7 +94,7 @@ def test_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) 
     stage.close()
 
 
-def test_changed_pipe_is_refused_and_recreated_without_losing_rows(stage: Stage) -> None:
+def test_changed_pipe_is_refused_by_apply_and_recreated_without_losing_rows(stage: Stage) -> None:
     keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
     stage.loaded(keys)
     # Someone changed the pipe by hand, which discards its load history.
@@ -117,7 +117,7 @@ def test_changed_pipe_is_refused_and_recreated_without_losing_rows(stage: Stage)
     assert stage.count() == 6
 
 
-def test_recreating_a_pipe_in_the_wrong_order_loads_everything_twice(stage: Stage) -> None:
+def test_every_file_is_loaded_twice_if_a_pipe_is_recreated_in_the_wrong_order(stage: Stage) -> None:
     keys = [stage.put([event(f"{n}")]) for n in range(5)]
     stage.loaded(keys)
     create = next(d for d in _ddl(stage) if d.is_pipe and d.pipe.endswith("EVENTS_PIPE")).statements[0]
@@ -139,7 +139,7 @@ class Breaking:
         return rows
 
 
-def test_recreate_interrupted_anywhere_continues_without_losing_rows(stage: Stage) -> None:
+def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
     state = stage.folder / "recreate.json"
@@ -228,7 +228,7 @@ def test_file_notified_during_the_pause_is_loaded_once(stage: Stage) -> None:
     assert stage.count() == 1
 
 
-def test_pipe_that_cannot_load_its_queue_is_recreated_at_once(stage: Stage) -> None:
+def test_pipe_that_cannot_load_its_queue_is_recreated_without_waiting(stage: Stage) -> None:
     keys = [stage.put([event("before")])]
     stage.loaded(keys)
     stage.query(f"DROP STAGE {stage.database}.RAW.EVENTS_STAGE")
@@ -316,9 +316,7 @@ def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> Non
     assert stage.count() == 31
 
 
-def test_refresh_queues_missed_files_and_lists_those_older_than_seven_days(
-    stage: Stage, local: LocalProcess
-) -> None:
+def test_refresh_queues_files_without_a_notification_once(stage: Stage, local: LocalProcess) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
     keys = [stage.put([event(f"{n}")]) for n in range(3)]
@@ -371,7 +369,7 @@ def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> No
     assert stage.rows_of(key) == 2
 
 
-def test_failed_files_are_listed_despite_newer_good_ones(stage: Stage) -> None:
+def test_failed_files_are_listed_despite_newer_loaded_files(stage: Stage) -> None:
     bad = stage.put([b'{"_id":"b2","type":'])
     eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
     stage.loaded([stage.put([event(f"{n}")]) for n in range(3)])
@@ -493,7 +491,7 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Return geofence events that reach every branch of the rule: ties, gaps at the limit, repeats and
+    """Return geofence events that reach every branch of the visit rule: ties, gaps at the limit, repeats and
     conflicts.
     """
     rng = random.Random(seed)
@@ -799,7 +797,7 @@ def by_the_mart(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
         return at and at.replace(tzinfo=UTC)
 
     def number(seconds: Decimal | None) -> float | None:
-        """A quotient of NUMBERs is a NUMBER in Snowflake ("Arithmetic operators")."""
+        """Convert a quotient to a float, because Snowflake divides NUMBERs into a NUMBER ("Arithmetic operators")."""
         return None if seconds is None else float(seconds)
 
     return {
@@ -810,7 +808,7 @@ def by_the_mart(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
     }  # fmt: skip
 
 
-def test_dbt_and_the_consumer_give_the_same_visits_for_random_events(built: Built) -> None:
+def test_dbt_and_the_consumer_derive_the_same_visits_from_random_events(built: Built) -> None:
     assert by_the_mart(built.after_half) == by_the_rule(built.lines[1])
     found = _visits(built.stage)
     assert by_the_mart(found) == by_the_rule(built.lines[2])
@@ -818,7 +816,7 @@ def test_dbt_and_the_consumer_give_the_same_visits_for_random_events(built: Buil
 
 
 @pytest.mark.slow
-def test_docs_build_and_every_model_states_its_grain(built: Built) -> None:
+def test_dbt_docs_are_generated_and_every_model_states_its_grain(built: Built) -> None:
     built.stage.done("dbt", "--quiet", "docs", "generate")
     target = built.stage.folder / "dbt" / "target"
     catalog, manifest = (
@@ -1006,7 +1004,7 @@ def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two runs of dbt, on a busy machine
-def test_full_refresh_gives_the_same_result_as_incremental_runs(built: Built) -> None:
+def test_full_refresh_produces_the_same_result_as_incremental_runs(built: Built) -> None:
     """tests/e2e/test_marts.py tests the same with many random histories."""
     stage = built.stage
 
@@ -1025,8 +1023,10 @@ def test_full_refresh_gives_the_same_result_as_incremental_runs(built: Built) ->
 
 
 def _without_noise(row: dict[str, object]) -> dict[str, object]:
-    """Round sums, which depend on the order of additions. Drop `loaded_at`, which depends on the delivery read
-    first, and `read_through`, which is the run that added the row.
+    """Return the row without the values that may differ between runs.
+
+    Sums are rounded, because they depend on the order of additions. `loaded_at` depends on which delivery was
+    read first, and `read_through` is the run that added the row; both are dropped.
     """
     return {
         name: round(value, 5) if isinstance(value, float) else value

@@ -1,7 +1,7 @@
-"""Test DDL, commands, pipe and dbt on a real Snowflake account: `pytest -m snowflake
+"""Test the DDL, the commands, a pipe and dbt on a real Snowflake account: `pytest -m snowflake
 tests/e2e/test_warehouse_account.py`.
 
-The tests need a stage made by `milkrun warehouse bootstrap`: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
+The tests need a stage created by `milkrun warehouse bootstrap`: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
 SNOWFLAKE_PRIVATE_KEY_FILE, SNOWFLAKE_DATABASE, MILKRUN_BUCKET, and AWS credentials that may write to events/.
 They add one event to the stage. They have not been run yet, because no account was available.
 """

@@ -14,7 +14,7 @@ from tests.unit.snowpipe.warehouse_stage import Stage
 
 @pytest.fixture(scope="module")
 def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Yield a database for this module, with the DDL applied."""
+    """Yield a stage for this module whose database has the DDL applied."""
     stage = Stage(tmp_path_factory.mktemp("by-hand") / "stage", local, aws)
     stage.create_objects()
     yield stage

@@ -33,7 +33,7 @@ def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
 
 
 def named(stage: Stage) -> set[tuple[str, str]]:
-    """Return object and property of each difference, without the database's name."""
+    """Return the object and the property of each difference, with the database's name replaced or removed."""
     said = stage.run("diff", "--json")
     assert said.code == (1 if said.rows else 0), said
     return {
@@ -86,7 +86,7 @@ LEFT = {
 }
 
 
-def test_apply_reverts_safe_changes_and_diff_names_a_repair_for_the_others(stage: Stage) -> None:
+def test_apply_reverts_only_safe_changes_and_diff_names_a_repair_for_the_others(stage: Stage) -> None:
     stage.create_objects()
     for statement in REPAIRED | LEFT:
         stage.query(statement.format(db=stage.database))

@@ -229,7 +229,7 @@ DOCUMENT = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())
 
 
 @every_stage
-def test_gateways_own_responses_are_problem_json(stage):
+def test_responses_of_the_gateway_itself_are_problem_json(stage):
     answers = {a["ResponseType"]: a for a in of_type(stage, "AWS::ApiGateway::GatewayResponse").values()}
     assert answers.keys() == GATEWAY_ANSWERS.keys()
     for kind, answer in answers.items():
