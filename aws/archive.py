@@ -24,7 +24,7 @@ class Archive:
 
     def __init__(self, bucket: str, region: str, credentials: Credentials, url: str = "") -> None:
         self.bucket = bucket
-        # At AWS each bucket has its own host name, except if a dot in the bucket's name would break TLS.
+        # On AWS each bucket has its own host name, unless a dot in the bucket's name would break TLS.
         # (Amazon S3 User Guide: "Virtual hosting of general purpose buckets".)
         if url or "." in bucket:
             self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"

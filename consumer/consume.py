@@ -11,7 +11,7 @@ from consumer.store import Added, Arrival, Counts, Store
 from consumer.visits import Pair, pair_of
 from contract.events import GEOFENCE_KINDS, MAX_AGE, GeofenceEvent, InvalidEvent, Kind, Reason
 
-# One read of logs takes 100 items.
+# One batch read returns at most 100 logs.
 PAIRS_AT_ONCE = 100
 
 

@@ -75,7 +75,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
     def properties(self) -> dict[str, str | int]:
         """Return the content of the library's properties file."""
         return {
-            # The daemon splits this at blanks, so it may not contain a path: Python's folder is the first in PATH.
+            # The daemon splits this at spaces, so it must not contain a path. Python's folder comes first in PATH.
             "executableName": f"{Path(sys.executable).name} -m consumer.kcl --shard",
             "streamName": self.stream_name,
             "applicationName": self.kcl_application_name or f"milkrun-{self.stage}-consumer",
@@ -201,7 +201,7 @@ class ShardProcessor:
 def run_shard(settings: KclSettings) -> None:
     from amazon_kclpy.kcl import KCLProcess  # not in the Lambda's zip
 
-    # A signal to the process group is for the daemon. Without the daemon stdin ends, and so does this process.
+    # Signals to the process group are meant for the daemon. When it ends, stdin ends, and then this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     to_daemon, sys.stdout = sys.stdout, sys.stderr

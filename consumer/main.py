@@ -14,7 +14,7 @@ from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 
-# Kept back from the function's timeout: a portion of pairs that meets a slow DynamoDB, and the answer.
+# The part of the function's timeout that is reserved for one group of pairs with a slow DynamoDB, and the response.
 LAST_PORTION_SECONDS = 15
 
 

@@ -35,7 +35,7 @@ from consumer.visits import Order, Pair, Rule, content_of, first_contents, order
 from contract.events import GeofenceEvent
 from contract.logs import LoggableError
 
-# DynamoDB takes 400 KB per item. Ids of control characters grow sixfold in JSON, so the bytes are measured too.
+# DynamoDB allows 400 KB per item. Control characters in ids grow sixfold in JSON, so the bytes are measured too.
 EVENTS_PER_CHANGE = 100
 MAX_LOG_BYTES = 300_000
 MAX_RACES = 20
@@ -232,7 +232,7 @@ class Store:
         # An id is new only if it is in no chunk.
         earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
-            # The log has changed since it was read. An event that is known by such a chunk may not be published yet.
+            # The log has changed since it was read. An event in such a chunk may not have been published yet.
             self._start_again(job)
             return
         new = _new(job, earlier)

@@ -23,9 +23,9 @@ MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
 
-# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the least by
-# consumer.visits.content_of, for conflicts the first ones. The others change no visit and no row of staging; the
-# archive and RAW have them.
+# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the first in
+# the order of consumer.visits.content_of, for conflicts the first ones. The others change no visit and no staging row;
+# the archive and RAW contain them.
 MAX_CONTENTS_PER_EVENT = 16
 
 # The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
@@ -35,7 +35,7 @@ MAX_AGE = timedelta(days=80)
 # Other durations count as unknown, because they would make sums and averages infinite.
 MAX_DURATION_MINUTES = 400 * 24 * 60
 
-# Some senders write an underscore after `user`. Stages may name others (setting GEOFENCE_KINDS).
+# Some senders write an underscore after `user`. A stage may configure other types (GEOFENCE_KINDS).
 GEOFENCE_KINDS: Mapping[str, Kind] = {
     "user.entered_geofence": "enter",
     "user_entered_geofence": "enter",
@@ -129,7 +129,7 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
         value = _DECODER.decode(raw)
     except (ValueError, RecursionError) as error:
         raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
-    # A text that a strict writer would write the same way is strict: nearly all are, in half of jiter's time.
+    # A text that a strict encoder would write identically is strict. Nearly all are, and this takes half jiter's time.
     if _ENCODER.encode(value) != raw:
         _check_strictly(raw)
     return value
@@ -189,7 +189,7 @@ def _outside_strings(raw: bytes) -> bytes:
 # --- the envelope, and geofence events ------------------------------------------------------------
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
-# Readers of the archive and the JSON Schema check times by this pattern; `instant` checks the calendar too.
+# Readers of the archive and the JSON Schema check times with this pattern; `instant` checks the calendar too.
 Instant = Annotated[
     str,
     msgspec.Meta(

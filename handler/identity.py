@@ -26,7 +26,7 @@ MAX_TOKEN_CHARS = 8192
 MAX_CACHED_TOKENS = 1000
 LEEWAY_SECONDS = 60
 KEYS_FRESH_SECONDS = 3600.0
-# An unknown key id causes a refresh, so any client can cause one: not more often than this.
+# The shortest time between two refreshes, because any client can cause one by naming an unknown key id.
 KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 

@@ -26,7 +26,7 @@ from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, p
 from handler.validate import Batch
 
 # A step begins only if there is time for its worst case: three tries of a put with their pauses, one call to the
-# stream, or two tries of a message. Otherwise the response is a 503, while there is still time for it.
+# stream, or two tries to enqueue a message. Otherwise the response is a 503, while there is still time for it.
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5

@@ -73,7 +73,7 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
     request_id = str((event.get("requestContext") or {}).get("extendedRequestId") or context.aws_request_id)
     logs.bind(request_id=request_id)
     effects, facts = Effects(), dict[str, object]()
-    gc.disable()  # a request makes no reference cycles, and one with many JSON values would collect again and again
+    gc.disable()  # a request creates no reference cycles, and many JSON values would trigger many collections
     try:
         response = _respond(event, context, request_id, effects, facts)
     except Refused as refused:

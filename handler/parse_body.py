@@ -155,7 +155,7 @@ _WITHIN = re.compile(
     rb'(?:[^"\[\]{}]++|%b|\[[^"\[\]{}]*+\]|{[^"\[\]{}]*+})*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL
 )
 _CLOSES = {b"[": b"]", b"{": b"}"}
-# Runs of brackets are matched in Python. Events have fewer of them than one in 32 bytes.
+# Runs of brackets are matched in Python. Events have fewer than one run per 32 bytes.
 MAX_RUNS, BYTES_PER_RUN = 10_000, 32
 
 

@@ -31,7 +31,7 @@ class Context:
 
 def consume(*datas: bytes | str, first: int = 1):
     main.app_of.cache_clear()
-    log_lines.log = structlog.get_logger()  # its first use binds it to the output of the moment
+    log_lines.log = structlog.get_logger()  # its first use binds it to the current standard output
     return main.consume(batch_of(datas, first=first), Context())
 
 
