@@ -1,4 +1,4 @@
-"""Test that a function that runs as a process has the same results and logs as on Lambda."""
+"""Test that a function that runs as a process returns the same results and writes the same logs as on Lambda."""
 
 import json
 import os

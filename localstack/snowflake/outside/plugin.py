@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from snowflake.connector import connect, connection, errors
 
-# The dialect takes no protocol from its URL, so it becomes the connector's default.
+# The dialect cannot take the protocol from its URL, so set the connector's default protocol.
 connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
 
 RANKS = {"passed": 0, "skipped": 1, "failed": 2}
@@ -23,7 +23,7 @@ worst: dict[str, tuple[str, str, str]] = {}
 """The outcome of each running test, the error that failed it, and that error with all output and refusals."""
 refusals: list[str] = []
 seen: dict[int, tuple[BaseException, str]] = {}
-"""What was printed and refused with an exception: a fixture of a class fails once, and each test raises it again."""
+"""The output and refusals of each exception: a class fixture fails once, but each test raises its exception again."""
 initialize = errors.Error.__init__
 
 

@@ -49,9 +49,9 @@ class Suite:
     tests: str
     """The folder of the test files, in the source distribution."""
     left_out: tuple[str, ...]
-    """Folders within it that hold another package's tests."""
+    """Folders within `tests` that contain another package's tests."""
     variables: dict[str, str]
-    """Environment variables by which the suite finds its Snowflake; `{port}` is the server's."""
+    """Environment variables that tell the suite where its Snowflake is; `{port}` stands for the server's port."""
 
 
 SUITES = (

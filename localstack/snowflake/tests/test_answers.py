@@ -1,4 +1,4 @@
-"""Test that the connector returns the values that are in the table."""
+"""Test that the connector returns the values that a table contains."""
 
 from datetime import UTC, datetime
 

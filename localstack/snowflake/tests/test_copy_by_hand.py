@@ -1,6 +1,4 @@
-"""Test COPY INTO … FROM @stage, run by a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own
-history.
-"""
+"""Test COPY INTO … FROM @stage, run by a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own load history."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier

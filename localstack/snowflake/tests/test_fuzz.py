@@ -26,7 +26,7 @@ class Expression:
     sql: str
     value: Callable[[Row], object]
     scale: int = 0
-    """Digits after the point, of a NUMBER."""
+    """The number of decimal places of a NUMBER."""
 
 
 ROWS: tuple[Row, ...] = (

@@ -31,7 +31,7 @@ class Client:
 
 
 class Insert:
-    """A statement that ends when the test releases it."""
+    """A statement that runs until the test sets `may_end`, and counts its runs."""
 
     def __init__(self) -> None:
         self.runs = 0

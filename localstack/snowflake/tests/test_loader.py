@@ -172,7 +172,7 @@ def test_table_that_refuses_rows_stalls_its_pipe_and_its_files_wait(
         bench.ingest.runnable(pipe)
     assert stalled.value.state == "STALLED_EXECUTION_ERROR"
     assert bench.ingest.waiting_since(pipe)[0] == 2
-    bench.catalog.changed()  # any DDL, or some seconds, and it is tried again
+    bench.catalog.changed()  # loading is retried after any DDL or a few seconds
     bench.ingest.load_waiting()
     assert bench.rows(pipe) == wanted(1, 2)
     assert bench.ingest.waiting_since(pipe)[0] == 0

@@ -1,4 +1,6 @@
-"""Test Snowpipe's documented behaviour: histories, ON_ERROR, REFRESH, pausing, recreation, stops and stalls."""
+"""Test Snowpipe's documented behaviour: load histories, ON_ERROR, REFRESH, and paused, recreated, stopped and
+stalled pipes.
+"""
 
 import json
 from collections.abc import Callable
@@ -274,7 +276,7 @@ def test_refresh_includes_only_the_last_seven_days(loading: Warehouse) -> None:
 def test_pipe_paused_for_over_14_days_is_stale_and_its_queue_is_empty(
     own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
 ) -> None:
-    # Without repeated deliveries, of which a late one would load the file after all.
+    # Without repeated deliveries, because a late one would load the file after all.
     loading = warehouse_of(own_local.start("--in-order"))
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})

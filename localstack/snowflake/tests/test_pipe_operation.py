@@ -21,7 +21,7 @@ RESUME = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
 
 
 def test_paused_pipe_loads_its_queue_and_later_files_wait(loading: Warehouse) -> None:
-    loading.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.AWAY")  # the pipe cannot load, and queues
+    loading.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.AWAY")  # the pipe cannot load, so its files are queued
     loading.put("events/before", {"_id": 1})
     loading.has_waiting(1)
     loading.run(PAUSE)
@@ -36,7 +36,7 @@ def test_paused_pipe_loads_its_queue_and_later_files_wait(loading: Warehouse) ->
     loading.has_rows(2)
 
 
-# --- transferring
+# --- ownership transfer
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
         assert loading.status()["executionState"] == "RUNNING"
 
 
-# --- telling of files that failed
+# --- error notifications
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_error_integration_must_be_an_outbound_notification_integration(
     )
 
 
-# --- waiting
+# --- latency
 
 
 def test_latency_delays_and_reorders_messages() -> None:

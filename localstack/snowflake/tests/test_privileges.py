@@ -1,5 +1,5 @@
-"""Test what a role may do. Sources: Snowflake's page "Access control privileges", and the section "Access
-control requirements" of each command's page.
+"""Test which privileges a statement requires. Sources: Snowflake's page "Access control privileges", and the
+section "Access control requirements" of each command's page.
 """
 
 from collections.abc import Callable

@@ -217,7 +217,7 @@ def test_loading_waits_until_aws_is_back(tmp_path: Path) -> None:
     local = LocalProcess(tmp_path / "snowflake", f"http://127.0.0.1:{port}")
     moto = None
     try:
-        local.start()  # nothing answers yet
+        local.start()  # AWS does not answer yet
         assert health(local)[0] == 200
         moto = Moto(port)
         aws = Aws(local.endpoint)
@@ -257,7 +257,7 @@ def test_results_of_concurrent_sessions_are_stored_without_an_error() -> None:
             results[f"{session}-{number}"] = ()
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # otherwise threads seldom meet within one assignment
+    sys.setswitchinterval(1e-6)  # otherwise threads rarely switch during an assignment
     try:
         with ThreadPoolExecutor(4) as sessions:
             list(sessions.map(put, range(4)))

@@ -1,4 +1,4 @@
-"""Test that unsupported SQL is refused with its name, and never with DuckDB's own error message."""
+"""Test that unsupported SQL is refused by name, and never with DuckDB's own error message."""
 
 from collections.abc import Iterator
 

@@ -1,5 +1,5 @@
-"""Test roles, users, and what can be granted. Sources: Snowflake's pages "Overview of Access Control", "USE
-ROLE", "GRANT <privileges>", "GRANT OWNERSHIP", "CREATE USER".
+"""Test roles, users, and the privileges that can be granted. Sources: Snowflake's pages "Overview of Access
+Control", "USE ROLE", "GRANT <privileges>", "GRANT OWNERSHIP", "CREATE USER".
 """
 
 from collections.abc import Callable

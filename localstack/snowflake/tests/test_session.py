@@ -41,7 +41,7 @@ def test_merge_in_a_transaction_can_be_rolled_back(numbers: Warehouse) -> None:
 
 
 def test_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
-    """dbt sends BEGIN, MERGE and COMMIT, and continues with the next model after a failed MERGE."""
+    """dbt sends BEGIN, MERGE and COMMIT, and continues with the next model after a MERGE has failed."""
     numbers.run("BEGIN")
     assert "is not recognized" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")

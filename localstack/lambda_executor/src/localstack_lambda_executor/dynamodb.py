@@ -33,7 +33,7 @@ def one_at_a_time(provider: object) -> DispatchTable:
 
 
 class MotoDynamodb(DynamodbApi):
-    """A DynamoDB provider that implements no operation, so that moto handles every call."""
+    """A DynamoDB provider that implements no operation itself, so that moto handles every call."""
 
 
 @aws_provider(api="dynamodb", name="moto")

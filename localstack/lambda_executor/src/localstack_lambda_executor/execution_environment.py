@@ -55,7 +55,9 @@ class ExecutionEnvironment:
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Run the init phase. If it fails, the next request tries again and returns the error, as on Lambda."""
+        """Run the init phase. If the init phase fails, the next request runs it again and returns the error,
+        as on Lambda.
+        """
         with self._busy:
             self._ready_process()
 

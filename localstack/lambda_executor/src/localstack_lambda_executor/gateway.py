@@ -18,7 +18,9 @@ from localstack.runtime import hooks
 
 
 def is_rest_api_call(path: str, host: str) -> bool:
-    """Return whether a request is for a deployed REST API (LocalStack has three URL forms) and not for an AWS API."""
+    """Return whether a request is for a deployed REST API (LocalStack has three URL forms) rather than for an
+    AWS API.
+    """
     if path.startswith("/restapis/"):
         return "/_user_request_" in path  # the other paths are API Gateway's control plane
     return path.startswith("/_aws/execute-api/") or ".execute-api." in host

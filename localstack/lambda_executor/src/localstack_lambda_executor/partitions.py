@@ -1,4 +1,4 @@
-"""Make moto's DynamoDB queries read only their own partition.
+"""Make moto's DynamoDB queries read only the partition that they query.
 
 moto collects and sorts all items of the table for every query: 60 ms with 20,000 items, and the consumer sends a few
 queries per device and fence.

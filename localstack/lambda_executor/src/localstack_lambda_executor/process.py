@@ -84,7 +84,7 @@ class Process:
         return self._popen.wait()
 
     def kill(self) -> None:
-        """Kill the process and its children."""
+        """Kill the function's process and its children."""
         if self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)

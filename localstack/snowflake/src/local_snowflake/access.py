@@ -99,7 +99,7 @@ class Access:
         return owner
 
     def is_there(self, kind: str, name: str) -> bool:
-        """Return whether an object exists, after assigning an owner if it has none."""
+        """Return whether an object exists. An existing object without an owner is assigned one."""
         if self.now.owner(kind, name) is not None:
             return True
         if kind in ("TABLE", "VIEW") and not self._has_relation(name):

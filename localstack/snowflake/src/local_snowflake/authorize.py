@@ -21,7 +21,7 @@ ACCOUNT = ""
 CREATED_ON_THE_ACCOUNT = frozenset({"DATABASE", "INTEGRATION", "NETWORK POLICY", "ROLE", "USER", "WAREHOUSE"})
 ADMINISTRATOR_ONLY = frozenset({"RESOURCE MONITOR"})
 ANY = ()
-"""No privilege in particular: any will do."""
+"""Any privilege is enough."""
 
 
 class Authority:
@@ -33,8 +33,8 @@ class Authority:
     # ---- one object
 
     def require(self, actor: Actor, wanted: Iterable[str], kind: str, name: str) -> None:
-        """Require one of the given privileges on an object, or its ownership, and any privilege on its
-        database and schema. If the object does not exist, the statement itself raises the error.
+        """Require one of the given privileges on an object, or its ownership, and at least one privilege on
+        its database and on its schema. If the object does not exist, the statement itself raises the error.
         """
         if self.access.enforced:
             self.require_of(self.access.now.roles_of(actor), frozenset(wanted), kind, name)
@@ -102,7 +102,7 @@ class Authority:
             session.leave_schema()
 
     def sees(self, actor: Actor, kind: str, name: str) -> bool:
-        """Return whether SHOW lists an object for this session."""
+        """Return whether SHOW lists an object for this actor."""
         now = self.access.now
         return not self.access.enforced or bool(now.privileges(now.roles_of(actor), kind, name))
 
@@ -236,6 +236,6 @@ def _home(name: str) -> str:
 
 
 def _only_pauses(words: Words) -> bool:
-    """Return whether this is ALTER PIPE … SET PIPE_EXECUTION_PAUSED and nothing else."""
+    """Return whether the statement is ALTER PIPE … SET PIPE_EXECUTION_PAUSED and sets nothing else."""
     texts = [token.text.upper() for token in words.tokens[words.at :]]
     return texts[:2] == ["SET", "PIPE_EXECUTION_PAUSED"] and texts.count("=") == 1

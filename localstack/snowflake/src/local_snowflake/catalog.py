@@ -38,12 +38,12 @@ class Catalog:
         self.fakesnow = fakesnow
         self.clock = clock
         self.version = 0
-        """Rises with every statement that may change an object: what was compiled before is then stale."""
+        """Increases with every statement that may change an object, which makes earlier plans stale."""
         self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
         self._preparing = threading.Lock()  # the loader and a session may call this concurrently
         self.dropped: set[str] = set()
-        """Databases that sessions may still stand in."""
+        """Dropped databases that may still be the current database of a session."""
         with fakesnow.cursor() as cursor:
             cursor.execute(OBJECTS)
             for database in self.databases() - {"memory", "_fs_global"}:

@@ -1,4 +1,4 @@
-"""The objects of the catalog, and the tables that hold them."""
+"""The objects in the catalog, and the tables that store them."""
 
 import json
 import re
@@ -59,9 +59,9 @@ class Location(NamedTuple):
 
     bucket: str
     base: str
-    """Key prefix of the stage's URL: file names are what follows it."""
+    """The key prefix of the stage's URL; file names are relative to it."""
     prefix: str
-    """Key prefix with the statement's path within the stage."""
+    """The key prefix including the statement's path within the stage."""
     pattern: str | None
 
     def file_name(self, bucket: str, key: str) -> str | None:
@@ -91,7 +91,7 @@ class Pipe:
     paused_on: datetime | None
     created_on: datetime
     transferred: bool = False
-    """Its owner changed while it was paused: only SYSTEM$PIPE_FORCE_RESUME resumes it."""
+    """Whether the pipe's owner changed while it was paused; then only SYSTEM$PIPE_FORCE_RESUME resumes the pipe."""
 
 
 def pipe_of(row: tuple[Any, ...]) -> Pipe:

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 RECEIVE = 10  # the maximum of SQS per call
 MAX_KEY_BYTES = 1024
-MAX_OBJECT_BYTES = 2**50  # S3 takes 50 TB
+MAX_OBJECT_BYTES = 2**50  # S3's maximum object size is 50 TB
 GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 
@@ -46,7 +46,7 @@ class Aws:
         key = (service, region or self.region)
         with self._lock:
             if key not in self._clients:
-                # An emulator takes any key; without one boto3 would not sign at all.
+                # An emulator accepts any key, but without a key boto3 would not sign requests at all.
                 keys = {} if self._session.get_credentials() else DUMMY_KEYS
                 make: Callable[..., Any] = self._session.client
                 self._clients[key] = make(
@@ -73,7 +73,7 @@ class Message:
     receipt: str
     created: tuple[Created, ...]
     problem: str | None = None
-    """Why it is no notification of a new object; such a message is logged and dropped."""
+    """Why the message is not a notification of a new object; such a message is logged and dropped."""
 
 
 def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
@@ -201,7 +201,7 @@ class Channel:
 
 
 class Channels:
-    """The queues of all regions; the pipes of a region share one."""
+    """The notification queues of all regions; all pipes of a region share one queue."""
 
     def __init__(self, aws: Aws, account: str, visibility_seconds: int) -> None:
         self.aws = aws
@@ -225,7 +225,7 @@ class Channels:
             channel = self.of_region(topic.split(":")[3] if topic else self.aws.region)
             channel.url()
             if topic:
-                # CREATE PIPE subscribes again, so it restores a subscription that somebody deleted.
+                # CREATE PIPE subscribes again, so it restores a subscription that was deleted.
                 channel.unsubscribed(topic)
                 channel.subscribe(topic)
         except IndexError:

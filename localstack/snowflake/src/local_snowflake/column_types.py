@@ -76,12 +76,12 @@ def differ(one: Possible, other: Possible) -> bool:
 
 @dataclass(frozen=True)
 class Types:
-    """The types that the names in one statement may have."""
+    """The types that each name in one statement may have."""
 
     known: Mapping[str, frozenset[str]]
     aliases: Mapping[str, tuple[exp.Expr, ...]]
     listed: frozenset[str]
-    """Names that the statement gives to columns in a list: their types are unknown."""
+    """Names that the statement gives to columns in a column list; their types are unknown."""
 
     @classmethod
     def of_statement(cls, statement: exp.Expr, known: Mapping[str, frozenset[str]]) -> "Types":

@@ -122,7 +122,7 @@ class Bulk:
             return self._insert(plan, files, duck, careful=True)
         try:
             return self._insert_at_once(plan, files, duck, careful=False)
-        except DATA_ERRORS:  # some row does not fit: find out which, file by file
+        except DATA_ERRORS:  # the table refuses some row: find it, file by file
             return self._insert_at_once(plan, files, duck, careful=True)
 
     def _insert_at_once(
@@ -168,7 +168,7 @@ class keeping_schema:  # reads as a statement
         self.duck = duck
 
     def __enter__(self) -> None:
-        # All of it: a result that is not read to its end keeps the connection from anything else.
+        # Fetch all rows, because a result that is not read to its end blocks the connection.
         [(self.before,)] = self.duck.execute("SELECT current_setting('search_path')").fetchall()
 
     def __exit__(self, kind: object, *_: object) -> None:

@@ -95,7 +95,7 @@ IGNORED_WHEN_FALSE = {
     "ENABLE_OCTAL",
     "TRIM_SPACE",
 }
-# formats of dates matter only for casts within a file, which JSON has none of
+# date formats matter only for casts within a file, which JSON does not have
 KNOWN_FORMAT_OPTIONS = IGNORED_WHEN_FALSE | {
     "TYPE",
     "COMPRESSION",

@@ -70,7 +70,7 @@ ANY = {"text": "text", "whole": "whole", "format": "format", "dated": "dated"}
 TYPE = "local_type"
 VARCHAR, TIMESTAMP, TIMESTAMP_TZ = "VARCHAR", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE"
 TAKES_TEXT = {"number", "whole", "float", "boolean", "date", "timestamp", "timestamp_tz", "time"}
-# A macro of the family gives this type, and gives a value of this type back as it is.
+# The type that the macros of a family return; a value that already has this type is returned unchanged.
 GIVES = {"text": VARCHAR, "float": "DOUBLE", "boolean": "BOOLEAN", "date": "DATE", "timestamp": TIMESTAMP,
          "timestamp_tz": TIMESTAMP_TZ, "time": "TIME"}  # fmt: skip
 

@@ -10,7 +10,7 @@ from local_snowflake.macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
-    """Refuse FLATTEN's PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER works."""
+    """Refuse FLATTEN's PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER is supported."""
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
     if isinstance(node.parent, exp.Join) and node.parent.side:  # DuckDB loses the rows without elements

@@ -1,4 +1,4 @@
-"""Fixes that belong in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` has the tests that
+"""Fixes that belong in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` contains the tests that
 fakesnow would need.
 """
 
@@ -50,14 +50,14 @@ HAS_KEY = """CASE WHEN EXISTS (
         AND key.constraint_type = '{}' AND list_contains(key.constraint_column_names, column_name)
     ) THEN 'Y' ELSE 'N' END AS"""
 DESCRIBED = {
-    # The type of a whole number that no cast and no column gave one.
+    # The type of an integer whose type comes from neither a cast nor a column.
     "ELSE data_type END": "WHEN data_type IN ('INTEGER', 'SMALLINT', 'TINYINT', 'HUGEINT') THEN 'NUMBER(38,0)'"
     " ELSE data_type END",
     "'N' AS \"primary key\"": HAS_KEY.format("PRIMARY KEY") + ' "primary key"',
     "'N' AS \"unique key\"": HAS_KEY.format("UNIQUE") + ' "unique key"',
     'NULL::VARCHAR AS "comment"': 'comment AS "comment"',
     'column_default AS "default"': f'{DEFAULT_SHOWN} AS "default"',
-    # fakesnow looks in the session's database only, and describes a relation of another one with no columns.
+    # fakesnow looks only in the session's database, and describes a relation of another database without columns.
     "FROM _fs_information_schema": 'FROM "${catalog}"._fs_information_schema',
 }
 
@@ -85,7 +85,7 @@ UNKNOWN = {
 
 
 def shown_relations() -> str:
-    """Answer SHOW with NULL for unknown times and sizes, for which fakesnow returns 1970 and 0."""
+    """Answer SHOW with NULL for unknown times and sizes; fakesnow returns 1970 and 0."""
     relations = (
         show.SQL_CREATE_VIEW_SHOW_TABLES,
         show.SQL_CREATE_VIEW_SHOW_VIEWS,

@@ -29,7 +29,7 @@ class Target:
     kind: str
     name: str
     of: str | None = None
-    """The kind of object that ALL and FUTURE speak of; `kind` is then that of the grant's row."""
+    """The kind of object to which ALL or FUTURE refers; `kind` is then the kind in the grant's row."""
     all: bool = False
 
     @property
@@ -302,8 +302,8 @@ class Granting:
 
 
 def future_result(rows: Sequence[Grant]) -> Result:
-    """Return the rows of SHOW FUTURE GRANTS: `FUTURE TABLES IN SCHEMA` of A.B is shown on TABLE A.B.<TABLE>
-    (Snowflake: "SHOW GRANTS").
+    """Return the rows of SHOW FUTURE GRANTS: a grant on FUTURE TABLES IN SCHEMA A.B is shown as a grant on
+    TABLE A.B.<TABLE> (Snowflake: "SHOW GRANTS").
     """
     columns = dict.fromkeys(
         ("privilege", "grant_on", "name", "grant_to", "grantee_name", "grant_option"), TEXT

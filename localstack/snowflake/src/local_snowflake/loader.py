@@ -49,7 +49,7 @@ class LoadedFile:
     last_modified: datetime | None = None
     scanned_on: datetime | None = None
     failure: str | None = None
-    """The file as a whole could not be read."""
+    """Why the file as a whole could not be read."""
 
     def keep_what_loads(self, plan: Plan) -> None:
         """Discard the file's rows if ON_ERROR skips the file."""
@@ -83,7 +83,7 @@ DATA_ERRORS = (
 )
 
 
-# S3's errors for one object, not for the bucket or its reader: archived, or an invalid key.
+# S3's errors that concern one object, not the bucket or its reader: an archived object, or an invalid key.
 OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodNotAllowed"}
 
 
@@ -225,7 +225,7 @@ class Loader:
                     bad.append(BadRow(row.line, 1, first_line(error)))
                 finally:
                     cursor.rollback()
-        if not bad and whole:  # only together do they fail
+        if not bad and whole:  # the rows fail only together
             bad, good = [BadRow(1, 1, first_line(whole))], []
         file.content.rows = good
         file.content.errors = sorted(file.content.errors + bad)
@@ -265,7 +265,7 @@ class Loader:
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
                 AND NOT forgotten AND status <> 'Load failed' AND last_load_time > ?
-                ORDER BY last_load_time""",  # of a file that was loaded twice the last ETag counts
+                ORDER BY last_load_time""",  # the latest ETag counts for a file that was loaded twice
             [target.schema, target.name, stage_location, self.catalog.clock() - TABLE_HISTORY],
         ).fetchall()
         return dict(rows)

@@ -12,7 +12,7 @@ from local_snowflake.errors import SnowflakeError
 HOME = "memory.main."
 NOT_SUPPORTED = "LS000002"
 ERROR = re.compile(r"\bLS(\d{6}):([0-9A-Z]{5}):(.*)", re.DOTALL)
-"""How a macro raises an error of Snowflake's: its code, its SQL state and its message."""
+"""The form in which a macro raises a Snowflake error: code, SQL state and message."""
 
 
 def raised(code: str, state: str, message: str) -> str:
@@ -247,7 +247,7 @@ def division_macros() -> str:
     def guarded(body: str) -> str:
         return f"CASE WHEN a IS NULL OR b IS NULL THEN NULL WHEN b = 0 THEN {zero} ELSE {body} END"
 
-    # Twenty digits before the point: of DECIMALs with 38 digits DuckDB cuts the scale where a CASE has two of them.
+    # Twenty digits before the decimal point, because DuckDB reduces the scale if a CASE has two DECIMALs of 38 digits.
     whole = (
         f"(({rounded('(a::HUGEINT * 1000000)', 'b::HUGEINT')})::DECIMAL(38,0) "
         "* 0.000001::DECIMAL(7,6))::DECIMAL(26,6)"

@@ -14,14 +14,14 @@ class Columns:
     """The columns, relations and schemas of all databases, as known when a statement is translated."""
 
     variants: frozenset[str] = frozenset()
-    """The names, in upper case, of columns that are VARIANTs somewhere."""
+    """The names, in upper case, of columns that are VARIANTs in at least one table."""
     names: frozenset[str] = frozenset()
     mixed: frozenset[str] = field(default=frozenset())
-    """Those of the names, in upper case, that are not stored in upper case somewhere."""
+    """The names, in upper case, that are stored in another case at least once."""
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """The types (`column_types.py`) that the columns of a name, in upper case, have."""
+    """The types (`column_types.py`) of all columns with the same name, keyed by the name in upper case."""
     tables: Mapping[tuple[str, ...], Mapping[str, str]] = field(default_factory=dict)
-    """DuckDB's type of each column of a table, in their order; all names are in upper case."""
+    """The DuckDB type of each column of a table, in column order; all names are in upper case."""
 
 
 def check_names(statement: exp.Expr, columns: Columns) -> None:

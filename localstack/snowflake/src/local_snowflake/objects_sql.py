@@ -23,8 +23,8 @@ CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
         WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
         WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
 """
-"""FLATTEN with OUTER, and in place of fakesnow's, which reads a JSON null as NULL, a name with a slash or a dollar sign
-as a path, and fails for a VARIANT that is no array or object."""
+"""FLATTEN with OUTER. It replaces fakesnow's, which reads a JSON null as NULL, treats a name with a slash or a dollar
+sign as a path, and fails for a VARIANT that is neither an array nor an object."""
 
 OBJECT_CONSTRUCT = """
 CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) AS (
@@ -35,7 +35,7 @@ CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) A
     WHERE key IS NOT NULL AND (keep_nulls OR list_extract(vals, idx) IS NOT NULL)
 );
 """
-"""OBJECT_CONSTRUCT as fakesnow's, with the keys in order."""
+"""fakesnow's OBJECT_CONSTRUCT, but with sorted keys."""
 
 
 def macros_of(database: str) -> str:

@@ -52,14 +52,14 @@ PRIVILEGES: Mapping[str, tuple[str, ...]] = {
     "USER": ("MONITOR",),
     "ROLE": (),
 }
-"""OWNERSHIP, which every kind but ACCOUNT has, is not repeated; USAGE on a role is given by GRANT ROLE."""
+"""OWNERSHIP, which every kind except ACCOUNT has, is not listed; USAGE on a role is granted by GRANT ROLE."""
 
 OWNERSHIP = "OWNERSHIP"
 IN_A_SCHEMA = frozenset(_SCHEMA_OBJECTS)
 PLURALS = {"VIEWS": "VIEW", "TABLES": "TABLE", "SCHEMAS": "SCHEMA"} | {
     f"{kind}S": kind for kind in _SCHEMA_OBJECTS
 }
-"""The kinds of ALL … IN and FUTURE … IN."""
+"""The kinds of object that ALL … IN and FUTURE … IN support, keyed by their plural."""
 
 FIRST_WORDS = {
     "ADD", "ALL", "APPLY", "APPLYBUDGET", "ATTACH", "AUDIT", "BIND", "CANCEL", "CREATE", "DELETE", "EVOLVE", "EXECUTE",
@@ -67,7 +67,8 @@ FIRST_WORDS = {
     "PURCHASE", "READ", "REBUILD", "REFERENCES", "REFERENCE_USAGE", "REPLICATE", "RESOLVE", "SELECT", "TRUNCATE",
     "UPDATE", "USAGE", "USE", "VIEW", "WRITE",
 }  # fmt: skip
-"""The words that start a privilege, also of kinds that do not exist here. Another word is a syntax error."""
+"""The first words of all privileges, including those on kinds of object that do not exist here. Any other word is a
+syntax error."""
 
 
 def privileges_of(kind: str) -> tuple[str, ...]:

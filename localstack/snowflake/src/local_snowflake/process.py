@@ -62,7 +62,7 @@ class Process:
         privileges: bool,
     ) -> None:
         self._lock = lock(folder)
-        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what it once had
+        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps memory that it once allocated
         warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # fakesnow's, of no use here
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow

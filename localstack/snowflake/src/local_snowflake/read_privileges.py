@@ -18,7 +18,7 @@ TEMPORARY = "TEMP"
 
 class Need(NamedTuple):
     privilege: str
-    """Empty: any."""
+    """Empty if any privilege is enough."""
     name: Name
 
 
@@ -80,7 +80,7 @@ class Reading:
         )
         try:
             tree = sqlglot.parse_one(rows[0][0], read="duckdb") if rows else None
-        except ParseError:  # DuckDB has its own words for some things; then only the view itself is checked
+        except ParseError:  # DuckDB's own syntax, which sqlglot cannot parse: only the view itself is checked
             tree = None
         scope = Scope(view.database, view.schema)
         needs = [*needs_of(tree, scope), *histories_of(tree, view.database)] if tree else []
@@ -91,7 +91,7 @@ class Reading:
         """Discard the cached tables of a view that has changed, or of every view in a database or schema that
         has changed.
         """
-        for key in list(self._sources):  # a copy: other sessions add to it meanwhile
+        for key in list(self._sources):  # a copy, because other sessions may add to it
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)
 

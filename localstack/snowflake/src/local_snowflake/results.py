@@ -29,9 +29,9 @@ class Result:
 
 
 type Handler = Callable[[Words, Scope], Result | str | None]
-"""Answers a statement, rewrites it for fakesnow, or passes (None)."""
+"""Answers a statement, rewrites it for fakesnow, or leaves it unchanged (None)."""
 type Handlers = Mapping[tuple[str, ...], Handler]
-"""By the words that name the statement: ("CREATE", "PIPE")."""
+"""Keyed by the words that identify the statement: ("CREATE", "PIPE")."""
 
 
 def status(message: str) -> Result:

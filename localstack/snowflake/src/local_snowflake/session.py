@@ -80,15 +80,15 @@ class LocalConnection(TransactionalConnection):
         super().__init__(*arguments, **options)
         self.actor = Actor("LOCAL_SNOWFLAKE", "ACCOUNTADMIN")
         self.authorize: Callable[[exp.Expr, LocalConnection], None] | None = None
-        """Raises if the session may not read or change what a statement names."""
+        """Raises an error if the session may not read or change an object that a statement names."""
         self.visible: Callable[[exp.Show, exp.Expr, LocalConnection], exp.Expr] | None = None
-        """Leaves out of a SHOW statement's query what the session may not see."""
+        """Restricts a SHOW statement's query to the objects that the session may see."""
         self.when_done: Callable[[], None] | None = None
-        """What follows from the statement that runs now, once it has succeeded."""
+        """Called after the current statement has succeeded."""
         self.view_reads: tuple[object, ...] | None = None
-        """The tables that the CREATE VIEW statement that runs now reads."""
+        """The tables that the current CREATE VIEW statement reads."""
         self.columns: Callable[[], Columns] = Columns
-        """What is known of the columns of all databases."""
+        """Returns the known columns of all databases."""
         self.temporary: dict[str, str] = {}
 
     def done(self) -> None:
@@ -170,7 +170,7 @@ class LocalCursor(FakeSnowflakeCursor):
             return super().execute(*args, **kwargs)
         except snowflake.connector.errors.ProgrammingError as error:
             self._conn.outlive_failure()
-            # Snowflake's grammar has the statement and DuckDB's has not, or fakesnow does not know what to do with it.
+            # Snowflake's grammar has the statement but DuckDB's does not, or fakesnow cannot handle it.
             if isinstance(error.__cause__, duckdb.ParserException | NotImplementedError):
                 raise unsupported(f"the statement {' '.join(str(args[0]).split())[:200]}") from None
             if isinstance(error.__cause__, duckdb.Error) and (known := worded(error.__cause__)):
@@ -186,7 +186,7 @@ class LocalCursor(FakeSnowflakeCursor):
         """
         return list(self._described)
 
-    # ---- statements that fakesnow splits into several, made one
+    # ---- statements that fakesnow would split into several
 
     def _transform_explode(self, expression: exp.Expr) -> list[exp.Expr]:
         if isinstance(expression, exp.Merge | exp.Create):
@@ -349,7 +349,7 @@ class LocalCursor(FakeSnowflakeCursor):
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
             for assignment in update.expressions:
-                assignment.this.set("table", None)  # DuckDB takes no alias on the left side
+                assignment.this.set("table", None)  # DuckDB accepts no alias on the left side
         for insert in merge.find_all(exp.Insert):
             for column in insert.this.expressions if insert.this else ():
                 column.set("table", None)
@@ -403,7 +403,7 @@ class LocalCursor(FakeSnowflakeCursor):
             raise
         self._duck_conn.commit()
 
-    # ---- temporary relations with a database and a schema, which DuckDB has not
+    # ---- temporary relations with a database and a schema, which DuckDB does not support
 
     def _name_temporary(self, create: exp.Create | exp.Drop) -> None:
         """Turn a temporary relation into an ordinary one that is dropped when the session ends. Until then,

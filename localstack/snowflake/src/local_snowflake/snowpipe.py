@@ -55,7 +55,7 @@ class Ingest:
         self.notices = Notices(catalog, channels.aws)
         self.activity: defaultdict[str, Activity] = defaultdict(Activity)
         self.problems: dict[str, str] = {}
-        """What is amiss now: with a region's queue, or with loading."""
+        """Current problems, with a region's queue or with loading."""
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] = lambda: None
         self._inbox: queue.Queue[Message] = queue.Queue(maxsize=2 * MAX_FILES)
@@ -66,7 +66,7 @@ class Ingest:
         self._pipes: tuple[int, list[Pipe]] = (-1, [])
         self._nothing_waits: set[tuple[str, datetime | None]] = set()
         self._pending = threading.RLock()
-        """Held while a file turns from in flight to waiting, so that no reader counts it twice or not at all."""
+        """Held while a file's state changes from in flight to waiting, so that the file is counted exactly once."""
 
     # ---- life
 

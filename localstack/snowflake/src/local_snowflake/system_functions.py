@@ -35,7 +35,7 @@ class Functions:
         unknown = next((name for name in names if name.startswith("SYSTEM$") and name not in SCALARS), None)
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
-        if "LOAD_HISTORY" in names:  # fakesnow's is empty whatever was loaded
+        if "LOAD_HISTORY" in names:  # fakesnow's is always empty
             raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY (only COPY_HISTORY)")
         if not names & (SCALARS | TABLES):
             return None

@@ -47,7 +47,7 @@ class TransactionalConnection(FakeSnowflakeConnection):
         The failure ends the transaction in DuckDB, but would not end it in Snowflake.
         """
         with suppress(duckdb.Error):
-            self._duck_conn.fetchall()  # DuckDB takes no statement while a result is unread
+            self._duck_conn.fetchall()  # DuckDB accepts no statement while a result is unread
         if not self.in_transaction:
             return
         if self._changed:

@@ -192,7 +192,7 @@ class Unenforced:
 
 
 SESSION_PARAMETERS = {"QUOTED_IDENTIFIERS_IGNORE_CASE", "TIMEZONE"}
-"""Those that fakesnow shows."""
+"""The session parameters that fakesnow shows."""
 
 PARAMETERS = {
     "MAX_CONCURRENCY_LEVEL": 8,

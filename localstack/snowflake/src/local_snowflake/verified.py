@@ -21,11 +21,11 @@ from local_snowflake.errors import unsupported
 
 SHAPES = Path(__file__).parent / "shapes.txt"
 PAGE = "verified.md"
-# They name or contain something and compute nothing.
+# Nodes that name or contain something and compute nothing.
 LEAVES = (exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Var, exp.DataType, exp.DataTypeParam, exp.Placeholder,
           exp.Parameter, exp.JSONPathPart, exp.JSONPath, exp.Column, exp.ColumnDef, exp.Schema, exp.Tuple, exp.Alias,
           exp.TableAlias, exp.Paren, exp.Star, exp.PropertyEQ, exp.Kwarg, exp.RawString)  # fmt: skip
-# Each of their clauses is verified by itself: all combinations would be too many.
+# Each clause of these nodes is verified separately, because there are too many combinations.
 CLAUSES = (exp.Query, exp.Table, exp.Join, exp.From, exp.Where, exp.Group, exp.Having, exp.Qualify, exp.Order,
            exp.Ordered, exp.Window, exp.WindowSpec, exp.With, exp.CTE, exp.Limit, exp.Offset, exp.Values, exp.Insert,
            exp.Update, exp.Delete, exp.Merge, exp.When, exp.Whens, exp.Lateral, exp.TableFromRows, exp.Count, exp.Case,
