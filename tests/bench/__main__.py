@@ -36,7 +36,7 @@ PARTS = {
     "memory": "tests.bench.memory",
     "end_to_end": "tests.bench.end_to_end",
 }
-# These run only if --only names them: an hour, and gigabytes of disk.
+# These run only if --only names them, because they take an hour and gigabytes of disk space.
 BY_HAND = {"marts": "tests.bench.marts"}
 KEPT = Path(__file__).with_name("by_hand.json")
 

@@ -143,7 +143,7 @@ class Aws:
         else:
             holds = not ConditionExpression or old is None
         if not holds:
-            # AWS bills a failed conditional write like the write.
+            # AWS bills a failed conditional write like a successful one.
             self.units["write"] += max(units(old or {}), units(Item)) if self.billed else 0
             raise ConditionFailed(old)
         self._put(items, sk, Item)
@@ -170,7 +170,7 @@ class Aws:
     def _do_batch_get_item(self, RequestItems: Mapping[str, Mapping[str, Any]]) -> object:
         ((table, asked),) = RequestItems.items()
         found = [items.get(sk) for items, sk in (self._items(table, key) for key in asked["Keys"])]
-        if self.billed:  # each item is billed separately, also if it does not exist
+        if self.billed:  # each item is billed separately, even if it does not exist
             consistent = asked.get("ConsistentRead", False)
             self.units["read"] += sum(
                 read_units(size_of(item or {}), consistent=consistent) for item in found

@@ -290,7 +290,7 @@ def identity() -> Figures:
             rounds.append({case: cpu_of(partial(main.ingest, cases[case], Context()), 1) for case in order})
     found = Figures()
     found.ratios["handler/cached_token@100"] = seconds[1] / seconds[0]
-    # Whole requests one after the other, so verification finds the processor's caches as a function does.
+    # Measure whole requests one after the other, so that the processor's caches are as they are in a function.
     for name, case in (("cached_token", 1), ("new_token", 2)):
         more = statistics.median(each[case] - each[0] for each in rounds)
         found.rates[f"handler/{name}_us"] = more * 1e6

@@ -222,7 +222,7 @@ MEASURED = ("rows_scanned", "run_s", "bytes_scanned")
 def add(session: Snowflake, first: int, new: int) -> None:
     fill(session, first, new)
     fill(session, first, new // 100, every=100, late=2 * 86_400, id_=f"late-{first}-")
-    # repeated: events of half a day before, received again now
+    # Repeated events: they occurred half a day before, and are received again now.
     fill(session, first - A_DAY // 2, new // 100, came=A_DAY // 2 // 5000 * 1200, id_="")
 
 

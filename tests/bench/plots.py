@@ -67,7 +67,7 @@ def draw(series: dict[str, Points], folder: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot as plt
 
-    # Text stays text and ids are deterministic, so that the same series give the same file.
+    # Keep text as text and ids deterministic, so that the same series produce the same file.
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "milkrun", "font.size": 9})
     for name, title, x_label, panels in PLOTS:
         if all(key in series for key, _ in panels):

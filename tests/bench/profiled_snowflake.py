@@ -19,7 +19,7 @@ from local_snowflake.session import LocalConnection, LocalCursor
 SCANS = Path(os.environ["MILKRUN_SCANS"])
 # dbt writes a comment with the node into every statement.
 NODE = re.compile(r'"node_id": "[a-z]+[.][a-z]+[.]([a-z_]+)')
-# A name in the columns and filters of a scan; the values of filters are no columns of the table.
+# A name in the columns and filters of a scan; values in filters are not columns of the table.
 WORD = re.compile(r"[a-z_]+")
 _cursor, _execute = LocalConnection.cursor, LocalCursor.execute
 

@@ -1,6 +1,6 @@
 """Load-test each function separately against a simulated AWS, and then the local stack (`make load`).
 
-    python -m tests.load [--only stack,functions] [--rate 4] [--steady 240] [--write]
+    python -m tests.load [--only functions,stack] [--rate 4] [--steady 240] [--write]
 
 The exit code is 1 if memory leaks, an event is lost, or a queue does not drain. `--write` puts the tables
 into docs/load.md. Uses the running stack whose outputs file MILKRUN_E2E_OUTPUTS names, or starts its own

@@ -47,7 +47,7 @@ RIGHTS = {
         ("dynamodb:Query", "VisitsTable"),
         ("events:PutEvents", "VisitsBus"),
         ("s3:PutObject", "ArchiveBucket/set-aside/*"),
-        # Lambda itself writes batches that reached the record age.
+        # Lambda itself writes batches that reached the maximum record age.
         ("s3:PutObject", "ArchiveBucket/aws/lambda/*"),
         ("s3:ListBucket", "ArchiveBucket"),
     },

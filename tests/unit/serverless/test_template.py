@@ -52,7 +52,7 @@ def test_stateful_resources_survive_the_removal_of_the_stack(stage):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_named_resource_is_retained_after_a_failed_creation(variant):
     plain = {n for n, r in resources(variant).items() if r.get("DeletionPolicy") == "Retain"}
-    # Both belong to the account and region, and have no name that could exist at the next attempt.
+    # Both belong to the account and region, and have no name with which the next attempt could conflict.
     assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
     assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
 
@@ -305,7 +305,7 @@ def test_firewall_blocks_exactly_the_bodies_that_are_too_large_for_an_invocation
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
     blocked = [size for size in CONTENT_LENGTHS if re.search(statement["RegexString"], str(size))]
     assert blocked == [size for size in CONTENT_LENGTHS if size >= 4_000_000]
-    # An invocation takes 6 MB (AWS Lambda Developer Guide: "Lambda quotas"). The body is encoded as base64, and the
+    # An invocation accepts 6 MB (AWS Lambda Developer Guide: "Lambda quotas"). The body is encoded as base64, and the
     # rest of the event needs space, too.
     assert 4 * 3_999_999 / 3 < 6 * 1024 * 1024 - 500_000
 

@@ -29,7 +29,7 @@ from tools.milkrun import app
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
 
-# status, headers, body; None cuts the connection without an answer.
+# Status, headers and body; None closes the connection without a response.
 type Answer = tuple[int, dict[str, str], bytes] | None
 
 

@@ -204,7 +204,7 @@ def test_up_after_localstack_died_deletes_nothing_without_discard(
         [said] = [line for line in capsys.readouterr().err.splitlines() if "has died" in line]
         assert said.startswith("LocalStack has died")
         assert "milkrun up --discard" in said
-        assert trial_stack.processes.alive("snowflake")  # so that the warehouse can be asked
+        assert trial_stack.processes.alive("snowflake")  # so that the warehouse can be queried
     assert held.read_text() == "1"
     gone = trial_stack.up(discard=True)
     assert any("objects in S3" in line for line in gone)
