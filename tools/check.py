@@ -1,4 +1,4 @@
-"""`python -m tools.check`: the checks that need no running stack and are not about Python code.
+"""`python -m tools.check`: run the checks that need no running stack and do not concern Python code.
 
 They check that every direct dependency is pinned, package every stage with dummy credentials, and run cfn-lint and
 checkov on the templates, yamllint on the YAML files and sqlfluff on the DDL. A check is skipped if its inputs have not
@@ -204,9 +204,10 @@ class Check:
     run: Callable[[], None]
 
     def passes(self) -> bool:
-        """Run the check. Return False if it is skipped because it has already passed with the same inputs.
+        """Run the check and return True; return False if the check is skipped because it has already passed
+        with the same inputs.
 
-        Raises CheckError if it fails.
+        Raises CheckError if the check fails.
         """
         stamp = TEMPLATES / f"{self.run.__name__}.passed"
         with alone(self.run.__name__):

@@ -1,6 +1,7 @@
-"""Milkrun on the command line: the local stack, the operator's commands and the warehouse.
+"""The command line of Milkrun: commands for the local stack, for operators and for the warehouse.
 
-A command's module is imported when the command runs: `milkrun --help` and completion load none of them.
+A command's module is imported only when that command runs. `milkrun --help` and the completion of command
+names import none of the modules.
 """
 
 import importlib
@@ -204,7 +205,9 @@ class Deferred(TyperCommand):
 
 
 class LazyGroup(TyperGroup):
-    """A group that imports a command only when it is invoked or completed."""
+    """A command group that imports a command's module only when the command is invoked or its arguments are
+    completed.
+    """
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -249,7 +252,7 @@ def loaded() -> LazyGroup:
 
 
 def main() -> int:
-    """Run the command line; return its exit code."""
+    """Run the command line with the process's arguments; return the exit code."""
     restart_if_needed()
     return command_errors.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
 

@@ -90,7 +90,7 @@ def members(groups: dict[str, list[str | dict[str, str]]], group: str) -> Iterat
 
 
 def shared_files(root: Path) -> list[str]:
-    """Return the requirements files that are installed together in .venv."""
+    """Return the names of the requirements files that are installed together in .venv."""
     groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
     return ["requirements.txt"] + [
         f"requirements-{g}.txt" for g in groups if g not in OWN_ENVIRONMENT | INCLUDED_ONLY

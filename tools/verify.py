@@ -211,7 +211,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """Return the names of the tests whose parametrised cases all passed."""
+    """Return the names of the tests that passed, with all their parametrised cases."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)

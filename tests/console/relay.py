@@ -1,4 +1,4 @@
-"""A TCP relay that can cut and restore the connections to a server."""
+"""A TCP relay that can cut the connections to a server and accept connections again."""
 
 import asyncio
 import contextlib

@@ -106,7 +106,7 @@ class State:
 
 
 def empty() -> State:
-    """Return the state of a console that has just started."""
+    """Return the state of a console that has just started and has no data yet."""
     at = iso(now())
     return State(
         stage={

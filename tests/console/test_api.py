@@ -293,7 +293,7 @@ def test_app_developer_can_reset_the_lists_post_an_event_and_find_it(api, pipeli
     assert totals["total"] == totals["good"] + totals["bad"]
 
 
-def test_console_uses_exactly_the_permissions_listed_in_the_manual(pipeline, monkeypatch):
+def test_console_uses_exactly_the_permissions_that_its_manual_lists(pipeline, monkeypatch):
     """Record every AWS call that a separate console makes while all its pages are requested."""
     called: set[str] = set()
     make = Outputs.aws

@@ -274,7 +274,9 @@ def test_incomplete_date_is_not_changed_while_the_user_types(feed: Feed, open_pa
     expect(page).to_have_url(re.compile("date=2026-11-27"))
 
 
-def test_visits_of_one_day_are_never_shown_under_another_date(feed: Feed, open_page: Open) -> None:
+def test_visits_of_the_previous_date_disappear_when_another_date_is_chosen(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     feed.refuse("/api/visits", 503, "no answer", "snowflake")

@@ -359,7 +359,7 @@ def test_copy_buttons_copy_the_object_key_and_the_sql(feed: Feed, open_page: Ope
 # --- the map
 
 
-def test_truck_is_shown_as_it_moves_and_enters_a_fence(feed: Feed, open_page: Open) -> None:
+def test_page_shows_a_truck_moving_and_entering_a_fence(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
@@ -420,7 +420,7 @@ def test_new_visit_appears_on_the_timeline(feed: Feed, open_page: Open) -> None:
     expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
 
 
-def test_trail_of_a_chosen_truck_is_drawn_with_times(feed: Feed, open_page: Open) -> None:
+def test_trail_of_the_chosen_truck_is_drawn_with_times(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")
     map_is_drawn(page)
@@ -599,7 +599,7 @@ SHOWN = r"""{
     ],
     ids=["an event", "a text that is cut off", "a number", "no JSON", "a number beyond a double"],
 )
-def test_event_is_shown_as_sent_and_optionally_formatted(open_page: Open, sent: str, shown: str) -> None:
+def test_event_text_is_shown_as_sent_or_formatted_on_request(open_page: Open, sent: str, shown: str) -> None:
     with Feed(empty()) as feed:
         feed.add_bad({"codes": ["wrong_type"]}, raw=sent)
         page = open_page(f"{feed.url}/events")

@@ -81,7 +81,7 @@ def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str
         assert pipeline.post(crossing(device, "exit", datetime.now(UTC), place)).status == 202
 
 
-def test_console_answers_which_trucks_are_overdue(
+def test_console_shows_which_trucks_are_overdue(
     dispatcher: Dispatcher, trucks_of_today: tuple[str, str]
 ) -> None:
     there = dispatcher.card("At a place now")
@@ -90,7 +90,7 @@ def test_console_answers_which_trucks_are_overdue(
     dispatcher.answered("Which trucks are overdue?")
 
 
-def test_console_answers_when_a_farm_was_last_visited(dispatcher: Dispatcher) -> None:
+def test_console_shows_when_a_farm_was_last_visited(dispatcher: Dispatcher) -> None:
     dispatcher.searches("farm-38")
     expect(dispatcher.card("The chosen fence")).to_contain_text(
         re.compile(r"Last visit.*\d\d:\d\d:\d\d", re.S)
@@ -111,7 +111,7 @@ def test_console_exports_yesterdays_visits(dispatcher: Dispatcher, pipeline: Pip
     dispatcher.answered("Send me yesterday's visits")
 
 
-def test_console_answers_which_trucks_are_at_the_plant_now(
+def test_console_shows_which_trucks_are_at_the_plant_now(
     dispatcher: Dispatcher, trucks_of_today: tuple[str, str]
 ) -> None:
     dispatcher.searches("plant-1")
@@ -119,15 +119,13 @@ def test_console_answers_which_trucks_are_at_the_plant_now(
     dispatcher.answered("Who is at plant-1 now?")
 
 
-def test_console_answers_which_trucks_are_silent_and_why(dispatcher: Dispatcher) -> None:
+def test_console_shows_which_trucks_are_silent_and_why(dispatcher: Dispatcher) -> None:
     silent = dispatcher.card("Silent trucks").get_by_role("listitem")
     expect(silent.first.locator(".row-note")).not_to_be_empty()
     dispatcher.answered("Which trucks are silent and why?")
 
 
-def test_console_answers_where_a_truck_was_at_a_given_time(
-    dispatcher: Dispatcher, pipeline: Pipeline
-) -> None:
+def test_console_shows_where_a_truck_was_at_a_given_time(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     dispatcher.searches("truck-07")
     expect(dispatcher.card("The chosen truck")).to_contain_text("truck-07")
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="Replay a morning"))
@@ -142,7 +140,7 @@ def test_console_answers_where_a_truck_was_at_a_given_time(
     dispatcher.answered("Where was truck-07 at 9?")
 
 
-def test_console_answers_how_many_litres_were_collected_today(dispatcher: Dispatcher) -> None:
+def test_console_shows_how_many_litres_were_collected_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Visits")
     days = dispatcher.card("Daily totals")
     expect(days).to_contain_text("figures for")
@@ -150,7 +148,7 @@ def test_console_answers_how_many_litres_were_collected_today(dispatcher: Dispat
     dispatcher.answered("How many litres today?")
 
 
-def test_console_answers_which_farms_were_not_visited_today(dispatcher: Dispatcher) -> None:
+def test_console_shows_which_farms_were_not_visited_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Places")
     filter_ = dispatcher.page.get_by_role("button", name="Not visited today")
     expect(dispatcher.page.locator(".place-table tbody tr").first).to_be_visible()
@@ -162,7 +160,7 @@ def test_console_answers_which_farms_were_not_visited_today(dispatcher: Dispatch
     dispatcher.answered("Which farm was not visited?")
 
 
-def test_console_answers_what_happened_to_an_event(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
+def test_console_shows_what_happened_to_an_event(dispatcher: Dispatcher, pipeline: Pipeline) -> None:
     sent = crossing(f"truck-{uuid4().hex[:6]}", "enter", datetime.now(UTC), Fence("farm", "farm-12"))
     assert pipeline.post(sent).status == 202
     eventually(lambda: pipeline.raw_rows(sent["_id"]))

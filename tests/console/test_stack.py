@@ -1,4 +1,4 @@
-"""Test the console in Chromium on a real stack."""
+"""Test the console in Chromium against a real stack."""
 
 import json
 import os

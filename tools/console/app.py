@@ -46,7 +46,7 @@ from tools.console.stream import Hub
 
 
 class Console:
-    """The console of one stage. Its pollers start at the first request to the API."""
+    """The console of one stage. The pollers start when the API receives its first request."""
 
     def __init__(
         self,

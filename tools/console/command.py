@@ -1,4 +1,4 @@
-"""`milkrun console`: the console of one stage, on loopback."""
+"""`milkrun console`: serve the console of one stage on loopback."""
 
 import contextlib
 import re

@@ -27,7 +27,7 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def touch(self, at: float) -> None:
-        """Record that the stage was active, without counting an event."""
+        """Record that the stage was active at a time, without counting an event."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:

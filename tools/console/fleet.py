@@ -135,7 +135,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def heard(self, device_id: str, at: float, type_: str) -> None:
-        """Record an event without a position; ignored for a device that has never sent a position."""
+        """Record an event without a position. The event is ignored if the device has never sent a position."""
         truck = self._trucks.get(device_id)
         if truck and truck.hear(at, type_):
             self.changed.add(device_id)

@@ -72,7 +72,7 @@ class VisitRow(TypedDict):
 
 
 class Change(TypedDict):
-    """A new, changed or deleted visit, for the pages' event stream."""
+    """A change to a visit, as sent to the pages: the visit is new, has changed or was deleted."""
 
     kind: str
     visit: VisitRow | None
@@ -242,8 +242,8 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Replace the visits of a device with those that were read from the visits table. Visits from before
-        the first of them stay.
+        """Replace the visits of a device with those that were read from the visits table. Visits that began
+        before the earliest of those are kept.
         """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
@@ -310,7 +310,7 @@ class KnownVisits:
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
 
     def _present(self) -> Iterable[Known]:
-        """Return the open visits that nothing contradicts."""
+        """Return the open visits that no event contradicts."""
         return (visit for visit in self._open.values() if self.contradicted_by(visit) is None)
 
     def open_devices(self) -> set[str]:

@@ -134,7 +134,7 @@ def visits_csv_header(zone: ZoneInfo) -> str:
 
 
 def visits_csv(rows: Iterable[VisitRow], zone: ZoneInfo) -> str:
-    """Return visits as CSV without a header, with times in UTC and in the fleet's time zone."""
+    """Return visits as CSV rows without a header; times are given both in UTC and in the fleet's time zone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     for row in rows:

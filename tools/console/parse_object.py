@@ -1,4 +1,4 @@
-"""Parse an archived object for the page, without side effects.
+"""Parse an archived object for the page. The functions have no side effects.
 
 Events are untrusted: every value's type is checked before it is used.
 """
@@ -96,7 +96,7 @@ class _Kept(msgspec.Struct):
 
 
 class Read(msgspec.Struct, gc=False):
-    """The parsed lines of one object."""
+    """The events, positions and crossings in one object."""
 
     events: list[Event]
     positions: list[Position]

@@ -125,7 +125,7 @@ class Keys:
 
 @dataclass
 class Shared:
-    """The objects that all pollers share."""
+    """The settings, clients and state that all pollers share."""
 
     outputs: Outputs
     stage: str

@@ -21,7 +21,7 @@ class ReconcilePoller(Poller):
         self._began_at: float | None = None
 
     def ask(self) -> bool:
-        """Start a comparison now; return False if one is already running."""
+        """Start a comparison now and return True; return False if a comparison is already running."""
         if self.state.pipeline.reconciled.state == "running":
             return False
         self.state.pipeline.reconciled.state = "running"

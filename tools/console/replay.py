@@ -119,7 +119,7 @@ def _track(device_id: str, points: list[Position], start: float) -> dict[str, ob
 
 
 def _visits(crossings: list[Crossing], rule: Rule, exclusive_tags: Collection[str]) -> list[VisitRow]:
-    """Compute the visits of these crossings with the consumer's own function."""
+    """Return the visits that result from these crossings, computed with the consumer's own function."""
     events = [parse_object.event_of(crossing) for crossing in crossings]
     contradicting = {
         (each.pair, each.visit.entered_event_id): each.contradicted_by

@@ -30,7 +30,7 @@ class ReplayAnswers:
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
-        """Return the days with archived events, and a suggested range that ends at the last known event."""
+        """Return the days with archived events, and a suggested time range that ends at the latest known position."""
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None
         if first is not None and last is not None:
@@ -43,7 +43,9 @@ class ReplayAnswers:
         return {"days": days, "suggested": suggested}
 
     async def read(self, start: datetime, end: datetime) -> bytes:
-        """Return a replay as JSON. Raises Problem if the range is invalid or another replay is being read."""
+        """Return the replay of a time range as JSON. Raises Problem if the range is invalid or another replay
+        is being read.
+        """
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
         if start > datetime.now(UTC):

@@ -1,4 +1,4 @@
-"""Responses: JSON, files and errors."""
+"""The console's HTTP responses: JSON, files and errors."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -14,7 +14,9 @@ Raw = msgspec.Raw
 
 
 class Problem(Exception):
-    """An error that becomes a problem+json response (RFC 9457). `source` names the unavailable source."""
+    """An error that becomes a problem+json response (RFC 9457). `source` names the source that is
+    unavailable, if any.
+    """
 
     def __init__(self, status: int, detail: str, source: str | None = None) -> None:
         super().__init__(detail)
@@ -42,7 +44,7 @@ def download(text: str, name: str, media_type: str) -> Response:
 
 
 def as_file(name: str) -> dict[str, str]:
-    """Return the header that makes a browser save the response as a file with this name."""
+    """Return the Content-Disposition header that makes a browser save the response as a file with this name."""
     return {"Content-Disposition": f'attachment; filename="{name}"'}
 
 

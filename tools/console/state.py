@@ -80,7 +80,9 @@ class ConsoleState:
     # --- input
 
     def take(self, read: Read, received_at: float) -> None:
-        """Add the events and positions of an archived object. Events received before the last reset are not listed."""
+        """Add the events, positions and crossings of an archived object. Events received before the last
+        reset are not listed.
+        """
         if received_at >= self._reset_at:
             for event in read.events:
                 self.events.add(event)

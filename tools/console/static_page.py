@@ -1,4 +1,4 @@
-"""Serve the built page and its files."""
+"""Serve the built page and the files that it loads."""
 
 from pathlib import Path
 

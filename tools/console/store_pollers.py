@@ -1,4 +1,4 @@
-"""The pollers of log lines, the visits table, the redrive queues and the warehouse."""
+"""The pollers of the log lines, the visits table, the redrive queues and the warehouse."""
 
 import time
 from contextlib import suppress
@@ -189,7 +189,9 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """Counts loaded and staged rows, but only while a page is open, because a warehouse costs money."""
+    """Counts loaded and staged rows. Queries the warehouse only while a page is open, because a running
+    warehouse costs money.
+    """
 
     source = "snowflake"
     # How long after its time a row may become visible.

@@ -83,7 +83,7 @@ class StoreQueries:
         return None
 
     def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
-        """Return one event of an archived object: the event on the line `line`, or the event with the id
+        """Return one event of an archived object: the event on line `line`, or the event with the id
         `event_id` if `line` is None. Returns None if there is no such event.
         """
         archive = Archive(self._aws("s3"), self._outputs.bucket)
@@ -97,7 +97,7 @@ class StoreQueries:
         return None
 
     def _sql(self, what: str) -> list[str]:
-        """Return SQL statements that find an event or an object, for users to copy."""
+        """Return SQL statements that find an event or the rows of an object, for users to copy."""
         raw, text = f"{self._outputs.database}.RAW", quoted(what)
         if name := object_name(what):
             return [f"SELECT * FROM {raw}.{name.prefix.upper()} WHERE file_name = {text}"]

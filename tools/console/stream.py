@@ -1,4 +1,4 @@
-"""Server-sent events: each message is encoded once for all open pages."""
+"""The stream of server-sent events. Each message is encoded once for all open pages."""
 
 import asyncio
 import time

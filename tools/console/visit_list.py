@@ -150,6 +150,6 @@ def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, object]
 
 
 def _begins(visit: Known, prefix: str) -> bool:
-    """Return whether the truck's or the place's name begins with `prefix`, ignoring case."""
+    """Return whether the name of the visit's truck or place begins with `prefix`, ignoring case."""
     names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
     return any(name.casefold().startswith(prefix) for name in names)

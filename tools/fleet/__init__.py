@@ -1,1 +1,1 @@
-"""The simulated fleet: its trucks, the demo, and the outage simulation."""
+"""The simulated fleet: generated traffic, the demo, and the simulation of outages."""

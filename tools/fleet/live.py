@@ -1,4 +1,6 @@
-"""`milkrun demo --live`: trucks that move until Ctrl-C. The map shows them a few seconds later."""
+"""`milkrun demo --live`: send the events of moving trucks until Ctrl-C. The map shows a movement a few
+seconds later.
+"""
 
 import json
 import random

@@ -44,7 +44,7 @@ def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
 
 @dataclass(slots=True)
 class Tally:
-    """The totals of a run of `send`."""
+    """The running totals of `milkrun send` or `milkrun demo --live`."""
 
     requests: int = 0
     events: int = 0

@@ -1,1 +1,1 @@
-"""A complete Milkrun on this machine: AWS (LocalStack), Snowflake, and our functions deployed to them."""
+"""A complete Milkrun on this machine: AWS (LocalStack), a local Snowflake, and the deployed functions."""

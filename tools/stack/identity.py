@@ -75,7 +75,7 @@ def is_key(text: str) -> bool:
 
 
 def publish_keys(settings: Settings, s3: Any) -> None:
-    """Create the key pair if it does not exist, and store the public key in S3."""
+    """Create the key pair if it does not exist, and store the public key in S3 as a JSON Web Key Set."""
     file = issuer(settings).private_key_file
     if not file.exists():
         private.write(file, new_key())

@@ -1,4 +1,4 @@
-"""`milkrun status`: whether a stage is healthy; for the local stack, also its processes and its disk."""
+"""`milkrun status`: show whether a stage is healthy; for the local stack, also check its processes and its disk."""
 
 import shutil
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The memory of the local stack's processes."""
+"""The memory usage of the local stack's processes."""
 
 from tools.stack.processes import Processes, descendants, description, memory
 

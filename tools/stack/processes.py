@@ -70,7 +70,7 @@ class Processes:
         directory: Path,
         grace_s: float = 0,
     ) -> Process:
-        """Start a program in its own session, so that Ctrl-C does not reach it.
+        """Start a program in its own session, so that Ctrl-C does not reach the program, and record its process.
 
         Output goes to `<logs>/<name>.log`.
         """

@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def aws_environment(self) -> dict[str, str]:
-        """Return environment variables that make boto3, osls and the Snowflake loader use only this stack."""
+        """Return the environment variables that make boto3, osls and the Snowflake loader use only this stack."""
         return {
             **self.environment,
             "AWS_ENDPOINT_URL": self.endpoint_url,

@@ -35,7 +35,7 @@ MADE = re.compile(
 
 
 class Server(Protocol):
-    """The interface of `localstack.py` and `snowflake.py`."""
+    """The interface that the modules `localstack` and `snowflake` implement."""
 
     TITLE: str
     READY_S: float

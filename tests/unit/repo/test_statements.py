@@ -1,4 +1,6 @@
-"""Test that tests/statements.py accepts a statement only if a parser supports it or a list contains it."""
+"""Test that tests/statements.py accepts an SQL statement only if a parser supports the statement or a list
+contains it.
+"""
 
 import pytest
 
@@ -20,7 +22,7 @@ INTEGRATION = (
     ],
     ids=["unset", "refresh", "grants", "integration"],
 )
-def test_listed_statement_is_accepted(sql: str) -> None:
+def test_statement_in_the_list_is_accepted(sql: str) -> None:
     assert known(sql)
 
 
@@ -35,5 +37,5 @@ def test_listed_statement_is_accepted(sql: str) -> None:
     ],
     ids=["verb", "rest", "property", "two", "integration"],
 )
-def test_variation_of_a_listed_statement_is_rejected(sql: str) -> None:
+def test_variation_of_a_statement_in_the_list_is_rejected(sql: str) -> None:
     assert not known(sql)

@@ -43,5 +43,5 @@ def test_each_attacker_in_the_threat_model_has_an_existing_test() -> None:
 @pytest.mark.parametrize(
     "test", ["tests/unit/repo/gone.py", "tests/unit/repo/test_threat_model.py::test_gone"]
 )
-def test_missing_test_is_reported(test: str) -> None:
+def test_reference_to_a_missing_test_is_detected(test: str) -> None:
     assert not exists(test)

@@ -111,7 +111,7 @@ def make_targets() -> set[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in ("README.md", "CONTRIBUTING.md") if (ROOT / p).exists()])
-def test_every_make_command_on_a_page_is_a_target(page: str) -> None:
+def test_every_make_command_on_a_page_has_a_makefile_target(page: str) -> None:
     named = set(re.findall(r"\bmake ([a-z][a-z0-9-]*)\b", "\n".join(code_of((ROOT / page).read_text()))))
     assert named
     assert named <= make_targets()

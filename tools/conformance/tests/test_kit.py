@@ -1,4 +1,4 @@
-"""Test that the kit passes apps that follow the rules for clients and fails apps that break them."""
+"""Test that the kit passes apps that follow the rule for clients, and fails apps that break it."""
 
 import gzip
 import itertools
@@ -89,7 +89,9 @@ def app_that(
     pauses: tuple[float, ...] = (),
     token: str = "",
 ) -> App:
-    """Return an app that resends the same events, up to four times, after each status for which `again_on` is true."""
+    """Return an app that sends the same events again, in up to four requests, as long as `again_on` is true
+    for the response's status.
+    """
 
     def app(endpoint: str, events: list[Event]) -> None:
         http = urllib3.PoolManager(retries=False, timeout=0.5)
@@ -128,7 +130,9 @@ def app_that(
         ("timeout", app_that(lambda status: status is None, changed=True), "other bytes"),
     ],
 )
-def test_app_that_breaks_the_rule_fails_with_the_reason(scenario: str, app: App, fault: str) -> None:
+def test_app_that_breaks_the_rule_fails_and_the_report_names_the_violation(
+    scenario: str, app: App, fault: str
+) -> None:
     report = judged(app, scenario, timeout_s=2.5)
     assert not report["ok"]
     assert any(fault in each for each in report["faults"]), report["faults"]

@@ -1,4 +1,4 @@
-"""Pass events to an app through its test hook, and report the app's behaviour in each scenario."""
+"""Pass events to an app through the app's test hook, and report the app's behaviour in each scenario."""
 
 import json
 import time
@@ -18,9 +18,10 @@ class HookError(Exception):
 
 
 class Hook:
-    """The app's test hook: a URL that accepts events and sends them as the app would.
+    """The app's test hook: a URL that accepts events, which the app then sends as usual.
 
-    It receives a POST of `{"endpoint", "api_key", "events"}` and answers 2xx once the events are in the outbox.
+    The hook receives a POST of `{"endpoint", "api_key", "events"}` and responds with 2xx as soon as the
+    events are in the app's outbox.
     """
 
     def __init__(self, url: str, endpoint: str) -> None:
@@ -72,7 +73,7 @@ def _play_one(
 
 
 def an_event() -> Event:
-    """Return a valid event with a new id."""
+    """Return a valid event with a new random id."""
     return {
         "_id": f"conformance-{uuid.uuid4().hex}",
         "type": "user.updated_trip",

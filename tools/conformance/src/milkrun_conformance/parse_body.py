@@ -12,7 +12,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class UnreadableBodyError(ValueError):
-    """The body cannot be split into events."""
+    """Raised if a request body cannot be decompressed or split into events."""
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:

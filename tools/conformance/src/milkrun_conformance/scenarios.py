@@ -12,7 +12,9 @@ CLOCK_SLACK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A received request: its time (monotonic), event ids, decompressed body, returned status, and `Authorization`."""
+    """A received request: its time on the monotonic clock, event ids and decompressed body, the response's
+    status, and the `Authorization` header.
+    """
 
     at: float
     ids: tuple[str, ...]

@@ -30,7 +30,7 @@ SHUTDOWN_SECONDS = 5
 
 
 class Report(TypedDict):
-    """The app's behaviour in a scenario. `ok` is true if there are no faults."""
+    """A report on the app's behaviour in a scenario. `ok` is true if the app has made no mistake."""
 
     scenario: str
     plays: str
