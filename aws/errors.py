@@ -8,7 +8,7 @@ class RetryableError(LoggableError):
 
 
 class NoResponseError(RetryableError):
-    """The service did not answer before the deadline, or no connection could be made."""
+    """The service did not respond before the deadline, or no connection could be made."""
 
 
 class CredentialsError(RetryableError):

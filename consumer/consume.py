@@ -71,7 +71,7 @@ def consume(
     has_time: Callable[[], bool] = lambda: True,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> Outcome:
-    """Add every record to the visits or quarantine it, except those at or after `stopped_at`.
+    """Add every record to the visits or quarantine it, except those at or after `stopped_at`. Returns the outcome.
 
     Events are added per device and fence, in the order of each pair's first record. `has_time` is called before each
     group of pairs; once it returns False, no further group is started. Neither a bad record nor a failed call raises an

@@ -1,4 +1,4 @@
-"""How long items of the visits table are kept (DynamoDB's time to live)."""
+"""How long the visits table keeps its items (DynamoDB's time to live)."""
 
 from datetime import datetime, timedelta
 

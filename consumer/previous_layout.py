@@ -109,5 +109,5 @@ def event_of(pair: Pair, key: str) -> GeofenceEvent:
 
 
 def visit_of(item: Item) -> Visit | None:
-    """Return the item's visit; None for a head without a visit and for a deleted visit."""
+    """Return the visit in an item; None for a head without a visit and for a deleted visit."""
     return msgspec.convert(item, Visit, strict=False) if "entered_at" in item else None

@@ -84,7 +84,7 @@ class Owned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fence(NamedTuple):
-    """A geofence's business key. Unlike its `_id`, which Radar's webhook samples lack, it is stable."""
+    """A geofence's business key. It is stable, unlike the geofence's `_id`, which Radar's webhook samples lack."""
 
     tag: str
     external_id: str

@@ -34,7 +34,7 @@ class LoggableError(Exception):
 
 
 def message_of(error: BaseException) -> str:
-    """Return the error's message if it may be logged, otherwise the error's type."""
+    """Return the error's message if it may be logged, otherwise the name of the error's type."""
     return str(error) if isinstance(error, LoggableError) else type(error).__name__
 
 
@@ -73,7 +73,7 @@ def configure(level: str = "INFO", *before_printing: structlog.typing.Processor)
 
 
 def bind(**context: str | int | None) -> None:
-    """Add `context` to every log line of this invocation. Replaces the context of the previous invocation."""
+    """Add `context` to every log line of this invocation, and remove the context of the previous invocation."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(**context)
 

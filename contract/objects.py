@@ -44,12 +44,12 @@ class ObjectName:
 
 
 def hour_folder(hour: datetime) -> str:
-    """Return the folder of an hour (UTC) below a prefix."""
+    """Return the folder of an hour (UTC), relative to its prefix."""
     return f"dt={hour:%Y-%m-%d}/hh={hour:%H}"
 
 
 def object_name(key: str) -> ObjectName | None:
-    """Parse a key. Returns None if it does not have the format of Milkrun's keys."""
+    """Parse an object's key; return None if the key is not in Milkrun's format."""
     prefix, hour, found = prefix_of(key), hour_of(key), _NAME.search(key)
     if not (prefix and hour and found):
         return None

@@ -42,7 +42,7 @@ class Refused(Exception):
 
 
 class Unreadable(ValueError):
-    """A body that cannot be split into events."""
+    """Raised for a body that cannot be split into events."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Publish the records that the claim checks in the redrive queue name. Their events are read from S3."""
+"""Publish the records that the claim checks in the redrive queue name. Their events are read from the archive."""
 
 import os
 import random

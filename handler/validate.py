@@ -137,7 +137,7 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
 
 
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
-    """Return an event's text with the envelope's ids, if the event has no `user` or a null one.
+    """Return an event's text, with the envelope's ids added if the event has no `user` or a null one.
 
     Except for the members of a ping, this is the only change to an event.
     """

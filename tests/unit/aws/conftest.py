@@ -53,7 +53,7 @@ def certificate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the adapter trust the certificate, and return its path."""
+    """Make the adapter trust the certificate, and return the path of the certificate."""
     trust = http._trust.__wrapped__()
     trust.load_verify_locations(certificate)
     monkeypatch.setattr(http, "_trust", lambda: trust)

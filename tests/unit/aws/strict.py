@@ -60,7 +60,7 @@ class Strict:
 
 @contextmanager
 def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict]:
-    """Run the service on 127.0.0.1, with TLS if a certificate is given."""
+    """Run a service on 127.0.0.1, with TLS if a certificate is given, and yield it."""
     service = Strict()
 
     class Handler(BaseHTTPRequestHandler):

@@ -36,7 +36,10 @@ def short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def peer(parts: list[bytes], pause: float, certificate: Path | None = None) -> Iterator[str]:
-    """Run a server that reads a request, sends `parts` with a pause before each, and then stays silent."""
+    """Run a server that reads a request, sends `parts` with a pause before each, and then stays silent.
+
+    Yields its URL.
+    """
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     if certificate:
         tls.load_cert_chain(certificate)

@@ -21,7 +21,7 @@ RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 class Fault(Enum):
-    """How one call to a port fails."""
+    """The ways in which a call to a port can fail."""
 
     NONE = auto()
     BEFORE = auto()  # the call failed without an effect

@@ -152,7 +152,7 @@ def test_response_is_in_time_even_if_each_call_takes_its_maximum_time(
 
 
 class OnlyTheStream(World):
-    """A world in which only the stream fails."""
+    """Fake ports of which only the stream fails."""
 
     def next_fault(self, call: str) -> Fault:
         if call == "put":
