@@ -23,8 +23,8 @@ from tools import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
-# Stage and parameters of each variant: the stages as in params.yml, one with everything that a parameter can enable,
-# and one as it is after `snowpipe bootstrap` has entered Snowflake's users.
+# The stage and parameters of each variant: the stages as in params.yml, one with everything that parameters can
+# enable, and one with the parameters that `snowpipe bootstrap` sets for Snowflake's users.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
     "prod-glue": (
         "prod",
@@ -55,7 +55,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for st
 TEMPLATES = ROOT / "dist" / "templates"
 BIN = ROOT / ".venv" / "bin"
 CHECKOV = ROOT / ".venvs" / "checkov" / "bin" / "checkov"
-# The inputs of a template. The functions' code is not part of it, because a template only refers to their zips.
+# The inputs of a template. They do not include the functions' code, because a template only refers to the zip files.
 TEMPLATE_INPUTS = ("serverless.yml", "serverless", "package-lock.json", "tools/check.py")
 YAML = (
     "serverless.yml",

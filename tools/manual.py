@@ -13,7 +13,7 @@ from tools.milkrun import loaded
 
 NAME = "milkrun"
 COMMON_FROM = 5
-"""An option that this many commands share, with the same explanation, is explained once."""
+"""An option that at least this many commands share, with the same explanation, is explained only once."""
 COMMON = """## Common options
 
 Many commands have these options. Each command has `--help`. A TIME is written in ISO 8601, such as

@@ -170,7 +170,7 @@ ENTRIES = (
         "Print the SQL that creates the Snowflake user for the pipe check.",
     ),
     Entry("warehouse", "snowpipe.cli:app", WAREHOUSE, "Set up, load, check and query the warehouse."),
-    # Earlier spellings.
+    # Earlier names of commands.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),
     Entry("top", "tools.stack.local_status:command", OPERATE, hidden=True),

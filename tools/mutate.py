@@ -25,7 +25,7 @@ test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
 [cosmic-ray.distributor]
 name = "local"
 """
-# Without those that start servers: each of them would run once per mutant.
+# Excludes tests that start servers, because each test runs once per mutant.
 TESTS = {
     "contract": "tests/unit/contract",
     "handler": "tests/unit/handler",

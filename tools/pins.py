@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-# Groups of pyproject.toml with their own environment; the others share .venv with the project.
+# Dependency groups with their own environment; the other groups share .venv with the project.
 OWN_ENVIRONMENT = {"checkov"}
 # Groups that are only part of another group.
 INCLUDED_ONLY = {"kcl"}

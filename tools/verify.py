@@ -42,12 +42,12 @@ ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"
 PREFIXES = ("events", "rejected", "set-aside")
 KEYS_A_QUERY = 1000
 
-# The maximum that a run sends, counted on the local stack and rounded up.
+# The maximum that a run sends and stores, counted on the local stack and rounded up.
 REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
 THROTTLE_REQUESTS = 3_000
-"""Requests of the one test that exceeds the usage plan, which runs on deployed stages only."""
+"""The requests of the one test that exceeds the usage plan. The test runs only on deployed stages."""
 WAREHOUSE_MINUTES = 15
-"""An XSMALL warehouse (1 credit per hour): queries, one dbt build, one full refresh."""
+"""Minutes of an XSMALL warehouse (1 credit per hour) for queries, one dbt build and one full refresh."""
 
 type Outcome = Literal["passed", "failed", "skipped"]
 
@@ -88,7 +88,7 @@ def command(
     """
     outputs = terminal.outputs_of(context, stage)
     if outputs.ingest_function and not (outputs.token_issuer or token_command):
-        # Each test has a device of its own, so one token for all would not do.
+        # Each test has its own device, so a single token for all tests would not be enough.
         raise Refusal(
             f'Stage {stage} requires tokens: add --token-command (docs/deploy.md, "Acceptance run").'
         )
@@ -111,7 +111,7 @@ def command(
         "stage": stage,
         "label": label,
         "tests": outcomes,
-        # The local stand-ins were written with the same assumptions, so they verify nothing.
+        # The local AWS and Snowflake were written under the same assumptions, so they verify nothing.
         "verified": not is_local,
         "assumptions": claims,
         "removed": left,
@@ -133,7 +133,7 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
     ops/prices.yml.
     """
     prices = Prices()
-    # Requests above the usage plan store an event each until the first 429.
+    # Until the first 429, each request that exceeds the usage plan stores one event.
     beyond = 0 if is_local else THROTTLE_REQUESTS
     requests, events, objects = REQUESTS + beyond, EVENTS + beyond, OBJECTS + beyond
     aws = (
@@ -168,7 +168,7 @@ def run_tests(
         written = Path(folder) / "results.xml"
         arguments = ["tests/e2e", "-m", "stage", "-v", "-p", "no:cacheprovider", f"--junitxml={written}"]
         arguments += ["-k", only] if only else []
-        # A deployed pipe takes a minute for files that the local one loads in half a second.
+        # A deployed pipe takes a minute to load files that the local pipe loads in half a second.
         arguments += [] if stage == "local" else ["--timeout", "1800"]
         with subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
@@ -248,7 +248,7 @@ def remove(
     devices: set[str] = set()
     for key in _recent(store, since):
         answer = s3.get_object(Bucket=outputs.bucket, Key=key)
-        lines = readable_lines(answer["Body"].read()) or []  # others may put objects there
+        lines = readable_lines(answer["Body"].read()) or []  # other senders may store objects there
         if answer["Metadata"].get("app-version") != label and not (
             lines and all(label.encode() in line for line in lines)
         ):
@@ -261,7 +261,7 @@ def remove(
             except InvalidEvent:
                 continue
             pairs.setdefault(pair_of(event), set()).add(event.event_id)
-    # Some tests send records to the stream that are in no object.
+    # Some tests send records to the stream that no object contains.
     for record in stream_records(outputs.aws("kinesis"), outputs.stream, since - timedelta(seconds=5)):
         devices |= set(re.findall(rf"{label}-[\w-]*\w", record.data.decode(errors="replace")))
     dynamodb = outputs.aws("dynamodb")
@@ -270,7 +270,7 @@ def remove(
             pairs.setdefault(Pair(device, stay.fence), set())
     items = forget_pairs(dynamodb, outputs.visits_table, pairs)
     with outputs.warehouse() as warehouse:
-        # Rows that Snowpipe loads after the deletion would stay, so such an object stays, too.
+        # Rows that Snowpipe loads after the deletion would remain, so objects not loaded yet are kept.
         waiting = until(
             lambda: not_loaded(warehouse, outputs.database, keys), lambda left: not left, timeout_s=timeout_s
         )

@@ -81,7 +81,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(
             viewport=PHONE if phone else DESK,
             color_scheme="dark" if dark else "light",
-            timezone_id="America/New_York",  # another zone than the fleet's
+            timezone_id="America/New_York",  # not the fleet's time zone
             locale="en-GB",
             permissions=["clipboard-read", "clipboard-write"],
         )

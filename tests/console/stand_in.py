@@ -380,7 +380,7 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
 
 
 MAX_VISITS = 5000
-"""The number of visits that the console's server returns, the latest ones"""
+"""The maximum number of visits that the console's server returns; the earliest are left out."""
 
 
 def crowd(trucks: int) -> State:

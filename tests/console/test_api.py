@@ -25,7 +25,7 @@ from tests.e2e.pipeline import Pipeline, crossing, event, eventually, written
 from tools.console.command import made, server_of
 
 WITHIN_S = 2.0
-# Rights whose name differs from the operation
+# IAM actions whose name differs from that of the operation
 RIGHTS = {
     "ListObjectsV2": "ListBucket",
     "HeadObject": "GetObject",
@@ -150,7 +150,7 @@ def test_visit_opens_and_closes_with_the_times_in_the_visits_table(api, pipeline
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
     opened_at = page.when("visits", lambda data: any(v["device_id"] == device for v in data["there"]))
-    # Measure from the visit in the table, because the time before is the consumer's.
+    # The delay is not measured, because it includes the consumer's.
     assert opened_at
     [there] = [v for v in api.get("there")["visits"] if v["device_id"] == device]
     assert (there["open"], there["fence_id"]) == (True, f"farm#{fence.external_id}")
@@ -189,7 +189,7 @@ def test_journey_of_an_event_lists_its_steps_its_object_and_working_sql(api, pip
     assert journey["found"]
     assert {"received", "archived", "loaded"} <= {step["what"] for step in journey["steps"]}
     assert journey["s3_uris"] == [f"s3://{pipeline.outputs.bucket}/{key}"]
-    # The SQL to copy works unchanged.
+    # The SQL offered for copying works unchanged.
     assert len(pipeline.rows(journey["sql"][0])) == 1
     assert api.get(f"where?key={quote(key)}")["found"]
 

@@ -265,7 +265,7 @@ def test_incomplete_date_is_not_changed_while_the_user_types(feed: Feed, open_pa
     expect(page.locator(".visit")).to_have_count(4)
     day = page.get_by_label("Day", exact=True)
     enter = "(e, value) => { e.value = value; e.dispatchEvent(new Event('change', {bubbles: true})); }"
-    day.evaluate(enter, "0002-11-27")  # as Chromium says after the year's first digit
+    day.evaluate(enter, "0002-11-27")  # Chromium's value after the year's first digit was typed
     ticked = page.evaluate("performance.now()") + 2500
     eventually(lambda: page.evaluate("performance.now()") > ticked)
     expect(day).to_have_value("0002-11-27")

@@ -247,7 +247,7 @@ class Console:
         name = f"milkrun-{self._stage}-{day}"
         if request.query_params.get("format") == "csv":
             return responses.download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
-        # As a file, because the page's Content-Security-Policy would block the report's inline style.
+        # Respond with a file, because the page's Content-Security-Policy would block the report's inline style.
         return responses.download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")
 
     async def where(self, request: Request) -> Response:

@@ -46,7 +46,7 @@ class ArchivePoller(Poller):
             self.shared.tell(self.state.pipeline.archived, key, at.timestamp(), name.lines)
         with self._lock:
             self._pending.append((name, at))
-            # Objects that come too fast to be read are counted by the number in their key, but not shown.
+            # If objects arrive too fast to be read, the number of lines in their keys is counted instead.
             skipped = [self._pending.popleft() for _ in range(len(self._pending) - self.MAX_PENDING)]
         for each, when in skipped:
             self._skip(each, when)
@@ -104,7 +104,7 @@ class ArchivePoller(Poller):
 
     def _read_pending(self) -> None:
         while not self.shared.over.is_set():
-            # Removed first, because `stored` drops the oldest waiting one.
+            # Remove the objects before reading them, because `stored` drops the oldest pending object.
             with self._lock:
                 some = [self._pending.popleft() for _ in range(min(self.AT_ONCE, len(self._pending)))]
             if not some:
@@ -140,7 +140,7 @@ class QueueListener(Poller):
     def look(self) -> float:
         if not self._reader.is_live:
             self.live.open()
-            # List once more: nobody was notified of objects stored before the queue existed.
+            # List the archive again, because no notification was sent for objects stored before the queue existed.
             self._reader.is_live = True
             self._reader.wake()
         self._say("ok")

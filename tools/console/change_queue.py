@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from consumer.event_bus import SOURCE
 from snowpipe.archive import topic_of
 
-# How long SQS keeps messages. Older ones are of no use, and the archive has the events.
+# How long SQS keeps messages. Older messages are useless, and the archive contains the events.
 KEPT_S = 300
 WAIT_S = 10
 

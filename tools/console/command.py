@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # A deployed warehouse is queried rarely, because each query may resume it.
 DEPLOYED_WAREHOUSE_S = 300.0
-# How old the marts of a stage with an hourly DAG may be.
+# The maximum age of the marts of a stage with an hourly DAG.
 MARTS_TIMEOUT_S = 2.5 * 3600
 REQUEST_SECONDS = 10.0
 
@@ -184,7 +184,7 @@ def _spare_memory() -> None:
     # The Snowflake connector imports both if they are installed (its extra `pandas`); we fetch rows without
     # them.
     for name in ("numpy", "pyarrow"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # to import it fails from now on
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails from now on
     # glibc would give each thread its own arena, which never shrinks.
     arena_max = -8
     with contextlib.suppress(OSError, AttributeError):

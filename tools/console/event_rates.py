@@ -15,7 +15,7 @@ class Meter:
         self.total = 0
         self.last_at: float | None = None
         self.lag_s: float | None = None
-        # Earlier counts were dropped with the window; a store may report them again.
+        # Counts before this second have been dropped, but a store may report them again.
         self._dropped_to = 0
 
     def add(self, at: float, n: int) -> None:
@@ -54,7 +54,7 @@ class Meter:
             if ago >= WINDOW_MINUTES:
                 gone.append(second)
             else:
-                # A clock that is a little ahead of ours counts as now.
+                # An event from a clock that is slightly ahead of ours counts for the current minute.
                 minutes[WINDOW_MINUTES - 1 - max(0, ago)] += n
         for second in gone:
             del self._seconds[second]

@@ -275,8 +275,8 @@ class Place:
         far = median(metres(centre, sample) for sample in self._samples)
         moved = self.centre is None or metres(self.centre, centre) > MOVED_CENTRE_M
         if moved:
-            # Enters and exits are at the edge, dwells in the middle; so this is an estimate, and shown as
-            # one.
+            # Enter and exit events occur at the edge and dwell events in the middle, so this is an
+            # estimate, and the page shows it as one.
             self.centre, self.radius_m = centre, round(min(max(1.5 * far, 60.0), 1000.0))
         return moved or named
 

@@ -137,7 +137,7 @@ def row(visit: Known, by: GeofenceEvent | None = None, usual_dwell_s: float | No
 class KnownVisits:
     def __init__(self, exclusive_tags: Collection[str] = EXCLUSIVE_TAGS) -> None:
         self.presence = PresenceIndex(exclusive_tags)
-        # Fence → usual dwell in seconds; tag → that of all its places.
+        # Fence → median dwell time in seconds; tag → median dwell time at all places with the tag.
         self._usual: dict[str, float] = {}
         self._usual_of_tag: dict[str, float] = {}
         self._marts_usual: Mapping[str, float] = {}

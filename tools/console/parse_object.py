@@ -16,7 +16,7 @@ from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, Kind
 from contract.instants import instant
 from ops.read_stores import readable_lines
 
-# Longer texts are truncated in lists; the event's own page has all of it.
+# Longer texts are truncated in lists; the event's own page shows the whole text.
 MAX_SHOWN = 200
 
 
@@ -122,7 +122,7 @@ def _good(
 ) -> None:
     try:
         event = msgspec.json.decode(line)
-    except msgspec.MsgspecError:  # somebody put it there by hand
+    except msgspec.MsgspecError:  # somebody stored the object by hand
         event = {}
     if not isinstance(event, dict):
         event = {}

@@ -13,7 +13,7 @@ from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
 
 HOUR_S = 3600.0
 type Condition = tuple[str, float | None, str | None]
-"""State, lag in seconds, note."""
+"""The state of a stage, its lag in seconds, and a note."""
 # Log lines whose times and codes are kept for the panel's percentiles.
 MAX_LINES = 2000
 
@@ -126,7 +126,7 @@ class Pipeline:
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lines: deque[tuple[float, Mapping[str, object]]] = deque(maxlen=MAX_LINES)
         self._left_for_redrive = Meter()
-        # Keys of receipts that were not found in S3 yet, with the times of the receipts.
+        # Object keys in receipts that have not been found in S3 yet, with the times of the receipts.
         self._unarchived: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
         self._named_keys: dict[str, None] = {}

@@ -158,7 +158,7 @@ class Poller(threading.Thread):
     """
 
     source = ""
-    # Read even if no page is open.
+    # Whether the source is read even while no page is open.
     always = False
 
     def __init__(self, shared: Shared) -> None:

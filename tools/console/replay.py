@@ -15,14 +15,14 @@ from tools.console.known_visits import VisitRow
 from tools.console.parse_object import Crossing, Position
 
 LONGEST = timedelta(hours=24)
-# Events received more than this after the range are not found.
+# Events received more than this long after the end of the range are not found.
 LATE = timedelta(hours=12)
 MAX_OBJECTS = 3000
 MAX_POSITIONS = 300_000
 READERS = 4
 
 type Kinds = Callable[[], Mapping[str, Kind]]
-"""Returns, once, the stage's geofence event types."""
+"""Returns the stage's geofence event types, which are read only once."""
 
 
 def replay(
@@ -96,7 +96,7 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         if found.modified_at >= start - timedelta(seconds=2)
     )
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
-        # Only a few at a time, because objects stay in memory from their reading to their use.
+        # Read only a few objects at a time, because they stay in memory from being read until being used.
         for some in batched(received, 2 * READERS, strict=False):
             yield from (each for each in readers.map(read, some) if each is not None)
 

@@ -55,7 +55,7 @@ class ConsoleState:
         self.fleet = Fleet(places)
         self.events = RecentEvents()
         self.visits = KnownVisits(exclusive_tags)
-        # The stage's visit rule, set once it was read.
+        # From the stage's visit rule; set after the rule has been read.
         self.min_confidence = 0
         # Fence → the marts' information about its visits.
         self.mart_places: dict[str, MartPlace] = {}
@@ -68,7 +68,7 @@ class ConsoleState:
         self._crossed: dict[str, None] = {}
         self.seen_from: float | None = None
         self.seen_to: float | None = None
-        # Set when pages should be sent the changes at once.
+        # Set when the changes should be sent to the pages immediately.
         self.urgent = asyncio.Event()
 
     def now(self) -> str:

@@ -35,7 +35,7 @@ class LogPoller(Poller):
         "redrive": logs.RECORDS_REDRIVEN,
         "consume": logs.RECORDS_CONSUMED,
     }
-    # How long after its time a line may become visible.
+    # A log line may become visible this long after its timestamp.
     OVERLAP_S = 60.0
     MAX_LINES = 20_000
 
@@ -145,7 +145,7 @@ class VisitPoller(Poller):
                 self.shared.exclusive_tags,
                 self.shared.rule,
             )
-            # The table has none if the bus is ahead of it; then the enters in memory stay.
+            # The table has no enter events if the bus is ahead of it; keep those in memory in that case.
             if enters:
                 self.shared.tell(self.state.visits.verified, device, enters)
             self._verified[device] = doubtful[device]
@@ -194,7 +194,7 @@ class WarehousePoller(Poller):
     """
 
     source = "snowflake"
-    # How long after its time a row may become visible.
+    # A row may become visible this long after its scan time.
     OVERLAP_S = 180.0
 
     def __init__(self, shared: Shared, session: Session) -> None:

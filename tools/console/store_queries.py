@@ -22,7 +22,7 @@ from tools.console.polling import Clients, Session
 
 MAX_VISITS = 5000
 MAX_CSV_VISITS = 50_000
-# A file is read from the mart in parts, because all of its visits at once would need 150 MiB.
+# The visits of a CSV file are read from the mart in parts, because all of them at once would need 150 MiB.
 PART_VISITS = 2500
 # Two weeks of 2,000 trucks are 28,000 rows.
 MAX_DAILY = 50_000

@@ -70,7 +70,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             table = await ask("visits", lambda: queries.device_visits(device_id, start))
             used.append("dynamodb")
             crossings = {start_: visit.crossings for start_, visit in found.items()}
-            # The table is never behind the marts. So visits that are only in the marts have been restated.
+            # The table is never behind the marts, so visits that are only in the marts have been restated.
             found = {
                 start_of(visit): visit
                 for visit in table

@@ -213,7 +213,7 @@ def rejects_in(answer: Json) -> list[tuple[int, str]]:
     errors = answer.get("errors")
     firsts: dict[int, str] = {}
     for error in errors if isinstance(errors, list) else []:
-        # An event whose id had other content before is listed too, but is accepted.
+        # An event whose id was used before with different content is also listed, but is accepted.
         if isinstance(error.get("index"), int) and error.get("code") != "event_id_conflict":
             firsts.setdefault(error["index"], str(error.get("code")))
     return list(firsts.items())

@@ -44,7 +44,7 @@ CONCURRENCY = 4
 # A step fails if it is not complete within this time.
 TIMEOUT_S = 60.0
 VISITS_TIMEOUT_S = 5.0
-# How long a request is tried; a local stack that does not answer by then is down.
+# How long a request is retried; a local stack that does not answer within this time is down.
 REQUEST_TIMEOUT_S = 20.0
 PAIRS_PER_LOOK = 40
 
@@ -199,7 +199,7 @@ class Demo:
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 
         def read() -> int:
-            # A few pairs at a time, because reading all pairs again and again would slow down the consumer.
+            # Read a few pairs at a time, because reading all pairs repeatedly would slow down the consumer.
             for ids in self._of_pairs(
                 read_stores.consumed_event_ids, self._ledger.pairs_not_consumed(PAIRS_PER_LOOK)
             ):

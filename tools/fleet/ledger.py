@@ -20,10 +20,10 @@ from tools.fleet.client import Delivery, count_in, rejects_in
 from tools.fleet.event_file import TOO_LARGE
 from tools.fleet.rounds import Planned
 
-# Where an event's id can be found.
+# The places where an event's id can be found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
-# The expected outcome of an event: accepted, a geofence event, young enough for the consumer.
+# What should be true of an event: it is accepted, is a geofence event, is recent enough for the consumer.
 type Truth = Literal["accepted", "crossing", "recent"]
 
 _TABLES = f"""

@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 
 KILLED_WITHIN_S = 10.0
-SAME_START_S = 1.5  # the machine's start time is known to the second
+SAME_START_S = 1.5  # the boot time is known to the second
 
 
 @dataclass(frozen=True)
 class Process:
     name: str
     pid: int
-    started: float  # seconds after the machine's start, so that setting the clock changes nothing
+    started: float  # seconds since boot, so that setting the clock changes nothing
     grace_s: float = 0  # from SIGTERM to SIGKILL
 
     def is_alive(self) -> bool:

@@ -25,7 +25,7 @@ from tools.stack.settings import LOOPBACK, Settings
 NEEDED_MB = 1000
 ANSWERS_S = 30.0
 INVENTORY_S = 5.0
-# Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages were used.
+# Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages have been used.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 # Files that a stack and its tools create in its folder; `down` removes nothing else.
 MADE = re.compile(
@@ -157,7 +157,7 @@ class Stack:
                 if process := self.processes.alive(part):
                     self.processes.end(process)
             raise
-        if lost:  # the warehouse runs by now, so the message says what it has
+        if lost:  # the warehouse is running by now, so the message can say what it contains
             raise LostStateError(lost[0], self._left_in_the_warehouse())
         if deploys:
             self._deploy(auth)
@@ -228,7 +228,7 @@ class Stack:
 
         try:
             return f"{within(INVENTORY_S, count, 'S3'):,} objects in S3"
-        except Exception:  # only informative, and AWS may be what has died
+        except Exception:  # the number is only informative, and AWS may have died
             return "all objects in S3 (not counted, because it does not answer)"
 
     def stop(self) -> list[str]:

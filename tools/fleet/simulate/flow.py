@@ -16,7 +16,7 @@ from tools.fleet.simulate.sizes import Size
 type Part = Literal["kinesis", "snowpipe"]
 type Process = Generator[simpy.Event]
 
-TICK = 10.0  # seconds of a parcel, and between two samples
+TICK = 10.0  # the duration of a parcel, and the time between two samples, in seconds
 RECORD_AGE_SECONDS = 21_600  # serverless.yml: older records are written to S3, and an alarm fires
 
 
@@ -89,7 +89,9 @@ class Queue:
                 yield self._env.timeout(TICK / 10)
                 continue
             since, events = self._parcels[0]
-            part = min(events, max(1, int(rate * TICK)))  # at most a tick at once, because rates may change
+            part = min(
+                events, max(1, int(rate * TICK))
+            )  # at most one tick at a time, because rates may change
             yield self._env.timeout(part / rate)
             if part == events:
                 self._parcels.popleft()
