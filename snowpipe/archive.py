@@ -66,7 +66,7 @@ class Archive:
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Like `received`, but with fewer requests and without objects whose key has no hour."""
+        """Like `received`, but with fewer requests and without objects whose keys contain no hour."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # One listing per day.
@@ -94,7 +94,7 @@ class Archive:
                     yield found
 
     def _beside(self, folder: str) -> Iterator[Object]:
-        """Yield the objects at any depth of a folder, except those in its folders dt= and hh=."""
+        """Yield the objects at any depth of a folder, except those in its subfolders dt=… and hh=…."""
         for found in self._listed(folder, Delimiter="/"):
             if isinstance(found, Object):
                 yield found

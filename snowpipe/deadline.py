@@ -26,8 +26,8 @@ def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
 def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[], bool], what: str) -> T:
     """Like `within`, but extend the deadline as long as `is_alive` returns True.
 
-    `is_alive` sends a request to the same store that the store can answer at once. A long statement may
-    therefore take any length of time.
+    `is_alive` sends the same store a request that needs no work. A long statement may therefore take any
+    length of time.
     """
     running, probe = started(call), None
     deadline = monotonic() + seconds

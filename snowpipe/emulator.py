@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def emulator_session(region: str | None) -> "Session":
     """Return a session with an emulator's credentials that reads neither AWS_* variables nor files in ~/.aws.
 
-    Otherwise a setting that the call does not need, such as a missing profile, a FIPS endpoint or a CA
+    Otherwise, a setting that the call does not need, such as a missing profile, a FIPS endpoint or a CA
     bundle, could make the call fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)
     """
     import boto3  # slow to import, but only tools use it

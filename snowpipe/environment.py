@@ -63,7 +63,9 @@ _HARMLESS = {
 
 
 def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a program of the local stack: no proxies, UTF-8 and UTC."""
+    """Return the environment for a program of the local stack: the caller's basic variables, no proxies,
+    UTF-8 and UTC.
+    """
     kept = {name: value for name, value in environment.items() if name in _PERSON}
     return kept | {
         "LC_ALL": "C.UTF-8",

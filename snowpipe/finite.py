@@ -1,4 +1,4 @@
-"""Numbers that JSON cannot represent."""
+"""Replace numbers that JSON cannot represent."""
 
 import math
 

@@ -23,7 +23,7 @@ _REACH_MINUTES = (HISTORY_REACH - timedelta(minutes=5)) // timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True)
 class Narrow:
-    """A filter for COPY_HISTORY. Snowflake applies it, because 14 days can be millions of files.
+    """A filter for COPY_HISTORY. Snowflake applies it, because 14 days of history can contain millions of files.
 
     `keys` are the smallest and the greatest key to include. `newest` keeps only the last load of each file,
     so that a file that was loaded after a failure does not count as failed.
@@ -96,7 +96,7 @@ class BadLine:
 def bad_lines(body: bytes) -> Iterator[BadLine]:
     """Yield every line that is not strict JSON.
 
-    An empty object, and gzip that is invalid or truncated, adds a `BadLine` for the whole object.
+    If the object is empty, or its gzip is invalid or truncated, also yield a `BadLine` for the whole object.
     """
     text, cut = inflated(body)
     if not body:

@@ -134,7 +134,7 @@ def outcome(pipe: Pipe, row: Row) -> Row:
 class Backfilled:
     """The result of a backfill.
 
-    `rows` contains the loaded files, but only about the first `LISTED`, and every file that failed.
+    `rows` lists every file that failed and about the first `LISTED` files that were loaded.
     """
 
     rows: list[Row]

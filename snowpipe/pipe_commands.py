@@ -61,7 +61,7 @@ def history(
     failed: Annotated[bool, typer.Option(help="List only files that were not loaded completely.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of files to list per pipe.")] = 1000,
 ) -> None:
-    """List the files that Snowflake tried to load in the last 14 days (COPY_HISTORY), the newest first."""
+    """List the files that Snowflake tried to load in the last 14 days (COPY_HISTORY), newest first."""
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:

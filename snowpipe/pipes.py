@@ -54,7 +54,7 @@ def pipes(database: str, kind: Kind | None = None) -> list[Pipe]:
 
 
 class Status(BaseModel):
-    """The result of SYSTEM$PIPE_STATUS; a missing field is None (or 0)."""
+    """The result of SYSTEM$PIPE_STATUS. A missing time or text is None, and a missing count is 0."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

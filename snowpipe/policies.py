@@ -14,7 +14,7 @@ SUBSCRIBES = "SnowflakeSubscribes"
 
 
 def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
-    """Return the property values of the storage integration, from DESC INTEGRATION."""
+    """Return the values of the storage integration's properties, from DESC INTEGRATION, by property name."""
     rows = warehouse.query(f"DESC INTEGRATION {parameters.database}_S3")
     return {row["property"]: row["property_value"] for row in rows}
 

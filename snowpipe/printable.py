@@ -1,4 +1,4 @@
-"""Make text from events safe for a terminal: ids may contain escape sequences that hide other lines."""
+"""Make text from events safe for a terminal, because ids may contain escape sequences that hide other lines."""
 
 import unicodedata
 from typing import Any

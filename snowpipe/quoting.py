@@ -1,4 +1,4 @@
-"""SQL literals. Glue runs Python 3.11, so this module must be valid there."""
+"""SQL literals. The code must be valid in Python 3.11, which Glue runs."""
 
 
 def quoted(text: str) -> str:

@@ -18,7 +18,7 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
-    """Run dbt on our project and return its exit code. Its target and logs are stored in the stack's folder."""
+    """Run dbt on our project and return its exit code. dbt writes its target and its logs to the stack's folder."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)

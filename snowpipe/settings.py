@@ -16,7 +16,7 @@ Database = Annotated[str, StringConstraints(to_upper=True, pattern=r"^[A-Za-z_][
 
 
 class Connection(BaseModel):
-    """How to connect to Snowflake, and exactly one of four ways to sign in.
+    """The settings of a connection to Snowflake, with exactly one of four ways to sign in.
 
     The four ways are a key pair (`private_key_file`); a programmatic access token (`token` or
     `token_file_path`); workload identity federation (`workload_identity_provider`, such as AWS, or OIDC with

@@ -41,7 +41,7 @@ class Snowflake:
     """A `Warehouse` on an open connection of snowflake-connector-python.
 
     A statement may take any length of time while Snowflake answers the connector's heartbeats ("Python
-    Connector API": `is_valid`). After a statement without an answer, every further statement fails at once.
+    Connector API": `is_valid`). After a statement that got no answer, every further statement fails at once.
     """
 
     def __init__(self, connection: Any, where: str, answer_seconds: float = ANSWER_SECONDS) -> None:

@@ -44,7 +44,10 @@ def start(folder: Path, at: int, environment: dict[str, str], suites: list[str])
 
 
 def ids_of(process: "subprocess.Popen[str]") -> list[str]:
-    """Return the ids of all tests, in order. Exits if a file cannot be imported; pytest has printed the reason."""
+    """Wait for the process and return the ids of all tests, in order.
+
+    Exits if a file cannot be imported; pytest has printed the reason.
+    """
     output = process.communicate()[0]
     if process.returncode:
         sys.exit("collecting the tests failed")

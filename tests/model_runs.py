@@ -43,7 +43,9 @@ class Dbt:
         self._log.close()
 
     def run(self, *arguments: str) -> dict[str, float]:
-        """Run dbt and return the seconds per model. Raises DbtFailedError if a model or a test fails."""
+        """Run dbt and return the run time of each model in seconds. Raises DbtFailedError if a model or a
+        test fails.
+        """
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(json.dumps(["--quiet", *arguments]) + "\n")

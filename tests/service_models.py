@@ -56,8 +56,9 @@ def service_model(service: str) -> ServiceModel:
 
 
 def check(operation: OperationModel, request: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation in a request. If `encoded` is true, blobs are base64, as in an
-    HTTP body.
+    """Check a request; raise ModelError with every violation.
+
+    If `encoded` is true, blobs are base64, as in an HTTP body.
     """
     shape = operation.input_shape
     breaches = list(_breaches(shape, dict(request), "", Form(encoded))) if shape else []
@@ -66,7 +67,7 @@ def check(operation: OperationModel, request: Mapping[str, object], *, encoded: 
 
 
 def check_answer(operation: OperationModel, answer: Mapping[str, object], *, encoded: bool = False) -> None:
-    """Raise ModelError with every violation in a fake service's response, except KNOWN_DEVIATIONS.
+    """Check a fake service's response; raise ModelError with every violation except KNOWN_DEVIATIONS.
 
     Lower bounds are not checked: the model forbids a FailedRecordCount of 0 and empty UnprocessedItems,
     although AWS returns both on success ("PutRecords", "BatchWriteItem").

@@ -1,4 +1,4 @@
-"""Test each row of the HTTP contract and every code in docs/openapi.yaml on a running stack."""
+"""Test every status and every code in docs/openapi.yaml on a running stack."""
 
 import gzip
 import hashlib

@@ -263,7 +263,7 @@ def test_build_during_ingest_reads_a_consistent_snapshot_of_raw(
 
 
 class Ingest:
-    """A second session that adds geofence events to RAW, some rows per statement, until the block ends."""
+    """A second session that adds geofence events to RAW, a few rows per statement, until the block ends."""
 
     def __init__(self, settings: Settings) -> None:
         self.rows = 0

@@ -1,4 +1,4 @@
-"""Test the commands of production operators on a running stack."""
+"""Test the commands for operators of a production stage, on a running stack."""
 
 import base64
 import json

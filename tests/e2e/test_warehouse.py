@@ -880,7 +880,7 @@ def test_staging_contains_each_event_once_under_the_contracts_key(built: Built) 
     assert sorted(row["event_key"] for row in rows) == sorted(keys)
 
 
-def test_event_id_used_by_two_devices_is_stored_for_each(built: Built) -> None:
+def test_event_id_used_by_two_devices_is_stored_once_per_device(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT * FROM {stage.database}.STAGING.STG_EVENTS WHERE EVENT_ID = 'pickup'")
     litres = {row["device_id"]: json.loads(row["metadata"])["litres"] for row in rows}

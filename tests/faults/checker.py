@@ -1,8 +1,8 @@
 """Check the promises, as a pure function of the responses that phones received and the final content of every store.
 
 The expected result depends only on what was sent: each planned event has an expected outcome, and the
-expected visits are the rule of `consumer.visits` applied to the accepted events. Nothing here relies on the
-system's own reports.
+expected visits are the result of applying the rule of `consumer.visits` to the accepted events. Nothing here
+relies on the system's own reports.
 """
 
 import base64
@@ -213,7 +213,7 @@ def _kept_forms(post: Post, index: int, event: Planned) -> frozenset[_Reject]:
 
 
 def _normalized(content: object) -> str:
-    """Return bytes as their repr, and other content as JSON with sorted keys."""
+    """Return the content as text that can be compared: the repr of bytes, or JSON with sorted keys."""
     return repr(content) if isinstance(content, bytes) else json.dumps(content, sort_keys=True)
 
 

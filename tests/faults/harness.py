@@ -138,7 +138,7 @@ class Scenario:
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
     """Return the requests with conflicting contents added for some geofence events.
 
-    The other content of an event is in the same request or in a later request of the same phone.
+    The other content of an event is sent in the same request or in a later request of the same phone.
     """
     found: list[Post] = []
     later: dict[str, Planned] = {}

@@ -1,7 +1,7 @@
-"""Let each part fail under load, and test that every promise holds afterwards. docs/reliability.md has the
-results.
+"""Let each part fail under load, and test that every promise holds afterwards. docs/reliability.md has the results.
 
-Each scenario begins while phones send, and ends when everything has arrived. Some are marked `short`.
+Each scenario begins while phones send, and ends when everything has arrived. `make faults-short` runs only
+the scenarios that are marked `short`.
 """
 
 import random

@@ -1,9 +1,9 @@
 """Break one part after another, and find and repair each problem with the operator's commands alone (`make
 incidents`).
 
-Each incident happens on a separate stack. Then only `milkrun` is run, as a child process: `status` must name
-the part and the cause within a minute, the commands that `status` or the runbook names must repair the
-problem, and finally `reconcile` must find that no event was lost. The results are written to the table of
+The incidents happen on a separate stack. After each, only `milkrun` is run, as a child process: `status` must
+name the part and the cause within a minute, and the commands that `status` or the runbook names must repair
+the problem. Finally, `reconcile` must find that no event was lost. The results are written to the table in
 docs/incidents.md.
 """
 
@@ -40,8 +40,9 @@ REPAIRED_WITHIN_S = 120.0
 
 @dataclass(frozen=True)
 class Incident:
-    """An incident. `status` must name one of `parts`. The commands in `repair` are tried until `status`
-    reports no problem.
+    """An incident. `status` must name one of `parts` and the cause.
+
+    Then the commands in `repair` are run, and `status` must stop reporting the cause.
     """
 
     name: str

@@ -183,7 +183,7 @@ def loaded(pipeline: Pipeline) -> int:
 
 
 def columns_of_marts(pipeline: Pipeline) -> dict[str, list[str]]:
-    """Return the columns of each table and view in STAGING and MARTS, by its name."""
+    """Return the columns of each table and view in STAGING and MARTS, by table or view name."""
     found: dict[str, list[str]] = {}
     for row in pipeline.rows(
         "SELECT table_schema || '.' || table_name AS name, column_name FROM {db}.INFORMATION_SCHEMA.COLUMNS "

@@ -1,4 +1,4 @@
-"""Test the connector's Arrow reader in several threads at once. Without `make_loggers` most of these
+"""Test the connector's Arrow reader in several threads at once. Without `make_loggers`, most of these
 processes hang.
 """
 

@@ -97,7 +97,7 @@ def test_database_name_that_contains_sql_is_refused_by_every_command(
     assert "snowflake.database" in said.err or "connection.database" in said.err
 
 
-def test_database_name_may_be_lower_case() -> None:
+def test_lower_case_database_name_is_converted_to_upper_case() -> None:
     environment = SIGN_IN | {"SNOWFLAKE_DATABASE": "milkrun"}
     assert load(environment).connection.database == "MILKRUN"
 
@@ -127,7 +127,7 @@ def test_real_account_without_a_database_name_is_refused() -> None:
         ),
     ],
 )
-def test_storage_role_is_named_after_stage_and_region(tmp_path: Path, topic: str, role: str) -> None:
+def test_storage_role_is_named_after_the_stage_and_the_region(tmp_path: Path, topic: str, role: str) -> None:
     environment = outputs(tmp_path)
     stack = tmp_path / "outputs.json"
     stack.write_text(json.dumps(json.loads(stack.read_text()) | {"topic_arn": topic}))

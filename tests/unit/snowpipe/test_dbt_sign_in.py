@@ -45,7 +45,7 @@ WAYS = {
 SECRETS = {"password", "token", "workload_identity_provider", "authenticator", "private_key"}
 
 
-def test_dbt_signs_in_with_the_credentials_of_the_commands(tmp_path: Path) -> None:
+def test_dbt_signs_in_with_the_same_credentials_as_the_commands(tmp_path: Path) -> None:
     environments = [
         environment_of(load({**BASE, **given, "MILKRUN_LOCAL": str(tmp_path)}), {"PATH": "/usr/bin:/bin"})
         for given, _ in WAYS.values()

@@ -46,7 +46,7 @@ def test_parameter_that_could_change_a_statement_is_refused(name: str, text: str
 
 
 @pytest.mark.parametrize("word", ["TRUE", "TABLE", "SELECT", "NULL"])
-def test_reserved_word_is_refused_as_database_name(word: str) -> None:
+def test_reserved_word_is_refused_as_a_database_name(word: str) -> None:
     with pytest.raises(ValidationError):
         Parameters.model_validate(GOOD | {"database": word})
 
@@ -83,7 +83,7 @@ def test_resource_monitor_is_created_only_if_a_quota_is_set() -> None:
     assert "RESOURCE" not in none
 
 
-def test_failed_loads_are_reported_only_if_topic_and_role_are_set() -> None:
+def test_failed_loads_are_reported_only_if_a_topic_and_a_role_are_set() -> None:
     full = Parameters.model_validate(GOOD)
     assert "ERROR_INTEGRATION" in "".join(each.sql for each in definitions(full))
     none = full.model_copy(update={"error_topic_arn": None, "error_role_arn": None})

@@ -42,7 +42,7 @@ def test_long_call_raises_an_error_if_the_store_stops_responding(hangs: bool) ->
         while_alive(0.1, lambda: threading.Event().wait(30), is_alive, "the store")
 
 
-def test_frozen_snowflake_is_reported_within_the_given_time() -> None:
+def test_frozen_snowflake_is_reported_within_the_timeout() -> None:
     """The server accepts the connection and never responds, like a stopped process."""
     with silent_port() as port:
         settings = Connection(

@@ -1,6 +1,6 @@
-"""Test that a repaired file becomes an object in the archive, even with traces of an editor or of `cat`.
+"""Test that a repaired file becomes an object in the archive, even if an editor or `cat` has added characters to it.
 
-Such traces are byte order marks, blank lines and form feeds.
+Such characters are byte order marks, blank lines and form feeds.
 """
 
 import gzip
