@@ -57,6 +57,7 @@ def test_batch_is_stored_as_visits_and_each_notification_is_sent_once(aws, capsy
         2,
         "request-1",
     )
+    assert (line["first_sequence_number"], line["last_sequence_number"]) == ("5", "6")
 
 
 def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, capsys):
