@@ -228,7 +228,7 @@ def test_bucket_has_its_own_host_unless_its_name_contains_a_dot() -> None:
         ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
     ],
 )
-def test_environment_variables_of_the_sdk_set_the_endpoints(service: str, variable: str) -> None:
+def test_sdk_environment_variables_set_the_endpoints(service: str, variable: str) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": REGION}
     everywhere = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all"})
     own = Access.of_function(keys | {"AWS_ENDPOINT_URL": "http://all", variable: "http://own"})

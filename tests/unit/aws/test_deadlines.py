@@ -133,7 +133,7 @@ def test_unreachable_addresses_share_one_deadline(monkeypatch: pytest.MonkeyPatc
     assert seconds_of_a_failing_call("http://a.name.test") <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_reachable_address_after_unreachable_ones_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reachable_address_is_used_after_unreachable_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     with peer([ANSWER], 0) as url:
         addresses(monkeypatch, 3, url)
         assert endpoint("http://a.name.test").send("POST", "/", {}, b"{}").status == 200

@@ -171,7 +171,7 @@ def test_device_id_of_the_user_takes_precedence_over_that_of_the_event() -> None
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_event_of_another_type_needs_only_a_device_id_or_a_user_id(user: dict[str, str]) -> None:
+def test_event_that_is_not_a_geofence_event_needs_only_a_device_or_a_user_id(user: dict[str, str]) -> None:
     check(TRIP | {"user": user})
 
 

@@ -61,7 +61,7 @@ def test_stage_may_omit_the_metrics_that_no_alarm_uses(capsys):
     assert line["received"] == 2
 
 
-def test_other_log_lines_contain_no_metrics(logged):
+def test_log_lines_that_are_not_canonical_contain_no_metrics(logged):
     assert "_aws" not in logged("something_else_happened", accepted=2)
 
 

@@ -54,7 +54,7 @@ def test_event_id_used_by_two_devices_is_not_a_conflict(phone: Phone) -> None:
     assert answer.body["errors"] == []
 
 
-def test_repeated_events_of_a_request_count_as_duplicates(phone: Phone) -> None:
+def test_repeated_events_in_a_request_count_as_duplicates(phone: Phone) -> None:
     answer = phone.post([ENTER] * 3)
     assert (answer.status, answer.body["accepted"], answer.body["duplicates"]) == (202, 1, 2)
     assert len(phone.world.stream) == 1

@@ -55,7 +55,7 @@ def test_handler_accepts_exactly_the_events_that_match_the_schema(
         assert not SCHEMA.is_valid(event), answer.codes
 
 
-def test_error_codes_in_the_source_equal_the_documented_codes() -> None:
+def test_error_codes_in_the_source_match_the_documented_codes() -> None:
     documented = {*codes.EVENT_CODES, *codes.NOTICE_CODES, *codes.BODY_CODES}
     for refusals in codes.REFUSAL_CODES.values():
         documented |= set(refusals)

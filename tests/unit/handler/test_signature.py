@@ -52,7 +52,7 @@ def test_signature_with_either_secret_is_accepted_for_five_minutes(secret: bytes
         (signed() | {"x-milkrun-signature": "é"}, "bad_signature"),
     ],
 )
-def test_missing_wrong_or_old_signature_is_refused(headers: dict[str, str], code: str) -> None:
+def test_missing_wrong_or_expired_signature_is_refused(headers: dict[str, str], code: str) -> None:
     assert refusal("milkrun", headers) == code
 
 
