@@ -50,8 +50,8 @@ class Delivery:
 
 
 class Client:
-    """A client that follows the rule. It retries a request for `timeout_s` seconds and then leaves the
-    request undelivered.
+    """An HTTP client that follows the client's rule. It retries a request for `timeout_s` seconds and then
+    leaves the request undelivered.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class Client:
         return self._stopped.wait(seconds)
 
     def deliver(self, post: Post) -> list[Delivery]:
-        """Send a request. Return one delivery, or one per part if the request was split, either by device
-        because a token is valid for one device, or after a 413.
+        """Send a request. Return one delivery, or one per part if the request was split: by device if tokens
+        are used, or in two after a 413.
         """
         parts = by_device(post) if self._token_of else [("", post)]
         return [delivery for device, part in parts for delivery in self._deliver(part, device)]

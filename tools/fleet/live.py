@@ -80,7 +80,7 @@ class LiveTruck:
 
 @dataclass(slots=True)
 class LiveFleet:
-    """Trucks that drive between the plant and the farms of a plan in real time."""
+    """Simulated trucks that drive between the plant and the farms of a plan."""
 
     plan: Plan
     goals: list[Place] = field(init=False)

@@ -136,7 +136,7 @@ class Processes:
 
     def end(self, process: Process) -> None:
         """Stop a process and its descendants, and delete the process's record. If the process has a grace
-        period, it first gets SIGTERM; what still runs afterwards is killed.
+        period, it first gets SIGTERM. Processes that are still running afterwards are killed.
         """
         family = descendants(process) if process.is_alive() else []
         if process.grace_s and process.is_alive():

@@ -89,9 +89,7 @@ class Queue:
                 yield self._env.timeout(TICK / 10)
                 continue
             since, events = self._parcels[0]
-            part = min(
-                events, max(1, int(rate * TICK))
-            )  # at most one tick at a time, because rates may change
+            part = min(events, max(1, int(rate * TICK)))  # at most one tick, because rates may change
             yield self._env.timeout(part / rate)
             if part == events:
                 self._parcels.popleft()
@@ -176,7 +174,9 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The sample of every tick until all queues have recovered or the time limit has been reached."""
+    """A finished simulation. `samples` contains the state at every tick until all queues had recovered or the
+    time limit was reached.
+    """
 
     size: Size
     outage: Outage
