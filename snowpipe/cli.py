@@ -142,7 +142,7 @@ for _command in (
     app.command()(_command)
 
 
-# --- asking
+# --- queries, dbt and SQLite
 
 
 @app.command()

@@ -29,7 +29,7 @@ Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-
 Arn = Annotated[
     str, StringConstraints(pattern=r"^arn:aws[a-z-]*:(sns|iam):[a-z0-9-]*:[0-9]{12}:[A-Za-z0-9_+=,.@/-]+$")
 ]
-# What STS accepts as an external id (AssumeRole, parameter ExternalId).
+# The external ids that STS accepts (AssumeRole, parameter ExternalId).
 ExternalId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+=,.@:/-]{2,1224}$")]
 # Credits per month (CREATE RESOURCE MONITOR, CREDIT_QUOTA).
 CreditQuota = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,6}$")]

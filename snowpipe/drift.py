@@ -19,7 +19,7 @@ APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
 BY_HAND = "by hand: a table's data depends on it"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
-"""An integration of another kind is dropped and created again, never altered."""
+"""Properties that are not compared. An integration of another kind must be dropped and created again."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
 # The local Snowflake's SHOW COLUMNS calls both types with a time zone TIMESTAMP_TZ.
 ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}

@@ -46,4 +46,4 @@ def _loader() -> "Loader":
 
 
 NO_PROXIES: dict[str, str] = {}
-"""For botocore's Config, because with None it would use HTTP_PROXY."""
+"""The `proxies` for botocore's Config. With None, botocore would use HTTP_PROXY."""

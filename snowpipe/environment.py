@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-# The connector reads connections.toml of its home even if every parameter is given, and fails on a broken
+# The connector reads connections.toml in its home folder even if every parameter is given, and fails on a broken
 # one. (Snowflake Connector for Python: "Connecting using the connections.toml file".) The home must be an
 # existing folder.
 SNOWFLAKE_HOME = str(Path(__file__).resolve().parents[1] / ".venvs" / ".snowflake")

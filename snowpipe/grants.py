@@ -56,7 +56,7 @@ class Difference:
 class Wanted:
     grants: frozenset[Grant]
     tolerated: frozenset[tuple[str, str, str, str]]
-    """Role, privilege, kind and schema of a GRANT ON ALL …, which covers objects outside the DDL such as dbt's."""
+    """Role, privilege, kind and schema of each GRANT ON ALL …, which also covers objects outside the DDL."""
 
 
 def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wanted:

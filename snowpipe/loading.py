@@ -72,7 +72,7 @@ def refresh(
     if since and not prefix:
         listed = archive.received(
             pipe.prefix, since, reach
-        )  # by the hour, because the archive may have a year
+        )  # by hour, because the archive may contain a year of objects
     else:
         listed = archive.objects(pipe.prefix + prefix)
     old = (
@@ -162,7 +162,7 @@ def backfill(
     for some in batched(archive.received(pipe.prefix, start, end), OBJECTS_A_QUERY, strict=False):
         count += len(some)
         missing = list(unloaded(warehouse, pipe, some))
-        # The queue is looked at after the listing, and the loads after the queue.
+        # Read the queue after the listing, and the loads after the queue.
         waiting = status(warehouse, pipe)
         if waiting.pending:
             queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY

@@ -95,7 +95,7 @@ class Recreation:
                 # because the new pipe only gets files that came after this pause.
                 self._let_load(deadline)
             self._drain(deadline)
-        # Read before the history is gone: a file that failed is not missing.
+        # Read before the history is lost, because a file that failed to load is not missing.
         since = self._border() - pipes.HISTORY_REACH
         self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
 

@@ -55,5 +55,5 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         arrow.ADDRESS: url_of(connection),
     }
-    # Without dbt's own variables (DBT_TARGET, DBT_PROFILE, …) and Python's of another environment.
+    # Without the caller's variables for dbt (DBT_TARGET, DBT_PROFILE, …) and for another Python environment.
     return for_installation(environment) | given

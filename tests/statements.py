@@ -1,6 +1,6 @@
 """Parse every statement that we send to Snowflake with independent parsers.
 
-The authors of the local Snowflake also wrote the statements. Therefore each statement that the connector sends in
+The authors of the local Snowflake also wrote the statements. Therefore, each statement that the connector sends in
 the tests, in this process or in dbt's (`tests/model_runs.py`), is parsed by sqlglot (without falling back to Command)
 or by sqlfluff's Snowflake grammar. Statements that neither supports are listed here as whole statements, so that a
 wrong statement of the same kind is not excused.

@@ -60,7 +60,7 @@ class Pipeline:
         self.outputs = outputs
         self.stage = stage
         self.label = label
-        """The label of a run of `milkrun verify`: prefix of its devices, and app version of its requests"""
+        """The label of a run of `milkrun verify`: the prefix of its device ids, and the app version of its requests"""
         self.environment = environment
         self._token_of = token_source(outputs, environment)
         self._warehouse = warehouse

@@ -165,7 +165,7 @@ def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
 
 
 CAUSES = ExitStack()
-"""The causes of the current incident that end before the repair, by themselves like an outage or by hand."""
+"""The causes of the current incident that end before the repair, by themselves (an outage) or by hand."""
 
 
 def fill_disk(lab: Lab) -> None:
@@ -313,7 +313,7 @@ LAST = (
         (UP, ("up", "--discard")),
     ),
 )
-# Part of the cause disappears by itself, because status covers the last quarter of an hour or the last day.
+# `status` still reports these parts after a repair, because it covers the last quarter of an hour or the last day.
 REMEMBERED = ("ingest", "rejects", "consumer", "quarantine", "failed loads", "invalid rows")
 
 

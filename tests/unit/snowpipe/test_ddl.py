@@ -1,4 +1,4 @@
-"""Test the numbered DDL and its templating."""
+"""Test the numbered DDL files and their placeholders."""
 
 import re
 from pathlib import Path
