@@ -1,4 +1,4 @@
-"""Archives for tests: events in the handler's layout, and the real delivery rounds if their file exists."""
+"""Sample archives for tests: events in the handler's layout, and the real delivery rounds if their file exists."""
 
 import gzip
 import json
@@ -55,7 +55,7 @@ def crossing_line(event: GeofenceEvent) -> bytes:
 def archived(
     folder: Path, lines: Iterable[bytes], hour: datetime = HOUR, batch: int = 20, prefix: Prefix = "events"
 ) -> list[str]:
-    """Write lines as objects of `batch` events each; return their keys."""
+    """Write lines to objects of `batch` lines each; return the keys of the objects."""
     every = list(lines)
     made = [lines_object(prefix, every[start : start + batch], hour) for start in range(0, len(every), batch)]
     for each in made:
@@ -64,7 +64,7 @@ def archived(
 
 
 def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]]:
-    """Write the 30,921 real events as an archive, by the hour of `createdAt`. Return the lines of each hour."""
+    """Archive the 30,921 real events under the hour of their `createdAt`; return the lines of each hour."""
     hours: dict[datetime, list[bytes]] = {}
     with gzip.open(ROUNDS) as lines:
         for each in lines:
@@ -76,7 +76,7 @@ def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]
 
 
 def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
-    """Return events with many ties, ids with several contents, and gaps of exactly the merge limit."""
+    """Return random events with many equal times, ids with several contents, and gaps of exactly the merge limit."""
     pick = random.Random(seed)
     ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [
@@ -108,7 +108,7 @@ def payloads(store: Folder, keys: Sequence[str]) -> Iterator[bytes]:
 def expected_visits(
     events: Iterable[GeofenceEvent], merge_gap_seconds: int = 120, min_confidence: int = 0
 ) -> list[Row]:
-    """Return rows of `glue.rebuild.VISIT`, computed with the consumer's rule."""
+    """Compute visits with the consumer's rule; return them as rows of `glue.rebuild.VISIT`."""
     histories = visits_of(events, Rule(timedelta(seconds=merge_gap_seconds), min_confidence))
     rows = [
         (
@@ -135,9 +135,7 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Return rows of `glue.rebuild.CONFLICT`, computed by a loop that compares each content of an event with
-    the first.
-    """
+    """Compare each content of an event with the first one in a loop; return the conflicts as rows of CONFLICT."""
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

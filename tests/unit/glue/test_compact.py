@@ -58,7 +58,7 @@ def test_files_are_stored_by_day_and_type_outside_snowpipes_prefixes(tmp_path: P
     }
 
 
-def test_row_has_the_same_columns_as_raw_events(tmp_path: Path) -> None:
+def test_compacted_row_has_the_same_columns_as_a_row_of_raw_events(tmp_path: Path) -> None:
     [key] = archived(tmp_path, [line("e1", "user.updated_trip", HOUR, "van-9")])
     compacted(Folder(tmp_path))
     [file] = compacted_files(Folder(tmp_path), HOURS)
@@ -73,7 +73,7 @@ def test_unchanged_hour_is_not_compacted_again(tmp_path: Path) -> None:
     assert compacted(Folder(tmp_path)) == []
 
 
-def test_late_object_causes_recompaction_and_old_files_are_deleted(
+def test_late_object_triggers_recompaction_and_the_old_files_are_deleted_later(
     tmp_path: Path,
 ) -> None:
     store = Folder(tmp_path)
@@ -108,7 +108,7 @@ def test_large_hour_is_split_into_files_with_distinct_names(tmp_path: Path) -> N
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_unusual_event_types_give_a_limited_number_of_valid_folders(tmp_path: Path) -> None:
+def test_unusual_event_types_produce_a_limited_number_of_valid_folders(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     odd = ["../../etc", "a/b", "x" * 3000, "ünï cödé", ".", ".."]
     lines = [
@@ -122,7 +122,7 @@ def test_unusual_event_types_give_a_limited_number_of_valid_folders(tmp_path: Pa
     assert sorted(payloads(store, files)) == sorted(lines)
 
 
-def test_schema_change_within_an_hour_loses_no_line(tmp_path: Path) -> None:
+def test_no_line_is_lost_if_the_schema_changes_within_an_hour(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old = [line(f"old{n}", metadata={"full": True}) for n in range(5)]
     new = [line(f"new{n}", metadata="v2", trip={"id": n}, live=1) for n in range(5)]
@@ -135,7 +135,7 @@ def test_schema_change_within_an_hour_loses_no_line(tmp_path: Path) -> None:
 
 
 def spoil(folder: Path, keys: list[str]) -> dict[str, str]:
-    """Damage all but the last of six objects, each in a different way; return the expected codes."""
+    """Damage all but the last of six objects, each in a different way; return the expected fault codes by key."""
     corrupt, cut, other, empty, strange, _ = keys
     (folder / corrupt).write_bytes(b"this is not gzip")
     (folder / cut).write_bytes((folder / cut).read_bytes()[:-9])
@@ -184,7 +184,7 @@ def test_temporarily_unreadable_object_is_retried_in_the_next_run(tmp_path: Path
     assert (manifest["lines"], manifest["unreadable"]) == (20, [])
 
 
-def test_retry_of_an_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: Path) -> None:
+def test_retrying_an_hour_overwrites_no_file_in_the_previous_manifest(tmp_path: Path) -> None:
     """Both attempts have the same source keys, so file names must not depend only on these keys."""
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
@@ -197,14 +197,14 @@ def test_retry_of_an_hour_overwrites_no_file_of_the_previous_manifest(tmp_path: 
     assert {key: (tmp_path / key).read_bytes() for key in before} == held
 
 
-def test_a_thousand_tiny_objects_of_one_type_give_one_file(tmp_path: Path) -> None:
+def test_a_thousand_tiny_objects_of_one_type_are_compacted_into_one_file(tmp_path: Path) -> None:
     archived(tmp_path, (line(f"e{n}") for n in range(1000)), batch=1)
     [manifest] = compacted(Folder(tmp_path))
     assert (manifest["objects"], manifest["lines"]) == (1000, 1000)
     assert len(compacted_files(Folder(tmp_path), HOURS)) == 1
 
 
-def test_file_that_differs_from_the_written_rows_stops_the_job(tmp_path: Path) -> None:
+def test_job_stops_if_a_stored_file_differs_from_the_written_rows(tmp_path: Path) -> None:
     class Lossy(Folder):
         def write_file(self, key: str, path: Path) -> None:
             table = pq.read_table(path)
@@ -217,14 +217,14 @@ def test_file_that_differs_from_the_written_rows_stops_the_job(tmp_path: Path) -
     assert manifest_of(Folder(tmp_path), HOUR) is None
 
 
-def test_line_lost_between_reading_and_writing_stops_the_job(tmp_path: Path) -> None:
+def test_job_stops_if_a_line_is_lost_between_reading_and_writing(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(10))
     [source] = stale(Folder(tmp_path), HOURS)
     with pytest.raises(IncompleteWrite):
         commit(Folder(tmp_path), source, ReadSummary(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
 
 
-def test_batches_of_a_group_that_are_not_consecutive_raise_an_error(tmp_path: Path) -> None:
+def test_error_is_raised_if_the_batches_of_a_group_are_not_consecutive(tmp_path: Path) -> None:
     import pyarrow as pa
 
     batch = pa.record_batch({"payload": ["{}"]})
@@ -261,7 +261,7 @@ compact.sweep(store, hours, datetime.now(UTC) + timedelta(hours=9))
 
 
 @pytest.mark.slow
-def test_killed_compaction_leaves_either_the_old_or_the_new_files(tmp_path: Path) -> None:
+def test_readers_find_either_the_old_or_the_new_files_after_a_killed_compaction(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old, new = some_lines(12), some_lines(24)
     archived(tmp_path, old)
@@ -283,7 +283,7 @@ def test_killed_compaction_leaves_either_the_old_or_the_new_files(tmp_path: Path
     assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
-def test_command_reports_its_result_and_a_repeat_does_nothing(
+def test_command_reports_its_result_and_does_nothing_when_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(tmp_path, some_lines(10))
@@ -305,7 +305,7 @@ def test_command_reports_its_result_and_a_repeat_does_nothing(
     "wrong",
     [["--from", "yesterday"], ["--engine", "flink"], ["--unknown", "1"], ["--archive", "s3://b/prefix"]],
 )
-def test_invalid_argument_prints_one_line_and_exits_2(
+def test_invalid_argument_is_reported_with_exit_code_2(
     tmp_path: Path, wrong: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = ["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17"]
@@ -316,7 +316,7 @@ def test_invalid_argument_prints_one_line_and_exits_2(
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_day_of_real_rounds_is_compacted_without_loss(tmp_path: Path) -> None:
+def test_real_day_of_rounds_is_compacted_without_losing_a_line(tmp_path: Path) -> None:
     hours = rounds_archived(tmp_path, batch=100)
     store = Folder(tmp_path)
     manifests = compacted(store, DAY)
@@ -326,7 +326,7 @@ def test_day_of_real_rounds_is_compacted_without_loss(tmp_path: Path) -> None:
         assert sorted(payloads(store, files)) == sorted(lines)
 
 
-def test_folder_lists_objects_by_prefix_like_s3(tmp_path: Path) -> None:
+def test_folder_lists_objects_by_prefix_as_s3_does(tmp_path: Path) -> None:
     [key] = archived(tmp_path, some_lines(3))
     assert key.startswith(f"events/{hour_folder(HOUR)}/")
     [found] = Folder(tmp_path).list("events/dt=2026-11-16/hh=0")

@@ -30,7 +30,7 @@ def rows(tmp_path: Path) -> Rows:
     return table
 
 
-def test_same_visits_in_another_order_are_equal(rows: Rows) -> None:
+def test_same_visits_in_a_different_order_are_equal(rows: Rows) -> None:
     assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(reversed(rows))) == []
 
 
@@ -78,5 +78,5 @@ def test_exit_code_is_1_if_there_are_differences(
     assert main(command) == 0
 
 
-def test_comparison_without_a_finished_rebuild_exits_2(tmp_path: Path) -> None:
+def test_comparison_exits_with_code_2_if_the_rebuild_is_not_finished(tmp_path: Path) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2

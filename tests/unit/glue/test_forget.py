@@ -55,7 +55,7 @@ def everything(archive: Path) -> Iterator[bytes]:
 
 
 def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = True) -> None:
-    """Write a failed invocation's record; Lambda stores the request as a string, LocalStack as an object."""
+    """Write the record of a failed invocation. Lambda stores the request as a string, LocalStack as an object."""
     request = {"Records": [{"kinesis": {"data": base64.b64encode(event).decode()}} for event in events]}
     record = {"payload": json.dumps(request) if as_text else request}
     path = archive / "aws/lambda/mapping" / f"{name}.json"
@@ -64,7 +64,7 @@ def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = 
 
 
 def world(archive: Path) -> list[bytes]:
-    """Write events of two users and of others to every prefix; return the accepted events of the others."""
+    """Write events of two users and of other users to every prefix; return the other users' accepted events."""
     others = [line(f"o{n}", user=f"driver-{n}") for n in range(30)]
     mixed = [*others[:10], theirs("t1"), *others[10:20], line("t2", user="bob"), *others[20:]]
     escaped = theirs("t3").replace(b"ann", b"\\u0061nn")
@@ -88,7 +88,9 @@ def world(archive: Path) -> list[bytes]:
     return others
 
 
-def test_both_runs_remove_all_data_of_the_users_and_nothing_else(tmp_path: Path, users: Path) -> None:
+def test_both_runs_together_remove_all_data_of_the_users_and_nothing_else(
+    tmp_path: Path, users: Path
+) -> None:
     archive = tmp_path / "archive"
     others = world(archive)
     assert forget(archive, users) == 0
@@ -213,7 +215,7 @@ def device_only(event_id: str, device: str) -> bytes:
 def test_events_without_a_user_are_deleted_if_only_the_subject_used_the_device(
     tmp_path: Path, users: Path
 ) -> None:
-    """Nobody can tell to which of two drivers of a device an event without a user belongs, so it stays."""
+    """An event without a user may belong to either of the two drivers of a shared device, so it is kept."""
     users.write_text(f"{ANN}\n")
     others = [
         line("b1", user="bob-1", device="shared"),
@@ -233,7 +235,7 @@ def test_events_without_a_user_are_deleted_if_only_the_subject_used_the_device(
     assert left(tmp_path / "archive", "rejected") == []
 
 
-def test_forget_with_a_device_deletes_the_events_of_all_its_users(tmp_path: Path) -> None:
+def test_forgetting_a_device_deletes_the_events_of_all_its_users(tmp_path: Path) -> None:
     (tmp_path / "devices").write_text("shared\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="shared"), device_only("s", "shared")])
     archived(tmp_path / "archive", [line("b", user=ANN, device="other")])
@@ -248,8 +250,8 @@ def by_account(event_id: str, account: str, **user: str) -> bytes:
     return f'{{"_id":"{event_id}",{T},"user":{who}}}'.encode()
 
 
-def test_events_with_only_the_app_id_of_the_user_are_deleted(tmp_path: Path, users: Path) -> None:
-    """Events without `userId` may have the envelope's `user._id`."""
+def test_events_that_contain_only_the_account_id_of_the_user_are_deleted(tmp_path: Path, users: Path) -> None:
+    """Events without `userId` may contain the account id in `user._id`."""
     users.write_text(f"{ANN}\n")
     theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
     others = [by_account("c1", "5f02", userId="cleo"), by_account("c2", "5f03")]
@@ -275,7 +277,9 @@ def test_plan_contains_no_id_and_no_hash_of_an_id(tmp_path: Path, users: Path) -
 
 
 @pytest.mark.parametrize("request_name", ["../../elsewhere", "a/b", "", ".hidden"])
-def test_request_name_cannot_be_a_path(tmp_path: Path, users: Path, request_name: str) -> None:
+def test_request_name_that_could_be_a_path_is_rejected(
+    tmp_path: Path, users: Path, request_name: str
+) -> None:
     with pytest.raises(SystemExit):
         main(["--archive", str(tmp_path / "a"), "--users", str(users), "--request", request_name])
     assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
@@ -293,7 +297,7 @@ def test_invocation_record_keeps_the_records_of_other_users(tmp_path: Path, user
 
 
 def test_parquet_file_not_named_in_a_manifest_is_deleted(tmp_path: Path, users: Path) -> None:
-    """An interrupted compaction leaves such files."""
+    """An interrupted compaction leaves Parquet files that no manifest names."""
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     archived(archive, [line("a", user=ANN), line("b", user="bea")])
@@ -313,7 +317,7 @@ def test_unreadable_object_that_may_contain_an_id_is_reported(
     assert json.loads(capsys.readouterr().out)["unreadable"] == 1
 
 
-def test_id_in_an_unrelated_field_does_not_remove_the_event(tmp_path: Path, users: Path) -> None:
+def test_event_is_kept_if_the_id_occurs_only_in_an_unrelated_field(tmp_path: Path, users: Path) -> None:
     archived(
         tmp_path / "archive",
         [line("x", metadata={"note": "bob"}), line("y", device="bob"), line("z", event="bob")],
@@ -365,7 +369,7 @@ def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
 @pytest.mark.parametrize(
     "event", [b'{"user":{"userId":778899}}', b'{"userId":778899}', b'{"user":"bob"}', b'["bob"]', b'"bob"']
 )
-def test_rejected_event_with_an_id_of_the_wrong_type_is_forgotten(
+def test_rejected_event_is_deleted_even_if_its_id_has_the_wrong_type(
     tmp_path: Path, users: Path, event: bytes
 ) -> None:
     archive = tmp_path / "archive"
@@ -392,7 +396,9 @@ FOLDER = "events/dt=2026-11-16/hh=08"
         (f"{FOLDER}/it's.ndjson", b"\xef\xbb\xbf" + theirs("a1") + b"\n\n" + line("b1", user="bea")),
     ],
 )
-def test_file_with_a_custom_key_is_forgotten(tmp_path: Path, users: Path, key: str, body: bytes) -> None:
+def test_lines_of_the_user_are_removed_from_a_file_with_a_custom_key(
+    tmp_path: Path, users: Path, key: str, body: bytes
+) -> None:
     path = tmp_path / "archive" / key
     path.parent.mkdir(parents=True)
     path.write_bytes(body)
@@ -414,7 +420,7 @@ def test_file_that_is_not_json_is_deleted_if_it_contains_an_id(tmp_path: Path, u
 
 
 class WithMarkers(Folder):
-    """A listing with a folder marker, as the S3 console creates it, and an empty object."""
+    """A folder that also lists folder markers, such as the S3 console creates, and an empty object."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         yield from super().list(prefix)
@@ -444,7 +450,7 @@ def test_unreadable_list_of_users_is_reported_without_a_traceback(
 def test_each_write_to_events_is_conditional_as_the_bucket_policy_requires(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, users: Path
 ) -> None:
-    """The policy denies other writes, also those of the Glue job; moto has no policies."""
+    """The policy denies unconditional writes, including those of the Glue job; moto does not enforce it."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -71,12 +71,12 @@ def test_repair_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -
     assert ["--repair" in command for command in ran] == [False, True, False]
 
 
-def test_repair_does_nothing_without_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_does_nothing_if_there_are_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (0, {"equal": True}))
     assert nightly.repair(NIGHT) == {"repaired": False}
 
 
-def test_step_fails_if_reconcile_could_not_compare(
+def test_reconcile_step_fails_if_a_store_could_not_be_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (2, None))
@@ -107,7 +107,7 @@ def test_step_for_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_unknown_step_or_invalid_range_is_rejected_before_any_step() -> None:
+def test_unknown_step_or_invalid_range_is_rejected_before_any_step_runs() -> None:
     with pytest.raises(BadParameter):
         nightly.step_of("drop:everything")
     app = nightly.typer.Typer()

@@ -26,7 +26,7 @@ crossings = st.lists(
 
 
 def simulated(events: list[Crossing], until: int) -> Found:
-    """Return the expected result by simulating stays. All events of these tests are at full minutes."""
+    """Simulate the stays and return the expected result. All events in these tests happen at full minutes."""
     least: dict[str, Crossing] = {}
     for each in events:
         least[each.event_id] = min(each, least.get(each.event_id, each))
@@ -47,7 +47,7 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_processing_all_events_at_once_gives_the_simulated_result(events: list[Crossing]) -> None:
+def test_result_equals_the_simulation_if_all_events_are_processed_at_once(events: list[Crossing]) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 
@@ -76,7 +76,7 @@ def test_order_and_batching_within_the_allowed_lateness_do_not_change_the_result
     )
 
 
-def test_repeated_events_change_nothing() -> None:
+def test_repeated_events_do_not_change_the_result() -> None:
     events = [crossing(0, "enter", "a"), crossing(7 * MINUTE, "exit", "b")]
     state, first = advance(State(), events, 5 * MINUTE, TIMES)
     state, second = advance(state, events, 20 * MINUTE, TIMES)

@@ -1,4 +1,7 @@
-"""Test the rebuild with DuckDB: dbt's SQL gives the consumer's visits. tests/spark covers Spark."""
+"""Test that the rebuild with DuckDB, which runs dbt's SQL, produces the same visits as the consumer.
+
+tests/spark tests the same for Spark.
+"""
 
 import json
 import random
@@ -44,7 +47,9 @@ def rebuilt(store: Folder, hours: Hours = HOURS, rule: Rule = RULE, name: str = 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**9), st.integers(0, 3), st.sampled_from([0, 60, 120]))
-def test_dbt_rule_on_duckdb_gives_the_consumers_visits(seed: int, min_confidence: int, gap: int) -> None:
+def test_dbt_rule_on_duckdb_produces_the_same_visits_as_the_consumer(
+    seed: int, min_confidence: int, gap: int
+) -> None:
     events = random_crossings(seed)
     with TemporaryDirectory() as folder:
         archived(Path(folder), map(crossing_line, events))
@@ -82,7 +87,7 @@ def test_same_event_id_from_two_devices_is_not_a_conflict(tmp_path: Path) -> Non
     assert rebuilt(Folder(tmp_path)).conflicts == 0
 
 
-def test_at_most_a_fixed_number_of_contents_is_listed_per_event(tmp_path: Path) -> None:
+def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     keys = archived(tmp_path, [line("b", n=n) for n in range(40)], batch=7)
     assert rebuilt(store).conflicts == MAX_CONTENTS_PER_EVENT - 1
@@ -91,7 +96,7 @@ def test_at_most_a_fixed_number_of_contents_is_listed_per_event(tmp_path: Path) 
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**9))
-def test_rebuilt_conflicts_equal_those_of_a_simple_loop(seed: int) -> None:
+def test_rebuilt_conflicts_equal_the_conflicts_found_by_a_simple_loop(seed: int) -> None:
     with TemporaryDirectory() as folder:
         keys = archived(Path(folder), map(crossing_line, random_crossings(seed)), batch=9)
         rebuilt(Folder(Path(folder)))
@@ -113,7 +118,7 @@ def test_rebuild_from_parquet_equals_rebuild_from_objects(tmp_path: Path) -> Non
         assert rebuilt_rows(store, "parquet", what) == rebuilt_rows(store, "objects", what) != []
 
 
-def test_without_conflicts_only_geofence_files_are_read(tmp_path: Path) -> None:
+def test_only_geofence_files_are_read_if_conflicts_are_not_rebuilt(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, [crossing_line(e) for e in random_crossings(5)] + [line(f"p{n}") for n in range(50)])
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -123,7 +128,7 @@ def test_without_conflicts_only_geofence_files_are_read(tmp_path: Path) -> None:
     assert rebuilt_rows(store, "test") == expected_visits(random_crossings(5))
 
 
-def test_outdated_parquet_is_not_read(tmp_path: Path) -> None:
+def test_outdated_parquet_files_are_not_read(tmp_path: Path) -> None:
     store, events = Folder(tmp_path), random_crossings(6)
     archived(tmp_path, map(crossing_line, events[:30]))
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -132,7 +137,7 @@ def test_outdated_parquet_is_not_read(tmp_path: Path) -> None:
     assert rebuilt_rows(store, "test") == expected_visits(events)
 
 
-def test_visit_across_the_end_of_the_range_is_complete(
+def test_visit_that_crosses_the_end_of_the_range_is_complete(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fence = {"geofence": {"tag": "farm", "externalId": "f"}}

@@ -1,5 +1,6 @@
-"""Test the IAM rights of the Glue jobs: they read events and write only their own prefixes; only `forget`
-deletes archived data.
+"""Test the IAM permissions of the Glue jobs.
+
+Jobs read events and write only to their own prefixes, and only `forget` deletes archived data.
 """
 
 import re
@@ -26,7 +27,7 @@ RESOURCES: dict[str, dict[str, object]] = GLUE["true"]["Resources"]
 
 
 def rights(role: str) -> dict[str, set[str]]:
-    """Return the allowed actions per resource: a prefix of the archive, the bucket, or another ARN."""
+    """Return the actions that a role allows, by resource: a prefix of the archive, the bucket, or another ARN."""
     [policy] = RESOURCES[role]["Properties"]["Policies"]
     found: dict[str, set[str]] = {}
     for statement in policy["PolicyDocument"]["Statement"]:
@@ -69,7 +70,7 @@ def test_only_forget_can_delete_archived_data() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_runs_its_script_at_most_once_at_a_time(job: str) -> None:
+def test_each_job_runs_its_script_with_at_most_one_concurrent_run(job: str) -> None:
     properties = RESOURCES[f"{job.capitalize()}Job"]["Properties"]
     assert properties["Command"]["ScriptLocation"] == f"s3://${{ArchiveBucket}}/glue/{job}.py"
     assert properties["ExecutionProperty"] == {"MaxConcurrentRuns": 1}
@@ -99,7 +100,7 @@ def test_each_job_installs_the_published_requirements(job: str) -> None:
 
 
 def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
-    """Every direct and indirect requirement has a hash, so that pip installs and builds nothing else."""
+    """Every direct and indirect requirement has a hash, so that pip installs nothing else and builds nothing."""
     text = requirements().decode()
     assert text.startswith("--only-binary :all:\n")
     blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", text, re.MULTILINE)

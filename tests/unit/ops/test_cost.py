@@ -34,7 +34,7 @@ def usd(lines, *wanted):
     # Calculated by hand for 500-byte events and 1024 MB on arm64, a fifth of them geofence events
     [(1, 9.78, 7.28, 6.28, 5.00), (20, 0.52, 0.39, 0.34, 0.25), (100, 0.13, 0.10, 0.09, 0.05)],
 )
-def test_cost_of_ingest_matches_the_calculation_by_hand(prices, batch, rest, http, url, put):
+def test_cost_of_ingest_matches_the_cost_calculated_by_hand(prices, batch, rest, http, url, put):
     load = replace(LOAD, batch=batch)
     for way, expected in (("rest", rest), ("http", http), ("url", url)):
         lines = list(bill(load, prices, way))
@@ -46,7 +46,7 @@ def test_cost_of_ingest_matches_the_calculation_by_hand(prices, batch, rest, htt
         assert usd(lines, ("S3", "PUT")) / million == pytest.approx(put)
 
 
-def test_cost_of_a_stream_matches_the_calculation_by_hand(prices):
+def test_cost_of_a_stream_matches_the_cost_calculated_by_hand(prices):
     """For a fifth of 1,000 events per second, the stream costs about $29 a month with two shards, or $79 on demand."""
     load = Load(86_400_000, 20, stream_retention_hours=24)
     shards = replace(load, provisioned=True, shards=2)
@@ -174,7 +174,7 @@ def run(*arguments):
     return done.output
 
 
-def test_command_prints_the_same_as_a_table_and_as_json():
+def test_table_and_json_show_the_same_monthly_cost():
     found = json.loads(run("--events-per-day", "1000000", "--batch", "20", "--json"))
     assert found["prices_as_of"] == Prices().as_of.isoformat()
     assert found["usd_a_month"] == pytest.approx(

@@ -60,7 +60,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Return a list to which the arguments of each dbt run are added."""
+    """Return a list that collects the arguments of each dbt run."""
     runs: list[tuple[str, ...]] = []
     monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: runs.append(said) or True)
     return runs
@@ -118,7 +118,9 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
 class Person:
-    """All data of a person that the system can contain: with the user id, with the app's id, or only with a device."""
+    """A person with all data that the system may contain: under a user id, under an account id, or only under a
+    device.
+    """
 
     def __init__(self, name: str, user: str, number: int) -> None:
         self.name, self.user, self.number = name, user, number
@@ -147,7 +149,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return enough events of a shared device to make the items of its pair include chunks."""
+        """Return so many events of a shared device that the items of its pair include chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [
@@ -201,7 +203,7 @@ def batch(*events: bytes) -> bytes:
 
 
 def plant(stage: Stage, people: list[Person], export: Path) -> None:
-    """Put the data of all people into the same objects and tables."""
+    """Store the data of these people in the same objects and tables of every store."""
     mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
     mixed += [event for p in people for event in p.events()[6:]]
     key = stage.put(*mixed)
@@ -292,7 +294,7 @@ def gzip_text(body: bytes) -> bytes:
     ],
     ids=["digits", "not-ascii", "quotes-and-device"],
 )
-def test_all_data_of_one_person_is_deleted_and_all_of_another_is_kept(
+def test_all_data_of_one_person_is_deleted_and_all_data_of_another_is_kept(
     stage: Stage, built: list[tuple[str, ...]], tmp_path: Path, user: str, by_device: bool
 ) -> None:
     ann, bea = Person("ANN", user, 1), Person("BEA", "bea-0a1b2c", 2)
@@ -338,7 +340,7 @@ def _lines_of(stage: Stage, claim: dict[str, object]) -> list[bytes]:
 
 
 def log_and_chunk() -> Iterator[dict[str, object]]:
-    """Return a log whose last change refers to a chunk that is not written yet, and this chunk."""
+    """Return a log whose last change refers to a chunk that is not written yet, and the chunk itself."""
     ann = geofence_event(ANN)
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
     log = PairLog(1, (), None, True, (chunk,))
@@ -369,7 +371,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     assert stage.items() == []
 
 
-def test_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) -> None:
+def test_pair_in_the_previous_layout_keeps_the_events_of_other_people(stage: Stage) -> None:
     """For 90 days after an upgrade, the visits table may contain pairs in the previous layout."""
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
@@ -389,7 +391,7 @@ def test_pair_in_the_previous_layout_keeps_the_events_of_others(stage: Stage) ->
     assert not [item for item in stage.items() if "#" in str(item["pk"])]
 
 
-def test_nothing_is_deleted_before_the_replacement_is_loaded(
+def test_nothing_is_deleted_until_the_new_objects_are_loaded(
     stage: Stage, built: list[tuple[str, ...]]
 ) -> None:
     mixed, own = stage.put(ANN, BOB), stage.put(entered("a2", "ann", "phone-1"))
@@ -442,7 +444,7 @@ def test_interrupted_run_is_continued_by_the_same_command(
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
 
 
-def test_command_fails_while_the_marts_contain_the_rows(
+def test_command_exits_with_code_1_until_the_marts_are_rebuilt(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.put(ANN)
@@ -453,7 +455,7 @@ def test_command_fails_while_the_marts_contain_the_rows(
         assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
 
 
-def test_table_with_an_id_that_dbt_does_not_build_is_reported(stage: Stage) -> None:
+def test_table_that_dbt_does_not_build_is_reported_if_it_contains_an_id(stage: Stage) -> None:
     stage.put(ANN)
     stage.loaded()
     stage.consume(ANN)
@@ -483,7 +485,7 @@ def test_device_id_in_a_printed_command_is_quoted(stage: Stage, shared: str) -> 
     assert [visit.entered_event_id for visit in stage.visits(shared)] == ["b1"]
 
 
-def test_forget_with_a_device_deletes_the_data_of_all_its_users(
+def test_forgetting_a_device_deletes_the_data_of_all_its_users(
     stage: Stage, built: list[tuple[str, ...]]
 ) -> None:
     stage.put(ANN, entered("b2", "bob", "phone-1"), BOB)
@@ -505,7 +507,7 @@ def test_hash_of_the_person_is_removed_from_plans_of_earlier_versions(stage: Sta
     assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # reconcile reads them
 
 
-def test_forget_of_an_unknown_person_starts_no_dbt_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
+def test_forgetting_an_unknown_person_starts_no_dbt_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
     stage.put(BOB)
     assert report_of("--user", "ann")["objects"] == 0
     assert built == []
@@ -574,10 +576,10 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     assert built == [("--full-refresh",)]
 
 
-def test_object_that_snowpipe_loads_last_leaves_no_rows(
+def test_object_that_snowpipe_loads_late_leaves_no_rows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Snowpipe may load files in another order than they were written."""
+    """Snowpipe may load files in a different order than they were written in."""
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)
@@ -622,7 +624,7 @@ def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> No
 
 
 def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
-    """A file that was compacted late exists for longer than the objects that it was made from."""
+    """A file that was compacted late outlives the objects from which it was made."""
     old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
     stage.bucket.delete([old])

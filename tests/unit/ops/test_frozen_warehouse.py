@@ -1,5 +1,6 @@
-"""Test commands while Snowflake freezes after the login: they report the other stores, name Snowflake as
-unreachable, and end within the time limit.
+"""Test that commands end within the time limit if Snowflake freezes after the login.
+
+They report the other stores and name Snowflake as unreachable.
 
 The local Snowflake is stopped (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
 waits.
@@ -51,7 +52,7 @@ WAREHOUSE = (
 
 
 class Freezer:
-    """A TCP proxy in front of the local Snowflake, which it stops when the first statement arrives."""
+    """A TCP proxy that stops the local Snowflake behind it when the first statement arrives."""
 
     def __init__(self, snowflake: LocalProcess) -> None:
         assert snowflake.process
@@ -99,7 +100,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Loc
 
 @pytest.fixture
 def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freezer]:
-    """Yield a proxy, whose address is in the outputs.json in `tmp_path`."""
+    """Yield a proxy whose address is written to the outputs.json in `tmp_path`."""
     of, process = stage
     freezer = Freezer(process)
     outputs = json.loads(of.outputs.model_dump_json())
@@ -125,7 +126,7 @@ def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freez
     ],
     ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else "",
 )
-def test_command_ends_although_snowflake_freezes_after_the_login(
+def test_command_ends_even_if_snowflake_freezes_after_the_login(
     arguments: list[str],
     answer: str,
     code: int,
@@ -153,7 +154,7 @@ def test_command_ends_although_snowflake_freezes_after_the_login(
     ],
     ids=["status", "refresh", "apply"],
 )
-def test_warehouse_command_ends_although_s3_does_not_answer(
+def test_warehouse_command_ends_even_if_s3_does_not_answer(
     arguments: list[str],
     answer: str,
     stage: tuple[Stage, LocalProcess],
@@ -187,7 +188,7 @@ def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
             seconds = time.monotonic() - began
 
 
-def test_command_ends_although_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
+def test_command_ends_even_if_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
     """At exit, the connector would close its session and wait for Snowflake."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"

@@ -115,7 +115,7 @@ def keys(count: int) -> list[str]:
     return sorted(f"key-{number}" for number in range(count))
 
 
-def test_each_line_of_a_busy_day_is_read_once_with_queries() -> None:
+def test_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
     """One hour of the log has ten lines per second. Every other hour has one line at its beginning."""
     busy = [START + timedelta(hours=9, milliseconds=100 * number) for number in range(36_000)]
     borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
@@ -132,7 +132,7 @@ def test_second_with_too_many_lines_for_one_query_is_read_completely() -> None:
     assert client.filtered == [timedelta(milliseconds=999)]
 
 
-def test_short_range_needs_no_query() -> None:
+def test_short_range_is_read_without_a_query() -> None:
     client = Logs([START, START + timedelta(minutes=59)])
     assert read(client, START + timedelta(hours=1)) == keys(2)
     assert client.queries == 0

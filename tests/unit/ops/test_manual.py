@@ -21,7 +21,7 @@ def test_every_command_and_every_option_is_explained() -> None:
     assert re.findall(r"^\* `[^`]*`: *(?:\[.*)?$", text, re.MULTILINE) == []
 
 
-def test_option_of_many_commands_is_explained_once() -> None:
+def test_common_option_is_explained_only_once() -> None:
     page = "\n\n".join(
         f"## `milkrun {n}`\n\n**Options**:\n\n* `--own{n}`: Own.\n* `--json`: Print JSON.\n* `--help`: Help."
         for n in range(manual.COMMON_FROM)

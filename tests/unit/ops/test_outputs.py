@@ -62,7 +62,7 @@ def deploy(stage: str) -> str:
     return str(key["value"])
 
 
-def test_local_stack_is_read_from_its_file(tmp_path: Path) -> None:
+def test_outputs_of_the_local_stack_are_read_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "outputs.json").write_text(json.dumps(FILE))
     outputs = Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
     assert (outputs.bucket, outputs.database, outputs.console_url) == ("b", "MILKRUN", None)
@@ -75,7 +75,7 @@ def test_missing_stack_is_reported_with_the_command_that_starts_one(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("aws")
-def test_deployed_stage_is_read_from_cloudformation_and_the_environment() -> None:
+def test_outputs_of_a_deployed_stage_are_read_from_cloudformation_and_the_environment() -> None:
     key = deploy("dev")
     outputs = Outputs.find("dev", SNOWFLAKE)
     assert outputs.endpoint == "https://api123.execute-api.eu-west-1.amazonaws.com/dev/v1/events"
@@ -115,7 +115,7 @@ def test_stage_that_is_not_deployed_is_reported() -> None:
         Outputs.find("dev", SNOWFLAKE)
 
 
-def test_stage_is_searched_in_the_region_of_the_environment(
+def test_stage_is_looked_up_in_the_region_set_in_the_environment(
     aws: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")

@@ -45,7 +45,7 @@ def codes(check, *arguments, **options):
 
 
 def changed(stage, logical_id, **properties):
-    """Return the resources of the stage's template, with changed properties of one resource."""
+    """Return the resources of the stage's template, with changed properties in one resource."""
     template = json.loads(json.dumps(resources(stage)))
     template[logical_id]["Properties"].update(properties)
     return template
@@ -209,7 +209,7 @@ def test_enabled_alarms_with_an_empty_address_block_the_deployment(aws):
     assert codes(preflight.alarms, aws, stage="dev") == []
 
 
-def test_prod_is_warned_about_the_alarm_disabled_until_launch(aws):
+def test_preflight_of_prod_warns_about_the_alarm_that_is_disabled_until_launch(aws):
     reminder = ("warns", "silence_unwatched", "no-traffic")
     assert reminder in codes(preflight.alarms, aws, stage="prod")
     launched = resources("prod-launched")
@@ -280,7 +280,7 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_principals_of_snowflake_must_be_iam_users(aws):
+def test_snowflake_principals_must_be_iam_users(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
         trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
@@ -303,7 +303,7 @@ def test_principals_of_snowflake_must_be_iam_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_osls_and_commands_must_use_the_same_region_in_partition_aws(aws):
+def test_osls_and_commands_must_use_the_same_region_in_the_aws_partition(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [
@@ -311,7 +311,7 @@ def test_osls_and_commands_must_use_the_same_region_in_partition_aws(aws):
     ]
 
 
-def test_check_without_a_response_does_not_stop_the_other_checks(aws):
+def test_failed_check_does_not_stop_the_other_checks(aws):
     def denied(service):
         client = aws(service)
         if service == "sns":
@@ -357,7 +357,7 @@ def test_unreachable_snowflake_blocks_the_deployment():
     assert preflight.snowflake_session(refuses).code == "snowflake_unreachable"
 
 
-def test_missing_snowflake_settings_only_warn_but_incomplete_settings_block():
+def test_missing_snowflake_settings_cause_a_warning_and_incomplete_ones_block_the_deployment():
     without = preflight.snowflake_connection("dev", {})
     assert (without.level, without.code) == ("warns", "snowflake_not_configured")
     half = preflight.snowflake_connection("dev", {"SNOWFLAKE_ACCOUNT": "org-account"})

@@ -37,7 +37,7 @@ def contradicted(
     }
 
 
-def test_later_enter_at_another_fence_with_an_exclusive_tag_contradicts_an_open_visit() -> None:
+def test_open_visit_is_contradicted_by_a_later_enter_event_at_another_exclusive_place() -> None:
     found = [event("enter", 0, "a", fence=FARM), event("enter", 900, "b", fence=PLANT)]
     assert contradicted(found) == {FARM: "b", PLANT: None}
     [farm, plant] = presence(found)
@@ -46,7 +46,7 @@ def test_later_enter_at_another_fence_with_an_exclusive_tag_contradicts_an_open_
     assert plant.exit_inferred_at is None
 
 
-def test_first_of_several_contradicting_enters_is_the_inferred_exit() -> None:
+def test_first_of_several_contradicting_enter_events_is_the_inferred_exit() -> None:
     found = [
         event("enter", 0, "a", fence=FARM), event("enter", 600, "b", fence=PLANT),
         event("exit", 900, "c", fence=PLANT), event("enter", 1500, "d", fence=FARM_2),
@@ -55,7 +55,7 @@ def test_first_of_several_contradicting_enters_is_the_inferred_exit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dwell", "exit"])
-def test_only_an_enter_contradicts_a_visit(kind: str) -> None:
+def test_only_an_enter_event_contradicts_a_visit(kind: str) -> None:
     other = event("exit" if kind == "exit" else "dwell", 600, "b", fence=PLANT)
     assert contradicted([event("enter", 0, "a", fence=FARM), other]) == {FARM: None}
 
@@ -68,7 +68,7 @@ def test_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
 
 
 def test_truck_flapping_between_two_fences_is_at_the_fence_entered_last() -> None:
-    """A visit continues after a short gap, so the visit that began first may contain the later enter."""
+    """A visit continues after a short gap, so the visit that began first may contain the later enter event."""
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
         event("enter", 310, "c", fence=FARM_2), event("exit", 340, "d", fence=FARM_2),
@@ -93,7 +93,7 @@ def test_exclusive_tags_are_configurable_per_stage() -> None:
     assert contradicted(found, ()) == {REGION: None, FARM: None}
 
 
-def test_enter_with_too_little_confidence_contradicts_nothing() -> None:
+def test_enter_event_below_the_minimum_confidence_contradicts_no_visit() -> None:
     found = [
         event("enter", 0, "a", fence=FARM),
         event("enter", 60, "b", fence=PLANT, confidence=1),
@@ -102,7 +102,7 @@ def test_enter_with_too_little_confidence_contradicts_nothing() -> None:
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """Return the presence as the rule defines it literally, by a comparison of all pairs of enters."""
+    """Compute the presence literally as the rule defines it, by comparing all pairs of enter events."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ def enter(sets: ObjectSets, *, logged: list[str], archived: list[str], loaded: d
     sets.loaded(loaded.items())
 
 
-def test_equal_stores_have_no_difference(sets: ObjectSets) -> None:
+def test_no_difference_is_found_if_the_stores_are_equal(sets: ObjectSets) -> None:
     keys = [key(n) for n in range(5)] + [key(9, 3, "rejected")]
     enter(sets, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
     assert list(sets.differences(LATER)) == []
@@ -136,7 +136,7 @@ def test_object_rewritten_by_forget_is_not_a_difference(sets: ObjectSets) -> Non
     assert list(sets.differences(LATER)) == []
 
 
-def test_incomplete_rewrite_of_forget_is_still_reported(sets: ObjectSets) -> None:
+def test_rewrite_by_forget_is_still_reported_if_it_is_incomplete(sets: ObjectSets) -> None:
     old, new = key(0), key(1)
     enter(sets, logged=[old], archived=[old, new], loaded={old: 20})
     sets.rewritten({old: new})
@@ -167,20 +167,20 @@ def test_expired_objects_and_log_lines_are_not_reported_as_lost(sets: ObjectSets
     assert kinds(timedelta(days=380), 30) == {("rows_differ", archived), ("not_in_s3", expired)}
 
 
-def test_retention_constants_equal_the_template() -> None:
+def test_retention_constants_equal_those_in_the_template() -> None:
     text = (ROOT / "serverless" / "storage.yml").read_text()
     found = re.findall(r"Id: (events|rejected), Status: Enabled, Prefix: \w+/, ExpirationInDays: (\d+)", text)
     assert {prefix: int(days) for prefix, days in found} == KEPT_DAYS
 
 
-def test_number_of_named_differences_is_limited() -> None:
+def test_number_of_listed_differences_is_limited() -> None:
     found = Found()
     for n in range(MAX_NAMED + 5):
         found.add(Difference("not_loaded", key(n)))
     assert (len(found.differences), found.more, found.equal) == (MAX_NAMED, 5, False)
 
 
-def test_a_million_events_need_little_memory(tmp_path: Path) -> None:
+def test_comparing_a_million_events_needs_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         peak = alone.submit(peak_of_a_million, tmp_path / "objects.sqlite").result()
@@ -271,7 +271,7 @@ def look(stage: Stage) -> Found:
     return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))
 
 
-def test_rejected_request_is_complete_and_failed_request_is_ignored(
+def test_rejected_request_causes_no_difference_and_failed_request_is_ignored(
     stage: Stage,
 ) -> None:
     key = stage.archive("rejected", b"{}")
@@ -293,7 +293,7 @@ def test_object_repaired_by_an_operator_is_not_a_difference(stage: Stage) -> Non
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == []
 
 
-def test_objects_outside_the_hours_are_compared_except_folder_markers(stage: Stage) -> None:
+def test_objects_outside_the_hour_folders_are_compared_except_for_folder_markers(stage: Stage) -> None:
     s3 = boto3.client("s3")
     for name, body in (
         ("events/", b""),
@@ -320,7 +320,7 @@ def test_invalid_rows_are_listed_but_do_not_count_as_a_difference(stage: Stage) 
     assert found.equal
 
 
-def test_log_and_s3_are_compared_even_without_snowflake(stage: Stage) -> None:
+def test_log_and_s3_are_compared_even_if_snowflake_does_not_answer(stage: Stage) -> None:
     kept, lost = (
         stage.archive("events", b"{}"),
         key(7, 3, hour=NOW.replace(minute=0, second=0, microsecond=0)),
@@ -337,7 +337,7 @@ def test_log_and_s3_are_compared_even_without_snowflake(stage: Stage) -> None:
     assert (found.differences, found.equal) == ([], None)
 
 
-def test_geofence_events_too_old_for_the_table_are_not_missing(stage: Stage) -> None:
+def test_geofence_events_too_old_for_the_table_are_not_reported_as_missing(stage: Stage) -> None:
     key = stage.archive("events", b"{}", b"{}", b"{}", b"{}", b"{}")
     stage.log(event="events_ingested", status=202, object_key=key, rejected_key=None)
     small = NOW.isoformat().replace("T", "t").replace("+00:00", "z")
@@ -358,7 +358,7 @@ def test_geofence_events_too_old_for_the_table_are_not_missing(stage: Stage) -> 
 
 
 def test_lost_event_is_reported_until_it_would_have_expired_in_the_table(stage: Stage) -> None:
-    """Such an event is too old to be replayed, but the table would still contain it."""
+    """The lost event is too old to be replayed, but the table would still contain it."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
         file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))

@@ -1,4 +1,4 @@
-"""Test the commands of `milkrun redrive` with the SQS of moto."""
+"""Test the commands of `milkrun redrive` against moto's SQS."""
 
 import json
 

@@ -218,7 +218,7 @@ def test_response_that_does_not_name_the_rejected_events_marks_no_event_as_accep
     assert len(list(box.find(EVERYTHING))) == 2
 
 
-def test_dry_run_shows_the_change_and_validates_like_the_handler(box: Box) -> None:
+def test_dry_run_shows_the_change_and_validates_as_the_handler_does(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     sent = Sent()
     [first, *_] = events = list(repaired(box.find(EVERYTHING), RENAME, sent))
@@ -238,7 +238,7 @@ def test_unchanged_or_non_json_rejects_are_only_counted(box: Box) -> None:
     assert (sent.found, sent.accepted, sent.unchanged, sent.no_json) == (5, 1, 1, 3)
 
 
-def test_damaged_objects_are_listed_and_do_not_hide_others(box: Box) -> None:
+def test_damaged_objects_are_listed_and_do_not_hide_other_rejects(box: Box) -> None:
     key = keep(bad(1), bad(2))
     keep(bad(3))
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")

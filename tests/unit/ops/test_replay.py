@@ -129,7 +129,7 @@ def test_only_selected_events_are_sent(selection: Selection, ids: list[str]) -> 
     assert [json.loads(r.data)["_id"] for r in stream.taken] == ids
 
 
-def test_dry_run_counts_and_sends_nothing() -> None:
+def test_dry_run_counts_the_events_and_sends_nothing() -> None:
     done = replay(archive([line(1), PLAIN], [line(2)]), None, EVERYTHING, label="")
     assert (done.objects, done.sent) == (2, 2)
     assert price_of(done) > 0
@@ -158,7 +158,7 @@ def test_equal_selections_have_the_same_digest() -> None:
     assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
 
 
-def test_replay_from_a_later_time_continues_and_from_an_earlier_time_starts_again(
+def test_replay_continues_from_a_later_start_time_and_starts_again_from_an_earlier_one(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.json"
@@ -171,7 +171,7 @@ def test_replay_from_a_later_time_continues_and_from_an_earlier_time_starts_agai
     assert Progress(path, NOW).last_key() == "events/l"
 
 
-def test_range_too_old_for_the_consumer_is_refused() -> None:
+def test_range_that_is_too_old_for_the_consumer_is_refused() -> None:
     with pytest.raises(Refusal, match="full-refresh"):
         replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
     old = lines_object("events", [line(1)], NOW - timedelta(days=81))

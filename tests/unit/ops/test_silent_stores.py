@@ -59,21 +59,21 @@ def silent() -> Iterator[int]:
         ("smoke", "S3"),
     ],
 )
-def test_unresponsive_service_ends_a_command_within_the_budget(
+def test_command_ends_within_the_budget_if_a_service_is_unresponsive(
     arguments: str, service: str, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = output_of(arguments, stage(silent), monkeypatch)
     assert f"{service}: no answer from {service} within 0.1 s" in said
 
 
-def test_unresponsive_snowflake_ends_a_report_within_the_budget(
+def test_report_ends_within_the_budget_if_snowflake_is_unresponsive(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = output_of("report", stage(silent), monkeypatch)
     assert re.search(rf"no answer from Snowflake at http://127\.0\.0\.1:{silent}[^\n]* within 0\.1 s", said)
 
 
-def test_unresponsive_lambda_ends_a_send_to_a_stage_that_requires_tokens(
+def test_send_to_a_stage_that_requires_tokens_ends_if_lambda_is_unresponsive(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
@@ -82,7 +82,7 @@ def test_unresponsive_lambda_ends_a_send_to_a_stage_that_requires_tokens(
 
 
 def stage(port: int) -> Outputs:
-    """Return the outputs of a stage with one server at this port for all services."""
+    """Return the outputs of a stage whose services are all reached at this port."""
     url = f"http://127.0.0.1:{port}"
     snowflake = Connection(
         account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"

@@ -59,7 +59,7 @@ def test_verdict_is_the_worst_level(findings: list[Finding], worst: str) -> None
     assert verdict(findings) == worst
 
 
-def test_frozen_source_fails_each_of_its_parts_and_does_not_delay_other_sources() -> None:
+def test_frozen_source_marks_each_of_its_parts_as_failed_and_delays_no_other_source() -> None:
     began = time.monotonic()
     found = ask(
         [source("S3", WELL), frozen("Snowflake", "pipes", "marts"), source("SQS", BAD)], budget_seconds=0.3
@@ -78,7 +78,7 @@ def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> N
     assert found.cause == "S3: nobody listens; nothing is known"
 
 
-def test_status_command_ends_although_a_source_hangs() -> None:
+def test_status_command_ends_even_if_a_source_hangs() -> None:
     code = (
         "import threading, sys\n"
         "from ops.status_report import Source, ask\n"

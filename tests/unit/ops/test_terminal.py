@@ -36,7 +36,7 @@ NOWHERE = Outputs(
 )
 
 
-def test_progress_without_a_terminal_is_printed_as_lines(
+def test_progress_is_printed_as_lines_if_stderr_is_not_a_terminal(
     printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(terminal, "HEARTBEAT_SECONDS", 0.01)
@@ -54,7 +54,7 @@ def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
-def test_brackets_in_ids_are_not_markup(printed: io.StringIO) -> None:
+def test_brackets_in_ids_are_not_interpreted_as_markup(printed: io.StringIO) -> None:
     terminal.show_rows([{"device": ODD}], False)
     terminal.show({"device": ODD}, False)
     terminal.fail(f"{ODD} was not found")

@@ -48,7 +48,7 @@ def test_polling_ends_at_the_deadline() -> None:
 
 
 class FakeWarehouse:
-    """A fake RAW: for each file name, the number of rows and the time of loading. The tests add the rows."""
+    """A fake of RAW that holds the number of rows and the load time of each file. The tests add the rows."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
@@ -78,7 +78,7 @@ class FakeWarehouse:
         ("a/b", False),
     ],
 )
-def test_custom_key_is_recognised_as_an_object_key(text: str, expected: bool) -> None:
+def test_custom_key_is_recognized_as_an_object_key(text: str, expected: bool) -> None:
     assert is_key(text) is expected
 
 
@@ -130,7 +130,7 @@ def test_failure_of_the_warehouse_is_reported_to_the_waiting_caller() -> None:
     assert str(watch.fault) == "down"
 
 
-def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_cause() -> None:
+def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_predecessor() -> None:
     steps = [
         Step("archived", NOW + timedelta(seconds=2)),
         Step("received", NOW + timedelta(seconds=1)),
