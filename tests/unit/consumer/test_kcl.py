@@ -264,7 +264,7 @@ def test_worker_refuses_a_state_folder_that_other_users_can_write_to(tmp_path, m
         prepared.rename(folder)
         folder.chmod(0o770 if attack == "writable by the group" else 0o1777)
     mode = folder.stat().st_mode
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         Health(folder).begin()
     assert "set KCL_STATE_FOLDER to a private folder" in capsys.readouterr().err
     assert folder.stat().st_mode == mode, "as root, a changed /tmp would stop other programs"
