@@ -401,7 +401,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipel
     running.send_signal(signal.SIGINT)
     said, problem = running.communicate(timeout=20)
     assert (running.returncode, said) == (130, "")
-    assert "the same command continues" in problem
+    assert "run the same command to continue" in problem
     assert "Traceback" not in problem
     first = replayed(pipeline, device)
     assert 4 <= len(first) < 10
