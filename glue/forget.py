@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 PREFIX = "forget"
 SEARCHED_PREFIXES: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
 INVOCATION_RECORDS = "aws/lambda/"
-REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # it becomes a part of a key
+REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # used in object keys
 _REST = re.compile(r"\.rest-[0-9a-f]{16}$")
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
 
-# 50 GB are about a thousand million events of 50 compressed bytes, which DuckDB compacts in a night of eight hours by
-# extrapolation (docs/scale-out.md). Below that, Spark only adds its start-up time.
+# 50 GB hold about a billion events of 50 compressed bytes, which DuckDB would compact in eight hours
+# (extrapolated in docs/scale-out.md). Below that, Spark only adds its start-up time.
 SPARK_FROM_BYTES = 50 * 10**9
 
 

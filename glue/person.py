@@ -210,7 +210,7 @@ def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
             yield pairs.decode("utf-16", "replace")
         if "\0" not in text:
             return
-    # Compressed bytes contain every short id by chance, so they are no text.
+    # Compressed bytes may contain any short id by chance, so they are not searched as text.
     if layers and (inner := _inflated(body)):
         yield from texts_of(inner, layers - 1)
         return
@@ -322,7 +322,7 @@ def in_line(subject: Subject, line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return subject.in_bytes(line)
     event = event_in(value)
-    # Only a quarantined record has an origin beside its event.
+    # Only a quarantined record has an origin next to its event.
     origin = value.get("origin") if isinstance(value, dict) and event is not value else None
     if isinstance(origin, dict) and subject.owns_record(origin.get("partition_key"), names_in(event)):
         return True

@@ -19,7 +19,7 @@ MICROSECOND = timedelta(microseconds=1)
 UNREADABLE = (
     "__unreadable__"  # the folder for lines without a readable envelope; the archive should hold none
 )
-OTHER = "__other__"  # the folder for rare types and for types that are no valid folder name
+OTHER = "__other__"  # the folder for rare types and for types that are not valid folder names
 _MAX_TYPE_BYTES = 120
 
 # The columns of RAW.EVENTS, with those by which readers select and prune. `payload` is the line as archived.
@@ -36,9 +36,9 @@ LINE = pa.schema(
     ]
 )
 
-# The fields of a line that a rebuild needs. `event_key` and `content` to `file_row_number` are null unless conflicts
-# are wanted. The fields from `device_id` on are null if the line is no geofence event. Times are microseconds, because
-# devices send years that pandas cannot represent.
+# The fields of a line that a rebuild needs. `event_key` and `content` to `file_row_number` are null unless
+# conflicts are rebuilt. The fields from `device_id` on are null if the line is not a geofence event. Times are
+# microseconds, because devices send years that pandas cannot represent.
 FACT = pa.schema(
     [
         ("event_key", pa.string()),

@@ -96,7 +96,7 @@ def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
     Spark only lists the objects, because an unreadable object must not end the stream.
     """
     objects = (
-        # Only for its listing: the content column is never selected.
+        # Used only to list the objects: the content column is never selected.
         spark.readStream.format("binaryFile")
         .schema("path string, modificationTime timestamp, length long, content binary")
         .option("maxFilesPerTrigger", stream.objects_per_batch)

@@ -28,7 +28,7 @@ COLLECTION_TAGS = ("farm", "stop")
 """The fence tags of collections, as in the dbt variable collection_tags."""
 SILENT_REACH = timedelta(days=14)
 MAX_LISTED = 5000
-"""Rows of the table of missing exits; every other figure counts all visits."""
+"""Maximum number of rows in the table of missing exits; every other figure counts all visits."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +321,7 @@ def as_csv(report: Report) -> str:
 # --- the command
 
 NAMED = {"today": 0, "yesterday": 1}
-"""Days ago."""
+"""The days that can be named, with the number of days before today."""
 
 
 def _day_name(text: str) -> str:

@@ -11,7 +11,7 @@ import typer
 from contract.events import InvalidEvent, parse_json
 
 ID_OF_TEXT = "@sha256"
-"""A value that is replaced by a hash of the event's text, so that equal texts get equal ids."""
+"""A value that is replaced by a hash of the event's text, so that identical texts get identical ids."""
 _MISSING = object()
 
 type Path = tuple[str, ...]

@@ -1,6 +1,6 @@
 """`milkrun trace`: search all stores for one event or object, and return its steps in time order.
 
-An event is searched in RAW first. If it is not loaded, the archived objects of a range of hours are searched.
+An event is first searched in RAW. If it is not loaded, the archived objects of a range of hours are searched.
 """
 
 import base64
@@ -34,7 +34,7 @@ from ops.read_stores import (
 from ops.send_records import LABEL
 from snowpipe.warehouse import Row
 
-# How long after its arrival in S3 an event is searched in the other stores. Redrive publishes some events late.
+# The periods after an event's arrival in S3 that are searched in the other stores. Redrive publishes some events late.
 STREAM_REACH = timedelta(hours=1)
 SET_ASIDE_REACH = timedelta(hours=24)
 LOG_REACH = timedelta(minutes=10)
@@ -163,7 +163,7 @@ class Finder(ReachableStores):
                 f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
-                # In groups, because objects that were read but not searched yet are kept in memory.
+                # Read in groups, because objects that were read but not searched yet are kept in memory.
                 bodies = chain.from_iterable(
                     readers.map(self.archive.body, some) for some in batched(keys, 256, strict=False)
                 )
@@ -211,7 +211,10 @@ class Finder(ReachableStores):
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Yield the handler's answer, with the numbers of published and queued geofence events from its log line."""
+        """Yield the handler's response as a step.
+
+        The numbers of published and queued geofence events come from the log.
+        """
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 names = ("status", "published", "queued", "set_aside")

@@ -50,7 +50,9 @@ class Rows:
         return frozenset[tuple[object, object]](events | times | lines)
 
     def read(self, key: str, body: bytes) -> tuple["pyarrow.Table", list[bool]] | None:
-        """Return the table of a Parquet file, and for each row whether to keep it; None if the file is damaged."""
+        """Return the table in a Parquet file and, for each row, whether to keep the row; None if the file is
+        damaged.
+        """
         from pyarrow import ArrowException, parquet
 
         try:

@@ -1,4 +1,4 @@
-"""`milkrun forget` in Snowflake: delete rows of RAW, and find tables that still contain the person's ids afterwards.
+"""`milkrun forget` for Snowflake: delete rows of RAW, and find tables that still contain the person's ids afterwards.
 
 The statements contain the ids, so Snowflake's query history keeps the ids for a year (see `ops/forget_remaining.py`).
 """

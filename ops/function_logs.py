@@ -31,9 +31,9 @@ type Line = tuple[datetime, Fields]
 SHORT = timedelta(hours=1)
 QUERY_RANGE = timedelta(hours=1)
 MAX_ROWS = 10_000
-"""More rows need pages and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
+"""More rows require pagination and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
 QUERIES_AT_ONCE = 4
-"""Concurrent queries; an account has 30 or more (the same page)."""
+"""Maximum number of concurrent queries; an account allows at least 30 (same page)."""
 QUERY_TIMEOUT_SECONDS = 3_600.0
 THROTTLING = ("LimitExceededException", "ThrottlingException")
 SECOND = timedelta(seconds=1)

@@ -20,7 +20,7 @@ SECONDS_A_DAY = 86_400
 # Every fleet has the same morning peak: the ratio of the busiest second to the day's average.
 PEAK = 4.0
 
-# Lambda bills waiting for AWS like computing.
+# Lambda bills the time spent waiting for AWS like computing time.
 INGEST_WAIT_MS = 35.0  # one S3 PUT, then one PutRecords, within the region; assumed, not measured
 ACCESS_LOG_BYTES = 350  # API Gateway's access log line per request
 CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory": one vCPU)
@@ -30,15 +30,15 @@ OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
 ALL_METRICS, ALARM_METRICS, COMPOSITE_ALARMS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
-# dbt's warehouse is computed, because no account was available: the scans per row are measured
-# (`make bench ONLY=marts`), the rest is assumed. An X-Small warehouse costs a credit per hour and at least a minute
-# each time it resumes (Snowflake: "Overview of warehouses").
+# The cost of dbt's warehouse is computed, because no account was available: the scans per row are measured
+# (`make bench ONLY=marts`), and the rest is assumed. An X-Small warehouse costs a credit per hour and at least
+# a minute each time it resumes (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 10.0, 2.3
 TOUCHED_DAYS = 2  # today, and one day of late events
-LEDGER_KEY_BYTES = 9  # the start of a key, read of every event, compressed; assumed
-LEDGER_ROW_BYTES = 49  # all columns, read on the days on which known events are; assumed
-KNOWN_DAYS = 4  # on which a run's repeated events are; assumed
-RUN_SECONDS = 75.0  # some hundred statements; assumed
+LEDGER_KEY_BYTES = 9  # the compressed start of a key, read for every event; assumed
+LEDGER_ROW_BYTES = 49  # all columns, read for the days with known events; assumed
+KNOWN_DAYS = 4  # days that contain a run's repeated events; assumed
+RUN_SECONDS = 75.0  # a few hundred statements; assumed
 SCANNED_BYTES_A_SECOND = 250e6  # by an X-Small warehouse; assumed
 
 type Way = Literal["rest", "http", "url", "firehose"]
@@ -279,10 +279,10 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
     if load.dashboard:
         yield line("CloudWatch", "dashboards", 1, "cloudwatch.dashboard_month")
     if load.check_loads:
-        # An X-Small warehouse resumes every hour, and each time costs at least a minute.
+        # An X-Small warehouse resumes every hour, which costs at least a minute each time.
         yield line("check", "credits", 24 * DAYS_A_MONTH / 60, "snowflake.credit")
     if load.tracing:
-        # One request a second is traced, and a twentieth of the rest.
+        # One request per second is traced, plus a twentieth of the rest.
         second = min(load.requests, DAYS_A_MONTH * SECONDS_A_DAY)
         yield line("X-Ray", "traces", second + 0.05 * (load.requests - second), "xray.trace")
     yield line("KMS", "keys", 1, "kms.key_month")

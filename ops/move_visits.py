@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Convert the visits table to the current layout, once after an upgrade (docs/upgrade.md).
 
-    Run the command after the last consumer of the previous version has stopped. It can be interrupted and
-    repeated.
+    Run the command after the last consumer of the previous version has stopped. The command can be interrupted
+    and repeated.
     """
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "DynamoDB", "Lambda")

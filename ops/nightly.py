@@ -1,4 +1,4 @@
-"""The hourly and nightly jobs of the warehouse, in steps that a person, EventBridge or Airflow can run.
+"""The hourly and nightly jobs of the warehouse, as steps that a person, EventBridge or Airflow can run.
 
     python -m ops.nightly                                       run all steps for the hours since yesterday, 0:00
     python -m ops.nightly compact quality                       run only these steps
@@ -224,7 +224,7 @@ def command(
     end: Annotated[str, typer.Option("--to", help="End of the range.")] = "now",
     stage: Annotated[str, typer.Option(help="Name of the stage: local, or a deployed stage.")] = "local",
 ) -> None:
-    """Run the jobs and print the result of each step as a line of JSON. The output of dbt goes to standard error."""
+    """Run the jobs and print the result of each step as a line of JSON. dbt's output goes to standard error."""
     now = datetime.now(UTC)
     try:
         first = instant(start, now) if start else datetime.combine(now - DAY, datetime.min.time(), UTC)

@@ -117,7 +117,7 @@ class Outputs(BaseModel):
         return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """Return a Snowflake session with the operator's role. Importing the connector takes seconds."""
+        """Open a Snowflake session with the operator's role. Importing the connector takes seconds."""
         return connect(self.snowflake, give_up_after_s, role=operator)
 
     @property

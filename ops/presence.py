@@ -76,7 +76,7 @@ def contradictions(
             enters.setdefault(event.device_id, []).append(event)
     found: dict[Pair, GeofenceEvent] = {}
     for some in enters.values():
-        # The enter after a place's last enter is always at another place.
+        # The enter event after a place's last enter event is always at another place.
         for event, following in pairwise(sorted(some, key=position_of)):
             found[pair_of(event)] = following
         found.pop(pair_of(max(some, key=position_of)), None)

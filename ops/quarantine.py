@@ -146,7 +146,7 @@ def replay(
 
 
 def purge(s3: "S3Client", bucket: str, records: Iterable[Aside]) -> tuple[int, list[str]]:
-    """Delete objects whose lines are all selected; return their number, and the keys of the other objects.
+    """Delete the objects whose lines are all selected; return their number, and the keys of the objects that were kept.
 
     The bucket keeps old versions, so an object can be restored until its versions expire.
     """
@@ -299,7 +299,7 @@ def _aside(key: str, number: int, lines: int, text: bytes) -> Aside:
         lines,
         tuple(reason.code for reason in line.reasons),
         data,
-        # The handler's records have no partition key: their device is in the event.
+        # The handler's records have no partition key, but their event names the device.
         line.origin.get("partition_key") or _device_in(data) or "set-aside",
     )
 
@@ -315,7 +315,7 @@ def _device_in(data: bytes) -> str:
 
 def _line(data: bytes) -> bytes:
     try:
-        # As text, because msgspec passes bytes through even if they are not UTF-8.
+        # Decoded to text, because msgspec passes bytes through even if they are not UTF-8.
         return msgspec.json.format(data.decode(), indent=-1).encode()
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="replace"))

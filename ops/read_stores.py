@@ -73,7 +73,7 @@ def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
 
 
 def rule(outputs: Outputs, stage: str) -> Rule:
-    """Return the visit rule with which the consumer of this stage computes visits."""
+    """Return the visit rule that the consumer of this stage applies."""
     return consumer_settings(outputs, stage).rule
 
 
@@ -103,7 +103,7 @@ def invalid_rows(
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):
-        # Keys that others chose sort before or after the folders of days. "0" follows "/" in ASCII.
+        # Keys that others chose sort before or after the day folders. "0" follows "/" in ASCII.
         ranges.append(
             "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
         )

@@ -42,7 +42,7 @@ MAX_EVENTS = 500
 MAX_BYTES = 900_000
 TIMEOUT_SECONDS = 120.0
 KEPT_DAYS = 90
-# Decimals keep their text: as a float, 1.50 would become 1.5.
+# Decimals keep their digits; as a float, 1.50 would become 1.5.
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -147,7 +147,7 @@ class Box:
         return accepted is None or line in accepted
 
     def resent(self, key: str) -> set[int]:
-        """Return the numbers of an object's lines that were repaired and accepted."""
+        """Return the line numbers of an object's events that were repaired and accepted."""
         body = self._archive.body(NOTES + key)
         return set(json.loads(body)["lines"]) if body else set()
 
@@ -158,7 +158,7 @@ class Box:
         self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
 
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
-        """Delete objects whose lines are all selected; return their number, and the keys of the other objects."""
+        """Delete the objects whose lines are all selected; return their number, and the keys of the kept objects."""
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
             meant = {each.line for each in group}

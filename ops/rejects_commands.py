@@ -202,7 +202,7 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete objects whose events are all selected, after confirmation. Their rows in RAW are kept.
+    """Delete objects whose events are all selected, after confirmation. The rows of these objects in RAW are kept.
 
     Exit code 1: an object was not deleted, because it also contains events that are not selected.
     """

@@ -190,7 +190,8 @@ def outputs_of(context: typer.Context, stage: str) -> Outputs:
 def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
     """Call `stop` and set the yielded event on the first Ctrl-C. A second Ctrl-C raises KeyboardInterrupt as usual.
 
-    Python may raise KeyboardInterrupt at a place where it is ignored, such as in a finalizer.
+    The handler is necessary because Python may raise KeyboardInterrupt where it is ignored, such as in a
+    finalizer.
     """
     pressed = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
@@ -210,7 +211,7 @@ def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Show progress bars on stderr until the context ends.
+    """Yield progress bars that are shown on stderr until the context ends.
 
     If stderr is not a terminal, print a line every few seconds.
     """
@@ -339,7 +340,7 @@ def cell(value: object) -> Text:
 
 
 def print_json(value: object) -> None:
-    # Not through rich, which would wrap and colour it.
+    # Printed without rich, which would wrap and colour the text.
     text = json.dumps(finite(value), default=in_words, indent=2, ensure_ascii=False, allow_nan=False)
     typer.echo(printable(text))
 

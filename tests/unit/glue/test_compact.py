@@ -160,7 +160,7 @@ def test_unreadable_objects_are_quarantined_and_the_rest_is_compacted(tmp_path: 
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines[-10:])
     aside = [json.loads(each) for each in lines_of(store.read(str(manifest["set_aside_key"])))]
     assert {each["origin"]["object"]: each["reasons"][0]["code"] for each in aside} == reasons
-    assert compacted(store) == []  # permanent faults are not tried again
+    assert compacted(store) == []  # permanent faults are not retried
 
 
 class Flaky(Folder):

@@ -190,7 +190,7 @@ def left(archive: Path, prefix: str = "events") -> list[bytes]:
 @pytest.mark.parametrize(
     "event",
     [
-        line("x", user=ANN.upper()),  # the contract tells upper from lower case
+        line("x", user=ANN.upper()),  # ids are case-sensitive
         line("x", user=ANN + "9"),
         line("x", user="bea", metadata={"handed_over_to": ANN}),
         line("x", user="bea", metadata={"userId": ANN}),
@@ -255,7 +255,7 @@ def test_events_that_contain_only_the_account_id_of_the_user_are_deleted(tmp_pat
     users.write_text(f"{ANN}\n")
     theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
     others = [by_account("c1", "5f02", userId="cleo"), by_account("c2", "5f03")]
-    # Two users under one `_id`: an event that has only this `_id` may be of either.
+    # Two users share one `_id`: an event with only this `_id` may belong to either user.
     others += [by_account("d1", "5f04", userId="dan"), by_account("d2", "5f04")]
     theirs += [by_account("d3", "5f04", userId=ANN)]
     archived(tmp_path / "archive", [*theirs, *others])

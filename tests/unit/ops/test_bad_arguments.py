@@ -57,7 +57,7 @@ BAD = {
     "--instead-of": ("elsewhere/a.json", "set-aside/a", "/", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
-# `load` expects a SQLite file, and a bucket or a folder, where other commands expect times.
+# `load` expects an SQLite file, and a bucket or a folder, where other commands expect times.
 OF_RELOAD = ("", "\udcff")  # a key, where `repair` expects a file
 OF_LOAD = {
     "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
@@ -121,7 +121,7 @@ def arguments(program: str, name: str, option: str, value: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the files and folders that the invalid paths refer to, in a clone where no stack is running."""
+    """Create the files and folders to which the invalid paths refer, in a clone without a running stack."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "array.json").write_text("[1]")

@@ -41,7 +41,7 @@ def test_cost_of_ingest_matches_the_cost_calculated_by_hand(prices, batch, rest,
         million = load.events / 1e6
         way_in = usd(lines, "API Gateway", "ingest function", "SNS", ("S3", "PUT"))
         stream = usd(lines, ("Kinesis", "GB in"), ("Kinesis", "GB out"))
-        # The figures are rounded to a cent, which matters for the small ones.
+        # The figures are rounded to a cent, which matters for small amounts.
         assert (way_in + stream) / million == pytest.approx(expected, rel=0.03, abs=0.013)
         assert usd(lines, ("S3", "PUT")) / million == pytest.approx(put)
 

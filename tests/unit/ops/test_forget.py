@@ -1,5 +1,5 @@
-"""Test `milkrun forget` on moto and a local Snowflake: all data of the person is deleted, and the data of all
-other people is kept.
+"""Test on moto and a local Snowflake that `milkrun forget` deletes all data of a person and keeps the data of
+others.
 """
 
 import base64
@@ -579,7 +579,7 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
 def test_object_that_snowpipe_loads_late_leaves_no_rows(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Snowpipe may load files in a different order than they were written in."""
+    """Snowpipe may load files in a different order from that in which they were written."""
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)

@@ -3,7 +3,7 @@
 They report the other stores and name Snowflake as unreachable.
 
 The local Snowflake is stopped (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
-waits.
+is waiting for a response.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Test that the manual equals the help of the commands and contains all of them."""
+"""Test that the manual contains every command and equals the commands' help texts."""
 
 import re
 from pathlib import Path

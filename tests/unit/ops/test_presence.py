@@ -30,7 +30,7 @@ WORLD = World(devices=("truck-1", "truck#2"), fences=(FARM, FARM_2, PLANT, REGIO
 def contradicted(
     found: Sequence[GeofenceEvent], tags: Sequence[str] = EXCLUSIVE_TAGS
 ) -> dict[Fence, str | None]:
-    """Return for each open visit the id of the event that contradicts it."""
+    """Return, for each open visit, the id of the event that contradicts the visit, or None."""
     return {
         each.pair.fence: each.contradicted_by and each.contradicted_by.event_id
         for each in presence(found, tags)

@@ -184,7 +184,7 @@ def test_comparing_a_million_events_needs_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         peak = alone.submit(peak_of_a_million, tmp_path / "objects.sqlite").result()
-    assert peak < 128 * 1024  # the keys alone have more
+    assert peak < 128 * 1024  # the keys alone take more
 
 
 def peak_of_a_million(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Test the output of all commands: values are printed safely, and an error is one line with exit code 2."""
+"""Test that all commands print values safely, and report an error in one line with exit code 2."""
 
 import io
 import json

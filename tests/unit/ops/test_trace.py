@@ -1,4 +1,4 @@
-"""Test the verdict of `milkrun trace`: one line, and an exit code that says whether the event has arrived."""
+"""Test that `milkrun trace` prints a one-line verdict, and that its exit code says whether the event has arrived."""
 
 from datetime import UTC, datetime, timedelta
 
