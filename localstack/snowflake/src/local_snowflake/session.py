@@ -47,6 +47,7 @@ from local_snowflake.names import Columns, check_names
 from local_snowflake.objects_sql import macros_of
 from local_snowflake.session_errors import refused
 from local_snowflake.sql import hidden, quoted
+from local_snowflake.supported_sql import check
 from local_snowflake.tables import (
     clone,
     identities,
@@ -58,7 +59,6 @@ from local_snowflake.tables import (
 from local_snowflake.temporary import TEMPORARY, relation_exists
 from local_snowflake.transactions import TransactionalConnection
 from local_snowflake.translate import translate
-from local_snowflake.verified import check
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
 """Rewrite a statement so that DuckDB computes what Snowflake computes, where the two differ.
 
 Column types are unknown here, so an expression that depends on them becomes a macro call (`macros.py`), which
-DuckDB resolves when it binds the statement. `verified.py` has already checked that every part of the
+DuckDB resolves when it binds the statement. `supported_sql.py` has already checked that every part of the
 statement is supported.
 """
 

@@ -1,4 +1,4 @@
-"""Test that every case in verified.tsv returns its documented answer, and that everything else is refused."""
+"""Test that every case in supported_sql.tsv returns its documented answer, and that everything else is refused."""
 
 import json
 from collections.abc import Iterator
@@ -10,12 +10,11 @@ import pytest
 from snowflake import connector
 from snowflake.connector.constants import FIELD_TYPES
 
-from local_snowflake import verified
+from local_snowflake import supported_sql
+from local_snowflake.supported_sql import Case, cases, statements_of
 from local_snowflake.testing import LocalProcess
-from local_snowflake.verified import Case, cases, statements_of
 
-FILE = Path(__file__).parent / "verified.tsv"
-CASES = cases(FILE)
+CASES = cases()
 SEMI_STRUCTURED = {"VARIANT", "OBJECT", "ARRAY"}
 ANSWERED = [case for case in CASES if not case.expected.startswith(("ERROR", "REFUSED"))]
 FAILING = [case for case in CASES if case.expected.startswith("ERROR")]
@@ -92,8 +91,8 @@ def test_at_least_400_cases_are_verified() -> None:
 
 
 def test_allow_list_contains_exactly_the_shapes_of_the_verified_cases() -> None:
-    assert verified.SHAPES.read_text().splitlines() == verified.shapes(FILE)
+    assert supported_sql.SHAPES.read_text().splitlines() == supported_sql.shapes()
 
 
 def test_verified_page_lists_the_verified_cases() -> None:
-    assert (FILE.parent.parent / verified.PAGE).read_text() == verified.page(FILE)
+    assert (Path(__file__).parents[1] / supported_sql.PAGE).read_text() == supported_sql.page()
