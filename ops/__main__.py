@@ -1,4 +1,4 @@
-"""The earlier spelling of `milkrun`: `python -m ops COMMAND`."""
+"""Run `milkrun` under its previous name, `python -m ops COMMAND`."""
 
 from snowpipe.environment import restart_if_needed
 

@@ -224,5 +224,5 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete all claim checks in the dead-letter queue, after confirmation. Their events stay in S3."""
+    """Delete all claim checks in the dead-letter queue, after confirmation. The events stay in S3."""
     command(context, purge=True, yes=yes, stage=stage, as_json=as_json)

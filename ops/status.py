@@ -307,7 +307,7 @@ def _problem_if(
 
 
 def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> Finding:
-    """Compare the newest row of RAW with the time up to which the last complete run of dbt has read RAW.
+    """Return the state of staging, from the newest row of RAW and the time up to which the last dbt run has read RAW.
 
     The newest row of STG_EVENTS cannot be used instead, because an event that is sent again adds no row.
     """

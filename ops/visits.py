@@ -81,8 +81,8 @@ def competing_enters(
 ) -> list[GeofenceEvent]:
     """Return the enter events of a device at exclusive places since the beginning of its first open visit there.
 
-    If it has been at only one exclusive place since then, return [] without reading the events or the visit
-    rule.
+    If the device has been at only one exclusive place since then, return [] without reading the events or the
+    visit rule.
     """
     visits = [
         row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags

@@ -48,7 +48,9 @@ def test_compacted_files_contain_every_line_of_the_hour_once(tmp_path: Path) -> 
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(lines)
 
 
-def test_files_are_stored_by_day_and_type_outside_snowpipes_prefixes(tmp_path: Path) -> None:
+def test_parquet_files_are_stored_by_day_and_type_outside_the_prefixes_loaded_by_snowpipe(
+    tmp_path: Path,
+) -> None:
     archived(tmp_path, some_lines(30))
     compacted(Folder(tmp_path))
     folders = {key.rpartition("/")[0] for key in compacted_files(Folder(tmp_path), HOURS)}

@@ -64,7 +64,7 @@ def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = 
 
 
 def world(archive: Path) -> list[bytes]:
-    """Write events of two users and of other users to every prefix; return the other users' accepted events."""
+    """Write events of two users and of other users under every prefix; return the other users' accepted events."""
     others = [line(f"o{n}", user=f"driver-{n}") for n in range(30)]
     mixed = [*others[:10], theirs("t1"), *others[10:20], line("t2", user="bob"), *others[20:]]
     escaped = theirs("t3").replace(b"ann", b"\\u0061nn")

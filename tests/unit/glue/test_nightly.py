@@ -88,7 +88,7 @@ def test_reconcile_step_fails_if_a_store_could_not_be_compared(
     ("ended", "ok"),
     [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
 )
-def test_step_fails_if_compaction_prints_no_result(
+def test_compaction_step_fails_if_the_job_prints_no_result(
     monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: ended)

@@ -52,7 +52,7 @@ def test_stage_without_glue_has_no_glue_resources() -> None:
     assert GLUE["false"] == {}
 
 
-def test_jobs_read_events_and_write_only_their_own_prefixes() -> None:
+def test_jobs_read_events_and_write_only_to_their_own_prefixes() -> None:
     assert rights("GlueRole") == EVERY_JOB | {
         "events/*": {"s3:GetObject"},
         "set-aside/*": {"s3:PutObject"},

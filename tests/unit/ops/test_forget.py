@@ -497,7 +497,7 @@ def test_forgetting_a_device_deletes_the_data_of_all_its_users(
     assert built == [("--full-refresh",)]
 
 
-def test_hash_of_the_person_is_removed_from_plans_of_earlier_versions(stage: Stage) -> None:
+def test_hash_of_the_persons_ids_is_removed_from_plans_of_earlier_versions(stage: Stage) -> None:
     digest = hashlib.sha256(b"ann").hexdigest()
     plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
     stage.bucket.write(f"forget/{digest[:16]}/plan.json", json.dumps(plan).encode())

@@ -128,7 +128,7 @@ def test_geofence_events_are_queried_in_ranges_of_limited_size(sets: ObjectSets)
     assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
 
 
-def test_object_rewritten_by_forget_is_not_a_difference(sets: ObjectSets) -> None:
+def test_object_rewritten_by_forget_is_not_reported_as_a_difference(sets: ObjectSets) -> None:
     old, new, newest, alone, other = (key(n) for n in range(5))
     enter(sets, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
     assert {d.kind for d in sets.differences(LATER)} == {"not_archived", "not_logged"}
@@ -282,7 +282,7 @@ def test_rejected_request_causes_no_difference_and_failed_request_is_ignored(
     assert look(stage).differences == []
 
 
-def test_object_repaired_by_an_operator_is_not_a_difference(stage: Stage) -> None:
+def test_object_repaired_by_an_operator_is_not_reported_as_a_difference(stage: Stage) -> None:
     key = stage.archive("events", b"{}")
     stage.load(key)
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == ["not_logged"]

@@ -14,7 +14,7 @@ from tests.service_models import validated
 
 @pytest.fixture(autouse=True)
 def _only_requests_valid_on_aws():
-    """Check requests against the AWS service model, because moto accepts invalid ones."""
+    """Check requests against the AWS service model, because moto accepts invalid requests."""
     with validated():
         yield
 

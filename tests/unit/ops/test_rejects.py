@@ -209,7 +209,7 @@ def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) ->
 
 
 @pytest.mark.parametrize("answer", [{}, {"rejected": 2, "errors": []}], ids=["no-receipt", "no-errors"])
-def test_response_that_does_not_name_the_rejected_events_marks_no_event_as_accepted(
+def test_no_event_is_marked_as_accepted_if_the_response_does_not_name_the_rejected_events(
     box: Box, answer: dict[str, object]
 ) -> None:
     keep(bad(1), bad(2))
@@ -229,7 +229,7 @@ def test_dry_run_shows_the_change_and_validates_as_the_handler_does(box: Box) ->
     assert box.resent(first.reject.key) == set()
 
 
-def test_unchanged_or_non_json_rejects_are_only_counted(box: Box) -> None:
+def test_rejects_that_are_unchanged_or_not_json_are_only_counted(box: Box) -> None:
     keep(bad(1), {"_id": "x"}, [1])
     line = unreadable_line([Reason("not_json", "", "m")], b"\xff", content_type=None, content_encoding=None)
     made = lines_object("rejected", [line, b'"somebody else"'], NOW)

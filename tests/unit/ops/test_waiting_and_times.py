@@ -159,7 +159,7 @@ def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_predece
         ({"records": 0}, False),
     ],
 )
-def test_log_line_of_a_batch_covers_the_sequence_numbers_that_it_processed(
+def test_log_line_of_a_batch_covers_the_sequence_numbers_that_the_batch_processed(
     line: dict[str, object], covered: bool
 ) -> None:
     assert _covers(line, 15) == covered
