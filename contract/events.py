@@ -308,7 +308,7 @@ def _checked(event: EventFields) -> Checked:
 
 
 def _fit(ids: Iterable[str]) -> bool:
-    """Return whether ids of at most MAX_ID_CHARS characters have at most MAX_ID_BYTES bytes. ASCII ids always do."""
+    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the characters, so ASCII ids always do."""
     return not [each for each in ids if not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
 
 

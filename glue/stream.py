@@ -1,4 +1,4 @@
-"""Count the trucks inside each fence per five minutes, and find overdue exits, as objects are written to the archive.
+"""Count the trucks inside each fence per five minutes, and find overdue visits, as objects are written to the archive.
 
     streamed/<name>/trucks_inside/batch-000012.parquet
         window_start, geofence_tag, geofence_external_id, trucks

@@ -46,7 +46,7 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
 
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
-    """Yield a sentence for each problem of the event, causes before consequences."""
+    """Yield a sentence for each problem with the event, causes before consequences."""
     if "set aside" in by_name:
         yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, stored in {place}"
     if "not loaded" in by_name:

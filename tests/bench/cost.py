@@ -1,9 +1,9 @@
-"""Measure the cost of a million events for our functions and for the peers: `python -m tests.bench.cost
-[--json]`. Write ops/measured.yml.
+"""Measure the cost of a million events and write it to ops/measured.yml: `python -m tests.bench.cost [--json]`.
 
-CPU time is measured in this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and
-EventBridge, are separate processes, which the production clients call over HTTP. The sink counts calls and
-bytes; a fake DynamoDB that bills like AWS counts units. `ops.monthly_bill` converts both to dollars.
+Our functions are compared with two other implementations (tests/bench/peers). CPU time is measured in
+this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge, are separate
+processes, which the production clients call over HTTP. The sink counts calls and bytes; a fake DynamoDB
+that bills like AWS counts units. `ops.monthly_bill` converts both to dollars.
 """
 
 import io

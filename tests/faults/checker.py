@@ -341,9 +341,9 @@ def _text(one: Stay | OfPair) -> str:
 
 
 def _notifications(facts: Facts) -> Iterator[Breach]:
-    """Check that a subscriber that processes each notification id once, in order of version, knows all visits.
+    """Check that a subscriber that handles each notification id once, in order of version, ends up with the visits.
 
-    Each notification must have only one id, and its type must describe how the visit differs from its
+    The same notification must not have two ids, and its type must describe how the visit differs from its
     previous version.
     """
     if facts.notifications is None:

@@ -81,7 +81,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> list[Line]:
-    """Return the lines of an earlier table and of the new results, in this order.
+    """Merge the lines of an earlier table with new results, sorted by `order`; drop names that are not in `order`.
 
     A new result replaces the earlier line with the same name.
     """

@@ -25,7 +25,7 @@ from aws.stream import KinesisStream
 from consumer.consume import Outcome
 from consumer.event_bus import EventBus
 from consumer.notifications import Notification
-from contract.objects import LinesObject, lines_object
+from contract.objects import LinesObject, Prefix, lines_object
 from handler.ingest import Delivery, Effects, Ports, Receipt
 from handler.validate import Batch
 from tests.faults import inprocess
@@ -142,8 +142,10 @@ def not_published_if_archived() -> Iterator[None]:
 def keys_from_the_clock() -> Iterator[None]:
     """Give each attempt its own key, so that a resent request is archived again."""
 
-    def by_clock(prefix: object, lines: object, received_at: datetime) -> LinesObject:
-        made = lines_object(prefix, lines, received_at)
+    def by_clock(
+        prefix: Prefix, lines: Sequence[bytes], received_at: datetime, gzipped: Callable[[bytes], bytes]
+    ) -> LinesObject:
+        made = lines_object(prefix, lines, received_at, gzipped)
         folder, _, name = made.key.rpartition("/")
         digest = f"{datetime.now(UTC).timestamp():.6f}".replace(".", "").rjust(64, "0")
         return replace(made, key=f"{folder}/{digest}{name[64:]}")

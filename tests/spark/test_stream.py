@@ -63,7 +63,7 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the windows and overdue exits that the rule produces for each pair without Spark."""
+    """Return the windows and overdue visits that the rule produces for each pair without Spark."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)

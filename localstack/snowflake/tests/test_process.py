@@ -1,4 +1,4 @@
-"""Test that the process keeps its data, locks its folder, and recovers from kills, a full disk and AWS outages."""
+"""Test that the process keeps its data, locks its folder, and survives being killed, a full disk and AWS outages."""
 
 import json
 import random

@@ -94,5 +94,5 @@ def test_allow_list_contains_exactly_the_shapes_of_the_verified_cases() -> None:
     assert supported_sql.SHAPES.read_text().splitlines() == supported_sql.shapes()
 
 
-def test_verified_page_lists_the_verified_cases() -> None:
+def test_page_of_supported_sql_is_up_to_date() -> None:
     assert (Path(__file__).parents[1] / supported_sql.PAGE).read_text() == supported_sql.page()

@@ -1,4 +1,4 @@
-"""Test windows, overdue exits and late events against a simple simulation."""
+"""Test windows, overdue visits and late events against a simple simulation."""
 
 import random
 from typing import get_args
@@ -47,7 +47,7 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_result_equals_the_simulation_if_all_events_are_processed_at_once(events: list[Crossing]) -> None:
+def test_one_batch_of_all_events_gives_the_simulated_result(events: list[Crossing]) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 

@@ -134,14 +134,14 @@ def test_optional_field_that_is_null_counts_as_absent(phone: Phone, field: str) 
 
 
 @pytest.mark.parametrize("field", ["_id", "userId", "deviceId"])
-def test_optional_id_of_the_user_that_is_null_counts_as_absent(phone: Phone, field: str) -> None:
+def test_null_optional_id_of_the_user_counts_as_absent(phone: Phone, field: str) -> None:
     others = {"_id": "u", "userId": "u", "deviceId": "d"}
     assert phone.post([TRIP | {"user": others | {field: None}}]).status == 202
     assert phone.post([TRIP | {"user": dict.fromkeys(others)}]).codes == ["missing_identity"]
 
 
 @pytest.mark.parametrize("absent", ["_id", "event", "user"])
-def test_member_of_the_envelope_that_is_null_counts_as_absent(phone: Phone, absent: str) -> None:
+def test_null_member_of_the_envelope_counts_as_absent(phone: Phone, absent: str) -> None:
     assert phone.post({"events": [TRIP], absent: None}).status == 202
     assert phone.world.lines("events") == [text(TRIP)]
 

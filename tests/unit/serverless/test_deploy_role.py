@@ -157,7 +157,7 @@ def test_role_allows_the_calls_that_preflight_makes(monkeypatch):
     assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
 
 
-def test_role_allows_no_access_to_users_data_credentials_or_secrets():
+def test_role_cannot_access_data_or_secrets_or_create_iam_users():
     assert not [action for action in NEVER.split() if allowed(action)]
 
 

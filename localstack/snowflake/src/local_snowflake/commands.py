@@ -138,8 +138,8 @@ class Commands:
 
 
 def refuse_internals(words: Words) -> None:
-    """Refuse DuckDB's and fakesnow's own catalogs, which list the tables of every database regardless of
-    privileges.
+    """Refuse statements that name DuckDB's or fakesnow's own catalogs, which list the tables of every
+    database regardless of privileges.
     """
     for token in words.tokens:
         if token.token_type not in STRINGS and token.text.lower() in INTERNALS:

@@ -95,7 +95,7 @@ INFORMATION_SCHEMA = {"COLUMNS", "DATABASES", "SCHEMATA", "TABLES", "VIEWS"}
 
 
 def refuse_views(statement: exp.Expr) -> None:
-    """Refuse the views of INFORMATION_SCHEMA that Snowflake has and fakesnow lacks or fills with DuckDB's objects."""
+    """Refuse statements on views of INFORMATION_SCHEMA that fakesnow lacks or fills with DuckDB's objects."""
     for table in statement.find_all(exp.Table):
         if table.db.upper() == "INFORMATION_SCHEMA" and table.name.upper() not in INFORMATION_SCHEMA:
             raise unsupported(f"the view INFORMATION_SCHEMA.{table.name.upper()}")
@@ -190,9 +190,9 @@ WITHOUT_OFFSET = {
 
 
 def refuse_local_times(statement: exp.Expr) -> None:
-    """Refuse the local date or time of a TIMESTAMP_TZ: DuckDB keeps the instant and loses the offset, which
-    Snowflake would use. Only an expression directly around the cast can be detected; the lost offset of a
-    column's values cannot (compatibility.md).
+    """Refuse expressions that need the local date or time of a TIMESTAMP_TZ, because DuckDB keeps the
+    instant but not the offset, which Snowflake would use. Only an expression directly around the cast can
+    be detected; the lost offset of a column's values cannot (compatibility.md).
     """
     for cast in statement.find_all(exp.Cast):
         if cast.to.this != exp.DType.TIMESTAMPTZ or is_utc(cast.this):

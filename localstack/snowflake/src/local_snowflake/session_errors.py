@@ -36,8 +36,8 @@ def refused(command: str, error: Exception) -> Exception:
 
 
 def constraint_failure(message: str) -> Exception:
-    """Return Snowflake's error for a violated constraint. DuckDB's message shows its kind: CHECK means
-    VARCHAR(n), otherwise it is NOT NULL or a key.
+    """Return Snowflake's error for a violated constraint, chosen by the kind in DuckDB's message: CHECK (a text
+    that is longer than its VARCHAR(n)), NOT NULL, or a key.
     """
     code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
     if message.startswith("Constraint Error: CHECK"):

@@ -89,7 +89,7 @@ time.sleep(600)
     assert not child.is_alive()
 
 
-def test_process_that_restarts_its_child_ends_before_the_child(processes):
+def test_process_that_restarts_its_child_is_stopped_before_the_child(processes):
     """LocalStack restarts its Kinesis mock when the mock ends, so a mock that was ended first could outlive
     LocalStack.
     """
