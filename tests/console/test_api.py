@@ -308,7 +308,7 @@ def test_console_uses_exactly_the_permissions_that_its_manual_lists(pipeline, mo
     send = JsonClient.send
 
     def noting_ours(client: JsonClient, operation: str, request: object) -> bytes:
-        called.add(f"{client.service}:{RIGHTS.get(operation, operation)}")
+        called.add(f"{client._endpoint.name.lower()}:{RIGHTS.get(operation, operation)}")
         return send(client, operation, request)
 
     monkeypatch.setattr(Outputs, "aws", noting)
