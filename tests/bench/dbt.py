@@ -24,6 +24,8 @@ from tests.bench.figures import Figures, progress
 
 TABLES = (100_000, 300_000, 1_000_000)
 NEW_SHARE = 0.01
+# Fill in steps that fit into memory.
+STEP = 250_000
 # On a busy machine, skip the remaining sizes after this time.
 BUDGET_SECONDS = 240.0
 # The objects that are needed to fill RAW directly, without stage, pipe and roles
@@ -66,7 +68,7 @@ FROM timed
 
 @contextmanager
 def warehouse(
-    folder: Path, module: str = "local_snowflake", memory: str = "384MB"
+    folder: Path, module: str = "local_snowflake", memory: str = "512MB"
 ) -> Iterator[tuple[Snowflake, Settings]]:
     command = [sys.executable, "-m", module, "--port", "0", "--dir", f"{folder}/db"]
     # With the demo's 256 MB, merging a million events at once runs out of memory.
@@ -138,8 +140,10 @@ def measure() -> Figures:
         def fill(count: int) -> None:
             nonlocal rows, day
             day += 3
-            session.query(FILL.format(first=rows, count=count, day=day, note="x" * 120))
-            rows += count
+            for start in range(0, count, STEP):
+                step = min(STEP, count - start)
+                session.query(FILL.format(first=rows, count=step, day=day, note="x" * 120))
+                rows += step
 
         began = time.monotonic()
         for size in TABLES:
