@@ -2,12 +2,14 @@
 
 Every step can be repeated. The order of the steps ensures that no event of another person is missing at any time:
 
-1. Read every event, and follow the person to other ids and devices (glue/person.py). 2. Rewrite each object
-   without the person's lines, under a new key. Keep the old object. 3. Wait until Snowflake has loaded the new
-   objects and the consumer has processed the newest events. If they do not finish in time, stop. 4. Delete the
-   data that is recognized by an id: items of the visits table, rows of job results, old versions. 5. Release
-   the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on, no id is
-   needed. 6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
+1. Read every event, and follow the person to other ids and devices (glue/person.py).
+2. Rewrite each object without the person's lines, under a new key. Keep the old object.
+3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. If they
+   do not finish in time, stop.
+4. Delete the data that is recognized by an id: items of the visits table, rows of job results, old versions.
+5. Release the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on,
+   no id is needed.
+6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
 
 The same command continues an interrupted run. Plans are stored under forget/ and contain object keys and line numbers,
 but no id and no hash of an id.

@@ -6,11 +6,12 @@ and `plant`). The result depends only on the set of geofence events, not on the 
 
 1. Take the events that count under the visit rule (consumer/visits.py: one content per event id, then
    `min_confidence`). For each device, order its enter events at exclusive places as the visit rule does
-   (`createdAt`, then event id by code point), then by (tag, external id). 2. An open visit at an exclusive
-   place is contradicted if an enter event at another exclusive place follows the last enter event at this one.
-   The first such event contradicts the visit (`contradicted_by_event_id`), and its time is the inferred exit
-   (`exit_inferred_at`). 3. Nothing else contradicts a visit: no enter event at a place of another kind (for
-   example a region around a farm), no dwell event and no exit event. The visit itself does not change.
+   (`createdAt`, then event id by code point), then by (tag, external id).
+2. An open visit at an exclusive place is contradicted if an enter event at another exclusive place follows
+   the last enter event at this one. The first such event contradicts the visit (`contradicted_by_event_id`),
+   and its time is the inferred exit (`exit_inferred_at`).
+3. Nothing else contradicts a visit: no enter event at a place of another kind (for example a region around a
+   farm), no dwell event and no exit event. The visit itself does not change.
 
 The last enter event at a place counts, not the first one of the visit, because a visit continues after a gap of
 up to two minutes: a truck that flaps between two fences is at the fence that it entered last. At most one open

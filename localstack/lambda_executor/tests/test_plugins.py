@@ -68,7 +68,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> I
         time.sleep(0.2)
     yield url
     process.terminate()
-    process.wait(30)
+    process.wait(90)
 
 
 def answers(url: str) -> bool:

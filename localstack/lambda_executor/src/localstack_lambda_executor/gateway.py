@@ -1,10 +1,10 @@
 """Two corrections to LocalStack's gateway.
 
-1. It decompresses every gzip request before any service sees it; Amazon API Gateway does not for binary media
-types. As a consequence, an invalid body results in HTTP 500, and a gzip bomb of 200 MB is decompressed
-completely. 2. Its server listens on every interface, regardless of its settings. Because functions run as
-processes, any host on the network could run code on this machine. (Its other server, hypercorn, respects the
-setting, but must close the connection after each response to boto3.)
+1. It decompresses every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
+   As a consequence, an invalid body results in HTTP 500, and a gzip bomb of 200 MB is decompressed completely.
+2. Its server listens on every interface, regardless of its settings. Because functions run as processes, any host on
+   the network could run code on this machine. (Its other server, hypercorn, respects the setting, but must close the
+   connection after each response to boto3.)
 """
 
 import functools
