@@ -23,7 +23,8 @@ CREATE TABLE object (
 ) WITHOUT ROWID;
 """
 
-# Each object with the first difference that applies to it. Objects newer than `at` may still be in transit.
+# Selects each object that differs, with the first difference that applies. Objects newer than `at` may still be on
+# their way.
 _DIFFERENCES = """
 SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
     SELECT *, CASE
