@@ -10,7 +10,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason
 from contract.invocation import LambdaEvent
 
 MAX_AHEAD = timedelta(hours=24)

@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from contract.events import InvalidEvent, Reason, compact, parse_json
+from contract.events import InvalidEvent, Reason
+from contract.strict_json import compact, parse_json
 
 Prefix = Literal["events", "rejected", "set-aside"]
 

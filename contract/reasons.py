@@ -1,12 +1,13 @@
 """The reasons why an event is invalid, in words for mobile developers.
 
-`contract.events.check` imports this module only for invalid events.
+`contract.event_rules.check` imports this module only for invalid events.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeGuard
 
-from contract.events import MAX_ID_BYTES, MAX_ID_CHARS, Reason, is_id
+from contract.event_rules import MAX_ID_BYTES, MAX_ID_CHARS, is_id
+from contract.events import Reason
 from contract.instants import instant, rejected_form
 
 
@@ -26,7 +27,7 @@ class _Field(NamedTuple):
 
 
 def reasons_of(value: object, is_crossing: bool) -> Iterator[Reason]:
-    """Yield the reasons why a value is not a valid event; none if `contract.events.check` accepts it."""
+    """Yield the reasons why a value is not a valid event; none if `contract.event_rules.check` accepts it."""
     if not isinstance(value, dict):
         yield Reason("not_an_object", "", "An event must be a JSON object.")
         return

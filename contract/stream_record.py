@@ -2,7 +2,7 @@
 
 import msgspec
 
-from contract.events import Checked
+from contract.event_rules import Checked
 
 
 class StreamRecord(msgspec.Struct, frozen=True, gc=False):

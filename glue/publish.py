@@ -18,10 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("compact", "rebuild", "stream", "forget")
 IMPORTED = (
     "contract/__init__.py",
+    "contract/event_rules.py",
     "contract/events.py",
     "contract/instants.py",
     "contract/objects.py",
     "contract/reasons.py",
+    "contract/strict_json.py",
     "consumer/__init__.py",
     "snowpipe/__init__.py",
     "snowpipe/quoting.py",

@@ -9,7 +9,8 @@ from urllib.parse import quote
 import msgspec
 import pyarrow as pa
 
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Owned, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Owned
 from contract.instants import fault_at_receipt, instant
 from contract.objects import hour_of
 from glue.archive import HOUR, Lines, Stored

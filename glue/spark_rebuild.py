@@ -17,7 +17,8 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.storagelevel import StorageLevel
 
 from consumer.visits import Visit, step
-from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent
+from contract.event_rules import MAX_CONTENTS_PER_EVENT
+from contract.events import Fence, GeofenceEvent
 from glue.archive import Fault, Store
 from glue.parquet import write_rows
 from glue.rebuild import CONFLICT, VISIT, Rebuild, Rebuilt, Rule, part_key, read_lines

@@ -1,4 +1,4 @@
-"""The limits of a request. The limits of an event, such as MAX_EVENT_BYTES, are in contract/events.py."""
+"""The limits of a request. The limits of an event, such as MAX_EVENT_BYTES, are in contract/event_rules.py."""
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EVENTS = 500

@@ -11,8 +11,10 @@ from itertools import islice
 
 import msgspec
 
-from contract.events import MAX_EVENT_BYTES, InvalidEvent, compact, is_id, parse_json
+from contract.event_rules import MAX_EVENT_BYTES, is_id
+from contract.events import InvalidEvent
 from contract.lines import BYTE_ORDER_MARK, lines_in
+from contract.strict_json import compact, parse_json
 from handler.http import Form, Refused, Unreadable
 from handler.limits import MAX_EVENTS
 

@@ -10,7 +10,7 @@ from typing import TypeGuard
 
 import msgspec
 
-from contract.events import Id, Instant, is_id
+from contract.event_rules import Id, Instant, is_id
 from contract.instants import instant
 from handler.parse_body import with_members
 

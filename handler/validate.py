@@ -7,23 +7,12 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from contract.events import (
-    MAX_EVENT_BYTES,
-    MAX_ID_CHARS,
-    Checked,
-    InvalidEvent,
-    Kind,
-    Owned,
-    Reason,
-    all_integers_fit,
-    check,
-    compact,
-    invalid,
-    parse_json,
-)
+from contract.event_rules import MAX_EVENT_BYTES, MAX_ID_CHARS, Checked, check
+from contract.events import InvalidEvent, Kind, Owned, Reason, invalid
 from contract.instants import MAX_AGE_AT_RECEIPT
 from contract.objects import Rejected
 from contract.stream_record import StreamRecord, stream_record
+from contract.strict_json import all_integers_fit, compact, parse_json
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
 from handler.limits import DEFAULT_CLOCK_AHEAD_SECONDS

@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator
 
 from aws.stream import KinesisStream
-from contract.events import InvalidEvent, parse_json
+from contract.events import InvalidEvent
 from contract.stream_record import StreamRecord
+from contract.strict_json import parse_json
 from ops import terminal
 from ops.send_records import Pace, labelled, put_all
 from snowpipe.archive import Archive

@@ -8,7 +8,8 @@ from typing import Self
 
 import typer
 
-from contract.events import InvalidEvent, parse_json
+from contract.events import InvalidEvent
+from contract.strict_json import parse_json
 
 ID_OF_TEXT = "@sha256"
 """A value that is replaced by a hash of the event's text, so that identical texts get identical ids."""

@@ -16,7 +16,8 @@ from typing import Any
 from aws.table import Table
 from consumer.visits import pair_of
 from contract import logs
-from contract.events import GeofenceEvent, InvalidEvent, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GeofenceEvent, InvalidEvent
 from contract.instants import instant
 from contract.objects import object_name, prefix_of
 from ops.function_logs import Line as LogLine

@@ -20,9 +20,11 @@ import typer
 import yaml
 
 from aws.stream import KinesisStream
-from contract.events import GEOFENCE_KINDS, MAX_AGE, InvalidEvent, Kind, check, parse_json
+from contract.event_rules import MAX_AGE, check
+from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind
 from contract.objects import hour_of, is_content, prefix_of
 from contract.stream_record import StreamRecord, stream_record
+from contract.strict_json import parse_json
 from ops import quarantine, terminal
 from ops.discarded_batches import replay_given_up
 from ops.outputs import ROOT

@@ -5,9 +5,10 @@ import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.events import InvalidEvent, compact, parse_json
+from contract.events import InvalidEvent
 from contract.lines import lines_in
 from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
+from contract.strict_json import compact, parse_json
 from snowpipe.refusal import Refusal
 
 REPAIRED = "milkrun-repaired"

@@ -17,10 +17,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from contract.events import InvalidEvent, check, parse_json
+from contract.event_rules import check
+from contract.events import InvalidEvent
 from contract.instants import fault_at_receipt
 from contract.lines import lines_in
 from contract.objects import hour_of
+from contract.strict_json import parse_json
 from snowpipe.archive import Archive, Object
 from snowpipe.history import inflated, problem_of
 from snowpipe.refusal import Refusal

@@ -22,7 +22,8 @@ import typer
 from rich.text import Text
 
 from consumer.visits import Pair, pair_of
-from contract.events import InvalidEvent, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import InvalidEvent
 from contract.objects import hour_folder
 from glue.archive import Bucket
 from glue.forget import write_plan

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from consumer.consume import consume
 from consumer.records import records_of
-from contract.events import GEOFENCE_KINDS, parse_json
+from contract.events import GEOFENCE_KINDS
+from contract.strict_json import parse_json
 from tests.bench import consumer, figures
 from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, progress

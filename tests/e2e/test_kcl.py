@@ -17,7 +17,8 @@ from uuid import uuid4
 import pytest
 
 from consumer.visits import visits_of
-from contract.events import Fence, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import Fence
 from ops import read_stores
 from ops.outputs import ROOT
 from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip

@@ -19,7 +19,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from consumer.visits import visits_of
-from contract.events import GeofenceEvent, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GeofenceEvent
 from local_snowflake.testing import eventually
 from ops.daily_report import report
 from ops.presence import Presence, presence

@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from consumer.visits import Pair, Visit, visits_of
-from contract.events import MAX_AGE, GeofenceEvent
+from contract.event_rules import MAX_AGE
+from contract.events import GeofenceEvent
 from contract.objects import object_name
 from ops.read_stores import Stay, stay
 from tests.faults.phones import Exchange

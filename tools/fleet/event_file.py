@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
-from contract.events import GEOFENCE_KINDS, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GEOFENCE_KINDS
 from contract.lines import lines_in
 from handler.limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.parse_body import Parts

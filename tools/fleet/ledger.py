@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal, Self, cast
 
 from consumer.visits import Pair, visits_of
-from contract.events import MAX_AGE, Fence, GeofenceEvent, Kind
+from contract.event_rules import MAX_AGE
+from contract.events import Fence, GeofenceEvent, Kind
 from ops.read_stores import Stay, stay
 from tools.fleet.client import Delivery, count_in, rejects_in
 from tools.fleet.event_file import TOO_LARGE

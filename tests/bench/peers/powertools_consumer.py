@@ -20,7 +20,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 from aws.table import Item, dumped
 from consumer import keys, visit_row
 from consumer.visits import Visit, pair_of, visits_of
-from contract.events import geofence_event
+from contract.event_rules import geofence_event
 
 
 class Consumer:

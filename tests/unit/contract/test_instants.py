@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from contract.events import InvalidEvent, check
+from contract.event_rules import check
+from contract.events import InvalidEvent
 from contract.instants import instant
 from glue.archive import Lines, Stored
 from glue.rows import fact_rows, line_rows
 from snowpipe.archive import Object
 from snowpipe.sqlite import load
 from tests.unit.contract.instants import ACCEPTED, REJECTED
-from tests.unit.contract.test_events import ENTER
+from tests.unit.contract.test_event_rules import ENTER
 
 SCHEMA = Draft202012Validator(
     json.loads((Path(__file__).parents[3] / "docs" / "event.schema.json").read_text())

@@ -3,10 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import GEOFENCE_KINDS, InvalidEvent, Reason, check
+from contract.event_rules import check
+from contract.events import GEOFENCE_KINDS, InvalidEvent, Reason
 from contract.reasons import reasons_of
 from tests.unit.contract.instants import ACCEPTED, REJECTED
-from tests.unit.contract.test_events import ENTER, TRIP
+from tests.unit.contract.test_event_rules import ENTER, TRIP
 
 TIMES = [text for text, _ in [*ACCEPTED, *REJECTED]]
 TEXTS = [

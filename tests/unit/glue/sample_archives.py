@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from consumer.visits import Rule, visits_of
-from contract.events import MAX_CONTENTS_PER_EVENT, Fence, GeofenceEvent, Kind, Owned, check
+from contract.event_rules import MAX_CONTENTS_PER_EVENT, check
+from contract.events import Fence, GeofenceEvent, Kind, Owned
 from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Folder, Store, floor_hour
 from glue.rebuild import rows_of

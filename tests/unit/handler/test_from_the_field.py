@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.events import check
+from contract.event_rules import check
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools.fleet.event_file import posts_of_file

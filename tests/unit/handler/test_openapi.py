@@ -130,7 +130,7 @@ def codes_in_source() -> Iterator[str]:
         "_Rule": 1,
         "_Field": 1,
     }
-    for path in [ROOT / "contract/events.py", ROOT / "contract/reasons.py", *(ROOT / "handler").glob("*.py")]:
+    for path in [*(ROOT / "contract").glob("*.py"), *(ROOT / "handler").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(func=ast.Name(id=name), args=arguments) if places.get(name, 9) < len(arguments):

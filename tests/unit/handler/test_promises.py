@@ -17,7 +17,7 @@ from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Deliv
 from handler.parse_body import Parts
 from handler.validate import validate
 from local_snowflake.files import FileFormat, read
-from tests.unit.contract.test_events import ENTER
+from tests.unit.contract.test_event_rules import ENTER
 from tests.unit.contract.test_objects import AT
 from tests.unit.handler.conftest import Answer, Phone
 from tests.unit.handler.fakes import Fault, World

@@ -22,7 +22,8 @@ from aws.table import dumped
 from consumer import keys
 from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.visits import Pair, Rule, pair_of, visits_of
-from contract.events import GEOFENCE_KINDS, Fence, Reason, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GEOFENCE_KINDS, Fence, Reason
 from contract.objects import quarantine_line
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale

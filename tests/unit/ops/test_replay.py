@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aws.errors import RetryableError
-from contract.events import geofence_event
+from contract.event_rules import geofence_event
 from contract.objects import lines_object
 from contract.stream_record import StreamRecord
 from ops import send_records

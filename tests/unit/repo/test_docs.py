@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from consumer.visits import visits_of
-from contract.events import geofence_event
+from contract.event_rules import geofence_event
 from contract.objects import lines_object
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,8 @@ from itertools import islice, pairwise
 
 import pytest
 
-from contract.events import GEOFENCE_KINDS, geofence_event
+from contract.event_rules import geofence_event
+from contract.events import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet.rounds import Plan, Planned, Post, endless, posts

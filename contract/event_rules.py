@@ -1,0 +1,181 @@
+"""The limits and rules of every event and of geofence events: the fields that Milkrun reads.
+
+Unknown types and fields are stored without being read, because apps send them before Milkrun supports them.
+`contract.reasons` states the same rules with the reason for each violation.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import msgspec
+
+from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, InvalidEvent, Kind, Owned, invalid
+from contract.instants import PATTERN, instant
+from contract.strict_json import parse_json
+
+MAX_EVENT_BYTES = 64 * 1024
+MAX_ID_CHARS = 128
+MAX_ID_BYTES = 256
+
+# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the first in
+# the order of consumer.visits.content_of, for conflicts the first ones. The others change no visit and no staging row;
+# the archive and RAW contain them.
+MAX_CONTENTS_PER_EVENT = 16
+
+# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
+# always finds its neighbours.
+MAX_AGE = timedelta(days=80)
+
+# Other durations count as unknown, because they would make sums and averages infinite.
+MAX_DURATION_MINUTES = 400 * 24 * 60
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
+# Readers of the archive and the JSON Schema check times with this pattern; `instant` checks the calendar too.
+Instant = Annotated[
+    str,
+    msgspec.Meta(
+        description="A time with an offset from UTC: RFC 3339, or another unambiguous form of ISO 8601.",
+        examples=["2026-11-16T08:00:00.000Z", "2026-11-16T09:30:00+0130"],
+        extra_json_schema={"pattern": f"^{PATTERN}$"},
+    ),
+]
+
+
+class User(msgspec.Struct, kw_only=True, gc=False):
+    """The fields of `user` that identify the sender; no others are read."""
+
+    id: str | None = msgspec.field(default=None, name="_id")
+    user_id: Id | None = msgspec.field(default=None, name="userId")
+    device_id: Id | None = msgspec.field(default=None, name="deviceId")
+
+
+_NOBODY = User()
+
+
+class GeofenceFields(msgspec.Struct, gc=False):
+    tag: Id
+    external_id: Id = msgspec.field(name="externalId")
+
+
+class EventFields(msgspec.Struct, kw_only=True, gc=False):
+    """The fields that Milkrun reads from every event. `createdAt` is the time by the device's clock."""
+
+    id: Id = msgspec.field(name="_id")
+    type: Annotated[str, msgspec.Meta(min_length=1)]
+    created_at: Instant = msgspec.field(name="createdAt")
+    top_device_id: Id | None = msgspec.field(default=None, name="deviceId")
+    user: User | None = None
+
+
+class CrossingFields(EventFields, kw_only=True, gc=False):
+    """The fields that Milkrun reads from a geofence event. A confidence may be written as 2.0."""
+
+    geofence: GeofenceFields
+    duration: Annotated[
+        float | None,
+        msgspec.Meta(
+            description=f"Minutes, from 0 to {MAX_DURATION_MINUTES}; any other number counts as unknown."
+        ),
+    ] = None
+    confidence: Annotated[float, msgspec.Meta(ge=0, le=3)] | None = None
+
+
+class Checked(msgspec.Struct, frozen=True, gc=False):
+    """The values that Milkrun reads from an event.
+
+    `device_id` is `user.deviceId`, otherwise the event's own `deviceId`; `user_id` is `user.userId`, otherwise
+    `user._id`. Only geofence events have a `fence`, and they always have a device.
+    """
+
+    id: str
+    type: str
+    created_at: datetime
+    device_id: str | None
+    fence: Fence | None = None
+    duration_minutes: float | None = None
+    confidence: int | None = None
+    user_id: str | None = None
+
+    @property
+    def owned(self) -> Owned:
+        if self.device_id:
+            return Owned("d", self.device_id, self.id)
+        return Owned("u", self.user_id or "", self.id)
+
+
+def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
+    """Validate one event, and return its values. Raises InvalidEvent with every reason.
+
+    The event is a geofence event if its `type` is among `kinds`.
+    """
+    type_ = value.get("type") if isinstance(value, dict) else None
+    is_crossing = isinstance(type_, str) and type_ in kinds
+    try:
+        return _checked(msgspec.convert(value, CrossingFields if is_crossing else EventFields))
+    except ValueError:
+        from contract.reasons import reasons_of  # valid requests do not need it
+
+        raise InvalidEvent(tuple(reasons_of(value, is_crossing))) from None
+
+
+def _checked(event: EventFields) -> Checked:
+    """Apply the rules that the field types cannot express, and return the event's values.
+
+    Raises ValueError if a rule is violated.
+    """
+    created_at = instant(event.created_at)
+    user = event.user or _NOBODY
+    device_id, user_id = user.device_id or event.top_device_id, user.user_id or user.id
+    ids = (event.id, event.top_device_id or "", user.user_id or "", user.device_id or "")
+    if not ("".join(ids).isascii() or _fit(ids)):
+        raise ValueError("an id is too long")
+    if not isinstance(event, CrossingFields):
+        if not (device_id or user_id):
+            raise ValueError("no device and no user")
+        return Checked(event.id, event.type, created_at, device_id, None, None, None, user_id)
+    fence, confidence = Fence(event.geofence.tag, event.geofence.external_id), event.confidence
+    if not device_id or not _fit(fence) or (confidence is not None and confidence % 1):
+        raise ValueError("no device, a fence whose id is too long, or a fractional confidence")
+    return Checked(
+        event.id,
+        event.type,
+        created_at,
+        device_id,
+        fence,
+        plausible_minutes(event.duration),
+        None if confidence is None else int(confidence),
+        user_id,
+    )
+
+
+def _fit(ids: Iterable[str]) -> bool:
+    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the characters, so ASCII ids always do."""
+    return not [each for each in ids if not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
+
+
+def is_id(value: object) -> bool:
+    """Return whether a value is a valid id. Longer ids would make PutRecords and DynamoDB writes fail."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
+
+
+def plausible_minutes(duration: float | None) -> float | None:
+    return duration if duration is not None and 0 <= duration <= MAX_DURATION_MINUTES else None
+
+
+def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> GeofenceEvent:
+    """Parse a geofence event from a Kinesis record. Raises InvalidEvent with all reasons."""
+    event = check(parse_json(raw), kinds)
+    if event.fence is None:
+        raise invalid("not_a_geofence_event", "type", "This type is not one of the geofence types.")
+    assert event.device_id is not None
+    return GeofenceEvent(
+        event_id=event.id,
+        type=event.type,
+        kind=kinds[event.type],
+        device_id=event.device_id,
+        fence=event.fence,
+        occurred_at=event.created_at,
+        duration_minutes=event.duration_minutes,
+        confidence=event.confidence,
+    )

@@ -1,0 +1,85 @@
+"""Strict JSON: the JSON that both warehouses can load."""
+
+import math
+import re
+from typing import Any
+
+import jiter
+import msgspec
+
+from contract.events import invalid
+
+MAX_DEPTH = 32
+
+_DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
+_DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
+_LONG_BY_20 = b"0" * 15  # every twentieth byte of the 309 digits that an integer beyond a double has
+_LONG_INTEGER = re.compile(rb"(?<![-+.0-9eE])-?[0-9]{309,}+(?![.eE])")
+_BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
+    """Parse one JSON value that both warehouses can load. Raises InvalidEvent (`invalid_json_value`) otherwise.
+
+    Rejects bytes that are not UTF-8, duplicate names in an object, NaN and Infinity, lone surrogates, numbers too large
+    for a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes
+    Snowpipe reject the whole file of up to 500 lines. No step loops in Python, because malicious texts must not take
+    much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is too large.
+    """
+    # These two read the brackets and digits of a valid text; any other text is rejected below.
+    if not integers_fit and not all_integers_fit(raw) and _has_huge_integer(raw):
+        raise invalid("invalid_json_value", "", "A number is too large for a double.")
+    if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_too_deep(raw):
+        raise invalid("invalid_json_value", "", f"Values are nested deeper than {MAX_DEPTH} levels.")
+    try:
+        value = _DECODER.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
+    # A text that a strict encoder would write identically is strict. Nearly all are, and this takes half jiter's time.
+    if _ENCODER.encode(value) != raw:
+        _check_strictly(raw)
+    return value
+
+
+def compact(raw: bytes) -> bytes:
+    """Remove whitespace outside strings from a JSON text; nothing else changes (1.50 stays 1.50)."""
+    return msgspec.json.format(raw, indent=-1)
+
+
+def _check_strictly(raw: bytes) -> None:
+    try:
+        jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
+    except ValueError as error:
+        raise invalid("invalid_json_value", "", f"This is not strict JSON: {error}.") from None
+
+
+def all_integers_fit(text: bytes) -> bool:
+    """Return False if an integer in the text may be too large for a double.
+
+    To check several texts at once, join them with spaces.
+    """
+    # `find` takes a third of the time of `in`, which first asks whether these bytes are a number.
+    return text[::20].translate(_DIGITS_AS_0).find(_LONG_BY_20) < 0
+
+
+def _has_huge_integer(raw: bytes) -> bool:
+    return any(math.isinf(float(digits)) for digits in _LONG_INTEGER.findall(_outside_strings(raw)))
+
+
+def _is_too_deep(raw: bytes) -> bool:
+    """Return whether a text is nested deeper than MAX_DEPTH levels.
+
+    That is so if brackets are left after removing the innermost pairs MAX_DEPTH times.
+    """
+    brackets = _outside_strings(raw).translate(_BRACES_AS_BRACKETS, _NOT_BRACKETS)
+    if b"[" * (MAX_DEPTH + 1) in brackets:
+        return True
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _outside_strings(raw: bytes) -> bytes:
+    """Return the parts of a valid JSON text that are outside its strings."""
+    return b" ".join(raw.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
