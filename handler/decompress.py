@@ -4,7 +4,7 @@ import zlib
 
 from contract.lines import BYTE_ORDER_MARK
 from handler.http import Refused, Request, Unreadable
-from handler.limits import FREE_INFLATED_BYTES, MAX_GZIP_MEMBERS, MAX_INFLATED_BYTES, MAX_INFLATION
+from handler.request_limits import FREE_INFLATED_BYTES, MAX_GZIP_MEMBERS, MAX_INFLATED_BYTES, MAX_INFLATION
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

@@ -11,7 +11,7 @@ from typing import Literal, TypedDict
 import msgspec
 
 from contract.invocation import LambdaEvent
-from handler.limits import MAX_BODY_BYTES
+from handler.request_limits import MAX_BODY_BYTES
 
 type Form = Literal["json", "ndjson"]
 

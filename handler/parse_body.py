@@ -16,7 +16,7 @@ from contract.events import InvalidEvent
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from contract.strict_json import compact, parse_json
 from handler.http import Form, Refused, Unreadable
-from handler.limits import MAX_EVENTS
+from handler.request_limits import MAX_EVENTS
 
 _IDENTITY = ("userId", "deviceId", "_id")
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from contract.settings import Name, StageSettings
-from handler.limits import DEFAULT_CLOCK_AHEAD_SECONDS
+from handler.request_limits import DEFAULT_CLOCK_AHEAD_SECONDS
 
 # With a symmetric algorithm or "none", anybody who has the public keys could create tokens.
 _ALGORITHM = "((RS|PS|ES)(256|384|512)|EdDSA)"

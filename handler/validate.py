@@ -15,9 +15,9 @@ from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json
 from handler.http import Form
 from handler.identity import ANYBODY, Speaker
-from handler.limits import DEFAULT_CLOCK_AHEAD_SECONDS
 from handler.parse_body import Parts, with_members
 from handler.pings import as_event, is_ping
+from handler.request_limits import DEFAULT_CLOCK_AHEAD_SECONDS
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}

@@ -18,8 +18,8 @@ from contract.event_rules import MAX_EVENT_BYTES, MAX_ID_CHARS, CrossingFields, 
 from contract.events import GEOFENCE_KINDS
 from contract.strict_json import MAX_DEPTH
 from handler.ingest import Receipt
-from handler.limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.pings import ID_DIGITS, PING_TYPE
+from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.signature import WINDOW_SECONDS
 from tools import error_codes as codes
 
