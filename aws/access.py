@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from aws.archive import Archive
 from aws.credentials import Credentials, function_credentials, session_credentials
-from aws.json_client import TRIES, JsonClient
+from aws.json_client import JsonClient
+from aws.retry import TRIES
 
 # Service names in AWS_ENDPOINT_URL_<SERVICE> that differ from ours.
 # (AWS SDKs and Tools Reference Guide: "Service-specific endpoints".)

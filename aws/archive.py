@@ -7,11 +7,8 @@ from urllib.parse import quote
 from aws.credentials import Credentials
 from aws.errors import MissingObjectError, ServiceError
 from aws.http import Endpoint, Response, Signer, endpoint_of
-from aws.retry import retrying
+from aws.retry import S3_BASE_SECONDS, TRIES, retrying
 from contract.objects import LinesObject
-
-TRIES = 3
-BASE_SECONDS = 1.0
 
 _XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
 # S3 returns AccessDenied for a missing key if the role may not list the bucket.
@@ -61,4 +58,4 @@ class Archive:
             code = _XML_CODE.search(response.body)
             raise ServiceError("S3", code[1].decode() if code else str(response.status), response.status)
 
-        return retrying(once, TRIES, BASE_SECONDS)
+        return retrying(once, TRIES, S3_BASE_SECONDS)

@@ -10,10 +10,7 @@ import msgspec
 from aws.credentials import Credentials
 from aws.errors import PermanentError, ServiceError
 from aws.http import Endpoint, Response, Signer, endpoint_of
-from aws.retry import retrying
-
-TRIES = 3
-BASE_SECONDS = 0.1
+from aws.retry import JSON_BASE_SECONDS, TRIES, retrying
 
 # Name in errors, prefix of the x-amz-target header, and version of the JSON protocol. (botocore's service models.)
 _PROTOCOLS = {
@@ -65,7 +62,7 @@ class JsonClient:
                 return response.body
             raise self._error(response)
 
-        return retrying(once, self._tries, BASE_SECONDS)
+        return retrying(once, self._tries, JSON_BASE_SECONDS)
 
     def _error(self, response: Response) -> Exception:
         try:

@@ -7,6 +7,11 @@ from time import sleep
 
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
+TRIES = 3  # of a call, unless the caller gives another number
+# The maximum pause after a call's first try; it doubles with every try.
+S3_BASE_SECONDS = 1.0
+JSON_BASE_SECONDS = 0.1
+# The maximum pauses before the rejected parts of a batch call are sent again.
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 # With the default generator of `random`, environments restored from one snapshot would generate the same numbers.

@@ -9,7 +9,7 @@ from aws.errors import PermanentError
 from consumer.records import Record, event_of
 from consumer.store import Added, Arrival, Counts, Store
 from consumer.visits import Pair, pair_of
-from contract.event_rules import MAX_AGE
+from contract.event_limits import MAX_AGE
 from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Kind, Reason
 
 # One batch read returns at most 100 logs.

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 
 from consumer.notifications import ALL_KINDS, NotificationKind
-from consumer.visits import Rule
+from consumer.visits import DEFAULT_RULE, Rule
 from contract.settings import Name, StageSettings
 
 _KIND = f"({'|'.join(sorted(ALL_KINDS))})"
@@ -17,8 +17,8 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     visits_table: Annotated[str, msgspec.Meta(min_length=3)]
     event_bus_name: Name
     stream_name: str = ""  # if given, records of other streams are quarantined
-    merge_gap_seconds: Annotated[int, msgspec.Meta(ge=0)] = 120
-    min_confidence: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
+    merge_gap_seconds: Annotated[int, msgspec.Meta(ge=0)] = int(DEFAULT_RULE.merge_gap.total_seconds())
+    min_confidence: Annotated[int, msgspec.Meta(ge=0, le=3)] = DEFAULT_RULE.min_confidence
     # The kinds to publish, separated by commas, or `none`.
     notifications: Annotated[str, msgspec.Meta(pattern=f"^ *(none|{_KIND}( *, *{_KIND})*) *$")] = ",".join(
         ALL_KINDS

@@ -1,34 +1,19 @@
-"""The limits and rules of every event and of geofence events: the fields that Milkrun reads.
+"""The rules of every event and of geofence events: the fields that Milkrun reads.
 
 Unknown types and fields are stored without being read, because apps send them before Milkrun supports them.
 `contract.reasons` states the same rules with the reason for each violation.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
+from contract.event_limits import MAX_DURATION_MINUTES, MAX_ID_BYTES, MAX_ID_CHARS
 from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, InvalidEvent, Kind, Owned, invalid
 from contract.instants import PATTERN, instant
 from contract.strict_json import parse_json
-
-MAX_EVENT_BYTES = 64 * 1024
-MAX_ID_CHARS = 128
-MAX_ID_BYTES = 256
-
-# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the first in
-# the order of consumer.visits.content_of, for conflicts the first ones. The others change no visit and no staging row;
-# the archive and RAW contain them.
-MAX_CONTENTS_PER_EVENT = 16
-
-# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
-# always finds its neighbours.
-MAX_AGE = timedelta(days=80)
-
-# Other durations count as unknown, because they would make sums and averages infinite.
-MAX_DURATION_MINUTES = 400 * 24 * 60
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 # Readers of the archive and the JSON Schema check times with this pattern; `instant` checks the calendar too.

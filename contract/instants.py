@@ -1,15 +1,13 @@
-"""The accepted formats of device times, and how far a device time may differ from our clock.
+"""The accepted formats of device times.
 
 An event is stored with the original text of its time, so dbt, the SQL files, Spark and SQLite must accept the same
 formats. All of them are tested with the table in tests/unit/contract/instants.py.
 """
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-# A phone that uses another calendar may write the year 8. The archive keeps events for 400 days.
-MAX_AGE_AT_RECEIPT = timedelta(days=400)
-MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
+from contract.event_limits import MAX_AGE_AT_RECEIPT, MAX_CLOCK_AHEAD
 
 _DATE_AND_TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?"
 _HOUR, _SIXTIETH = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"

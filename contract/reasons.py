@@ -6,7 +6,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeGuard
 
-from contract.event_rules import MAX_ID_BYTES, MAX_ID_CHARS, is_id
+from contract.event_limits import MAX_ID_BYTES, MAX_ID_CHARS
+from contract.event_rules import is_id
 from contract.events import Reason
 from contract.instants import instant, rejected_form
 

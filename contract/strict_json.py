@@ -7,9 +7,8 @@ from typing import Any
 import jiter
 import msgspec
 
+from contract.event_limits import MAX_DEPTH
 from contract.events import invalid
-
-MAX_DEPTH = 32
 
 _DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("compact", "rebuild", "stream", "forget")
 IMPORTED = (
     "contract/__init__.py",
+    "contract/event_limits.py",
     "contract/event_rules.py",
     "contract/events.py",
     "contract/instants.py",

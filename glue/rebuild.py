@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from contract.event_rules import MAX_CONTENTS_PER_EVENT
+from contract.event_limits import MAX_CONTENTS_PER_EVENT
 from contract.events import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of

@@ -17,7 +17,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.storagelevel import StorageLevel
 
 from consumer.visits import Visit, step
-from contract.event_rules import MAX_CONTENTS_PER_EVENT
+from contract.event_limits import MAX_CONTENTS_PER_EVENT
 from contract.events import Fence, GeofenceEvent
 from glue.archive import Fault, Store
 from glue.parquet import write_rows

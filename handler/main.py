@@ -3,8 +3,7 @@
 import gc
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,38 +20,22 @@ from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
+from handler.content_type import form_of
 from handler.decompress import inflated
-from handler.http import Answer, Refused, Request, Unreadable, answer, form_of, problem, request_of
+from handler.http import Answer, Refused, Request, Unreadable, answer, problem, request_of, unavailable
 from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
+from handler.log_lines import DeviceCounts, facts_of, report
 from handler.parse_body import parse_body
 from handler.settings import Settings
 from handler.signature import Secrets, verify
 from handler.validate import Batch, unreadable, validate
 
-RETRY_AFTER_SECONDS = 5
-MAX_DEVICES = 10_000  # counted per execution environment
 ANSWER_SECONDS = 0.5  # the part of the function's timeout that is reserved for the response
 
 log = structlog.get_logger()
 preload(os.environ)
-
-
-@dataclass(slots=True)
-class DeviceCounts:
-    """The number of accepted events per device in the current hour and this execution environment."""
-
-    hour: datetime | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events by device; return the highest count among these devices in the current hour."""
-        hour = now.replace(minute=0, second=0, microsecond=0)
-        if hour != self.hour or len(self.counts) > MAX_DEVICES:
-            self.hour, self.counts = hour, Counter()
-        self.counts.update(devices)
-        return max((self.counts[device] for device in devices if device), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +68,12 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
         facts["error"] = logs.message_of(error)
         if not isinstance(error, RetryableError):
             log.exception("ingest_failed")
-        response = problem(
-            503,
-            "unavailable",
-            "The events could not be stored now. Send the identical batch again.",
-            {"request_id": request_id},
-            {"Retry-After": str(RETRY_AFTER_SECONDS)},
-        )
+        response = unavailable(request_id)
     finally:
         gc.enable()
     facts["status"] = response["statusCode"]
     facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
-    log.info(logs.EVENTS_INGESTED, **facts, **msgspec.to_builtins(effects))
-    if effects.set_aside:
-        log.error(logs.RECORDS_SET_ASIDE, set_aside_key=effects.set_aside_key, set_aside=effects.set_aside)
+    report(facts, effects)
     return response
 
 
@@ -111,7 +86,7 @@ def _respond(
     speaker = _speaker(event, request, app)
     facts["credential"] = speaker.kind
     batch = _batch_of(request, app, speaker, received_at)
-    facts |= _facts_of(batch, received_at) | {"body_bytes": len(request.body)}
+    facts |= facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     delivery = Delivery(
         request_id=request_id,
@@ -164,21 +139,6 @@ def _signed_text(request: Request) -> bytes:
         return inflated(request)
     except Unreadable:
         return request.body
-
-
-def _facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
-    facts: dict[str, object] = {
-        "received": batch.received,
-        "accepted": len(batch.lines),
-        "duplicates": batch.duplicates,
-        "rejected": len(batch.rejected),
-        "conflicts": len(batch.conflicts),
-        "other_user": batch.other_user,
-        "rejected_by_code": Counter(rejected.reasons[0].code for rejected in batch.rejected),
-    }
-    if batch.oldest_at:
-        facts["lateness_seconds"] = round(max(0.0, (received_at - batch.oldest_at).total_seconds()), 3)
-    return facts
 
 
 @cache

@@ -11,11 +11,13 @@ from itertools import islice
 
 import msgspec
 
-from contract.event_rules import MAX_EVENT_BYTES, is_id
+from contract.event_limits import MAX_EVENT_BYTES
+from contract.event_rules import is_id
 from contract.events import InvalidEvent
 from contract.lines import BYTE_ORDER_MARK, lines_in
 from contract.strict_json import compact, parse_json
-from handler.http import Form, Refused, Unreadable
+from handler.content_type import Form
+from handler.http import Refused, Unreadable
 from handler.request_limits import MAX_EVENTS
 
 _IDENTITY = ("userId", "deviceId", "_id")

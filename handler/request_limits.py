@@ -1,4 +1,4 @@
-"""The limits of a request. The limits of an event, such as MAX_EVENT_BYTES, are in contract/event_rules.py."""
+"""The limits of a request. The limits of an event, such as MAX_EVENT_BYTES, are in contract/event_limits.py."""
 
 MAX_BODY_BYTES = 1024 * 1024
 MAX_EVENTS = 500
@@ -8,6 +8,3 @@ MAX_INFLATED_BYTES = 4 * 1024 * 1024
 MAX_INFLATION = 100
 FREE_INFLATED_BYTES = 64 * 1024
 MAX_GZIP_MEMBERS = 64
-# How far `createdAt` may be ahead of our clock, unless the stage's maxClockAheadSeconds (serverless/params.yml) allows
-# more or less. No stage may allow more than contract.instants.MAX_CLOCK_AHEAD.
-DEFAULT_CLOCK_AHEAD_SECONDS = 3600

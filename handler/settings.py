@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from contract.event_limits import DEFAULT_CLOCK_AHEAD_SECONDS
 from contract.settings import Name, StageSettings
-from handler.request_limits import DEFAULT_CLOCK_AHEAD_SECONDS
 
 # With a symmetric algorithm or "none", anybody who has the public keys could create tokens.
 _ALGORITHM = "((RS|PS|ES)(256|384|512)|EdDSA)"
@@ -24,7 +24,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
         "RS256,ES256"
     )
     jwt_device_claim: str = "device_id"
-    # How far `createdAt` may be ahead of our clock: at most a day (contract.instants.MAX_CLOCK_AHEAD).
+    # How far `createdAt` may be ahead of our clock: at most a day (contract.event_limits.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS
     jwt_user_claim: str = ""  # if given, events of another user are accepted and counted
     signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>

@@ -7,17 +7,21 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from contract.event_rules import MAX_EVENT_BYTES, MAX_ID_CHARS, Checked, check
+from contract.event_limits import (
+    DEFAULT_CLOCK_AHEAD_SECONDS,
+    MAX_AGE_AT_RECEIPT,
+    MAX_EVENT_BYTES,
+    MAX_ID_CHARS,
+)
+from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Kind, Owned, Reason, invalid
-from contract.instants import MAX_AGE_AT_RECEIPT
 from contract.objects import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json
-from handler.http import Form
+from handler.content_type import Form
 from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts, with_members
 from handler.pings import as_event, is_ping
-from handler.request_limits import DEFAULT_CLOCK_AHEAD_SECONDS
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
@@ -137,11 +141,11 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 
 
 def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
-    # The stage's maxClockAheadSeconds (serverless/params.yml) sets `latest`, contract/instants.py sets `earliest`.
+    # `latest` depends on the stage's maxClockAheadSeconds, `earliest` on contract/event_limits.py.
     if is_ahead:
         message = "`createdAt` is too far ahead of our clock; check the phone's."
         return invalid("created_at_in_future", "createdAt", message)
-    message = "`createdAt` is more than 400 days ago; check the phone's calendar."
+    message = f"`createdAt` is more than {MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
     return invalid("created_at_too_old", "createdAt", message)
 
 

@@ -138,7 +138,8 @@ def command(
         int, typer.Option(min=1, max=1440, help="Time between two dbt runs, in minutes.")
     ] = 60,
     small: Annotated[
-        bool, typer.Option("--small", help="Use the settings of the stage small in serverless/params.yml.")
+        bool,
+        typer.Option("--small", help="Use the settings of the stage small in serverless/stage_settings.yml."),
     ] = False,
     as_json: terminal.AsJson = False,
 ) -> None:

@@ -30,7 +30,8 @@ import typer
 from rich.progress import Progress
 
 from aws.table import Table
-from contract.event_rules import MAX_AGE, geofence_event
+from contract.event_limits import MAX_AGE
+from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
 from contract.objects import hour_folder, object_name
 from glue import forget as archive

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from consumer.visits import Pair
-from contract.event_rules import MAX_AGE
+from contract.event_limits import MAX_AGE
 from glue import forget as archive
 from glue.person import Followed
 from ops import forget_remaining, forget_visits, terminal

@@ -306,7 +306,7 @@ def warehouse(load: Load, prices: Prices) -> list[Line]:
     ]
 
 
-# The settings of the stage small in serverless/params.yml.
+# The settings of the stage small in serverless/stage_settings.yml.
 type Changes = Mapping[str, Any]
 """Fields of a load with their new values."""
 

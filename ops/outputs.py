@@ -59,7 +59,7 @@ class Outputs(BaseModel):
     token_issuer: TokenIssuer | None = None
     # If the stage requires tokens, operators invoke this function instead of the endpoint.
     ingest_function: str | None = None
-    # Stage settings (serverless/params.yml): one truck cannot be at two places with these tags; the fleet's
+    # Stage settings (serverless/stage_settings.yml): one truck cannot be at two places with these tags; the fleet's
     # days end at midnight in this time zone.
     exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
     freshness_minutes: int = 60

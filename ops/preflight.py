@@ -129,7 +129,7 @@ def concurrency(place: Place) -> Iterator[Finding]:
             f"the stage reserves {wanted}, {free} are unreserved, and Lambda keeps "
             f"{UNRESERVED_MINIMUM}: ask for {limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
             "(Service Quotas, Concurrent executions) or lower ingestConcurrency and "
-            "consumeConcurrency in serverless/params.yml"
+            "consumeConcurrency in serverless/stage_settings.yml"
         )
         yield Finding("blocks", "concurrency_too_low", str(limit["ConcurrentExecutions"]), detail)
 
@@ -152,7 +152,9 @@ def alarms(place: Place) -> Iterator[Finding]:
         place.stage == "prod"
         and not place.of_type("AWS::CloudWatch::Alarm")["NoTrafficAlarm"]["ActionsEnabled"]
     ):
-        detail = "does not ring: set expectTraffic: true in serverless/params.yml on the day of the launch"
+        detail = (
+            "does not ring: set expectTraffic: true in serverless/stage_settings.yml on the day of the launch"
+        )
         yield Finding("warns", "silence_unwatched", "no-traffic", detail)
     subscriptions = place.of_type("AWS::SNS::Subscription").values()
     for topic in topics:
@@ -160,7 +162,7 @@ def alarms(place: Place) -> Iterator[Finding]:
             s["Endpoint"] for s in subscriptions if s["TopicArn"] == {"Ref": topic} and s["Endpoint"]
         ]
         if not addresses:
-            detail = "alarms notify nobody: set alarmEmail and pageEmail in serverless/params.yml"
+            detail = "alarms notify nobody: set alarmEmail and pageEmail in serverless/stage_settings.yml"
             yield Finding("blocks", "alarm_without_address", topic, detail)
         elif topic in place.own:
             yield from _unconfirmed(place, place.own[topic])

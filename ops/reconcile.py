@@ -21,7 +21,7 @@ from consumer import keys
 from consumer.expiry import KEPT_FOR
 from consumer.visits import Pair
 from contract import logs
-from contract.event_rules import MAX_AGE
+from contract.event_limits import MAX_AGE
 from contract.events import Fence
 from contract.instants import instant
 from contract.objects import hour_folder, hour_of, prefix_of

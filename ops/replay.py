@@ -20,7 +20,8 @@ import typer
 import yaml
 
 from aws.stream import KinesisStream
-from contract.event_rules import MAX_AGE, check
+from contract.event_limits import MAX_AGE
+from contract.event_rules import check
 from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind
 from contract.objects import hour_of, is_content, prefix_of
 from contract.stream_record import StreamRecord, stream_record

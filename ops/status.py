@@ -19,7 +19,7 @@ from ops.object_sets import LAST_RESULT
 from ops.outputs import Client, Outputs
 from ops.read_stores import invalid_rows
 from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
-from snowpipe import pipes
+from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.deadline import within
@@ -246,7 +246,7 @@ class _Flow:
             with suppress(Refusal, *terminal.AWS_ERRORS):  # S3 has a part of its own
                 newest = within(1, partial(archive.newest, pipe.prefix), "S3")
                 newest_at = newest.modified_at if newest else None
-            triage = pipes.triage(status, newest_at, self._now)
+            triage = pipe_health.triage(status, newest_at, self._now)
             if not triage.healthy:
                 unwell.append(f"{pipe.name.rpartition('.')[2]}: {triage.words}")
                 paused = paused or status.state == "PAUSED"

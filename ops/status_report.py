@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ops import terminal
-from snowpipe import pipes
+from snowpipe import pipe_health
 from snowpipe.deadline import started
 
 BUDGET_SECONDS = 5.0
@@ -140,7 +140,7 @@ def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> 
 
 
 def age(delta: timedelta) -> str:
-    return f"{pipes.span(delta)} ago"
+    return f"{pipe_health.span(delta)} ago"
 
 
 def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:

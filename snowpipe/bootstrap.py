@@ -69,7 +69,7 @@ class Bootstrap:
         (statement,) = wanted["Statement"]
         lack = "does not exist" if found is None else "does not trust Snowflake's user with this external id"
         raise Refusal(
-            f"The role {self.role.name} {lack}. In serverless/params.yml set snowflakeUserArn: "
+            f"The role {self.role.name} {lack}. In serverless/stage_settings.yml set snowflakeUserArn: "
             f"{policies.principal_of(statement)} and snowflakeExternalId: "
             f"{statement['Condition']['StringEquals']['sts:ExternalId']}, deploy the stage, and run bootstrap "
             "again. (For an emulated AWS: bootstrap --write.)",
@@ -88,7 +88,7 @@ class Bootstrap:
         raise Refusal(
             (
                 f"The policy of {self.parameters.topic_arn} does not allow Snowflake to subscribe. In "
-                f"serverless/params.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
+                f"serverless/stage_settings.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
                 "deploy the stage, and run bootstrap again. (For an emulated AWS: bootstrap --write.)"
             ),
             1,

@@ -82,7 +82,7 @@ class Stage:
             raise Refusal(
                 "--write is refused: CloudFormation owns the role and the topic's policy of a "
                 "deployed stage, and its next deployment would undo the change. Without --write, "
-                "bootstrap prints the parameters to set in serverless/params.yml."
+                "bootstrap prints the parameters to set in serverless/stage_settings.yml."
             )
 
     def aws(self, service: str) -> Any:

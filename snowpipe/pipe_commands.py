@@ -8,7 +8,7 @@ import typer
 
 from contract.objects import metadata
 from snowpipe import apply as applying
-from snowpipe import archive, loading, pipes
+from snowpipe import archive, loading, pipe_health, pipes
 from snowpipe.deadline import NoAnswerError
 from snowpipe.deployed_stage import Json, Outputs, Since, Stage, Which, stage_of
 from snowpipe.history import FAILED, Narrow
@@ -44,7 +44,11 @@ def status(
         for each in stage.pipes(pipe):
             found = pipes.status(session, each)
             newest = bucket.newest(each.prefix) if bucket else None
-            rows.append(pipes.row(each, found, pipes.triage(found, newest.modified_at if newest else None)))
+            rows.append(
+                pipe_health.row(
+                    each, found, pipe_health.triage(found, newest.modified_at if newest else None)
+                )
+            )
     show(rows, as_json)
     if silent:
         tell(f"not asked: {silent}; whether the pipes got a message for each object is unknown")
@@ -313,7 +317,7 @@ def recreate(
         live = applying.live_copies(session, stage.ddl)
         for each in stage.pipes(pipe):
             state = stage.settings.folder / f"recreate-{each.name.lower()}.json"
-            broken = each.name in live and pipes.status(session, each).state in pipes.NEED_RECREATE
+            broken = each.name in live and pipes.status(session, each).state in pipe_health.NEED_RECREATE
             if not (everything or each.name in changed or broken or state.exists()):
                 continue
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)

@@ -1,14 +1,13 @@
-"""The two pipes: their names, their status, and a diagnosis of the status."""
+"""The two pipes: their names and their status."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import Warehouse
 
 REFRESH_REACH = timedelta(days=7)
 HISTORY_REACH = timedelta(days=14)
@@ -96,98 +95,3 @@ def server_time(warehouse: Warehouse) -> datetime:
     (row,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
     now: datetime = row["now"]
     return now.astimezone(UTC)
-
-
-# SYSTEM$PIPE_STATUS, "executionState".
-_STATES: Mapping[str, str] = {
-    "STOPPED_CLONED": "a clone of another database's pipe: recreate it",
-    "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
-    "STOPPED_STAGE_ALTERED": "its stage has another location now: recreate",
-    "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: apply, then recreate",
-    "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
-    "STOPPED_MISSING_PIPE": "the pipe does not exist: apply",
-    "STOPPED_MISSING_TABLE": "its table does not exist: apply, then backfill",
-    "STALLED_COMPILATION_ERROR": "its COPY no longer compiles: see `error`, then recreate",
-    "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
-    "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
-    "STALLED_INTERNAL_ERROR": "an error inside Snowflake: contact its support",
-    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: contact its support",
-    "PAUSED_BY_ACCOUNT_ADMIN": "paused for schema or account: unset PIPE_EXECUTION_PAUSED there",
-    "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
-}
-NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
-"""States that end only when the pipe is replaced; `milkrun warehouse recreate` selects such pipes."""
-_DELAY = timedelta(minutes=5)  # typically it takes less than one
-
-
-@dataclass(frozen=True, slots=True)
-class Triage:
-    healthy: bool
-    words: str
-
-
-def triage(  # noqa: PLR0911 - one per cause
-    status: Status, newest_object_at: datetime | None, now: datetime | None = None
-) -> Triage:
-    """Diagnose a pipe's status: return the first problem on the way from the bucket to the table.
-
-    `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if that
-    time is unknown.
-    """
-    now = now or datetime.now(UTC)
-    if status.state == "PAUSED":
-        return Triage(
-            False,
-            f"paused with {status.pending} file(s) waiting: resume, which also repairs a pipe that was paused for "
-            "over 14 days",
-        )
-    if status.state != "RUNNING":
-        words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
-        return Triage(False, f"{status.state}: {words}")
-    if status.channel_error:
-        return Triage(False, f"Snowflake cannot read its queue: {status.channel_error}")
-    if status.pending and status.oldest_pending_at and now - status.oldest_pending_at > _DELAY:
-        age = span(now - status.oldest_pending_at)
-        return Triage(False, f"stuck: {status.pending} file(s) pending, the oldest for {age}")
-    if status.pending:
-        return Triage(True, f"loading: {status.pending} file(s) pending")
-    newest = newest_object_at
-    if newest and now - newest > _DELAY and before(status.ingested_at, newest):
-        if before(status.received_at, newest):
-            return Triage(
-                False,
-                "no message for the newest object: the bucket's notification, the topic's policy (sns-policy) or the "
-                "subscription (recreate --all) is wrong, or messages were lost (refresh)",
-            )
-        if before(status.forwarded_at, newest):
-            return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
-        return Triage(False, "the newest object was forwarded but not loaded: see history --failed")
-    if status.ingested_at is None:
-        return Triage(True, "running; nothing loaded yet")
-    return Triage(True, f"running; loaded its newest file {span(now - status.ingested_at)} ago")
-
-
-def before(seen_at: datetime | None, object_at: datetime) -> bool:
-    # An object's time is truncated to seconds.
-    return seen_at is None or seen_at < object_at
-
-
-def span(delta: timedelta) -> str:
-    seconds = max(0, round(delta.total_seconds()))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
-
-
-def row(pipe: Pipe, status: Status, verdict: Triage) -> Row:
-    return {
-        "pipe": pipe.name,
-        "state": status.state,
-        "pending": status.pending,
-        "received_at": status.received_at,
-        "loaded_at": status.ingested_at,
-        "healthy": verdict.healthy,
-        "meaning": verdict.words,
-        "error": status.error or status.channel_error,
-    }

@@ -23,8 +23,8 @@ from tools import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
-# The stage and parameters of each variant: the stages as in params.yml, prod with all optional features, dev after
-# `snowpipe bootstrap` has entered Snowflake's users, and both stages after their launch.
+# The stage and parameters of each variant: the stages as in stage_settings.yml, prod with all optional features, dev
+# with Snowflake's users as `snowpipe bootstrap` prints them, and both stages after their launch.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
     "prod-glue": (
         "prod",

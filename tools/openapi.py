@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from contract.event_rules import MAX_EVENT_BYTES, MAX_ID_CHARS, CrossingFields, EventFields
+from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
+from contract.event_rules import CrossingFields, EventFields
 from contract.events import GEOFENCE_KINDS
-from contract.strict_json import MAX_DEPTH
 from handler.ingest import Receipt
 from handler.pings import ID_DIGITS, PING_TYPE
 from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES

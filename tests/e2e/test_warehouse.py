@@ -25,7 +25,7 @@ from contract.events import GEOFENCE_KINDS, GeofenceEvent
 from handler.parse_body import parse_body
 from handler.validate import validate
 from local_snowflake.testing import Aws, LocalProcess, eventually
-from snowpipe import loading, pipes
+from snowpipe import loading, pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.ddl_files import definitions
@@ -239,7 +239,7 @@ def test_pipe_that_cannot_load_its_queue_is_recreated_without_waiting(stage: Sta
     broken = eventually(lambda: json.loads(stage.one(state)), lambda s: s["pendingFileCount"] == 3)
     assert broken["executionState"] == "STOPPED_STAGE_DROPPED"
 
-    assert broken["executionState"] in pipes.NEED_RECREATE  # otherwise recreate would skip the pipe
+    assert broken["executionState"] in pipe_health.NEED_RECREATE  # otherwise recreate would skip the pipe
     began = time.monotonic()
     pipe = Pipe(stage.database, Kind.events)
     recreation = Recreation(

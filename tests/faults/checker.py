@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from consumer.visits import Pair, Visit, visits_of
-from contract.event_rules import MAX_AGE
+from contract.event_limits import MAX_AGE
 from contract.events import GeofenceEvent
 from contract.objects import object_name
 from ops.read_stores import Stay, stay

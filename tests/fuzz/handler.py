@@ -13,7 +13,7 @@ import atheris
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs
     from contract.objects import object_name
-    from handler import decompress, http, limits, main, parse_body, validate
+    from handler import decompress, http, main, parse_body, request_limits, validate
 
 import base64
 import gzip
@@ -97,7 +97,9 @@ def inflated_size(body: bytes, headers: dict[str, str]) -> int:
     if headers.get("content-encoding") != "gzip":
         return len(body)
     try:
-        return len(zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, limits.MAX_INFLATED_BYTES))
+        return len(
+            zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, request_limits.MAX_INFLATED_BYTES)
+        )
     except zlib.error:
         return len(body)
 

@@ -73,8 +73,8 @@ class Shell:
         self.run("make deploy STAGE=dev")
 
     def set(self, **parameters: object) -> None:
-        """Set parameters of the stage in serverless/params.yml."""
-        file = self._clone / "serverless" / "params.yml"
+        """Set parameters of the stage in serverless/stage_settings.yml."""
+        file = self._clone / "serverless" / "stage_settings.yml"
         before, after = file.read_text().split("\ndev:\n")
         for name, value in parameters.items():
             others = re.sub(rf"\A((?:  .*\n)*?)  {name}: .*\n", r"\1", after)

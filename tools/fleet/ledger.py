@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, Self, cast
 
 from consumer.visits import Pair, visits_of
-from contract.event_rules import MAX_AGE
+from contract.event_limits import MAX_AGE
 from contract.events import Fence, GeofenceEvent, Kind
 from ops.read_stores import Stay, stay
 from tools.fleet.client import Delivery, count_in, rejects_in

@@ -14,12 +14,12 @@ from uuid import uuid4
 
 from contract.events import Fence
 from tools.fleet.client import Delivery
-from tools.fleet.rounds import Place, Plan, Planned, Post, places
+from tools.fleet.rounds import SPEED_KMH, Place, Plan, Planned, Post, places
 from tools.fleet.send import Tally
 
 TICK_SECONDS = 3.0
-# Twelve times as fast as real trucks, so that movement is visible. The events' times are real.
-SPEED_KMH = 50 * 12
+# Movement is visible if trucks are twelve times as fast as real ones. The events' times are real.
+LIVE_SPEED_KMH = 12 * SPEED_KMH
 STOP_SECONDS = 20.0
 
 
@@ -47,7 +47,7 @@ class LiveTruck:
             yield self._event("user.exited_geofence", now, fence=self.place.fence)
             self.goal = self.rng.choice([each for each in goals if each is not self.place])
         left = self.place.km_to(self.goal)
-        step = SPEED_KMH / 3600 * TICK_SECONDS
+        step = LIVE_SPEED_KMH / 3600 * TICK_SECONDS
         if left <= step:
             self.place, self.leaves_at = self.goal, elapsed + STOP_SECONDS
             yield self._event("user.entered_geofence", now, fence=self.goal.fence)

@@ -21,6 +21,7 @@ type Form = Literal["array", "envelope", "ndjson"]
 type Json = dict[str, object]
 
 _KM_PER_DEGREE = 111.2
+SPEED_KMH = 50
 _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
@@ -247,9 +248,9 @@ def _truck(plan: Plan, number: int, fences: list[Place]) -> _Truck:
 
 
 def _drive(truck: _Truck, goal: Place) -> None:
-    """Move the truck to a place at 50 km/h, and record its position about every two minutes."""
+    """Move the truck to a place at SPEED_KMH, and record its position about every two minutes."""
     start, km = truck.place, truck.place.km_to(goal)
-    minutes = max(2.0, km / 50 * 60)
+    minutes = max(2.0, km / SPEED_KMH * 60)
     legs = max(1, round(minutes / 2.2))
     for leg in range(1, legs):
         truck.wait(minutes=minutes / legs, milliseconds=truck.rng.randrange(900))

@@ -50,7 +50,7 @@ def current(settings: Settings) -> Auth:
 
 
 def parameters(settings: Settings) -> dict[str, str]:
-    """Return the parameters of serverless/params.yml that make the stage require tokens from this identity
+    """Return the parameters of serverless/stage_settings.yml that make the stage require tokens from this identity
     provider.
     """
     own = issuer(settings)

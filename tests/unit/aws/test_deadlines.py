@@ -157,7 +157,7 @@ def test_all_tries_of_a_put_fit_into_the_handlers_time_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """STORE_SECONDS must cover three tries and the longest pauses between them."""
-    from aws.archive import TRIES
+    from aws.retry import TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS
 
     pauses: list[float] = []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.event_rules import MAX_CONTENTS_PER_EVENT
+from contract.event_limits import MAX_CONTENTS_PER_EVENT
 from contract.objects import lines_of
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale

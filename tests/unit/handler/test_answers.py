@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from handler import main
+from handler.log_lines import DeviceCounts
 from handler.settings import Settings
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import RECEIVED_AT, Context, Fault
@@ -235,7 +236,7 @@ def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None
 
 
 def test_events_per_device_are_counted_across_requests_within_an_hour() -> None:
-    counts = main.DeviceCounts()
+    counts = DeviceCounts()
     assert counts.most({"van-1": 300, "": 900}, RECEIVED_AT) == 300
     assert counts.most({"van-1": 300, "van-2": 5}, RECEIVED_AT + timedelta(minutes=59)) == 600
     assert counts.most({"van-2": 5}, RECEIVED_AT + timedelta(minutes=59)) == 10

@@ -135,7 +135,7 @@ def test_bill_counts_the_deployed_alarms():
 
 
 def test_small_stage_is_billed_with_its_deployed_settings(prices):
-    given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())
+    given = yaml.safe_load((templates.check.ROOT / "serverless" / "stage_settings.yml").read_text())
     stage = given["default"] | given["small"]
     assert {
         "provisioned": stage["streamMode"] == "PROVISIONED",
@@ -152,7 +152,9 @@ def test_small_stage_is_billed_with_its_deployed_settings(prices):
 
 
 def test_recommended_settings_exist_and_save_the_amount_shown(prices):
-    given = yaml.safe_load((templates.check.ROOT / "serverless" / "params.yml").read_text())["default"]
+    given = yaml.safe_load((templates.check.ROOT / "serverless" / "stage_settings.yml").read_text())[
+        "default"
+    ]
     assert {setting.partition(":")[0] for setting, _ in cost.SETTINGS if ":" in setting} <= given.keys()
     rows = {row["setting"]: row["saves_usd_a_month"] for row in cost.recommended(LOAD, prices)}
     assert rows["checkLoads: false"] == pytest.approx(24.3, abs=0.1)

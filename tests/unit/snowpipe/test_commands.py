@@ -14,7 +14,8 @@ from snowflake.connector.errors import ProgrammingError
 
 from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
-from snowpipe.pipes import Status, triage
+from snowpipe.pipe_health import triage
+from snowpipe.pipes import Status
 from snowpipe.quoting import quoted
 from snowpipe.refusal import Refusal
 from snowpipe.settings import load

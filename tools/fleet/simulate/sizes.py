@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 
 import yaml
 
-PARAMS = Path(__file__).parents[3] / "serverless" / "params.yml"
+PARAMS = Path(__file__).parents[3] / "serverless" / "stage_settings.yml"
 
 # From docs/load.md: an invocation's waiting time (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) plus its CPU time
 # divided by its share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
@@ -20,7 +20,7 @@ PATIENT_REQUEST_SECONDS = (
 CLAIM_SECONDS = 0.050  # redrive, one claim check: read its object, put its records
 BATCH_SECONDS = 0.26  # consume, 200 records: about one call per record, sixteen concurrently, 0.04 s of CPU
 
-CONSUME_BATCH = 200  # serverless/params.yml: consumeBatchSize
+CONSUME_BATCH = 200  # serverless/stage_settings.yml: consumeBatchSize
 SHARD_RECORDS = 1000  # per second; Amazon Kinesis Data Streams Developer Guide: "Quotas and limits"
 EVENT_BYTES = 500
 SHARD_BYTES = 1_000_000
@@ -90,7 +90,7 @@ class Size:
 
 
 class Production(TypedDict):
-    """The parameters in serverless/params.yml on which a stage's capacity depends."""
+    """The parameters in serverless/stage_settings.yml on which a stage's capacity depends."""
 
     ingestConcurrency: int
     throttleRate: int
@@ -100,7 +100,7 @@ class Production(TypedDict):
 
 
 def production(path: Path = PARAMS) -> Production:
-    """Return the parameters of the stage `prod` from serverless/params.yml."""
+    """Return the parameters of the stage `prod` from serverless/stage_settings.yml."""
     params = yaml.safe_load(path.read_text())
     return cast("Production", params["default"] | params["prod"])
 

@@ -1,0 +1,26 @@
+"""The limits of an event: its size and depth, its ids, and how old or how far ahead of our clock it may be."""
+
+from datetime import timedelta
+
+MAX_EVENT_BYTES = 64 * 1024
+MAX_DEPTH = 32
+MAX_ID_CHARS = 128
+MAX_ID_BYTES = 256
+
+# A phone that uses another calendar may write the year 8. The archive keeps events for 400 days.
+MAX_AGE_AT_RECEIPT = timedelta(days=400)
+# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
+# always finds its neighbours.
+MAX_AGE = timedelta(days=80)
+
+# How far `createdAt` may be ahead of our clock, unless the stage's maxClockAheadSeconds allows more or less.
+DEFAULT_CLOCK_AHEAD_SECONDS = 3600
+MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
+
+# Other durations count as unknown, because they would make sums and averages infinite.
+MAX_DURATION_MINUTES = 400 * 24 * 60
+
+# The maximum number of contents of one event (same `Owned.event_key`) that a store keeps: for visits the first in
+# the order of consumer.visits.content_of, for conflicts the first ones. The others change no visit and no staging row;
+# the archive and RAW contain them.
+MAX_CONTENTS_PER_EVENT = 16
