@@ -32,7 +32,7 @@ from tests.unit.snowpipe.silent_port import silent_port
 from tools.milkrun import app
 
 STATEMENT = b"POST /queries/v1/query-request"
-LIMIT_SECONDS = 1.0
+LIMIT_SECONDS = 2.0  # on a busy machine a login takes more than a second
 WAREHOUSE = (
     ["status"],
     ["history"],
@@ -148,9 +148,9 @@ def test_command_ends_even_if_snowflake_freezes_after_the_login(
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        (["status"], "not asked: no answer from S3 within 1 s"),
-        (["refresh"], "no answer from S3 within 1 s"),
-        (["apply"], "no answer from S3 within 1 s"),
+        (["status"], "not asked: no answer from S3 within 2 s"),
+        (["refresh"], "no answer from S3 within 2 s"),
+        (["apply"], "no answer from S3 within 2 s"),
     ],
     ids=["status", "refresh", "apply"],
 )
