@@ -1,8 +1,9 @@
-"""`python -m tools.check`: run the checks that need no running stack and do not concern Python code.
+"""`python -m tools.check`: run the static checks other than those of Python code.
 
-They check that every direct dependency is pinned, package every stage with dummy credentials, and run cfn-lint and
-checkov on the templates, yamllint on the YAML files and sqlfluff on the DDL. A check is skipped if its inputs have not
-changed since it last passed.
+Every direct dependency must be pinned, and no tracked file may contain the host name of a package registry.
+Every stage is packaged with dummy credentials, and cfn-lint and checkov check the resulting templates.
+yamllint checks the YAML files, and sqlfluff the DDL. A check is skipped if its inputs have not changed since
+it last passed.
 """
 
 import fcntl
@@ -109,8 +110,8 @@ def run(*command: str | Path, cwd: Path = ROOT, environment: Mapping[str, str] |
 
 
 def template(variant: str) -> Path:
-    """Return the path of the CloudFormation template that `osls deploy` would send for one of VARIANTS. The
-    template is cached until its inputs change.
+    """Return the path of the CloudFormation template that `osls deploy` would send for `variant`, a key of
+    VARIANTS. The template is cached until its inputs change.
     """
     made = TEMPLATES / f"{variant}.json"
     stamp = TEMPLATES / f"{variant}.hash"
@@ -139,8 +140,8 @@ def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
 
 
 def dummy_environment() -> dict[str, str]:
-    """Return environment variables with invalid AWS credentials, so that no real account can be reached by
-    mistake.
+    """Return this process's environment with invalid AWS credentials, so that no real account can be reached
+    by mistake.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SLS_"))}
     return kept | {
@@ -221,7 +222,7 @@ class Check:
 
 CHECKS = (
     Check("every direct dependency is pinned", (), check_pins),
-    Check("no file names a package registry", (), find_registry_hosts),
+    Check("no tracked file contains a package registry's host name", (), find_registry_hosts),
     Check(
         "cfn-lint, all stages, Glue on and off",
         (*TEMPLATE_INPUTS, ".github/aws", "requirements-check.txt", ".cfnlintrc.yml"),

@@ -67,12 +67,12 @@ def has_no_tokens(endpoint: str, events: list[Event]) -> None:
     app_that(lambda status: status == 401, pauses=(0.1, 0.2, 0.4))(endpoint, events)
 
 
-def test_app_without_tokens_passes_if_it_keeps_the_batch_after_401() -> None:
+def test_app_without_tokens_passes_if_it_resends_the_batch_after_401() -> None:
     assert judged(has_no_tokens, "token-expired")["faults"] == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_app_that_follows_the_rule_passes(scenario: str) -> None:
+def test_app_that_follows_the_rule_passes_every_scenario(scenario: str) -> None:
     report = judged(keeps_the_rule, scenario)
     assert report["faults"] == []
     assert report["requests"] >= 2
@@ -89,8 +89,8 @@ def app_that(
     pauses: tuple[float, ...] = (),
     token: str = "",
 ) -> App:
-    """Return an app that sends the same events again, in up to four requests, as long as `again_on` is true
-    for the response's status.
+    """Return an app that sends the same events in up to four requests, until `again_on` is false for the
+    response's status.
     """
 
     def app(endpoint: str, events: list[Event]) -> None:
@@ -112,22 +112,22 @@ def app_that(
 @pytest.mark.parametrize(
     ("scenario", "app", "fault"),
     [
-        ("accepted", app_that(lambda status: True), "sent again after 202"),
-        ("partial", app_that(lambda status: True), "sent again after 202"),
-        ("invalid", app_that(lambda status: status != 202), "sent again after 400"),
-        ("clock-ahead", app_that(lambda status: True, changed=True), "sent again after 202"),
-        ("token-expired", app_that(lambda status: False, token="Bearer a"), "did not come again"),
+        ("accepted", app_that(lambda status: True), "times after 202"),
+        ("partial", app_that(lambda status: True), "times after 202"),
+        ("invalid", app_that(lambda status: status != 202), "times after 400"),
+        ("clock-ahead", app_that(lambda status: True, changed=True), "times after 202"),
+        ("token-expired", app_that(lambda status: False, token="Bearer a"), "were not sent again"),
         ("token-expired", app_that(lambda status: status == 401, token="Bearer a"), "the same token"),
         ("too-large", app_that(lambda status: status == 413), "split it in two"),
-        ("too-large", app_that(lambda status: False), "never came"),
-        ("forbidden", app_that(lambda status: False), "did not come again"),
+        ("too-large", app_that(lambda status: False), "were not delivered"),
+        ("forbidden", app_that(lambda status: False), "were not sent again"),
         ("forbidden", app_that(lambda status: status == 403, pause=0.2), "do not grow"),
-        ("throttled", app_that(lambda status: status == 429), "before the 2 s"),
-        ("throttled", app_that(lambda status: False), "did not come again"),
-        ("unavailable", app_that(lambda status: status == 503), "before the 2 s"),
-        ("unavailable", app_that(lambda status: status == 503, changed=True, pause=2.1), "other bytes"),
-        ("cut", app_that(lambda status: False), "did not come again"),
-        ("timeout", app_that(lambda status: status is None, changed=True), "other bytes"),
+        ("throttled", app_that(lambda status: status == 429), "before Retry-After (2 s)"),
+        ("throttled", app_that(lambda status: False), "were not sent again"),
+        ("unavailable", app_that(lambda status: status == 503), "before Retry-After (2 s)"),
+        ("unavailable", app_that(lambda status: status == 503, changed=True, pause=2.1), "different bytes"),
+        ("cut", app_that(lambda status: False), "were not sent again"),
+        ("timeout", app_that(lambda status: status is None, changed=True), "different bytes"),
     ],
 )
 def test_app_that_breaks_the_rule_fails_and_the_report_names_the_violation(
@@ -145,13 +145,13 @@ def test_app_that_sends_nothing_fails() -> None:
 # --- the hook, and the server for an app's own tests --------------------------------------------
 
 
-def test_unreachable_or_failing_hook_raises_an_error_with_its_url() -> None:
+def test_unreachable_or_failing_hook_raises_hook_error() -> None:
     with pytest.raises(HookError, match="does not answer"):
         Hook("http://127.0.0.1:9/hook", "http://x").hand_over([an_event()])
     with serving(Stage(), "127.0.0.1", 0) as url:
         Hook(url, "http://x").hand_over([an_event()])
         urllib3.request("PUT", f"{url}/scenario/invalid")
-        with pytest.raises(HookError, match="answers 400"):
+        with pytest.raises(HookError, match="answered 400"):
             Hook(url, "http://x").hand_over([an_event()])
 
 
@@ -303,13 +303,15 @@ def test_run_prints_a_line_per_scenario_and_fails_if_the_app_sends_nothing() -> 
     assert [report["faults"] for report in json.loads(as_json.stdout)] == [["nothing was sent"]]
 
 
-def test_unreachable_hook_prints_one_line_and_exits_with_code_2() -> None:
+def test_run_with_an_unreachable_hook_prints_one_line_and_exits_with_code_2() -> None:
     done = command("run", "http://127.0.0.1:9/hook", "--scenario", "accepted")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines() == ["http://127.0.0.1:9/hook does not answer: NewConnectionError"]
+    assert done.stderr.splitlines() == [
+        "The test hook http://127.0.0.1:9/hook does not answer: NewConnectionError"
+    ]
 
 
-def test_port_in_use_prints_one_line_and_exits_with_code_2() -> None:
+def test_serve_on_a_port_in_use_prints_one_line_and_exits_with_code_2() -> None:
     with serving(Stage(), "127.0.0.1", 0) as url:
         done = command("serve", "--port", url.rpartition(":")[2])
     assert done.returncode == 2

@@ -1,1 +1,3 @@
-"""Test whether an app follows the rule for clients, with a server that fails in the same ways as Milkrun."""
+"""A test kit for apps that post events to Milkrun. Its server fails in the ways in which Milkrun can fail,
+and the kit reports whether the app follows the rule for clients.
+"""

@@ -1,4 +1,4 @@
-"""The command line of the kit: `milkrun-conformance --help`."""
+"""Test whether an app that posts events to Milkrun follows the rule for clients."""
 
 import json
 import shutil
@@ -38,17 +38,20 @@ def run(
     host: Host = "127.0.0.1",
     port: Port = 0,
     timeout_s: Annotated[
-        float, typer.Option("--patience", help="Seconds within which the app must send again.")
+        float, typer.Option("--patience", help="Seconds that the app has for what a scenario requires.")
     ] = 90,
-    quiet: Annotated[float, typer.Option(help="Seconds during which it must then make no mistake.")] = 5,
+    quiet: Annotated[float, typer.Option(help="Seconds after that in which the app must break no rule.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Run the scenarios against an app. Exit code: 0 if it follows the rule, 1 if not, 2 if it cannot be reached.
+    """Run the scenarios against an app, and report whether it follows the rule for clients.
 
-    The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the outbox.
+    The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the
+    outbox. Exit codes: 0 if the app follows the rule, 1 if it does not, 2 if its hook cannot be reached.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}")
+        raise typer.BadParameter(
+            f"unknown scenario {', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}"
+        )
     stage = Stage()
     with _serving(stage, host, port) as url:
         try:
@@ -66,7 +69,7 @@ def run(
 
 @app.command()
 def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
-    """Run only the server, for the app's own tests: PUT /scenario/<name>, POST /v1/events, GET /report."""
+    """Run only the server, for the app's own tests. Routes: PUT /scenario/<name>, POST /v1/events, GET /report."""
     with _serving(Stage(), host, port) as url:
         err.print(f"{url}/v1/events; scenarios: {', '.join(SCENARIOS)}")
         try:

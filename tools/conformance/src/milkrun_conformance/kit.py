@@ -14,7 +14,7 @@ type Event = dict[str, object]
 
 
 class HookError(Exception):
-    """The app's test hook cannot be used; the message says why."""
+    """The app's test hook does not answer, or answers with an error."""
 
 
 class Hook:
@@ -38,9 +38,9 @@ class Hook:
                 "POST", self._url, body=body, headers={"Content-Type": "application/json"}
             )
         except urllib3.exceptions.HTTPError as error:
-            raise HookError(f"{self._url} does not answer: {type(error).__name__}") from None
+            raise HookError(f"The test hook {self._url} does not answer: {type(error).__name__}") from None
         if not 200 <= response.status < 300:
-            raise HookError(f"{self._url} answers {response.status}")
+            raise HookError(f"The test hook {self._url} answered {response.status}")
 
 
 def play(

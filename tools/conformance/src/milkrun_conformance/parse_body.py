@@ -26,13 +26,13 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
     try:
         return gzip.decompress(body)
     except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableBodyError(f"The body is not gzip: {error}") from None
+        raise UnreadableBodyError(f"The body is not valid gzip: {error}") from None
 
 
 def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
-    """Return one id per event, in order: its `_id`, or a hash of the event if it has none (null counts as none).
+    """Return the id of each event, in order: its `_id`, or a hash of the event if `_id` is missing or null.
 
-    Raise UnreadableBodyError if the text is not strict JSON, or is not NDJSON although its content type says so.
+    Raise UnreadableBodyError if the text is not JSON, or not NDJSON although its content type says so.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
@@ -46,7 +46,7 @@ def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
 
 
 def digest(content: bytes) -> str:
-    """Return the SHA-256 hash that serves as the id of content without an `_id`."""
+    """Return the SHA-256 hash that serves as the id of an event without an `_id`, or of an unreadable body."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,6 +1,7 @@
-"""The server's behaviour in each scenario, and the behaviour required of a client (the rule is in docs/openapi.yaml).
+"""The scenarios: how the server responds in each, and what it requires of the client (docs/openapi.yaml has
+the rule).
 
-The failure starts with the first request of a scenario, and the checks follow the events in that request.
+Failures begin with a scenario's first request, and the checks examine what the client does with the events in it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,8 @@ CLOCK_SLACK_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A received request: its time on the monotonic clock, event ids and decompressed body, the response's
-    status, and the `Authorization` header.
+    """A received request: its time on the monotonic clock, its event ids, decompressed body and
+    `Authorization` header, and the status of the response.
     """
 
     at: float
@@ -25,10 +26,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response of the server.
+    """A response from the server.
 
-    If `status` is None, the server closes the connection without a response. If `hold` is true, the server
-    first keeps the connection open until the client gives up.
+    If `status` is None, the server closes the connection without a response. If `hold` is true, it first
+    keeps the connection open until the client gives up or the scenario ends.
     """
 
     status: int | None
@@ -40,8 +41,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario: the server's replies, and the client's violations of the rule (`faults`), which are final
-    once `settled` returns true.
+    """A scenario. `reply` returns the server's response, `faults` the client's violations of the rule so far,
+    and `settled` whether the client has done everything that the scenario requires.
 
     `reply` is called with the earlier requests, and with the current request's event ids and `Authorization` header.
     """
@@ -73,8 +74,8 @@ def _forbidden_thrice(before: Sequence[Seen], _ids: tuple[str, ...], _token: str
 
 
 def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply:
-    """Return 401 for each request with the first request's token, or for the first three requests if they
-    have no token.
+    """Return 401 for every request with the first request's token; if the first request has no token, return
+    401 for the first three requests.
     """
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
@@ -94,39 +95,45 @@ def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Rep
 
 def _not_sent_again(seen: Sequence[Seen]) -> list[str]:
     again = [later for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
-    return [f"sent again after {seen[0].status}, {len(again)} times: delete or drop it"] if again else []
+    return (
+        [f"the events were sent again {len(again)} times after {seen[0].status}: delete or drop the batch"]
+        if again
+        else []
+    )
 
 
 def _all_sent_again(seen: Sequence[Seen]) -> list[str]:
     missing = set(seen[0].ids) - {event for later in seen[1:] for event in later.ids}
-    return [f"{len(missing)} events did not come again: keep the batch"] if missing else []
+    return [f"{len(missing)} events were not sent again: keep the batch"] if missing else []
 
 
 def _sent_again_identically(seen: Sequence[Seen]) -> list[str]:
     if any(later.body == seen[0].body for later in seen[1:]):
         return []
     return _all_sent_again(seen) or [
-        "it came again with other bytes: the same request is stored once, another twice"
+        "the batch was sent again with different bytes, so its events may be stored twice: send identical bytes"
     ]
 
 
 def _after_pause(seen: Sequence[Seen]) -> list[str]:
     again = [later.at for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
     early = again and again[0] - seen[0].at < RETRY_AFTER_SECONDS - CLOCK_SLACK_SECONDS
-    return [f"sent again before the {RETRY_AFTER_SECONDS} s of Retry-After were over"] if early else []
+    return (
+        [f"the batch was sent again before Retry-After ({RETRY_AFTER_SECONDS} s) had passed"] if early else []
+    )
 
 
 def _with_growing_pauses(seen: Sequence[Seen]) -> list[str]:
     at = [each.at for each in seen if set(each.ids) & set(seen[0].ids)]
     # After two doublings, each with a jitter of up to half, a pause is at least twice the first one.
     grew = len(at) < 4 or at[3] - at[2] > 1.5 * (at[1] - at[0])
-    return [] if grew else ["the pauses between tries do not grow"]
+    return [] if grew else ["the pauses between attempts do not grow"]
 
 
 def _with_new_token(seen: Sequence[Seen]) -> list[str]:
     tried = [each for each in seen[1:] if set(each.ids) & set(seen[0].ids)]
     if seen[0].token and tried and all(each.token == seen[0].token for each in tried):
-        return ["sent again with the same token after 401: get a new one"]
+        return ["the batch was sent again with the same token after 401: get a new token"]
     return []
 
 
@@ -140,7 +147,7 @@ def _split(seen: Sequence[Seen]) -> list[str]:
         faults.append("a single event was sent again after 413: drop and report it")
     delivered = {event for each in seen if each.status == 202 for event in each.ids}
     if missing := set(seen[0].ids) - set(giant) - delivered:
-        faults.append(f"{len(missing)} events that would fit by themselves never came")
+        faults.append(f"{len(missing)} events that are small enough on their own were not delivered")
     return faults
 
 
@@ -165,30 +172,33 @@ SCENARIOS: Mapping[str, Scenario] = {
     for each in (
         Scenario("accepted", "202", "deletes the batch", _first(ACCEPTED), _not_sent_again, _at_once),
         Scenario(
-            "partial", "202, one rejected", "deletes the batch",
+            "partial", "202, one event rejected", "deletes the batch",
             _one_rejected("wrong_type"), _not_sent_again, _at_once,
         ),
         Scenario(
-            "clock-ahead", "202, one rejected because the phone's clock is ahead", "deletes the batch, changes no time",
+            "clock-ahead", "202, one event rejected because the phone's clock is ahead",
+            "deletes the batch and changes no event's time",
             _one_rejected("created_at_in_future"), _not_sent_again, _at_once,
         ),
-        Scenario("invalid", "400", "drops and reports it", _first(Reply(400)), _not_sent_again, _at_once),
+        Scenario("invalid", "400", "drops the batch and reports it", _first(Reply(400)), _not_sent_again, _at_once),
         Scenario(
-            "too-large", "413 until it is small enough; one event never is", "splits in two, drops the one",
+            "too-large", "413 until the batch is small enough; one event is always too large",
+            "splits the batch in two and drops the event that is too large",
             _too_large, _split, _when_passed(_split),
         ),
         Scenario(
-            "forbidden", "403 three times", "keeps the batch, pauses longer each time",
+            "forbidden", "403 three times", "keeps the batch and sends it again with growing pauses",
             _forbidden_thrice, _all_of(_all_sent_again, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(
-            "token-expired", "401 until the token is another one", "keeps the batch, gets a new token, pauses longer",
+            "token-expired", "401 until the app sends a different token",
+            "keeps the batch, gets a new token, and sends the batch again with growing pauses",
             _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(
-            "throttled", "429 with Retry-After", "sends again after the pause",
+            "throttled", "429 with Retry-After", "sends the batch again after the pause",
             _first(Reply(429, _retry_after)), _paused, _when_passed(_all_sent_again),
         ),
         Scenario(
@@ -196,11 +206,12 @@ SCENARIOS: Mapping[str, Scenario] = {
             _first(Reply(503, _retry_after)), _paused_identical, _when_passed(_sent_again_identically),
         ),
         Scenario(
-            "cut", "the connection ends without an answer", "sends the identical bytes again",
+            "cut", "the connection is closed without a response", "sends the identical bytes again",
             _first(Reply(None)), _sent_again_identically, _when_passed(_sent_again_identically),
         ),
         Scenario(
-            "timeout", "stored, but no answer comes", "gives up waiting, sends the identical bytes again",
+            "timeout", "the events are stored, but no response is sent",
+            "times out and sends the identical bytes again",
             _first(Reply(None, hold=True)), _sent_again_identically, _when_passed(_sent_again_identically),
         ),
     )

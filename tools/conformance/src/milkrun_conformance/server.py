@@ -30,7 +30,7 @@ SHUTDOWN_SECONDS = 5
 
 
 class Report(TypedDict):
-    """A report on the app's behaviour in a scenario. `ok` is true if the app has made no mistake."""
+    """A report on the app's behaviour in a scenario. `ok` is true if the app has broken no rule."""
 
     scenario: str
     plays: str
