@@ -18,7 +18,7 @@ PAIRS_AT_ONCE = 100
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """A record that can never be processed, and the reasons."""
+    """A record that can never be processed, and the reasons why."""
 
     record: Record
     reasons: tuple[Reason, ...]
@@ -26,9 +26,9 @@ class Poison:
 
 class SetAside(Protocol):
     def keep(self, poison: Sequence[Poison]) -> str:
-        """Quarantine records, so that operators can send them again.
+        """Quarantine the records in one S3 object, so that operators can resend them.
 
-        Returns the object's key; a repeated call creates no second object.
+        Returns the object's key; repeating the call with the same records creates no second object.
         """
 
 
@@ -63,7 +63,7 @@ class Outcome(Counts):
 
 
 class TimeNearlyUp(Exception):
-    """Raised when the invocation is about to time out; the remaining records are delivered again."""
+    """The outcome's `failure` if the invocation is about to time out. The remaining records are delivered again."""
 
 
 def consume(
@@ -72,11 +72,11 @@ def consume(
     has_time: Callable[[], bool] = lambda: True,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> Outcome:
-    """Add every record to the visits or quarantine it, except those at or after `stopped_at`. Returns the outcome.
+    """Add each record's event to the visits, or quarantine the record; finish all records before `stopped_at`.
 
-    Events are added per device and fence, in the order of each pair's first record. `has_time` is called before each
-    group of pairs; once it returns False, no further group is started. Neither a bad record nor a failed call raises an
-    error.
+    Events older than MAX_AGE are only counted. Events are added per pair (device and fence), in the order of each
+    pair's first record. Once `has_time` returns False, no further group of pairs is started. Neither an invalid record
+    nor a failed call raises an exception; the outcome reports both.
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))

@@ -1,8 +1,8 @@
-"""The layout of the visits table: for each pair, a log of its latest events, and chunks of its earlier events.
+"""The layout of the visits table: for each (device, fence) pair, a log of its latest events and chunks of earlier ones.
 
 The log (sort key `…#head`) holds everything that a new event changes. It is normally at most 1 KB, because DynamoDB
 bills a write by the kilobyte. Events that no longer fit move to a chunk. The log and each chunk also hold the last
-visit before their first event, so that they can be read after earlier chunks have expired.
+visit before their first event, so that visits can still be computed after earlier chunks have expired.
 
 A change is one conditional write of the log. It includes the work that follows: chunks to write and notifications to
 publish.
@@ -45,8 +45,8 @@ class Chunk(msgspec.Struct, frozen=True):
 class PairLog(msgspec.Struct, frozen=True):
     """The latest events of a pair in order, and the pending work of its last change.
 
-    `base` is the last visit before `events`. `has_chunks` is True if there were events before them. `position` is the
-    stream position of the last event of the last change, "" if unknown.
+    `base` is the last visit before `events`. `has_chunks` is True if the pair had events before them. `position` is the
+    stream position of the last event in the last change, or "" if unknown.
     """
 
     version: int = 0
@@ -62,7 +62,7 @@ class PairLog(msgspec.Struct, frozen=True):
         return bool(self.chunks or self.news)
 
     def is_late(self, order: Order) -> bool:
-        """Return whether an event with this sort key belongs before the events in the log."""
+        """Return whether an event with this `order_of` key precedes the events in the log."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
@@ -111,7 +111,7 @@ def log_of(pair: Pair, item: Item) -> PairLog:
 
 
 def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
-    """Return the item of a chunk. A chunk without events is stored too, so that an older version cannot reappear."""
+    """Return a chunk's DynamoDB item. A chunk without events is stored too, so that no older version reappears."""
     last = _last_at((chunk.events,)) or _last_at((log.events, *(each.events for each in log.chunks)))
     return {
         "pk": keys.quoted(pair.device_id),
@@ -133,7 +133,7 @@ def in_order(chunks: Iterable[Chunk]) -> list[Chunk]:
 
 
 def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
-    """Return the log and its item. If the events no longer fit, all but the last KEPT_EVENTS move to a chunk."""
+    """Return the log and its item. If its events no longer fit, all but the last KEPT_EVENTS are moved to a chunk."""
     item = log_item(pair, log, rule)
     if len(log.events) <= KEPT_EVENTS or size_of(item) <= LOG_BYTES:
         return log, item
@@ -145,7 +145,7 @@ def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
 
 
 def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) -> Iterator[Chunk]:
-    """Yield a chunk, or several if it is too large for one item. New chunks are numbered from `number`."""
+    """Yield the chunk, split into several if it is too large for one item. New chunks are numbered from `number`."""
     while len(packed(chunk.events)) > CHUNK_BYTES and len(chunk.events) > 1:
         half = len(chunk.events) // 2
         while len(packed(chunk.events[:half])) > CHUNK_BYTES and half > 1:
@@ -158,7 +158,7 @@ def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) 
 
 
 def size_of(item: Item) -> int:
-    """Return the size of an item as DynamoDB counts it, or a few bytes more."""
+    """Return the size of an item in bytes: the size that DynamoDB counts, or a few bytes more."""
     return sum(len(name) + len(str(value).encode()) for name, value in item.items())
 
 
@@ -174,7 +174,7 @@ def rule_of(item: Item) -> Rule:
 
 
 def packed(events: Sequence[GeofenceEvent]) -> str:
-    """Encode events in order as JSON arrays: microseconds since the previous event, kind, id, and optional values."""
+    """Encode sorted events as JSON arrays: microseconds since the previous event, kind, id, and optional values."""
     rows: list[list[object]] = []
     before = 0
     for event in events:
@@ -201,7 +201,7 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
 
 
 def _of_visit(visit: Visit | None) -> list[object] | None:
-    """Encode the fields of a visit, with times in microseconds."""
+    """Encode a visit as a list of its fields, with times in microseconds since 1970."""
     if visit is None:
         return None
     values = (None if value is False else value for value in astuple(visit))

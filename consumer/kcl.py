@@ -1,16 +1,17 @@
 """The consumer as a Kinesis Client Library worker: `python -m consumer.kcl`, on any machine with Java.
 
 Without arguments, the process writes the library's properties file and becomes its Java daemon. The daemon starts this
-module again with `--shard` for each shard that it holds. `--health` exits with 0 if the worker is healthy. Facts about
-the library (from the README of amazon_kclpy, confirmed by experiment):
+module again with `--shard` for each shard whose lease it has. `--health` exits with 0 if the worker is healthy. Facts
+about the library (from the README of amazon_kclpy, confirmed by experiment):
 
-- If `process_records` raises an exception, its batch is lost silently. So it raises none: a failed batch is retried,
-  and after KCL_GIVE_UP_SECONDS the process ends without a checkpoint. Then the daemon ends too, and its supervisor
-  restarts it from the last checkpoint.
+- If `process_records` raises an exception, its batch is lost silently. Therefore a failed batch is retried, and after
+  KCL_GIVE_UP_SECONDS the process ends without a checkpoint. Then the daemon ends too, and its supervisor restarts it
+  from the last checkpoint.
 - A shard process and the daemon communicate over stdout, so the process logs to stderr.
 - The daemon also reads the AWS endpoints from environment variables (AWS SDK for Java 2.x: "Configuring client
   endpoints").
-- A shard that ended must be checkpointed, otherwise its children are not read. A shard whose lease is lost must not.
+- The end of a shard must be checkpointed, otherwise its child shards are not read. After losing a shard's lease, the
+  process must not checkpoint.
 - After SIGTERM, the daemon lets every shard process checkpoint before ending it.
 """
 
@@ -95,7 +96,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 
 @dataclass
 class ShardProcessor:
-    """Processes one shard. The library calls its methods, each of which passes the shard and its state to `alive`.
+    """Processes one shard. The library calls its methods, each of which passes the shard's id and state to `alive`.
 
     To give up, a method raises SystemExit, the only exception that makes the library end the process. The batch is then
     not checkpointed and is delivered again.
@@ -132,7 +133,7 @@ class ShardProcessor:
 
     def shard_ended(self, end: "messages.ShardEndedInput") -> None:
         if not self._checkpoint(end.checkpointer, None):
-            log.error("checkpoint_impossible", failure="at the end of the shard")
+            log.error("checkpoint_impossible", failure="the end of the shard was not checkpointed")
             raise SystemExit(1)
         log.info("shard_ended")
         self.alive(self.shard_id, "gone")
@@ -164,10 +165,10 @@ class ShardProcessor:
                 tries += 1
 
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
-        """Checkpoint a record, or the end of the shard if it is None. Returns False if every try failed.
+        """Checkpoint `record`, or the end of the shard if it is None. Returns False if every attempt failed.
 
-        Without a checkpoint, records are repeated but not lost, except at the end of a shard. If another worker has
-        taken the shard, no checkpoint is needed, and the result is True.
+        Without a checkpoint, records are delivered again, but at the end of a shard its child shards are never read. If
+        another worker has taken over the shard, no checkpoint is needed, and the result is True.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):
@@ -223,9 +224,9 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """A folder with a file per shard, whose modification time shows when the shard was last alive.
+    """The worker's health, stored in a folder: a file with its process id, and one file per shard.
 
-    Another file contains the worker's process id.
+    The modification time of a shard's file is the last sign of life of the shard's process.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -254,9 +255,9 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return the worker's problems.
+        """Return the reasons why the worker is unhealthy, if any.
 
-        A shard that waits for DynamoDB is healthy, because a restart would not help.
+        A shard process that waits for DynamoDB is healthy, because a restart would not help.
         """
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)
@@ -271,7 +272,7 @@ class Health:
 
 
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
-    """Replace this process with the library's daemon. Exits with 2 if Java is missing."""
+    """Replace this process with the library's daemon. Exits with status 2 if Java is missing."""
     import amazon_kclpy  # not in the Lambda's zip
 
     home = environment.get("JAVA_HOME")

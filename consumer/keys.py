@@ -1,7 +1,7 @@
-"""The keys of the visits table: a device is a partition, and all items of a pair share a prefix of the sort key.
+"""The keys of the visits table: one partition per device, and one sort-key prefix per (device, fence) pair.
 
 `#` separates the parts of a key. Ids may contain any character, so `#` and `%` inside a part are percent-encoded;
-otherwise different things could share a key.
+otherwise two different pairs could have the same key.
 
     pk  <device>
     sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/item_layout.py)
@@ -48,15 +48,15 @@ def chunk_key(pair: Pair, version: int, number: int) -> str:
 
 
 def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
-    """Return the partition key and the range of sort keys of a pair's items, or of its chunks if `part` is `#e`."""
+    """Return the partition key and sort key range of a pair's items, or of its chunks only if `part` is `#e`."""
     prefix = fence_key(pair.fence) + part
     return quoted(pair.device_id), f"{prefix}#", f"{prefix}$"
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Return the pair of an item's key, in this layout or the previous one.
+    """Return the pair to which an item with this key belongs, in the current or the previous layout.
 
-    Both begin with the device, the tag and the external id.
+    In both layouts, the joined keys begin with the device, the tag and the external id.
     """
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
@@ -81,13 +81,10 @@ def of_microseconds(number: int) -> datetime:
 
 
 def first_version(at: datetime) -> int:
-    """Return the first version of a new log: a time in milliseconds.
-
-    So it is higher than every version of an expired log of the pair.
-    """
+    """Return a new log's first version: `at` in epoch milliseconds, so it exceeds every version of an expired log."""
     return int(at.timestamp() * 1000)
 
 
 def instant_of(version: int) -> datetime:
-    """Return the approximate time of a pair's first event, which is encoded in the versions of its log."""
+    """Return the approximate time of the first events in a log, from which its version numbers count up."""
     return _EPOCH + timedelta(milliseconds=version)

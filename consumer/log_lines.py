@@ -1,4 +1,4 @@
-"""The log lines of a batch, which are also its metrics."""
+"""The log lines of a batch, from which CloudWatch extracts the metrics."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ log = structlog.get_logger()
 
 
 def report(records: Sequence[Record], outcome: Outcome) -> None:
-    """Log each quarantined object, and the canonical line of the batch."""
+    """Log one line per object of quarantined records, and the batch's canonical line."""
     for key, poison in outcome.set_aside.items():
         codes = sorted({reason.code for p in poison for reason in p.reasons})
         log.warning(

@@ -40,7 +40,7 @@ def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 
 @cache
 def app_of() -> tuple[Settings, Ports]:
-    """Create the settings and clients on the first batch, so that importing this module needs no AWS."""
+    """Create the settings and clients on the first batch, so that this module can be imported without AWS access."""
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     return settings, ports_of(settings, Access.of_function(os.environ))

@@ -16,7 +16,7 @@ type News = tuple[NotificationKind, Visit | None, Visit | None]
 
 
 class Notification(NamedTuple):
-    """An event on the bus. Its `id` is the same however often it is published."""
+    """An event on the bus. Its `id` is the same each time that it is published."""
 
     id: str
     kind: NotificationKind
@@ -31,10 +31,10 @@ class Bus(Protocol):
 def news_of(diff: VisitDiff) -> list[News]:
     """Return the notifications with which a subscriber can update its visits after a change.
 
-    - `arrived`: a visit is new. `departed`: a visit that was open or is new has an exit.
-    - `visit_restated`: any other change to a visit that subscribers know. A closed visit has changed, is open
-      again or no longer exists (then the current visit is its replacement, or None), or an open visit ended
-      without an exit.
+    - `arrived`: a visit is new. `departed`: a visit that was open or is new now has an exit.
+    - `visit_restated`: any other change to a visit that subscribers know about: a closed visit has changed or is
+      open again, an open visit ended without an exit, or a visit no longer exists (the notification then contains
+      the visit that replaces it, or None).
     """
     old, new = diff.before, diff.after
     news: list[News] = [
@@ -78,7 +78,7 @@ def _notified(visit: Visit) -> tuple[object, ...]:
 
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
-    """Return the current visit during which a removed visit began; None if there is none."""
+    """Return the current visit that was in progress when a removed visit began; None if there is none."""
     at = gone.entered_at
     during = (v for v in visits if v.entered_at <= at and (v.exited_at is None or v.exited_at >= at))
     return next(during, None)

@@ -1,9 +1,9 @@
 """The layout of the visits table until 2026-11-28, and the migration of a pair to the current one (docs/upgrade.md).
 
-All items of a pair had the partition key `device#tag#externalId`: its `head` with the last visit and the pending
-change, `done`, `e#…` for each event (marked by `e#…#-` if superseded), `i#…` and `x#…` for ids, `v#…` for each visit
-that a later one follows. A head without `through` belongs to a pair that is being migrated or has been migrated: the
-previous version of the consumer fails on it, and Kinesis delivers its batch again.
+All items of a pair had the partition key `device#tag#externalId`. Their sort keys were `head` (the last visit and the
+pending change), `done`, `e#…` (an event, with a second item `e#…#-` if superseded), `i#…` and `x#…` (ids), and `v#…` (a
+visit before the last). A head without `through` belongs to a pair whose migration has begun. The previous version of
+the consumer fails on such a head, and Kinesis delivers its batch again.
 """
 
 import time
@@ -21,7 +21,7 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The pending work of a pair's last change. Events are identified by their keys."""
+    """The pending work of a pair's last change. Events are identified by their sort keys."""
 
     first: list[str] = []
     lesser: list[str] = []
@@ -31,7 +31,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Moving(Exception):
-    """Raised when another process changes or migrates this pair at the same time. A later attempt will succeed."""
+    """Raised when another process changes or migrates the pair at the same time. A later attempt will succeed."""
 
 
 def head_key(pair: Pair) -> Key:
@@ -39,7 +39,7 @@ def head_key(pair: Pair) -> Key:
 
 
 def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
-    """Migrate a pair: write its items in the current layout. Returns False if the previous layout has no items of it.
+    """Migrate a pair: write its items in the current layout. Returns False if it has none in the previous layout.
 
     The migration can be interrupted and repeated, because it writes the same items each time. Old items are not
     deleted.
@@ -52,7 +52,7 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     if "through" in head:
         moving = {name: value for name, value in head.items() if name not in ("through", "fence_now")}
         if not table.put_version({**moving, "version": version}, version - 1):
-            raise Moving("another process is moving this pair")
+            raise Moving("another process is migrating this pair")
     items = {str(item["sk"]): item for item in table.query(pk, "a", keys.LAST)}
     entry = msgspec.json.decode(str(head["entry"]), type=Entry)
     done = items.get("done")

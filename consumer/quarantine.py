@@ -1,4 +1,4 @@
-"""Keep records that can never be processed in S3, under `set-aside/`."""
+"""Quarantine records that can never be processed: store them in S3 under `set-aside/`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from contract.objects import lines_object, quarantine_line
 
 @dataclass(frozen=True, slots=True)
 class S3SetAside:
-    """Writes one object per call under `set-aside/`. Its key contains the hash of the object's content."""
+    """Stores the records of each call in one object under `set-aside/`, whose key contains the hash of its content."""
 
     archive: Archive
 

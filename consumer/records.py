@@ -27,7 +27,7 @@ type Position = tuple[int, int]
 class Record:
     """One record of a stream.
 
-    `arrived_at` is the time of arrival by Kinesis's clock. A record with a `fault` is quarantined without being parsed.
+    `arrived_at` is its arrival time according to Kinesis. A record with a `fault` is quarantined without being parsed.
     """
 
     data: bytes
@@ -41,15 +41,12 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """Return the record's position in the shard.
-
-        Records from the same aggregated record share a sequence number.
-        """
+        """Return the position in the shard. Records of one aggregated record differ only in the second number."""
         return int(self.sequence_number), self.sub_sequence_number
 
 
 def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
-    """Yield the records of a Lambda batch in order, de-aggregated. A record of another stream gets a `fault`."""
+    """Yield the de-aggregated records of a Lambda batch. Invalid records and those of other streams get a `fault`."""
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]
@@ -74,7 +71,7 @@ def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
-    """Return the records that the Kinesis Producer Library aggregated into this one; otherwise the record itself."""
+    """Return the records that the Kinesis Producer Library aggregated into this one, or else the record itself."""
     data = record.data
     if not data.startswith(_MAGIC):
         return [record]
@@ -97,7 +94,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Return aws_kinesis_agg's message type.
+    """Return aws_kinesis_agg's protobuf message type.
 
     The library's own decoding function is not used, because it drops the rest of a record after an error.
     """
@@ -109,7 +106,7 @@ def _aggregated_record() -> Any:
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
     """Parse the geofence event of a record.
 
-    Raises InvalidEvent. Future times are compared with the record's arrival at Kinesis, not with our clock.
+    Raises InvalidEvent, for example if `createdAt` is too long after the record's arrival at Kinesis.
     """
     if record.fault:
         raise InvalidEvent((record.fault,))

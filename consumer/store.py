@@ -1,14 +1,14 @@
-"""Add events to the visits table. Each pair has one serial history of changes; a change is one conditional write.
+"""Add events to the visits table. Each (device, fence) pair changes serially; a change is one conditional write.
 
 1. Read the log (version v), and its chunks if the new events may change them. Compute the change.
 2. Put the log as version v + 1 if the stored version is still v. It includes the chunks to write and the notifications
-   to publish. This write is the change; a process that loses the race for it starts again.
-3. Write the chunks, publish the notifications.
+   to publish. This write is the change; a process that finds another version starts again.
+3. Write the chunks and publish the notifications.
 
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
 begins after the events of a change is delivered only after that change's batch succeeded, including step 3. In all
 other cases (a repeated batch, another shard) step 3 is repeated. So a process may die at any point, two processes may
-work on one device, and a slow one may continue late: a chunk replaces only an older version, and a notification that is
+work on one device, and a slow one may resume late: a chunk replaces only an older version, and a notification that is
 published again has the same id.
 """
 
@@ -49,7 +49,7 @@ class Arrival(NamedTuple):
     """The stream positions of a batch's first record and of the pair's last event in that batch.
 
     The last event matters, because two consumers of a shard (such as a worker that continues after losing its lease)
-    split it into different batches: only a batch that begins after all events of a change proves that the change is
+    may split it into different batches. Only a batch that begins after all events of a change proves that the change is
     complete.
     """
 
@@ -69,9 +69,9 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """The numbers of events by effect, of changed visits, and of notifications.
+    """Counts of events by effect, changed visits, orphan exits, and notifications.
 
-    A `superseded` event changes nothing, because another content with the same id takes precedence.
+    A `superseded` event changes nothing, because another event with the same id takes precedence.
     """
 
     added: int = 0
@@ -90,14 +90,14 @@ class Counts:
 class Added(Counts):
     """The result of adding events to a pair.
 
-    `refused` holds the reasons why DynamoDB will never store an event, by event id.
+    `refused` maps the id of each event that DynamoDB will never store to the error.
     """
 
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
 
 class _New(NamedTuple):
-    """The events that one change takes, by effect. `replaced` holds the stored contents that `added` supersedes."""
+    """The events of one change, by effect. `replaced` holds the stored events that `added` supersedes."""
 
     added: list[GeofenceEvent]
     replaced: list[GeofenceEvent]
@@ -107,7 +107,7 @@ class _New(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """The waiting events of one pair, and the pair's log. A change takes at most `at_once` events."""
+    """The events of one pair that are still to be added, and its log. One change adds at most `at_once` events."""
 
     pair: Pair
     waiting: list[GeofenceEvent]
@@ -154,8 +154,8 @@ class Store:
     ) -> dict[Pair, Added | Exception]:
         """Add events to each pair, and return the result for each pair.
 
-        An `Added` means that the events are stored and their notifications published. An exception means that the same
-        events must be added again.
+        An `Added` means that the events are stored and their notifications published. A PermanentError means that they
+        can never be stored; after any other exception, the same events must be added again.
         """
         jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -168,8 +168,8 @@ class Store:
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
         """Read the logs with eventual consistency, which costs half as much.
 
-        If a log is outdated, its conditional write fails. But nothing would reveal that a stale read missed a head of
-        the previous layout, so heads are read with strong consistency.
+        If the log read is outdated, the conditional write fails. But nothing would reveal that a stale read missed a
+        head of the previous layout, so heads are read with strong consistency.
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
@@ -219,7 +219,7 @@ class Store:
     def _forget_position(self, job: _Job) -> None:
         """Remove the position from the stored log.
 
-        Lambda may give up on this batch, and then later batches must not imply that the change is complete.
+        Lambda may discard this batch, and then later batches must not imply that the change is complete.
         """
         if job.log.position:
             item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
@@ -227,7 +227,7 @@ class Store:
                 self.table.put_version(item, job.log.version)
 
     def _commit(self, job: _Job) -> None:
-        """Write the change that the events cause, unless there is none or another process was faster."""
+        """Write the change that the events cause, if any; start again if another process changed the log first."""
         pk, first, last = keys.pair_range(job.pair, "#e")
         # An id is new only if it is in no chunk.
         earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
@@ -266,7 +266,7 @@ class Store:
         job.took(new)
 
     def _start_again(self, job: _Job) -> None:
-        """Discard the log, so that it is read again, because another process has changed it.
+        """Another process has changed the log: discard our copy, so that it is read again.
 
         Raises RaceLost after MAX_RACES attempts.
         """
@@ -278,7 +278,7 @@ class Store:
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """Return the visit changes and the new log. Only the parts that the events affect are computed."""
+        """Return the visit changes and the new log. Only chunks and visits that the events affect are recomputed."""
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])
@@ -316,10 +316,9 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Return the job of a pair.
+    """Return the job that adds events to a pair.
 
-    It contains only the first content of each event id in sort order, because the other contents cannot change
-    anything.
+    Of several contents with one event id, it contains only the one that counts by rule 2 of consumer/visits.py.
     """
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
@@ -355,9 +354,9 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the chunk or log to which a sort key belongs.
+    """Return the index of the chunk to which an event with this `order_of` key belongs, or of the log, which follows.
 
-    That is the first chunk that ends at or after the key, otherwise the log, which follows the last chunk.
+    The chunk is the first one whose last event sorts at or after the key.
     """
     return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 

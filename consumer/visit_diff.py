@@ -12,7 +12,7 @@ type Start = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits before and after adding events, by enter event: the visits that differ, and the last ones."""
+    """The visits before and after adding events, by enter event; unchanged visits, except the last, are left out."""
 
     before: Mapping[Start, Visit]
     after: Mapping[Start, Visit]

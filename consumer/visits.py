@@ -39,7 +39,7 @@ _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The settings of the rule. Stored visits depend on them, so changing them requires a rebuild."""
+    """The settings of the visit rule. Stored visits depend on them, so changing them requires a rebuild."""
 
     merge_gap: timedelta = timedelta(seconds=120)
     min_confidence: int = 0
@@ -56,7 +56,7 @@ class Pair(NamedTuple):
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """One stay. `exited_at` is None while the visit is open, and stays None if `exit_missed`.
+    """One stay of a device at a fence. `exited_at` is None while the visit is open, and stays None if `exit_missed`.
 
     `app_dwell_seconds` is the app's own measurement in the exit event. For a merged visit it covers only the last part.
     """
@@ -91,7 +91,7 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 
 def content_of(event: GeofenceEvent) -> Content:
-    """Return the key by which rule 2 sorts the contents of an event id."""
+    """Return the sort key of rule 2, which chooses among several contents with the same event id."""
     return (
         event.occurred_at,
         event.type,
@@ -101,7 +101,7 @@ def content_of(event: GeofenceEvent) -> Content:
 
 
 def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
-    """Return, for each event id of a pair, the content that counts by rule 2."""
+    """Return one event for each event id of a pair: the content that counts under rule 2."""
     first: dict[str, GeofenceEvent] = {}
     for event in events:
         other = first.setdefault(event.event_id, event)
@@ -111,7 +111,7 @@ def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
 
 
 def order_of(event: GeofenceEvent) -> Order:
-    """Return the key by which rule 4 sorts events."""
+    """Return the sort key by which rule 4 orders events: time, kind, id."""
     return event.occurred_at, _RANK[event.kind], event.event_id
 
 
