@@ -1,7 +1,7 @@
-"""Read the archive (a bucket or a folder) for the jobs, hour by hour, and verify each object.
+"""Read the event archive (an S3 bucket or a folder) hour by hour for the batch jobs, and verify each object.
 
-An object's key contains the SHA-256 of its lines and their number, so a reader can verify the content. An
-object that cannot be read is returned as a `Fault` with the reason, so that the job can report it and continue.
+An object's key contains the number of its lines and their SHA-256, so a reader can verify the content. If an
+object cannot be read, a `Fault` with the reason is returned, so that the job can report it and continue.
 """
 
 import gzip
@@ -40,7 +40,7 @@ READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wai
 
 @dataclass(frozen=True)
 class Stored:
-    """One object in a listing. `modified_at` is the time of the store's clock, in whole seconds, as S3 reports it."""
+    """One object in a listing. `modified_at` is in whole seconds, by the clock of the store, as in S3's listings."""
 
     key: str
     size: int
@@ -49,7 +49,7 @@ class Stored:
 
 @runtime_checkable
 class Store(Protocol):
-    """A store of objects. It must be picklable, because each Spark worker gets a copy."""
+    """An object store. It must be picklable, because each Spark worker gets a copy."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield the objects under a prefix, in no guaranteed order."""
@@ -58,7 +58,7 @@ class Store(Protocol):
     def read(self, key: str) -> bytes: ...
 
     def write(self, key: str, body: bytes) -> None:
-        """Write an object atomically, replacing any existing object with this key."""
+        """Write an object atomically. It replaces an existing object, except under events/ in a bucket."""
         ...
 
     def write_file(self, key: str, path: Path) -> None: ...
@@ -70,7 +70,7 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder with the same layout as the bucket."""
+    """A store in a local folder with the same layout as the bucket."""
 
     path: Path
 
@@ -195,7 +195,7 @@ def _s3() -> "S3Client":
 
 
 def open_store(location: str) -> Store:
-    """Return the store at `s3://bucket` or in a folder. Raises ValueError for a prefix inside a bucket."""
+    """Return the store for `s3://bucket` or for the path of a folder. Raises ValueError if a bucket has a prefix."""
     if not location.startswith("s3://"):
         return Folder(Path(location).resolve())
     bucket, _, rest = location.removeprefix("s3://").partition("/")
@@ -240,7 +240,7 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return the hour's non-empty objects under a prefix, sorted by key. Other programs may have written some."""
+    """Return the hour's non-empty objects under a prefix, sorted by key, including those of other programs."""
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -269,7 +269,7 @@ class Lines:
 
 
 def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = time.sleep) -> Lines | Fault:
-    """Read one object of `events/` and verify it against its key; return its lines, or the fault."""
+    """Read an archived object and verify it against its key; return its lines, or the fault if it cannot be read."""
     key = stored.key
     name = object_name(key)
     if name is None:
@@ -303,7 +303,7 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
         lines.pop()
     if len(lines) != name.lines:
         return Fault(
-            key, "wrong_line_count", f"The object has {len(lines)} lines, its key says {name.lines}."
+            key, "wrong_line_count", f"The object has {len(lines)} lines, but its key says {name.lines}."
         )
     return Lines(stored, lines)
 
@@ -321,7 +321,7 @@ def in_threads(work: Callable[[Stored], T], objects: Iterable[Stored]) -> Iterat
 
 
 def set_aside(store: Store, hour: datetime, faults: Sequence[Fault], job: str) -> str | None:
-    """Quarantine permanent faults with their reasons in one object; return its key, or None if there are none.
+    """Store a quarantine object with a line per permanent fault; return its key, or None if there are none.
 
     The same faults produce the same object.
     """

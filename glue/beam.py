@@ -1,7 +1,7 @@
-"""Compute the stream's `trucks_inside` table in a Beam pipeline, on DirectRunner, Flink or Dataflow.
+"""Compute the `trucks_inside` table of glue/stream.py in a Beam pipeline, on DirectRunner, Flink or Dataflow.
 
-The pipeline applies the same rule as the Spark stream (`glue.occupancy.advance`), and uses Beam's windows and
-counts.
+The pipeline applies the same rule as the Spark stream (`glue.occupancy.advance`), but uses Beam's own windowing
+and counting.
 
     python -m glue.beam --archive FOLDER --from 2026-11-16 --to 2026-11-17 --out trucks_inside [--runner …]
 
@@ -37,7 +37,7 @@ TRUCKS_INSIDE = pa.schema(
 def trucks_inside(
     pipeline: beam.Pipeline, store: Store, objects: Sequence[Stored], until: datetime
 ) -> beam.PCollection[tuple[datetime, str, str, int]]:
-    """Return (window start, tag, external id, number of trucks) for each fence and window with a truck inside.
+    """Return (window start, tag, external id, number of trucks) for each fence and window with trucks inside.
 
     Only windows that end by `until` are included.
     """

@@ -5,7 +5,7 @@
 
 The order is a promise: files are written under names that no manifest contains yet, then read back and compared
 with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small
-object, replaced. Readers use only files that a manifest names, so even after a crash they find either the old
+object, replaced. Readers use only files that a manifest names, so even after a crash they read either the old
 or the new files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not
 compacted again. Files that no manifest names are deleted after a grace period that is longer than the run time
 of any reader.
@@ -56,14 +56,14 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Return the part of the file names that differs from the file names in the previous manifest."""
+        """Return the part of the Parquet file names that makes them differ from those in the previous manifest."""
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
         """Yield each object with the number of its target file.
 
-        Files are filled up to `full_bytes` by the size of the objects, because gzipped NDJSON and Parquet have
-        about the same size.
+        A file is full when the sizes of its objects add up to `full_bytes`, because gzipped NDJSON and Parquet
+        have about the same size.
         """
         seen = 0
         for stored in self.objects:
@@ -73,7 +73,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadSummary:
-    """The result of reading an hour: the numbers of valid objects and lines, the lines' checksum, and the faults."""
+    """The result of reading an hour: counts of the valid objects and their lines, the lines' checksum, the faults."""
 
     objects: int
     lines: int
@@ -138,7 +138,7 @@ class IncompleteWrite(Exception):
 def commit(
     store: Store, source: Source, read: ReadSummary, files: Sequence[Written], engine: str
 ) -> dict[str, object]:
-    """Replace the hour's manifest, and return it.
+    """Replace the hour's manifest, and return the new one.
 
     Raises IncompleteWrite if the files do not hold exactly the lines that were read.
     """
@@ -170,7 +170,7 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the Parquet files of these hours that no manifest names and that were written until `before`.
+    """Return the Parquet files of these hours that no manifest names and that were not written after `before`.
 
     Such files remain after a replacement or a crash.
     """
@@ -213,7 +213,7 @@ def with_destination(batch: pa.RecordBatch, hour_us: int, bucket: int) -> pa.Rec
 
 
 def by_file(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Split sorted rows at the boundaries between target files; yield each group with its rows.
+    """Split sorted rows at the boundaries between target files; yield each file's group name with its rows.
 
     The columns that determine the target file are dropped.
     """

@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa.Table:
-    """Return the visits in MARTS.GEOFENCE_VISITS that were entered in the range."""
+    """Return the visits in MARTS.GEOFENCE_VISITS that began in the range."""
     from snowpipe import roles, settings, warehouse
 
     known = settings.load(os.environ, outputs)
@@ -106,7 +106,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--outputs", type=Path, help="outputs.json of a stack; default: environment variables, else .local/"
     )
-    parser.add_argument("--file", type=Path, help="Parquet export of the mart, instead of the warehouse")
+    parser.add_argument(
+        "--file", type=Path, help="a Parquet export of the mart to compare instead of the warehouse"
+    )
     given = parser.parse_args(argv)
     store = open_store(given.archive)
     try:

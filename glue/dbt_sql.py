@@ -1,4 +1,4 @@
-"""Transpile the warehouse's visit rule, a dbt model, to DuckDB's SQL, so that the rule exists only once."""
+"""Transpile the warehouse's visit rule, a dbt model, to DuckDB SQL, so that the rule is not written twice."""
 
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
     """Return the dbt model `restated_visits` as one DuckDB query over the table `stg_geofence_events`.
 
-    The model is rendered as for a full refresh.
+    The model is rendered as in a full refresh.
     """
     import sqlglot
     from jinja2 import Environment, StrictUndefined

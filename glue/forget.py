@@ -1,18 +1,18 @@
-"""Forget users and devices in the whole archive, object by object. An interrupted run can be repeated.
+"""Delete all events of the given users or devices from the archive. An interrupted run can be repeated.
 
     python -m glue.forget --archive s3://BUCKET --users ids.txt --request 2026-11-22-a [--engine spark]
     … load the new objects, then delete the RAW rows of the old ones with the SQL that the command prints …
     python -m glue.forget --archive s3://BUCKET --request 2026-11-22-a --finish
 
-The first run reads every event to follow the users to their devices and other ids (glue/person.py). It rewrites
-each object that contains the users' events: the remaining lines are stored in the same hour under the key of
-the new content, and the plan, forget/<request>/plan.json, records the old and the new key. The first run
-deletes nothing, because Snowpipe must load the new objects before the old rows are deleted, otherwise the
-warehouse would lack other users' events. `--finish` checks that every new object exists, deletes all versions
-of the old ones, and compacts their hours again.
+The first run reads every event to find the users' devices and other ids (glue/person.py). It rewrites each object
+that contains the users' events: the remaining lines are stored in the same hour under the key of the new content,
+and the plan, forget/<request>/plan.json, records the old and the new key. The first run deletes nothing, because
+Snowpipe must load the new objects before the old rows are deleted; otherwise the warehouse would lack other
+users' events. `--finish` checks that every new object exists, deletes all versions of the old ones, and compacts
+their hours again.
 
-A plan holds object keys and line numbers. It holds no id and no hash of one, so nobody can guess from it who was
-forgotten, and finishing needs no list of ids.
+A plan contains object keys and line numbers, but neither ids nor hashes of ids. Therefore it does not reveal whose
+events were deleted, and `--finish` needs no list of ids.
 
 Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. In a body or record that cannot be read as an
 event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/, old
@@ -91,9 +91,9 @@ def _split(subject: Subject, lines: Sequence[bytes]) -> _Split:
 def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
     """Rewrite an object without the subject's lines. Returns None if the object contains none of them.
 
-    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and NDJSON
-    or one JSON array, because Snowpipe loads all of these. An object that is not JSON and contains an id is
-    deleted as a whole.
+    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and contain
+    NDJSON or one JSON array, because Snowpipe loads all of these. An object that is not JSON is deleted as a
+    whole if it contains an id.
     """
     if stored.key.startswith(INVOCATION_RECORDS):
         return _rewrite_invocation_record(store, subject, stored)
@@ -189,7 +189,7 @@ def _in_record(subject: Subject, record: Mapping[str, str]) -> bool:
 
 
 def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
-    """Yield the objects under all searched prefixes. If `hours` is given, skip objects whose key names another hour."""
+    """Yield the objects under all searched prefixes, except those whose key names an hour outside `hours`."""
     for prefix in (*SEARCHED_PREFIXES, INVOCATION_RECORDS.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
             if not is_content(stored.key, stored.size):
@@ -203,7 +203,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return the ids that the events in an object name."""
+    """Return the ids in an object's events, as one `Names` per event."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)
@@ -263,7 +263,7 @@ def write_plan(store: Store, plan: Plan) -> None:
 
 
 def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
-    """Return the SQL that deletes the old objects' rows from RAW; run it only after the new objects are loaded."""
+    """Return the SQL that deletes the old objects' rows from RAW, to be run after the new objects are loaded."""
     statements = []
     for table, prefix in (("EVENTS", "events/"), ("REJECTED", "rejected/")):
         names = [pair["old"] for pair in plan["objects"] if pair["old"].startswith(prefix)]
@@ -279,7 +279,7 @@ class NotReady(Exception):
 
 
 def finish(store: Store, plan: Plan) -> int:
-    """Delete the old objects, and compact their hours again; return the number of old objects.
+    """Delete the plan's old objects, and compact their hours again; return the number of old objects.
 
     Raises NotReady if a new object does not exist.
     """

@@ -1,4 +1,4 @@
-"""Command-line options and reporting that all jobs share, locally and on Glue."""
+"""The command-line options and the report line that all jobs have in common, locally and on Glue."""
 
 import argparse
 import json

@@ -1,12 +1,12 @@
-"""The rule for the windowed tables, as pure functions over the events of one pair (device and fence).
+"""The rule for `trucks_inside` and `overdue_exits`, as pure functions over the events of one (device, fence) pair.
 
-It decides in which five-minute windows a device was inside a fence, and which visits did not end with an exit
-in time. Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls it
-once with all events. Both produce the same result, because a window is decided only after the watermark has
+The rule decides in which five-minute windows a device was inside a fence, and which visits did not end with an
+exit in time. Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls
+it once with all events. Both produce the same result, because a window is decided only after the watermark has
 passed its end, from all events before its end in the order of `consumer.visits` (createdAt; enter, dwell, exit;
-id). An enter starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts as
-inside a window if it was inside at any moment of it. Unlike the warehouse, the stream does not merge short gaps
-between visits, because that would need later events.
+id). An enter starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts in a
+window if it was inside the fence at any moment of the window. Unlike the warehouse, the stream does not merge
+visits separated by short gaps, because that would need later events.
 """
 
 import json
@@ -23,7 +23,7 @@ _RANK = {"enter": 0, "dwell": 1, "exit": 2}
 
 @dataclass(frozen=True)
 class Times:
-    """The length of a window, and the limits for a visit without an exit, in microseconds.
+    """The length of a window, and the time limits for a visit without an exit, in microseconds.
 
     Such a visit is reported as overdue after `overdue`. After `abandoned`, it no longer counts and its state is
     dropped, so that neither counts nor memory grow without bound.
@@ -35,7 +35,7 @@ class Times:
 
 
 class Crossing(NamedTuple):
-    """An event of one pair. Events are processed in the sort order of these tuples."""
+    """A geofence event of one pair. Events are processed in the sort order of these tuples."""
 
     at: int
     rank: int
@@ -43,7 +43,7 @@ class Crossing(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a pair between calls. An empty state need not be stored."""
+    """The state of a pair between two calls of `advance`. An empty state need not be stored."""
 
     pending: tuple[Crossing, ...] = ()
     since: int | None = None  # when the current visit was entered
@@ -91,7 +91,7 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
     window = state.decided_until or 0
     limit = max(window, watermark // times.window * times.window)
     while window < limit:
-        if since is None:  # no device is inside: continue at the window of the next event
+        if since is None:  # the device is outside: continue at the window of the next event
             if not pending:
                 break
             window = max(window, pending[0].at // times.window * times.window)

@@ -94,14 +94,14 @@ class _File:
         written = Written(self._key, self._rows, self._path.stat().st_size, self._checksum)
         self._folder.cleanup()
         if (found := read_back(store, self._key)) != written:
-            raise ReadBackMismatch(f"wrote {written}, read back {found}")
+            raise ReadBackMismatch(f"wrote {written}, but read back {found}")
         return written
 
 
 def write_rows(
     batches: Iterable[pa.RecordBatch], store: Store, key_of: Callable[[int], str], schema: pa.Schema
 ) -> Iterator[tuple[str, int]]:
-    """Write rows of any schema to numbered files of about FULL_BYTES; yield the key and number of rows of each file."""
+    """Write rows of any schema to numbered files of about FULL_BYTES; yield each file's key and number of rows."""
     number, rows = 0, 0
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "part.parquet"

@@ -1,8 +1,8 @@
-"""The ids of a person or a device, the links between these ids, and the rule for which events belong to a person.
+"""The ids of persons and devices, the links between these ids, and the rule that assigns events to a person.
 
 An event belongs to the users that it names at its top level or in `user` (`userId`, `user_id`, `user._id`, …).
 An event that names no user there belongs to the users named elsewhere in it, mainly in its metadata, and to the
-person whose device sent it. Another user's event that mentions the person stays. Ids are equal if their texts
+person whose device sent it. Another user's event that mentions the person is kept. Ids are equal if their texts
 are equal after Unicode normalization (NFC); a whole number is equal to the text of its digits. Case matters, as
 everywhere in the contract.
 """
@@ -246,8 +246,8 @@ def _inflated(text: bytes) -> bytes:
 class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
-    `shared` maps each device that other users also used to the number of these users. `unclear` holds the
-    values of `user._id` that occur with several user ids; events with no other id are not deleted.
+    `shared` maps each device that the subject shares with other users to their number. `unclear` holds the values
+    of `user._id` that occur with several user ids; events that contain no other id are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.
     """
@@ -259,10 +259,10 @@ class Followed:
 
 
 def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
-    """Find the other ids and the devices of a person.
+    """Find a person's other ids and devices.
 
-    A `user._id` that occurs with only one user id belongs to the same person. A device that no other user used
-    is the person's own.
+    A `user._id` that occurs with only one user id belongs to the same person. A device that no other user has
+    used is the person's own.
     """
     sightings = set(seen)
     users_of: defaultdict[str, set[str]] = defaultdict(set)

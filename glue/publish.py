@@ -1,4 +1,4 @@
-"""Upload the Glue jobs to the stage's bucket: each job's script, a zip of the modules they import, and requirements.
+"""Upload the Glue jobs to the stage's bucket: their scripts, a zip of the imported modules, and the requirements file.
 
 python -m glue.publish --archive s3://BUCKET
 """

@@ -1,11 +1,11 @@
-"""Rebuild visits and event conflicts from any range of the archive, to load or compare them (glue/compare.py).
+"""Rebuild visits and event conflicts from any time range of the archive, to load or compare them (glue/compare.py).
 
     rebuilt/<name>/visits/*.parquet, conflicts/*.parquet
     rebuilt/<name>/summary.json is written last; without it the rebuild is incomplete
 
 The visit rule is not repeated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), and Spark applies
-the consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result holds
-the visits entered in the range. Objects received within a margin before and after the range are read as well,
+the consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result contains
+the visits that began in the range. Objects received within a margin before and after the range are read as well,
 so that visits with late events and visits that cross a boundary are complete. If an hour has up-to-date Parquet
 files, these are read instead of its objects.
 
@@ -247,7 +247,7 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _as_utc(column: pa.Array, wanted: pa.DataType) -> pa.Array:
-    """Cast a column to a type. Times without a zone are in UTC, because DuckDB's TIMESTAMP has no zone."""
+    """Cast a column to a type. Times without a zone are taken as UTC, because DuckDB's TIMESTAMP has no zone."""
     if pa.types.is_timestamp(wanted) and column.type.tz is None:
         column = pc.assume_timezone(column, "UTC")
     return column.cast(wanted)
@@ -261,7 +261,7 @@ def part_key(name: str, what: str, number: int) -> str:
 
 
 def begin(store: Store, name: str) -> None:
-    """Delete an earlier rebuild of this name.
+    """Delete an earlier rebuild with this name.
 
     Its summary is deleted first, so that it never marks a partial rebuild as complete.
     """

@@ -1,4 +1,4 @@
-"""Parse archive lines into rows. Every engine uses this definition of the fields that jobs read."""
+"""Parse archive lines into rows. All engines share this definition of the fields that the jobs read."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -80,7 +80,7 @@ _envelope = msgspec.json.Decoder(_Envelope).decode
 def line_rows(read: Lines) -> pa.RecordBatch:
     """Convert every line of an object to a row of LINE.
 
-    An unreadable line has the type UNREADABLE, and its id, device and time are empty.
+    An unreadable line has the type UNREADABLE, and its id, device and time are null.
     """
     count = len(read.lines)
     rows: list[tuple[str | None, str, str | None, int | None]] = [_head(line) for line in read.lines]
@@ -117,7 +117,7 @@ def _device(event: _Envelope) -> str | None:
 def type_folder(type_: str) -> str:
     """Return the name of an event type's Hive folder: the percent-encoded type.
 
-    Types that are too long share a folder.
+    Types that are too long, or that are not valid folder names, share the folder OTHER.
     """
     name = quote(type_, safe="-_.~")
     return name if 0 < len(name) <= _MAX_TYPE_BYTES and name.strip(".") else OTHER
@@ -131,8 +131,8 @@ _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
     """Parse a line with the contract's own parser. Returns None if the line is not a geofence event.
 
-    About 19 of 20 lines are positions. Only lines that contain the name of a geofence type or a backslash,
-    which may be an escape in the name, are parsed.
+    About 19 of 20 lines are positions, so a line is parsed only if it contains a geofence type's name, or a
+    backslash, which may be an escape in that name.
     """
     if any(name in line for name in _NAMES) or b"\\" in line:
         try:
@@ -143,7 +143,7 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
 
 
 def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
-    """Return the event, or None if its time was impossible when it was received (as in dbt's typed_events)."""
+    """Return the event, or None if its time was already impossible on receipt. dbt's typed_events has the same rule."""
     hour = hour_of(stored.key) or stored.modified_at
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
@@ -151,7 +151,7 @@ def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> Geofence
 def _owned(line: bytes, stored: Stored) -> Owned | None:
     """Return the owner and the id of the event in a line; None if there is no event or its time was impossible.
 
-    This is the same rule as in dbt's typed_events.
+    dbt's typed_events has the same rule.
     """
     hour = hour_of(stored.key) or stored.modified_at
     try:
@@ -196,7 +196,7 @@ _NO_CROSSING = (None,) * 8
 
 
 def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
-    """Return the event's values for the columns of FACT from `device_id` on, in their order."""
+    """Return the event's values for the columns of FACT from `device_id` on, in column order."""
     return (
         event.device_id,
         event.fence.tag,
@@ -210,9 +210,9 @@ def crossing_values(event: GeofenceEvent) -> tuple[object, ...]:
 
 
 def content_hash(line: bytes) -> str:
-    """Return the hash of a line's JSON.
+    """Return a hash of a line's JSON.
 
-    The order of its names does not matter, as in Snowflake's comparison of VARIANTs.
+    The order of the members in an object does not matter, as in Snowflake's comparison of VARIANTs.
     """
     with suppress(msgspec.DecodeError):
         line = msgspec.json.encode(msgspec.json.decode(line), order="sorted")

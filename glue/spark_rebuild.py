@@ -93,7 +93,7 @@ _FOLDED = [*_PAIR, "occurred_us", "event_id", "type", "kind", "duration", "confi
 
 
 def _fold(merge_gap: timedelta, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Compute visits from sorted events; only the current visit is kept from batch to batch."""
+    """Compute visits from sorted events; between batches, only the current visit is kept in memory."""
     pair: tuple[str, str, str] | None = None
     visit: Visit | None = None
     for batch in batches:

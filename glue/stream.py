@@ -1,4 +1,4 @@
-"""Count the trucks inside each fence per five minutes, and find overdue visits, as objects are written to the archive.
+"""Count the trucks inside each fence per five-minute window, and find overdue visits, as the archive receives objects.
 
     streamed/<name>/trucks_inside/batch-000012.parquet
         window_start, geofence_tag, geofence_external_id, trucks
@@ -8,9 +8,9 @@
 Results are exactly-once: a batch's files are named by the batch number, and Spark repeats an unfinished batch
 with the same input and state, so the repeated batch replaces its own files. A window is counted in the one
 batch in which the watermark passes its end, so each row of `trucks_inside` is final. Events later than the
-allowed lateness are dropped here, counted as `late`, and still present in the warehouse. A phone with a fast
-clock cannot advance the watermark for others, because an event's time is at most the time at which the store
-wrote its object.
+allowed lateness are dropped here and counted as `late`; the warehouse still contains them. A phone with a fast
+clock cannot advance the watermark for others, because an event's time is never later than the time at which the
+store wrote its object.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """
@@ -237,7 +237,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--overdue-seconds", type=int, default=7200)
     parser.add_argument("--objects-a-batch", dest="objects_per_batch", type=int, default=10_000)
     parser.add_argument(
-        "--every-seconds", type=int, help="run continuously; default: process what is there now"
+        "--every-seconds", type=int, help="run continuously; default: process the existing objects once"
     )
     given = arguments(parser, argv)
     store = given.store

@@ -1,4 +1,4 @@
-"""Print the SQL that makes the external table (glue/compacted.sql) list exactly the files of the manifests.
+"""Print the SQL that makes the external table (glue/compacted.sql) list exactly the files named in the manifests.
 
     python -m glue.tables --archive s3://BUCKET --last-hours 26 --create | snow sql --stdin
 

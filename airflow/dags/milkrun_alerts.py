@@ -1,4 +1,4 @@
-"""Alert a person when a task has failed for good or a run has missed its deadline."""
+"""Alert a person when a task has failed after its last retry, or a run has missed its deadline."""
 
 import json
 import logging

@@ -2,8 +2,8 @@
 
 Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
 step does, its exit codes and its secrets, and works the same without Airflow. Airflow adds the graph, retries,
-deadlines, alerts and history. Every task can be repeated. Only one run is active at a time, because two would repair
-and compact the same hours.
+deadlines, alerts and history. Every task can be repeated. Only one run is active at a time, because two concurrent runs
+would repair and compact the same hours.
 
 Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),
 MILKRUN_STAGE (default: local), MILKRUN_FRESHNESS_MINUTES (the stage's freshnessMinutes; default: 60),
@@ -65,7 +65,8 @@ def step(name: str, hours: tuple[str, str]) -> BashOperator:
 def chain(hours: tuple[str, str]) -> None:
     """Create the tasks and set their order.
 
-    Repair runs before dbt, so that the models include every accepted event. Compaction needs no warehouse.
+    Repair runs before dbt, so that the models include every accepted event. Compaction runs beside dbt, because it
+    needs no warehouse.
     """
     repaired = step("reconcile", hours) >> step("repair", hours)
     with TaskGroup("dbt") as dbt:
@@ -102,7 +103,7 @@ with DAG(
 
 with DAG(
     "milkrun_backfill",
-    description="The same steps for a given range.",
+    description="Run the steps of milkrun_hourly for a given range.",
     schedule=None,
     start_date=datetime(2026, 11, 16),
     catchup=False,
