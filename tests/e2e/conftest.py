@@ -1,8 +1,9 @@
-"""One stack for the whole session, and a separate device for each test.
+"""Provide one stack for the whole session, and a new device id for each test.
 
-MILKRUN_E2E_OUTPUTS selects where the tests run: the path of an outputs.json, or the name of a deployed stage.
-`milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without it, the
-tests start a stack of their own (folder .local-test, ports from 4666) and delete it afterwards.
+MILKRUN_E2E_OUTPUTS selects an existing stack: it is the path of its outputs.json, or the name of a deployed
+stage. `milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without
+MILKRUN_E2E_OUTPUTS, the tests start their own stack (folder .local-test, ports from 4666) and delete it
+afterwards.
 """
 
 import os
@@ -58,14 +59,14 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[Aws]:
-    """Yield moto's S3, SNS and SQS, for tests of the warehouse that need no stack."""
+    """Yield moto's S3, SNS and SQS for the warehouse tests, which need no stack."""
     with Aws.running() as aws:
         yield aws
 
 
 @pytest.fixture(scope="module")
 def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake that uses the S3, SNS and SQS of `aws`."""
+    """Yield a local Snowflake that uses the S3, SNS and SQS of the `aws` fixture."""
     process = LocalProcess(tmp_path_factory.mktemp("local") / "snowflake", aws.endpoint).start()
     yield process
     process.stop()

@@ -1,7 +1,7 @@
-"""Make one dependency of a function fail temporarily.
+"""Make one AWS service fail temporarily for one function.
 
-The proxy of the fault suite stands in front of LocalStack, and the function's environment points to it.
-Killing LocalStack or its Kinesis mock instead would lose acknowledged data, which AWS never does.
+The fault suite's proxy runs in front of LocalStack, and the function's environment points to the proxy.
+Killing LocalStack or its Kinesis mock instead would lose acknowledged data, and AWS never loses such data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,10 @@ from tests.faults.proxy import Fault, Proxy, Rule
 
 
 class FaultProxy:
-    """A proxy that passes requests on or applies `fault` to them. `seen` counts the affected requests."""
+    """A proxy that applies `fault` to every request, or passes all requests on unchanged if `fault` is None.
+
+    `seen` counts the requests to which a fault was applied.
+    """
 
     def __init__(self, target: str) -> None:
         self._proxy = Proxy(target)
@@ -48,7 +51,7 @@ class FaultProxy:
 
 @contextmanager
 def environment_of(pipeline: Pipeline, function: str, changes: Mapping[str, str]) -> Iterator[None]:
-    """Inside the `with` block, run the function with these additional environment variables."""
+    """Inside the `with` block, run the function with `changes` added to its environment variables."""
     functions = pipeline.aws("lambda")
     name = f"milkrun-local-{function}"
     before = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]

@@ -1,4 +1,4 @@
-"""The pipeline as the end-to-end tests use it: post events, read archived objects, rows and visits, and poll."""
+"""Use the pipeline in end-to-end tests: post events, read objects, rows and visits, and wait for results."""
 
 import gzip
 import json
@@ -47,7 +47,10 @@ class Ran(NamedTuple):
 
 
 class Pipeline:
-    """A running stack or a deployed stage, as its users see it. The operator's tools run with `environment`."""
+    """A running stack or a deployed stage, as clients and operators see it.
+
+    `environment` contains the environment variables of the operator's commands.
+    """
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class Pipeline:
         return [json.loads(line) for line in lines]
 
     def published(self, device: str) -> list[Event]:
-        """Return the device's events on the stream since the start of the tests, in the order of each shard."""
+        """Return the device's events on the stream since the tests started, in order within each shard."""
         since = self._began_at - timedelta(seconds=5)
         records = read_stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
         # Other tests also put invalid records there, so parse only records that contain the device.
@@ -111,7 +114,7 @@ class Pipeline:
         return [e for e in events if (e.get("user") or {}).get("deviceId", e.get("deviceId")) == device]
 
     def visits_of(self, device: str) -> list[Stay]:
-        """Return the device's visits in DynamoDB, by entry time."""
+        """Return the device's visits in DynamoDB, ordered by entry time."""
         return list(read_stores.device_stays(self.aws("dynamodb"), self.outputs.visits_table, device))
 
     def mart_visits_of(self, device: str) -> list[Stay]:
@@ -119,7 +122,7 @@ class Pipeline:
         return sorted(stays, key=lambda stay: stay.entered_at)
 
     def rows(self, sql: str, *parameters: object) -> list[Row]:
-        """Query the warehouse and return the rows. `{db}` in the SQL text is replaced by the stage's database."""
+        """Query the warehouse and return the rows. `{db}` in the SQL text is replaced with the stage's database."""
         return self._warehouse.query(sql.replace("{db}", self.outputs.database), parameters)
 
     def raw_rows(self, event_id: str) -> list[dict[str, object]]:
@@ -130,7 +133,10 @@ class Pipeline:
         return [row | {"payload": json.loads(row["payload"])} for row in rows]
 
     def ops(self, *arguments: str) -> Ran:
-        """Run `milkrun …` in this process; return its exit code, its JSON result and its output."""
+        """Run `milkrun` with these arguments in this process.
+
+        Returns the exit code, the parsed JSON result (None without `--json`), and the output.
+        """
         ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
         if isinstance(ran.exception, Refusal):
             return Ran(ran.exception.exit_code, None, str(ran.exception))
@@ -142,7 +148,7 @@ class Pipeline:
 
 
 def token_source(outputs: Outputs, environment: Mapping[str, str]) -> Callable[[str], str] | None:
-    """Return a function that returns a token for a device; None if the stage requires no tokens."""
+    """Return a function that gets a token for a device; return None if the stage requires no tokens."""
     command = shlex.split(environment.get("MILKRUN_E2E_TOKEN_COMMAND", ""))
     if command:
         return cache(lambda device: subprocess.check_output([*command, device], text=True).strip())
@@ -150,8 +156,8 @@ def token_source(outputs: Outputs, environment: Mapping[str, str]) -> Callable[[
 
 
 def device_in(body: bytes) -> str:
-    """Return the first device id in a request's body, which is the device of its events; NO_DEVICE if there
-    is none.
+    """Return the device for which a request needs a token: the first device id in its body, or NO_DEVICE if
+    the body contains none.
     """
     text = body
     if body.startswith(b"\x1f\x8b"):
@@ -162,10 +168,10 @@ def device_in(body: bytes) -> str:
 
 
 def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
-    """Poll `probe` and return its first truthy value. Raises AssertionError after the time limit.
+    """Poll `probe` until its result is truthy, and return that result. Raises AssertionError after `within` seconds.
 
-    An AssertionError raised by `probe` counts as "not yet". On a deployed stage the limit is at least five
-    minutes, because Snowpipe alone takes a minute there.
+    An AssertionError raised by `probe` counts as "not yet". On a deployed stage the time limit is at least
+    five minutes, because Snowpipe alone takes a minute there.
     """
     if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
         deadline = time.monotonic() + within
@@ -181,7 +187,9 @@ def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float 
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s; last value: {problem or value!r}")
+            raise AssertionError(
+                f"The condition was not met within {within} s. Last value: {problem or value!r}"
+            )
         time.sleep(every)
 
 
@@ -207,7 +215,9 @@ def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields
 
 
 def round_trip(device: str, fences: Sequence[Fence], begins_at: datetime) -> Iterator[Event]:
-    """Yield the enter and exit events of a ten-minute visit to each of these fences in order, ten minutes apart."""
+    """Yield the enter and exit events of one visit to each fence, in this order. Each visit lasts ten
+    minutes, and ten minutes pass before the next one.
+    """
     for n, fence in enumerate(fences):
         entered_at = begins_at + timedelta(minutes=20 * n)
         yield crossing(device, "enter", entered_at, fence)

@@ -1,4 +1,4 @@
-"""Test the consumer on the stack: events in any order, poison records, and failures of the table and the bus."""
+"""Test the consumer on the stack: events in any order, poison records, and failures of DynamoDB and EventBridge."""
 
 import gzip
 import json
@@ -25,8 +25,8 @@ TIMEOUT_SECONDS = 150
 @contextmanager
 def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
     """Put a proxy between the consumer and one of its AWS services; yield the proxy."""
-    # Changed settings end the current batch, which is then retried; and while one batch fails, LocalStack
-    # reads no other shard. So no batch may be in progress when a test begins or ends.
+    # Changed settings end the current batch, which is then retried. While one batch fails, LocalStack reads no
+    # other shard. Therefore no batch may be in progress when a test begins or ends.
     caught_up(pipeline)
     with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
         behind = {f"AWS_ENDPOINT_URL_{service}": proxy.url}
@@ -55,7 +55,7 @@ def caught_up(pipeline: Pipeline) -> None:
 
 
 def put(pipeline: Pipeline, *datas: bytes, key: str) -> None:
-    """Put records directly on the stream. Records with the same key go to the same shard, so their order is kept."""
+    """Put records directly on the stream, all with the same partition key, so that one shard keeps them in order."""
     records = [{"Data": data, "PartitionKey": key} for data in datas]
     answer = pipeline.aws("kinesis").put_records(StreamName=pipeline.outputs.stream, Records=records)
     assert answer["FailedRecordCount"] == 0
@@ -72,13 +72,13 @@ def aside_of(pipeline: Pipeline, key: str) -> list[Event]:
 
 
 def shape(stays: list[Stay]) -> list[tuple[object, ...]]:
-    """Return the fence, start, end and missing exit of each visit, without device and event ids."""
+    """Return each visit's fence, entry time, exit time and missing-exit flag, without device and event ids."""
     return [(s.fence, s.entered_at, s.exited_at, s.exit_missed) for s in stays]
 
 
 def flapping(device: str) -> Iterator[Event]:
-    """Yield the events of a morning with regular visits, flapping that is merged, a missing exit and an
-    orphan exit.
+    """Yield a morning's events: regular visits, visits so close together that they are merged, a visit with a
+    missing exit, and an orphan exit.
     """
     farms = [Fence("farm", f"farm-{n}") for n in range(4)]
     yield from round_trip(device, farms, MORNING)
@@ -92,7 +92,9 @@ def flapping(device: str) -> Iterator[Event]:
 
 
 @pytest.mark.stage
-def test_shuffled_and_repeated_events_produce_the_same_visits(pipeline: Pipeline, device: str) -> None:
+def test_shuffled_and_repeated_events_produce_the_same_visits_as_ordered_events(
+    pipeline: Pipeline, device: str
+) -> None:
     clean, mixed = f"{device}-clean", f"{device}-mixed"
     assert pipeline.post(*flapping(clean)).status == 202
     chance = random.Random(7)
@@ -129,7 +131,7 @@ def test_poison_records_are_quarantined_without_delaying_other_records(
 
 
 @pytest.mark.stage
-def test_records_aggregated_by_the_kpl_are_processed_one_by_one(pipeline: Pipeline, device: str) -> None:
+def test_every_event_in_a_record_aggregated_by_the_kpl_is_processed(pipeline: Pipeline, device: str) -> None:
     from aws_kinesis_agg.aggregator import RecordAggregator
 
     packed = RecordAggregator()
@@ -141,7 +143,7 @@ def test_records_aggregated_by_the_kpl_are_processed_one_by_one(pipeline: Pipeli
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_AFTER])
-def test_events_sent_during_a_table_failure_become_visits_after_recovery(
+def test_events_sent_during_a_dynamodb_failure_become_visits_after_recovery(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
     sent = list(round_trip(device, [FARM, Fence("farm", "other")], MORNING))
@@ -158,7 +160,9 @@ def test_events_sent_during_a_table_failure_become_visits_after_recovery(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
-def test_notifications_resent_after_a_bus_failure_keep_their_ids(pipeline: Pipeline, device: str) -> None:
+def test_notifications_resent_after_an_eventbridge_failure_keep_their_ids(
+    pipeline: Pipeline, device: str
+) -> None:
     with queue_of_notifications(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.THROTTLED
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202

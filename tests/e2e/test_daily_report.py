@@ -31,7 +31,7 @@ TABLES = (
 
 @pytest.fixture(scope="module")
 def session(local: LocalProcess) -> Iterator[Snowflake]:
-    """Yield a session with a database DB that contains the schemas MARTS and STAGING."""
+    """Yield a Snowflake session with a database DB that contains the schemas MARTS and STAGING."""
     with local.connect() as connection:
         session = Snowflake(connection, "the local Snowflake")
         session.query("CREATE DATABASE DB")
@@ -42,9 +42,10 @@ def session(local: LocalProcess) -> Iterator[Snowflake]:
 
 @pytest.fixture
 def marts(session: Snowflake) -> Snowflake:
-    """Return the session with the data of one day in the marts.
+    """Fill the marts with one day's data, and return the session.
 
-    The data is three visits of truck-1, one visit of `=1+1` whose exit was missed, and pickups.
+    The data contains three visits by truck-1, one visit with a missing exit by a device named `=1+1`, and a
+    pickup. truck-9 last sent an event a week earlier.
     """
     for table in TABLES:
         session.query(f"CREATE OR REPLACE TABLE DB.{table}")
@@ -93,7 +94,7 @@ def test_report_lists_totals_places_missing_exits_silent_trucks_and_data_quality
     ]  # fmt: skip
 
 
-def test_day_ends_at_midnight_in_the_fleets_time_zone(marts: Snowflake) -> None:
+def test_day_begins_and_ends_at_midnight_in_the_fleets_time_zone(marts: Snowflake) -> None:
     marts.query(
         "INSERT INTO DB.MARTS.GEOFENCE_VISITS SELECT column1, 'truck-2', 'farm', 'farm-1', column2, NULL, NULL, FALSE"
         " FROM VALUES ('5', '2026-11-26 22:59:59'), ('6', '2026-11-26 23:00:00'),"
@@ -103,7 +104,7 @@ def test_day_ends_at_midnight_in_the_fleets_time_zone(marts: Snowflake) -> None:
 
 
 def test_all_visits_of_a_large_fleet_are_counted(marts: Snowflake) -> None:
-    """Two thousand trucks make twelve thousand more visits, half of them with a missing exit."""
+    """Add 12,000 visits by 2,000 trucks to the fixture's four visits. Half of the added visits have a missing exit."""
     marts.query(
         "INSERT INTO DB.MARTS.GEOFENCE_VISITS SELECT 'many-' || n, 'van-' || MOD(n, 2000), 'farm', 'f-' || MOD(n, 30),"
         " DATEADD('second', n, '2026-11-27 06:00'::TIMESTAMP_NTZ), NULL, NULL, MOD(n, 2) = 0"
@@ -136,7 +137,7 @@ def test_truck_that_sent_an_event_in_the_first_hour_of_a_25_hour_day_is_not_sile
     assert [list(table.rows) for table in found.tables if table.title == "Silent trucks"] == [[]]
 
 
-def test_hostile_names_are_escaped_in_the_page_and_the_csv_file(marts: Snowflake) -> None:
+def test_hostile_names_are_escaped_in_the_html_page_and_the_csv_file(marts: Snowflake) -> None:
     found = report(marts)
     page = as_html(found)
     assert "farm/&lt;b&gt;" in page

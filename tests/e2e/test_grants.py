@@ -1,7 +1,8 @@
-"""Test that every grant of the DDL is needed: without the grant, a statement of the project fails.
+"""Test that every grant in the DDL is needed: without it, a statement that the project runs fails.
 
-No stack is needed. The grants are read from snowpipe/ddl, one privilege at a time. The statements are those
-that the commands, dbt, the pipe check and readers send with their roles (docs/warehouse.md, docs/deploy.md).
+No stack is needed. Each privilege in the GRANT statements of snowpipe/ddl is revoked separately. The tested
+statements are those that the commands, dbt, the pipe check and readers run with their roles
+(docs/warehouse.md, docs/deploy.md).
 """
 
 import re
@@ -33,7 +34,7 @@ def for_both_pipes(*statements: str) -> tuple[str, ...]:
     return tuple(statement.format(name=name) for name in PIPES for statement in statements)
 
 
-# Statements in order. A prefix names another role that sends the statement.
+# The statements of each role, in order. A statement may begin with the name of another role that runs it.
 STATEMENTS: dict[str, tuple[str, ...]] = {
     # status, history, refresh, backfill, reload, pause, resume
     "LOADER": (
@@ -52,7 +53,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
             for view in ("LOADED_FILES", "LOAD_DELAYS", "LOAD_FAILURES")
         ),
     ),
-    # dbt: models of each materialization, in the schema of the session
+    # dbt: models of each materialization, in the session's schema
     "TRANSFORMER": (
         "SELECT payload FROM {database}.RAW.EVENTS",
         "SELECT payload FROM {database}.RAW.REJECTED",
@@ -75,7 +76,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
         "TRANSFORMER: CREATE OR REPLACE VIEW {database}.MARTS.B_VIEW AS SELECT 1 AS a",
         "SELECT * FROM {database}.MARTS.B_VIEW",
     ),
-    # query, and the commands of `milkrun`
+    # `milkrun warehouse query`, and the other commands of `milkrun`
     "OPERATOR": (
         "SELECT COUNT(*) AS n FROM {database}.RAW.EVENTS",
         "SELECT * FROM {database}.MARTS.A_TABLE",
@@ -97,7 +98,9 @@ ROLES = tuple(STATEMENTS)
 
 @dataclass(frozen=True)
 class Grant:
-    """A grant of a privilege on an object to a role; the names are templates."""
+    """A grant in the DDL: a privilege on an object, or another role, granted to `role`. Names may contain
+    placeholders, such as `{database}`.
+    """
 
     privilege: str
     on: str
@@ -125,7 +128,7 @@ GRANTS = grants_of_the_ddl()
 
 @dataclass
 class Roles:
-    """A stage with a session per role, and a session of an administrator who has only SYSADMIN."""
+    """A stage with one session per role, and an administrator's session with only SYSADMIN."""
 
     stage: Stage
     sessions: dict[str, Snowflake] = field(default_factory=dict)
@@ -137,7 +140,7 @@ class Roles:
         return self.sessions[role].query(statement.format(database=self.stage.database))
 
     def refusals(self, role: str, statements: Sequence[str]) -> Iterator[str]:
-        """Run the statements and yield the errors of those that the role may not run."""
+        """Run the statements with this role, and yield the error message of each statement that is refused."""
         for statement in statements:
             try:
                 self.run(role, statement)
@@ -170,10 +173,9 @@ def roles(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
             assert [*made.refusals(role, STATEMENTS[role])] == [], "every revoked privilege was granted again"
 
 
-def test_every_role_is_used_and_granted_to_sysadmin(roles: Roles) -> None:
-    """Objects that dbt creates belong to dbt's role.
-
-    If SYSADMIN did not have that role, no administrator could read them.
+def test_every_role_in_the_ddl_has_tested_statements_and_is_granted_to_sysadmin(roles: Roles) -> None:
+    """Objects that dbt creates are owned by dbt's role. No administrator could read them if SYSADMIN had not
+    been granted that role.
     """
     text = "\n".join(path.read_text() for path in DDL.glob("*.sql"))
     assert set(re.findall(r"CREATE ROLE IF NOT EXISTS {database}_(\w+)", text)) == set(ROLES)
@@ -181,7 +183,7 @@ def test_every_role_is_used_and_granted_to_sysadmin(roles: Roles) -> None:
 
 
 @pytest.mark.parametrize("grant", GRANTS, ids=lambda grant: grant.sql("GRANT", "DB").removeprefix("GRANT "))
-def test_statement_fails_without_its_grant(roles: Roles, grant: Grant) -> None:
+def test_revoking_any_grant_makes_a_statement_fail(roles: Roles, grant: Grant) -> None:
     database = roles.stage.database
     role = grant.role.removeprefix("{database}_")
     roles.stage.query(grant.sql("REVOKE", database))

@@ -1,5 +1,5 @@
-"""Test starting, using and stopping a stack in an environment in which nearly every variable is set to a
-misleading value.
+"""Test that a stack can be started, used and stopped although nearly every relevant environment variable has
+a misleading value.
 """
 
 import json
@@ -20,7 +20,7 @@ HOSTILE = {
     **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), NOWHERE),
     "ALL_PROXY": "socks5://127.0.0.1:9",
     "all_proxy": "socks5://127.0.0.1:9",
-    # an incomplete AWS account
+    # an incomplete AWS configuration
     "AWS_PROFILE": "no-such-profile",
     "AWS_DEFAULT_PROFILE": "no-such-profile",
     "AWS_ENDPOINT_URL_S3": NOWHERE,
@@ -29,7 +29,7 @@ HOSTILE = {
     "AWS_USE_FIPS_ENDPOINT": "true",
     "AWS_REGION": "mars-north-1",
     "AWS_SESSION_TOKEN": "expired",
-    # a Snowflake account of someone else
+    # someone else's Snowflake account
     "SNOWFLAKE_ACCOUNT": "production",
     "SNOWFLAKE_DEFAULT_CONNECTION_NAME": "no-such-connection",
     # Python
@@ -52,7 +52,7 @@ HOSTILE = {
     "npm_config_ignore_scripts": "true",
     "SLS_DEBUG": "*",
     "SERVERLESS_ACCESS_KEY": "expired",
-    # settings of LocalStack and dbt for another project
+    # LocalStack and dbt settings for another project
     "SERVICES": "sqs",
     "GATEWAY_LISTEN": "0.0.0.0:1",
     "LAMBDA_RUNTIME_EXECUTOR": "docker",
@@ -83,7 +83,9 @@ HOME_FILES = {
 
 @dataclass(frozen=True)
 class Desk:
-    """A developer's machine. Each command runs in the clone with all the misleading variables and a umask of 077."""
+    """A developer's machine. Each command runs in the clone with all misleading environment variables and a
+    umask of 077.
+    """
 
     folder: Path
     environment: dict[str, str]
@@ -142,7 +144,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     assert not (folder / "stack").exists()
 
 
-def test_demo_passes_all_checks_despite_misleading_variables(desk: Desk) -> None:
+def test_demo_passes_all_checks_despite_misleading_environment_variables(desk: Desk) -> None:
     demo = json.loads(desk.python("ops", "demo", "--trucks", "2", "--farms", "6", "--json"))
     assert [line["name"] for line in demo["lines"] if not line["equal"]] == []
     found = {line["name"]: line["found"] for line in demo["lines"]}
@@ -160,13 +162,13 @@ def test_demo_passes_all_checks_despite_misleading_variables(desk: Desk) -> None
         ("tools.stack", "status", "--json"),
     ],
 )
-def test_command_reaches_the_local_stack_despite_misleading_variables(
+def test_command_reaches_the_local_stack_despite_misleading_environment_variables(
     desk: Desk, command: tuple[str, ...]
 ) -> None:
     json.loads(desk.python(*command))
 
 
-def test_warehouse_commands_use_the_local_stack_if_outputs_are_given(desk: Desk) -> None:
+def test_warehouse_commands_with_the_outputs_option_use_the_local_stack(desk: Desk) -> None:
     outputs = str(desk.folder / "stack" / "outputs.json")
     assert json.loads(desk.python("snowpipe", "status", "--json", "--outputs", outputs))
     count = json.loads(
@@ -177,7 +179,7 @@ def test_warehouse_commands_use_the_local_stack_if_outputs_are_given(desk: Desk)
     assert count[0]["n"] > 0
 
 
-def test_misleading_variables_do_not_reach_the_servers(desk: Desk) -> None:
+def test_misleading_environment_variables_do_not_reach_the_stacks_servers(desk: Desk) -> None:
     logs = "".join(path.read_text() for path in (desk.folder / "stack" / "logs").glob("*.log"))
     for foreign in ("no-such-profile", "production", "mars-north-1", "no/such"):
         assert foreign not in logs

@@ -1,4 +1,4 @@
-"""Test that SQLite, the plain SQL and the staging models read any text and number in the same way."""
+"""Test that the SQLite database, the plain SQL queries and dbt's staging models read any text or number alike."""
 
 import itertools
 import sqlite3
@@ -63,7 +63,7 @@ def events(draw: st.DrawFn) -> Event:
 
 @pytest.fixture(scope="module")
 def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Yield a stage whose database contains the staging view of typed events."""
+    """Yield a stage whose database contains the staging view TYPED_EVENTS."""
     stage = Stage(tmp_path_factory.mktemp("stage"), local, aws)
     stage.done("apply")
     stage.done("dbt", "--quiet", "run", "--select", "typed_events")

@@ -1,4 +1,4 @@
-"""Test every status and every code in docs/openapi.yaml on a running stack."""
+"""Test every HTTP status and every error code in docs/openapi.yaml on a running stack."""
 
 import gzip
 import hashlib
@@ -38,7 +38,7 @@ GZIP = JSON | {"Content-Encoding": "gzip"}
 
 
 def assert_documented(answer: Answer) -> None:
-    """Assert that docs/openapi.yaml describes this response."""
+    """Assert that this response matches its schema in docs/openapi.yaml."""
     response = DOCUMENT["paths"]["/v1/events"]["post"]["responses"][str(answer.status)]
     media_type = answer.headers["content-type"]
     schema = {**response["content"][media_type]["schema"], "components": DOCUMENT["components"]}
@@ -88,7 +88,7 @@ def test_repeated_request_adds_no_object(pipeline: Pipeline, device: str) -> Non
 @pytest.mark.stage
 @pytest.mark.parametrize("form", ["single", "array", "envelope", "envelope of one", "NDJSON"])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_every_body_form_is_accepted_plain_and_compressed(
+def test_every_body_form_is_accepted_uncompressed_and_gzipped(
     pipeline: Pipeline, device: str, form: str, zipped: bool
 ) -> None:
     sent = event(device, note="ö, \u2028 and 1.50")
@@ -128,7 +128,7 @@ def test_object_metadata_contains_the_receive_time_and_app_version(pipeline: Pip
 
 @dataclass(frozen=True)
 class Case:
-    """A request and its expected status and codes."""
+    """A request, the expected HTTP status of its response, and the expected error codes."""
 
     status: int
     codes: list[str]
@@ -137,7 +137,7 @@ class Case:
 
 
 def wrong(*codes: str, **changes: object) -> Case:
-    """Return the case of a geofence event with these fields changed, which must be rejected with `codes`.
+    """Return a case: a geofence event with these changes must be rejected with `codes`.
 
     The value None removes a field.
     """
@@ -192,7 +192,7 @@ def test_every_refused_request_gets_the_documented_code(pipeline: Pipeline, case
 
 
 @pytest.mark.stage
-def test_event_id_sent_with_two_contents_is_stored_twice_and_reported_as_a_conflict(
+def test_events_with_one_id_and_different_contents_are_accepted_and_reported_as_a_conflict(
     pipeline: Pipeline, device: str
 ) -> None:
     sent = event(device)
@@ -206,7 +206,7 @@ def test_event_id_sent_with_two_contents_is_stored_twice_and_reported_as_a_confl
 
 @pytest.mark.stage
 @pytest.mark.parametrize("headers", [{}, {"x-api-key": "nobody's"}])
-def test_request_without_a_valid_key_is_refused(pipeline: Pipeline, headers: dict[str, str]) -> None:
+def test_request_without_a_valid_api_key_is_refused(pipeline: Pipeline, headers: dict[str, str]) -> None:
     answer = pipeline.post_body(VALID, JSON | headers, with_key=False)
     assert answer.status == 403
     assert "not_json" not in answer.body
@@ -218,7 +218,7 @@ RADAR_SECRET = f"radar-token@{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
 
 @pytest.fixture
 def secrets(pipeline: Pipeline) -> Iterator[list[bytes]]:
-    """Make the ingest function accept only requests signed with one of the yielded secrets."""
+    """Make the ingest function accept only signed requests; yield two of the secrets that it accepts."""
     name = "/milkrun/local/e2e-signature-secrets"
     pipeline.aws("ssm").put_parameter(
         Name=name, Value=f"old-secret new-secret {RADAR_SECRET}", Type="SecureString", Overwrite=True
@@ -233,7 +233,9 @@ def signed(secret: bytes, at: float, body: bytes) -> dict[str, str]:
     return {"X-Milkrun-Timestamp": str(int(at)), "X-Milkrun-Signature": sign(secret, int(at), body)}
 
 
-def test_requests_signed_with_either_secret_are_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
+def test_requests_signed_with_either_of_two_secrets_are_accepted(
+    pipeline: Pipeline, secrets: list[bytes]
+) -> None:
     for secret in secrets:
         assert pipeline.post_body(VALID, JSON | signed(secret, time.time(), VALID)).status == 202
         zipped = pipeline.post_body(gzip.compress(VALID), GZIP | signed(secret, time.time(), VALID))
@@ -294,8 +296,8 @@ def test_request_during_an_s3_failure_gets_503_and_nothing_is_published(
 
 
 def test_lost_s3_response_creates_no_second_object(pipeline: Pipeline, device: str) -> None:
-    """S3 stored the object but the response was lost. The retry gets 412, which means that the object is
-    archived.
+    """S3 stored the object, but its response was lost. The retry gets a 412, which means that the object
+    already exists.
     """
     sent = crossing(device, "enter", NOW)
     with s3_behind_a_proxy(pipeline) as s3:
@@ -346,7 +348,7 @@ schema.config.phases.coverage.enabled = False  # hundreds of requests; CASES abo
     ],
 )
 def test_every_response_matches_the_openapi_document(case: object, pipeline: Pipeline) -> None:
-    """Violations of the schema need not be refused, because a batch is accepted even if one event is invalid."""
+    """A request that violates the schema may still be accepted, because one invalid event does not reject its batch."""
     # LocalStack itself fails on multipart bodies without a boundary; they never reach the function.
     assume("multipart" not in str(case.media_type) + str(case.headers.get("Content-Type")))
     headers = {"x-api-key": pipeline.outputs.api_key}

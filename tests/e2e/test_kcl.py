@@ -1,6 +1,4 @@
-"""Test the consumer as a KCL worker on its own stream and table: workers are killed, share shards, and are
-stopped.
-"""
+"""Test the consumer as a KCL worker on its own stream and table: killed workers, shared shards, and an orderly stop."""
 
 import json
 import os
@@ -45,7 +43,7 @@ ENDED_BY_SIGTERM = 143  # Java's exit code
 
 @dataclass
 class Yard:
-    """A stream with two shards, a table like the deployed one, and the workers that use them."""
+    """A stream with two shards, a table with the schema of the deployed visits table, and the workers that use them."""
 
     pipeline: Pipeline
     folder: Path
@@ -86,7 +84,7 @@ class Yard:
         }
 
     def forget_leader(self, application: str) -> None:
-        """Delete the leader entry, as the library does two minutes after the leading worker has died."""
+        """Delete the leader's entry, as the KCL does two minutes after the leading worker has died."""
         key = {"key": {"S": "Leader"}}
         self.pipeline.aws("dynamodb").delete_item(TableName=f"{application}-CoordinatorState", Key=key)
 
@@ -119,7 +117,7 @@ class Worker:
             )
 
     def batches(self) -> list[dict[str, object]]:
-        """Return the canonical log lines that the worker has written so far."""
+        """Return the `records_consumed` log lines that the worker has written so far, one per batch."""
         lines = self._log.read_text().splitlines(keepends=True)
         ours = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         return [line for line in ours if line["event"] == "records_consumed"]
@@ -133,7 +131,7 @@ class Worker:
         return asking.returncode == 0
 
     def tree(self) -> list[int]:
-        """Return the process ids of the worker and its shard processes."""
+        """Return the process ids of the worker and its descendants, which process the shards."""
         found, parents = [], [self.process.pid]
         while parents:
             found += parents
@@ -145,7 +143,7 @@ class Worker:
         return found
 
     def kill(self) -> None:
-        """Kill the worker and its shard processes at once with SIGKILL, as a host failure would."""
+        """Kill the worker and its descendants with SIGKILL, as if their host had failed."""
         tree = self.tree()
         for pid in (*tree[1:], tree[0]):
             with suppress(ProcessLookupError):
@@ -191,7 +189,7 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
         yield from round_trip(f"{device}-{truck}", fences, MORNING)
 
 
-def test_killed_worker_loses_no_event(yard: Yard, device: str) -> None:
+def test_killed_kcl_worker_loses_no_event(yard: Yard, device: str) -> None:
     yard.put(list(rounds(device)))
     first = yard.worker(yard.stream)
     eventually(lambda: first.consumed() > 0, within=150)
@@ -206,7 +204,7 @@ def test_killed_worker_loses_no_event(yard: Yard, device: str) -> None:
     assert second.ask_to_end() == ENDED_BY_SIGTERM
 
 
-def test_two_workers_share_the_shards_and_checkpoint_when_they_stop(yard: Yard, device: str) -> None:
+def test_two_kcl_workers_share_the_shards_and_write_checkpoints_when_stopped(yard: Yard, device: str) -> None:
     application = f"{yard.stream}-shared"
     workers = [yard.worker(application), yard.worker(application)]
 

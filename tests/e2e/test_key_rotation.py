@@ -1,4 +1,4 @@
-"""Test the rotation of the stage's API key: both keys are accepted, then only the new one."""
+"""Test the rotation of the stage's API key: at first both keys are accepted, then only the new one."""
 
 from collections.abc import Callable, Iterator
 

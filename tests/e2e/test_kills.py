@@ -1,7 +1,7 @@
-"""Test that `milkrun up` repairs a stack after SIGKILL of each process, and of each ordered pair of processes.
+"""Test that `milkrun up` repairs a stack after any process, or any two processes in either order, have been killed.
 
-One stack serves all cases. Data that LocalStack or its Kinesis mock had in memory is lost with it; `up` must say so and
-delete nothing.
+All cases use the same stack. If LocalStack or its Kinesis mock dies, the data in its memory is lost; `up`
+must report the loss and delete nothing.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class State:
 
 
 class Lab:
-    """A stack with its console, and the command line."""
+    """A stack with its console, and the `milkrun` command line."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.stack = Stack.of(environment)
@@ -104,7 +104,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.mark.parametrize("names", KILLS, ids="-".join)
-def test_up_restarts_killed_processes_and_deletes_nothing(lab: Lab, names: tuple[str, ...]) -> None:
+def test_up_restarts_killed_processes_or_reports_lost_data_and_deletes_nothing(
+    lab: Lab, names: tuple[str, ...]
+) -> None:
     if not lab.stack.is_up():  # because an earlier case failed
         lab.stack.up(discard=True)
     before = lab.state()

@@ -40,16 +40,15 @@ TYPES = {
     "dwell": "user.dwelled_in_geofence",
     "exit": "user.exited_geofence",
 }
-# The columns that may differ: `read_through`, the run that added the row, and `loaded_at`, because a repetition that
-# began to be read before what was read first replaces no geofence event.
+# The columns that may differ: `read_through`, the run that added the row, and `loaded_at`, because a repeated event
+# does not replace a staged geofence event even if its file was scanned earlier.
 TABLES = {
     "STAGING.STG_EVENTS": ("read_through",),
     "STAGING.STG_GEOFENCE_EVENTS": ("loaded_at", "read_through"),
     "STAGING.STG_PICKUPS": ("read_through",),
     "STAGING.EVENT_CONFLICTS": (),
     "STAGING.EVENT_LEDGER": ("read_through",),
-    # The end of a pair's time range is an upper bound: its last event may have been replaced by an earlier
-    # one.
+    # The end of a pair's time range is an upper bound, because its last event may have been replaced by an earlier one.
     "STAGING.GEOFENCE_PAIR_HEADS": ("last_event_at", "loaded_at"),
     "STAGING.GEOFENCE_PAIR_DAYS": (),
     "MARTS.GEOFENCE_VISITS": ("loaded_at",),
@@ -62,7 +61,9 @@ TABLES = {
 
 @dataclass(frozen=True)
 class Delivery:
-    """A row of RAW: an event, the time at which S3 received it, and the run whose files contain it."""
+    """A row of RAW: an event, the time at which its file was stored in S3, and the number of the load that
+    adds the row.
+    """
 
     event: dict[str, object]
     received_at: datetime
@@ -78,9 +79,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snowflake,
 
 
 def history_of(rng: random.Random, device: str) -> list[Delivery]:
-    """Return the deliveries of a device's events over several days.
+    """Return random deliveries of one device's events over several days.
 
-    Events are delivered in order, late, repeatedly, and with different contents for the same id.
+    Events are delivered in order, late, repeatedly, or with different contents under the same id.
     """
     made: list[Delivery] = []
     at = START + timedelta(days=rng.randrange(20), minutes=rng.randrange(1440))
@@ -105,7 +106,7 @@ def history_of(rng: random.Random, device: str) -> list[Delivery]:
         else:
             place = [5 + rng.random(), 53 + rng.random()]
             event |= {"type": "user.updated_trip", "location": {"coordinates": place}}
-        # Events of most devices arrive in the run of their time; events of some devices arrive in any run.
+        # Tidy devices deliver each event in the run of its time; the others deliver in any run.
         run = min(RUNS - 1, number * RUNS // 25) if is_tidy else rng.randrange(RUNS)
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             delay = timedelta(minutes=rng.choice([0, 1, 59, 600, 3000]))
@@ -157,8 +158,8 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
 def test_incremental_runs_produce_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The events include late, repeated and conflicting events. The visits must equal those of the consumer's
-    rule.
+    """The events include late, repeated and conflicting ones. The visits must also equal those that the
+    consumer's rule derives.
     """
     session, _, dbt = built
     rng = random.Random(int(os.environ.get("SEED", "1")))  # SEED=2 tries another history
@@ -239,10 +240,10 @@ def by_the_mart(rows: Sequence[dict[str, object]]) -> set[tuple[object, ...]]:
 def test_build_during_ingest_reads_a_consistent_snapshot_of_raw(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Without a common high-water mark per run, stg_geofence_events read RAW later than stg_events and
-    contained more events.
+    """Without one high-water mark per run, stg_geofence_events would read RAW later than stg_events and
+    contain more events.
 
-    `make marts-ingest` (BUILDS=20) repeats the test by hand.
+    `make marts-ingest` runs this test with 20 builds.
     """
     session, settings, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -254,7 +255,7 @@ def test_build_during_ingest_reads_a_consistent_snapshot_of_raw(
                 "build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if number == 0 else [])
             )
             assert ingest.rows > before, "no rows arrived while dbt ran"
-            print(f"build {number + 1}: {ingest.rows - before} rows came in meanwhile")
+            print(f"build {number + 1}: {ingest.rows - before} rows were added to RAW during the build")
     staged = session.query(
         "SELECT COUNT(*) AS n, COUNT_IF(scanned_at > scanned_through) AS late"
         " FROM MILKRUN.STAGING.STG_EVENTS CROSS JOIN MILKRUN.STAGING.HIGH_WATER_MARK"
@@ -264,7 +265,7 @@ def test_build_during_ingest_reads_a_consistent_snapshot_of_raw(
 
 
 class Ingest:
-    """A second session that adds geofence events to RAW, a few rows per statement, until the block ends."""
+    """A second session that adds geofence events to RAW, a few rows per statement, until the `with` block ends."""
 
     def __init__(self, settings: Settings) -> None:
         self.rows = 0
@@ -311,7 +312,7 @@ FROM numbered
 
 
 def test_daily_report_shows_the_numbers_from_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
-    """The events include some with an invalid field."""
+    """Some events have an invalid field."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     day, at = RECEIVED.date(), RECEIVED - timedelta(hours=20)
@@ -360,9 +361,9 @@ def test_daily_report_shows_the_numbers_from_the_marts(built: tuple[Snowflake, S
 
 
 def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
-    """Return deliveries of geofence events of one truck at one farm.
+    """Return deliveries of one truck's geofence events at one farm.
 
-    Each crossing consists of its kind, its time and the number of the load that contains it.
+    Each crossing is given as its kind, its time and the number of the load that contains it.
     """
     return [
         Delivery(
@@ -380,10 +381,10 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
     ]
 
 
-def test_marts_include_a_file_whose_rows_become_visible_late(
+def test_marts_include_rows_that_become_visible_after_newer_rows(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The file's rows were scanned before the last complete run's newest rows, but became visible after it."""
+    """The late rows were scanned before the newest rows of the last complete run, but became visible after that run."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))
@@ -396,12 +397,11 @@ def test_marts_include_a_file_whose_rows_become_visible_late(
     assert differences(incremental, rows_of(session)) == {}
 
 
-def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
+def test_run_after_an_interrupted_run_restates_the_days_of_removed_visits(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Late events move the start of a visit to the previous day.
-
-    The run is interrupted after it has restated that visit.
+    """Late events move the start of a visit to the previous day. The run is interrupted after it has restated
+    that visit, but before it has restated the daily marts.
     """
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
@@ -423,7 +423,7 @@ def test_days_of_removed_visits_are_restated_after_an_interrupted_run(
     assert differences(incremental, rows_of(session)) == {}
 
 
-def test_dbt_run_after_an_interrupted_first_run_stores_nothing_twice(
+def test_dbt_run_after_an_interrupted_first_run_stores_no_row_twice(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
     session, _, dbt = built
@@ -439,7 +439,9 @@ def test_dbt_run_after_an_interrupted_first_run_stores_nothing_twice(
 def test_status_warns_about_staging_only_while_rows_wait_for_dbt(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """A repeated event adds no row to STG_EVENTS, so its newest row may be hours old although nothing waits."""
+    """A repeated event adds no row to STG_EVENTS, so that table's newest row may be hours old although no row
+    waits for dbt.
+    """
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter] = crossings_at(("enter", START, 0))
@@ -452,10 +454,12 @@ def test_status_warns_about_staging_only_while_rows_wait_for_dbt(
     assert staging(session, "MILKRUN").level == "OK"
 
 
-def test_presence_mart_matches_the_rule_on_real_delivery_rounds(
+def test_presence_mart_matches_the_presence_rule_for_recorded_delivery_rounds(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Compare once with `stop` as an exclusive tag (a van can be at only one such place), and once without."""
+    """Compare twice: with `stop` as an exclusive tag (a van can be at only one such place at a time), and
+    without exclusive tags.
+    """
     session, _, dbt = built
     held = delivery_rounds()
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")

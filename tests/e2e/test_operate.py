@@ -1,6 +1,4 @@
-"""Test the operator's commands on a running stack: cause a problem, and check that the command reports and
-repairs it.
-"""
+"""Test the operator's commands on a running stack: cause a problem, and check that a command reports and repairs it."""
 
 import base64
 import json
@@ -38,12 +36,12 @@ RECONCILE = ("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json")
 @pytest.fixture(scope="module", autouse=True)
 def _local_only(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("breaks what others use on a deployed stage")
+        pytest.skip("would break parts of a deployed stage that others use")
 
 
 @contextmanager
 def without_notifications(pipeline: Pipeline) -> Iterator[None]:
-    """Disable the S3 notifications of the archive during the block."""
+    """Disable the archive bucket's S3 notifications inside the `with` block."""
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     wiring = s3.get_bucket_notification_configuration(Bucket=bucket)
     wiring.pop("ResponseMetadata")
@@ -62,7 +60,7 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
 def elsewhere(
     pipeline: Pipeline, folder: Path, name: str, change: Callable[[object], object]
 ) -> Iterator[Pipeline]:
-    """Yield the pipeline with one value of its outputs.json changed."""
+    """Yield a pipeline whose commands read an outputs.json with one changed value."""
     outputs = json.loads((Path(pipeline.environment["MILKRUN_LOCAL"]) / "outputs.json").read_text())
     (folder / "outputs.json").write_text(json.dumps(outputs | {name: change(outputs[name])}))
     yield Pipeline(pipeline.outputs, {**pipeline.environment, "MILKRUN_LOCAL": str(folder)}, None)
@@ -73,7 +71,9 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> object:
-        """Return the pair's items once the last chunk of the change is written; the visit can be visible earlier."""
+        """Return the pair's items if every chunk of its log has been written, otherwise False. The visit may
+        become visible earlier.
+        """
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(
             TableName=name,
@@ -97,14 +97,14 @@ def posted(pipeline: Pipeline, *events: dict[str, object]) -> str:
 
 
 def replayed(pipeline: Pipeline, device: str) -> list[dict[str, object]]:
-    """Return the device's events on the stream that have a replay label."""
+    """Return those of the device's events on the stream that have a replay label."""
     return [e for e in pipeline.published(device) if "milkrun_replay" in e]
 
 
 def keep_given_up_batch(pipeline: Pipeline, device: str, events: Sequence[dict[str, object]]) -> str:
-    """Write the record of a discarded batch to S3, as Lambda does at the maximum record age; return its key.
+    """Write the record of a discarded batch to S3, as Lambda does when records exceed the maximum age; return its key.
 
-    (AWS Lambda Developer Guide: "Retain discarded batch records")
+    See the AWS Lambda Developer Guide, "Retain discarded batch records".
     """
     [mapping] = pipeline.aws("lambda").list_event_source_mappings(FunctionName="milkrun-local-consume")[
         "EventSourceMappings"
@@ -171,9 +171,9 @@ def verdict_on(pipeline: Pipeline, part: str) -> str:
 
 @dataclass
 class Compared:
-    """The events and keys for each problem, and the results of `reconcile` before and during the repair.
+    """The events and object keys of each problem, and the results of `reconcile` without and with --repair.
 
-    All events are of one device.
+    All events are from one device.
     """
 
     deleted_row: tuple[str, list[Event]]
@@ -187,7 +187,7 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def compared(pipeline: Pipeline) -> Iterator[Compared]:
-    """Cause every problem at once; yield the results of `reconcile`, first without and then with --repair."""
+    """Cause all problems at once, run `reconcile` first without and then with --repair, and yield both results."""
     device = f"e2e-{uuid4().hex[:12]}"
     three, one, unseen, gone = [event(device) for _ in range(3)], event(device), event(device), event(device)
     enter, exit_ = round_trip(device, [FARM], MORNING)
@@ -219,7 +219,9 @@ def compared(pipeline: Pipeline) -> Iterator[Compared]:
     pipeline.rows("DELETE FROM {db}.RAW.EVENTS WHERE file_name = %s", made.not_archived)
 
 
-def test_deleted_row_is_reported_and_loaded_again(pipeline: Pipeline, compared: Compared) -> None:
+def test_reconcile_reports_a_row_deleted_from_raw_and_loads_it_again(
+    pipeline: Pipeline, compared: Compared
+) -> None:
     key, sent = compared.deleted_row
     [difference] = differences(compared.before, key)
     assert (difference["kind"], difference["events"]) == ("rows_differ", [sent[1]["_id"]])
@@ -228,7 +230,7 @@ def test_deleted_row_is_reported_and_loaded_again(pipeline: Pipeline, compared: 
     assert [len(pipeline.raw_rows(e["_id"])) for e in sent] == [1, 1, 1]
 
 
-def test_deleted_rows_are_loaded_again_although_their_file_is_in_the_load_history(
+def test_reconcile_reloads_deleted_rows_although_their_file_is_in_the_load_history(
     pipeline: Pipeline, compared: Compared
 ) -> None:
     key, sent = compared.deleted_rows
@@ -238,7 +240,9 @@ def test_deleted_rows_are_loaded_again_although_their_file_is_in_the_load_histor
     assert len(pipeline.raw_rows(sent["_id"])) == 1
 
 
-def test_object_without_a_notification_is_reported_and_loaded(pipeline: Pipeline, compared: Compared) -> None:
+def test_reconcile_reports_and_loads_an_object_without_an_s3_notification(
+    pipeline: Pipeline, compared: Compared
+) -> None:
     found, sent = compared.no_notification
     assert [differences(compared.before, key)[0]["kind"] for key in found] == ["not_loaded", "not_loaded"]
     assert [differences(compared.repaired, key) for key in found] == [[], []]
@@ -246,7 +250,7 @@ def test_object_without_a_notification_is_reported_and_loaded(pipeline: Pipeline
     assert len(pipeline.raw_rows(sent["_id"])) == 1
 
 
-def test_geofence_event_lost_by_the_consumer_is_reported_and_resent(
+def test_reconcile_reports_and_resends_geofence_events_lost_by_the_consumer(
     pipeline: Pipeline, compared: Compared
 ) -> None:
     key, sent, visit = compared.not_consumed
@@ -258,7 +262,7 @@ def test_geofence_event_lost_by_the_consumer_is_reported_and_resent(
     assert pipeline.visits_of(visit.device_id) == [visit]
 
 
-def test_object_deleted_from_s3_is_reported_as_not_archived(compared: Compared) -> None:
+def test_reconcile_reports_an_object_deleted_from_s3_as_not_archived(compared: Compared) -> None:
     for result in (compared.before, compared.repaired):
         [difference] = differences(result, compared.not_archived)
         assert difference["kind"] == "not_archived"
@@ -310,7 +314,7 @@ def test_file_rejected_by_snowpipe_is_reported_until_it_is_repaired(
 # --- rejects
 
 
-def test_rejects_are_listed_repaired_and_resent_once(pipeline: Pipeline, device: str) -> None:
+def test_rejected_events_are_listed_repaired_and_resent_once(pipeline: Pipeline, device: str) -> None:
     crossings = list(round_trip(device, [FARM], MORNING))
     for sent in crossings:
         sent["created"] = sent.pop("createdAt")
@@ -335,7 +339,7 @@ def test_rejects_are_listed_repaired_and_resent_once(pipeline: Pipeline, device:
 # --- replay
 
 
-def test_replay_restores_lost_visits_and_labels_its_events(pipeline: Pipeline, device: str) -> None:
+def test_replay_restores_lost_visits_and_labels_the_replayed_events(pipeline: Pipeline, device: str) -> None:
     fences = [FARM, Fence("plant", "plant-e2e")]
     sent = list(round_trip(device, fences, MORNING))
     posted(pipeline, *sent, event(device))
@@ -359,7 +363,7 @@ def test_replay_restores_lost_visits_and_labels_its_events(pipeline: Pipeline, d
 
 def started(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
     """Start a Python program that SIGINT can interrupt; return its process."""
-    # A background process of a shell ignores SIGINT and passes that on to its children.
+    # A process that a shell started in the background ignores SIGINT, and its children inherit that.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         [sys.executable, *arguments],
@@ -373,7 +377,9 @@ def started(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
     return running
 
 
-def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipeline, device: str) -> None:
+def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
+    pipeline: Pipeline, device: str
+) -> None:
     fences = [Fence("farm", f"farm-{n}") for n in range(5)]
     sent = list(round_trip(device, fences, MORNING))
     own = {posted(pipeline, *two) for two in batched(sent, 2, strict=True)}
@@ -414,7 +420,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped(pipeline: Pipel
     assert set(progress.glob("local-*.json")) == known
 
 
-def test_discarded_batches_are_resent_completely(pipeline: Pipeline, device: str) -> None:
+def test_replay_resends_all_events_of_discarded_batches(pipeline: Pipeline, device: str) -> None:
     sent = list(round_trip(device, [FARM], MORNING))
     posted(pipeline, *sent)
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
@@ -517,7 +523,7 @@ def test_trace_of_an_unknown_event_lists_the_searched_stores(pipeline: Pipeline)
 # --- send, visits
 
 
-def test_send_reports_the_results_of_all_responses(pipeline: Pipeline) -> None:
+def test_send_reports_the_outcome_of_every_event_and_the_latency(pipeline: Pipeline) -> None:
     ran = pipeline.ops(
         "send", "--events", "60", "--trucks", "2", "--invalid", "0.05", "--seed", "3", "--json"
     )
@@ -529,7 +535,7 @@ def test_send_reports_the_results_of_all_responses(pipeline: Pipeline) -> None:
     assert 0 < figures["latency_ms"]["p50"] <= figures["latency_ms"]["p99"]
 
 
-def test_undelivered_events_are_counted_and_delivered_when_the_run_is_repeated(
+def test_send_counts_undelivered_events_and_delivers_them_when_run_again(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
     same_run = ("send", "--events", "40", "--trucks", "2", "--farms", "4", "--run", uuid4().hex[:8])
@@ -614,7 +620,7 @@ def test_live_demo_moves_trucks_until_ctrl_c_and_then_prints_its_totals(pipeline
     running = started(pipeline, "-m", "tools.milkrun", "demo", "--live", "--trucks", "2", "--json")
 
     def positions() -> list[set[str]]:
-        """Return the positions that the warehouse has received from each truck since the start."""
+        """Return, for each truck, the different positions that have reached the warehouse since the demo started."""
         sql = (
             "SELECT payload:user.deviceId::VARCHAR AS truck, payload:location AS at FROM {db}.RAW.EVENTS"
             " WHERE payload:live AND payload:createdAt::VARCHAR >= %s"

@@ -83,7 +83,9 @@ def test_repeated_request_adds_no_object_and_no_visit(pipeline: Pipeline, device
         assert len(pipeline.raw_rows(events[0]["_id"])) == 1
 
 
-def test_marts_and_table_contain_the_same_visits_for_shuffled_events(pipeline: Pipeline, device: str) -> None:
+def test_marts_and_dynamodb_contain_the_same_visits_for_shuffled_events(
+    pipeline: Pipeline, device: str
+) -> None:
     fences = [Fence("farm", f"farm-{n}") for n in range(4)] + [Fence("plant", "plant-1")]
     events = list(round_trip(device, fences, MORNING))
     shuffled = random.Random(7).sample(events, len(events))

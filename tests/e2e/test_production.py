@@ -1,4 +1,4 @@
-"""Test the commands for operators of a production stage, on a running stack."""
+"""Test, on a running stack, the commands that operators use on a production stage."""
 
 import base64
 import json
@@ -138,7 +138,7 @@ def test_forget_deletes_all_data_of_one_person_and_no_data_of_others(pipeline: P
 
 
 def tables_with(pipeline: Pipeline, *texts: str) -> set[str]:
-    """Return the tables of RAW, staging and marts that contain one of these texts."""
+    """Return the names of the database's tables in which any of these texts occurs."""
     tables = pipeline.rows(
         "SELECT table_schema AS s, table_name AS t FROM {db}.INFORMATION_SCHEMA.TABLES WHERE table_type = 'BASE TABLE'"
     )
@@ -162,7 +162,7 @@ def staged(pipeline: Pipeline, *event_ids: str) -> set[str]:
 
 
 def test_deployed_api_has_a_json_access_log_without_personal_data(pipeline: Pipeline) -> None:
-    """osls configures the access log after the deployment, so the template does not contain it."""
+    """osls configures the access log after it has deployed the template, so the template does not contain the log."""
     api = pipeline.aws("apigateway")
     [found] = [each for each in api.get_rest_apis()["items"] if each["name"].startswith("milkrun-")]
     [stage] = api.get_stages(restApiId=found["id"])["item"]

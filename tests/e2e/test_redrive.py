@@ -1,5 +1,6 @@
-"""Test that all events arrive after Kinesis throttled requests, rejected some records, closed connections, or
-rejected one record permanently.
+"""Test that no event is lost if Kinesis throttles requests, closes connections, or rejects records.
+
+Events are published later by the redrive function; a record that Kinesis rejects permanently is quarantined.
 """
 
 import json
@@ -18,7 +19,7 @@ NOW = datetime.now(UTC)
 
 @contextmanager
 def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
-    """Put a proxy between Kinesis and the two functions that publish."""
+    """Put a proxy between Kinesis and the two functions that publish, ingest and redrive; yield the proxy."""
     with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
         behind = {"AWS_ENDPOINT_URL_KINESIS": proxy.url}
         with environment_of(pipeline, "ingest", behind), environment_of(pipeline, "redrive", behind):
@@ -26,7 +27,7 @@ def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
 
 
 @pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_BEFORE, Fault.CUT_AFTER])
-def test_phones_get_202_during_a_kinesis_failure_and_all_events_arrive(
+def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwards(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
     sent = [list(round_trip(f"{device}-{n}", [FARM], NOW - timedelta(hours=1))) for n in range(3)]
@@ -48,8 +49,8 @@ def test_phones_get_202_during_a_kinesis_failure_and_all_events_arrive(
 
 
 def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipeline, device: str) -> None:
-    """Kinesis rejects every second record of each attempt (8, 4, 2 and 1 records); the last record goes to
-    the redrive queue.
+    """Kinesis rejects every second record of each attempt, so the four attempts contain 8, 4, 2 and 1
+    records. The last record goes to the redrive queue.
     """
     sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(8)]
     with kinesis_behind_a_proxy(pipeline) as kinesis:

@@ -1,5 +1,7 @@
-"""Test the stack's changes to LocalStack on a bare instance: functions, DynamoDB, gzip, and no orphan
+"""Test how the stack changes LocalStack: Lambda functions, atomic DynamoDB writes, gzip bodies, and no orphan
 processes.
+
+The tests use a LocalStack to which no stage is deployed.
 """
 
 import base64
@@ -73,7 +75,7 @@ def deploy(aws: Callable[[str], object]) -> Callable[..., str]:
 
 
 def call(aws: Callable[[str], object], name: str, payload: object = None) -> tuple[object, str]:
-    """Invoke a function; return its response and the end of its log."""
+    """Invoke a Lambda function; return its response and the tail of its log."""
     answer = aws("lambda").invoke(FunctionName=name, Payload=json.dumps(payload), LogType="Tail")
     return json.load(answer["Payload"]), base64.b64decode(answer["LogResult"]).decode()
 
@@ -82,7 +84,7 @@ def gone(processes: list[Process]) -> bool:
     return not any(process.is_alive() for process in processes)
 
 
-def test_function_cannot_import_packages_of_localstack(aws, deploy):
+def test_function_cannot_import_localstacks_packages(aws, deploy):
     name = deploy("import localstack\ndef handler(request, context): return 'found'")
     answer, log = call(aws, name)
     assert answer["errorType"] == "Runtime.ImportModuleError"
@@ -90,7 +92,7 @@ def test_function_cannot_import_packages_of_localstack(aws, deploy):
     assert "Runtime.ImportModuleError" in log
 
 
-def test_concurrent_requests_use_separate_processes_that_are_reused(aws, deploy):
+def test_concurrent_invocations_run_in_separate_processes_that_are_reused_later(aws, deploy):
     name = deploy(
         """
         import os, time
@@ -105,7 +107,7 @@ def test_concurrent_requests_use_separate_processes_that_are_reused(aws, deploy)
     assert call(aws, name)[0] in first
 
 
-def test_function_timeout_is_reported_and_the_next_request_succeeds(aws, deploy):
+def test_function_timeout_is_reported_and_the_next_invocation_succeeds(aws, deploy):
     name = deploy(
         """
         import time
@@ -122,7 +124,7 @@ def test_function_timeout_is_reported_and_the_next_request_succeeds(aws, deploy)
     assert call(aws, name, 0)[0] == "well"
 
 
-def test_log_lines_of_an_invocation_are_in_cloudwatch_and_in_the_log_file(stack, aws, deploy):
+def test_log_of_an_invocation_is_written_to_cloudwatch_and_to_the_log_file(stack, aws, deploy):
     name = deploy("def handler(request, context): print('the word is', request)")
     call(aws, name, "quark")
 
@@ -240,7 +242,7 @@ def test_gzip_compressed_aws_api_request_is_accepted(aws):
     assert len(found) == 1
 
 
-def test_all_processes_listen_only_on_loopback(stack, aws, deploy):
+def test_localstack_and_its_child_processes_listen_only_on_loopback(stack, aws, deploy):
     aws("kinesis").create_stream(StreamName="trial", ShardCount=1)
     call(aws, deploy("def handler(request, context): pass"))
     top = stack.processes.alive(localstack.NAME)

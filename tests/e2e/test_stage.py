@@ -1,7 +1,7 @@
-"""Tests that `milkrun verify` runs on a stage in addition to the contract tests: queue, replay, warehouse and
-the gateway itself.
+"""Tests that `milkrun verify` runs in addition to the API tests: redrive queue, replay, reconcile, warehouse
+and gateway.
 
-Tests that depend on AWS's own behaviour are skipped on the local stack.
+Tests of behaviour that only AWS has are skipped on the local stack.
 """
 
 import json
@@ -23,7 +23,7 @@ MOST_REQUESTS = 3_000
 
 @contextmanager
 def paused_redrive(pipeline: Pipeline) -> Iterator[None]:
-    """Disable the event source mapping of the redrive function during the block."""
+    """Disable the redrive function's event source mapping inside the `with` block."""
     functions, name = pipeline.aws("lambda"), f"milkrun-{pipeline.stage}-redrive"
     [mapping] = functions.list_event_source_mappings(FunctionName=name)["EventSourceMappings"]
 
@@ -59,7 +59,7 @@ def test_claim_checks_wait_while_the_redrive_function_is_paused(pipeline: Pipeli
     assert eventually(lambda: len(pipeline.visits_of(device)) == 1)
 
 
-def test_replay_labels_its_events_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
+def test_replay_labels_the_replayed_events_and_changes_no_visit(pipeline: Pipeline, device: str) -> None:
     assert pipeline.post(*round_trip(device, [FARM], MORNING)).status == 202
     before = eventually(lambda: [v for v in pipeline.visits_of(device) if v.exited_at])
     done = pipeline.ops("replay", "--from", "30 minutes ago", "--device", device, *_stage(pipeline), "--json")
@@ -92,7 +92,7 @@ def test_pipes_are_running_and_the_warehouse_matches_the_ddl(pipeline: Pipeline)
 
 
 @pytest.mark.slow
-def test_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str) -> None:
+def test_dbt_build_succeeds_while_events_arrive(pipeline: Pipeline, device: str) -> None:
     done = threading.Event()
 
     def keep_posting() -> int:
@@ -113,7 +113,7 @@ def test_marts_are_built_while_events_arrive(pipeline: Pipeline, device: str) ->
         assert posting.result() > 0
 
 
-# --- behaviour of AWS only
+# --- behaviour that only AWS has
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def _deployed(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("_deployed")
-def test_responses_of_the_gateway_itself_are_problem_json(pipeline: Pipeline) -> None:
+def test_gateway_own_error_responses_are_problem_json(pipeline: Pipeline) -> None:
     without_key = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
     assert without_key.status == 403
     assert without_key.headers["content-type"].startswith("application/problem+json")

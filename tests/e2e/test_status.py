@@ -1,5 +1,5 @@
-"""Test `milkrun status` on a real stack: it reports a problem with the next command to run, and a frozen
-store does not delay the report on the others.
+"""Test `milkrun status` on a real stack: it reports each problem with the next command to run, and a frozen
+store does not delay the report on the other parts.
 """
 
 import json
@@ -50,7 +50,7 @@ def test_status_reports_each_part_of_a_running_stack(pipeline: Pipeline) -> None
     } <= set(found)
 
 
-def test_paused_pipe_is_reported_with_the_next_command(pipeline: Pipeline) -> None:
+def test_status_reports_a_paused_pipe_and_the_next_command(pipeline: Pipeline) -> None:
     pipe = f"{pipeline.outputs.database}.RAW.EVENTS_PIPE"
     pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
     try:
@@ -73,7 +73,7 @@ def test_status_reports_a_dead_letter_as_a_failure_until_it_is_deleted(pipeline:
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def test_row_that_is_not_an_event_is_reported_and_can_be_traced(pipeline: Pipeline) -> None:
+def test_status_reports_a_row_that_is_not_an_event_and_trace_finds_its_object(pipeline: Pipeline) -> None:
     key = f"events/by-hand-{uuid4().hex[:8]}.json"
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket
     # Snowpipe loads any JSON, and an array becomes one row.

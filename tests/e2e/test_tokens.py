@@ -1,5 +1,5 @@
-"""Test a deployed function that requires tokens, with a provider that is down for a while and with tokens
-signed by unknown keys.
+"""Test the ingest function with required tokens, including an outage of the identity provider and tokens
+signed with unknown keys.
 """
 
 import json
@@ -38,7 +38,7 @@ def new_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 @dataclass
 class Provider:
-    """An identity provider that counts the requests for its keys. While it is down it returns 503."""
+    """An identity provider that counts the requests for its keys (`asked`), and returns 503 while `is_down` is true."""
 
     folder: Path
     is_down: bool = False
@@ -101,7 +101,7 @@ def post(pipeline: Pipeline, token: str, *events: dict[str, object]) -> Answer:
     return pipeline.post(*events, headers={"authorization": f"Bearer {token}"})
 
 
-def test_token_can_send_only_events_of_its_own_device(
+def test_token_is_valid_only_for_events_of_its_own_device(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     mine, invented = (
@@ -141,7 +141,7 @@ def test_request_without_a_valid_token_is_refused(
     assert codes == ["missing_token", "token_expired", "invalid_token", "invalid_token"]
 
 
-def test_unknown_key_ids_do_not_cause_repeated_requests_to_the_provider(
+def test_unknown_key_ids_do_not_cause_repeated_requests_to_the_identity_provider(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     assert post(pipeline, provider.tokens(device), event(device)).status == 202
@@ -151,7 +151,7 @@ def test_unknown_key_ids_do_not_cause_repeated_requests_to_the_provider(
     assert provider.asked - before <= 1
 
 
-def test_known_keys_stay_in_use_while_the_provider_is_down(
+def test_cached_keys_are_used_while_the_identity_provider_is_down(
     pipeline: Pipeline, provider: Provider, device: str
 ) -> None:
     assert post(pipeline, provider.tokens(device), event(device)).status == 202
@@ -163,7 +163,7 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(
         provider.is_down = False
 
 
-def test_sample_sender_gets_a_token_for_each_device(
+def test_sample_traffic_is_sent_with_a_separate_token_for_each_device(
     pipeline: Pipeline, provider: Provider, device: str, tmp_path: Path
 ) -> None:
     events = [event(f"{device}-{n % 3}") for n in range(9)] + [{"type": "no id", "userId": "u"}]
@@ -175,7 +175,7 @@ def test_sample_sender_gets_a_token_for_each_device(
     assert sum(int(str(delivery.answer["accepted"])) for delivery in deliveries) == 9
 
 
-def test_operator_can_invoke_the_function_without_a_token(
+def test_operator_can_invoke_the_ingest_function_without_a_token(
     pipeline: Pipeline, provider: Provider, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     required = pipeline.outputs.model_copy(update={"ingest_function": "milkrun-local-ingest"})
@@ -185,7 +185,7 @@ def test_operator_can_invoke_the_function_without_a_token(
 
 
 @pytest.mark.slow
-def test_verify_gets_tokens_from_the_local_issuer_or_a_command(
+def test_verify_gets_tokens_from_the_local_issuer_or_from_the_token_command(
     pipeline: Pipeline, provider: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     issuer = provider.tokens.issuer.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Test that `milkrun warehouse apply` upgrades the warehouse of 2026-11-23 with its data to this version.
+"""Test that `milkrun warehouse apply` upgrades a warehouse of 2026-11-23 to this version and keeps its data.
 
 The steps are those of docs/upgrade.md. The earlier DDL comes from the repository's history.
 """
@@ -22,7 +22,7 @@ EARLIER = "e556c79"  # the last commit of 2026-11-23
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """Return the folder with the DDL of 2026-11-23."""
+    """Extract the DDL of 2026-11-23 from the repository's history; return its folder."""
     packed = subprocess.run(
         ["git", "archive", EARLIER, "snowpipe/ddl"], cwd=ROOT, capture_output=True, check=False
     )

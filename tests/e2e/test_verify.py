@@ -1,7 +1,7 @@
 """Test `milkrun verify` on the running stack: the selected tests pass, and their data is removed.
 
-The selection contains a test for each store: objects, rejects, stream, quarantine and visits. `make verify` runs all
-tests; the other tests of this folder run on their own in `make e2e`.
+SELECTION contains at least one test for each store: objects, rejects, stream, quarantine and visits. `make
+verify` runs all tests that `milkrun verify` can run; `make e2e` runs the tests in this folder directly.
 """
 
 import re
@@ -21,7 +21,7 @@ VERIFIED = ("If-None-Match", "binaryMediaTypes", "Endpoints are")
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_verify_passes_and_removes_its_data(pipeline: Pipeline) -> None:
+def test_verify_passes_and_removes_its_test_data(pipeline: Pipeline) -> None:
     if not pipeline.is_local:
         pytest.skip("verify would run this test itself")
     ran = pipeline.ops("verify", "--tests", SELECTION, "--no-marts", "--json")

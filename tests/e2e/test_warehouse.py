@@ -1,7 +1,6 @@
-"""Test the warehouse end to end: DDL, pipes, dbt and commands on a local Snowflake, with moto for S3, SNS and
-SQS.
+"""Test the warehouse end to end: DDL, pipes, dbt and commands on a local Snowflake, with moto for S3, SNS and SQS.
 
-No stack is needed: the tests start all services themselves, on free ports of loopback.
+No stack is needed: the tests start all services on free loopback ports.
 """
 
 import json
@@ -88,14 +87,14 @@ def _made(stage: Stage, kind: str) -> dict[str, datetime]:
     return {row["name"]: row["created_on"] for row in rows}
 
 
-def test_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) -> None:
+def test_apply_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: Path) -> None:
     stage = Stage(tmp_path / "stage", local, aws)
     assert "would run" in stage.done("apply", "--dry-run", "--json").out
     assert stage.database not in {row["name"] for row in stage.query("SHOW DATABASES")}
     stage.close()
 
 
-def test_changed_pipe_is_refused_by_apply_and_recreated_without_losing_rows(stage: Stage) -> None:
+def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_rows(stage: Stage) -> None:
     keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
     stage.loaded(keys)
     # Someone changed the pipe by hand, which discards its load history.
@@ -128,7 +127,7 @@ def test_every_file_is_loaded_twice_if_a_pipe_is_recreated_in_the_wrong_order(st
 
 
 class Breaking:
-    """A warehouse whose session ends right after the first statement that contains `last`."""
+    """A warehouse connection that fails right after the first statement that contains `last`."""
 
     def __init__(self, stage: Stage, last: str) -> None:
         self.stage, self.last = stage, last
@@ -174,7 +173,7 @@ def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: S
 
 
 class Busy:
-    """A warehouse whose pipe always has a file in its queue until it is replaced."""
+    """A warehouse whose pipe always reports a file in its queue, until the pipe is replaced."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.replaced = stage, False
@@ -192,7 +191,9 @@ class Busy:
 
 
 class Late:
-    """A warehouse whose first pause leaves an older file in the queue, because its notification was late."""
+    """A warehouse whose pipe reports an older file in its queue after the first pause, because the file's
+    notification was late.
+    """
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.pauses = stage, 0
@@ -210,7 +211,7 @@ class Late:
         return rows
 
 
-def test_file_notified_during_the_pause_is_loaded_once(stage: Stage) -> None:
+def test_recreate_loads_a_file_once_if_its_notification_arrives_during_the_pause(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -229,7 +230,7 @@ def test_file_notified_during_the_pause_is_loaded_once(stage: Stage) -> None:
     assert stage.count() == 1
 
 
-def test_pipe_that_cannot_load_its_queue_is_recreated_without_waiting(stage: Stage) -> None:
+def test_pipe_that_cannot_load_its_queued_files_is_recreated_without_waiting(stage: Stage) -> None:
     keys = [stage.put([event("before")])]
     stage.loaded(keys)
     stage.query(f"DROP STAGE {stage.database}.RAW.EVENTS_STAGE")
@@ -304,7 +305,7 @@ def test_failed_file_is_in_the_history_and_validate_names_its_invalid_line(stage
     assert stage.one(failed_loads_sql(stage.database)) == "1"
 
 
-def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> None:
+def test_backfill_loads_each_object_without_a_notification_once(stage: Stage) -> None:
     notified = stage.put([event("notified")])
     stage.loaded([notified])
     # Remove the bucket's notifications, so that the pipes learn of no new object.
@@ -317,7 +318,7 @@ def test_backfill_loads_objects_without_a_notification_once(stage: Stage) -> Non
     assert stage.count() == 31
 
 
-def test_refresh_queues_files_without_a_notification_once(stage: Stage, local: LocalProcess) -> None:
+def test_refresh_queues_each_file_without_a_notification_once(stage: Stage, local: LocalProcess) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
     keys = [stage.put([event(f"{n}")]) for n in range(3)]
@@ -327,7 +328,7 @@ def test_refresh_queues_files_without_a_notification_once(stage: Stage, local: L
     assert stage.done("refresh", "--json").rows == []
 
 
-def test_reload_replaces_the_rows_of_a_file_unless_it_was_deleted(stage: Stage) -> None:
+def test_reload_replaces_the_rows_of_a_file_unless_the_file_was_deleted(stage: Stage) -> None:
     key = stage.put([event("a"), event("b")])
     stage.loaded([key])
     stage.query(f"DELETE FROM {stage.database}.RAW.EVENTS WHERE FILE_ROW_NUMBER = 2")
@@ -370,7 +371,7 @@ def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> No
     assert stage.rows_of(key) == 2
 
 
-def test_failed_files_are_listed_despite_newer_loaded_files(stage: Stage) -> None:
+def test_history_lists_failed_files_despite_newer_loaded_files(stage: Stage) -> None:
     bad = stage.put([b'{"_id":"b2","type":'])
     eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
     stage.loaded([stage.put([event(f"{n}")]) for n in range(3)])
@@ -457,7 +458,7 @@ def test_each_command_uses_its_own_role_and_dbt_owns_its_tables(stage: Stage) ->
     stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")
 
 
-def test_configured_role_replaces_the_role_of_every_command(stage: Stage) -> None:
+def test_configured_role_replaces_the_commands_own_role(stage: Stage) -> None:
     (stage.folder / "outputs.json").write_text(
         json.dumps(stage.outputs | {"snowflake": {**stage.outputs["snowflake"], "role": "SYSADMIN"}})
     )
@@ -492,8 +493,8 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Return geofence events that reach every branch of the visit rule: ties, gaps at the limit, repeats and
-    conflicts.
+    """Return random geofence events that cover every branch of the visit rule: ties, gaps at the limit,
+    repeats and conflicts.
     """
     rng = random.Random(seed)
     lines = []
@@ -613,7 +614,7 @@ PINGS = [
 
 
 def hostile_events(seed: int) -> list[bytes]:
-    """Return events that the handler accepts, with texts and numbers that engines are known to read
+    """Return events that the handler accepts, with texts and numbers that database engines are known to read
     differently.
     """
     rng = random.Random(seed)
@@ -798,7 +799,9 @@ def by_the_mart(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
         return at and at.replace(tzinfo=UTC)
 
     def number(seconds: Decimal | None) -> float | None:
-        """Convert a quotient to a float, because Snowflake divides NUMBERs into a NUMBER ("Arithmetic operators")."""
+        """Convert a quotient to a float, because in Snowflake the quotient of two NUMBERs is a NUMBER
+        ("Arithmetic operators").
+        """
         return None if seconds is None else float(seconds)
 
     return {
@@ -851,7 +854,7 @@ def test_late_event_restates_the_visits_it_changes(built: Built) -> None:
     assert after["next-enter"]["is_there_now"]
 
 
-def test_visit_disappears_if_its_enter_event_becomes_an_exit(built: Built) -> None:
+def test_visit_disappears_if_its_enter_event_is_replaced_by_an_exit(built: Built) -> None:
     assert [row for row in built.after_half if row["device_id"] == "van-ghost"]
     assert not [row for row in _visits(built.stage) if row["device_id"] == "van-ghost"]
 
@@ -874,7 +877,7 @@ def test_event_is_staged_once_and_its_other_contents_are_listed_as_conflicts(
     assert repeated == []
 
 
-def test_staging_contains_each_event_once_under_the_contracts_key(built: Built) -> None:
+def test_staging_contains_each_event_key_of_the_contract_once(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT EVENT_KEY FROM {stage.database}.STAGING.STG_EVENTS")
     keys = {check(json.loads(line)).owned.event_key for line in built.lines[2]}
@@ -898,7 +901,7 @@ def test_every_time_format_has_the_same_meaning_in_the_warehouse(built: Built) -
     assert found == {f"form-{n}": (at, at) for n, at in enumerate(meant)}
 
 
-def test_positions_of_pings_add_to_the_kilometres_of_the_device(built: Built) -> None:
+def test_ping_positions_add_to_the_devices_kilometres(built: Built) -> None:
     stage = built.stage
     staged = stage.query(
         f"SELECT LATITUDE, LONGITUDE, LOCATION_ACCURACY_METRES FROM {stage.database}.STAGING.STG_EVENTS "
@@ -1006,7 +1009,7 @@ def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # two runs of dbt, on a busy machine
 def test_full_refresh_produces_the_same_result_as_incremental_runs(built: Built) -> None:
-    """tests/e2e/test_marts.py tests the same with many random histories."""
+    """tests/e2e/test_marts.py makes the same comparison for many random histories."""
     stage = built.stage
 
     def found() -> dict[str, Counter[str]]:

@@ -1,9 +1,10 @@
 """Test the DDL, the commands, a pipe and dbt on a real Snowflake account: `pytest -m snowflake
 tests/e2e/test_warehouse_account.py`.
 
-The tests need a stage created by `milkrun warehouse bootstrap`: SNOWFLAKE_ACCOUNT, SNOWFLAKE_USER, a password or
-SNOWFLAKE_PRIVATE_KEY_FILE, SNOWFLAKE_DATABASE, MILKRUN_BUCKET, and AWS credentials that may write to events/.
-They add one event to the stage. They have not been run yet, because no account was available.
+The tests need a stage created by `milkrun warehouse bootstrap`, the variables SNOWFLAKE_ACCOUNT,
+SNOWFLAKE_USER, SNOWFLAKE_DATABASE and MILKRUN_BUCKET, a password or SNOWFLAKE_PRIVATE_KEY_FILE, and AWS
+credentials with permission to write to events/. They add one event to the stage. They have not been run yet,
+because no account was available.
 """
 
 import gzip
@@ -35,7 +36,7 @@ def done(*arguments: str) -> CommandResult:
     return said
 
 
-def test_second_apply_changes_nothing() -> None:
+def test_apply_and_its_dry_run_succeed_on_a_real_account() -> None:
     done("apply")
     done("apply", "--dry-run")
 

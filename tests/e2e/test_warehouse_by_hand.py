@@ -1,4 +1,6 @@
-"""Test manual queries and repairs of the warehouse, on a local Snowflake and moto; no stack is needed."""
+"""Test manual queries and repaired files (`milkrun warehouse query` and `repair`) on a local Snowflake and
+moto; no stack is needed.
+"""
 
 import gzip
 import json
@@ -14,7 +16,7 @@ from tests.unit.snowpipe.warehouse_stage import Stage
 
 @pytest.fixture(scope="module")
 def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Yield a stage for this module whose database has the DDL applied."""
+    """Yield one stage for the whole module, with the DDL applied to its database."""
     stage = Stage(tmp_path_factory.mktemp("by-hand") / "stage", local, aws)
     stage.create_objects()
     yield stage
@@ -31,7 +33,9 @@ def stage(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         ("SELECT a.n, b.n FROM (SELECT 1 AS n) a JOIN (SELECT 2 AS n) b ON a.n < b.n", {"n": 1, "n_2": 2}),
     ],
 )
-def test_query_shows_all_columns_even_if_names_repeat(stage: Stage, sql: str, row: dict[str, int]) -> None:
+def test_query_shows_all_columns_even_if_column_names_repeat(
+    stage: Stage, sql: str, row: dict[str, int]
+) -> None:
     assert stage.run("query", sql, "--json").rows == [row]
     shown = stage.run("query", sql).out
     assert all(name in shown for name in row)
@@ -70,7 +74,7 @@ FAILED = "events/dt=2026-11-16/hh=08/put-by-hand.ndjson"
     ],
 )
 @pytest.mark.parametrize("pack", ["plain", "gzip"])
-def test_repaired_file_is_loaded_under_a_valid_key(
+def test_repaired_file_is_loaded_under_a_valid_object_key(
     stage: Stage, tmp_path: Path, instead_of: str, folder: str, table: str, pack: str
 ) -> None:
     text = b'\xef\xbb\xbf{ "_id": "%s-%s",\t"n": 1.50 }\r\n\r\n{"_id":"second"}\n' % (
@@ -100,7 +104,7 @@ def test_repaired_file_is_loaded_under_a_valid_key(
         b"\x1f\x8bcut",
     ],
 )
-def test_file_that_is_still_invalid_is_refused_with_a_one_line_error(
+def test_repair_of_a_file_that_is_still_invalid_fails_with_a_one_line_error(
     stage: Stage, tmp_path: Path, text: bytes
 ) -> None:
     (tmp_path / "file").write_bytes(text)

@@ -23,7 +23,7 @@ from tests.unit.snowpipe.warehouse_stage import Stage
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """Yield a stage with its own warehouse and resource monitor."""
+    """Yield a stage with its own virtual warehouse and resource monitor."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.outputs["credit_quota"] = "100"
     stage.outputs["snowflake"]["warehouse"] = f"{stage.database}_WH"
@@ -33,7 +33,7 @@ def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
 
 
 def named(stage: Stage) -> set[tuple[str, str]]:
-    """Return the object and the property of each difference, with the database's name replaced or removed."""
+    """Return the object and the property of each difference, with the database's name removed or replaced with DB."""
     said = stage.run("diff", "--json")
     assert said.code == (1 if said.rows else 0), said
     return {
@@ -119,7 +119,9 @@ def test_changed_tables_stages_and_pipes_are_reported_but_not_repaired(stage: St
     assert "MILKRUN_BUCKET" in refused.err
 
 
-def test_pipes_report_load_errors_to_the_topic_even_after_recreate(stage: Stage, aws: Aws) -> None:
+def test_pipe_reports_load_errors_to_the_error_topic_even_after_it_is_recreated(
+    stage: Stage, aws: Aws
+) -> None:
     topic = aws.sns.create_topic(Name=f"alarms-{stage.bucket}")["TopicArn"]
     queue = aws.sqs.create_queue(QueueName=f"alarms-{stage.bucket}")["QueueUrl"]
     aws.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=f"{topic.replace(':sns:', ':sqs:')}")
