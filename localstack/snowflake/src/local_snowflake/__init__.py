@@ -1,4 +1,4 @@
-"""A Snowflake with Snowpipe for a laptop: fakesnow's server with durable databases and pipes that load files.
-`python -m local_snowflake --port P --dir D` starts it; `compatibility.md` lists what behaves as Snowflake
-does.
+"""A local Snowflake with Snowpipe: fakesnow's server, with durable databases and with pipes that load files.
+Start it with `python -m local_snowflake --port PORT --dir FOLDER`. `compatibility.md` lists what is the same
+as in Snowflake and what differs.
 """

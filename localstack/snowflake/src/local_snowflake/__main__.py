@@ -1,4 +1,4 @@
-"""`python -m local_snowflake`: a Snowflake with Snowpipe on this machine."""
+"""The command `python -m local_snowflake`, which runs a local Snowflake with Snowpipe."""
 
 import logging
 import signal
@@ -20,58 +20,65 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def serve(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4567,
     folder: Annotated[
-        Path, typer.Option("--dir", help="Where databases, stages and histories are kept.")
+        Path, typer.Option("--dir", help="Folder for databases, internal stages and load histories.")
     ] = Path(".local/snowflake"),
     aws_endpoint_url: Annotated[
-        str | None, typer.Option(envvar="AWS_ENDPOINT_URL", help="The AWS to listen to: LocalStack, moto …")
+        str | None,
+        typer.Option(envvar="AWS_ENDPOINT_URL", help="URL of the AWS emulator, such as LocalStack or moto."),
     ] = None,
     region: Annotated[
-        str, typer.Option(envvar="AWS_DEFAULT_REGION", help="Region of the queue.")
+        str, typer.Option(envvar="AWS_DEFAULT_REGION", help="Region of the notification queue.")
     ] = "us-east-1",
     login: Annotated[
         str | None,
         typer.Option(
             envvar="LOCAL_SNOWFLAKE_LOGIN",
-            help="USER/PASSWORD to accept; without it everybody is let in. The variable does not show in `ps`.",
+            help="The only USER/PASSWORD to accept; by default, any login is accepted. Unlike the option, "
+            "the environment variable is not visible in `ps`.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seeds the late, repeated and shuffled deliveries.")] = 0,
-    in_order: Annotated[bool, typer.Option("--in-order", help="Deliver once and in order instead.")] = False,
+    seed: Annotated[
+        int, typer.Option(help="Seed for delivering messages late, repeatedly and out of order.")
+    ] = 0,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="Deliver each message once and in order.")
+    ] = False,
     latency: Annotated[
         str,
         typer.Option(
-            help="Seconds from the queue to the pipe, as 30 or 5-60: each value between is as likely."
+            help="Seconds that a message takes from the queue to the pipe, such as 30, or 5-60 for a random time."
         ),
     ] = "0",
     days_ahead: Annotated[
-        float, typer.Option(help="Pretend that so many days have passed: load histories run out.")
+        float,
+        typer.Option(help="Run the clock this many days ahead, for example to let load histories expire."),
     ] = 0,
     visibility_seconds: Annotated[
-        int, typer.Option(help="A message that was not finished comes back after so long.")
+        int, typer.Option(help="Seconds until an unfinished message is delivered again.")
     ] = 20,
-    memory_limit: Annotated[str, typer.Option(help="DuckDB's share of memory.")] = "512MB",
+    memory_limit: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "512MB",
     privileges: Annotated[
         bool, typer.Option(help="Check roles and grants on every statement, as Snowflake does.")
     ] = True,
-    log_file: Annotated[Path | None, typer.Option(help="Log there instead of to stderr.")] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Write the log to this file instead of to stderr.")
+    ] = None,
 ) -> None:
-    """Run a Snowflake with Snowpipe on this machine. It listens on 127.0.0.1 only and keeps all data in
-    --dir.
-    """
+    """Run a local Snowflake with Snowpipe. It listens only on 127.0.0.1 and stores all data in the folder --dir."""
     set_up_logging(log_file)
     if not aws_endpoint_url:
         fail(
-            "set AWS_ENDPOINT_URL or --aws-endpoint-url: pipes listen to that AWS, "
-            "and to a real one never by chance"
+            "set AWS_ENDPOINT_URL or --aws-endpoint-url. There is no default, "
+            "so that pipes never use a real AWS account by accident."
         )
     user, _, password = (login or "").partition("/")
     if login and not (user and password):
-        fail("--login wants USER/PASSWORD")
+        fail("--login must be USER/PASSWORD")
     try:
         wait = Latency.of(latency)
     except ValueError:
-        fail("--latency wants seconds, such as 30 or 5-60")
-    # asyncio turns off Nagle's algorithm, which costs 40 ms per statement, only for sockets that say that they are TCP.
+        fail("--latency must be seconds, such as 30 or 5-60")
+    # asyncio turns off Nagle's algorithm, which costs 40 ms per statement, only for sockets created with IPPROTO_TCP.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -79,7 +86,7 @@ def serve(
     except OSError as error:
         fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port")
 
-    # fakesnow and the connector take seconds to import, so everything that can fail is done before.
+    # fakesnow and the connector take seconds to import, so everything that may fail is done first.
     from local_snowflake.engine import FolderInUse
     from local_snowflake.process import Process
 
@@ -122,8 +129,8 @@ def set_up_logging(log_file: Path | None) -> None:
 
 
 class Output:
-    """Drop log lines that cannot be written, for example on a full disk, because logging must not stop the
-    server.
+    """A log output that drops lines that cannot be written, for example on a full disk, because logging must
+    not stop the server.
     """
 
     def __init__(self, file: TextIO) -> None:

@@ -1,5 +1,5 @@
-"""Cast the values that INSERT, UPDATE and MERGE store to the column's type, where DuckDB's implicit cast
-produces a different value from Snowflake's.
+"""Cast each value that INSERT, UPDATE or MERGE writes to its column's type, if DuckDB's implicit cast would
+give a different result from Snowflake's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -52,7 +52,7 @@ def set_columns(update: exp.Update) -> Assigned:
 
 
 def rows_of(source: exp.Expr | None) -> Iterator[list[exp.Expr]]:
-    """Yield the values of each inserted row or SELECT, up to the first star."""
+    """Yield the expressions of each row of VALUES or, for a query, of each SELECT up to the first star (`*`)."""
     if isinstance(source, exp.Values):
         yield from (row.expressions for row in source.expressions)
     elif isinstance(source, exp.SetOperation):

@@ -1,8 +1,8 @@
 """Decide from the roles in use whether a session may run a statement. Sources: Snowflake's page "Access
 control privileges", and the section "Access control requirements" of each command's page.
 
-If the role has no privilege at all on an object, the object "does not exist" for it. If the role has a
-privilege other than the required one, the error names the object.
+If the roles have no privilege on an object, the error says that the object does not exist. If they have a
+privilege but not the required one, the error says that their privileges are insufficient.
 """
 
 from collections.abc import Iterable
@@ -33,8 +33,9 @@ class Authority:
     # ---- one object
 
     def require(self, actor: Actor, wanted: Iterable[str], kind: str, name: str) -> None:
-        """Require one of the given privileges on an object, or its ownership, and at least one privilege on
-        its database and on its schema. If the object does not exist, the statement itself raises the error.
+        """Require ownership of an object or one of the given privileges on it (any privilege, if none is
+        given), and any privilege on its database and on its schema. If the object does not exist, no error is
+        raised here, because the statement itself raises one.
         """
         if self.access.enforced:
             self.require_of(self.access.now.roles_of(actor), frozenset(wanted), kind, name)
@@ -49,7 +50,7 @@ class Authority:
             raise no_privilege(kind, name)
         if not self.access.is_there(kind, name):
             return
-        if self.access.now is not now:  # an object without an owner has one from now on
+        if self.access.now is not now:  # `is_there` assigned the object an owner, so check again
             self.require_of(roles, wanted, kind, name)
             return
         raise missing("Object" if kind in ("TABLE", "VIEW") else kind.capitalize(), name)
@@ -74,8 +75,8 @@ class Authority:
             raise no_privilege("ACCOUNT", ACCOUNT)
 
     def require_warehouse(self, actor: Actor) -> None:
-        """Require USAGE on the warehouse that the session named, because reading and writing rows needs a
-        warehouse. A session that named no warehouse has one by default.
+        """Require USAGE on the session's warehouse, because reading and writing rows needs one. A session
+        that named no warehouse is not checked: it is treated as if it had a default warehouse.
         """
         if actor.warehouse is None or not self.access.enforced:
             return
@@ -142,8 +143,8 @@ class Authority:
     # ---- the other statements that are read word by word
 
     def statement(self, statement: tuple[str, ...], words: Words, scope: Scope) -> None:
-        """Check the privileges for ALTER, DESC, USE, LIST and COMMENT. Queries and COPY are checked where
-        they are parsed.
+        """Check the privileges for an ALTER, DESC, USE, LIST or COMMENT statement. Queries are checked in
+        `read_privileges.py`, COPY in `copy_by_hand.py`.
         """
         if not self.access.enforced or not statement:
             return

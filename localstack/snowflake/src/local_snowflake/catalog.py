@@ -1,8 +1,9 @@
-"""Objects that fakesnow does not know: pipes, integrations, stage file formats and load histories.
+"""Store the objects that fakesnow does not support: pipes, integrations, file formats of stages, and load
+histories.
 
-Objects are stored in the global database. Load histories and queued files are stored in the database of their
-table, because a DuckDB transaction writes to one database only, and a file's rows must be committed with its
-history.
+The objects are stored in the global database. A load history is stored in the database of its table, because
+a DuckDB transaction can write to only one database, and a file's rows must be committed together with their
+history. Queued files are stored in the database of their pipe.
 """
 
 import json
@@ -96,7 +97,9 @@ class Catalog:
         ]
 
     def has_histories(self, database: str) -> None:
-        """Create a database's hidden history tables, unless they exist; must be called before they are queried."""
+        """Create a database's hidden history tables if they do not exist. Must be called before each query of
+        these tables.
+        """
         with self._preparing:
             if database not in self.prepared:
                 with self.fakesnow.cursor() as cursor:
@@ -164,7 +167,9 @@ class Catalog:
         self.changed()
 
     def drop_pipe(self, name: Name) -> None:
-        """Drop a pipe. The pipe's load history is lost, because a new pipe with the same name has another id."""
+        """Drop a pipe and its queued files. A new pipe with the same name has a new id, so it does not
+        inherit the load history.
+        """
         pipe = self.pipe(name)
         with self.transaction() as cursor:
             self._drop_pipe(cursor, name)
@@ -262,7 +267,9 @@ class Catalog:
             )
 
     def file_format(self, options: Options, home: Name) -> Options:
-        """Return the options merged with those of the file format in FORMAT_NAME; explicit options take precedence."""
+        """Return the options merged with those of the file format that FORMAT_NAME names, if any; explicit
+        options take precedence.
+        """
         named = options.get("FORMAT_NAME")
         if named is None:
             return options

@@ -65,7 +65,8 @@ class Location(NamedTuple):
     pattern: str | None
 
     def file_name(self, bucket: str, key: str) -> str | None:
-        """Return an object's path as the load histories record it, or None if the object is outside this location.
+        """Return an object's path as the load histories record it, or None if the object is outside this
+        location or does not match its pattern.
 
         The prefix is compared as text: a stage URL without a trailing slash also matches longer prefixes.
         """

@@ -1,4 +1,6 @@
-"""Find the object that a CREATE, DROP or ALTER … RENAME statement changes, so that its owner and grants follow."""
+"""Find the object that a CREATE, DROP or ALTER … RENAME statement changes, and update its owner and grants
+afterwards.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -122,7 +124,7 @@ def take_object_name(words: Words) -> tuple[str, ...]:
         return words.take_name()
     words.take("IDENTIFIER", "(")
     if words.token.token_type not in STRINGS:
-        raise unsupported("IDENTIFIER with anything but a string literal")
+        raise unsupported("IDENTIFIER with an argument that is not a string literal")
     parts = Words(words.take_string()).take_name()
     words.take(")")
     return parts

@@ -1,5 +1,5 @@
-"""The SQS queue that receives S3's notifications: as in Snowflake, one per account and region, subscribed to
-SNS topics.
+"""The SQS queue that receives S3's notifications. As in Snowflake, there is one queue per account and region,
+and it is subscribed to the pipes' SNS topics.
 """
 
 import json
@@ -19,14 +19,14 @@ from local_snowflake.errors import SnowflakeError
 
 log = structlog.get_logger()
 
-RECEIVE = 10  # the maximum of SQS per call
+RECEIVE = 10  # SQS's maximum per call
 MAX_KEY_BYTES = 1024
 MAX_OBJECT_BYTES = 2**50  # S3's maximum object size is 50 TB
 GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 
 class Aws:
-    """boto3 clients, created once per service and region. They read AWS_ENDPOINT_URL themselves."""
+    """boto3 clients for the given endpoint, created once per service and region."""
 
     def __init__(self, endpoint_url: str | None, region: str) -> None:
         self.region = region
@@ -77,8 +77,8 @@ class Message:
 
 
 def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
-    """Parse an S3 notification, plain or in an SNS envelope. Return its created objects and None or, for any
-    other message, no objects and a description of the problem.
+    """Parse an S3 notification, with or without an SNS envelope. Return the created objects and None; for any
+    other message, return no objects and a description of the problem.
     """
     try:
         event = json.loads(body)
@@ -101,20 +101,21 @@ def notification(body: str) -> tuple[tuple[Created, ...], str | None]:
             )
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return (), f"not an S3 event: {type(error).__name__}: {error}"
-    return tuple(created), None if created else "no ObjectCreated in it"
+    return tuple(created), None if created else "the message contains no ObjectCreated event"
 
 
 def object_key(text: str) -> str:
     key = unquote_plus(text)
-    if "\0" in key or not 0 < len(key.encode()) <= MAX_KEY_BYTES:  # a lone surrogate has no UTF-8
-        raise ValueError("an invalid object key")
+    # Encoding a lone surrogate raises ValueError, too.
+    if "\0" in key or not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+        raise ValueError("invalid object key")
     return key
 
 
 def object_size(number: str) -> int:
     size = int(number)
     if not 0 <= size <= MAX_OBJECT_BYTES:
-        raise ValueError("an invalid object size")
+        raise ValueError("invalid object size")
     return size
 
 
@@ -167,8 +168,8 @@ class Channel:
         self._topics.discard(topic)
 
     def forget(self) -> None:
-        """Forget the queue's URL and subscriptions after the AWS emulator was restarted; the next use creates
-        the queue and its subscriptions again.
+        """Forget the queue's URL and subscriptions because the queue no longer exists, for example after a
+        restart of the AWS emulator. The next use creates the queue and its subscriptions again.
         """
         self._url = None
         self._topics.clear()

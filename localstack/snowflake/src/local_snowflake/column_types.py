@@ -1,5 +1,5 @@
-"""Infer from column names which types an expression may have, where DuckDB would silently convert a value to
-another type and Snowflake would convert it differently.
+"""Infer the types that an expression may have from the names of its columns. This is needed where DuckDB
+would silently convert a value to another type, but differently from Snowflake.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -76,7 +76,7 @@ def differ(one: Possible, other: Possible) -> bool:
 
 @dataclass(frozen=True)
 class Types:
-    """The types that each name in one statement may have."""
+    """The types that each column or alias in a statement may have."""
 
     known: Mapping[str, frozenset[str]]
     aliases: Mapping[str, tuple[exp.Expr, ...]]

@@ -93,8 +93,9 @@ class Commands:
             self.reading.learn(change.name, session.view_reads)
 
     def _keep_text(self, change: Change, sql: str) -> None:
-        """Store a view's text, unless CREATE VIEW IF NOT EXISTS found an existing view. Must be called before
-        the owner of a new view is recorded, because a view with an owner counts as existing.
+        """Store a view's text, unless CREATE VIEW IF NOT EXISTS found an existing view; if a view is renamed,
+        rename its stored text. Must be called before the owner of a new view is recorded, because a view with
+        an owner counts as existing.
         """
         if change.verb == "RENAME":
             self.access.catalog.rename_view_text(change.name, change.new_name)
@@ -107,7 +108,9 @@ class Commands:
         self, statement: tuple[str, ...], words: Words, scope: Scope, session: LocalConnection
     ) -> Result | str | None:
         if words.start(3)[1:] == ("OR", "ALTER") and statement != ("CREATE", "FILE", "FORMAT"):
-            raise unsupported(f"CREATE OR ALTER {' '.join(statement[1:])} (only CREATE OR ALTER FILE FORMAT)")
+            raise unsupported(
+                f"CREATE OR ALTER {' '.join(statement[1:])}; only CREATE OR ALTER FILE FORMAT is supported"
+            )
         if statement == ("SET",) and words.start(3)[1:2] != ("(",) and words.start(3)[2:] != ("=",):
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if words.start(4)[2:] == ("AS", "PROCEDURE"):
@@ -123,8 +126,8 @@ class Commands:
         return self.functions.rewritten(words, scope)
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
-        """Return the SHOW statement to run for DESC SEQUENCE, because its columns are the same ("DESCRIBE
-        SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
+        """Return the SHOW SEQUENCES statement that answers DESC SEQUENCE: both return the same columns
+        ("DESCRIBE SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
         """
         take_describe(words, "SEQUENCE")
         name = scope.resolve(words.take_name())

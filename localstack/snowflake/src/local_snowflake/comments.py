@@ -1,4 +1,4 @@
-"""Column comments, which DuckDB supports but fakesnow and its parser drop. (Snowflake: "COMMENT")"""
+"""Set column comments, which DuckDB supports but fakesnow and sqlglot drop (Snowflake: "COMMENT")."""
 
 from collections.abc import Iterator
 

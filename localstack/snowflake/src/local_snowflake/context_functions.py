@@ -1,4 +1,4 @@
-"""Replace bound parameters, and functions that depend on the session such as CURRENT_ROLE(), by their values."""
+"""Replace bound parameters, and functions that depend on the session such as CURRENT_ROLE(), with their values."""
 
 from fakesnow.conn import FakeSnowflakeConnection
 from sqlglot import exp
@@ -39,7 +39,7 @@ CONTEXT_FUNCTIONS = (exp.CurrentRole, exp.CurrentUser, exp.CurrentWarehouse)
 
 
 def context_function(node: exp.Expr, actor: Actor, session: FakeSnowflakeConnection) -> exp.Expr:
-    """Replace CURRENT_ROLE() and similar functions by their values. The result column is still named after
+    """Replace CURRENT_ROLE() and similar functions with their values. The result column is still named after
     the function.
     """
     if isinstance(node, exp.CurrentRole):
@@ -49,7 +49,7 @@ def context_function(node: exp.Expr, actor: Actor, session: FakeSnowflakeConnect
     elif isinstance(node, exp.CurrentWarehouse):
         value = actor.warehouse
     elif isinstance(node, exp.CurrentDatabase) and not session.database_set:
-        value = None  # DuckDB would name its own
+        value = None  # DuckDB would return its own database
     elif isinstance(node, exp.CurrentSchema) and not session.schema_set:
         value = None
     else:

@@ -1,6 +1,6 @@
-"""COPY INTO a table from an S3 stage, run by a user. The load history belongs to the table, lasts 64 days and
-takes ETags into account. Sources: Snowflake's pages "COPY INTO <table>" and "Introduction to data loading"
-(load metadata).
+"""COPY INTO <table> from an S3 stage, run by a user rather than a pipe. The load history belongs to the
+table, lasts 64 days and takes ETags into account. Sources: Snowflake's pages "COPY INTO <table>" and
+"Introduction to data loading" (load metadata).
 """
 
 import re
@@ -43,7 +43,7 @@ class Bulk:
 
     def copy(self, words: Words, scope: Scope, session: LocalConnection) -> Result | str | None:
         if words.start(3)[2:] == ("@",):
-            raise unsupported("COPY INTO a location")
+            raise unsupported("COPY INTO <location>")
         copy = copy_of(words.sql, scope)
         stage = self.catalog.stage(copy.stage)
         self.authority.require_warehouse(session.actor)
@@ -54,7 +54,7 @@ class Bulk:
             if option in copy.options:
                 raise unsupported(f"copy option {option}")
         if len(copy.files) > MAX_NAMED_FILES:
-            raise compilation(f"maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
+            raise compilation(f"the maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
         self.catalog.has_histories(plan.target.database)
         with self._turns[plan.target]:  # of two concurrent COPYs, the second one finds the files loaded
@@ -64,8 +64,8 @@ class Bulk:
             return result_of(plan, self._load(plan, files, session))
 
     def _with_stage_format(self, words: Words, copy: Copy) -> str | None:
-        """Return the COPY statement with the file format of its internal stage added, because fakesnow would
-        assume CSV; None if the statement needs no change.
+        """Return a COPY statement with the file format of its internal stage added, because fakesnow would
+        assume CSV. Return None if the statement needs no change.
         """
         stage = self.catalog.stage(copy.stage)
         if copy.format_options is not None or not stage.file_format:
@@ -84,7 +84,7 @@ class Bulk:
 
     def _listed(self, plan: Plan) -> list[tuple[StagedFile, str | None]]:
         files: list[tuple[StagedFile, str | None]] = []
-        # Unlike a pipe, COPY by hand matches its pattern with the whole path (Snowflake: "Loading data").
+        # Unlike a pipe, a user's COPY matches its pattern with the whole path (Snowflake: "Loading data").
         everywhere, pattern = plan.location._replace(pattern=None), plan.location.pattern
         for thing in self.loader.listed(plan.location.bucket, plan.location.prefix):
             name = everywhere.file_name(plan.location.bucket, thing["Key"])
@@ -98,7 +98,7 @@ class Bulk:
     ) -> list[StagedFile]:
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
-        # In the session's transaction, so files that it has loaded itself count.
+        # Queried in the session's transaction, so that files loaded in the same transaction count.
         known = self.loader.loaded_by_hand(session._duck_conn, plan.target, plan.stage.url)
         fresh = []
         for file, listed_etag in files:
@@ -122,7 +122,7 @@ class Bulk:
             return self._insert(plan, files, duck, careful=True)
         try:
             return self._insert_at_once(plan, files, duck, careful=False)
-        except DATA_ERRORS:  # the table refuses some row: find it, file by file
+        except DATA_ERRORS:  # the table refuses a row: find it by loading the files one by one
             return self._insert_at_once(plan, files, duck, careful=True)
 
     def _insert_at_once(
@@ -162,7 +162,7 @@ class Bulk:
 
 
 class keeping_schema:  # reads as a statement
-    """Restore the session's current schema at the end of the `with` block, because loading changes it."""
+    """A context manager that restores the session's current schema, because loading changes it."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:
         self.duck = duck

@@ -1,6 +1,6 @@
-"""Parse COPY INTO <table> FROM @stage, run by a pipe or by a user, and check its options, which differ
-between the two.
-Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes: unsupported copy options).
+"""Parse COPY INTO <table> FROM @stage, run by a pipe or by a user, and check its options. A pipe supports
+fewer options than a user. Sources: Snowflake's pages "COPY INTO <table>" and "CREATE PIPE" (Usage notes:
+unsupported copy options).
 """
 
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ IGNORED_WHEN_FALSE = {
     "ENABLE_OCTAL",
     "TRIM_SPACE",
 }
-# date formats matter only for casts within a file, which JSON does not have
+# Date formats matter only for conversions within a file, which do not exist in JSON.
 KNOWN_FORMAT_OPTIONS = IGNORED_WHEN_FALSE | {
     "TYPE",
     "COMPRESSION",
@@ -146,7 +146,7 @@ def copy_of(sql: str, scope: Scope) -> Copy:
     words = Words(sql)
     words.take("COPY", "INTO")
     if words.sees("@") or words.token.token_type in STRINGS:
-        raise unsupported("COPY INTO a location")
+        raise unsupported("COPY INTO <location>")
     target = scope.resolve(words.take_name())
     columns: tuple[str, ...] = ()
     if words.takes("("):
@@ -162,7 +162,7 @@ def copy_of(sql: str, scope: Scope) -> Copy:
     elif words.sees("@"):
         reference = words.take_stage()
     else:
-        raise unsupported("COPY from anything but a stage")
+        raise unsupported("COPY from a source that is not a stage")
     stage, path = stage_parts(reference, scope)
     options = {**inline, **words.take_options()}
     words.finish()
@@ -173,8 +173,8 @@ def copy_of(sql: str, scope: Scope) -> Copy:
 
 
 def select_of(sql: str) -> tuple[exp.Select, str, Options]:
-    """Parse the SELECT of a transforming COPY, which may read only plain columns of one stage (see "COPY INTO
-    <table>").
+    """Parse the SELECT of a COPY statement that transforms data. It may read only one stage and have no other
+    clause, aggregate, window function or subquery ("COPY INTO <table>").
     """
     select = parsed(sql)
     if not isinstance(select, exp.Select):

@@ -1,5 +1,5 @@
-"""CREATE and DROP of databases and schemas. Drops the databases that fakesnow cannot drop, and all objects in
-a dropped database or schema.
+"""Create and drop databases and schemas. This includes dropping databases, which fakesnow cannot do, and
+deleting the pipes, stages and file formats in a dropped database or schema.
 """
 
 from local_snowflake.catalog import FILE_FORMATS, STAGES, Catalog
@@ -21,7 +21,9 @@ class Databases:
         }
 
     def create_database(self, words: Words, scope: Scope) -> None:
-        """Check a CREATE DATABASE statement, which fakesnow then runs: the database's name is also a file name."""
+        """Check the name in a CREATE DATABASE statement, because it is also a file name; fakesnow then runs
+        the statement.
+        """
         del scope
         words.take("CREATE")
         if words.takes("OR", "REPLACE"):
@@ -37,7 +39,7 @@ class Databases:
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
         """Return CREATE SCHEMA without WITH MANAGED ACCESS, which fakesnow does not support and which is
-        recorded separately; None if the statement needs no change.
+        recorded separately. Return None if the statement needs no change.
         """
         del scope
         for at in range(len(words.tokens) - 2):
@@ -55,8 +57,8 @@ class Databases:
         self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
 
     def drop_database(self, words: Words, scope: Scope) -> Result:
-        """Drop a database and delete its file. DuckDB only detaches a database, so the next start would
-        attach the file again.
+        """Drop a database and delete its file. DuckDB only detaches a database, so otherwise the next start
+        would attach the file again.
         """
         del scope
         words.take("DROP", "DATABASE")

@@ -31,8 +31,8 @@ class Delivery:
         self._under_way: list[tuple[float, Message]] = []
 
     def __call__(self, messages: Sequence[Message]) -> list[Message]:
-        """Take the received messages and return those that are due now; later calls return the delayed and
-        repeated ones.
+        """Add received messages, and return all messages that are due now, including delayed and repeated
+        ones from earlier calls.
         """
         due, self._waiting = self._waiting, []
         for message in self._arrived(messages):

@@ -1,5 +1,6 @@
 """Translate errors of DuckDB's binder, catalog and casts into Snowflake's errors, or into refusals that name
-what is missing. DuckDB has one exception class for many errors, so its message is read here, and only here.
+the missing feature. DuckDB has one exception class for many errors, so the errors are distinguished by their
+messages.
 """
 
 import re
@@ -35,8 +36,8 @@ TOO_LARGE = re.compile(
 
 def not_converted(message: str) -> SnowflakeError:
     """Return Snowflake's error for a text that DuckDB cannot cast. If Snowflake would accept the text,
-    because it reads more forms of dates and offsets than DuckDB ("Date and time input and output formats"),
-    the error is a refusal.
+    because it supports more date and offset formats than DuckDB ("Date and time input and output formats"),
+    return a refusal instead.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]

@@ -1,4 +1,6 @@
-"""fakesnow with durable databases: each database is a DuckDB file in one folder, and the next start reopens it."""
+"""fakesnow with durable databases. Each database is a DuckDB file in one folder, and the next start attaches
+it again.
+"""
 
 import fcntl
 import os
@@ -99,8 +101,8 @@ class DurableFakeSnow(FakeSnow):
 
     def _shut_in(self, folder: Path) -> None:
         """Prevent statements from accessing files outside the folder, loading extensions or changing
-        settings. DuckDB's "Securing DuckDB" names these settings; none of them can be changed while the
-        database is open.
+        settings. DuckDB's page "Securing DuckDB" describes these three settings, none of which can be changed
+        while the database is open.
         """
         self.duck_conn.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
         self.duck_conn.execute("SET enable_external_access = false")
@@ -146,6 +148,6 @@ class DurableFakeSnow(FakeSnow):
 
 
 def keep_internal_stages_in(folder: Path) -> None:
-    """Keep internal stages in the folder; fakesnow would otherwise use a temporary folder per process."""
+    """Store internal stages in the folder; fakesnow would otherwise use a temporary folder per process."""
     folder.mkdir(exist_ok=True)
     fakesnow.transforms.stage.LOCAL_BUCKET_PATH = str(folder)

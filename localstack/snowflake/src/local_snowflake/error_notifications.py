@@ -1,8 +1,9 @@
-"""Messages to the topic of a pipe's notification integration about files that the pipe could not load.
+"""Messages about files that a pipe could not load, sent to the topic of the pipe's notification integration.
 Source: Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
 
-Only files that ON_ERROR = SKIP_FILE skipped are reported, each at least once: a message that could not be
-sent is retried until the process ends.
+Only files that ON_ERROR = SKIP_FILE skipped are reported. A message that could not be sent is retried until
+the process ends, so it may arrive more than once. If more than 1,000 messages are unsent, the oldest is
+dropped.
 """
 
 import json
@@ -38,7 +39,7 @@ class Notices:
         self._unsent: deque[Notice] = deque(maxlen=MAX_UNSENT)
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """Queue one message for the skipped files of a batch."""
+        """Queue one message about the skipped files of a batch."""
         failed = [file for file in files if file.status == "Load failed"]
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return

@@ -13,7 +13,7 @@ KIND = "local_kind"
 TEXT_TYPES = {exp.DType.VARCHAR, exp.DType.TEXT, exp.DType.NVARCHAR, exp.DType.CHAR}
 SEMI_STRUCTURED = {exp.DType.VARIANT, exp.DType.OBJECT, exp.DType.ARRAY}
 
-# Their arguments are read as text.
+# Functions that read their arguments as text.
 WANTS_TEXT = (
     exp.Ascii, exp.Base64Encode, exp.Concat, exp.ConcatWs, exp.Contains, exp.DPipe, exp.EndsWith, exp.ILike,
     exp.Initcap, exp.Left, exp.Length, exp.Like, exp.Lower, exp.MD5, exp.Pad, exp.RegexpExtract, exp.RegexpLike,
@@ -27,7 +27,7 @@ GIVES_VARIANT = (
     exp.JSONExtract, exp.ParseJSON, exp.Struct, exp.JSONObject, exp.Array, exp.ToVariant, exp.Split, exp.ArrayAgg,
     exp.ObjectAgg, exp.GetExtract, exp.Bracket, exp.StarMap, exp.ArrayConcat, exp.ArraySlice, exp.JSONKeys,
 )  # fmt: skip
-# Their result has the type of their argument.
+# Functions whose result has the type of their argument.
 PASSES_ON = (
     exp.AnyValue, exp.ArgMax, exp.ArgMin, exp.Case, exp.Coalesce, exp.DecodeCase, exp.FirstValue, exp.Greatest,
     exp.If, exp.IgnoreNulls, exp.Lag, exp.LastValue, exp.Lead, exp.Least, exp.Max, exp.Min, exp.NthValue, exp.Nullif,
@@ -47,10 +47,11 @@ def type_of(node: exp.Expr) -> exp.Expr:
 
 
 def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp.Expr:
-    """Return a call of a macro that has one overload per type.
+    """Return a call to a macro that has one overload per type.
 
-    DuckDB expands a macro once per use of its argument, so an argument whose type is known here is written
-    only once: this makes binding a statement with many casts several times faster.
+    The call passes the argument and its type. If the type is known here, it is passed as a literal and not as
+    `typeof(argument)`: the argument then occurs only once, which makes binding a statement with many casts
+    several times faster.
     """
     family = name.removeprefix("try_")
     if is_aggregated(node):

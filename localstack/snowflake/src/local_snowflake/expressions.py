@@ -10,7 +10,7 @@ from local_snowflake.macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
-    """Refuse FLATTEN's PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER is supported."""
+    """Refuse FLATTEN's arguments PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER is supported."""
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
     if isinstance(node.parent, exp.Join) and node.parent.side:  # DuckDB loses the rows without elements
@@ -95,7 +95,9 @@ INFORMATION_SCHEMA = {"COLUMNS", "DATABASES", "SCHEMATA", "TABLES", "VIEWS"}
 
 
 def refuse_views(statement: exp.Expr) -> None:
-    """Refuse statements on views of INFORMATION_SCHEMA that fakesnow lacks or fills with DuckDB's objects."""
+    """Refuse statements that read INFORMATION_SCHEMA views which fakesnow lacks or fills with DuckDB's own
+    objects.
+    """
     for table in statement.find_all(exp.Table):
         if table.db.upper() == "INFORMATION_SCHEMA" and table.name.upper() not in INFORMATION_SCHEMA:
             raise unsupported(f"the view INFORMATION_SCHEMA.{table.name.upper()}")
@@ -117,7 +119,7 @@ UNITS = {
 
 
 def plain_units(statement: exp.Expr) -> None:
-    """Replace each date part by its canonical name ("Date & time functions": supported date and time parts)."""
+    """Replace each date part with its canonical name ("Date & time functions": supported date and time parts)."""
     for node in statement.find_all(exp.DateAdd, exp.DateDiff, exp.TimestampTrunc):
         unit = node.args.get("unit")
         if isinstance(unit, exp.Var) and unit.name.upper() in UNITS:
@@ -203,7 +205,7 @@ def refuse_local_times(statement: exp.Expr) -> None:
         if reads_the_clock_face(outer):
             raise snowflake.connector.errors.ProgrammingError(
                 msg="Not supported by the local Snowflake: the local date or time of a TIMESTAMP_TZ, "
-                "whose offset is lost here. Say which zone is meant, as in CONVERT_TIMEZONE('UTC', …): "
+                "whose offset is lost here. Name the time zone, as in CONVERT_TIMEZONE('UTC', …): "
                 + (outer.sql(dialect="snowflake") if outer else ""),
                 errno=2,
                 sqlstate="0A000",

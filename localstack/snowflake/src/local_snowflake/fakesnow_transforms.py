@@ -4,10 +4,10 @@ fakesnow 0.12.1 walks the whole statement once for each of its seventy transform
 or two kinds of nodes. Here a transform runs only if the statement has such a node, and only on the root if
 only a root can match.
 
-The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for four that answer
-wrongly: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number
-NULL; `trim_cast_varchar` replaces LTRIM(x, '0') by TRIM(x); `sequence_nextval` loses a sequence's schema and
-gives a column's default an alias; `create_clone` loses OR REPLACE (`tables.py`).
+The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for four that give wrong
+answers: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is not a number
+NULL; `trim_cast_varchar` replaces LTRIM(x, '0') with TRIM(x); `sequence_nextval` loses a sequence's schema
+and gives a column's default an alias; `create_clone` loses OR REPLACE (`tables.py`).
 """
 
 from collections.abc import Callable
@@ -109,7 +109,7 @@ def passes(cursor: FakeSnowflakeCursor, params: Params) -> list[tuple[tuple[type
 
 
 def next_value(node: exp.Expr) -> exp.Expr:
-    """Rewrite seq.NEXTVAL (Snowflake: "Using sequences")."""
+    """Rewrite seq.NEXTVAL as DuckDB's nextval('seq') (Snowflake: "Using sequences")."""
     if not isinstance(node, exp.Column) or node.name.upper() != "NEXTVAL" or not node.table:
         return node
     name = ".".join(f'"{part.name}"' for part in node.parts[:-1])
@@ -120,8 +120,9 @@ def next_value(node: exp.Expr) -> exp.Expr:
 
 
 def comment_on_table(statement: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """Record a table's comment. fakesnow writes NULL as 'None', fails on quotes, and keeps a replaced
-    table's comment."""
+    """Record a table's comment. fakesnow stores a NULL comment as 'None', fails on quotes, and keeps the
+    comment of a table that has been replaced.
+    """
     made = transforms.extract_comment_on_table(statement)
     table, comment = made.args.get("table_comment") or (None, None)
     if table is not None and comment is not None:
@@ -142,8 +143,8 @@ def had_comment(table: exp.Table, cursor: FakeSnowflakeCursor) -> bool:
 
 
 def other_keys(show: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """Answer SHOW UNIQUE KEYS and SHOW IMPORTED KEYS if no such keys exist. fakesnow finds no unique keys,
-    and lists the primary keys instead of the foreign keys.
+    """Answer SHOW UNIQUE KEYS and SHOW IMPORTED KEYS with no rows, or refuse them if such keys exist.
+    fakesnow finds no unique keys, and lists the primary keys instead of the foreign keys.
     """
     kind = OTHER_KEYS.get(show.name.upper()) if isinstance(show, exp.Show) else None
     if kind is None:
@@ -161,9 +162,9 @@ OTHER_KEYS = {"UNIQUE KEYS": "UNIQUE", "IMPORTED KEYS": "FOREIGN KEY"}
 
 
 def primary_keys(show: exp.Expr, database: str | None, schema: str | None) -> exp.Expr:
-    """Answer SHOW PRIMARY KEYS for one table. fakesnow searches for the table's name in all schemas of the
-    session's database. DuckDB does not store the names of keys, so each key is shown with a name of the form
-    that Snowflake generates.
+    """Answer SHOW PRIMARY KEYS for a table, schema, database or account. For a table, fakesnow searches all
+    schemas of the session's database for its name. DuckDB does not store the names of keys, so each key is
+    shown with a name of the form that Snowflake generates.
     """
     if not isinstance(show, exp.Show) or show.name.upper() != "PRIMARY KEYS":
         return show
@@ -194,7 +195,7 @@ def kinds_of(statement: exp.Expr) -> set[type]:
     return {kind for node in {type(node) for node in statement.walk()} for kind in node.__mro__}
 
 
-# A statement has at most one of them, as its root.
+# A statement has at most one of these nodes, as its root.
 ROOTS = {exp.Alter, exp.Command, exp.Comment, exp.Create, exp.Drop, exp.Put, exp.Set, exp.Show, exp.Use}
 
 

@@ -40,7 +40,7 @@ class Content:
 
 
 class UnreadableFile(Exception):
-    """Raised if the whole file cannot be read, because it is not gzip or is truncated."""
+    """Raised if the whole file cannot be read, because it is not valid gzip or is truncated."""
 
 
 def uncompressed(body: bytes, file_format: FileFormat) -> bytes:
@@ -66,7 +66,7 @@ def read(body: bytes, file_format: FileFormat) -> Content:
     text = uncompressed(body, file_format).removeprefix(BYTE_ORDER_MARK)
     content = read_lines(text, file_format)
     if content.errors:
-        # A document may span lines; the file is valid if all of it can be read in that way.
+        # A document may span lines; the file is valid if all of it can be read as documents.
         return read_documents(text, file_format) or content
     return content
 

@@ -1,4 +1,4 @@
-"""Fixes that belong in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` contains the tests that
+"""Fixes for bugs in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` contains the tests that
 fakesnow would need.
 """
 
@@ -50,7 +50,7 @@ HAS_KEY = """CASE WHEN EXISTS (
         AND key.constraint_type = '{}' AND list_contains(key.constraint_column_names, column_name)
     ) THEN 'Y' ELSE 'N' END AS"""
 DESCRIBED = {
-    # The type of an integer whose type comes from neither a cast nor a column.
+    # An integer expression whose type comes from neither a cast nor a column.
     "ELSE data_type END": "WHEN data_type IN ('INTEGER', 'SMALLINT', 'TINYINT', 'HUGEINT') THEN 'NUMBER(38,0)'"
     " ELSE data_type END",
     "'N' AS \"primary key\"": HAS_KEY.format("PRIMARY KEY") + ' "primary key"',
@@ -63,7 +63,7 @@ DESCRIBED = {
 
 
 def describe_table() -> str:
-    """Answer DESC TABLE with keys and comments; fakesnow returns N and NULL for every column."""
+    """Return SQL for DESC TABLE that shows keys and comments; fakesnow's SQL shows N and NULL for every column."""
     sql: str = transforms.SQL_DESCRIBE_TABLE.template
     for constant, value in DESCRIBED.items():
         sql = sql.replace(constant, value)
@@ -85,7 +85,9 @@ UNKNOWN = {
 
 
 def shown_relations() -> str:
-    """Answer SHOW with NULL for unknown times and sizes; fakesnow returns 1970 and 0."""
+    """Return SQL for the views behind SHOW, with NULL for unknown times and sizes; fakesnow's views show 1970
+    and 0.
+    """
     relations = (
         show.SQL_CREATE_VIEW_SHOW_TABLES,
         show.SQL_CREATE_VIEW_SHOW_VIEWS,
@@ -111,7 +113,9 @@ def syntax_failure(error: ParseError) -> ProgrammingError:
 
 
 def inline_variables(self: Variables, sql: str) -> str:
-    """Replace `$name` by the session variable's value, but not within string literals, as fakesnow does."""
+    """Replace `$name` with the session variable's value, except within string literals, where fakesnow would
+    replace it too.
+    """
     if "$" not in sql:
         return sql
     values = {name.upper(): value for name, value in self._variables.items()}

@@ -49,8 +49,8 @@ class Granting:
         }
 
     def _take_target(self, words: Words, scope: Scope) -> Target:
-        """Parse the target of a grant. A name without a kind is that of a table or a view: dbt omits the
-        kind, although Snowflake's page "GRANT <privileges> … TO ROLE" requires it.
+        """Parse the target of a grant. A name without a kind denotes a table or a view: dbt omits the kind,
+        although Snowflake's page "GRANT <privileges> … TO ROLE" requires it.
         """
         start = words.at
         if not any(words.sees(word) for word in _START_OF_TARGET):
@@ -268,7 +268,7 @@ class Granting:
             self.access.existing("ROLE", role)
             rows = [row for row in now.on.get(("ROLE", role), ()) if not row.is_ownership]
         else:
-            raise unsupported("SHOW GRANTS with anything but ON, TO and OF ROLE")
+            raise unsupported("SHOW GRANTS other than ON, TO and OF ROLE")
         return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
 
     def show_future_grants(self, words: Words, scope: Scope) -> Result:
@@ -348,7 +348,7 @@ def grants_result(rows: Sequence[Grant]) -> Result:
 
 
 def take_privileges(words: Words) -> list[str]:
-    """Parse privileges up to ON, such as CREATE TABLE or SELECT; ALL means ALL PRIVILEGES."""
+    """Parse the privileges before ON, such as CREATE TABLE or SELECT; ALL PRIVILEGES is returned as ALL."""
     privileges = [""]
     while not words.takes("ON"):
         if words.takes(","):
@@ -387,7 +387,9 @@ def take_kind(words: Words, kinds: Iterable[str]) -> str:
             return kind
     if words.done:
         raise words.unexpected()
-    raise unsupported(f"grants on {words.token.text.upper()}: this kind of object has no grants here")
+    raise unsupported(
+        f"grants on {words.token.text.upper()}: privileges on this kind of object cannot be granted"
+    )
 
 
 def take_container(words: Words, scope: Scope) -> tuple[str, str]:

@@ -49,7 +49,7 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True)
 class Grants:
-    """All grants at one moment."""
+    """All grants at one point in time."""
 
     rows: frozenset[Grant] = frozenset()
     managed: frozenset[str] = frozenset()
@@ -133,9 +133,9 @@ class Grants:
         )
 
     def created(self, kind: str, name: str, owner: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants after the creation of an object, which receives the future grants of its schema
-        or else of its database. An object that replaces another loses the other's grants, unless
-        `keep_grants` is set.
+        """Return the grants after an object was created. The object receives the future grants of its schema
+        or, if there are none, of its database. With `keep_grants`, it keeps the grants of the object that it
+        replaces instead.
         """
         future: Iterable[Grant] = () if keep_grants else self._future(kind, name)
         received = [

@@ -3,7 +3,7 @@
 Snowflake answers within 45 seconds, if necessary with code 333333 and the address of the later result
 ("Submitting a request to execute SQL statements"). The connector stops waiting after 60 seconds and sends the
 statement again with the same request id. That request must join the running statement, because otherwise an
-INSERT would insert twice.
+INSERT would insert its rows twice.
 """
 
 import asyncio

@@ -1,7 +1,9 @@
-"""INFORMATION_SCHEMA.TABLES, VIEWS, SCHEMATA and DATABASES with views, owners and the text of each view.
+"""The views TABLES, VIEWS, SCHEMATA and DATABASES of INFORMATION_SCHEMA, with owners and the text of each
+view.
 
-fakesnow's TABLES leaves views out, and all four name SYSADMIN as owner, 1970 as every time and 0 bytes. Here an unknown
-value is NULL. (Snowflake: "TABLES view", "VIEWS view", "SCHEMATA view", "DATABASES view")
+fakesnow's TABLES omits views, and all four of its views show SYSADMIN as the owner, 1970 as every time and 0
+as every size. Here an unknown value is NULL. (Snowflake: "TABLES view", "VIEWS view", "SCHEMATA view",
+"DATABASES view")
 """
 
 from local_snowflake.sql import OURS, hidden

@@ -171,7 +171,7 @@ def check_options(category: str, options: Options) -> None:
             raise compilation(f"missing property '{required}' for 'INTEGRATION'", "001007", "42601")
     for option, supported in SUPPORTED[category].items():
         if str(options[option]).upper() != supported:
-            raise unsupported(f"{option} = {options[option]} (only {supported})")
+            raise unsupported(f"{option} = {options[option]}; only {supported} is supported")
 
 
 def notification_properties(integration: Integration) -> list[tuple[str, ...]]:

@@ -1,6 +1,6 @@
-"""A VARIANT's text: strict JSON with the keys of each object sorted, as Snowflake stores and shows it.
-
-("Semi-structured data types": an OBJECT does not keep the order of its keys.) Numbers stay as they were written.
+"""The text of a VARIANT: strict JSON with the keys of each object sorted, as Snowflake stores and shows it,
+because an OBJECT does not preserve the order of its keys ("Semi-structured data types"). Numbers are written
+as in the original text.
 """
 
 from typing import Any

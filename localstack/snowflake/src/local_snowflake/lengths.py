@@ -1,4 +1,4 @@
-"""Enforce the length of VARCHAR(n) with a CHECK constraint, because DuckDB ignores it."""
+"""Enforce the maximum length in VARCHAR(n) with a CHECK constraint, because DuckDB ignores this length."""
 
 from collections.abc import Iterator
 

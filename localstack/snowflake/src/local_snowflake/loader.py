@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 MAX_FILES = 500
 MAX_BYTES = 8 * 1024 * 1024
-GUNZIPPED = 20  # JSON in memory is about this many times larger
+GUNZIPPED = 20  # JSON in memory is about this many times larger than the file
 PARALLEL_READS = 16
 
 
@@ -40,7 +40,9 @@ class StagedFile(NamedTuple):
 
 @dataclass
 class LoadedFile:
-    """A staged file that was read and, later, loaded; its fields become the file's row in the load history."""
+    """A staged file that has been read and may have been loaded. Its fields become the file's row in the load
+    history.
+    """
 
     file: StagedFile
     content: Content = field(default_factory=Content)
@@ -244,8 +246,8 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Return the names of those files that the pipe's history lists as loaded or failed, regardless of
-        their ETags.
+        """Return the names of those files that the pipe's history of the last 14 days lists as loaded or
+        failed, regardless of their ETags.
         """
         assert plan.pipe
         database = plan.target.database
@@ -260,7 +262,9 @@ class Loader:
     def loaded_by_hand(
         self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
     ) -> dict[str, str]:
-        """Return the name and the ETag of each file that COPY has loaded into a table within the last 64 days."""
+        """Return the ETag of each file that a user's COPY has loaded from the stage into the table within the
+        last 64 days, keyed by file name.
+        """
         rows = duck.execute(
             f"""SELECT file_name, etag FROM {hidden(target.database)}._local_history
                 WHERE pipe_id IS NULL AND table_schema = ? AND table_name = ? AND stage_location = ?
@@ -314,7 +318,7 @@ def insert_rows(
         f"CREATE OR REPLACE TEMP VIEW {BATCH} AS SELECT * REPLACE (C1::JSON AS C1) FROM _snowpipe_texts"
     )
     cursor.execute(plan.insert)
-    cursor.unregister("_snowpipe_texts")  # after a failure the rollback does it
+    cursor.unregister("_snowpipe_texts")  # after a failure, the rollback unregisters it
 
 
 def record(cursor: duckdb.DuckDBPyConnection, plan: Plan, files: Sequence[LoadedFile], now: datetime) -> None:

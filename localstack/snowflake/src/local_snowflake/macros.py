@@ -66,7 +66,7 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
     """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
-    if kind in ("Date", "Timestamp"):  # NULL would be wrong: Snowflake reads these forms, too
+    if kind in ("Date", "Timestamp"):  # not NULL, because Snowflake reads these forms
         refusal = raised("000002", "0A000", "'the form of this date: ' || x")
         other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
     strict = (
@@ -76,16 +76,18 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
 
 
 def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
-    """Return SQL that defines a macro with one body per type of `x`; `t` is the type that `x` had before the
-    overload was chosen. A VARIANT is JSON, which DuckDB treats as text, so it is recognized by `t`, as is the
-    scale of a NUMBER.
+    """Return SQL that defines a macro with one overload per type of `x`. Its parameter `t` is the original
+    type of `x`: it distinguishes a VARIANT (JSON) from text, for which DuckDB chooses the same overload, and
+    contains the scale of a NUMBER.
     """
     variants = ", ".join(f"(x {kind}, t{parameters}) AS ({body})" for kind, body in bodies.items())
     return f"CREATE OR REPLACE MACRO {HOME}{name}{variants};\n"
 
 
 def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
-    """Return SQL that defines the macros `name` and `try_name`, which accept text, a VARIANT or another type."""
+    """Return SQL that defines the macros `name` and `try_name`, with overloads for text, VARIANTs and the
+    types in `others`.
+    """
     made = ""
     for prefix, body in (("", text[0]), ("try_", text[1])):
         of_text = f"_ls_{prefix}{name}_of_text"
@@ -99,7 +101,7 @@ def number_families() -> str:
     checked = converted(NUMBER, "Numeric value", "100038", "trim(x)")
     return (
         family("number", checked, same)
-        # Snowflake rounds halves away from zero; DuckDB rounds a DOUBLE to the even neighbour.
+        # Snowflake rounds a half away from zero; DuckDB rounds a DOUBLE half to even.
         + family("whole", (f"({checked[0]})::DECIMAL(38,12)", f"({checked[1]})::DECIMAL(38,12)"),
                  {**same, "DOUBLE": "round(x)"})
         + family("float", converted(FLOAT, "Numeric value", "100038", "trim(x)::DOUBLE"),
@@ -113,7 +115,7 @@ def number_families() -> str:
 
 
 def time_families() -> str:
-    # The offset of a text is ignored by TIMESTAMP_NTZ: its clock face counts ("Date and time input and output").
+    # TIMESTAMP_NTZ ignores the offset of a text and keeps its local time ("Date and time input and output").
     face = rf"regexp_replace(trim(x), '(:\d{{2}}(\.\d+)?){OFFSET}$', '\1')"
     epoch = (
         "make_timestamp(CASE WHEN abs(try_cast(x AS HUGEINT)) < 31536000000 THEN try_cast(x AS BIGINT) * 1000000 "
@@ -149,9 +151,9 @@ def time_families() -> str:
 
 
 def any_macros() -> str:
-    """Return SQL that defines the macros for aggregates and window functions, whose type DuckDB does not know
-    when it chooses an overload. `typeof` returns the type later, but a CASE has a single type, so a quotient
-    is a DOUBLE with the documented number of digits.
+    """Return SQL that defines macros for the results of aggregates and window functions. DuckDB does not know
+    the types of these results when it chooses an overload, so the macros branch on `typeof`, which is
+    evaluated at run time.
     """
     text = raised(
         "000002", "0A000", "'a cast of an aggregated text or VARIANT: cast it within the aggregate'"
@@ -197,7 +199,7 @@ def text_macros() -> str:
         f"(CASE WHEN length(x) > most THEN {too_long} ELSE x END);\n"
         + f"CREATE OR REPLACE MACRO {HOME}_ls_try_fits(x, most) AS (CASE WHEN length(x) <= most THEN x END);\n"
         + overloads("_ls_format", formatted, ", format")
-        # A whole number of days keeps a DATE a DATE ("DATEADD", "DATE_TRUNC").
+        # A DATE plus a whole number of days remains a DATE ("DATEADD", "DATE_TRUNC").
         + overloads("_ls_dated", {"DATE": "made::DATE", "TIMESTAMP": "made", "TIMESTAMPTZ": "made"}, ", made")
     )
 
@@ -235,6 +237,9 @@ def division_macros() -> str:
     """Return SQL that defines NUMBER / NUMBER as in "Arithmetic operators". The quotient's scale is the
     dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is computed with
     integers and rounded half away from zero.
+
+    `_ls_any_divide`, for aggregates, returns a DOUBLE rounded to that scale, because a CASE can have only one
+    type.
     """
     zero = raised("100051", "22012", "'Division by zero'")
 
@@ -293,8 +298,8 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Return SQL that defines two macros: one raises an error for an argument for which DuckDB returns NaN or
-    -Infinity and Snowflake fails, and one converts a value to its form within a VARIANT.
+    """Return SQL that defines two macros: one raises an error where DuckDB returns NaN or -Infinity but
+    Snowflake fails; the other converts a value to its form within a VARIANT.
     """
     outside = raised("000002", "0A000", "name || ' of ' || x || ': an error in Snowflake'")
     return f"""
@@ -310,7 +315,8 @@ def json_macros() -> str:
     are sorted.
 
     `json_tree` returns one row per value. The path of a value is the list of the keys and indexes that lead
-    to it. Paths sort in the order of the text; a closing bracket sorts after everything inside it.
+    to it. Sorting by path yields the parts in the order of the resulting text; a closing bracket sorts after
+    everything inside it.
     """
     invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")
     twice = raised(
@@ -357,7 +363,9 @@ def creation_sql() -> str:
 
 
 def error_of(message: str) -> SnowflakeError | None:
-    """Return the error that a macro raised, or None if the message belongs to another error."""
+    """Return the Snowflake error that a macro raised, parsed from DuckDB's message; None if no macro raised
+    the error.
+    """
     found = ERROR.search(message)
     if found is None:
         return None

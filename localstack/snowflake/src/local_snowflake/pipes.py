@@ -88,7 +88,7 @@ class Pipes:
                 self.catalog.clock(),
             )
         )
-        if channel:  # only now: a message that no pipe takes is dropped
+        if channel:  # only now, because a message is dropped if no pipe loads its file
             self.ingest.listen(channel)
         return status(f"Pipe {name.name} successfully created.")
 

@@ -33,8 +33,8 @@ class Plan:
 
 
 class NotRunnable(Exception):
-    """Raised with the reason why a pipe cannot load now, so that its files must wait. `state` is an
-    executionState of SYSTEM$PIPE_STATUS.
+    """Raised if a pipe cannot load now, so that its files must wait. `state` is an executionState of
+    SYSTEM$PIPE_STATUS, and `reason` explains it.
     """
 
     def __init__(self, state: str, reason: str) -> None:
@@ -142,8 +142,8 @@ def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
 
 
 def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
-    """Return the SELECT over a batch in DuckDB's SQL. It is translated as in a session, so that a pipe reads
-    JSON as a query does.
+    """Return the SELECT that reads a batch, in DuckDB's SQL. It is translated like a query in a session, so
+    that a pipe reads JSON as a query does.
     """
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
     session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)

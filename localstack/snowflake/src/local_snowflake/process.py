@@ -1,4 +1,4 @@
-"""Create the parts of the server and run them until it is stopped."""
+"""Create the components of the local Snowflake, and run them until it is stopped."""
 
 import asyncio
 import logging
@@ -62,8 +62,8 @@ class Process:
         privileges: bool,
     ) -> None:
         self._lock = lock(folder)
-        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps memory that it once allocated
-        warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # fakesnow's, of no use here
+        pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps memory that is no longer used
+        warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # from fakesnow, irrelevant here
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow
         logging.getLogger("sqlglot").setLevel(logging.ERROR)

@@ -25,9 +25,9 @@ def snowflake_aws_endpoint_url() -> str:
 def snowflake_server(
     tmp_path_factory: pytest.TempPathFactory, snowflake_aws_endpoint_url: str
 ) -> Iterator["LocalProcess"]:
-    """Yield a running local Snowflake with its `port` and `connect()`, which returns a new connection.
+    """Yield a running local Snowflake. `port` is its port, and `connect()` returns a new connection.
 
-    It starts once per session (per worker of pytest-xdist), with an empty folder.
+    It starts once per test session (with pytest-xdist, once per worker), with an empty folder.
     """
     from local_snowflake.testing import LocalProcess
 

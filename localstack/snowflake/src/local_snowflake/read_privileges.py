@@ -29,7 +29,9 @@ class Reading:
         self._sources: dict[str, tuple[Need, ...]] = {}
 
     def __call__(self, statement: exp.Expr, session: LocalConnection) -> None:
-        """Raise Snowflake's error if the session may not read or change a table of the statement."""
+        """Raise Snowflake's error if the session lacks a privilege on a table or view that the statement
+        reads or changes.
+        """
         if not self.access.enforced:
             return
         scope = Scope(session.database, session.schema)
@@ -55,8 +57,8 @@ class Reading:
             self._expand(name, roles)
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
-        """Check the tables that a view reads against the privileges of the view's owner ("Overview of
-        Views"), but functions of the information schema against those of the role in use.
+        """Check the privileges of the view's owner on the tables that the view reads ("Overview of Views").
+        For functions of the information schema, check the privileges of the roles in use instead.
         """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:
@@ -88,16 +90,16 @@ class Reading:
         return found
 
     def forget(self, name: str) -> None:
-        """Discard the cached tables of a view that has changed, or of every view in a database or schema that
-        has changed.
+        """Discard the cached list of the tables that a view reads, for a changed view or for every view in a
+        changed database or schema.
         """
-        for key in list(self._sources):  # a copy, because other sessions may add to it
+        for key in list(self._sources):  # a copy, because other sessions may add keys meanwhile
             if key == name or key.startswith(f"{name}."):
                 self._sources.pop(key, None)
 
     def learn(self, view: str, reads: Iterable[object]) -> None:
-        """Cache the tables that a new view reads, because parsing DuckDB's text of the view, in which all
-        macros are expanded, takes longer.
+        """Cache the list of the tables that a new view reads. Otherwise DuckDB's text of the view, in which
+        all macros are expanded, would have to be parsed, which takes longer.
         """
         self._sources[view] = tuple(dict.fromkeys(each for each in reads if isinstance(each, Need)))
 
@@ -183,7 +185,9 @@ def _needs(table: exp.Table, privileges: tuple[str, ...], scope: Scope) -> Itera
 
 
 def name_of(table: exp.Table, scope: Scope) -> Name | None:
-    """Return a table's full name, or None for a stage, a function or a name without a current schema."""
+    """Return a table's full name. Return None for a stage, a function, or a name that cannot be resolved
+    without a current schema.
+    """
     parts = [part for part in (table.args.get("catalog"), table.args.get("db"), table.this) if part]
     if not all(isinstance(part, exp.Identifier) for part in parts):
         return None
@@ -195,7 +199,7 @@ def name_of(table: exp.Table, scope: Scope) -> Name | None:
 
 
 def _is_of_the_query(table: exp.Table) -> bool:
-    """Return whether a name is that of a common table expression in scope."""
+    """Return whether a name refers to a common table expression in scope."""
     if table.args.get("db"):
         return False
     name, node = table.name.upper(), table.parent

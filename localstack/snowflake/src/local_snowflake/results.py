@@ -1,4 +1,6 @@
-"""Represent a statement's result as a view of the session, which fakesnow then reads for the connector."""
+"""A statement's result. It is stored as a view in the session, from which fakesnow then reads it for the
+connector.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -95,7 +95,7 @@ class Roles:
         chosen = words.take_identifier()
         words.finish()
         if chosen not in ("ALL", "NONE"):
-            raise unsupported(f"USE SECONDARY ROLES {chosen} (only ALL and NONE)")
+            raise unsupported(f"USE SECONDARY ROLES {chosen}; only ALL and NONE are supported")
         actor_of(scope).all_secondary = chosen == "ALL"
         return SUCCEEDED
 

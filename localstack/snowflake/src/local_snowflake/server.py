@@ -1,4 +1,6 @@
-"""An ASGI middleware for the connector's protocol in front of fakesnow's server."""
+"""An ASGI middleware in front of fakesnow's server. It handles logins, sessions and long-running statements
+as the Snowflake connector expects.
+"""
 
 import asyncio
 import gzip
@@ -85,7 +87,10 @@ class LocalSnowflake:
         if scope["type"] != "http":
             return
         if not is_local(scope):
-            log.warning("request_refused", reason="the Host or Origin header names another machine")
+            log.warning(
+                "request_refused",
+                reason="the Host header names another machine, or there is an Origin header",
+            )
             await JSONResponse({"error": "Host must be this machine; Origin must be absent."}, 403)(
                 scope, receive, send
             )
@@ -193,7 +198,7 @@ class LocalSnowflake:
                 log.info("statement_refused", code=error.code, reason=error.message)
                 await failure(error)(scope, receive, send)
                 return
-            except Exception as error:  # the last resort: a bug of ours must not be retried for minutes
+            except Exception as error:  # Otherwise, the connector would retry a bug of ours for minutes.
                 log.exception("statement_failed")
                 await failure(SnowflakeError("000603", "XX000", f"local Snowflake: {error!r}"))(
                     scope, receive, send
@@ -229,8 +234,8 @@ class LocalSnowflake:
             session.leave(database)
 
     def _at_once(self, sql: str, send: Send) -> Send:
-        """Return a `send` that replaces a server error by an error response with status 200, because the
-        connector retries HTTP 500.
+        """Return an ASGI `send` function that replaces a server error with an error response with status 200,
+        because the connector retries HTTP 500.
         """
         start: Message = {}
         body = b""
@@ -292,7 +297,7 @@ async def body_of(scope: Message, receive: Receive) -> Json:
 
 
 def replayed(scope: Message, request: Json) -> tuple[Message, Receive]:
-    """Return the scope and the `receive` that pass the changed request to the inner application."""
+    """Return an ASGI scope and `receive` function that pass the changed request to the inner application."""
     body = json.dumps(request, allow_nan=False).encode()
     headers = [(k, v) for k, v in scope["headers"] if k not in (b"content-encoding", b"content-length")]
     headers.append((b"content-length", str(len(body)).encode()))
@@ -326,7 +331,7 @@ def name_session(answer: Json, session: LocalConnection) -> None:
 
 
 def answered(change: Callable[[Json], None], send: Send) -> Send:
-    """Return a `send` that applies a change to the JSON response."""
+    """Return an ASGI `send` function that applies a change to the JSON response."""
     start: Message = {}
     body = b""
 

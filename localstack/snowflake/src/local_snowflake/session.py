@@ -1,7 +1,7 @@
 """fakesnow's session with the corrections that dbt and other SQL need.
 
-Each one corrects a case in which fakesnow 0.12.1 fails or silently answers wrongly; compatibility.md lists
-them. What cannot be corrected is refused with a message.
+Each one corrects a case in which fakesnow 0.12.1 fails or silently gives a wrong answer; compatibility.md
+lists them. Statements that cannot be corrected are refused with a message.
 """
 
 import time
@@ -67,14 +67,16 @@ fixes.remove_temporary_folder()
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_SECONDS = 0.05
 OVERWRITE = "_local_overwrite"
-# They commit the open transaction (Snowflake: "Transactions", "DDL").
+# These statements commit the open transaction (Snowflake: "Transactions", "DDL").
 DDL = (exp.Alter, exp.Comment, exp.Create, exp.Drop)
 ONLY_READ = (exp.Query, exp.Describe, exp.Show, exp.Use, exp.Set, exp.Transaction)
 DONE = "SELECT 'Statement executed successfully.' AS status"
 
 
 class LocalConnection(TransactionalConnection):
-    """A session; `temporary` names the relations that are dropped when it ends."""
+    """A session. `temporary` contains the name and the kind of each relation that is dropped when the session
+    ends.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -160,7 +162,7 @@ class LocalCursor(FakeSnowflakeCursor):
                 log.exception("fakesnow_failed", statement=command[:500])
                 raise refused(command, error) from None
         raise snowflake.connector.errors.ProgrammingError(
-            msg="Statement was aborted because others kept changing the same rows.",
+            msg="Statement was aborted because other statements kept changing the same rows.",
             errno=625,
             sqlstate="57014",
         )
@@ -181,8 +183,9 @@ class LocalCursor(FakeSnowflakeCursor):
             raise
 
     def _describe_last_sql(self) -> list[tuple[object, ...]]:
-        """Return the result's columns in the form of DuckDB's DESCRIBE. Overrides fakesnow's method, which
-        parses, binds and describes the statement again: a third of its CPU time.
+        """Return the result's columns in the form of DuckDB's DESCRIBE. fakesnow's method, which this one
+        overrides, parses, binds and describes the statement again, which takes a third of the statement's CPU
+        time.
         """
         return list(self._described)
 
@@ -426,7 +429,7 @@ class LocalCursor(FakeSnowflakeCursor):
         elif not before and relation_exists(self._duck_conn, parts):
             raise snowflake.connector.errors.ProgrammingError(
                 msg=f"Not supported by the local Snowflake: temporary {create.kind.lower()} "
-                f"{'.'.join(parts)} would hide a permanent relation of that name.",
+                f"{'.'.join(parts)} would hide a permanent relation with that name.",
                 errno=2,
                 sqlstate="0A000",
             )

@@ -20,8 +20,8 @@ def take_describe(words: Words, kind: str) -> None:
 
 
 def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
-    """Parse LIKE 'pattern' and IN DATABASE|SCHEMA name of a SHOW statement; return the pattern or None, and
-    the container's name.
+    """Parse the LIKE 'pattern' and IN DATABASE|SCHEMA name clauses of a SHOW statement. Return the pattern,
+    or None, and the parts of the container's name.
     """
     like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
     if words.takes("LIKE"):

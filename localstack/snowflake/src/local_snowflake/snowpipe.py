@@ -33,8 +33,8 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 @dataclass
 class Activity:
-    """Values of SYSTEM$PIPE_STATUS that are kept only in memory, from the start of the process, and not in
-    the catalog.
+    """A pipe's activity since the process started, as SYSTEM$PIPE_STATUS shows it. It is stored only in
+    memory, not in the catalog.
     """
 
     received: datetime | None = None
@@ -106,7 +106,7 @@ class Ingest:
                     log.info("queue_reachable_again", region=channel.region)
                 failures = 0
                 self.problems.pop(channel.region, None)
-            except Exception as error:  # any error: the next try may succeed
+            except Exception as error:  # whatever the error, the next attempt may succeed
                 if isinstance(error, botocore.exceptions.ClientError) and (
                     error.response["Error"]["Code"] in GONE
                 ):
@@ -143,10 +143,10 @@ class Ingest:
                 failures = 0
                 self.problems.pop("loading", None)
             except Exception as error:
-                # No error may end the loading. Nothing is lost, because the queue delivers again what was not
-                # committed.
+                # No error may end the loading. Nothing is lost, because the queue delivers again each message
+                # whose files were not committed.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
-                    self.fatal = f"the database cannot be used until a new start: {error}"
+                    self.fatal = f"the database is unusable until the next start: {error}"
                     log.error("database_unusable", reason=str(error))
                     self.on_fatal()
                     return
@@ -197,7 +197,7 @@ class Ingest:
             files = [file for file, _ in arrivals]
             try:
                 unread, reason = self.load_files(pipes[pipe_id], files)
-            except Exception as error:  # of this pipe: the others' files go on
+            except Exception as error:  # concerns only this pipe; the files of the others are still loaded
                 unread, reason = set(files), error
             problem = problem or reason
             unhandled |= {id(message) for file, message in arrivals if file in unread}
@@ -219,13 +219,15 @@ class Ingest:
         try:
             location = self.loader.plan(pipe).location
         except NotRunnable:
-            location = pipe.location  # as of its creation: its stage may be gone
+            location = pipe.location  # from the creation of the pipe, because its stage may have been dropped
         return location.file_name(bucket, key)
 
     def load_files(
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False, draining: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
-        """Load files through a pipe. Return the files that must be retried, and the error that is the reason."""
+        """Load files through a pipe. Return the files that must be retried, and the error that makes the
+        retry necessary, or None.
+        """
         files = list({file.file_name: file for file in files}.values())
         in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
         self._count_in_flight(pipe, in_flight)
@@ -282,8 +284,8 @@ class Ingest:
             return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
-        """Return the reason why the files wait. An error of the table stalls the pipe; a transient error,
-        such as a full disk, is raised again so that the load is retried.
+        """Return the reason why the pipe's files must wait. An error that the table raises stalls the pipe; a
+        transient error, such as a full disk, is raised again so that the load is retried.
         """
         if isinstance(error, NotRunnable):
             return error
@@ -349,7 +351,7 @@ class Ingest:
             self._nothing_waits.discard(look)
             try:
                 unread, reason = self.load_files(pipe, files, waiting=True, draining=True)
-            except Exception as error:  # of this pipe: the others' files go on
+            except Exception as error:  # concerns only this pipe; the files of the others are still loaded
                 unread, reason = set(files), error
             problem = problem or reason
             done = [file.file_name for file in files if file not in unread]

@@ -1,7 +1,6 @@
-"""Parse Snowflake's statements from the tokens of sqlglot's tokenizer.
-
-sqlglot has no grammar for pipes and integrations. Its tokenizer handles quoting, comments and dollar strings
-as for every other statement.
+"""Parse Snowflake's statements from the tokens of sqlglot's tokenizer, because sqlglot has no grammar for
+pipes and integrations. Its tokenizer handles quoting, comments and dollar-quoted strings as in every other
+statement.
 """
 
 import re
@@ -121,18 +120,20 @@ def syntax_error(error: ParseError) -> SnowflakeError:
     if not first.get("highlight"):
         return compilation(plain(str(error)))
     if CLUSTERED.search(first.get("start_context") or ""):
-        return unsupported("CLUSTER BY with anything but columns")  # Snowflake takes expressions
+        return unsupported("CLUSTER BY an expression that is not a column")  # Snowflake takes expressions
     place = f"line {first['line']} at position {first['col']}"
     return compilation(f"syntax error {place} unexpected '{first['highlight']}'.")
 
 
 def plain(message: str) -> str:
-    """Return sqlglot's error message without the terminal underlining."""
+    """Return sqlglot's error message without the escape codes that underline text in a terminal."""
     return message.replace("\x1b[4m", "").replace("\x1b[0m", "")
 
 
 class Words:
-    """A cursor over a statement's tokens. Every `take…` method advances the cursor or raises a syntax error."""
+    """A cursor over a statement's tokens. Each `take…` method advances the cursor or raises a syntax error;
+    `takes` returns False instead of raising one.
+    """
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
@@ -204,7 +205,7 @@ class Words:
         return self.tokens[self.at - 1].text
 
     def take_value(self) -> Value:
-        """Take a property's value: 'text', word, number, TRUE, (list) or (NAME = value …)."""
+        """Consume and return a property's value: 'text', a word, a number, TRUE, (list) or (NAME = value …)."""
         if self.takes("("):
             return self._rest_of_list()
         token = self.token
@@ -242,7 +243,9 @@ class Words:
         return tuple(values)
 
     def take_options(self, until: Iterable[str] = ()) -> dict[str, Value]:
-        """Take NAME = value [, NAME = value …], up to the end, a closing bracket or one of the words."""
+        """Consume and return options (NAME = value [, NAME = value …]), up to the end, a closing bracket or
+        one of the words in `until`.
+        """
         stops = {")", *until}
         options: dict[str, Value] = {}
         while not self.done and not any(self.sees(stop) for stop in stops):
@@ -255,7 +258,9 @@ class Words:
         return options
 
     def take_stage(self) -> str:
-        """Take a stage reference with its path: everything after `@` up to a space."""
+        """Consume a stage reference and return everything after `@`, including the path, up to a space,
+        bracket or comma.
+        """
         self.take("@")
         first = self.at
         while not self.done:
@@ -270,7 +275,7 @@ class Words:
         return self.sql[self.tokens[first].start : self.tokens[self.at - 1].end + 1]
 
     def take_brackets(self) -> str:
-        """Take the text between a bracket and the one that closes it."""
+        """Consume a pair of brackets and return the text between them."""
         self.take("(")
         start, depth = self.token.start, 1
         while True:
@@ -284,7 +289,7 @@ class Words:
                 return self.sql[start : token.start]
 
     def rest(self) -> str:
-        """Take the rest of the statement without the last semicolon."""
+        """Return the rest of the statement without its final semicolon."""
         if self.done:
             return ""
         return self.sql[self.token.start : self.tokens[-1].end + 1]

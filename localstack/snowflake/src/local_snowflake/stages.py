@@ -1,5 +1,5 @@
-"""Stages and file formats with what fakesnow lacks: integrations, stored formats, DROP, LIST. Sources:
-Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
+"""Stages and file formats, including the features that fakesnow lacks: integrations, the file formats of
+stages, DROP and LIST. Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE", "CREATE FILE FORMAT", "LIST".
 """
 
 import json
@@ -52,7 +52,7 @@ class Stages:
         if temporary:
             raise unsupported("CREATE TEMPORARY STAGE with a URL")
         if not url.startswith("s3://"):
-            raise unsupported(f"a stage on '{url}' (only s3://)")
+            raise unsupported(f"a stage on '{url}'; only s3:// URLs are supported")
         for option in options:
             if option not in STAGE_OPTIONS:
                 raise unsupported(f"stage option {option}")
@@ -167,8 +167,8 @@ class Stages:
     # ---- file formats, which fakesnow can only create
 
     def create_file_format(self, words: Words, scope: Scope) -> str | None:
-        """Rewrite CREATE OR ALTER FILE FORMAT as CREATE OR REPLACE, which fakesnow supports, but keep the
-        format's grants; None for a plain CREATE.
+        """Rewrite CREATE OR ALTER FILE FORMAT as CREATE OR REPLACE FILE FORMAT, which fakesnow supports; the
+        format keeps its grants. Return None for any other CREATE FILE FORMAT.
         """
         words.take("CREATE")
         if not words.takes("OR", "ALTER"):

@@ -1,10 +1,11 @@
-"""The allow-list: a statement may use only what a verified case uses.
+"""The allow-list of SQL: a statement may use only the functions, operators and clauses that a verified case
+uses.
 
-To support a further function, add a case to `supported_sql.tsv`: a statement, the answer that Snowflake's documentation
-gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes the page of all cases, and
-`supported_sql_shapes.txt`, the only file that a running process reads. The shapes are the form of each function,
-operator and clause in a case: its name, which arguments it has, and words that choose between meanings, such as a date
-part.
+To support another function, add a case to `supported_sql.tsv`: a statement, the answer that Snowflake's
+documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes
+`supported_sql.md`, which lists all cases, and `supported_sql_shapes.txt`, the only file that a running
+process reads. A shape is the form of a function, operator or clause in a case: its name, the arguments that
+it has, and words that choose between meanings, such as a date part.
 """
 
 import csv

@@ -1,4 +1,6 @@
-"""Functions that only Snowflake has (PIPE_STATUS, COPY_HISTORY …), replaced in a query by their results."""
+"""Functions that only Snowflake has, such as SYSTEM$PIPE_STATUS and COPY_HISTORY. In a query, each call is
+replaced with its result or with a subquery.
+"""
 
 import json
 from collections.abc import Sequence
@@ -35,8 +37,8 @@ class Functions:
         unknown = next((name for name in names if name.startswith("SYSTEM$") and name not in SCALARS), None)
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
-        if "LOAD_HISTORY" in names:  # fakesnow's is always empty
-            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY (only COPY_HISTORY)")
+        if "LOAD_HISTORY" in names:  # fakesnow's LOAD_HISTORY is always empty
+            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY: use COPY_HISTORY")
         if not names & (SCALARS | TABLES):
             return None
         tree = parsed(words.sql)
@@ -55,7 +57,7 @@ class Functions:
     def _put_scalar(self, call: exp.Anonymous, name: str, scope: Scope) -> None:
         arguments = [argument.name for argument in call.expressions if argument.is_string]
         if len(arguments) != len(call.expressions) or not arguments:
-            raise unsupported(f"{name} with anything but string literals")
+            raise unsupported(f"{name} with an argument that is not a string literal")
         value = exp.Literal.string(self._scalar(name, arguments, scope))
         if isinstance(call.parent, exp.Select):
             heading = f"{name}({', '.join(literal(argument) for argument in arguments)})"
@@ -129,7 +131,7 @@ class Functions:
     def _put_table(self, call: exp.Anonymous, name: str, scope: Scope) -> None:
         table = call.find_ancestor(exp.TableFromRows)
         if table is None:
-            raise compilation(f"{name} is a table function: SELECT … FROM TABLE({name}(…)).")
+            raise compilation(f"{name} is a table function: use SELECT … FROM TABLE({name}(…)).")
         if name != "COPY_HISTORY":
             raise self._refusal(call, name, scope)
         database = database_of(table) or scope.database
@@ -148,7 +150,7 @@ class Functions:
             "003170",
             "0A000",
             "Pipe validation is not supported for a pipe whose COPY statement transforms data. "
-            "Its errors stand in COPY_HISTORY.",
+            "COPY_HISTORY shows its errors.",
         )
 
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:

@@ -63,8 +63,8 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Raise an error for a column type that DuckDB would replace by another type, such as DECFLOAT, or for a
-    structured type.
+    """Raise an error for a column type that DuckDB would replace with another type, such as DECFLOAT, or for
+    a structured type.
     """
     for column in statement.find_all(exp.ColumnDef):
         kind = column.args.get("kind")

@@ -11,7 +11,7 @@ def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
     """Drop the temporary relations of sessions that never ended because the process was killed."""
     duck.execute(f"CREATE TABLE IF NOT EXISTS {TEMPORARY} (relation VARCHAR, kind VARCHAR)")
     for relation, kind in duck.execute(f"SELECT DISTINCT relation, kind FROM {TEMPORARY}").fetchall():
-        with suppress(duckdb.Error):  # it may be of the other kind, or gone
+        with suppress(duckdb.Error):  # the relation may be of the other kind, or have been dropped
             duck.execute(f"DROP {kind} IF EXISTS {relation}")
     duck.execute(f"DELETE FROM {TEMPORARY}")
 

@@ -47,7 +47,7 @@ def free_port() -> int:
 
 
 class LocalProcess:
-    """A `python -m local_snowflake` process, started as a user would."""
+    """A `python -m local_snowflake` process, started as a user would start it."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder = folder
@@ -150,8 +150,8 @@ class Aws:
             server.stop()
 
     def bucket(self) -> tuple[str, str]:
-        """Create a bucket and the topic to which the bucket sends notifications of new objects; return the
-        topic's ARN.
+        """Create a bucket, and the topic to which the bucket sends notifications of new objects. Return the
+        bucket's name and the topic's ARN.
         """
         name = f"bucket-{uuid.uuid4().hex[:12]}"
         return name, self.notifying_bucket(name)
@@ -172,7 +172,9 @@ class Aws:
 
 
 class Warehouse:
-    """One test's own database, bucket and topic in a local Snowflake, accessed through the connector."""
+    """A test's own database in a local Snowflake, accessed through the connector, with the test's own bucket
+    and topic.
+    """
 
     def __init__(self, local: LocalProcess, aws: Aws) -> None:
         self.local = local
@@ -272,7 +274,7 @@ class Warehouse:
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
         """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no
-        message can deliver the files again, and their age is counted from that moment.
+        message can deliver the files again, and the files' age is counted from that moment.
         """
         pipe = f"{self.database}.RAW.{name}"
         eventually(

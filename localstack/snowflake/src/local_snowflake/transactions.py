@@ -1,4 +1,4 @@
-"""The transaction of a session, where Snowflake's rules differ from DuckDB's ("Transactions")."""
+"""A session's transaction, handled here where Snowflake's rules differ from DuckDB's ("Transactions")."""
 
 from contextlib import suppress
 
@@ -33,16 +33,19 @@ class TransactionalConnection(FakeSnowflakeConnection):
             self._duck_conn.commit()
 
     def refuse_to_commit_aborted(self) -> None:
-        """Refuse the COMMIT of an aborted transaction, which DuckDB would accept and silently roll back."""
+        """Roll back an aborted transaction and raise an error. DuckDB would accept its COMMIT and silently
+        roll back.
+        """
         if self._aborted:
             self._begun = self._in_transaction = self._changed = self._aborted = False
             self._duck_conn.rollback()
             raise duckdb.TransactionException(
-                "a statement of the transaction failed: all of it is rolled back"
+                "a statement in the transaction failed, so the whole transaction was rolled back"
             )
 
     def outlive_failure(self) -> None:
-        """Begin a new transaction after a failed statement, if its transaction had changed nothing.
+        """Begin a new transaction after a failed statement if the previous one had changed nothing;
+        otherwise, note that it is aborted.
 
         The failure ends the transaction in DuckDB, but would not end it in Snowflake.
         """

@@ -58,7 +58,7 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
-    """Refuse TRY_CAST of anything but text, which is an error in Snowflake ("TRY_CAST")."""
+    """Refuse TRY_CAST of a value that is not text, which is an error in Snowflake too ("TRY_CAST")."""
     given = translation.types.of(node.this) if translation.types else None
     is_variant = translation.kind(node.this) == VARIANT
     if is_variant or (given and given.isdisjoint({TEXTS, TEXT_LITERAL})):
@@ -107,7 +107,9 @@ def with_operand(node: exp.Expr, value: exp.Expr) -> exp.Expr:
 
 
 def converting(name: str) -> Callable[[exp.Expr, Translation], exp.Expr | None]:
-    """Return a function that rewrites TO_DATE or a similar function; the node's `safe` stands for TRY_TO_DATE."""
+    """Return a function that rewrites calls of TO_DATE or a similar function. A node with `safe` set is a
+    call of the TRY_ variant.
+    """
 
     def convert(node: exp.Expr, _: Translation) -> exp.Expr | None:
         if node.args.get("format"):
@@ -149,7 +151,9 @@ DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 
 
 def current_date(_: exp.Expr, __: Translation) -> exp.Expr:
-    """Return a function call, because in SELECT CURRENT_DATE, DuckDB takes CURRENT_DATE for the column of that name."""
+    """Rewrite CURRENT_DATE as today(), because in SELECT CURRENT_DATE, DuckDB takes CURRENT_DATE for a
+    reference to the column of that name.
+    """
     made = exp.Anonymous(this="today")
     made.meta[TYPE] = "DATE"
     return made
@@ -180,7 +184,7 @@ def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
         node.set("this", value)
     cast_at_once = isinstance(node.parent, exp.Cast) and node.parent.to.this in NTZ_TYPES | {exp.DType.DATE}
     if cast_at_once and is_aggregated(value):
-        return node  # whether it is a DATE makes no difference
+        return node  # whether the value is a DATE makes no difference
     unit = node.args.get("unit")
     if isinstance(node, exp.TimestampTrunc | exp.DateTrunc) and unit and unit.name.upper() not in DAYS:
         given = translation.types.of(value) if translation.types else None

@@ -53,8 +53,8 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translation) -> None:
-    """Compare text with numbers as numbers ("Data type conversion"): DuckDB would cast the text '1.4' to the
-    type of the number beside it, and thus round it.
+    """Rewrite a comparison of text with a number so that it compares numbers ("Data type conversion"). DuckDB
+    would cast the text '1.4' to the number's type, and thus round it.
     """
     value, beside = node.args[key], other.unnest()
     types = translation.types
@@ -104,7 +104,9 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
     if len(kinds) == 1 and kinds <= {TEXT, NUMBER, BOOLEAN}:
         beside_literal(node.this, kinds.pop(), translation)
     else:
-        node.set("this", ordered(node.this, f"{what} with anything but literals of one type", translation))
+        node.set(
+            "this", ordered(node.this, f"{what} with operands that are not literals of one type", translation)
+        )
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
@@ -174,7 +176,7 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
         return
     key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
     if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
-        # DuckDB accepts no macro there that can raise an error.
+        # In a window, DuckDB accepts no macro that can raise an error.
         raise unsupported(f"a window's ORDER BY over {node.this.sql()}, which may be a VARIANT: cast it")
     if isinstance(node.args.get(key), exp.Expr):
         node.set(key, ordered(node.args[key], what, translation))

@@ -76,7 +76,7 @@ MAPPED = re.compile(r"%(?:Y|y|m|d|-d|b|B|a|H|I|p|M|S|f_three|f(?!_))|[^A-Za-z%\"
 
 
 def time_to_str(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite TO_CHAR with a format that the parser has read."""
+    """Rewrite TO_CHAR with a format that sqlglot has already translated."""
     form = node.args["format"]
     if not form.is_string:
         return typed("format", node.this, text(strftime_of(form)), kind=TEXT)
@@ -121,7 +121,8 @@ def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
         node.set("separator", text(""))
     if isinstance(value, exp.Distinct) and not order:
         value.set("expressions", [as_text(each, translation) for each in value.expressions])
-    elif isinstance(value, exp.Distinct):  # DuckDB can order it only by itself, so it must be text already
+    elif isinstance(value, exp.Distinct):
+        # DuckDB can order DISTINCT values only by themselves, so they must already be text.
         if any(translation.may_be_variant(each) for each in value.expressions):
             raise unsupported("LISTAGG(DISTINCT …) of a VARIANT: cast it")
     elif order:

@@ -20,7 +20,9 @@ NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log
 
 
 def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Raise an error for an argument for which Snowflake raises one and DuckDB returns NaN or -Infinity."""
+    """Make SQRT, LN or LOG raise an error for an argument for which Snowflake fails but DuckDB returns NaN or
+    -Infinity.
+    """
     value = node.expression if isinstance(node, exp.Log) else node.this
     if is_aggregated(value):
         return node
@@ -60,7 +62,7 @@ def sign(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def average(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits."""
+    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits than the argument."""
     total(node, translation)
     parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
     window = node.parent if isinstance(node.parent, exp.Window) else None
@@ -77,7 +79,7 @@ def average(node: exp.Expr, translation: Translation) -> exp.Expr:
 
 
 def median(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite MEDIAN of numbers so that the result has three more decimal digits ("MEDIAN")."""
+    """Rewrite MEDIAN of numbers so that the result has three more decimal digits than the argument ("MEDIAN")."""
     node.set("this", with_three_digits(node.this))
     return node
 
@@ -101,8 +103,8 @@ def to_variant(node: exp.Expr, translation: Translation) -> None:
 
 
 def unified(node: exp.Expr, translation: Translation) -> None:
-    """Convert text that is unified with a VARIANT, as in CASE, to a VARIANT, because DuckDB would parse the
-    text as JSON.
+    """Convert text to a VARIANT if another branch of the same CASE or similar expression is a VARIANT,
+    because DuckDB would parse the text as JSON.
     """
     given = (
         [(each, translation.types.of(each) or frozenset()) for each in branches(node) if each]
@@ -120,7 +122,7 @@ def unified(node: exp.Expr, translation: Translation) -> None:
 def array_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
     """Rewrite ARRAY_AGG so that it skips NULLs and returns an empty array if there are no rows ("ARRAY_AGG").
 
-    Also rewrite PERCENTILE_CONT of numbers so that the result has three more decimal digits
+    Also rewrite PERCENTILE_CONT of numbers so that the result has three more decimal digits than the argument
     ("PERCENTILE_CONT").
     """
     if isinstance(node.this, exp.PercentileCont) and isinstance(node, exp.WithinGroup):

@@ -83,7 +83,9 @@ class Translation:
 
 
 def aliases_of_variants(statement: exp.Expr, known: frozenset[str]) -> frozenset[str]:
-    """Return `known` plus the aliases that the statement gives to expressions that may be VARIANTs."""
+    """Return `known` plus the names in the statement that may denote VARIANTs: aliases of such expressions,
+    names in column lists, and FLATTEN's columns VALUE and THIS.
+    """
     aliases = [
         node for node in statement.find_all(exp.Alias) if isinstance(node.args.get("alias"), exp.Identifier)
     ]

@@ -1,5 +1,5 @@
 """Account objects that have no effect here: warehouses, resource monitors and network policies. They exist,
-have an owner and can be granted.
+have an owner, and privileges on them can be granted.
 """
 
 import json
@@ -159,14 +159,14 @@ class Unenforced:
         )
 
     def show_parameters(self, words: Words, scope: Scope) -> Result | None:
-        """Answer SHOW PARAMETERS of a warehouse (Snowflake: "SHOW PARAMETERS"); fakesnow answers SHOW
-        PARAMETERS of other objects.
+        """Answer SHOW PARAMETERS IN WAREHOUSE (Snowflake: "SHOW PARAMETERS"). Return None for other objects,
+        for which fakesnow answers.
         """
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
         if not (words.takes("IN", "WAREHOUSE") or words.takes("FOR", "WAREHOUSE")):
             if like and "%" not in like and like.upper() not in SESSION_PARAMETERS:
-                raise unsupported(f"SHOW PARAMETERS LIKE '{like}'")  # the answer would have no rows
+                raise unsupported(f"SHOW PARAMETERS LIKE '{like}'")  # fakesnow's answer would have no rows
             return None
         name = words.take_identifier()
         words.finish()
@@ -214,7 +214,7 @@ MONITOR_COLUMNS = {
 
 
 def _warehouse(created: object, name: str, options: dict[str, object]) -> tuple[object, ...]:
-    """Return a row of SHOW WAREHOUSES, which spells the sizes X-Small to X-Large with a hyphen."""
+    """Return a row of SHOW WAREHOUSES, which spells the sizes X-Small and X-Large with a hyphen."""
     size = str(options.get("WAREHOUSE_SIZE", "XSMALL")).upper()
     return (
         name,
