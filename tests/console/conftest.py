@@ -1,6 +1,7 @@
 """Fixtures for the console tests: a browser, pages whose errors fail the test, a fake server, and a stack.
 
-Set MILKRUN_E2E_OUTPUTS=<path of an outputs.json> to use a running stack (with its console) instead of starting one.
+To use a running stack (with its console) instead of starting one, set MILKRUN_E2E_OUTPUTS to the path of its
+outputs.json.
 """
 
 import os
@@ -52,7 +53,7 @@ expect.set_options(timeout=20_000)  # rendering is slow on a busy machine; tests
 def browser() -> Iterator[Browser]:
     chromium = next(filter(None, map(shutil.which, BROWSERS)), None)
     if not chromium:
-        pytest.exit("The console's tests need Chromium. Install it: apt install chromium", returncode=2)
+        pytest.exit("The console tests need Chromium. Install it with: apt install chromium", returncode=2)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
@@ -129,7 +130,9 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """Send a finished morning of 12 trucks, build the marts, and return the console's URL."""
+    """Send the events of a morning of 12 trucks that began seven hours ago, build the marts, and return the
+    console's URL.
+    """
     assert pipeline.outputs.console_url
     sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
     assert sent.exit_code == 0, sent.output

@@ -2,8 +2,8 @@
 
     MILKRUN_LOCAL=.local-x .venv/bin/python -m tests.console.load --seconds 60
 
-All events are posted to the running stack's endpoint in batches, as phones send them, and come back on a
-stream of server-sent events. A separate console is started for the measurement and stopped afterwards.
+All events are posted to the running stack's endpoint in batches, as phones send them, and read back from the
+console's stream of server-sent events. A separate console is started for the measurement and stopped afterwards.
 """
 
 import json
@@ -42,7 +42,7 @@ def memory_mib(pid: int, name: str = "VmRSS") -> float:
 
 
 class QueueListener(threading.Thread):
-    """A thread that reads the console's event stream like a page, and records when each event arrived."""
+    """A thread that reads the console's event stream as a page does, and records when each event arrived."""
 
     def __init__(self, url: str, http: urllib3.PoolManager | None = None) -> None:
         super().__init__(daemon=True)
@@ -82,7 +82,7 @@ def lines(answer: Any) -> Iterator[bytes]:
 
 
 def drive(truck: int, at: int, run: str) -> dict[str, object]:
-    """Return a truck's position event for the second `at`. The truck stays close to its own farm."""
+    """Return a truck's position event for second `at` of the measurement. Each truck stays near its own point."""
     angle = at / 60 + truck
     place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
     return event(
@@ -93,7 +93,7 @@ def drive(truck: int, at: int, run: str) -> dict[str, object]:
 def main(
     seconds: Annotated[int, typer.Option()] = 60,
     trucks: Annotated[int, typer.Option()] = 200,
-    others: Annotated[int, typer.Option(help="Other events a second.")] = 50,
+    others: Annotated[int, typer.Option(help="Other events per second.")] = 50,
     batch: Annotated[int, typer.Option()] = 25,
     warm_up: Annotated[int, typer.Option()] = 20,
     live_bus: Annotated[bool, typer.Option()] = True,

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.console.pictures --to docs/images/console
 
-`make console-pictures` runs this module. The screenshots show the fake server's data: real places, but a
-generated morning.
+`make console-pictures` runs this module. The screenshots show the fake server's data: the trucks and farms of
+a generated morning.
 """
 
 import io
@@ -26,15 +26,15 @@ MOST_BYTES = 150_000
 
 
 def save(page: Page, path: Path) -> None:
-    """Save a screenshot of the page with at most COLOURS colours, because the files are committed to the repository.
+    """Save a screenshot of the page. The file is committed to the repository, so it is reduced to COLOURS colours.
 
-    The octree method keeps rare colours, such as a red mark; the median-cut method turns them brown.
+    The octree method keeps rare colours, such as a red mark; the median-cut method would turn them brown.
     """
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     if not 5_000 < size < MOST_BYTES:
-        raise ValueError(f"{path} has {size} bytes, not 5,000 to {MOST_BYTES:,}")
+        raise ValueError(f"{path} has {size:,} bytes; expected between 5,000 and {MOST_BYTES:,}")
 
 
 def take(browser: Browser, feed: Feed, look: str, views: list[str], folder: Path, trucks: int) -> None:

@@ -1,4 +1,4 @@
-"""Test the console's API on a running stack, for example that a posted event appears with its position within
+"""Test the console's API on a running stack. For example, a posted event must appear with its position within
 two seconds.
 """
 
@@ -50,7 +50,7 @@ class Console:
 
 
 class Page(threading.Thread):
-    """A thread that reads the console's event stream like an open page, and records each message with its
+    """A thread that reads the console's event stream as an open page does, and records each message with its
     time of arrival.
     """
 
@@ -71,7 +71,7 @@ class Page(threading.Thread):
                     self.heard.append((time.time(), name, json.loads(line[6:])))
 
     def when(self, name: str, is_it: object, within: float = 20) -> float:
-        """Wait for a message with this name for whose data `is_it` is true; return the time at which it arrived."""
+        """Wait for a message with this name and with data for which `is_it` returns true; return its arrival time."""
         return eventually(
             lambda: next((at for at, heard, data in list(self.heard) if heard == name and is_it(data)), None),
             within=within,
@@ -101,7 +101,7 @@ def device() -> str:
     return f"console-{uuid4().hex[:10]}"
 
 
-def test_console_api_describes_the_stage_without_the_api_key(api, pipeline):
+def test_console_api_describes_the_stage_without_revealing_its_api_key(api, pipeline):
     stage = api.get("stage")
     assert (stage["stage"], stage["local"], stage["endpoint"]) == ("local", True, pipeline.outputs.endpoint)
     for path in ("stage", "sources", "pipeline", "fences", "there"):
@@ -126,7 +126,7 @@ def test_accepted_event_reaches_an_open_page_within_two_seconds(api, pipeline, p
     assert api.get(f"trucks/{device}/trail")["points"]
 
 
-def test_rejected_event_is_listed_with_its_reason_text_and_object_key(api, pipeline, page, device):
+def test_rejected_event_is_listed_with_its_reason_its_text_and_its_object_key(api, pipeline, page, device):
     hostile = '<img src=x onerror="alert(1)">'
     sent = event(device, type=hostile) | {"createdAt": "half past six"}
     answer = pipeline.post(event(device), sent)
@@ -145,7 +145,7 @@ def test_rejected_event_is_listed_with_its_reason_text_and_object_key(api, pipel
     assert whole["s3_uri"] == f"s3://{pipeline.outputs.bucket}/{answer.body['rejected_key']}"
 
 
-def test_visit_opens_and_closes_with_the_times_in_the_visits_table(api, pipeline, page, device):
+def test_console_shows_a_visit_with_the_same_times_as_the_visits_table(api, pipeline, page, device):
     fence = Fence("farm", f"farm-{uuid4().hex[:6]}")
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
@@ -181,7 +181,7 @@ def test_visit_opens_and_closes_with_the_times_in_the_visits_table(api, pipeline
     assert (place["kind"], place["centre"]) == ("farm", [5.79, 53.2])
 
 
-def test_journey_of_an_event_lists_its_steps_its_object_and_working_sql(api, pipeline, device):
+def test_journey_of_an_event_lists_its_steps_its_object_and_sql_that_finds_it(api, pipeline, device):
     sent = event(device)
     key = pipeline.post(sent).body["object_key"]
     eventually(lambda: pipeline.raw_rows(sent["_id"]))
@@ -194,7 +194,7 @@ def test_journey_of_an_event_lists_its_steps_its_object_and_working_sql(api, pip
     assert api.get(f"where?key={quote(key)}")["found"]
 
 
-def test_counts_match_the_logs_the_archive_and_the_warehouse(api, pipeline, device):
+def test_pipeline_counts_match_the_logs_the_archive_and_the_warehouse(api, pipeline, device):
     pipeline.post(*(event(device) for _ in range(7)), event(device) | {"type": ""})
     pipeline.post(crossing(device, "enter", datetime.now(UTC)))
 
@@ -212,7 +212,7 @@ def test_counts_match_the_logs_the_archive_and_the_warehouse(api, pipeline, devi
 
 def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
     """Return the numbers of events accepted, rejected, published, consumed, archived and loaded since
-    `begin`, read from the stores instead of from the console.
+    `begin`, counted in the logs, the archive and the warehouse instead of by the console.
     """
     now = datetime.now(UTC)
     counts = {"accepted": 0, "rejected": 0, "published": 0, "consumed": 0}
@@ -282,7 +282,7 @@ def test_daily_totals_match_the_marts(api, pipeline):
     assert [day["date"] for day in daily["days"]] == sorted(day["date"] for day in daily["days"])
 
 
-def test_app_developer_can_reset_the_lists_post_an_event_and_find_it(api, pipeline, device):
+def test_app_developer_can_reset_the_event_lists_post_an_event_and_find_it(api, pipeline, device):
     api.ask("reset", "POST")
     sent = event(device)
     pipeline.post(sent, event(device) | {"createdAt": "never"})
@@ -293,8 +293,8 @@ def test_app_developer_can_reset_the_lists_post_an_event_and_find_it(api, pipeli
     assert totals["total"] == totals["good"] + totals["bad"]
 
 
-def test_console_uses_exactly_the_permissions_that_its_manual_lists(pipeline, monkeypatch):
-    """Record every AWS call that a separate console makes while all its pages are requested."""
+def test_console_uses_exactly_the_permissions_in_the_documented_policy(pipeline, monkeypatch):
+    """Record every AWS call that a separate console makes while the data of all its pages is requested."""
     called: set[str] = set()
     make = Outputs.aws
 

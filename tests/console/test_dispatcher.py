@@ -1,5 +1,5 @@
-"""Test the page for a dispatcher's tasks: trucks at places, overdue and silent trucks, search, links and CSV
-files.
+"""Test that the page supports a dispatcher's tasks: finding trucks at places, overdue trucks and silent trucks,
+searching, sharing links, and downloading CSV files.
 """
 
 import re
@@ -88,7 +88,9 @@ def test_clicking_the_overdue_count_lists_only_the_overdue_trucks(feed: Feed, op
     assert violations(page) == []
 
 
-def test_silent_truck_is_listed_with_its_age_and_the_likely_reason(feed: Feed, open_page: Open) -> None:
+def test_silent_truck_is_listed_with_the_duration_and_likely_reason_of_its_silence(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map")
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
     expect(silent).to_have_count(1)
@@ -124,7 +126,7 @@ def test_keyboard_search_finds_trucks_places_and_events(feed: Feed, open_page: O
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
-def test_search_finds_objects_by_their_key(feed: Feed, open_page: Open) -> None:
+def test_search_finds_archive_objects_by_key(feed: Feed, open_page: Open) -> None:
     key = "events/dt=2026-11-27/hh=05/0123abcd.2.ndjson.gz"
     feed.keep_good({"event_id": "pickup-77", "key": key, "line": 1})
     page = open_page(f"{feed.url}/pipeline")
@@ -161,7 +163,9 @@ def test_pressing_enter_extends_the_search_to_the_warehouse_and_the_archive(
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
 
 
-def test_pressing_enter_waits_for_the_matches_of_the_complete_text(feed: Feed, open_page: Open) -> None:
+def test_enter_pressed_before_the_matches_appear_opens_the_match_for_the_complete_text(
+    feed: Feed, open_page: Open
+) -> None:
     """Dispatchers paste text or type quickly, and may press Enter before the matches are shown."""
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Idle")).to_be_visible()
@@ -175,7 +179,9 @@ def test_pressing_enter_waits_for_the_matches_of_the_complete_text(feed: Feed, o
     expect(page).to_have_url(re.compile("truck=truck-2"))
 
 
-def test_place_shows_its_last_visit_with_a_link_to_that_day(feed: Feed, open_page: Open) -> None:
+def test_place_shows_its_last_visit_with_a_link_to_the_visits_of_that_day(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map?fence=farm%23farm-38")
     card = page.get_by_role("region", name="The chosen fence")
     expect(card).to_contain_text("No truck is there now")
@@ -187,7 +193,7 @@ def test_place_shows_its_last_visit_with_a_link_to_that_day(feed: Feed, open_pag
     expect(card).to_contain_text("No place with this name is known")
 
 
-def test_places_without_a_visit_today_are_listed(feed: Feed, open_page: Open) -> None:
+def test_places_can_be_filtered_and_sorted_by_visits_today(feed: Feed, open_page: Open) -> None:
     feed.state.fences.append(fence("farm#farm-99"))
     page = open_page(f"{feed.url}/places")
     rows = page.locator(".place-table tbody tr")
@@ -207,7 +213,9 @@ def test_places_without_a_visit_today_are_listed(feed: Feed, open_page: Open) ->
     expect(rows.first).to_contain_text("farm-99")
 
 
-def test_each_place_shows_its_trucks_and_its_last_visit(feed: Feed, open_page: Open) -> None:
+def test_place_table_shows_when_and_by_which_truck_a_place_was_last_visited(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/places")
     page.get_by_role("searchbox", name="Find a place").fill("38")
     rows = page.locator(".place-table tbody tr")
@@ -217,7 +225,7 @@ def test_each_place_shows_its_trucks_and_its_last_visit(feed: Feed, open_page: O
     expect(page).to_have_url(re.compile("q=38"))
 
 
-def test_overlapping_visits_are_drawn_in_lanes_with_names(feed: Feed, open_page: Open) -> None:
+def test_overlapping_visits_are_drawn_in_separate_lanes_with_truck_names(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     farm = page.locator(".row").filter(has_text="farm-1")
     bars = farm.locator(".visit")
@@ -230,7 +238,7 @@ def test_overlapping_visits_are_drawn_in_lanes_with_names(feed: Feed, open_page:
     expect(page.locator(".visit.contradicted")).to_have_count(1)
 
 
-def test_visits_can_be_filtered_by_a_name_prefix(feed: Feed, open_page: Open) -> None:
+def test_visits_can_be_filtered_by_the_prefix_of_a_truck_or_place_name(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
     page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
@@ -238,7 +246,9 @@ def test_visits_can_be_filtered_by_a_name_prefix(feed: Feed, open_page: Open) ->
     assert "prefix=farm-3" in str(page.get_by_role("link", name="CSV", exact=True).get_attribute("href"))
 
 
-def test_date_picker_requests_the_day_in_the_fleets_time_zone(feed: Feed, open_page: Open) -> None:
+def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
+    feed: Feed, open_page: Open
+) -> None:
     feed.state.stage["time_zone"] = "Europe/Amsterdam"
     page = open_page(f"{feed.url}/map")
     expect(page.get_by_role("link", name="Idle")).to_be_visible()
@@ -316,7 +326,7 @@ def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_u
     expect(days.locator(".plot").nth(1)).to_contain_text("900 l")
 
 
-def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
+def test_visits_and_the_daily_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report, CSV", ".csv")):
         with page.expect_download() as download:
@@ -324,7 +334,7 @@ def test_visits_and_the_report_can_be_downloaded(feed: Feed, open_page: Open) ->
         assert download.value.suggested_filename.endswith(suffix)
 
 
-def test_links_show_the_same_view_after_a_restart(open_page: Open) -> None:
+def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> None:
     """The second server represents a restarted console, which assigns different sequence numbers to the same
     events.
     """

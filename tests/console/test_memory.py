@@ -44,7 +44,7 @@ class Archive:
         self.bucket, _ = aws.bucket()
 
     def pings(self, trucks: range) -> None:
-        """Store one archive object that contains a position event of each of these trucks."""
+        """Store one archive object that contains one position event per truck."""
         lines = [
             json.dumps(
                 event(
@@ -96,7 +96,7 @@ def archive() -> Iterator[tuple[Aws, Archive]]:
 
 @pytest.fixture
 def warehouse(archive: tuple[Aws, Archive], tmp_path: Path) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake whose mart contains VISITS visits, all from the last 24 hours."""
+    """Yield a local Snowflake whose visits mart contains VISITS visits, all from the last 24 hours."""
     local = LocalProcess(tmp_path / "snowflake", archive[0].endpoint).start()
     with local.connect() as connection, connection.cursor() as cursor:
         for statement in (
@@ -176,7 +176,10 @@ def test_console_stays_within_its_memory_and_cpu_limits_with_a_large_fleet(
     assert answer.status == 200, answer.data
     lines = sum(chunk.count(b"\r\n") for chunk in answer.stream(1 << 16))
     csv_mib = memory_mib(pid, "VmHWM")
-    print(f"CPU {cpu:.0%} of a core, peak {fleet_mib:.0f} MiB, with the CSV file {csv_mib:.0f} MiB")
+    print(
+        f"CPU usage: {cpu:.0%} of a core. Peak memory: {fleet_mib:.0f} MiB before the CSV download,"
+        f" {csv_mib:.0f} MiB after it."
+    )
     assert lines == 1 + VISITS
     assert cpu <= MOST_CPU
     assert csv_mib <= MOST_MIB

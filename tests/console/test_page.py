@@ -48,8 +48,8 @@ def violations(page: Page) -> list[str]:
 
 
 def tell(feed: Feed, pipeline: dict[str, object]) -> None:
-    """Set the pipeline in the server's snapshot and also send it, so that the page receives it whether or not
-    the page is connected yet.
+    """Put the pipeline's status into the server's snapshot and also send it to the connected pages, so that the
+    page receives it whether it connects before or after this call.
     """
     feed.state.pipeline = pipeline
     feed.say("pipeline", pipeline)
@@ -97,7 +97,7 @@ def test_event_details_error_banner_and_replay_are_accessible(
     assert violations(page) == []
 
 
-def test_every_view_and_event_is_reachable_by_keyboard(feed: Feed, open_page: Open) -> None:
+def test_views_and_event_details_can_be_opened_with_the_keyboard(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/pipeline")
     expect(page.get_by_role("heading", name="Healthy")).to_be_visible()
     page.keyboard.press("Tab")
@@ -115,7 +115,7 @@ def test_every_view_and_event_is_reachable_by_keyboard(feed: Feed, open_page: Op
     expect(page.get_by_role("complementary")).to_have_count(0)
 
 
-def test_arrow_keys_move_between_visits(feed: Feed, open_page: Open) -> None:
+def test_arrow_keys_move_the_focus_between_visits(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?by=truck")
     bars = page.locator(".row").first.locator(".visit")
     page.locator(".visit[tabindex='0']").focus()
@@ -198,7 +198,9 @@ def test_view_without_data_explains_why_it_is_empty(open_page: Open, view: str, 
         expect(page.get_by_text(says)).to_be_visible()
 
 
-def test_page_names_the_unreachable_source_and_keeps_showing_the_others(feed: Feed, open_page: Open) -> None:
+def test_page_names_the_unreachable_source_and_keeps_showing_data_from_the_others(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/visits")
     feed.source("snowflake", "down", "250001 (08001): connection refused")
     feed.refuse("/api/daily", 503, "connection refused", "snowflake")
@@ -248,7 +250,7 @@ def test_stopped_local_aws_shows_a_single_banner_with_the_command_that_starts_it
     expect(banner).not_to_contain_text("Could not connect")
 
 
-def test_stuck_stage_is_marked_with_its_lag(feed: Feed, open_page: Open) -> None:
+def test_stuck_pipeline_stage_is_marked_and_shows_its_lag(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     stuck = feed.state.pipeline | {
         "verdict": "stuck",
@@ -266,7 +268,9 @@ def test_stuck_stage_is_marked_with_its_lag(feed: Feed, open_page: Open) -> None
     expect(page.locator("[data-stage=loaded]")).to_contain_text("12 min")
 
 
-def test_reconcile_differences_are_grouped_with_their_repair_command(feed: Feed, open_page: Open) -> None:
+def test_reconcile_differences_are_grouped_and_shown_with_the_repair_command(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/pipeline")
     difference = {
         "kind": "not_loaded",
@@ -307,7 +311,7 @@ def test_disconnected_page_shows_a_banner_and_misses_no_event(feed: Feed, open_p
         expect(page.get_by_text(f"meanwhile-{n}", exact=True)).to_have_count(1)
 
 
-def test_events_left_out_of_the_stream_are_fetched(feed: Feed, open_page: Open) -> None:
+def test_page_fetches_events_that_the_stream_left_out(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events?device=quiet-one")
     expect(page.get_by_text("No event matches.")).to_be_visible()
     feed.keep_good({"event_id": "left-out", "device_id": "quiet-one"})
@@ -510,8 +514,8 @@ def test_moving_trucks_are_drawn_at_thirty_frames_per_second(open_page: Open, tr
             if rates[-1] >= 30:
                 break
         print(
-            f"frames a second with {trucks} trucks: {[round(rate, 1) for rate in rates]},"
-            f" of an empty page: {[round(rate, 1) for rate in empties]}"
+            f"frames per second: {[round(rate, 1) for rate in rates]} with {trucks} trucks,"
+            f" {[round(rate, 1) for rate in empties]} on an empty page"
         )
         expect(page.get_by_role("region", name="Trucks").locator(".count")).to_have_text(f"{trucks:,}")
         assert any(rate >= min(30, idle / 2) for rate, idle in zip(rates, empties, strict=True))

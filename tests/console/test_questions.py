@@ -1,7 +1,7 @@
-"""Test that the page of a real stack answers each of ten questions of a dispatcher within 30 seconds.
+"""Test that a dispatcher can answer each of ten questions on the page of a real stack within 30 seconds.
 
-`pytest tests/console/test_questions.py -s` prints the number of steps (a click, a text typed or a key
-pressed) and the seconds for each question.
+`pytest tests/console/test_questions.py -s` prints the number of steps (clicks, typed texts and key presses) and
+the number of seconds for each question.
 """
 
 import re
@@ -25,7 +25,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test wait
 
 
 class Dispatcher:
-    """A dispatcher who operates the page by its visible texts. Counts the steps and measures the time."""
+    """A simulated dispatcher, who finds the page's controls by their visible text. Counts the steps and measures
+    the time.
+    """
 
     def __init__(self, open_page: Open, console: str) -> None:
         self._began = time.monotonic()
@@ -67,7 +69,7 @@ def places_with_trucks(console: str) -> set[str]:
 @pytest.fixture(scope="module")
 def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str]]:
     """Yield the ids of a truck that has just entered plant-1 and of a truck that entered farm-38 three hours
-    ago. Both leave after the module's tests.
+    ago. Both trucks leave after the module's tests.
     """
     present, late = f"truck-{uuid4().hex[:6]}", f"truck-{uuid4().hex[:6]}"
     at, hours = datetime.now(UTC), timedelta(hours=3)

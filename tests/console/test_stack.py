@@ -86,8 +86,8 @@ SHOWS = """name => new Promise(resolve => {
 def test_new_visit_appears_on_the_page_within_two_seconds(
     pipeline: Pipeline, console: str, open_page: Open
 ) -> None:
-    """Measure the median delay of ten trucks, in the best of up to three rounds, because the machine may be
-    busy during a round.
+    """Measure the median delay over ten trucks. The best of up to three rounds counts, because the machine may
+    be busy during a round.
 
     A script in the page checks every frame, because Playwright's assertions poll at intervals of up to a second.
     """
@@ -109,12 +109,13 @@ def test_new_visit_appears_on_the_page_within_two_seconds(
             assert pipeline.post(left).status == 202
         medians.append(median(seconds))
         print(
-            f"from the answer to the page, s: {sorted(round(s, 2) for s in seconds)}, load {os.getloadavg()[0]:.1f}"
+            f"seconds from the HTTP response until the visit is shown: {sorted(round(s, 2) for s in seconds)};"
+            f" load average {os.getloadavg()[0]:.1f}"
         )
     assert min(medians) <= 2
 
 
-def test_details_of_a_rejected_event_show_its_reason_text_and_object_key(
+def test_details_of_a_rejected_event_show_its_reason_its_text_and_its_object_key(
     pipeline: Pipeline, console: str, open_page: Open, device: str
 ) -> None:
     page = open_page(f"{console}/events?kind=bad")

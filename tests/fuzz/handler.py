@@ -1,8 +1,9 @@
 """Fuzz the handler (`make fuzz SECONDS=600`) with bodies and headers that atheris mutates to reach new code.
 
-For any input the handler must return a documented response, store every event in exactly one place under a
-valid key, and store only lines that Snowflake can load. Exits with 0, or stores the input that violated one
-of these rules and exits with another code.
+For any input the handler must return a documented response, store exactly the events that its response counts as
+accepted or rejected, use only valid object keys and lines that Snowflake can load, and need no excessive CPU time.
+Exits with 0 if every input meets these rules; otherwise saves the first input that does not, and exits with another
+code.
 """
 
 import sys

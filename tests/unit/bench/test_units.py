@@ -1,4 +1,4 @@
-"""Test that DynamoDB units are counted as in examples calculated by hand from AWS's documentation."""
+"""Test the fake DynamoDB's count of capacity units against examples calculated by hand from AWS's documentation."""
 
 import pytest
 from botocore.exceptions import ClientError
@@ -19,12 +19,12 @@ def billed(indexes: tuple[Index, ...] = ()) -> Aws:
     return aws
 
 
-def test_item_size_counts_names_strings_numbers_and_booleans() -> None:
+def test_item_size_includes_attribute_names_strings_numbers_and_booleans() -> None:
     item = {"pk": {"S": "ü"}, "version": {"N": "1234567890"}, "is_open": {"BOOL": True}}
     assert size_of(item) == (2 + 2) + (7 + 5 + 1) + (7 + 1)
 
 
-def test_write_is_billed_by_the_larger_of_the_old_and_the_new_item() -> None:
+def test_write_is_billed_by_the_size_of_the_old_or_new_item_whichever_is_larger() -> None:
     aws = billed()
     put(aws, "a", padding=1024 - len("pk" + "p" + "sk" + "a" + "x"))
     assert aws.units["write"] == 1
@@ -43,7 +43,7 @@ def test_failed_conditional_write_is_billed_like_a_successful_one() -> None:
     assert aws.units["write"] == 2
 
 
-def test_index_write_is_billed_only_if_the_entry_changes() -> None:
+def test_index_write_is_billed_only_if_the_index_entry_changes() -> None:
     aws = billed((Index(("fence",), frozenset({"pk", "sk", "fence", "seen"})),))
     at = {"fence": {"S": "f"}, "seen": {"S": "1"}}
     put(aws, "a")

@@ -1,4 +1,6 @@
-"""Test the function that checks the pipes: how it interprets a pipe's status and logs in to Snowflake."""
+"""Test the function that checks the pipes: its interpretation of a pipe's status, its login to Snowflake, and the
+metrics that it logs.
+"""
 
 import base64
 import hashlib
@@ -39,18 +41,18 @@ def test_pipe_that_was_notified_of_every_object_and_has_no_backlog_is_healthy():
     assert found(received, [ago(seconds=5)]) == Health("RUNNING", 0, 0.0, 0.0)
 
 
-def test_lag_is_the_age_of_the_oldest_queued_file():
+def test_pipe_lag_is_the_age_of_the_oldest_queued_file():
     waiting = status(pendingFileCount=7, oldestFileTimestamp="2026-11-16T08:10:00.000Z")
     assert found(waiting).lag_seconds == 1200
     assert found(waiting).pending_files == 7
 
 
-def test_deaf_seconds_are_the_age_of_the_oldest_object_without_a_notification():
+def test_pipe_deaf_seconds_metric_is_the_age_of_the_oldest_object_without_a_notification():
     received = status(lastReceivedMessageTimestamp="2026-11-16T08:00:00.000Z")
     assert found(received, [ago(minutes=45), ago(minutes=25), ago(minutes=1)]).deaf_seconds == 25 * 60
 
 
-def test_deaf_seconds_of_a_pipe_that_was_never_notified_are_the_age_of_its_oldest_object():
+def test_pipe_deaf_seconds_metric_is_the_age_of_the_oldest_object_if_the_pipe_was_never_notified():
     assert found(status(), [ago(minutes=50), ago(minutes=2)]).deaf_seconds == 50 * 60
     assert found(status()).deaf_seconds == 0
 
@@ -104,7 +106,7 @@ def verified(token: str, public_key: bytes) -> dict:
         ("xy12345.cn-northwest-1.aws", "xy12345.cn-northwest-1.aws.snowflakecomputing.cn"),
     ],
 )
-def test_api_url_is_derived_from_the_account_identifier(account, host):
+def test_snowflake_api_url_is_derived_from_the_account_identifier(account, host):
     settings = main.Settings.model_validate(
         {
             "STAGE": "dev",
@@ -128,7 +130,7 @@ def test_api_url_is_derived_from_the_account_identifier(account, host):
         ("xy12345-ab1.global", "XY12345"),
     ],
 )
-def test_token_has_the_documented_claims_and_a_valid_signature(signer, account, name):
+def test_snowflake_login_token_has_the_documented_claims_and_a_valid_signature(signer, account, name):
     token = log_in_token(account, "milkrun_watcher", signer, NOW)
     claims = verified(token, signer.public_key())
     fingerprint = base64.b64encode(hashlib.sha256(signer.public_key()).digest()).decode()
@@ -141,7 +143,7 @@ def test_token_has_the_documented_claims_and_a_valid_signature(signer, account, 
 
 
 class Snowflake(ThreadingHTTPServer):
-    """A fake Snowflake SQL API that verifies the token and answers the statements in `answers`."""
+    """A fake Snowflake SQL API that verifies the token and responds to each statement with its entry in `answers`."""
 
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers
@@ -236,7 +238,7 @@ def test_check_logs_one_line_with_metrics_per_pipe(deployed, capsys):
         assert names == {"pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"}
 
 
-def test_load_check_logs_the_number_of_recent_failures(deployed, snowflake, capsys):
+def test_load_check_logs_the_number_of_recent_failed_loads(deployed, snowflake, capsys):
     snowflake.answers[failed_loads_sql("MILKRUN_DEV")] = "2"
     main.check({"look_at": "loads"}, Context())
     [line] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -251,7 +253,7 @@ def test_error_response_of_the_sql_api_raises_an_error(deployed, snowflake):
         main.check({}, Context())
 
 
-def test_token_signed_with_another_key_is_rejected(deployed, snowflake):
+def test_snowflake_login_token_signed_with_another_key_is_rejected(deployed, snowflake):
     kms = boto3.client("kms")
     other = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
     token = log_in_token("milk-org", "MILKRUN_DEV_WATCHER", Signer(kms, other), NOW)

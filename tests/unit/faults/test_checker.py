@@ -62,7 +62,7 @@ def a_run() -> Facts:
 FACTS = a_run()
 
 
-def test_correct_run_breaks_no_promise() -> None:
+def test_checker_reports_no_breach_for_a_correct_run() -> None:
     assert check(FACTS) == []
     assert len(FACTS.objects) > 20
     assert FACTS.rejects_loaded
@@ -170,9 +170,7 @@ def status_503_without_retry_after(facts: Facts) -> Facts:
 
 
 def all_notifications(facts: Facts) -> list[dict[str, object]]:
-    """Return the notifications that the event bus receives for the visits of the run, none of which was
-    restated.
-    """
+    """Return the notifications that the event bus receives for the run's visits, none of which was restated."""
     pairs: dict[Pair, list[Visit]] = {}
     for pair, visit in facts.visits:
         pairs.setdefault(pair, []).append(visit)
@@ -207,7 +205,7 @@ def arrival_notified_as_departure(facts: Facts) -> Facts:
 
 
 def other_content_not_archived(facts: Facts) -> Facts:
-    """Make the phone send an event again with other content, which is not archived."""
+    """Make the phone send an event again with different content, which is not archived."""
     first, *rest = facts.exchanges
     event = next(e for e in first.post.events if e.code is None)
     content = json.loads(event.text) | {"metadata": {"other": True}}
@@ -244,15 +242,15 @@ CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
 
 
 @pytest.mark.parametrize(("change", "kind"), CHANGES, ids=lambda value: getattr(value, "__name__", value))
-def test_each_deviation_is_detected(change: Callable[[Facts], Facts], kind: Kind) -> None:
+def test_checker_detects_each_kind_of_deviation(change: Callable[[Facts], Facts], kind: Kind) -> None:
     assert kind in {breach.kind for breach in check(change(FACTS))}
 
 
-def test_complete_notifications_are_not_reported_as_a_breach() -> None:
+def test_checker_reports_no_breach_if_all_notifications_are_received() -> None:
     assert check(replace(FACTS, notifications=all_notifications(FACTS))) == []
 
 
-def test_only_archived_events_of_an_interrupted_batch_are_expected() -> None:
+def test_checker_expects_only_the_archived_events_of_a_phone_that_was_lost() -> None:
     sent = [exchange.post for exchange in FACTS.exchanges]
     first = next(x for x in FACTS.exchanges if sent.count(x.post) == 1)
     rest = [x for x in FACTS.exchanges if x is not first]
@@ -272,7 +270,7 @@ def test_only_archived_events_of_an_interrupted_batch_are_expected() -> None:
     assert len(without[0].archived) < len(first.post.events)
 
 
-def test_same_content_in_two_objects_of_one_hour_is_a_duplicate() -> None:
+def test_same_content_in_two_objects_of_one_hour_is_reported_as_a_duplicate() -> None:
     key = min(events_of(FACTS))
     other = key.replace("events/", "events/", 1)
     folder, _, name = other.rpartition("/")
@@ -281,7 +279,7 @@ def test_same_content_in_two_objects_of_one_hour_is_a_duplicate() -> None:
     assert "duplicated" in {breach.kind for breach in check(facts)}
 
 
-def test_retry_in_the_next_hour_may_add_an_object_and_its_rows() -> None:
+def test_second_object_from_a_retry_in_another_hour_is_not_reported_as_a_duplicate() -> None:
     key = min(events_of(FACTS))
     hour = key.split("/")[2]
     again = key.replace(hour, "hh=00" if hour != "hh=00" else "hh=01")

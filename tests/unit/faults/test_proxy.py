@@ -24,7 +24,9 @@ http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, rea
 
 @dataclass
 class Upstream:
-    """A server that records each request and returns its body."""
+    """A server that records each request. It responds with the request's body, or with a PutRecords response if
+    the body contains Kinesis records.
+    """
 
     url: str = ""
     requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
@@ -87,7 +89,9 @@ def put(proxy: Proxy, body: bytes = b"object") -> object:
 @pytest.mark.parametrize(
     ("records", "breach"), [([], True), ([{"Data": "eA==", "PartitionKey": "d"}], False)]
 )
-def test_request_that_aws_would_reject_is_recorded_and_passed_on(upstream, records, breach) -> None:
+def test_request_that_aws_would_reject_is_recorded_as_a_breach_and_passed_on(
+    upstream, records, breach
+) -> None:
     headers = {"authorization": SIGNED.format("kinesis"), "x-amz-target": "Kinesis_20131202.PutRecords"}
     with Proxy(upstream.url) as proxy:
         body = json.dumps({"StreamName": "s", "Records": records}).encode()
@@ -109,7 +113,7 @@ def test_call_without_a_matching_rule_is_passed_on_unchanged(proxy: Proxy, upstr
 @pytest.mark.parametrize(
     ("fault", "status"), [(Fault.REFUSED, 503), (Fault.THROTTLED, 503), (Fault.WRONG_BYTES, 200)]
 )
-def test_fault_affects_only_its_service_while_its_rule_is_active(
+def test_fault_affects_only_the_service_named_in_its_rule_while_the_rule_is_active(
     proxy: Proxy, upstream: Upstream, fault: Fault, status: int
 ) -> None:
     with proxy.rules(rule := Rule(fault, "s3")):
@@ -120,7 +124,7 @@ def test_fault_affects_only_its_service_while_its_rule_is_active(
     assert len(upstream.requests) == 2 + (fault is Fault.WRONG_BYTES)
 
 
-def test_throttling_uses_the_error_code_of_each_service(proxy: Proxy) -> None:
+def test_throttling_fault_returns_the_called_services_error_code(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.THROTTLED)):
         for service, code in (
             ("kinesis", "ProvisionedThroughputExceededException"),
@@ -135,7 +139,7 @@ def test_throttling_uses_the_error_code_of_each_service(proxy: Proxy) -> None:
     ("fault", "done"),
     [(Fault.CUT_BEFORE, 0), (Fault.CUT_AFTER, 1), (Fault.HALF_ANSWER, 1), (Fault.SILENT, 0)],
 )
-def test_connection_fails_before_or_after_the_call_is_executed(
+def test_connection_fault_is_injected_before_or_after_the_call_is_executed(
     proxy: Proxy, upstream: Upstream, fault: Fault, done: int
 ) -> None:
     with proxy.rules(Rule(fault)), pytest.raises(urllib3.exceptions.HTTPError):
@@ -153,7 +157,7 @@ def test_partial_fault_executes_only_every_second_entry_of_a_batch(proxy: Proxy,
     assert json.loads(upstream.requests[0][3])["Records"] == [{"n": 1}, {"n": 3}]
 
 
-def test_call_that_contains_the_word_poison_is_rejected_permanently(proxy: Proxy) -> None:
+def test_invalid_fault_permanently_rejects_each_call_that_contains_the_word_poison(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.INVALID)):
         for word, status in ((b"poison", 400), (b"honey", 200)):
             data = base64.b64encode(b'{"note": "' + word + b'"}').decode()
@@ -169,7 +173,7 @@ def test_faults_with_the_same_seed_affect_the_same_calls(proxy: Proxy) -> None:
     assert 5 < sum(affected(3)) < 25
 
 
-def test_rule_applies_at_most_the_given_number_of_times(proxy: Proxy) -> None:
+def test_fault_rule_applies_at_most_the_given_number_of_times(proxy: Proxy) -> None:
     with proxy.rules(Rule(Fault.REFUSED, times=2)):
         assert [put(proxy).status for _ in range(4)] == [503, 503, 200, 200]
 
@@ -194,7 +198,7 @@ print("done")
 """
 
 
-def test_only_the_matching_caller_is_killed(upstream: Upstream) -> None:
+def test_kill_fault_kills_only_the_caller_named_in_its_rule(upstream: Upstream) -> None:
     names: dict[int, str] = {}
     with Proxy(upstream.url, processes=lambda: names) as proxy:
         command = [sys.executable, "-c", CALLER, proxy.url + "/", SIGNED.format("sqs")]
@@ -212,7 +216,7 @@ def test_only_the_matching_caller_is_killed(upstream: Upstream) -> None:
         assert proxy.calls["loader → sqs "] == 1
 
 
-def test_slow_call_is_delayed_and_executed(proxy: Proxy, upstream: Upstream) -> None:
+def test_slow_fault_delays_the_call_but_executes_it(proxy: Proxy, upstream: Upstream) -> None:
     began = time.monotonic()
     with proxy.rules(Rule(Fault.SLOW, seconds=0.3)):
         assert call(proxy).status == 200

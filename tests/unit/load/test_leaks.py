@@ -13,8 +13,8 @@ MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """Return the memory sizes of a process that fills its caches and grows by `slope` bytes per unit of x,
-    with noise and single jumps, rounded down to pages.
+    """Return simulated memory sizes of a process that fills its caches and grows by `slope` bytes per unit of x,
+    with noise and `jumps` sudden increases. Each size is rounded down to whole pages.
     """
     pick = random.Random(seed)
     steps = sorted(pick.sample(range(40, 100), jumps))
@@ -31,24 +31,24 @@ def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_growth_above_the_limit_is_a_leak_and_noise_is_not(seed: int) -> None:
+def test_growth_above_the_limit_is_reported_as_a_leak_but_noise_is_not(seed: int) -> None:
     assert estimate(XS, series(2000, seed=seed), 1000).found
     assert not estimate(XS, series(0, seed=seed), 1000).found
     assert not estimate(XS, series(300, seed=seed), 1000).found, "below the allowed growth"
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_growth_of_caches_and_a_single_jump_are_not_leaks(seed: int) -> None:
+def test_growth_of_caches_and_a_single_sudden_increase_are_not_reported_as_leaks(seed: int) -> None:
     assert not estimate(XS, series(0, jumps=1, seed=seed), 1000).found
 
 
-def test_too_few_samples_raise_an_error() -> None:
+def test_leak_estimate_from_too_few_samples_raises_an_error() -> None:
     with pytest.raises(ValueError, match="too few"):
         estimate(XS[:9], series(0)[:9], 1)
 
 
 class LeakyHandler:
-    """A typical leak: a per-request cache that is never cleared."""
+    """A function with a typical leak: it adds each request to a cache that is never cleared."""
 
     def __init__(self) -> None:
         self.seen: dict[int, str] = {}
@@ -59,7 +59,7 @@ class LeakyHandler:
 
 @pytest.mark.timeout(120)
 def test_leak_in_the_real_handler_is_detected() -> None:
-    """The handler runs in its own process, and the artificial leak keeps the 15 kB body of each request."""
+    """The handler runs in its own process. The artificial leak retains the body of each request, about 15 kB."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
     del kept[::2]  # the holes in this process's heap must not affect the handler's

@@ -14,13 +14,13 @@ ROWS = [
 ]
 
 
-def test_every_row_has_five_cells_and_none_is_empty():
+def test_every_row_of_the_assumptions_table_has_five_nonempty_cells():
     assert len(ROWS) > 20
     assert [row for row in ROWS if len(row) != 5 or not all(row)] == []
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[str(n) for n in range(len(ROWS))])
-def test_row_names_only_existing_tests_and_files(row):
+def test_row_of_the_assumptions_table_names_only_existing_tests_and_files(row):
     _, source, relied_on, pinned, _ = row
     assert re.search(r"✓|\(title\)|\(not confirmed\)|metrics\.yml|resource schemas", source), source
     for path in re.findall(r"`((?:[\w.-]+/)[\w./-]+)(?:::\w+)?`", f"{relied_on} {pinned}"):
@@ -29,7 +29,7 @@ def test_row_names_only_existing_tests_and_files(row):
         assert f"def {test}(" in (ROOT / path).read_text(), test
 
 
-def test_row_that_claims_a_check_by_milkrun_verify_names_a_test_that_it_runs():
+def test_assumption_checked_by_milkrun_verify_names_a_test_that_milkrun_verify_runs():
     for row in ROWS:
         if "`milkrun verify`" not in row[4]:
             continue

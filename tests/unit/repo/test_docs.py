@@ -1,5 +1,5 @@
-"""Test that the tour and the decision records name only existing files and functions, and that the tour's
-example is correct.
+"""Test that the tour and the decision records name only existing files, that the tour names only existing
+functions and its example is correct, and that docs/consumer.md copies the right packages into the KCL image.
 """
 
 import re
@@ -43,7 +43,7 @@ def linked_pages(markdown: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_path_and_link_on_a_page_exists(page: str) -> None:
+def test_every_path_and_link_in_the_tour_and_the_decision_records_exists(page: str) -> None:
     path = ROOT / page
     text = path.read_text()
     missing = [name for name in sorted(named_paths(text)) if not (ROOT / name).exists()]
@@ -51,7 +51,7 @@ def test_every_path_and_link_on_a_page_exists(page: str) -> None:
     assert missing == []
 
 
-def test_index_lists_every_decision_record() -> None:
+def test_decision_index_lists_every_decision_record() -> None:
     index = (ROOT / "docs" / "adr" / "README.md").read_text()
     pages = {page.name for page in DECISIONS if page.name != "README.md"}
     assert set(re.findall(r"\((\d{4}-[a-z0-9-]+\.md)\)", index)) >= pages
@@ -94,7 +94,7 @@ def test_example_events_in_the_tour_produce_the_object_and_visit_shown_there() -
     assert visit.dwell_seconds == shown["dwell_seconds"]
 
 
-def test_kcl_worker_image_contains_exactly_the_packages_it_imports() -> None:
+def test_kcl_worker_image_contains_exactly_the_project_packages_that_it_imports() -> None:
     copied = re.findall(r"^    COPY (\w+) \1$", (ROOT / "docs" / "consumer.md").read_text(), re.M)
     ours = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     imported = {

@@ -52,7 +52,7 @@ def test_every_json_dump_call_rejects_nan_and_infinity() -> None:
 ROWS = [{"a": float("nan"), "b": [float("inf")], "c": {"d": (float("-inf"), 1.5)}, "e": None}]
 
 
-def test_non_finite_number_is_printed_as_a_string(capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_number_is_printed_as_a_string_in_json_output(capsys: pytest.CaptureFixture[str]) -> None:
     show(ROWS, True)
     printed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert printed == [{"a": "NaN", "b": ["Infinity"], "c": {"d": ["-Infinity", 1.5]}, "e": None}]

@@ -1,5 +1,5 @@
-"""Test that tests/statements.py accepts an SQL statement only if a parser supports the statement or a list
-contains it.
+"""Test that tests/statements.py accepts an SQL statement only if a parser supports it or one of the listed patterns
+matches it completely.
 """
 
 import pytest
@@ -22,7 +22,7 @@ INTEGRATION = (
     ],
     ids=["unset", "refresh", "grants", "integration"],
 )
-def test_statement_in_the_list_is_accepted(sql: str) -> None:
+def test_sql_statement_that_a_parser_supports_or_the_list_contains_is_accepted(sql: str) -> None:
     assert known(sql)
 
 
@@ -37,5 +37,5 @@ def test_statement_in_the_list_is_accepted(sql: str) -> None:
     ],
     ids=["verb", "rest", "property", "two", "integration"],
 )
-def test_variation_of_a_statement_in_the_list_is_rejected(sql: str) -> None:
+def test_invalid_variation_of_an_accepted_sql_statement_is_rejected(sql: str) -> None:
     assert not known(sql)

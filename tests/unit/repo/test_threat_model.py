@@ -11,8 +11,8 @@ PAGE = ROOT / "docs" / "threat-model.md"
 
 
 def attackers() -> Iterator[tuple[str, list[str]]]:
-    """Yield each attacker in the table with the tests named in that row. `…` in a test's path stands for the
-    file named before it.
+    """Yield each attacker in the table with the tests named in that row. In the table, `…` in place of a test's
+    file stands for the file named before it.
     """
     table = PAGE.read_text().partition("\n## Attackers\n")[2].partition("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
@@ -43,5 +43,5 @@ def test_each_attacker_in_the_threat_model_has_an_existing_test() -> None:
 @pytest.mark.parametrize(
     "test", ["tests/unit/repo/gone.py", "tests/unit/repo/test_threat_model.py::test_gone"]
 )
-def test_reference_to_a_missing_test_is_detected(test: str) -> None:
+def test_reference_to_a_missing_test_in_the_threat_model_is_detected(test: str) -> None:
     assert not exists(test)

@@ -1,5 +1,5 @@
-"""Test that imports follow the rules of docs/architecture.md, and that the make targets named in README.md
-and CONTRIBUTING.md exist.
+"""Test that imports follow the rules of docs/architecture.md, that the make targets named in README.md and
+CONTRIBUTING.md exist, and that `make demo` accepts any file name.
 """
 
 import ast
@@ -54,7 +54,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(STAND_ALONE)])
-def test_packages_import_only_the_packages_they_may_import(package: str) -> None:
+def test_package_imports_only_packages_that_docs_architecture_allows(package: str) -> None:
     allowed = {package, *MAY_IMPORT.get(package, ())}
     sources = [
         path
@@ -70,8 +70,8 @@ def test_packages_import_only_the_packages_they_may_import(package: str) -> None
     assert wrong == {}
 
 
-def test_there_is_no_circular_import() -> None:
-    """Only module-level imports count, not imports inside functions or under `if TYPE_CHECKING`."""
+def test_modules_have_no_circular_imports() -> None:
+    """Consider only module-level imports, not imports inside functions or under `if TYPE_CHECKING`."""
     graph = {
         name: {target for target in imported_modules(tree) if target != name}
         for name, tree in modules().items()
@@ -111,25 +111,25 @@ def make_targets() -> set[str]:
 
 
 @pytest.mark.parametrize("page", [p for p in ("README.md", "CONTRIBUTING.md") if (ROOT / p).exists()])
-def test_every_make_command_on_a_page_has_a_makefile_target(page: str) -> None:
+def test_every_make_command_in_readme_and_contributing_has_a_makefile_target(page: str) -> None:
     named = set(re.findall(r"\bmake ([a-z][a-z0-9-]*)\b", "\n".join(code_of((ROOT / page).read_text()))))
     assert named
     assert named <= make_targets()
 
 
 def code_of(markdown: str) -> list[str]:
-    """Return the code blocks and inline code on a page. Prose is left out, because "make" may be the verb there."""
+    """Return the code blocks and inline code on a page. Prose is omitted, because "make" is often a verb there."""
     blocks = re.findall(r"```.*?```", markdown, re.S) + re.findall(r"^    .*$", markdown, re.M)
     return blocks + re.findall(r"`[^`\n]+`", markdown)
 
 
-def test_localstack_folder_contains_no_python_module() -> None:
+def test_top_level_localstack_folder_contains_no_python_module() -> None:
     """A module in this folder would shadow a module of the installed namespace package `localstack`."""
     assert list((ROOT / "localstack").glob("*.py")) == []
 
 
-def test_demo_accepts_a_file_with_any_name(tmp_path: Path) -> None:
-    """Run make with its programs replaced by scripts that print their arguments."""
+def test_make_demo_accepts_an_events_file_with_any_name(tmp_path: Path) -> None:
+    """Run make with setup.sh and Python replaced with scripts that print their arguments."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')

@@ -1,5 +1,5 @@
-"""Test the command `milkrun`: it starts fast, lists and completes its commands, suggests corrections of
-misspelt commands, and accepts earlier spellings.
+"""Test that the command `milkrun` starts fast, lists and completes its subcommands, suggests corrections of
+misspelt subcommands, and accepts earlier spellings.
 """
 
 import os
@@ -30,7 +30,7 @@ OURS = {"contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "to
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a Python program of this clone in a wide terminal; return the completed process."""
+    """Run Python with these arguments in this clone, as in a wide terminal; return the completed process."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -51,7 +51,7 @@ def test_help_and_version_import_few_modules_and_no_heavy_library(argument: str)
     assert len(modules) < 800
 
 
-def test_help_lists_the_commands_by_group_and_hides_earlier_names() -> None:
+def test_help_lists_the_commands_by_group_and_omits_their_earlier_names() -> None:
     shown = run("-m", "tools.milkrun", "--help").stdout
     first_words = [line.split()[1] for line in shown.splitlines() if len(line.split()) > 2]
     for entry in ENTRIES:
@@ -60,7 +60,7 @@ def test_help_lists_the_commands_by_group_and_hides_earlier_names() -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if not e.hidden], ids=lambda entry: entry.name)
-def test_command_list_shows_the_first_paragraph_of_each_help(entry) -> None:
+def test_command_list_shows_the_first_paragraph_of_each_commands_help(entry) -> None:
     own_help = cleandoc(loaded().commands[entry.name].help or "")
     assert " ".join(own_help.split("\n\n")[0].split()) == entry.help
 
@@ -69,13 +69,13 @@ def test_command_list_shows_the_first_paragraph_of_each_help(entry) -> None:
     ("typed", "meant"),
     [("reconsile", "reconcile"), ("trase", "trace"), ("quarentine", "quarantine"), ("dmeo", "demo")],
 )
-def test_misspelt_command_is_refused_and_the_right_one_suggested(typed: str, meant: str) -> None:
+def test_misspelt_command_is_refused_with_a_suggestion_of_the_correct_one(typed: str, meant: str) -> None:
     ended = run("-m", "tools.milkrun", typed)
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
 
 
-def test_misspelt_warehouse_command_is_refused_and_the_right_one_suggested() -> None:
+def test_misspelt_warehouse_command_is_refused_with_a_suggestion_of_the_correct_one() -> None:
     ended = run("-m", "tools.milkrun", "warehouse", "aply")
     assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
 
@@ -95,7 +95,7 @@ def test_misspelt_warehouse_command_is_refused_and_the_right_one_suggested() -> 
         ("tools.stack status --help", "--json"),
     ],
 )
-def test_every_spelling_of_a_command_works(spelling: str, shown: str) -> None:
+def test_current_and_earlier_spellings_of_a_command_work(spelling: str, shown: str) -> None:
     ended = run("-m", *spelling.split())
     assert (ended.returncode, ended.stderr) == (0, "")
     assert shown in ended.stdout

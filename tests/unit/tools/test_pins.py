@@ -1,4 +1,4 @@
-"""Test, in a copy of the tree, that tools/pins.py reports missing, outdated and unhashed pins."""
+"""Test, in a copy of the tree, that tools/pins.py reports pins that are missing, contradictory or without a hash."""
 
 import shutil
 import subprocess
@@ -28,7 +28,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new, 1))
 
 
-def test_pins_of_this_tree_are_complete(tree: Path) -> None:
+def test_all_pins_of_this_repository_are_complete(tree: Path) -> None:
     assert list(pins.problems(tree)) == []
 
 
@@ -52,7 +52,7 @@ def test_declared_dependency_without_a_pin_is_reported(
 @pytest.mark.parametrize(
     "declared", ["airflow", "glue", "localstack", "snowpipe/dbt", "localstack/lambda_executor"]
 )
-def test_separate_environment_is_checked_too(tree: Path, declared: str) -> None:
+def test_missing_pin_of_a_separate_environment_is_reported(tree: Path, declared: str) -> None:
     [source] = (tree / declared).glob("*requirements.in")
     source.write_text(source.read_text() + "left-out\n")
     [line] = pins.problems(tree)

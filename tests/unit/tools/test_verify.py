@@ -1,5 +1,5 @@
-"""Test that `milkrun verify` tests the given stage, confirms only claims whose tests passed, and removes its
-data.
+"""Test that `milkrun verify` tests the given stage, confirms only claims whose tests passed, and removes its own
+test data.
 """
 
 import json
@@ -40,7 +40,9 @@ class Started(Exception):
 def test_verify_uses_the_snowflake_account_of_its_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
-    """A local run used to build the marts of a real account if the SNOWFLAKE_* variables named that account."""
+    """An earlier version, run against a local stack, built the marts of a real account if the SNOWFLAKE_* variables
+    named that account.
+    """
 
     def started(*_: object, env: Mapping[str, str], **__: object) -> None:
         assert {name: env.get(name) for name in expected} == expected
@@ -51,7 +53,7 @@ def test_verify_uses_the_snowflake_account_of_its_stage(
         run_tests(stage, LABEL, "", "", given)
 
 
-def test_claim_is_verified_only_if_every_case_of_its_test_passed() -> None:
+def test_claim_counts_as_verified_only_if_every_case_of_its_test_passed() -> None:
     results = [
         Result("t.py::a", "passed", ""),
         Result("t.py::a", "failed", "AssertionError"),
@@ -127,7 +129,7 @@ def keys_in(s3: Any, prefix: str) -> set[str]:
     return {each["Key"] for each in found.get("Contents", ())}
 
 
-def test_loaded_objects_of_the_run_are_removed_and_other_objects_stay(s3: Any) -> None:
+def test_loaded_objects_of_the_verify_run_are_removed_and_other_objects_stay(s3: Any) -> None:
     ours, others = keep(s3, 1, LABEL), keep(s3, 2, "4.2")
     raw = Raw({ours: 2})
     left = remove(stage_of(raw), "dev", LABEL, NOW - timedelta(minutes=1))
@@ -136,14 +138,14 @@ def test_loaded_objects_of_the_run_are_removed_and_other_objects_stay(s3: Any) -
     assert keys_in(s3, "events/") == {others}
 
 
-def test_object_not_yet_loaded_is_kept_and_listed(s3: Any) -> None:
+def test_object_that_is_not_loaded_yet_is_left_in_s3_and_reported(s3: Any) -> None:
     loaded, late = keep(s3, 1, LABEL), keep(s3, 2, LABEL)
     left = remove(stage_of(Raw({loaded: 0})), "dev", LABEL, NOW - timedelta(minutes=1), timeout_s=0)
     assert (left["objects"], left["left_in_s3"]) == (1, [late])
     assert keys_in(s3, "events/") == {late}
 
 
-def test_reconcile_does_not_report_removed_objects_as_lost(s3: Any) -> None:
+def test_reconcile_does_not_report_objects_removed_by_verify_as_lost(s3: Any) -> None:
     key = keep(s3, 1, LABEL)
     remove(stage_of(Raw({key: 0})), "dev", LABEL, NOW - timedelta(minutes=1))
     [plan] = keys_in(s3, "forget/")

@@ -1,4 +1,4 @@
-"""Run the conformance kit against Milkrun's own client (`send`), and post its sample payloads to the handler."""
+"""Run the conformance kit against Milkrun's own client (`send`), and post the kit's sample payloads to the handler."""
 
 import itertools
 import json
@@ -56,7 +56,7 @@ def headers_of(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "good").iterdir()), ids=lambda path: path.name)
-def test_good_payloads_are_accepted_and_match_the_schema(path: Path) -> None:
+def test_good_sample_payloads_are_accepted_and_match_the_event_schema(path: Path) -> None:
     world = World()
     answer = Phone(world).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.body["errors"]) == (202, [])
@@ -66,12 +66,12 @@ def test_good_payloads_are_accepted_and_match_the_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((PAYLOADS / "bad").iterdir()), ids=lambda path: path.name)
-def test_bad_payloads_are_rejected_with_the_code_in_their_file_name(path: Path) -> None:
+def test_bad_sample_payloads_are_rejected_with_the_error_code_in_their_file_name(path: Path) -> None:
     answer = Phone(World()).post(path.read_bytes(), headers_of(path))
     assert (answer.status, answer.codes) == (400, [path.stem])
 
 
-def test_every_error_code_for_a_body_has_a_bad_payload() -> None:
+def test_every_error_code_that_a_body_alone_can_cause_has_a_bad_sample_payload() -> None:
     named = {path.stem for path in (PAYLOADS / "bad").iterdir()}
     # The other two depend on headers: Content-Encoding, and a token that names a device.
     assert named == {*codes.EVENT_CODES, *codes.BODY_CODES} - {"bad_gzip", "device_mismatch"}

@@ -33,11 +33,11 @@ def test_heading_is_measured_clockwise_from_north(to, degrees):
     assert heading_of((5.8, 53.1), to) == pytest.approx(degrees, abs=0.2)
 
 
-def test_heading_across_the_date_line_points_along_the_shorter_way():
+def test_heading_across_the_date_line_follows_the_shorter_way():
     assert heading_of((179.99, 0.0), (-179.99, 0.0)) == pytest.approx(90)
 
 
-def test_heading_after_a_stop_is_that_of_the_last_movement():
+def test_stopped_truck_keeps_the_heading_of_its_last_movement():
     known = Fleet()
     known.moved(position(0))
     [row] = known.rows({})
@@ -49,7 +49,7 @@ def test_heading_after_a_stop_is_that_of_the_last_movement():
     assert row["speed_kmh"] == pytest.approx(66.7, abs=1)
 
 
-def test_heading_sent_by_the_phone_is_used():
+def test_heading_sent_by_the_phone_is_shown_unchanged():
     known = Fleet()
     known.moved(position(0, heading=200.0))
     assert known.rows({})[0]["heading"] == 200.0
@@ -75,7 +75,7 @@ def test_trail_is_sorted_by_time_and_has_a_minimum_interval_between_points(times
     assert all(b[0] - a[0] >= 1000 * fleet.TRAIL_EVERY_S - 1 for a, b in itertools.pairwise(points))
 
 
-def test_trail_length_and_number_of_trucks_are_limited(monkeypatch):
+def test_length_of_each_trail_and_number_of_trucks_are_limited(monkeypatch):
     monkeypatch.setattr(fleet, "MAX_TRUCKS", 10)
     known = Fleet()
     for n in range(fleet.TRAIL_POINTS + 50):

@@ -1,4 +1,6 @@
-"""Test how the console classifies the failure of a source, and that failure messages contain no secrets."""
+"""Test that the console classifies the failure of a source correctly, and that failure messages contain no
+secrets.
+"""
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
@@ -36,11 +38,13 @@ def unreachable_s3() -> Refusal:
         pytest.param(ValueError("odd"), "other", id="a fault of ours"),
     ],
 )
-def test_failure_is_classified_as_connection_credentials_or_other(fault: Exception, cause: str) -> None:
+def test_source_failure_is_classified_as_unreachable_credentials_or_other(
+    fault: Exception, cause: str
+) -> None:
     assert cause_of(fault) == cause
 
 
-def test_recovered_source_has_no_cause_of_failure() -> None:
+def test_recovered_source_no_longer_has_a_failure_cause() -> None:
     sources = Sources(lambda: "now")
     sources.say("archive", "down", "no connection", "unreachable")
     assert next(row for row in sources.rows() if row["name"] == "archive")["cause"] == "unreachable"

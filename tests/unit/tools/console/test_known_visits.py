@@ -1,4 +1,4 @@
-"""Test that the page shows the same visits as the table, in whatever order the notifications arrive."""
+"""Test that the page shows the same visits as the visits table, in whatever order the notifications arrive."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -68,7 +68,7 @@ crossings = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(crossings, st.data())
-def test_page_shows_the_right_visits_after_repeated_and_reordered_notifications(kinds, data):
+def test_page_shows_the_correct_visits_after_repeated_and_reordered_notifications(kinds, data):
     events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
     notices, visits = notified([events[first:last] for first, last in pairwise(cuts)])
@@ -81,7 +81,7 @@ def test_page_shows_the_right_visits_after_repeated_and_reordered_notifications(
     }
 
 
-def test_flapping_is_shown_as_one_restated_visit():
+def test_brief_exit_followed_by_an_enter_is_shown_as_one_restated_visit():
     notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)], [crossing(3, "enter", 6)]])
     known = KnownVisits()
     for kind, detail in notices:
@@ -91,7 +91,7 @@ def test_flapping_is_shown_as_one_restated_visit():
     assert [change["kind"] for change in known.take_changes()[0]] == ["arrived", "departed", "visit_restated"]
 
 
-def test_reading_an_older_state_of_the_table_does_not_undo_a_notification():
+def test_outdated_row_of_the_visits_table_does_not_undo_a_notification():
     notices, _ = notified([[crossing(1, "enter", 0)], [crossing(2, "exit", 5)]])
     known = KnownVisits()
     for kind, detail in notices:
@@ -100,7 +100,7 @@ def test_reading_an_older_state_of_the_table_does_not_undo_a_notification():
     assert known.there() == []
 
 
-def test_visit_deleted_from_the_table_is_removed():
+def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
     known = KnownVisits()
     known.read(
         [
@@ -114,7 +114,7 @@ def test_visit_deleted_from_the_table_is_removed():
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 
-def test_visit_loaded_from_history_is_shown_but_not_announced():
+def test_visit_that_is_loaded_as_history_is_shown_but_not_sent_as_a_change():
     known = KnownVisits()
     known.read([visit_row.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)

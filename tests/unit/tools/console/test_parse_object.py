@@ -1,4 +1,4 @@
-"""Test that every object in the archive can be parsed and displayed, whatever it contains."""
+"""Test that the console can parse and display every archive object, whatever it contains."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def test_any_json_object_becomes_one_event_with_limited_field_lengths(events):
         assert position.at <= position.received_at
 
 
-def test_geofence_event_yields_device_geofence_and_position():
+def test_geofence_event_yields_its_device_geofence_and_position():
     found = read(good(confidence=3, duration=4.5))
     [event], [position], [crossing] = found.events, found.positions, found.crossings
     assert (event.kind, event.event_id, event.device_id, event.fence_id) == (
@@ -81,7 +81,7 @@ def test_geofence_event_types_are_those_configured_for_the_stage():
     assert (crossing.kind, crossing.type) == ("enter", "yard.in")
 
 
-def test_ping_with_latitude_and_longitude_yields_a_position():
+def test_event_with_latitude_and_longitude_fields_yields_a_position():
     event = {k: v for k, v in good(type="ping", latitude=53.2, longitude=5.9).items() if k != "location"}
     [position] = read(event).positions
     assert (position.longitude, position.latitude) == (5.9, 53.2)
@@ -92,7 +92,7 @@ def test_invalid_coordinates_are_ignored(coordinates):
     assert read(good(location={"type": "Point", "coordinates": coordinates})).positions == []
 
 
-def test_device_time_in_the_future_is_replaced_by_the_time_of_receipt():
+def test_device_time_in_the_future_is_replaced_with_the_time_of_receipt():
     [position] = read(good(createdAt="2026-11-24T07:00:00Z")).positions
     assert position.at == NOW.timestamp()
 
@@ -135,7 +135,7 @@ def test_body_that_is_not_json_is_shown_as_text():
     assert bytes(parse_object.sent_of(event.stored)["event"]) == b"null"
 
 
-def test_line_that_is_not_a_json_object_is_listed_without_an_id():
+def test_line_that_is_not_a_json_object_is_listed_as_an_event_without_an_id():
     stored = lines_object("events", [b"not json", b"[1]"], NOW)
     assert [event.event_id for event in parse_object.read(stored.key, stored.body, NOW).events] == [
         None,

@@ -1,6 +1,4 @@
-"""Test the status of the pipeline, and which stage it reports as stuck, for given source readings and a fixed
-clock.
-"""
+"""Test the pipeline's status, and the stage that it reports as stuck, with readings and a clock that the test sets."""
 
 from typing import Any
 
@@ -16,7 +14,7 @@ BEGIN = 1_795_000_000.0
 
 
 class Trial:
-    """A pipeline with a clock that the test sets, and a method for each step of an ordinary request."""
+    """A pipeline whose clock the test sets, with a method for each stage that a request passes."""
 
     def __init__(self, marts_max_wait_s: float | None = None) -> None:
         self.now = BEGIN
@@ -63,11 +61,11 @@ def trial() -> Trial:
     return Trial()
 
 
-def test_status_is_idle_before_anything_is_received(trial):
+def test_pipeline_status_is_idle_before_anything_is_received(trial):
     assert trial.verdict() == ("idle", None)
 
 
-def test_complete_flow_is_healthy_and_counted_at_every_stage(trial):
+def test_pipeline_is_healthy_and_counts_a_request_at_every_stage_that_it_has_passed(trial):
     trial.ingest(rejected=2, rejected_by_code={"missing_id": 2}, store_ms=12.0)
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()
@@ -101,7 +99,7 @@ def test_complete_flow_is_healthy_and_counted_at_every_stage(trial):
         (["archive", "consume"], "loaded", 120),
     ],
 )
-def test_first_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, max_wait_s):
+def test_first_pipeline_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, max_wait_s):
     trial.consume()  # an earlier request, so that each stage has processed something
     trial.load()
     trial.now += 60
@@ -126,7 +124,7 @@ def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     assert "10 in repeated requests" in trial.stage("archived")["note"]
 
 
-def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):
+def test_shard_stopped_by_a_failure_is_reported_with_that_failure_until_it_continues(trial):
     trial.ingest()
     trial.archive()
     trial.load()
@@ -140,7 +138,7 @@ def test_stopped_shard_is_reported_with_its_failure_until_it_continues(trial):
     assert trial.stage("consumed")["state"] == "ok"
 
 
-def test_dead_letters_and_a_queue_that_does_not_drain_are_reported_as_stuck(trial):
+def test_dead_letters_and_a_redrive_queue_that_does_not_drain_are_reported_as_stuck(trial):
     trial.pipeline.queues(3, 0)
     assert trial.verdict() == ("busy", None)
     trial.now += 400
@@ -151,14 +149,14 @@ def test_dead_letters_and_a_queue_that_does_not_drain_are_reported_as_stuck(tria
     assert trial.verdict() == ("stuck", "redriven")
 
 
-def test_paused_pipe_is_reported_as_stuck_immediately(trial):
+def test_paused_snowflake_pipe_is_reported_as_stuck_immediately(trial):
     trial.pipeline.pipes["EVENTS_PIPE"]["state"] = "PAUSED"
     assert trial.verdict() == ("stuck", "loaded")
     assert trial.stage("loaded")["note"] == "EVENTS_PIPE: PAUSED"
 
 
 @pytest.mark.parametrize(("max_wait_s", "state"), [(None, "waiting"), (2.5 * 3600, "stuck")])
-def test_waiting_for_dbt_is_reported_as_stuck_only_if_a_schedule_is_configured(max_wait_s, state):
+def test_rows_waiting_for_dbt_are_reported_as_stuck_only_if_a_dbt_schedule_is_configured(max_wait_s, state):
     trial = Trial(max_wait_s)
     trial.build()
     for _ in range(12):
@@ -170,7 +168,7 @@ def test_waiting_for_dbt_is_reported_as_stuck_only_if_a_schedule_is_configured(m
     assert trial.verdict()[0] == ("healthy" if max_wait_s is None else "stuck")
 
 
-def test_only_the_stages_that_depend_on_an_unreachable_source_are_unknown(trial):
+def test_only_the_pipeline_stages_that_depend_on_an_unreachable_source_have_state_unknown(trial):
     trial.down["snowflake"] = "snowflake: down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
@@ -199,14 +197,14 @@ def test_counts_per_minute_cover_exactly_the_last_hour(counts):
     assert meter.total == sum(n for _, n in counts)
 
 
-def test_newer_counts_of_a_period_replace_older_counts():
+def test_newer_counts_of_a_time_period_replace_older_counts():
     meter = Meter()
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)
     assert (meter.total, meter.last_at, meter.first_after(100)) == (13, 170.0, 160)
 
 
-def test_no_row_is_counted_twice_as_the_hour_advances():
+def test_no_mart_row_is_counted_twice_as_the_one_hour_window_advances():
     """Each poll reads the counts for the whole last hour from the marts."""
     meter, asked_every_s, looks = Meter(), 7, 200
     for look in range(looks):

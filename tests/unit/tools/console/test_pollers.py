@@ -40,7 +40,7 @@ def expired() -> ClientError:
 
 
 class Sources:
-    """A fake of boto3's clients that returns the given log lines or raises the given fault."""
+    """A fake of boto3's clients that returns the log lines in `lines` or raises `fault`."""
 
     def __init__(self) -> None:
         self.fault: Exception | None = None
@@ -133,7 +133,7 @@ def test_log_line_read_several_times_is_counted_once(shared, aws):
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
-def test_failed_source_is_reported_with_the_reason_until_it_recovers(shared, aws, monkeypatch):
+def test_unreachable_source_is_reported_with_the_reason_until_it_recovers(shared, aws, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     aws.fault = EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
     with running(LogPoller(shared)):
@@ -167,7 +167,7 @@ def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
 
 
 class Stored:
-    """A fake archive with objects in memory."""
+    """A fake archive that holds its objects in memory."""
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[bytes, datetime]] = {}
@@ -205,7 +205,7 @@ def counted(shared: Shared) -> tuple[int, int]:
     )
 
 
-def test_object_is_counted_once_whether_notified_listed_or_both(shared, archive):
+def test_object_is_counted_once_whether_found_by_notification_by_listing_or_by_both(shared, archive):
     key = archive.put("a", "b")
     with running(ArchivePoller(shared)) as reader:
         assert isinstance(reader, ArchivePoller)
@@ -271,7 +271,7 @@ def test_object_that_is_not_gzip_does_not_stop_the_poller(shared, archive, body)
     assert counted(shared)[0] == 1
 
 
-def test_pending_objects_are_read_after_the_archive_recovers(shared, archive, monkeypatch):
+def test_pending_objects_are_each_counted_once_after_the_archive_recovers(shared, archive, monkeypatch):
     monkeypatch.setattr(polling, "RETRY_S", (0.02,))
     read, refusals = archive.body, iter(range(3))
 
@@ -316,7 +316,9 @@ def test_only_object_keys_of_the_last_thirty_hours_are_kept():
 # --- visits without notifications
 
 
-def test_closed_visit_is_read_from_the_table_if_there_are_no_notifications(shared, archive, monkeypatch):
+def test_end_of_a_visit_is_read_from_the_visits_table_if_there_are_no_notifications(
+    shared, archive, monkeypatch
+):
     row = {
         "device_id": "t1",
         "geofence_tag": "farm",
@@ -343,7 +345,9 @@ def test_closed_visit_is_read_from_the_table_if_there_are_no_notifications(share
 # --- the warehouse
 
 
-def test_session_is_reopened_after_it_breaks_but_not_after_a_rejected_statement(shared, monkeypatch):
+def test_snowflake_session_is_reopened_after_a_lost_connection_but_not_after_a_missing_table(
+    shared, monkeypatch
+):
     opened: list[int] = []
 
     @contextmanager

@@ -28,8 +28,8 @@ WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_s
 
 
 def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
-    """Return the presence that the console shows after it has read visits from the table and enter events
-    from the archive, in random order.
+    """Return the trucks' presence that the console shows after it has read visits from the visits table and enter
+    events from the archive, in random order.
     """
     known = KnownVisits(tags)
     inputs: list[GeofenceEvent | visit_row.Row] = [each for each in found if each.kind == "enter"]
@@ -54,8 +54,8 @@ def by_rule(found: list[GeofenceEvent], tags: tuple[str, ...]) -> dict[str, str 
 
 
 def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
-    """Return the event with its kind in its id, so that no exit reuses the id of an enter. The console reads
-    only enter events, so unlike the table it does not notice such an exit.
+    """Prefix the event's id with its kind, so that no exit event reuses the id of an enter event. Such an exit
+    changes the visits in the table, but the console does not notice it, because it reads only enter events.
     """
     return replace(found, event_id=f"{found.kind}-{found.event_id}")
 
@@ -100,9 +100,9 @@ def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_reading_the_events_removes_a_wrong_contradiction() -> None:
-    """The console learns of a visit from its first enter event. Only the other events show that the truck
-    entered again later.
+def test_wrong_contradiction_is_removed_after_the_enter_events_are_read() -> None:
+    """The visits table shows only when the visit began. Only the archived enter events show that the truck entered
+    the geofence again later, during the same visit.
     """
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),
@@ -118,7 +118,7 @@ def test_reading_the_events_removes_a_wrong_contradiction() -> None:
 
 
 @pytest.mark.parametrize(("visits", "usual"), [(2, 900.0), (3, 600.0)])
-def test_median_dwell_time_is_that_of_fences_with_the_same_tag_if_the_fence_has_few_visits(
+def test_median_dwell_time_covers_all_fences_with_the_same_tag_if_the_fence_has_few_visits(
     visits: int, usual: float
 ) -> None:
     found = []

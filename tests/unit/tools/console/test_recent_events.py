@@ -26,14 +26,14 @@ def ids(events: list[Event]) -> list[str | None]:
     return [each.event_id for each in events]
 
 
-def test_events_are_listed_newest_first_per_kind_and_overall(held):
+def test_events_are_listed_newest_first_overall_and_separately_for_good_and_bad_events(held):
     assert ids(held.matching("all", limit=4)) == ["e9", "e8", "e7", "e6"]
     assert ids(held.matching("bad", limit=4)) == ["e9", "e4"]
     last = held.matching("all", limit=4)[-1]
     assert ids(held.matching("all", limit=2, before=last.seq)) == ["e5", "e4"]
 
 
-def test_events_are_found_by_type_device_code_id_or_part_of_their_text(held):
+def test_events_can_be_filtered_by_type_device_error_code_or_id_and_searched_by_part_of_the_type(held):
     held.add(event(10, type="Pickup.Completed"))
     assert ids(held.matching("all", limit=9, type_="Pickup.Completed")) == ["e10"]
     assert ids(held.matching("good", limit=9, device="t0")) == ["e6", "e3", "e0"]
@@ -53,7 +53,7 @@ def test_number_of_events_in_memory_is_limited_but_all_are_counted(held, monkeyp
     assert held.counted == {"good": 1108, "bad": 102}
 
 
-def test_new_events_are_sent_once_with_the_number_of_omitted_events(held):
+def test_new_events_are_returned_once_with_the_number_of_omitted_events(held):
     fresh, left_out = held.take_fresh(3)
     assert (ids(fresh["good"]), ids(fresh["bad"]), left_out) == (["e8", "e7", "e6"], ["e9", "e4"], 5)
     assert held.take_fresh(3) == ({"good": [], "bad": []}, 0)

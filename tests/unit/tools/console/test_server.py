@@ -1,4 +1,6 @@
-"""Test the server over real HTTP on loopback, with every store unreachable (a closed port, not a fake)."""
+"""Test the console's server over HTTP on loopback. Every store's address is a closed port, except in the tests that
+use a fake warehouse.
+"""
 
 import asyncio
 import contextlib
@@ -115,7 +117,7 @@ class Served:
 
 
 class Stream:
-    """A client that reads the messages of the stream as (name, data, id)."""
+    """A client of the console's event stream. `message` returns the next message as (name, data, id)."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -165,7 +167,7 @@ def event(n: int = 1, device: str = "truck-1", **fields: object) -> dict[str, ob
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "localhost", "127.0.0.1.evil.example", ""])
-def test_request_for_another_host_is_refused(served, host):
+def test_request_with_a_foreign_host_header_is_refused(served, host):
     assert served.ask("/api/stage", host=host).status == 403
     assert served.ask("/", host=host).status == 403
 
@@ -178,7 +180,7 @@ def test_request_from_another_origin_is_refused(served, origin):
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_cross_site_request_is_refused_because_of_its_fetch_metadata(served):
+def test_api_request_is_refused_if_its_fetch_metadata_shows_another_site(served):
     assert served.ask("/api/stage", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 403
     assert served.ask("/api/stage", sec_fetch_site="same-site").status == 403
     assert served.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 200, "a link"
@@ -218,7 +220,7 @@ def test_content_security_policy_allows_only_the_configured_tile_server():
         with_tiles.end()
 
 
-def test_half_open_connections_are_closed_and_delay_no_other_request(capfd):
+def test_connections_with_incomplete_requests_are_closed_and_delay_no_other_request(capfd):
     console = Served(request_seconds=1.0)
     try:
         halves = [socket.create_connection(("127.0.0.1", console.port), timeout=20) for _ in range(200)]
@@ -319,7 +321,7 @@ def test_event_is_shown_with_its_text_its_object_and_a_query_that_finds_it(serve
     assert served.ask("/api/events/999999").status == 404
 
 
-def test_good_and_bad_events_can_be_counted_found_and_reset(served):
+def test_good_and_bad_events_can_be_counted_found_and_deleted_by_a_reset(served):
     assert json.loads(served.ask("/api/reset", "POST").data) == {"total": 0, "good": 0, "bad": 0}
     served.receive(event(1), event(2, type="pickup.completed"))
     rejected = {
@@ -352,7 +354,7 @@ def test_request_can_wait_until_an_event_arrives(served):
     assert time.monotonic() - began < 5
 
 
-def test_event_received_before_a_reset_stays_hidden(served):
+def test_event_received_before_a_reset_is_not_shown_after_it(served):
     before = datetime.now(UTC)
     served.ask("/api/reset", "POST")
     stored = lines_object("events", [json.dumps(event(5)).encode()], before)
@@ -371,7 +373,7 @@ def test_event_received_in_the_same_second_as_a_reset_is_shown(served):
     assert served.get("/api/all")["total"] == 1
 
 
-def test_deployed_stage_cannot_be_reset():
+def test_event_lists_of_a_deployed_stage_cannot_be_reset():
     deployed = Served(stage="dev", live_bus=False)
     try:
         assert deployed.ask("/api/reset", "POST").status == 403
@@ -419,7 +421,7 @@ def test_unknown_path_returns_404_and_wrong_method_returns_405(served):
 # --- pages
 
 
-def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkeypatch):
+def test_built_page_files_are_served_but_files_outside_their_folder_are_not(served, tmp_path, monkeypatch):
     (tmp_path / "static" / "assets").mkdir(parents=True)
     (tmp_path / "static" / "index.html").write_text("<title>page</title>")
     (tmp_path / "static" / "assets" / "a-1234.js").write_text("1")
@@ -435,7 +437,7 @@ def test_built_files_are_served_and_other_files_are_not(served, tmp_path, monkey
         assert b"secret" not in served.ask(path).data
 
 
-def test_page_explains_that_it_has_not_been_built(served, tmp_path, monkeypatch):
+def test_server_explains_that_the_page_has_not_been_built(served, tmp_path, monkeypatch):
     monkeypatch.setattr(static_page, "STATIC", tmp_path / "none")
     assert b"not built" in served.ask("/").data
 
@@ -479,7 +481,7 @@ def test_page_that_reconnects_misses_no_change(served):
     )
 
 
-def test_slow_page_gets_a_snapshot_instead_of_a_backlog():
+def test_slow_page_receives_a_snapshot_instead_of_the_backlog_of_changes():
     async def received() -> list[bytes]:
         state = ConsoleState({"stage": "local"})
         hub = Hub(state)
@@ -506,7 +508,7 @@ def test_slow_page_gets_a_snapshot_instead_of_a_backlog():
     assert b'"ok"' in news
 
 
-def test_visit_is_sent_without_waiting_for_the_next_tick(monkeypatch):
+def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeypatch):
     monkeypatch.setattr(stream, "TICK_S", 60.0)
 
     async def received() -> list[bytes]:
@@ -571,7 +573,7 @@ def test_search_finds_trucks_places_events_and_objects(served):
     assert served.get("/api/search?q=")["trace"] is None
 
 
-def test_place_is_listed_with_its_visits(served):
+def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(served):
     served.receive(geofence(902, "entered", "truck-902"))
     row = visit_row.row(
         Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
@@ -581,7 +583,7 @@ def test_place_is_listed_with_its_visits(served):
     assert (place["there"], place["visits_today"], place["last_device_id"]) == (1, 1, "truck-902")
 
 
-def test_event_is_found_by_its_id_or_by_object_and_line(served):
+def test_event_is_found_by_its_id_or_by_its_object_key_and_line(served):
     served.receive(event(903), event(904))
     listed = served.get("/api/events?q=" + event(904)["_id"])["events"][0]
     by_id = served.get(f"/api/event?event_id={listed['event_id']}")
@@ -593,7 +595,7 @@ def test_event_is_found_by_its_id_or_by_object_and_line(served):
     assert served.ask(f"/api/event?key={listed['key']}&line=77").status == 503
 
 
-def test_visits_are_not_exported_if_the_list_would_be_incomplete(served):
+def test_visits_are_not_exported_if_the_exported_list_would_be_incomplete(served):
     answer = served.ask("/api/visits.csv")
     assert answer.status == 503
     assert "would be incomplete" in json.loads(answer.data)["detail"]
@@ -602,8 +604,8 @@ def test_visits_are_not_exported_if_the_list_would_be_incomplete(served):
 
 
 class MartOfVisits:
-    """A fake warehouse with visits that end at midnight in Amsterdam, one entered in each second before; it
-    applies LIMIT as Snowflake does.
+    """A fake warehouse with visits that all end at midnight in Amsterdam and begin one second apart before it. Its
+    queries apply LIMIT as Snowflake does.
     """
 
     def __init__(self, visits: int) -> None:
@@ -654,7 +656,9 @@ def mart_of_visits(monkeypatch):
     return mart
 
 
-def test_day_with_many_visits_is_exported_completely_and_named_after_the_fleets_local_date(mart_of_visits):
+def test_day_with_many_visits_is_exported_completely_to_a_file_named_after_the_fleets_local_date(
+    mart_of_visits,
+):
     day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
     amsterdam = Served(time_zone="Europe/Amsterdam")
     try:
@@ -677,7 +681,7 @@ def test_day_with_many_visits_is_exported_completely_and_named_after_the_fleets_
         amsterdam.end()
 
 
-def test_daily_totals_over_the_limit_omit_the_earliest_days(mart_of_visits, monkeypatch):
+def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, monkeypatch):
     monkeypatch.setattr(store_queries, "MAX_DAILY", 25)
 
     def query(sql: str, _: Sequence[object] = ()) -> list[Row]:

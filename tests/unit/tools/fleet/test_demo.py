@@ -1,4 +1,4 @@
-"""Test that the demo's checks can fail, for example if the number of events is right but the events are wrong."""
+"""Test that the demo's checks detect wrong results, for example the right number of wrong events."""
 
 import base64
 import gzip
@@ -46,14 +46,14 @@ def run(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Demo:
     return Demo(cast(Outputs, outputs), ledger, Progress(disable=True))
 
 
-def test_demo_passes_if_the_expected_events_arrive(run: Demo, ledger: Ledger) -> None:
+def test_demo_check_passes_if_exactly_the_expected_events_arrive(run: Demo, ledger: Ledger) -> None:
     ledger.mark("archived", ledger.event_ids())
     line = run._line("archived", "accepted", "archived")
     assert line.equal
     assert line.expected == line.found > 0
 
 
-def test_wrong_events_fail_the_demo_even_if_their_number_is_right(run: Demo, ledger: Ledger) -> None:
+def test_demo_check_fails_if_the_right_number_of_wrong_events_arrives(run: Demo, ledger: Ledger) -> None:
     missing, *there = ledger.event_ids()
     ledger.mark("archived", [*there, "a stranger"])
     line = run._line("archived", "accepted", "archived")
@@ -62,7 +62,7 @@ def test_wrong_events_fail_the_demo_even_if_their_number_is_right(run: Demo, led
     assert missing in line.note
 
 
-def test_wrong_visits_fail_the_demo_even_if_their_number_is_right(run: Demo, ledger: Ledger) -> None:
+def test_demo_check_fails_if_the_right_number_of_wrong_visits_is_found(run: Demo, ledger: Ledger) -> None:
     expected = set(ledger.stays())
     assert run._visits("visits", expected, lambda: set(expected)).equal
     other = {replace_first(expected)} | set(list(expected)[1:])
@@ -94,7 +94,7 @@ def replace_first(stays: set[object]) -> object:
         ({"_id": "a", "type": "x", "deviceId": "d", "x": "x" * 2_000_000}, "event_too_large", False),
     ],
 )
-def test_line_of_a_file_is_validated_by_the_handlers_rules(
+def test_line_of_an_events_file_is_validated_by_the_handlers_rules(
     text: dict[str, object], code: str | None, is_crossing: bool
 ) -> None:
     planned = judged(json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()}))
@@ -102,7 +102,7 @@ def test_line_of_a_file_is_validated_by_the_handlers_rules(
     assert (planned.crossing is not None) == is_crossing
 
 
-def test_line_that_is_not_utf_8_is_rejected_and_sent_unchanged() -> None:
+def test_line_that_is_not_utf_8_is_sent_unchanged_and_expected_to_be_rejected() -> None:
     planned = judged(b'{"_id":"\xff"}'.decode("utf-8", "surrogateescape"))
     assert planned.code == "not_json"
     post = replace(next(posts(PLAN)), events=(planned,), form="ndjson")
@@ -124,7 +124,7 @@ FILES = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
-def test_demo_and_handler_split_a_file_into_the_same_lines(
+def test_demo_and_handler_split_an_events_file_into_the_same_lines(
     tmp_path: Path, layout: bytes, packed: bool
 ) -> None:
     at = datetime.now(UTC).isoformat()
@@ -155,14 +155,14 @@ def test_line_too_large_for_any_request_is_expected_to_be_dropped(padding: bytes
 
 
 @pytest.mark.parametrize("body", [b"", b"\n \n", MARK, MARK + b"\r\n\x0c\n"])
-def test_file_without_events_is_refused(tmp_path: Path, body: bytes) -> None:
+def test_demo_refuses_a_file_without_events(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "nothing").write_bytes(body)
     with pytest.raises(Refusal, match="has no events"):
         demo._lines_in(tmp_path / "nothing", Progress(disable=True))
 
 
 class UnreachableStack:
-    """A stack whose gateway does not answer. Its Snowflake is empty, or raises the given fault."""
+    """A stack whose gateway does not respond. Its Snowflake is empty or raises the given exception."""
 
     endpoint, api_key, database, token_issuer = "http://127.0.0.1:9/v1/events", "k", "MILKRUN", None
 

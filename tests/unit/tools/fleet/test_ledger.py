@@ -21,7 +21,9 @@ ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
 
 
 def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
-    """Return the delivery of a post with the response that the contract requires, or with these events rejected."""
+    """Return the result of sending a post: with the response that the contract requires, or with a response that
+    rejects only the given events, each an index with an error code.
+    """
     if rejected is None:
         rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
     ids = [event.event_id for i, event in enumerate(post.events) if i not in dict(rejected)]
@@ -43,7 +45,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def test_correct_responses_match_the_expected_events(ledger: Ledger) -> None:
+def test_ledger_finds_no_difference_if_all_responses_are_correct(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     assert ledger.sent == ledger.received == len(EVENTS)
@@ -68,7 +70,7 @@ def test_rejected_valid_event_is_listed_as_a_difference(ledger: Ledger) -> None:
     assert ledger.rejected_truth != ledger.rejected_found
 
 
-def test_receipt_whose_numbers_do_not_add_up_is_counted(ledger: Ledger) -> None:
+def test_receipt_whose_numbers_do_not_add_up_is_counted_as_wrong(ledger: Ledger) -> None:
     good = answered(MORNING[0])
     ledger.add(replace(good, answer=good.answer | {"accepted": 0}))
     assert ledger.wrong_receipts == 1
@@ -88,7 +90,7 @@ def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
     )
 
 
-def test_object_key_is_reported_as_new_only_once(ledger: Ledger) -> None:
+def test_object_key_from_several_responses_is_returned_as_new_only_once(ledger: Ledger) -> None:
     clean = next(post for post in MORNING if not any(event.code for event in post.events))
     assert ledger.add(answered(clean)) == ["events/a"]
     assert ledger.add(answered(clean)) == []
@@ -122,7 +124,7 @@ def test_events_too_old_for_the_consumer_are_not_expected_to_be_consumed(tmp_pat
         assert list(ledger.stays())
 
 
-def test_only_pairs_that_lack_an_event_are_queried_again(ledger: Ledger) -> None:
+def test_only_device_fence_pairs_with_an_unconsumed_event_are_queried_again(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     crossings = {event.event_id: event.crossing for event in EVENTS if event.crossing}
@@ -136,7 +138,7 @@ def test_only_pairs_that_lack_an_event_are_queried_again(ledger: Ledger) -> None
     ]
 
 
-def test_event_dropped_after_a_413_is_counted_but_not_as_a_reject(ledger: Ledger) -> None:
+def test_event_dropped_after_a_413_response_is_counted_but_not_as_a_reject(ledger: Ledger) -> None:
     post = MORNING[0]
     alone = replace(post, events=(Planned("x" * 10, "", code=TOO_LARGE),))
     ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))

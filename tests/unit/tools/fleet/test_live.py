@@ -29,7 +29,7 @@ def ticks(number: int) -> list[Post]:
     return [post for each in at if (post := fleet.post(each, BEGIN + timedelta(seconds=each)))]
 
 
-def test_every_event_is_accepted_and_carries_the_current_time() -> None:
+def test_every_live_event_is_valid_and_carries_the_current_time() -> None:
     for post in ticks(100):
         batch = validate(parse_body(post.body(), "ndjson"), "ndjson", GEOFENCE_KINDS, post.sent_at)
         assert not batch.rejected
@@ -71,8 +71,8 @@ def test_ctrl_c_stops_the_trucks_and_reports_the_events_sent(monkeypatch: pytest
     assert drive(LiveFleet(PLAN), Phone(), press_after_three, stopped).requests == 3
 
 
-def test_live_demo_refuses_a_file_of_events(tmp_path: Path) -> None:
-    """The command used to ignore the file silently."""
+def test_live_demo_with_an_events_file_is_refused(tmp_path: Path) -> None:
+    """An earlier version of the command silently ignored the file."""
     (file := tmp_path / "events.ndjson").write_text("{}\n")
     ran = CliRunner().invoke(app, ["demo", "--live", "--events", str(file)], obj={})
     assert ran.exit_code == 2

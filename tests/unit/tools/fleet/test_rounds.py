@@ -1,5 +1,5 @@
-"""Test that a plan always produces the same morning, that its expectations are right, and that its events
-resemble those of real phones.
+"""Test that a plan always produces the same morning, that each event's expected outcome is correct, and that the
+events resemble those of real phones.
 """
 
 import json
@@ -29,7 +29,7 @@ def accepted() -> dict[str, str]:
     return {event.event_id: event.text for event in events() if event.code is None}
 
 
-def test_same_plan_produces_the_same_bytes() -> None:
+def test_same_plan_always_produces_the_same_bytes() -> None:
     again = list(posts(PLAN))
     assert [post.body() for post in again] == [post.body() for post in MORNING]
     assert again == MORNING
@@ -45,7 +45,7 @@ def test_default_morning_has_about_2000_events_from_twelve_trucks() -> None:
     assert 30 <= len({fence for fence in fences if fence.tag == "farm"}) <= 40
 
 
-def test_event_ids_begin_and_device_ids_end_with_the_run_id() -> None:
+def test_each_event_id_begins_and_each_device_id_ends_with_the_run_id() -> None:
     assert all(event.event_id.startswith(PLAN.run) and len(event.event_id) == 24 for event in events())
     assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
 
@@ -98,7 +98,7 @@ def test_morning_contains_the_irregularities_of_real_phones() -> None:
     assert {post.gzipped for post in MORNING} == {True, False}
 
 
-def test_flapping_at_a_geofence_happens_within_two_minutes() -> None:
+def test_trucks_often_reenter_a_geofence_within_two_minutes_of_leaving_it() -> None:
     crossings = {e.event_id: e.crossing for e in events() if e.crossing}.values()
     by_fence = defaultdict(list)
     for crossing in crossings:
@@ -114,13 +114,13 @@ def test_flapping_at_a_geofence_happens_within_two_minutes() -> None:
     assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
 
 
-def test_planned_share_of_events_is_invalid_with_many_kinds_of_errors() -> None:
+def test_planned_share_of_events_has_errors_of_many_kinds() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025
 
 
-def test_zero_shares_produce_no_duplicate_late_or_invalid_events() -> None:
+def test_plan_with_zero_shares_produces_no_duplicate_late_or_invalid_events() -> None:
     clean = list(posts(replace(PLAN, duplicates=0, late=0, invalid=0)))
     ids = [event.event_id for event in events(clean)]
     assert len(ids) == len(set(ids))

@@ -1,4 +1,4 @@
-"""Test that the sender follows the client rules for every response, against a real server on loopback."""
+"""Test, with a real server on loopback, that the sender follows the client rules for every kind of response."""
 
 import gzip
 import json
@@ -37,8 +37,8 @@ type Answer = tuple[int, dict[str, str], bytes] | None
 def server(
     answer: Callable[[int, bytes], Answer],
 ) -> Iterator[tuple[str, list[tuple[bytes, dict[str, str]]]]]:
-    """Serve the responses of `answer(request number, body)`; yield the URL and the list of received requests
-    (body, headers).
+    """Start a server that responds with `answer(request number, body)`; yield its URL and the list of the requests
+    that it has received, each as (body, headers).
     """
     got: list[tuple[bytes, dict[str, str]]] = []
     numbers = count()
@@ -88,7 +88,7 @@ def client(url: str, timeout_s: float = 5) -> Client:
     return Client(url, "the-key", timeout_s=timeout_s, first_pause=0.001)
 
 
-def test_batch_is_delivered_with_its_receipt_after_a_2xx() -> None:
+def test_batch_counts_as_delivered_after_a_2xx_response_and_its_receipt_is_returned() -> None:
     with server(lambda _, body: receipt(body)) as (url, got):
         [delivery] = client(url).deliver(post("a", "b"))
     assert (delivery.fate, delivery.status, delivery.answer["accepted"]) == ("delivered", 202, 2)
@@ -105,7 +105,7 @@ def test_gzip_encoding_is_declared_in_a_header() -> None:
     assert got[0][1]["content-encoding"] == "gzip"
 
 
-def test_batch_is_dropped_after_a_400() -> None:
+def test_batch_is_dropped_after_a_400_response() -> None:
     with server(lambda *_: (400, {}, b'{"code":"unreadable"}')) as (url, got):
         [delivery] = client(url).deliver(post("a"))
     assert (delivery.fate, delivery.status, len(got)) == ("dropped", 400, 1)
@@ -139,7 +139,7 @@ def test_pauses_between_retries_get_longer() -> None:
 
 
 @pytest.mark.parametrize("as_date", [False, True], ids=["seconds", "date"])
-def test_retry_after_is_respected(as_date: bool) -> None:
+def test_retry_after_header_delays_the_next_attempt(as_date: bool) -> None:
     def wanted() -> str:
         return formatdate(time.time() + 3, usegmt=True) if as_date else "1"  # an HTTP date has whole seconds
 
@@ -149,7 +149,7 @@ def test_retry_after_is_respected(as_date: bool) -> None:
     assert time.monotonic() - began >= 1
 
 
-def test_invalid_retry_after_is_ignored() -> None:
+def test_invalid_retry_after_header_is_ignored() -> None:
     with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "soon"}, b"")) as (url, _):
         [delivery] = client(url).deliver(post("a"))
     assert delivery.statuses == (429, 202)
@@ -175,7 +175,7 @@ def test_request_with_a_token_contains_no_events_of_another_device() -> None:
     assert sent[0][1].splitlines() == [texts[n].encode() for n in (0, 2, 3, 4)]
 
 
-def test_batch_is_split_after_a_413_until_it_fits() -> None:
+def test_batch_is_split_after_each_413_response_until_it_is_accepted() -> None:
     def answer(_: int, body: bytes) -> Answer:
         return receipt(body) if len(body.splitlines()) <= 2 else (413, {}, b"{}")
 
@@ -185,20 +185,20 @@ def test_batch_is_split_after_a_413_until_it_fits() -> None:
     assert {d.fate for d in deliveries} == {"delivered"}
 
 
-def test_single_event_that_is_too_large_is_dropped() -> None:
+def test_single_event_is_dropped_after_a_413_response() -> None:
     with server(lambda *_: (413, {}, b"{}")) as (url, got):
         deliveries = client(url).deliver(post("a", "b"))
     assert [d.fate for d in deliveries] == ["dropped", "dropped"]
     assert len(got) == 3
 
 
-def test_undelivered_events_stay_on_the_phone_after_the_timeout() -> None:
+def test_undelivered_events_stay_on_the_phone_at_the_timeout() -> None:
     with server(lambda *_: (503, {}, b"{}")) as (url, _):
         [delivery] = client(url, timeout_s=0.1).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", 503)
 
 
-def test_unreachable_server_counts_as_no_response() -> None:
+def test_events_for_an_unreachable_server_stay_on_the_phone() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         pass
     [delivery] = client(url, timeout_s=0.05).deliver(post("a"))
@@ -222,7 +222,7 @@ def test_send_reads_posts_lazily_and_returns_results_in_order() -> None:
     assert [first.post.events[0].text, *rest] == [str(n) for n in range(200)]
 
 
-def test_rate_of_events_is_limited() -> None:
+def test_number_of_events_sent_per_second_is_limited() -> None:
     with server(lambda _, body: receipt(body)) as (url, _):
         began = time.monotonic()
         list(send((post("a", "b") for _ in range(11)), client(url), events_per_second=40))
@@ -238,12 +238,12 @@ def test_closing_the_sender_interrupts_every_pause() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_stream_ends_after_the_exact_number_of_events() -> None:
+def test_stream_ends_after_exactly_the_requested_number_of_events() -> None:
     posts = list(until_events((post("a", "b", "c") for _ in count()), 7))
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
 
-def test_duration_ends_an_endless_stream() -> None:
+def test_endless_stream_ends_after_the_requested_duration() -> None:
     assert list(for_seconds((post("a") for _ in count()), 0)) == []
     assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
 
@@ -262,7 +262,9 @@ def test_malformed_lines_of_a_plain_or_gzip_file_are_kept_unchanged(
 
 
 @pytest.mark.parametrize("damage", [lambda packed: packed[:-9], lambda packed: packed[:30] + b"?" * 40])
-def test_damaged_gzip_file_is_refused_with_its_name(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_gzip_file_is_refused_with_an_error_that_names_it(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     file = tmp_path / "events.gz"
     file.write_bytes(damage(gzip.compress(random.Random(1).randbytes(900))))
     with pytest.raises(Refusal, match=r"events\.gz cannot be read to its end"):
@@ -277,7 +279,7 @@ def test_file_is_split_into_requests_by_event_count_and_size(tmp_path: Path) -> 
     assert [len(p.events) for p in posts_of_file(file, max_bytes=3)] == [1] * 25
 
 
-def test_ctrl_c_ends_sending_and_prints_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_sending_and_prints_the_figures_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(number: int, body: bytes) -> Answer:
         if number == 10:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -303,7 +305,7 @@ def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
     assert "Send events of sample trucks and farms to stage prod?" in ended.output
 
 
-def test_tally_sums_receipts_and_counts_one_code_per_event() -> None:
+def test_tally_sums_receipts_and_counts_one_error_code_per_rejected_event() -> None:
     errors = [
         {"index": 1, "code": "missing_id"},
         {"index": 1, "code": "missing_type"},
@@ -324,7 +326,7 @@ def test_tally_sums_receipts_and_counts_one_code_per_event() -> None:
     assert figures["dropped"] == 0
 
 
-def test_events_dropped_after_a_413_appear_in_the_figures() -> None:
+def test_events_dropped_after_a_413_response_are_counted_in_the_figures() -> None:
     tally = Tally()
     with server(lambda *_: (413, {}, b"{}")) as (url, _):
         for delivery in client(url).deliver(post("a", "b")):

@@ -1,4 +1,4 @@
-"""Test that the simulation keeps its invariants and agrees with queueing formulas."""
+"""Test that the simulation of outages loses no event and agrees with the formulas of queueing theory."""
 
 import json
 from dataclasses import replace
@@ -23,8 +23,8 @@ OUTAGES = (Outage("kinesis"), Outage("snowpipe"))
 
 
 def is_consistent(sample: Sample) -> bool:
-    """Return whether each event is in exactly one place: on a phone or archived; in the pipe or loaded; and,
-    for a geofence event, in one of the steps towards the visits.
+    """Return whether the counts add up: each sent event is on a phone or archived, each archived event is in the
+    pipe or loaded, and each archived geofence event is in the redrive queue or the stream, consumed, or given up.
     """
     return (
         sample.sent == sample.phones + sample.archived
@@ -63,9 +63,7 @@ def test_each_event_is_in_exactly_one_place_at_any_time(size: Size, part: object
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ALL)
-def test_no_event_is_lost_and_all_queues_recover_after_an_outage_of_an_hour(
-    name: str, outage: Outage
-) -> None:
+def test_no_event_is_lost_and_all_queues_recover_after_a_one_hour_outage(name: str, outage: Outage) -> None:
     simulation = simulate(ALL[name], outage)
     assert simulation.lost == 0
     assert simulation.samples[-1].given_up == 0
@@ -76,7 +74,7 @@ def test_no_event_is_lost_and_all_queues_recover_after_an_outage_of_an_hour(
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
 def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
     """The expected recovery time is the number of arrivals during the outage, divided by the capacity minus
-    the arrival rate. The result may differ by two ticks and 5 %.
+    the arrival rate. The result may differ from it by two ticks or 5 %, whichever is more.
     """
     size = ALL[name]
     expected = expected_recovery(size, outage)
@@ -108,7 +106,7 @@ def test_kinesis_recovery_matches_the_formula_for_any_bottleneck(
     assert found == pytest.approx(expected_recovery(size, outage), rel=0.05, abs=3 * TICK)
 
 
-def test_nothing_waits_longer_than_two_ticks_without_an_outage() -> None:
+def test_no_event_waits_longer_than_two_ticks_without_an_outage() -> None:
     for size in ALL.values():
         flow = Flow(size, None)
         flow.env.run(until=7200)
@@ -117,7 +115,7 @@ def test_nothing_waits_longer_than_two_ticks_without_an_outage() -> None:
         assert max(sample.oldest.values()) <= 2 * TICK
 
 
-def test_requests_use_up_the_concurrency_without_a_circuit_breaker() -> None:
+def test_slow_requests_exhaust_the_concurrency_in_an_outage_without_a_circuit_breaker() -> None:
     """By Little's law, 5,000 requests per second (100,000 events) that take 3.6 s each need a concurrency of
     18,000; the limit is 1,000.
     """
@@ -130,7 +128,7 @@ def test_requests_use_up_the_concurrency_without_a_circuit_breaker() -> None:
 
 
 def test_events_older_than_the_maximum_record_age_leave_the_stream_but_are_not_lost() -> None:
-    """The consumer is so slow that records become older than six hours."""
+    """The consumer is so slow that some records exceed the maximum record age of six hours."""
     slow = replace(ALL["1k"], consume_concurrency=1, shards=1, events_per_second=16_000, geofence_share=0.2)
     flow = Flow(slow, None)
     flow.env.run(until=24 * 3600)
@@ -139,7 +137,7 @@ def test_events_older_than_the_maximum_record_age_leave_the_stream_but_are_not_l
     assert is_consistent(sample)
 
 
-def test_smallest_size_has_the_parameters_of_prod() -> None:
+def test_smallest_simulated_size_has_the_parameters_of_the_prod_stage() -> None:
     prod, small = production(), ALL["1k"]
     assert (small.ingest_concurrency, small.redrive_concurrency) == (
         prod["ingestConcurrency"],
@@ -149,7 +147,7 @@ def test_smallest_size_has_the_parameters_of_prod() -> None:
     assert small.redrive == prod["redriveConcurrency"] / CLAIM_SECONDS * 4
 
 
-def test_every_size_has_capacity_for_one_and_a_half_times_its_load() -> None:
+def test_every_simulated_size_has_capacity_for_one_and_a_half_times_its_load() -> None:
     for size in ALL.values():
         assert size.ingest >= 1.5 * size.events_per_second
         assert size.consume >= 1.5 * size.geofence_per_second
@@ -162,7 +160,7 @@ def run(*words: str) -> Any:
     return CliRunner().invoke(app, list(words))
 
 
-def test_command_prints_the_largest_backlogs(tmp_path: Path) -> None:
+def test_simulate_command_prints_the_largest_backlogs(tmp_path: Path) -> None:
     done = run("--size", "1k", "--minutes", "10", "--json", "--plots", str(tmp_path))
     assert done.exit_code == 0
     kinesis, snowpipe = json.loads(done.stdout)
@@ -172,7 +170,7 @@ def test_command_prints_the_largest_backlogs(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"outage-kinesis.svg", "outage-snowpipe.svg"}
 
 
-def test_unknown_size_is_rejected() -> None:
+def test_simulate_command_rejects_an_unknown_size() -> None:
     assert run("--size", "2k").exit_code == 2
 
 

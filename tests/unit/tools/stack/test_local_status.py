@@ -1,4 +1,4 @@
-"""Test what the local stack contributes to `milkrun status`."""
+"""Test the local stack's findings in `milkrun status`."""
 
 import shutil
 from collections import namedtuple

@@ -1,4 +1,4 @@
-"""Test that a process is recognised by its id and start time, and that ending it ends all its children."""
+"""Test that a process is recognised by its id and start time, and that all its children end with it."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def test_started_process_is_found_by_another_program_until_it_ends(processes, tm
     assert other.recorded() == []
 
 
-def test_reused_process_id_is_not_recognised_or_killed(processes):
+def test_process_with_a_reused_id_is_neither_recognised_nor_killed(processes):
     process = start(processes, "import time; time.sleep(60)")
     reused = replace(process, started=process.started - 100)
     assert not reused.is_alive()
@@ -57,7 +57,7 @@ def test_zombie_process_counts_as_ended(processes):
     assert processes.wait(process) == 0
 
 
-def test_process_can_clean_up_within_its_grace_period(processes, tmp_path):
+def test_process_can_clean_up_within_its_grace_period_before_it_is_killed(processes, tmp_path):
     code = f"""
 import pathlib, signal, sys
 def tidy(*_):

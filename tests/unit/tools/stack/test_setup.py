@@ -52,7 +52,7 @@ class Tree:
         path.chmod(0o755)
 
     def made(self, program: str, *inputs: str) -> None:
-        """Pretend that an earlier run made the folder of `program` from these inputs."""
+        """Create the folder of `program` as if an earlier run had made it from these inputs."""
         self.program(Path(program).name, "exit 0", (self.root / program).parent)
         digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
         (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")
@@ -85,14 +85,14 @@ def test_old_python_is_reported_with_the_package_to_install(tree):
     )
 
 
-def test_unset_home_does_not_break_the_search_for_python(tree):
+def test_unset_home_variable_does_not_break_the_search_for_python(tree):
     status, [line] = tree.setup("main", home=False)
     assert status == 1
     assert line.startswith("setup: Python 3.13 is needed and was not found")
 
 
 @pytest.mark.parametrize("where", ["programs", ".pyenv/versions/3.13.0/bin", "elsewhere"])
-def test_python_is_found_despite_a_broken_shim(tree, where):
+def test_python_is_found_despite_a_broken_pyenv_shim(tree, where):
     tree.program("python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     tree.program("uv", f'echo "{tree.root}/elsewhere/python3.13"')
     tree.program("python3.13", '[ "$1" = -m ] && exit 9; exit 0', tree.root / where)
@@ -115,7 +115,7 @@ def test_missing_or_old_node_is_reported(tree, version, line):
 
 
 @pytest.mark.parametrize(("version", "status"), [('"11.0.2"', 1), ('"17.0.15"', 0), ('"21" 2023-09-19', 0)])
-def test_java_17_or_newer_is_accepted(tree, version, status):
+def test_only_java_17_or_newer_is_accepted(tree, version, status):
     tree.program("java", f"echo 'openjdk version {version}' >&2")
     assert tree.setup("java")[0] == status
 
@@ -146,7 +146,7 @@ def test_dependency_group_that_is_not_requested_is_not_installed(tree):
     assert "requirements-test.txt" not in (tree.root / "asked").read_text()
 
 
-def test_failed_step_is_reported_and_retried(tree):
+def test_failed_setup_step_is_reported_and_retried_at_the_next_run(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", "echo 'npm: no such registry' >&2; exit 1")
     for _ in range(2):
@@ -156,7 +156,7 @@ def test_failed_step_is_reported_and_retried(tree):
         assert lines[2].startswith("setup: node_modules failed, see the messages above.")
 
 
-def test_full_disk_is_named_as_the_cause_of_a_failed_step(tree):
+def test_full_disk_is_named_as_the_cause_of_a_failed_setup_step(tree):
     (tree.programs / "df").unlink()
     tree.program("df", "echo header; echo '/dev/sda 9 9 3 100% /'")
     tree.program("node", "echo v20.20.2")
@@ -166,7 +166,7 @@ def test_full_disk_is_named_as_the_cause_of_a_failed_step(tree):
     )
 
 
-def test_changed_input_rebuilds_the_environment(tree):
+def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     (tree.root / "package-lock.json").write_text("newer\n")
     tree.program("node", "echo v20.20.2")
@@ -205,7 +205,7 @@ DROPPED = {
 }
 
 
-def test_package_installers_get_only_proxy_and_index_variables(tree):
+def test_package_installers_inherit_only_proxy_certificate_and_index_variables(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     (tree.root / "at-start.sh").write_text("exit 3\n")
@@ -218,7 +218,7 @@ def test_package_installers_get_only_proxy_and_index_variables(tree):
 
 
 @pytest.mark.parametrize("home", ["/sys/kernel", "/no/such/home", ""], ids=["read-only", "missing", "none"])
-def test_caches_are_in_the_clone_if_the_home_is_not_writable(tree, home):
+def test_caches_are_in_the_clone_if_the_home_directory_is_not_writable(tree, home):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     tree.setup("node", HOME=home)
@@ -227,7 +227,7 @@ def test_caches_are_in_the_clone_if_the_home_is_not_writable(tree, home):
     assert f'npm_config_cache="{tree.root}/.venvs/cache/npm"' in seen
 
 
-def test_caches_stay_in_a_writable_home(tree):
+def test_caches_stay_in_the_home_directory_if_it_is_writable(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     tree.setup("node")
@@ -235,7 +235,7 @@ def test_caches_stay_in_a_writable_home(tree):
 
 
 @pytest.mark.parametrize("place", ["a folder", "a link"])
-def test_setup_works_in_a_folder_with_a_space_in_its_name_and_through_a_link(tmp_path, place):
+def test_setup_works_in_a_folder_with_a_space_in_its_name_and_through_a_symbolic_link(tmp_path, place):
     (tmp_path / "a folder").mkdir()
     (tmp_path / "a link").symlink_to(tmp_path / "a folder")
     tree = Tree(tmp_path / place)
@@ -246,7 +246,7 @@ def test_setup_works_in_a_folder_with_a_space_in_its_name_and_through_a_link(tmp
     assert (tree.root / "asked").read_text().split()[0] == "ci"
 
 
-def test_setup_and_stack_pass_the_same_variables_to_installers():
+def test_setup_and_stack_pass_the_same_variables_to_package_installers():
     found = for_installation({**KEPT, **DROPPED})
     assert {name for name in found if name in KEPT | DROPPED} - {"TZ"} == set(KEPT)
     assert found["TZ"] == "UTC"

@@ -1,4 +1,6 @@
-"""Test that a problem is reported in one line with its solution, and that a failed start leaves nothing running."""
+"""Test that the stack's commands report a problem in one line with its solution, and that a failed start leaves
+nothing running.
+"""
 
 import contextlib
 import json
@@ -27,7 +29,7 @@ from tools.stack.stack import Stack
 
 
 def free_base() -> int:
-    """Return a free port below the ephemeral range whose next port is free, too."""
+    """Return a port below the ephemeral range such that this port and the next one are free."""
     while True:
         base = random.randrange(20000, 30000, 2)
         with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
@@ -49,7 +51,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 
 
 class Trial:
-    """A short program that replaces LocalStack or Snowflake."""
+    """A server of the stack that runs a short trial program instead of LocalStack or Snowflake."""
 
     TITLE = "Trial"
     READY_S = 120.0
@@ -78,7 +80,7 @@ class Trial:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """Replace the two servers of the stack with trial programs; return the first."""
+    """Replace the stack's two servers with trial programs; return the replacement of LocalStack."""
     trial = Trial("localstack", 0)
     monkeypatch.setattr(stack, "SERVERS", {"localstack": trial, "snowflake": Trial("snowflake", 1)})
     return trial
@@ -101,7 +103,7 @@ def trial_stack(environment: dict[str, str]) -> Iterator[Stack]:
     made.down()
 
 
-def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, deploys, monkeypatch):
+def test_repeated_up_does_nothing_until_the_sources_change(trial_stack, server, deploys, monkeypatch):
     trial_stack.up()
     trial_stack.up()
     assert (server.launched, deploys) == (1, ["functions", "warehouse"])
@@ -112,7 +114,7 @@ def test_second_up_does_nothing_until_the_sources_change(trial_stack, server, de
     assert (server.launched, deploys) == (1, ["functions", "warehouse"] * 2)
 
 
-def test_later_up_keeps_the_chosen_kind_of_credential(
+def test_repeated_up_keeps_the_chosen_kind_of_credential(
     trial_stack: Stack, server: Trial, deploys: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def deploy_functions(settings: Settings, _: object, auth: identity.Auth) -> None:
@@ -157,7 +159,7 @@ def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch)
     assert not server.is_ready(trial_stack.settings)
 
 
-def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server, deploys):
+def test_up_ends_the_processes_that_a_previous_killed_up_left_running(trial_stack, server, deploys):
     left = server.launch(trial_stack.settings, trial_stack.processes)  # without an outputs.json
     (trial_stack.settings.folder / ".lock").touch()  # every `up` creates it first
     trial_stack.up()
@@ -172,7 +174,9 @@ def kill(of: Stack, *names: str) -> None:
     until(lambda: any(map(of.processes.alive, names)), lambda alive: not alive, timeout_s=5)
 
 
-def test_dead_snowflake_is_restarted_while_the_rest_keeps_running(trial_stack, server, deploys):
+def test_up_restarts_a_killed_snowflake_with_its_data_while_localstack_keeps_running(
+    trial_stack, server, deploys
+):
     trial_stack.up()
     held = trial_stack.settings.snowflake_folder / "rows"
     held.parent.mkdir(exist_ok=True)
@@ -191,7 +195,7 @@ def test_dead_snowflake_is_restarted_while_the_rest_keeps_running(trial_stack, s
 
 
 @pytest.mark.parametrize("dead", [["localstack"], ["localstack", "snowflake"], ["snowflake", "localstack"]])
-def test_up_after_localstack_died_deletes_nothing_without_discard(
+def test_up_after_localstack_died_deletes_nothing_without_the_discard_option(
     environment, capsys, trial_stack, server, deploys, dead
 ):
     trial_stack.up()
@@ -214,7 +218,7 @@ def test_up_after_localstack_died_deletes_nothing_without_discard(
     assert deploys == ["functions", "warehouse"] * 2
 
 
-def test_dead_kinesis_mock_is_reported_although_localstack_still_runs(trial_stack, server, deploys):
+def test_end_of_the_kinesis_mock_is_reported_although_localstack_still_runs(trial_stack, server, deploys):
     trial_stack.up()
     mock = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     trial_stack.processes.adopt("kinesis", mock.pid)
@@ -229,7 +233,7 @@ def test_dead_kinesis_mock_is_reported_although_localstack_still_runs(trial_stac
 
 
 @pytest.mark.parametrize("name", ["localstack", "snowflake"])
-def test_up_resumes_a_stopped_process(trial_stack, server, deploys, name):
+def test_up_resumes_a_suspended_process(trial_stack, server, deploys, name):
     trial_stack.up()
     before = trial_stack.processes.alive(name)
     os.kill(before.pid, signal.SIGSTOP)
@@ -272,7 +276,7 @@ def test_repair_of_one_server_leaves_the_other_unchanged(trial_stack, server, de
     assert trial_stack.is_up()
 
 
-def test_endpoint_and_key_are_stable_and_unique_per_folder(environment, tmp_path):
+def test_endpoint_and_api_key_are_stable_and_unique_per_stack_folder(environment, tmp_path):
     def known(folder: Path) -> tuple[str, str]:
         found = Settings.of(environment | {"MILKRUN_LOCAL": str(folder)}).aws_environment
         return found["MILKRUN_API_ID"], found["MILKRUN_API_KEY"]
@@ -283,7 +287,7 @@ def test_endpoint_and_key_are_stable_and_unique_per_folder(environment, tmp_path
 
 
 @pytest.mark.parametrize("command", ["up", "console"])
-def test_up_with_another_port_does_not_end_the_running_stack(
+def test_command_with_another_port_is_refused_and_does_not_end_the_running_stack(
     environment, capsys, trial_stack, server, deploys, command
 ):
     trial_stack.up()
@@ -295,7 +299,7 @@ def test_up_with_another_port_does_not_end_the_running_stack(
     assert trial_stack.is_up()
 
 
-def test_stack_can_be_stopped_with_any_configured_port(environment, trial_stack, server, deploys):
+def test_down_stops_the_stack_even_if_another_port_is_configured(environment, trial_stack, server, deploys):
     trial_stack.up()
     Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
     assert not server.is_ready(trial_stack.settings)
@@ -330,7 +334,7 @@ def test_interrupted_up_deletes_the_incomplete_warehouse(trial_stack, server, de
     assert not trial_stack.settings.snowflake_folder.exists()
 
 
-def test_server_that_exits_during_startup_is_named_with_its_log(trial_stack, server):
+def test_server_that_exits_during_startup_is_reported_with_its_log_file(trial_stack, server):
     server.code = "raise SystemExit('no licence')"
     with pytest.raises(StackError, match=r"Trial ended while it started; the reason is in .*localstack\.log"):
         trial_stack.up()
@@ -338,17 +342,17 @@ def test_server_that_exits_during_startup_is_named_with_its_log(trial_stack, ser
 
 
 def error_line(environment: dict[str, str], capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Run a command that fails; return the only line that it writes to standard error after its progress."""
+    """Run a command that must fail; return the only line that it writes to standard error after its progress lines."""
     assert cli.main(arguments, environment) == 2
     *steps, line = capsys.readouterr().err.splitlines()
     assert all(step.endswith("…") for step in steps)
     return line
 
 
-def test_server_that_starts_too_slowly_is_ended_and_named_with_its_log(
+def test_server_that_starts_too_slowly_is_ended_and_reported_with_its_log_file(
     environment, capsys, server, monkeypatch
 ):
-    """A slow disk is a typical cause."""
+    """A slow disk is a typical cause of a slow start."""
     monkeypatch.setattr(server, "READY_S", 0.5)
     server.code = "import time; time.sleep(60)"
     line = error_line(environment, capsys, "up")
@@ -378,7 +382,7 @@ def test_invalid_port_is_refused(environment, capsys, port):
     )
 
 
-def test_second_command_on_the_same_stack_is_refused(environment, capsys, trial_stack):
+def test_concurrent_second_command_on_the_same_stack_is_refused(environment, capsys, trial_stack):
     with trial_stack._alone():
         assert error_line(environment, capsys, "up").startswith("Another command is using this stack.")
 
@@ -437,7 +441,7 @@ def log_files(environment: dict[str, str], **texts: str) -> Iterator[Settings]:
     yield settings
 
 
-def test_logs_show_the_last_lines_of_each_file_with_its_name(environment, capsys):
+def test_logs_command_shows_the_last_lines_of_each_log_file_with_its_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="a\nb\nc\n", localstack="Ready.\n", deploy="long\n"):
         assert cli.main(["logs", "-n", "2"], environment) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -447,7 +451,7 @@ def test_logs_show_the_last_lines_of_each_file_with_its_name(environment, capsys
     ]
 
 
-def test_logs_of_one_function_are_found_by_its_short_name(environment, capsys):
+def test_logs_command_finds_a_functions_log_by_its_short_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="[ERROR] no\rTraceback\n", localstack="Ready.\n"):
         assert cli.main(["logs", "ingest"], environment) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -462,7 +466,7 @@ def test_unknown_log_is_reported_with_the_names_of_the_existing_logs(environment
     assert line.endswith("Existing logs: localstack.")
 
 
-def test_followed_log_shows_only_complete_lines_and_survives_rotation(environment):
+def test_followed_log_shows_only_complete_lines_and_continues_after_a_rotation(environment):
     with log_files(environment, milkrun_local_ingest="old\nhal") as settings:
         [file] = logs.sources(settings, ["ingest"])
         tail = logs._Tail(file)
@@ -477,12 +481,12 @@ def test_followed_log_shows_only_complete_lines_and_survives_rotation(environmen
         assert tail.read() == ["last of the old", "first of the new"]
 
 
-def test_empty_folder_setting_means_the_default_folder():
+def test_empty_milkrun_local_variable_selects_the_default_folder():
     assert Settings.of({"MILKRUN_LOCAL": ""}).folder == ROOT / ".local"
 
 
 @pytest.mark.parametrize("verb", ["up", "stop", "down", "console"])
-def test_folder_with_other_files_is_neither_used_nor_deleted(tmp_path, verb):
+def test_folder_with_unrelated_files_is_neither_used_nor_deleted(tmp_path, verb):
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(StackError, match="has other content"):
         getattr(Stack.of({"MILKRUN_LOCAL": str(tmp_path)}), verb)()
@@ -490,24 +494,26 @@ def test_folder_with_other_files_is_neither_used_nor_deleted(tmp_path, verb):
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
-def test_clone_and_its_parents_cannot_be_stack_folders(folder):
+def test_clone_and_its_parent_folders_cannot_be_used_as_the_stack_folder(folder):
     with pytest.raises(StackError, match="has other content"):
         # called directly, because a command would delete the folder if this check failed
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
 
-def test_folder_with_files_of_a_deployed_stage_can_be_used(tmp_path):
+def test_folder_with_files_of_a_deployed_stage_can_be_used_as_the_stack_folder(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
 
 
-def test_default_folder_with_files_of_other_make_targets_can_be_used(tmp_path, monkeypatch):
+def test_default_folder_with_files_of_other_make_targets_can_be_used_as_the_stack_folder(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr("tools.stack.stack.ROOT", tmp_path)
     (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
-def test_down_removes_only_files_of_the_stack(trial_stack, server, deploys):
+def test_down_removes_only_the_stacks_own_files(trial_stack, server, deploys):
     trial_stack.up()
     folder = trial_stack.settings.folder
     mine = [folder / name for name in ("notes.txt", "run.sh", "logs-of-mine")]
@@ -526,7 +532,7 @@ def test_down_removes_only_files_of_the_stack(trial_stack, server, deploys):
         path.unlink()
 
 
-def test_outputs_and_logs_are_private(trial_stack, server, deploys):
+def test_stack_folder_and_outputs_file_are_accessible_only_to_their_owner(trial_stack, server, deploys):
     trial_stack.settings.folder.mkdir(mode=0o755)
     trial_stack.up()
     assert trial_stack.settings.folder.stat().st_mode & 0o777 == 0o700
@@ -567,7 +573,9 @@ def test_incomplete_key_and_password_are_replaced_and_reported(
     assert notes[-1].startswith("Trial had died"), "its process had the old password"
 
 
-def test_interruption_leaves_no_incomplete_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_leaves_no_incomplete_secret_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -582,7 +590,7 @@ def test_interruption_leaves_no_incomplete_secret(tmp_path: Path, monkeypatch: p
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("issuer.pem", "third")]
 
 
-def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
+def test_second_down_removes_the_files_that_the_first_down_left(tmp_path, monkeypatch):
     stack = Stack.of({"MILKRUN_LOCAL": str(tmp_path / "stack")})
     (stack.settings.folder / "logs").mkdir(parents=True)
     (stack.settings.folder / ".lock").touch()
@@ -610,7 +618,7 @@ def test_second_down_removes_leftovers_of_the_first(tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("command", ["up", "down"])
-def test_folder_that_cannot_be_created_is_reported_with_a_one_line_error(
+def test_stack_folder_that_cannot_be_created_is_reported_in_one_line(
     tmp_path, capsys, folder, reason, command
 ):
     (tmp_path / "file").touch()
@@ -632,10 +640,10 @@ def test_brackets_in_a_folder_name_are_not_treated_as_markup(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("home", ["", "/sys/kernel", "/no/such/home"], ids=["none", "read-only", "missing"])
-def test_stack_uses_its_own_home_if_the_users_home_is_not_writable(environment, home):
+def test_stack_uses_its_own_home_directory_if_the_users_home_is_not_writable(environment, home):
     settings = Settings.of(environment | {"HOME": home})
     assert settings.environment["HOME"] == str(settings.folder / "home")
 
 
-def test_writable_home_is_passed_on_to_the_programs_of_the_stack(environment, tmp_path):
+def test_writable_home_directory_is_passed_on_to_the_stacks_programs(environment, tmp_path):
     assert Settings.of(environment | {"HOME": str(tmp_path)}).environment["HOME"] == str(tmp_path)
