@@ -1,8 +1,8 @@
-"""Create missing warehouse objects in the order of the DDL's numbers, and update existing ones.
+"""Create missing warehouse objects in the order of the numbered DDL files, and update existing ones.
 
 Views are replaced with COPY GRANTS, because Snowflake cannot alter a view's query (Snowflake: "CREATE VIEW",
-CREATE OR ALTER VIEW). Finally, `apply` removes the other differences for which a statement exists that puts
-no data at risk; `milkrun warehouse diff` lists the rest.
+CREATE OR ALTER VIEW). Finally, `apply` repairs those other differences that a statement can repair without
+risk to data; `milkrun warehouse diff` lists the rest.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:
 
 
 def live_copies(warehouse: Warehouse, ddl: Sequence[Definition]) -> dict[str, str]:
-    """Return each deployed pipe's COPY statement by the pipe's full name.
+    """Return the COPY statement of each deployed pipe, keyed by the pipe's fully qualified name.
 
     The result is empty if the database or its schema RAW does not exist.
     """
@@ -79,10 +79,11 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
 
 
 def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False) -> list[Row]:
-    """Run the DDL and update existing objects; return a row per file, and a row per updated property.
+    """Run the DDL and update existing objects; return one row per DDL file and one per updated property.
 
-    Pipes and stages are checked first, so that a refused run changes nothing. Snowflake has no transactions
-    for DDL: after a failure, the objects created so far remain, and the next run continues from there.
+    Pipes and stages are checked first, so that a refused run changes nothing. Snowflake cannot roll back DDL:
+    after a failure, the objects created so far remain, and the next run continues from there. With `dry_run`,
+    the rows say what would run, and nothing changes.
     """
     refuse_another_bucket(warehouse, ddl)
     refuse_changed_pipes(warehouse, ddl)

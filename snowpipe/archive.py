@@ -1,4 +1,4 @@
-"""The AWS resources that the warehouse commands need: the stage's bucket, and the topic that it notifies."""
+"""The AWS resources that the warehouse commands use: the stage's bucket, and the SNS topic that it notifies."""
 
 import heapq
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Object:
 
 
 class Archive:
-    """Read access to the bucket. Its methods raise Refusal if S3 returns an error or does not respond."""
+    """Read access to the archive bucket. Methods raise Refusal if S3 returns an error or does not respond."""
 
     def __init__(self, s3: "S3Client", bucket: str) -> None:
         self._s3 = s3
@@ -39,7 +39,7 @@ class Archive:
         return (found for found in self._listed(prefix) if isinstance(found, Object))
 
     def folders(self, prefix: str, after: str = "") -> Iterator[str]:
-        """Yield, in order, the folders directly under a prefix that sort after `after`."""
+        """Yield, in key order, the folders directly under `prefix` whose keys sort after `after`."""
         listed = self._listed(prefix, Delimiter="/", StartAfter=after)
         return (found for found in listed if isinstance(found, str))
 
@@ -59,14 +59,14 @@ class Archive:
     def received(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
         """Yield, in key order, the objects received from the hour of `start` through the hour of `end`.
 
-        The hour is the one in the key (dt=/hh=); for a key without an hour, it is that of S3's LastModified.
+        An object's hour is taken from its key (dt=/hh=), or from S3's LastModified if the key contains none.
         Empty objects are omitted.
         """
         strays = sorted(self._without_hour(prefix, start, end), key=_key)
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Like `received`, but with fewer requests and without objects whose keys contain no hour."""
+        """Like `received`, but omit objects whose keys contain no hour, which saves requests."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # One listing per day.
@@ -77,10 +77,9 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects received in these hours whose keys contain no hour.
+        """Yield the objects received from the hour of `start` through the hour of `end` whose keys contain no hour.
 
-        Such objects are outside the folders of the days (dt=), or directly in a day's folder but not in an
-        hour's (hh=).
+        Such objects are outside the day folders (dt=), or inside one of them but outside its hour folders (hh=).
         """
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         days = (
@@ -94,7 +93,7 @@ class Archive:
                     yield found
 
     def _beside(self, folder: str) -> Iterator[Object]:
-        """Yield the objects at any depth of a folder, except those in its subfolders dt=… and hh=…."""
+        """Yield the objects at any depth in a folder, except those in its direct subfolders dt=… and hh=…."""
         for found in self._listed(folder, Delimiter="/"):
             if isinstance(found, Object):
                 yield found
@@ -102,13 +101,13 @@ class Archive:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
-        """Return the newest object of the current and the previous hour; None if those hours have no objects."""
+        """Return the newest object received in the current or the previous hour; None if there is none."""
         now = datetime.now(UTC)
         recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)
 
     def body(self, key: str) -> bytes | None:
-        """Return the object as stored; None if it does not exist."""
+        """Return the object's body as it is stored, which may be gzip; None if the object does not exist."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -126,8 +125,8 @@ def _key(found: Object) -> str:
 
 
 def client(aws: Aws, service: str) -> Any:
-    """Return a boto3 client for a service. An endpoint URL means an emulator, for which the user's AWS
-    settings are ignored.
+    """Return a boto3 client for a service. If an endpoint URL is set, the client calls an emulator and ignores
+    the user's AWS settings.
     """
     import boto3
     from botocore.config import Config
@@ -139,7 +138,7 @@ def client(aws: Aws, service: str) -> Any:
 
 
 def any_client(session: "Session") -> Callable[..., Any]:
-    """Return the session's `client` method without its 400 overloads, which accept only literal service
+    """Return the session's `client` method, typed without its 400 overloads, which accept only literal service
     names.
     """
     return session.client
@@ -166,7 +165,7 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
     try:
         wiring = s3.get_bucket_notification_configuration(Bucket=bucket)
     except (BotoCoreError, ClientError) as error:
-        raise Refusal(f"could not read the notifications of {bucket}: {error}") from None
+        raise Refusal(f"could not read the notification configuration of {bucket}: {error}") from None
     topics = {topic["TopicArn"] for topic in wiring.get("TopicConfigurations", [])}
     if len(topics) != 1:
         raise Refusal(

@@ -1,11 +1,12 @@
-"""Set up the warehouse of a new stage, in the right order.
+"""Set up the warehouse of a new stage, in the order that Snowflake and AWS require.
 
-Snowflake chooses two IAM users that need permissions in AWS. The user that assumes our role is known once the
-storage integration exists (`trust-policy`), and the role must trust it before Snowflake can read the bucket.
-The user that subscribes Snowflake's queue (`sns-policy`) must be in the topic's policy before CREATE PIPE can
-subscribe. The two users may differ. If a permission is missing, the run stops and names the parameters to
-set; the next run continues from there. `write` changes an emulated AWS directly. In a deployed stage,
-CloudFormation owns the role and the topic's policy, and its next deployment would undo such a change.
+Snowflake chooses two IAM users, which may be the same, and both need permissions in AWS. The first user
+assumes our role to read the bucket. It is known once the storage integration exists, and the role must trust
+it (`trust-policy` prints the policy) before Snowflake can read the bucket. The second user subscribes
+Snowflake's queue to the topic. The topic's policy must allow that (`sns-policy` prints the policy) before
+CREATE PIPE can subscribe. If a permission is missing, the run stops and prints the parameters to set; the
+next run continues from there. `write` changes an emulated AWS directly. In a deployed stage, CloudFormation
+owns the role and the topic's policy, and its next deployment would undo such a change.
 """
 
 from collections.abc import Callable, Sequence

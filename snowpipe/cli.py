@@ -45,7 +45,7 @@ def apply(
         bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
     ] = False,
 ) -> None:
-    """Create or update the database objects of the DDL. Fails if the COPY statement of a pipe has changed."""
+    """Create or update the database objects of the DDL. Fails if a pipe's COPY statement has changed."""
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -66,7 +66,7 @@ def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False)
     stage = stage_of(context, outputs)
     with stage.warehouse(administrator) as session:
         rows = [asdict(each) for each in differences(session, stage.ddl)]
-    show(rows, as_json, none="the deployed objects are as in the DDL")
+    show(rows, as_json, none="the deployed objects match the DDL")
     raise typer.Exit(1 if rows else 0)
 
 
@@ -108,10 +108,10 @@ def sns_policy(
     outputs: Outputs = None,
     as_json: Json = False,
     write: Annotated[
-        bool, typer.Option(help="Also set the policy of the topic. Only for an emulated AWS.")
+        bool, typer.Option(help="Also set the topic's policy. Only for an emulated AWS.")
     ] = False,
 ) -> None:
-    """Print the policy of the SNS topic with the statement that allows Snowflake to subscribe."""
+    """Print the SNS topic's policy, including the statement that allows Snowflake to subscribe."""
     del as_json
     stage = stage_of(context, outputs)
     if write:
@@ -154,7 +154,7 @@ def query(
 ) -> None:
     """Run one SQL statement in the stage's database and print the rows of its result.
 
-    If several columns have the same name, a number is added to the later ones, such as NAME_2.
+    If several columns have the same name, the later names get a number, such as NAME_2.
     """
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")

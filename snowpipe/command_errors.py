@@ -24,7 +24,7 @@ def run(
     """Run a command line and return its exit code.
 
     Each error is passed to `tell` as one line; most errors result in exit code 2. No exception propagates,
-    because Python would exit with 1, which has another meaning in most commands. With MILKRUN_TRACEBACK=1,
+    because Python would then exit with 1, which has another meaning in most commands. With MILKRUN_TRACEBACK=1,
     the traceback of an unexpected exception is printed before the line.
     """
     try:

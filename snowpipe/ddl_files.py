@@ -1,7 +1,7 @@
 """The numbered DDL files, with their parameters filled in.
 
-A placeholder `{name}` is an identifier or part of a string literal. Values contain no quote, backslash, space
-or semicolon, so they cannot change a statement's structure.
+A placeholder `{name}` stands for an identifier, a number, or part of a string literal. Values contain no
+quote, backslash, space or semicolon, so they cannot change a statement's structure.
 """
 
 import re
@@ -20,7 +20,7 @@ DDL = Path(__file__).parent / "ddl"
 def _plain(word: str) -> str:
     # Reserved words (TRUE, TABLE) are not valid as unquoted names.
     if [token.token_type for token in tokens(word)] != [TokenType.VAR]:
-        raise ValueError("a reserved word of SQL")
+        raise ValueError("a reserved word in SQL")
     return word
 
 
@@ -58,7 +58,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True)
 class Definition:
-    """One file of the DDL, with its parameters filled in."""
+    """One DDL file, with its parameters filled in."""
 
     path: Path
     sql: str
@@ -84,7 +84,7 @@ class Definition:
 
     @property
     def copy_statement(self) -> str:
-        """Return the pipe's COPY statement in the form that the column `definition` of SHOW PIPES contains."""
+        """Return the pipe's COPY statement in the form of the column `definition` of SHOW PIPES."""
         (create,) = self.statements
         return create[create.index("\nCOPY INTO") + 1 :]
 
@@ -113,7 +113,7 @@ def tokens(sql: str) -> list[Token]:
 
 
 def statements(sql: str) -> Iterator[str]:
-    """Yield the statements of a script, with their comments but without semicolons."""
+    """Yield the statements of a SQL script, with their comments but without semicolons."""
     start = 0
     for token in tokens(sql):
         if token.token_type is TokenType.SEMICOLON:
@@ -124,7 +124,7 @@ def statements(sql: str) -> Iterator[str]:
 
 
 def same_statement(one: str, other: str) -> bool:
-    """Return whether two statements are equal, ignoring whitespace, comments and the case of words outside quotes."""
+    """Return whether two statements are equal apart from whitespace, comments, and the case of unquoted words."""
 
     def words(sql: str) -> list[tuple[bool, str]]:
         quoted = (TokenType.STRING, TokenType.IDENTIFIER)

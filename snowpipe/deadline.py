@@ -12,7 +12,7 @@ from snowpipe.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
-    """A store did not respond in time or refused the connection; the message names the store."""
+    """A service, such as Snowflake or S3, did not respond in time or refused the connection; the message names it."""
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
@@ -26,8 +26,8 @@ def within[T](seconds: float, call: Callable[[], T], what: str) -> T:
 def while_alive[T](seconds: float, call: Callable[[], T], is_alive: Callable[[], bool], what: str) -> T:
     """Like `within`, but extend the deadline as long as `is_alive` returns True.
 
-    `is_alive` sends the same store a request that needs no work. A long statement may therefore take any
-    length of time.
+    `is_alive` sends the same service a trivial request. A call may therefore take any length of time as long as
+    the service responds to such requests.
     """
     running, probe = started(call), None
     deadline = monotonic() + seconds

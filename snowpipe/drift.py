@@ -2,8 +2,8 @@
 
 CREATE … IF NOT EXISTS ignores the properties of an existing object. `differences` reads every object of the
 DDL with SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). Each difference names
-the statement that removes it; `apply` runs only the statements that cannot lose or redirect data. Comments
-are not compared.
+the statement or command that repairs it; `apply` runs only the statements that cannot lose or redirect data.
+Comments are not compared.
 """
 
 import json
@@ -17,7 +17,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
-BY_HAND = "by hand: a table's data depends on it"
+BY_HAND = "manually, because the table's data depends on it"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
 """Properties that are not compared. An integration of another kind must be dropped and created again."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
@@ -26,7 +26,7 @@ ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
 
 
 def differences(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Difference]:
-    """Return the differences between the deployed objects and the DDL, in the DDL's order; grants come last."""
+    """Return the differences between the deployed objects and the DDL, in the order of the DDL, with grants last."""
     wanted = objects(ddl)
     found: list[Difference] = []
     gone: set[str] = set()
@@ -146,7 +146,7 @@ def _integration(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Diffe
             _text(deployed.get(name)),
             ",".join(wanted) if isinstance(wanted, tuple) else wanted,
             f"ALTER {each.kind} {each.name} SET {name} = {value}",
-            # Other locations, or another external id, may also be a wrong setting in this shell. Disabling the
+            # Other locations, or another external id, may also come from a wrong setting in this shell. Disabling the
             # integration cuts Snowflake off from the bucket, so only a person may enable it again.
             automatic=name in ("STORAGE_AWS_ROLE_ARN", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN"),
         )

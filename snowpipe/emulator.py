@@ -1,4 +1,4 @@
-"""A boto3 session for an emulator on this machine that ignores the user's AWS settings."""
+"""A boto3 session that calls an AWS emulator on this machine and ignores the user's AWS settings."""
 
 import os
 from functools import cache
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def emulator_session(region: str | None) -> "Session":
-    """Return a session with an emulator's credentials that reads neither AWS_* variables nor files in ~/.aws.
+    """Return a boto3 session with dummy credentials that reads neither AWS_* variables nor files in ~/.aws.
 
     Otherwise, a setting that the call does not need, such as a missing profile, a FIPS endpoint or a CA
     bundle, could make the call fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)

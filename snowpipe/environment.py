@@ -101,8 +101,8 @@ def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:
 def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for one of our own commands.
 
-    It is the caller's environment, without variables that change how Python runs and without a proxy for
-    loopback.
+    It is the caller's environment without the variables that change how Python runs, and with loopback
+    addresses exempt from any proxy.
     """
     kept = {
         name: value
@@ -120,7 +120,7 @@ def restart_if_needed() -> None:
     """Start this command again if the environment changes how Python runs it.
 
     PYTHONPATH, PYTHONWARNINGS=error and an encoding other than UTF-8 take effect before our first line of
-    code runs.
+    code runs, so only a new process can avoid them.
     """
     wanted = for_commands(os.environ)
     if not all(_is_utf8(stream) for stream in (sys.stdout, sys.stderr)):

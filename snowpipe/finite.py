@@ -4,7 +4,7 @@ import math
 
 
 def finite(value: object) -> object:
-    """Return the value with every NaN and infinity replaced by text, so that the output is always JSON.
+    """Return the value with every NaN and infinity replaced with text, so that the output is always valid JSON.
 
     A warehouse may contain such numbers, for example 'NaN'::FLOAT.
     """

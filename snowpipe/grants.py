@@ -39,9 +39,9 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """A property whose deployed value differs from the DDL.
+    """A property whose deployed value differs from the value in the DDL.
 
-    `repair` is a statement or a command. If `automatic` is true, `apply` runs the statement.
+    `repair` is the statement or command that resolves the difference. If `automatic` is true, `apply` runs it.
     """
 
     object: str
@@ -89,7 +89,7 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return all grants to the DDL's roles and all grants on its objects, except OWNERSHIP."""
+    """Return the grants to the DDL's roles, and the grants on its objects to any role, except OWNERSHIP."""
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")

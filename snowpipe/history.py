@@ -37,7 +37,7 @@ class Narrow:
 
 
 def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = Narrow()) -> list[Row]:
-    """Return a row per matching load in COPY_HISTORY, newest first. COPY_HISTORY goes back 14 days.
+    """Return a row per load since `since` that matches the filter, newest first. COPY_HISTORY goes back 14 days.
 
     A file that was loaded twice appears twice.
     """
@@ -81,7 +81,7 @@ def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
 
 
 def failed_files(warehouse: Warehouse, pipe: Pipe, since: datetime) -> list[Row]:
-    """Return the files that failed to load and have not been loaded since."""
+    """Return a row per file whose latest load since `since` failed completely or in part."""
     return history(warehouse, pipe, since, Narrow(FAILED, newest=True))
 
 
@@ -111,7 +111,7 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
 
 
 def problem_of(line: bytes) -> str:
-    """Return why a line is not strict JSON; "" for strict JSON."""
+    """Return why a line is not strict JSON, or "" if it is."""
     try:
         parse_json(line)
     except InvalidEvent as invalid:
@@ -120,8 +120,8 @@ def problem_of(line: bytes) -> str:
 
 
 def inflated(body: bytes) -> tuple[bytes, str]:
-    """Decompress an object's body if it is gzip; return the readable text, and why the rest is unreadable (""
-    if nothing is).
+    """Decompress an object's body if it is gzip; return the text that could be read, and the reason why the rest
+    could not ("" if all of it was read).
     """
     if not body.startswith(b"\x1f\x8b"):
         return body, ""
@@ -141,8 +141,8 @@ def inflated(body: bytes) -> tuple[bytes, str]:
 def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
     """Return a row per invalid line of the files that failed to load and have not been loaded since.
 
-    VALIDATE_PIPE_LOAD fails for pipes with transformations, and VALIDATION_MODE does not support
-    transformations. The files are therefore taken from COPY_HISTORY, and their lines from S3.
+    VALIDATE_PIPE_LOAD and VALIDATION_MODE do not support pipes whose COPY transforms data. The files are
+    therefore taken from COPY_HISTORY, and their lines from S3.
     """
     failed = failed_files(warehouse, pipe, since)
     return [

@@ -1,4 +1,4 @@
-"""Loads that an operator starts: refresh, backfill, and reload of one file."""
+"""Loads that an operator starts: refresh, backfill, loading after a long pause, and reload of one file."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
 
 
 def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Iterator[Object]:
-    """Yield the objects that are not loaded yet. `objects` must be in key order; they are checked in chunks."""
+    """Yield those objects that are not loaded yet. `objects` must be in key order; they are checked in chunks."""
     for some in batched(objects, OBJECTS_A_QUERY, strict=False):
         loaded = loaded_keys(warehouse, pipe, some)
         yield from (each for each in some if each.key not in loaded)
@@ -52,8 +52,8 @@ def unloaded(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> Ite
 class Refreshed:
     """The result of a refresh.
 
-    `sent` contains the keys that were queued; `out_of_reach` contains the keys that are not loaded and are
-    too old for REFRESH.
+    `sent` contains the keys of the files that were queued; `out_of_reach` contains the keys of files that are
+    not loaded but are too old for REFRESH.
     """
 
     sent: list[str]
@@ -63,9 +63,9 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the objects that are in no load history, and return their keys and the keys that are too old to queue.
+    """Queue the files that are missing from the load history; return their keys, and those of files that are too old.
 
-    `prefix` limits the keys, such as `dt=2026-11-16/`.
+    `prefix`, such as `dt=2026-11-16/`, and `since` (a time of receipt) limit the files.
     """
     prefix = pipe.staged(prefix)
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
@@ -101,7 +101,7 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
 def refresh_pipe(
     warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
 ) -> list[str]:
-    """Run REFRESH, which queues the files of the last 7 days that are in no load history; return the queued keys."""
+    """Run REFRESH, which queues the files of the last 7 days that the load history lacks; return the queued keys."""
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
         options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"
@@ -110,7 +110,7 @@ def refresh_pipe(
 
 
 def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
-    """Load the objects with these keys by COPY INTO … FILES, in chunks; return a row per file."""
+    """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file."""
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
@@ -119,7 +119,7 @@ def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str])
 
 
 def outcome(pipe: Pipe, row: Row) -> Row:
-    """Parse a row of COPY's result. The row names the file by the stage's URL and the path, or by the path alone."""
+    """Parse a row of COPY's result, in which `file` is an s3:// URL or a path relative to the Snowflake stage."""
     name = str(row.get("file", ""))
     return {
         "key": name.split("/", 3)[3] if name.startswith("s3://") else pipe.prefix + pipe.staged(name),
@@ -181,19 +181,19 @@ def backfill(
 def load_expired(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, timeout: timedelta
 ) -> list[Row]:
-    """Load the files received since `since`, whose notifications expired while the pipe was paused.
+    """Load the files received since `since` whose notifications expired while the pipe was paused.
 
     COPY would load the files in the pipe's queue a second time, so the queue must become empty first. Then
-    REFRESH queues the files of the last 7 days, and COPY loads the others that are in no load history.
-    Returns a row per object.
+    REFRESH queues the files of the last 7 days, and COPY loads the others that were neither loaded nor failed.
+    Returns a row per file that was queued or copied.
     """
     deadline = time.monotonic() + timeout.total_seconds()
     while (waiting := status(warehouse, pipe)).pending:
         if time.monotonic() > deadline:
             raise Refusal(
                 (
-                    f"{pipe.name} is resumed, but {waiting.pending} file(s) are still in its queue. When `status` "
-                    f"shows none, run: milkrun warehouse resume --since {since.isoformat()}"
+                    f"{pipe.name} is resumed, but {waiting.pending} file(s) are still in its queue. When `milkrun "
+                    f"warehouse status` shows none, run: milkrun warehouse resume --since {since.isoformat()}"
                 ),
                 1,
             )
@@ -213,16 +213,16 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
     """Replace one object's rows with the object's current content, in one transaction; return COPY's result.
 
     Readers see either the old rows or the new ones. If the object does not load completely, or the session
-    ends early, the old rows stay.
+    ends early, the old rows remain.
     """
     body = archive.body(key)
     if body is None:
-        raise Refusal(f"s3://{archive.bucket}/{key} does not exist: its rows were not changed")
+        raise Refusal(f"s3://{archive.bucket}/{key} does not exist, so its rows were not changed")
     if bad := next(bad_lines(body), None):
         where = f"line {bad.line}: " if bad.line else ""
         raise Refusal(
-            f"{key}: {where}{bad.problem}; its rows were not changed. Store a repaired file under a new key: "
-            "milkrun warehouse repair",
+            f"{key} cannot be loaded ({where}{bad.problem}), so its rows were not changed. To store a repaired file "
+            "under a new key, run milkrun warehouse repair.",
             1,
         )
     lines = sum(1 for _ in lines_in(inflated(body)[0]))
@@ -234,8 +234,8 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
             reason = result["first_error"] or result["status"]
             raise Refusal(
                 (
-                    f"{key}: {result['rows']} of {lines} lines were loaded: {reason}; its rows were not "
-                    "changed"
+                    f"Only {result['rows']} of {lines} lines of {key} were loaded: {reason}. Its existing rows "
+                    "were not changed."
                 ),
                 1,
             )

@@ -24,13 +24,13 @@ from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 
 QUEUE_TIMEOUT = timedelta(minutes=10)
-"""How long a resumed pipe may take to load its queue."""
+"""How long a resumed pipe may take to load the files in its queue."""
 
 
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show the state of each pipe and its meaning.
+    """Show the state of each pipe and what it means.
 
     Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not respond.
     """
@@ -51,7 +51,7 @@ def status(
             )
     show(rows, as_json)
     if silent:
-        tell(f"not asked: {silent}; whether the pipes got a message for each object is unknown")
+        tell(f"{silent}; it is therefore unknown whether the pipes received a notification for every object")
         raise typer.Exit(2)
     raise typer.Exit(0 if all(row["healthy"] for row in rows) else 1)
 
@@ -65,7 +65,7 @@ def history(
     failed: Annotated[bool, typer.Option(help="List only files that were not loaded completely.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of files to list per pipe.")] = 1000,
 ) -> None:
-    """List the files that Snowflake tried to load in the last 14 days (COPY_HISTORY), newest first."""
+    """List Snowflake's attempts to load files, newest first (COPY_HISTORY, which goes back 14 days)."""
     start = instant(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
@@ -94,8 +94,8 @@ def validate(
     show(rows, as_json, none="no file failed")
     if rows:
         tell(
-            "A file name cannot be loaded again for 14 days, even if it failed: repair it, then "
-            "run: repair FILE --instead-of KEY."
+            "Snowflake does not load a file of the same name again for 14 days, even if the load failed. Repair the "
+            "file, then run: milkrun warehouse repair FILE --instead-of KEY"
         )
     raise typer.Exit(1 if rows else 0)
 
@@ -107,7 +107,9 @@ def refresh(
     pipe: Which = None,
     prefix: Annotated[
         str,
-        typer.Option(metavar="PREFIX", help="Queue only files with this key prefix, such as dt=2026-11-16/."),
+        typer.Option(
+            metavar="PREFIX", help="Queue only files whose keys have this prefix, such as dt=2026-11-16/."
+        ),
     ] = "",
     since: Annotated[
         str | None,
@@ -116,7 +118,8 @@ def refresh(
 ) -> None:
     """Queue the files for which the pipes received no notification.
 
-    Exit code 1: some files are older than 7 days (the limit of REFRESH) or older than a recreated pipe.
+    Exit code 1: REFRESH cannot queue some files, because they are older than 7 days or than a recreated pipe.
+    Load them with `backfill`.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -130,7 +133,8 @@ def refresh(
     missed = sum(row["result"] == "too old" for row in rows)
     if missed:
         tell(
-            f"{missed} file(s) are older than 7 days or than their pipe, so REFRESH cannot load them: run backfill"
+            f"REFRESH cannot load {missed} file(s), because they are older than 7 days or than their pipe. Run: "
+            "milkrun warehouse backfill"
         )
     raise typer.Exit(1 if missed else 0)
 
@@ -157,7 +161,7 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects of a range of hours that are not loaded yet, at most 1,000 files per COPY statement."""
+    """Load the objects from a range of hours that are not loaded yet, at most 1,000 files per COPY statement."""
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
@@ -167,13 +171,13 @@ def backfill(
         for each in stage.pipes(pipe):
             copy = stage.definition(each).copy_statement
             done = loading.backfill(
-                session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) so far")
+                session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) loaded so far")
             )
             tell(
-                f"{each.name}: {done.copied} file(s) copied, {done.skipped} skipped that are loaded or queued"
+                f"{each.name}: {done.copied} file(s) copied; {done.skipped} skipped, because they are loaded or queued"
             )
             if done.copied > len(done.rows):
-                tell(f"listed are the first {loading.LISTED} files and those that failed")
+                tell(f"the list contains only the first {loading.LISTED} files and those that failed")
             rows += done.rows
     show(rows, as_json, none="nothing was missing")
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
@@ -187,7 +191,7 @@ def reload(
 ) -> None:
     """Replace the rows of one object with the object's current content, in one transaction."""
     if not file:
-        raise Refusal("KEY is empty: name an object whose key begins with events/ or rejected/")
+        raise Refusal("KEY is empty: give the key of an object under events/ or rejected/")
     stage = stage_of(context, outputs)
     key = file.removeprefix(f"s3://{stage.archive.bucket}/")
     found = [each for each in stage.pipes() if key.startswith(each.prefix)]
@@ -226,7 +230,7 @@ def repair(
         Key=found.key,
         Body=found.body,
         IfNoneMatch="*",  # the bucket's policy does not allow replacing an archived event
-        # Tells `reconcile` why no request's log line names this object.
+        # Tells `reconcile` why no log line of a request names this object.
         Metadata=metadata({REPAIRED: instead_of or file.name}),
     )
     show([{"key": found.key, "lines": found.lines}], as_json)
@@ -303,7 +307,10 @@ def recreate(
     outputs: Outputs = None,
     as_json: Json = False,
     pipe: Which = None,
-    everything: Annotated[bool, typer.Option("--all", help="Replace every pipe that is selected.")] = False,
+    everything: Annotated[
+        bool,
+        typer.Option("--all", help="Replace every selected pipe, even if it does not need to be replaced."),
+    ] = False,
 ) -> None:
     """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
@@ -323,4 +330,4 @@ def recreate(
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
             rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": repaired})
-    show(rows, as_json, none="no pipe needs it: --all recreates all")
+    show(rows, as_json, none="no pipe needs to be recreated; --all recreates every pipe")

@@ -14,7 +14,7 @@ LOAD_DELAY = timedelta(minutes=5)
 _STATES: Mapping[str, str] = {
     "STOPPED_CLONED": "a clone of another database's pipe: recreate it",
     "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
-    "STOPPED_STAGE_ALTERED": "its stage has another location now: recreate",
+    "STOPPED_STAGE_ALTERED": "the location of its stage has changed: recreate",
     "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: apply, then recreate",
     "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
     "STOPPED_MISSING_PIPE": "the pipe does not exist: apply",
@@ -28,7 +28,7 @@ _STATES: Mapping[str, str] = {
     "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
-"""States that end only when the pipe is replaced; `milkrun warehouse recreate` selects such pipes."""
+"""States that a pipe leaves only by being replaced; `milkrun warehouse recreate` selects such pipes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Triage:
 def triage(  # noqa: PLR0911 - one per cause
     status: Status, newest_object_at: datetime | None, now: datetime | None = None
 ) -> Triage:
-    """Diagnose a pipe's status: return the first problem on the way from the bucket to the table.
+    """Diagnose a pipe's status: return the first problem on the way from the bucket to the table, if there is one.
 
     `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if that
     time is unknown.
@@ -67,11 +67,14 @@ def triage(  # noqa: PLR0911 - one per cause
         if before(status.received_at, newest):
             return Triage(
                 False,
-                "no message for the newest object: the bucket's notification, the topic's policy (sns-policy) or the "
-                "subscription (recreate --all) is wrong, or messages were lost (refresh)",
+                "no notification of the newest object: the bucket's notification, the topic's policy (sns-policy) or "
+                "the subscription (recreate --all) is wrong, or notifications were lost (refresh)",
             )
         if before(status.forwarded_at, newest):
-            return Triage(False, "messages arrive but match no path: compare the stage's URL with the keys")
+            return Triage(
+                False,
+                "notifications arrive but match no path: compare the URL of the pipe's stage with the keys",
+            )
         return Triage(False, "the newest object was forwarded but not loaded: see history --failed")
     if status.ingested_at is None:
         return Triage(True, "running; nothing loaded yet")

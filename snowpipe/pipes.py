@@ -1,4 +1,4 @@
-"""The two pipes: their names and their status."""
+"""The two Snowpipe pipes: their names and their status."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """The pipe that loads the objects under `kind`/ of the bucket."""
+    """The pipe that loads the objects under `kind`/ in the bucket."""
 
     database: str
     kind: Kind
@@ -44,7 +44,7 @@ class Pipe:
         return f"{self.kind}/"
 
     def staged(self, key: str) -> str:
-        """Return an object's key relative to the Snowflake stage's location, as COPY and COPY_HISTORY name it."""
+        """Return an object's key relative to the Snowflake stage's location, as COPY and COPY_HISTORY return it."""
         return key.removeprefix(self.prefix)
 
 
@@ -79,7 +79,7 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
 
 
 def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
-    """Resume a stale pipe, which was paused for longer than its notifications are kept.
+    """Resume a stale pipe: one that was paused for longer than Snowflake keeps its notifications.
 
     The session's role needs OWNERSHIP or OPERATE on the pipe. Notifications older than 14 days may be lost.
     (Snowflake: "SYSTEM$PIPE_FORCE_RESUME")

@@ -14,7 +14,7 @@ SUBSCRIBES = "SnowflakeSubscribes"
 
 
 def integration(warehouse: Warehouse, parameters: Parameters) -> dict[str, str]:
-    """Return the values of the storage integration's properties, from DESC INTEGRATION, by property name."""
+    """Return the storage integration's properties, from DESC INTEGRATION, as a mapping of names to values."""
     rows = warehouse.query(f"DESC INTEGRATION {parameters.database}_S3")
     return {row["property"]: row["property_value"] for row in rows}
 
@@ -79,9 +79,9 @@ def principal_of(statement: Policy) -> str:
 
 
 def with_statement(policy: Policy, wanted: Policy) -> Policy:
-    """Return the policy itself if it has all permissions of `wanted`; otherwise return a copy with that statement.
+    """Return `policy` itself if it grants all that the statement `wanted` grants; otherwise a copy with `wanted`.
 
-    The new statement replaces a statement with the same Sid.
+    In the copy, `wanted` replaces a statement with the same Sid.
     """
     if permissions(policy) >= permissions({"Statement": [wanted]}):
         return policy
@@ -92,8 +92,8 @@ def with_statement(policy: Policy, wanted: Policy) -> Policy:
 def permissions(policy: Policy) -> set[tuple[str, ...]]:
     """Return each combination of effect, principal, action and resource of a policy.
 
-    Sid, order, conditions and single-value lists are ignored, because AWS and the template write the same
-    permission differently from Snowflake.
+    Sids, order and conditions are ignored, and a list with one value equals that value, because AWS and the
+    template write the same permission differently from Snowflake.
     """
     return {
         (statement["Effect"], kind, principal, action.lower(), resource)
@@ -106,7 +106,7 @@ def permissions(policy: Policy) -> set[tuple[str, ...]]:
 
 
 def trusts(policy: Policy, wanted: Policy) -> bool:
-    """Return whether a role's trust policy lets `wanted`'s principal assume the role with its external id."""
+    """Return whether a role's trust policy lets the principal in `wanted` assume it with the external id there."""
 
     def named(found: Policy) -> set[tuple[str, ...]]:
         return {
@@ -131,7 +131,7 @@ def _many(value: Any) -> list[Any]:
 
 
 class Topic:
-    """The SNS topic; a boto3 client reads and writes its policy."""
+    """The SNS topic of the archive, with methods that read and write its policy."""
 
     def __init__(self, sns: Any, arn: str) -> None:
         self._sns = sns
@@ -154,7 +154,7 @@ class Topic:
 
 
 class Role:
-    """The storage role; a boto3 client reads and writes its policies."""
+    """The storage role, with methods that read its trust policy and write its policies."""
 
     def __init__(self, iam: Any, arn: str) -> None:
         self._iam = iam

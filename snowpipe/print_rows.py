@@ -1,4 +1,4 @@
-"""Print progress, and rows as JSON or as a table."""
+"""Print messages to stderr, and rows to stdout as JSON or as a table."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from snowpipe.warehouse import Row
 
 
 def tell(line: str) -> None:
-    """Print progress to stderr, so that with --json, stdout contains only JSON."""
+    """Print a message to stderr, so that stdout contains only JSON if --json is given."""
     typer.echo(line, err=True)
 
 
@@ -25,7 +25,7 @@ def shown(value: object) -> object:
 
 
 def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
-    """Print rows as a JSON list, as a table, or as one block per row if the table would not fit."""
+    """Print rows as a JSON list, as a table, or as one block per row if the table is too wide for the terminal."""
     if as_json:
         typer.echo(json.dumps(finite(rows), default=shown, indent=2, allow_nan=False))
         return

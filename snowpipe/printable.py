@@ -27,7 +27,7 @@ def json_escape(character: str) -> str:
 
 
 class SafeConsole(Console):
-    """A console that passes plain strings and rich texts through `printable`."""
+    """A rich Console that passes each string and Text object through `printable` before printing it."""
 
     def print(self, *objects: object, **options: Any) -> None:
         super().print(*map(_safe, objects), **options)

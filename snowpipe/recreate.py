@@ -1,9 +1,9 @@
-"""Replace a pipe with the DDL's COPY, without losing files or loading them twice.
+"""Replace a pipe with one that has the DDL's COPY statement, without losing files or loading them twice.
 
 CREATE OR REPLACE PIPE drops the pipe's load history. The steps are those of Snowflake's documentation
-("Managing Snowpipe", recreating pipes). The time of the pause divides the files between the two pipes, and a
-final check finds files that neither pipe loaded. Each completed step is recorded, so that the next run
-continues after an interruption.
+("Managing Snowpipe", recreating pipes). The time at which the old pipe is paused divides the files between
+the two pipes, and a final check loads files that neither pipe loaded. Each completed step is recorded, so
+that a run after an interruption continues with the next step.
 """
 
 import json
@@ -33,8 +33,8 @@ _CANNOT_LOAD = ("STALLED_", "STOPPED_")
 class Progress(BaseModel):
     """The progress of a recreation.
 
-    `border`, the time of the pause, divides the old pipe's files from the new pipe's. `unloaded_since` is set
-    if the old pipe could not load its queue: COPY loads the files queued since then.
+    `border`, the time of the pause, divides the old pipe's files from the new pipe's. If the old pipe could not
+    load its queue, `unloaded_since` is set, and COPY loads the files queued since then.
     """
 
     copy_statement: str
@@ -52,7 +52,7 @@ class Recreation:
     pipe: Pipe
     definition: Definition
     archive: Archive
-    state: Path  # the file with the progress
+    state: Path  # the file that contains the progress
     announce: Callable[[str], None]
     timeout: timedelta = timedelta(minutes=10)
     settling: timedelta = timedelta(seconds=30)
@@ -77,13 +77,13 @@ class Recreation:
                 step()
                 self.progress.done.append(name)
                 self._remember()
-        self.announce("checking the bucket against the table")
+        self.announce("checking for objects that neither pipe has loaded")
         repaired = self.check()
         self.state.unlink()
         return repaired
 
     def rest(self) -> None:
-        """pausing the pipe and waiting for the files that it has queued"""
+        """pausing the pipe and waiting until its queued files are loaded"""
         deadline = time.monotonic() + self.timeout.total_seconds()
         if was_paused := pipes.status(self.warehouse, self.pipe).state == "PAUSED":
             pipes.set_paused(self.warehouse, self.pipe, False)
@@ -118,7 +118,7 @@ class Recreation:
         """Pause the pipe; return whether its queued files are loaded within `settling`.
 
         A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS", pendingFileCount).
-        The queue of a running pipe may never become empty.
+        Without the pause, the queue might never become empty.
         """
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
@@ -126,7 +126,7 @@ class Recreation:
         return self._drained(began_at, time.monotonic() + self.settling.total_seconds())
 
     def _let_load(self, deadline: float) -> None:
-        """Resume the pipe, and wait until every file that was queued before is loaded."""
+        """Resume the pipe, and wait until all files queued by now are loaded. Raises Refusal at the deadline."""
         pipes.set_paused(self.warehouse, self.pipe, False)
         if not self._drained(pipes.server_time(self.warehouse), deadline):
             raise self._not_loaded()
@@ -170,7 +170,7 @@ class Recreation:
         pipes.set_paused(self.warehouse, self.pipe, True)
 
     def grant(self) -> None:
-        """granting and setting error notifications as before"""
+        """restoring the grants and the error notifications"""
         for statement in self.progress.grants:
             self.warehouse.query(statement)
         if self.progress.error_integration:
@@ -179,11 +179,11 @@ class Recreation:
             )
 
     def resume(self) -> None:
-        """resuming"""
+        """resuming the new pipe"""
         pipes.set_paused(self.warehouse, self.pipe, False)
 
     def refresh(self) -> None:
-        """queueing files that arrived since the pause"""
+        """queueing the files that arrived since the pause"""
         after = quoted(self._border().isoformat())
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
@@ -195,7 +195,7 @@ class Recreation:
                 raise self._not_loaded()
             time.sleep(1)
         while missing := self._missing():
-            # Its message may still be on its way to the new pipe.
+            # The notification may still be on its way to the new pipe.
             if datetime.now(UTC) - self._border() > self.grace:
                 copy = self.definition.copy_statement
                 chunks = batched(missing, MAX_FILES, strict=False)
@@ -204,9 +204,9 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return the keys of the objects from just before the border that neither pipe has loaded.
+        """Return the keys of objects received shortly before the border that neither pipe has loaded.
 
-        REFRESH has queued the newer objects.
+        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects after the border.
         """
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
@@ -239,8 +239,8 @@ class Recreation:
             return Progress(copy_statement=self.definition.copy_statement)
         if progress.copy_statement != self.definition.copy_statement and "replace" in progress.done:
             raise Refusal(
-                f"{self.state} belongs to an unfinished recreate with another COPY: finish that one, "
-                "or delete the file",
+                f"{self.state} belongs to an unfinished recreation with another COPY statement. Finish that "
+                "recreation, or delete the file",
                 1,
             )
         progress.copy_statement = self.definition.copy_statement

@@ -1,8 +1,8 @@
-"""The exception that ends a command with a message for its user."""
+"""The exceptions that end a command with a message for the user."""
 
 
 class Refusal(Exception):
-    """A command failed or was refused; the message is one line for its user.
+    """A command failed or was refused; the message is one line for the user.
 
     `exit_code` is 2 if the result could not be determined (no connection, privilege or object), and 1 if the
     check found a problem.
@@ -14,4 +14,4 @@ class Refusal(Exception):
 
 
 class MissingObject(Refusal):
-    """A table, view, pipe or stage does not exist, or the role may not see it; Snowflake does not say which."""
+    """A table, view, pipe or stage does not exist or is hidden from the role; Snowflake does not say which."""

@@ -12,14 +12,14 @@ from contract.strict_json import compact, parse_json
 from snowpipe.refusal import Refusal
 
 REPAIRED = "milkrun-repaired"
-"""The name of the metadata that says which file or object this object repairs."""
+"""The name of the metadata entry that says which file or object this object repairs."""
 
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
-    """Read NDJSON, plain or gzip; return an object with the prefix and hour of the file that it replaces.
+    """Read NDJSON, plain or gzipped; return an object with the prefix and hour of the file that it replaces.
 
-    Without `instead_of`, the object belongs to events/ and to the current hour. Raises Refusal, with the line
-    number, for a line that Snowpipe would not load.
+    `instead_of` is the key of that file; without it, the object gets the prefix events/ and the current hour.
+    Raises Refusal, with the line number, for a line that Snowpipe would not load.
     """
     prefix: Prefix = "events"
     if instead_of:
@@ -40,7 +40,7 @@ def _text(path: Path) -> bytes:
     try:
         return gzip.decompress(body)
     except (OSError, EOFError, zlib.error) as error:
-        raise Refusal(f"{path} is not complete, valid gzip: {error}", 1) from None
+        raise Refusal(f"{path} is truncated or not valid gzip: {error}", 1) from None
 
 
 def _line(path: Path, number: int, line: bytes) -> bytes:

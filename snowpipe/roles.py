@@ -1,13 +1,14 @@
-"""The role of each command, unless SNOWFLAKE_ROLE is set.
+"""The Snowflake roles that the commands use unless SNOWFLAKE_ROLE is set.
 
-A command gets the role with the fewest privileges that it needs, so that `dbt build` and `apply` in one shell
-own different objects. The DDL creates all roles except the administrator's.
+A command uses the role with the fewest privileges that it needs. The objects that `dbt build` and `apply`
+create therefore have different owners, even if both run in one shell. The DDL creates all roles except the
+administrator's.
 """
 
 from collections.abc import Callable
 
 type Role = Callable[[str], str]
-"""Returns the name of a role for the stage's database."""
+"""A function that returns a role's name for the stage's database."""
 
 
 def administrator(database: str) -> str:

@@ -1,4 +1,4 @@
-"""Run dbt from its own environment (`.venvs/dbt`), with the role that owns its tables."""
+"""Run dbt from its own virtual environment (`.venvs/dbt`), with the role that owns dbt's tables."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
-    """Run dbt on our project and return its exit code. dbt writes its target and its logs to the stack's folder."""
+    """Run dbt on our project and return its exit code. Its target folder and logs are in the stack's folder."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
@@ -27,7 +27,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables for dbt: its project, its folders and the Snowflake connection."""
+    """Return dbt's environment variables: the caller's basic ones, dbt's folders, and the Snowflake connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {

@@ -21,7 +21,7 @@ class Connection(BaseModel):
     The four ways are a key pair (`private_key_file`); a programmatic access token (`token` or
     `token_file_path`); workload identity federation (`workload_identity_provider`, such as AWS, or OIDC with
     a token), which needs no secret; and a password, which Snowflake accepts only with a second factor, except
-    in trial accounts. The names are those of Snowflake CLI's environment variables.
+    in trial accounts. The fields are named like the environment variables of Snowflake CLI.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -38,7 +38,7 @@ class Connection(BaseModel):
     port: int = 443
     protocol: str = "https"
     database: Database = "MILKRUN"
-    warehouse: str = ""  # unset: <database>_WH, so that no two stages share one
+    warehouse: str = ""  # default: <database>_WH, so that no two stages share a warehouse
     role: str | None = None
 
     @model_validator(mode="after")
@@ -54,8 +54,8 @@ class Connection(BaseModel):
             chosen.remove("TOKEN or TOKEN_FILE_PATH")  # OIDC's own
         if len(chosen) != 1:
             raise ValueError(
-                f"set exactly one way to sign in: {', '.join(ways)} (each with the prefix SNOWFLAKE_); "
-                f"set now: {', '.join(chosen) or 'none'}"
+                f"to sign in, set exactly one of {', '.join(ways)} (each with the prefix SNOWFLAKE_); "
+                f"currently set: {', '.join(chosen) or 'none'}"
             )
         if not self.user and not self.workload_identity_provider:
             raise ValueError("SNOWFLAKE_USER is not set")
@@ -73,7 +73,11 @@ class Connection(BaseModel):
 
 
 class Aws(BaseModel):
-    """The settings of the stage's AWS resources. Settings that are None are looked up when needed."""
+    """The settings of the stage's AWS resources.
+
+    The topic, the role and the external id are derived if they are None. The resource monitor and the error
+    notifications are created only if their settings are given.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -89,9 +93,9 @@ class Aws(BaseModel):
 
     @property
     def is_emulated(self) -> bool:
-        """Return whether AWS is emulated by LocalStack or moto.
+        """Return whether AWS is emulated by LocalStack or moto: whether the endpoint is outside AWS's domains.
 
-        AWS's own endpoints, including endpoints in a VPC, are in AWS's domains.
+        AWS's own endpoints, including those in a VPC, are in these domains.
         """
         host = urlsplit(self.aws_endpoint_url or "").hostname
         return host is not None and not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".api.aws"))
@@ -103,11 +107,11 @@ class Settings(BaseModel):
     connection: Connection
     aws: Aws
     folder: Path  # for files of our own: dbt's target, the progress of a recreate
-    source: str  # where the settings came from, for messages
+    source: str  # where the settings come from; used in messages
 
 
 def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:
-    """Return only the AWS settings: those of the stack if there is one, otherwise those of the environment."""
+    """Return only the AWS settings, from the stack's outputs.json if it exists, otherwise from the environment."""
     path = outputs or Path(environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json"
     if outputs or path.exists():
         return load(environment, path).aws
@@ -124,7 +128,9 @@ def load(environment: Mapping[str, str], outputs: Path | None = None) -> Setting
     if outputs is None and "SNOWFLAKE_ACCOUNT" in environment:
         # Names of databases and warehouses are unique per Snowflake account, and stages may share an account.
         if not environment.get("SNOWFLAKE_DATABASE"):
-            raise Refusal("SNOWFLAKE_DATABASE is not set: name the stage's database, such as MILKRUN_DEV")
+            raise Refusal(
+                "SNOWFLAKE_DATABASE is not set: set it to the stage's database, such as MILKRUN_DEV"
+            )
         return _settings(_from_environment(environment), folder, "the environment")
     path = outputs or folder / "outputs.json"
     try:

@@ -5,7 +5,7 @@ interruption leaves no object half loaded. An object with a line that is not str
 whole, like Snowpipe's SKIP_FILE.
 
 The columns that the queries in snowpipe/sql need are filled by the contract's parser, because SQLite's own
-functions read a number from "1,5" and end a text at its first NUL.
+functions read "1,5" as the number 1 and truncate a text at its first NUL.
 """
 
 import re
@@ -36,14 +36,14 @@ CREATE TABLE IF NOT EXISTS loads (
 );
 CREATE TABLE IF NOT EXISTS events (
     payload TEXT NOT NULL,              -- the event as it was sent, JSON
-    occurred_us INTEGER,                -- createdAt in microseconds since 1970, null where it is none
+    occurred_us INTEGER,                -- createdAt in microseconds since 1970; null if it is not an event
     file_name TEXT NOT NULL,            -- key of the object
     file_row_number INTEGER NOT NULL,
-    file_modified_at TEXT NOT NULL,     -- when S3 took the object, UTC
+    file_modified_at TEXT NOT NULL,     -- when S3 received the object, UTC
     PRIMARY KEY (file_name, file_row_number)
 );
 """
-# Columns added to the table, so that older files get them too. `invalid_code`: why the row is not an event.
+# Columns that are added separately, so that older files get them, too. `invalid_code`: why the row is not an event.
 _COLUMNS = {
     "invalid_code": "TEXT",
     "event_id": "TEXT",
@@ -71,7 +71,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Bucket:
-    """The objects of a bucket under a prefix."""
+    """The objects under a prefix of a bucket, except rejects, quarantined records and AWS's own objects."""
 
     archive: Archive
     prefix: str
@@ -84,7 +84,7 @@ class Bucket:
 
 
 class Folder:
-    """The NDJSON files below a folder, plain or gzip. In a copy of the bucket, they have the bucket's keys."""
+    """The NDJSON files in a folder and its subfolders, plain or gzipped. Files of a bucket copy keep their keys."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -110,9 +110,9 @@ class Folder:
 
 
 def path_of(url: str) -> Path:
-    """Return the path in a URL.
+    """Return the path in a sqlite:/// URL.
 
-    `sqlite:///events.db` is a relative path, `sqlite:////tmp/events.db` is an absolute path.
+    `sqlite:///events.db` contains a relative path, `sqlite:////tmp/events.db` an absolute one.
     """
     path = url.removeprefix("sqlite:///")
     if path == url or not path:
@@ -121,7 +121,7 @@ def path_of(url: str) -> Path:
 
 
 def load(path: Path, source: Source) -> Iterator[Row]:
-    """Load the objects that the file does not contain yet; yield a row per object."""
+    """Load the source's objects that the SQLite file does not contain yet; yield a row per object."""
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             database.executescript(_SCHEMA)
@@ -135,7 +135,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
-    """Add the columns that are missing from an older loader's file, and fill them from the payloads."""
+    """Add the columns that a file from an older version of the loader lacks, and fill them from the payloads."""
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
         return
     database.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Parse times that users enter."""
+"""Parse the times that users enter, and write times as SQL literals."""
 
 from datetime import UTC, datetime
 
@@ -18,13 +18,13 @@ def instant(text: str) -> datetime:
         phrase = dateparser.parse(text, languages=["en"], settings=settings)
         if phrase is None:
             raise Refusal(
-                f"{text!r} is not a time: give ISO-8601 or a phrase such as '2 hours ago'"
+                f"{text!r} is not a time: give an ISO 8601 time or a phrase such as '2 hours ago'"
             ) from None
         found = phrase
     try:
         return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
     except OverflowError:
-        raise Refusal(f"{text!r} is before the year 1 or after 9999") from None
+        raise Refusal(f"{text!r} is before the year 1 or after the year 9999") from None
 
 
 def literal(at: datetime) -> str:

@@ -17,7 +17,7 @@ from snowpipe.settings import Connection
 
 type Row = dict[str, Any]
 
-# How long Snowflake may give no sign of life, while signing in and during a statement.
+# How long Snowflake may fail to respond, while signing in and during a statement.
 ANSWER_SECONDS = 10
 CLOSE_SECONDS = 2
 SECTION = 'see docs/runbook.md, "Snowflake unreachable"'
@@ -33,7 +33,7 @@ class Warehouse(Protocol):
         """Run one statement and return its rows.
 
         Column names are lower case; a number is added to repeated names: `id`, `id_2`. Raises Refusal if
-        Snowflake returns an error, and NoAnswerError if Snowflake gives no sign of life.
+        Snowflake returns an error, and NoAnswerError if Snowflake does not respond.
         """
 
 
@@ -41,7 +41,8 @@ class Snowflake:
     """A `Warehouse` on an open connection of snowflake-connector-python.
 
     A statement may take any length of time while Snowflake answers the connector's heartbeats ("Python
-    Connector API": `is_valid`). After a statement that got no answer, every further statement fails at once.
+    Connector API": `is_valid`). Once a statement has failed for lack of a response, all further statements fail
+    immediately.
     """
 
     def __init__(self, connection: Any, where: str, answer_seconds: float = ANSWER_SECONDS) -> None:
@@ -98,14 +99,15 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def explain(number: int | None, message: str | None, where: str) -> str:
-    """Return Snowflake's error as one line that says what to do."""
+    """Return Snowflake's error as one line, with advice for the common errors."""
     said = " ".join((message or "").split())
     if number == _NO_PRIVILEGE:
         return f"missing privilege: {said} (grant it, or use another SNOWFLAKE_ROLE)"
     if number in _NO_SUCH_OBJECT:
-        return f"missing object: {said} (milkrun warehouse apply creates ours)"
+        return f"missing object: {said} (milkrun warehouse apply creates the stage's objects)"
     if number == _NO_ROLE:
-        return f"role not granted: {said} (run apply, grant it as in docs/deploy.md, or set SNOWFLAKE_ROLE)"
+        advice = "run milkrun warehouse apply, grant the role as in docs/deploy.md, or set SNOWFLAKE_ROLE"
+        return f"role not granted: {said} ({advice})"
     if number in _NOT_CONNECTED:
         return f"no connection to Snowflake at {where}: {said}"
     return f"Snowflake refused: {said}"
@@ -115,11 +117,11 @@ def explain(number: int | None, message: str | None, where: str) -> str:
 def connect(
     settings: Connection, give_up_after_s: int | None = None, *, role: Role | None = None
 ) -> Iterator[Snowflake]:
-    """Open a session in UTC without a current database, because our statements name objects in full.
+    """Open a session in UTC without a current database, because our statements use fully qualified names.
 
     The session uses the role in the settings; otherwise `role`; otherwise the user's default role. Raises
     NoAnswerError if signing in fails. `give_up_after_s` (default: ANSWER_SECONDS) limits how long Snowflake
-    may give no sign of life; if it is given, it also limits each statement.
+    may fail to respond; if it is given, it also limits the duration of each statement.
     """
     from snowflake import connector  # takes 2.6 s to import
 
@@ -142,7 +144,7 @@ def connect(
     except connector.Error as error:
         raise NoAnswerError(explain(error.errno or _NOT_CONNECTED[0], error.msg, where)) from error
     except (OSError, ValueError, TypeError) as error:
-        # The key file does not exist, has no key, or needs another password.
+        # The key file does not exist, contains no key, or needs another password.
         raise NoAnswerError(explain(_NOT_CONNECTED[0], str(error), where)) from error
     # The connector would close the session at exit, too, and wait 5 s for a Snowflake that does not answer.
     atexit.unregister(connection._close_at_exit)

@@ -1,1 +1,1 @@
-"""The scheduled check of Snowflake's pipes. Its Lambda function's package contains no other part of snowpipe."""
+"""The scheduled check of the Snowflake pipes. The zip of its Lambda function contains no other part of snowpipe."""

@@ -110,7 +110,7 @@ def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, 
 
 
 def newest_archived_at(s3: "S3Client", bucket: str, prefix: str, now: datetime) -> list[datetime]:
-    """Return the write times of up to a thousand objects from each of the current and the previous hour.
+    """Return the write times of up to a thousand objects per hour, for the current and the previous hour.
 
     Keys are hashes, so the first thousand are a random sample. The sample is too small to find a missing
     object (`reconcile` does that), but it shows whether the pipe receives notifications.

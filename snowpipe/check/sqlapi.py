@@ -59,8 +59,8 @@ def host_of(account: str) -> str:
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:
     """Return a JSON Web Token with which `user` can sign in for five minutes.
 
-    Snowflake expects the account and the user in upper case. For an account such as `locator.region.cloud` or
-    `name-id.global`, it expects only the part before the first dot or hyphen; its connector does the same.
+    Snowflake expects the account and the user in upper case, and only the first part of the account:
+    `locator` of `locator.region.cloud`, and `name` of `name-id.global`. Snowflake's connector does the same.
     """
     separator = "-" if ".global" in account else "."
     subject = f"{account.partition(separator)[0].upper()}.{user.upper()}"
@@ -86,7 +86,7 @@ def _base64url(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class SqlApi:
-    """A client of the SQL API that runs one statement per call and returns one value."""
+    """A client for the SQL API that runs one statement per call and returns one value."""
 
     url: str  # such as https://myorg-myaccount.snowflakecomputing.com
     token: str
