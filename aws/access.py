@@ -26,7 +26,7 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> "Access":
-        """Return access with a Lambda function's credentials.
+        """Return an `Access` with a Lambda function's credentials.
 
         Raises CredentialsError, or ValueError if no region is set.
         """
@@ -34,7 +34,7 @@ class Access:
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> "Access":
-        """Return access with the credentials of the user who runs a tool. Raises the same errors as `of_function`."""
+        """Return an `Access` with the credentials of a tool's user. Raises the same errors as `of_function`."""
         return cls._of(environment, session_credentials())
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The archive bucket. A key contains the hash of the object's content, so an existing object is never overwritten."""
+"""The archive bucket. Keys contain a hash of the content, and puts are conditional, so no object is overwritten."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Credentials for signing requests: those of a Lambda function, or those of the user who runs a tool."""
+"""Credentials for signing requests, either of a Lambda function or of the user who runs a tool."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

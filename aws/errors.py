@@ -25,10 +25,10 @@ class ServiceError(RetryableError):
 
     @property
     def is_transient(self) -> bool:
-        """Return whether the SDKs would retry the request.
+        """Return whether to retry the request. (AWS SDKs and Tools Reference Guide: "Retry behavior".)
 
-        (AWS SDKs and Tools Reference Guide: "Retry behavior". S3 returns 409 while another write to the same key is in
-        progress: Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
+        S3 returns 409 while another write to the same key is in progress. (Amazon S3 User Guide: "How to prevent object
+        overwrites with conditional writes".)
         """
         return self.status in TRANSIENT_STATUSES or self.code in TRANSIENT_CODES
 

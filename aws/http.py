@@ -61,7 +61,7 @@ def _signing_key(scope: str, secret: str) -> bytes:
 
 
 class Signer:
-    """Signs requests with Signature Version 4 in their headers.
+    """Signs requests by adding the headers of Signature Version 4.
 
     botocore's signer takes 0.2 ms per call, mostly for building its own request and header objects. (AWS IAM User
     Guide: "Create a signed AWS API request".)
@@ -126,7 +126,7 @@ def fetch(url: str) -> bytes:
 
 
 class _Connection(HTTPConnection):
-    """A connection on which every step ends at the call's deadline."""
+    """An HTTP connection on which each call has one deadline for all its steps."""
 
     sock: "_DeadlineSocket | None"
 
@@ -236,7 +236,7 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 class _DeadlineSocket(socket.socket):
-    """A socket whose reads and writes all end at the call's deadline.
+    """A socket whose reads and writes time out at the call's deadline.
 
     A socket's own timeout restarts with every byte, so a slow peer could block a call indefinitely.
     """
@@ -257,7 +257,7 @@ class _DeadlineSocket(socket.socket):
 
 
 class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
-    """A TLS socket whose `sendall` calls `send` for each part of the data."""
+    """A TLS socket. Its `sendall` calls `send`, which checks the deadline, for each part of the data."""
 
 
 @cache

@@ -10,7 +10,7 @@ from aws.json_client import JsonClient
 
 
 class ClaimCheck(msgspec.Struct, frozen=True):
-    """The lines of an archived object that must still be published, numbered from 1."""
+    """Names the lines of an archived object that must still be published. Line numbers start at 1."""
 
     bucket: str
     key: str

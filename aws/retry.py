@@ -7,8 +7,8 @@ from time import sleep
 
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
-TRIES = 3  # of a call, unless the caller gives another number
-# The maximum pause after a call's first try; it doubles with every try.
+TRIES = 3  # attempts per call, unless the caller gives another number
+# The maximum pause after a call's first attempt; it doubles with every attempt.
 S3_BASE_SECONDS = 1.0
 JSON_BASE_SECONDS = 0.1
 # The maximum pauses before the rejected parts of a batch call are sent again.
@@ -27,8 +27,8 @@ def jitter(max_seconds: float) -> float:
 def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
     """Call `call` until it succeeds, at most `tries` times, and return its result.
 
-    Raises the error of `call` if it is not transient, or if the last try failed. The pause before try n + 1 is at most
-    base_seconds · 2ⁿ⁻¹, with full jitter.
+    Raises the error of `call` if it is not transient, or if the last attempt failed. The pause before attempt n + 1 is
+    at most base_seconds · 2ⁿ⁻¹, with full jitter.
     """
     for attempt in range(1, tries):
         try:

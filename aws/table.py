@@ -25,7 +25,7 @@ def key_of(item: Item) -> Key:
 class Table:
     """The DynamoDB table `name`. `executor` runs the requests of one call in parallel.
 
-    Queries and consistent reads return every write that completed before they began.
+    Queries and consistent reads reflect every write that completed before they began.
     """
 
     dynamodb: JsonClient

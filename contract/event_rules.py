@@ -1,7 +1,7 @@
-"""The rules of every event and of geofence events: the fields that Milkrun reads.
+"""The rules for all events and for geofence events. They cover only the fields that Milkrun reads.
 
-Unknown types and fields are stored without being read, because apps send them before Milkrun supports them.
-`contract.reasons` states the same rules with the reason for each violation.
+Unknown types and fields are stored unread, because apps may send them before Milkrun supports them.
+`contract.reasons` applies the same rules and names the reason for each violation.
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,7 +54,7 @@ class EventFields(msgspec.Struct, kw_only=True, gc=False):
 
 
 class CrossingFields(EventFields, kw_only=True, gc=False):
-    """The fields that Milkrun reads from a geofence event. A confidence may be written as 2.0."""
+    """The fields that Milkrun reads from a geofence event. `confidence` may have a decimal point, as in 2.0."""
 
     geofence: GeofenceFields
     duration: Annotated[
@@ -117,11 +117,11 @@ def _checked(event: EventFields) -> Checked:
         raise ValueError("an id is too long")
     if not isinstance(event, CrossingFields):
         if not (device_id or user_id):
-            raise ValueError("no device and no user")
+            raise ValueError("the event has neither a device nor a user")
         return Checked(event.id, event.type, created_at, device_id, None, None, None, user_id)
     fence, confidence = Fence(event.geofence.tag, event.geofence.external_id), event.confidence
     if not device_id or not _fit(fence) or (confidence is not None and confidence % 1):
-        raise ValueError("no device, a fence whose id is too long, or a fractional confidence")
+        raise ValueError("no device id, a geofence id that is too long, or a fractional confidence")
     return Checked(
         event.id,
         event.type,
@@ -135,12 +135,12 @@ def _checked(event: EventFields) -> Checked:
 
 
 def _fit(ids: Iterable[str]) -> bool:
-    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the characters, so ASCII ids always do."""
+    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the characters, so ASCII ids always fit."""
     return not [each for each in ids if not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
 
 
 def is_id(value: object) -> bool:
-    """Return whether a value is a valid id. Longer ids would make PutRecords and DynamoDB writes fail."""
+    """Return whether a value is a valid id. Ids above the limits would make PutRecords and DynamoDB writes fail."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
 
 
@@ -152,7 +152,7 @@ def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Ge
     """Parse a geofence event from a Kinesis record. Raises InvalidEvent with all reasons."""
     event = check(parse_json(raw), kinds)
     if event.fence is None:
-        raise invalid("not_a_geofence_event", "type", "This type is not one of the geofence types.")
+        raise invalid("not_a_geofence_event", "type", "This type is not one of the geofence event types.")
     assert event.device_id is not None
     return GeofenceEvent(
         event_id=event.id,

@@ -22,7 +22,7 @@ GEOFENCE_KINDS: Mapping[str, Kind] = {
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """Why an event is invalid. `code` is stable; `field` is a dotted path such as `geofence.tag`, or ""."""
+    """A reason why an event is invalid. `code` is stable; `field` is a dotted path such as `geofence.tag`, or ""."""
 
     code: str
     field: str
@@ -30,7 +30,7 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 
 
 class InvalidEvent(ValueError):
-    """An event that can never be accepted, with all reasons (at least one)."""
+    """Raised for an event that can never be accepted, with all reasons (at least one)."""
 
     def __init__(self, reasons: tuple[Reason, ...]) -> None:
         super().__init__(reasons)
@@ -55,15 +55,15 @@ class Owned(msgspec.Struct, frozen=True, gc=False):
     def event_key(self) -> str:
         """Return the MD5, in hexadecimal, of the three fields, each preceded by its length in characters and a colon.
 
-        Because of the lengths, a user with the same name as a device, or an id that contains a colon, cannot produce
-        the key of another event. The macro `event_key` of snowpipe/dbt computes the same key in SQL.
+        The kind distinguishes a user from a device with the same name. Because of the lengths, an id that contains a
+        colon cannot produce the key of another event. The macro `event_key` of snowpipe/dbt computes the same key.
         """
         text = "".join(f"{len(part)}:{part}" for part in (self.kind, self.owner, self.event_id))
         return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Fence(NamedTuple):
-    """A geofence's business key. It is stable, unlike the geofence's `_id`, which Radar's webhook samples lack."""
+    """A geofence's business key. It is stable, unlike the geofence's `_id`, which Radar's sample webhooks lack."""
 
     tag: str
     external_id: str
@@ -71,11 +71,11 @@ class Fence(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GeofenceEvent:
-    """A device enters, exits or stays inside a fence.
+    """An event in which a device enters a fence, stays inside it or exits from it.
 
     `occurred_at` is `createdAt`, the time by the device's clock: timezone-aware, in UTC, truncated to microseconds.
-    `confidence` (0 none to 3 high) and `duration_minutes` are as the app sent them, or None. A duration that is not
-    from 0 to MAX_DURATION_MINUTES is None too.
+    `confidence` (0 none to 3 high) and `duration_minutes` are as the app sent them, or None. A duration below 0 or
+    above MAX_DURATION_MINUTES is None too.
     """
 
     event_id: str

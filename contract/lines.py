@@ -1,6 +1,6 @@
 """Read newline-delimited text as phones, laptops and editors write it.
 
-Objects that the handler wrote do not need this; request bodies and files written by people do.
+Request bodies and files written by people need this; objects that the handler wrote do not.
 """
 
 import re
@@ -14,8 +14,8 @@ _LINE = re.compile(rb"(?:[ \t\r\v\f\n]++|\xef\xbb\xbf)*+([^\n]*+)")
 def lines_in(text: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the non-empty lines, each with its line number, starting at 1.
 
-    Lines may end in CRLF. A byte order mark before any line is removed, because joined files have several. Whitespace
-    around a line, including form feeds, is removed.
+    Lines may end in CRLF. A byte order mark before any line is removed, because concatenated files contain several.
+    Whitespace around a line, including form feeds, is removed.
     """
     number, counted = 1, 0
     for line in _LINE.finditer(text):

@@ -1,6 +1,6 @@
 """CloudWatch metrics from canonical log lines, in the embedded metric format.
 
-CloudWatch extracts the metrics from the fields that the member `_aws` names. So no function calls CloudWatch, and the
+CloudWatch extracts the metrics from the fields that the member `_aws` names, so no function calls CloudWatch, and the
 metrics cannot contradict the log. The stage is the only dimension, because each value of a dimension is billed as a
 metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
 """

@@ -2,7 +2,7 @@
 
     events/dt=2026-11-16/hh=08/<SHA-256 of the uncompressed lines>.<number of lines>.ndjson.gz
 
-The hash depends only on the lines, so storing the same request again creates no second object.
+The hash depends only on the lines, so storing the same request again in the same hour creates no second object.
 """
 
 import base64
@@ -45,7 +45,7 @@ class ObjectName:
 
 
 def hour_folder(hour: datetime) -> str:
-    """Return the folder of an hour (UTC), relative to its prefix."""
+    """Return the folder of an hour (UTC), relative to the prefix."""
     return f"dt={hour:%Y-%m-%d}/hh={hour:%H}"
 
 
@@ -59,16 +59,16 @@ def object_name(key: str) -> ObjectName | None:
 
 
 def is_content(key: str, size: int) -> bool:
-    """Return whether an object counts as content. Folder markers of consoles and empty uploads do not.
+    """Return whether readers of the archive must process an object. They skip empty uploads and folder markers.
 
-    A key in Milkrun's format contains the number of lines, so an empty object with such a key is damaged and counts as
-    content. With all other keys, empty objects are skipped, readable lines are processed, and the rest is reported.
+    A key in Milkrun's format contains the number of lines, so an empty object with such a key is damaged and is not
+    skipped. From an object with another key, readers process the readable lines, and they report the other lines.
     """
     return object_name(key) is not None or (size > 0 and not key.endswith("/"))
 
 
 def prefix_of(key: str) -> Prefix | None:
-    """Return the prefix of a key, or None if it is not one of ours. The rest of the key may have any format."""
+    """Return the prefix of a key, or None if Milkrun does not use it. The rest of the key may have any format."""
     return next((prefix for prefix in _PREFIXES if key.startswith(f"{prefix}/")), None)
 
 
@@ -86,8 +86,6 @@ def hour_of(key: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class LinesObject:
-    """The key and the compressed lines of an object."""
-
     key: str
     body: bytes
     lines: int
@@ -103,9 +101,9 @@ def lines_object(
     received_at: datetime,
     gzipped: Callable[[bytes], bytes] = zlib_gzipped,
 ) -> LinesObject:
-    """Return an object with the lines as gzipped NDJSON. Equal lines of the same hour have equal keys.
+    """Return an object with the lines as gzipped NDJSON. Equal lines in the same hour give the same key.
 
-    The gzip header contains no timestamp.
+    The gzip header contains no timestamp, so they also give the same bytes.
     """
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

@@ -18,9 +18,9 @@ class SettingsError(LoggableError, ValueError):
 
 
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
-    """Each field is read from the environment variable of the same name in capitals.
+    """The settings of a stage. Each field is read from the environment variable of the same name in capitals.
 
-    The settings use msgspec, because importing pydantic would take 40 % of a cold start.
+    They use msgspec, because importing pydantic would take 40 % of a cold start.
     """
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)

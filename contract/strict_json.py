@@ -1,4 +1,4 @@
-"""Strict JSON: the JSON that both warehouses can load."""
+"""Strict JSON: JSON that both Snowflake and DuckDB can load."""
 
 import math
 import re
@@ -19,12 +19,12 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
-    """Parse one JSON value that both warehouses can load. Raises InvalidEvent (`invalid_json_value`) otherwise.
+    """Parse one strict JSON value. Raises InvalidEvent (`invalid_json_value`) if the text is not strict JSON.
 
     Rejects bytes that are not UTF-8, duplicate names in an object, NaN and Infinity, lone surrogates, numbers too large
     for a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes
-    Snowpipe reject the whole file of up to 500 lines. No step loops in Python, because malicious texts must not take
-    much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is too large.
+    Snowpipe reject the whole file of up to 500 lines. No step loops over the text in Python, because malicious texts
+    must not take much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is too large.
     """
     # These two read the brackets and digits of a valid text; any other text is rejected below.
     if not integers_fit and not all_integers_fit(raw) and _has_huge_integer(raw):
@@ -69,7 +69,7 @@ def _has_huge_integer(raw: bytes) -> bool:
 def _is_too_deep(raw: bytes) -> bool:
     """Return whether a text is nested deeper than MAX_DEPTH levels.
 
-    That is so if brackets are left after removing the innermost pairs MAX_DEPTH times.
+    It is too deep if brackets are left after removing the innermost pairs MAX_DEPTH times.
     """
     brackets = _outside_strings(raw).translate(_BRACES_AS_BRACKETS, _NOT_BRACKETS)
     if b"[" * (MAX_DEPTH + 1) in brackets:

@@ -26,10 +26,11 @@ _LIST_MEMBERS = re.compile(r'(?:"(?:[^"\\]++|\\.)*+"?|[^",])+', re.DOTALL)
 
 
 def form_of(request: Request) -> Form:
-    """Return the body format that the content type names, or JSON if there is none. Raises Refused (415).
+    """Return the body format that the content type names, or JSON if there is no content type.
 
-    Names are case-insensitive, and parameters may be quoted. (RFC 9110, sections 5.6.6 and 8.3.) A header that was
-    sent twice arrives as a list, whose members must name the same format.
+    Raises Refused (415) for an unsupported type, charset or content coding. Names are case-insensitive, and parameters
+    may be quoted. (RFC 9110, sections 5.6.6 and 8.3.) A header that was sent twice arrives as a list, whose members
+    must name the same format.
     """
     given = request.headers.get("content-type", "").strip() or "application/json"
     form = _FORMS.get(given)
@@ -40,7 +41,8 @@ def form_of(request: Request) -> Form:
         detail = "Send application/json or application/x-ndjson, in UTF-8."
         raise Refused(415, "unsupported_media_type", detail)
     if request.codings not in ([], ["gzip"]):
-        raise Refused(415, "unsupported_encoding", "Send the body plain or with Content-Encoding: gzip.")
+        detail = "Send the body uncompressed, or gzip it and set Content-Encoding: gzip."
+        raise Refused(415, "unsupported_encoding", detail)
     return form
 
 

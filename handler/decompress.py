@@ -23,7 +23,7 @@ def inflated(request: Request) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    """Inflate all gzip members, and return their text. Only zero padding is allowed between members."""
+    """Inflate all gzip members, and return their text. Only zero bytes are allowed between and after members."""
     most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
     text = bytearray()
     for _ in range(MAX_GZIP_MEMBERS):
@@ -35,7 +35,7 @@ def _gunzip(body: bytes) -> bytes:
         except zlib.error as error:
             raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
         if len(text) > most:
-            detail = f"Inflated, the body is larger than {most} bytes: split the batch."
+            detail = f"The inflated body is larger than {most} bytes: split the batch."
             raise Refused(413, "inflated_body_too_large", detail, limit=most)
         if not stream.eof:
             raise Unreadable("bad_gzip", "The gzip body is truncated.")

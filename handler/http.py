@@ -16,7 +16,7 @@ RETRY_AFTER_SECONDS = 5
 
 
 class Refused(Exception):
-    """The error response to a request; nothing in the request is stored."""
+    """Raised to refuse a request with an error response. Nothing in the request is stored."""
 
     def __init__(self, status: int, code: str, detail: str, **facts: object) -> None:
         super().__init__(detail)
@@ -33,7 +33,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`headers` have lower-case names. `body` is as sent: compressed, unless the gateway has inflated it."""
+    """A request. Header names are in lower case. `body` is as sent, unless the gateway has already inflated it."""
 
     headers: Mapping[str, str]
     body: bytes
@@ -64,7 +64,7 @@ def request_of(event: LambdaEvent) -> Request:
 
 
 def _sound(value: str) -> str:
-    """Replace lone surrogates, because they cannot be encoded for storage."""
+    """Replace lone surrogates with "?", because they cannot be encoded in UTF-8."""
     return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
@@ -115,7 +115,7 @@ def problem(
 
 
 def unavailable(request_id: str) -> Answer:
-    """Return the response (503) after which a phone keeps its batch and sends it again."""
+    """Return a 503 response, after which the phone keeps its batch and sends it again."""
     detail = "The events could not be stored now. Send the identical batch again."
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return problem(503, "unavailable", detail, {"request_id": request_id}, headers)

@@ -1,4 +1,4 @@
-"""Verify bearer tokens. A token names the one device whose events its request may contain.
+"""Verify bearer tokens. A token names the only device whose events the request may contain.
 
 Tokens are JWTs from the OpenID Connect provider that the app signs in with. The stage configures which claim names the
 device. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSON Web Key".)
@@ -32,10 +32,10 @@ KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The credential of a request. `device` is the only device whose events it may send; None allows every device.
+    """The credential of a request. `device` is the only device whose events it may send; None allows all devices.
 
-    Events of a different user are not rejected, because a phone may send the events of one driver with the token of the
-    next.
+    Events of a different user are not rejected, because a phone may send one driver's events with the next driver's
+    token.
     """
 
     kind: Kind
@@ -56,8 +56,8 @@ ANYBODY = Speaker("api_key")
 class Keys:
     """The provider's public keys by key id.
 
-    They are fetched every hour and when a token names an unknown key. While the provider cannot be reached, the last
-    fetched keys stay in use.
+    They are fetched again after an hour, or when a token names an unknown key. While the provider cannot be reached,
+    the last fetched keys stay in use.
     """
 
     def __init__(self, fetch: Callable[[], bytes], clock: Callable[[], float] = time.time) -> None:
@@ -67,7 +67,7 @@ class Keys:
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return the key with this id, or None if the provider has none. Raises RetryableError if no keys are known."""
+        """Return the key with this id, or None if the provider lacks it. Raises RetryableError if no keys are known."""
         now = self._clock()
         is_stale = now - self._fetched_at >= KEYS_FRESH_SECONDS
         if now - self._tried_at >= KEYS_REFRESH_FLOOR_SECONDS and (is_stale or key_id not in self._keys):
@@ -78,7 +78,7 @@ class Keys:
             except (RetryableError, ValueError):
                 pass
         if self._fetched_at < 0:
-            raise RetryableError("the keys of the identity provider could not be fetched")
+            raise RetryableError("the identity provider's keys could not be fetched")
         return self._keys.get(key_id)
 
 
@@ -103,7 +103,7 @@ class _KeySet(msgspec.Struct):
 
 
 class Tokens:
-    """Verifies tokens. Each result is cached until its token expires; the least recently used one is evicted first."""
+    """Verifies tokens. The most recently used valid tokens are cached, and refused once they have expired."""
 
     def __init__(self, settings: Settings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds since the Unix epoch."""
@@ -120,7 +120,7 @@ class Tokens:
             raise _invalid(f"The token has more than {MAX_TOKEN_CHARS} characters.")
         expires_at, speaker = self._verified(token)
         if self._clock() >= expires_at + LEEWAY_SECONDS:
-            raise Refused(401, "token_expired", "The token has expired: get a new one, then send again.")
+            raise Refused(401, "token_expired", "The token has expired: send the batch with a new token.")
         return speaker
 
     def _verify(self, token: str) -> tuple[float, Speaker]:
@@ -131,11 +131,11 @@ class Tokens:
             raise _invalid(f"The token is not valid: {type(error).__name__}.") from None
         audience, expires_at, not_before = claims.get("aud"), claims.get("exp"), claims.get("nbf", 0)
         if claims.get("iss") != settings.jwt_issuer:
-            raise _invalid("The token is from another issuer.")
+            raise _invalid("The token is from a different issuer.")
         if settings.jwt_audience not in (audience if isinstance(audience, list) else [audience]):
-            raise _invalid("The token is for another audience.")
+            raise _invalid("The token is for a different audience.")
         if not isinstance(expires_at, int | float) or not isinstance(not_before, int | float):
-            raise _invalid("The token's times are not numbers.")
+            raise _invalid("The token's `exp` or `nbf` is not a number, or `exp` is missing.")
         if self._clock() < not_before - LEEWAY_SECONDS:
             raise _invalid("The token is not valid yet.")
         device, user = claims.get(settings.jwt_device_claim), claims.get(settings.jwt_user_claim)
@@ -148,8 +148,8 @@ class Tokens:
         """Verify a token's signature with the provider's key, and return its claims.
 
         Raises ValueError, RecursionError, Refused or RetryableError. (RFC 7515 "JSON Web Signature", section 5.2.)
-        PyJWT provides only the keys and algorithms: its parser checks each character in Python and costs as much CPU as
-        the signature.
+        Only PyJWT's keys and algorithms are used, because its parser checks each character in Python and costs as much
+        CPU as the signature.
         """
         signed, _, signature = token.rpartition(".")
         encoded_header, _, payload = signed.partition(".")

@@ -74,7 +74,7 @@ class Receipt:
 
 @dataclass(slots=True)
 class Effects:
-    """What a request has stored and published so far. It is logged even after a failure, when there is no receipt."""
+    """The objects stored and the records published for a request so far. Logged even if the request fails."""
 
     object_key: str | None = None
     rejected_key: str | None = None
@@ -138,7 +138,7 @@ def _gzipped(text: bytes) -> bytes:
 
 def _store(prefix: Prefix, lines: Sequence[bytes], archive: Archive, delivery: Delivery) -> str:
     if delivery.seconds_left() < STORE_SECONDS:
-        raise RetryableError("no time left to store")
+        raise RetryableError("no time left to store the events")
     stored = lines_object(prefix, lines, delivery.received_at, _gzipped)
     facts = metadata(
         {
@@ -174,7 +174,7 @@ def _try_to_publish(
     if outcome.malformed:
         try:
             if seconds_left() < STORE_SECONDS + ENQUEUE_SECONDS:
-                raise RetryableError("no time left to quarantine")
+                raise RetryableError("no time left to quarantine records")
             effects.set_aside_key = quarantine(
                 ports.archive, outcome.malformed, object_key, delivery.received_at
             )

@@ -1,4 +1,4 @@
-"""The log line of a request, which is also its metrics."""
+"""The log line of a request, from which CloudWatch also extracts the metrics."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class DeviceCounts:
     counts: Counter[str] = field(default_factory=Counter)
 
     def most(self, devices: Mapping[str, int], now: datetime) -> int:
-        """Count events by device; return the highest count among these devices in the current hour."""
+        """Add `devices` (events per device); return the highest total of these devices in the current hour."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         if hour != self.hour or len(self.counts) > MAX_DEVICES:
             self.hour, self.counts = hour, Counter()
@@ -49,7 +49,7 @@ def facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
 
 
 def report(facts: Mapping[str, object], effects: Effects) -> None:
-    """Log the canonical line of a request, and the object of the records that were quarantined, if any."""
+    """Log a request's canonical line, and a second line with the object key if records were quarantined."""
     log.info(logs.EVENTS_INGESTED, **facts, **msgspec.to_builtins(effects))
     if effects.set_aside:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=effects.set_aside_key, set_aside=effects.set_aside)

@@ -1,4 +1,4 @@
-"""Lambda's entry point for POST /v1/events. It only translates requests and responses, and logs."""
+"""Lambda's entry point for POST /v1/events. It only translates requests and responses, and writes the log."""
 
 import gc
 import os
@@ -103,7 +103,7 @@ def _respond(
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
-    """Return the credential of a request without reading its body. Raises Refused (401)."""
+    """Return the credential of a request without reading its body. Raises Refused (401) or RetryableError."""
     # Gateways and function URLs always add `requestContext`. A direct invocation, which lacks it, needs IAM permission.
     # (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
     if "requestContext" not in event:

@@ -37,7 +37,7 @@ _EVENTS = msgspec.json.Decoder(_Events)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The texts of the events.
+    """The texts of the events in a body.
 
     `identity` contains the ids of the envelope's `user`, for events that have no `user`; the other fields of the
     envelope's `user` are personal data and are dropped. `compact` is True if the texts have no whitespace outside
@@ -75,7 +75,7 @@ def _json(text: bytes) -> Parts:
 
 
 def _split_valid_json(text: bytes) -> Parts:
-    """Split a JSON text that has no whitespace outside strings. Only the events in it may violate strict JSON."""
+    """Split valid JSON that has no whitespace outside strings. The events in it may violate strict JSON."""
     if text.startswith(b"["):
         return _array(text, {})
     if not text.startswith(b"{"):
@@ -104,7 +104,7 @@ def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
     if "events" not in given:
         return Parts([], identity)
     if "event" in given or not given["events"].startswith(b"["):
-        raise Unreadable("invalid_envelope", "Send either `event`, an object, or `events`, an array.")
+        raise Unreadable("invalid_envelope", "Send either `event` (an object) or `events` (an array).")
     return _array(given["events"], identity)
 
 
@@ -120,7 +120,8 @@ def _identity(user: bytes) -> dict[str, str]:
     try:
         given = parse_json(user)
     except InvalidEvent as error:
-        raise Unreadable("invalid_envelope", f"The envelope's `user`: {error.reasons[0].message}") from None
+        message = f"The envelope's `user` is invalid. {error.reasons[0].message}"
+        raise Unreadable("invalid_envelope", message) from None
     if given is None:
         return {}
     if not isinstance(given, dict):
@@ -130,7 +131,7 @@ def _identity(user: bytes) -> dict[str, str]:
 
 def _counted[T](parts: list[T]) -> list[T]:
     if len(parts) > MAX_EVENTS:
-        detail = f"The body holds more than {MAX_EVENTS} events: split the batch and send its parts."
+        detail = f"The body contains more than {MAX_EVENTS} events: split the batch and send its parts."
         raise Refused(413, "too_many_events", detail, limit=MAX_EVENTS)
     return parts
 
@@ -223,5 +224,5 @@ def _elements(text: bytes) -> list[bytes]:
     if elements == [b""]:
         return []
     if b"" in elements:
-        raise Unreadable("not_json", "The body is not JSON: there is nothing between two commas.")
+        raise Unreadable("not_json", "The body is not JSON: a value is missing before or after a comma.")
     return elements

@@ -39,7 +39,7 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """Turn a ping into an event: return its compact text with the members that an event needs.
+    """Return the compact text of a ping with the added members that make it an event.
 
     The same members are added to `ping`, the ping's parsed value.
     """

@@ -1,7 +1,7 @@
 """Publish geofence events.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
-"PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects the whole call, and it is halved.
+"PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects all of it, and it is split in half.
 """
 
 import time
@@ -34,7 +34,7 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 class Published:
     """The number of published records (`taken`) and of PutRecords calls, and the records that were not published.
 
-    These were throttled in every round (`refused`), or are malformed.
+    Those in `refused` may be published later; Kinesis will never accept those in `malformed`.
     """
 
     taken: int = 0
@@ -76,7 +76,7 @@ def _round(
     except RetryableError:
         return list(records)
     except PermanentError:
-        # A malformed record fails the whole call: halve it until the record is alone.
+        # A malformed record fails the whole call: split it in half until the record is alone.
         if len(records) == 1:
             outcome.malformed += records
             return []

@@ -1,4 +1,4 @@
-"""Publish the records that the claim checks in the redrive queue name. Their events are read from the archive."""
+"""Publish the records named by the claim checks in the redrive queue. The events are read from the archive."""
 
 import os
 import random
@@ -39,7 +39,7 @@ class ReadableArchive(Archive, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """`postpone(receipt_handle, seconds)` hides a message from the queue's consumers for `seconds`."""
+    """The function's ports. `postpone(receipt_handle, seconds)` hides a message from the queue's consumers."""
 
     archive: ReadableArchive
     stream: Stream
@@ -49,7 +49,7 @@ class App:
 def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Publish the records of one claim check after another. Returns the ids of the messages that stay in the queue.
 
-    Once the stream throttles, the remaining claim checks are not tried.
+    After a RetryableError for one claim check, the remaining ones are returned to the queue untried.
 
     If any record of a claim check was throttled, the whole claim check stays in the queue. Publishing its other records
     again is harmless, because visits are a function of the set of events.
@@ -66,7 +66,7 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
     for message in messages:
         try:
             if outage:
-                raise RetryableError("not tried, because the stream throttled the previous claim check")
+                raise RetryableError("not tried, because an earlier claim check must be retried")
             published += _redrive(message["body"], app, seconds_left)
         except Exception as error:  # a message that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)
@@ -80,7 +80,7 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     claim = msgspec.json.decode(body, type=ClaimCheck)
     if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
-        raise RetryableError("no time left")
+        raise RetryableError("no time left to process the claim check")
     if claim.bucket != app.archive.bucket:
         raise ValueError("the claim check names another bucket")
     lines = lines_of(app.archive.read(claim.key))
@@ -91,7 +91,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
-        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records throttled")
+        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records were not published")
     return outcome.taken
 
 

@@ -31,7 +31,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
 
     def __post_init__(self) -> None:
         if self.identity != "off" and not (self.jwt_issuer and self.jwt_audience and self.jwt_jwks_url):
-            raise ValueError("IDENTITY needs JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL")
+            raise ValueError(f"IDENTITY={self.identity} requires JWT_ISSUER, JWT_AUDIENCE and JWT_JWKS_URL")
 
     @property
     def algorithms(self) -> list[str]:

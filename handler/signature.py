@@ -1,11 +1,11 @@
 """Verify the signatures of requests, on stages that require them.
 
-`milkrun`: X-Milkrun-Timestamp (Unix seconds) and X-Milkrun-Signature, hex HMAC-SHA256 of
-`<timestamp>.<body>`. The uncompressed body is signed, because gateways may decompress it.
+Scheme `milkrun`: X-Milkrun-Timestamp is the time in Unix seconds, and X-Milkrun-Signature is the hexadecimal
+HMAC-SHA256 of `<timestamp>.<body>`. The uncompressed body is signed, because gateways may decompress it.
 
-`radar`: Radar's own webhooks, X-Radar-Signature, hex HMAC-SHA1 of X-Radar-Signing-Id. It covers neither the
-body nor a time, so whoever captures one pair of headers can send any event with them until the secret expires.
-Therefore a secret for Radar must contain its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
+Scheme `radar`, for Radar's own webhooks: X-Radar-Signature is the hexadecimal HMAC-SHA1 of X-Radar-Signing-Id. It
+covers neither the body nor a time, so anyone who captures the two headers can send any event with them until the secret
+expires. Therefore a secret for Radar must contain its last day, `<secret>@2027-01-31`, at most MAX_RADAR_DAYS ahead.
 """
 
 import hashlib
@@ -67,10 +67,10 @@ def verify(
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):
-            detail = "Sign the request: X-Milkrun-Timestamp and X-Milkrun-Signature."
+            detail = "Sign the request with X-Milkrun-Timestamp and X-Milkrun-Signature."
             raise Refused(403, "missing_signature", detail)
         if abs(now - int(timestamp)) > WINDOW_SECONDS:
-            detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds from now: sign again."
+            detail = f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds off: sign the request again."
             raise Refused(403, "signature_expired", detail)
         body = read_body()
         _require_one_of(given, [sign(secret, int(timestamp), body) for secret in secrets()])
@@ -94,7 +94,7 @@ def _dated(secrets: Sequence[bytes], now: float) -> list[bytes]:
     found = [_DATED.fullmatch(secret) for secret in secrets]
     valid = [dated[1] for dated in found if dated and min(days) <= dated[2] <= max(days)]
     if not valid:
-        raise RetryableError("no signing secret for Radar names a last day within the next 100 days")
+        raise RetryableError("no signing secret for Radar has a last day within the next 100 days")
     return valid
 
 

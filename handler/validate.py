@@ -1,4 +1,4 @@
-"""Validate the events of a request: each is accepted, rejected or a duplicate."""
+"""Validate the events of a request: each is accepted, rejected, or counted as a duplicate."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def validate(
             if not earliest <= event.created_at <= latest:
                 raise _wrong_time(is_ahead=event.created_at > latest)
             if not speaker.may_speak_for(event.device_id):
-                raise invalid("device_mismatch", "user.deviceId", "The token is for another device.")
+                raise invalid("device_mismatch", "user.deviceId", "The token is for a different device.")
         except InvalidEvent as error:
             # An NDJSON line is a document of its own, so a fault in it means that the line is not JSON.
             code = "not_json" if form == "ndjson" else ""
@@ -132,7 +132,7 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
     """Return an event's text, with the envelope's ids added if the event has no `user` or a null one.
 
-    Except for the members of a ping, this is the only change to an event.
+    Apart from the members added to a ping, nothing else is added to an event.
     """
     if not isinstance(value, dict) or value.get("user") is not None:
         return text
@@ -143,7 +143,7 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
     # `latest` depends on the stage's maxClockAheadSeconds, `earliest` on contract/event_limits.py.
     if is_ahead:
-        message = "`createdAt` is too far ahead of our clock; check the phone's."
+        message = "`createdAt` is too far ahead of our clock; check the phone's clock."
         return invalid("created_at_in_future", "createdAt", message)
     message = f"`createdAt` is more than {MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
     return invalid("created_at_too_old", "createdAt", message)
@@ -160,9 +160,9 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
-    """Truncate the reasons' messages, because those of the parser quote names of any length.
+    """Truncate the messages of reasons, because the parser's messages quote names of any length.
 
-    A `code` replaces the reasons' codes.
+    If `code` is not empty, it replaces their codes.
     """
     return tuple(
         Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
