@@ -1,8 +1,9 @@
-"""Check the promises, as a pure function of the responses that phones received and the final content of every store.
+"""Check that the pipeline loses no event, duplicates none, and derives the right visits and notifications.
 
-The expected result depends only on what was sent: each planned event has an expected outcome, and the
-expected visits are the result of applying the rule of `consumer.visits` to the accepted events. Nothing here
-relies on the system's own reports.
+The check is a pure function of the responses that phones received and of the final content of every store. It
+never relies on the system's own reports. The expected result depends only on what was sent: each planned
+event has an expected outcome, and the expected visits follow from applying the rule of `consumer.visits` to
+the accepted events.
 """
 
 import base64
@@ -39,7 +40,7 @@ type OfPair = tuple[Pair, Visit]
 
 
 class Breach(NamedTuple):
-    """A broken promise and the affected item."""
+    """A broken promise: its kind, and a description that names the affected item."""
 
     kind: Kind
     what: str
@@ -49,7 +50,7 @@ class Breach(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of RAW: the line `row_number` (from 1) of an object."""
+    """A row of RAW: line `row_number` (counted from 1) of the object `file_name`."""
 
     file_name: str
     row_number: int
@@ -58,9 +59,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The state after a run. A store that was not read is None.
+    """The content of the stores after a run; None for a store that was not read.
 
-    `objects` maps keys to lines for all objects added to the bucket. `there_now` is the content of the
+    `objects` maps the key of each object added to the bucket to its lines. `there_now` is the content of the
     table's index of open visits. `notifications` are the events on the bus, each with its `detail-type` and
     `detail`.
     """
@@ -85,8 +86,8 @@ class MartFacts:
 
 
 def check_marts(facts: MartFacts) -> list[Breach]:
-    """Return a breach for each accepted event that is not in staging exactly once, and for each wrong visit
-    in the mart.
+    """Return a breach for each event that is missing, repeated or unexpected in staging, and for each wrong
+    visit in the mart.
     """
     truth = _truth(facts.exchanges)
     staged = Counter(facts.staged)
@@ -119,11 +120,10 @@ def check(facts: Facts) -> list[Breach]:
 
 
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
-    """Return the exchanges, with `archived` set for phones that were lost.
+    """Return the exchanges; for each lost phone, `archived` is set to the indices of its events that are in S3.
 
-    `archived` contains the indices of the events that are in S3, because only those count as sent. The result
-    is exact only if S3 alone fails, because an archived event that was not published waits for the phone to
-    resend it.
+    Only those events count as sent. The result is exact only if no service except S3 fails, because an
+    archived event that was not published is published only when its phone sends it again.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):
@@ -165,9 +165,10 @@ type _Reject = tuple[int, str, str]
 
 @dataclass
 class _Truth:
-    """The events that were sent, by event id.
+    """The expected outcome of the events that were sent.
 
-    `rejected` contains, for each rejected event, the forms in which it may be stored.
+    `accepted` maps event ids to contents. `rejected` maps each rejected event to the forms in which it may be
+    stored.
     """
 
     accepted: dict[str, list[Json]] = field(default_factory=lambda: defaultdict(list))
@@ -204,7 +205,7 @@ def _sent(event: Planned) -> bytes:
 
 
 def _kept_forms(post: Post, index: int, event: Planned) -> frozenset[_Reject]:
-    """Return the representations in which a rejected event may be stored."""
+    """Return the forms in which a rejected event may be stored: bytes, JSON, or JSON with the envelope's ids."""
     assert event.code is not None
     forms = {(index, event.code, _normalized(_sent(event)))}
     with suppress(ValueError):
@@ -225,7 +226,7 @@ def _answers(facts: Facts) -> Iterator[Breach]:
     for exchange in facts.exchanges:
         if exchange.fate == "kept" and not exchange.broke:
             yield Breach(
-                "undelivered", f"{len(exchange.post.events)} events after {len(exchange.tries)} tries"
+                "undelivered", f"{len(exchange.post.events)} events after {len(exchange.tries)} attempts"
             )
         for one in exchange.tries:
             for problem in response_problems(exchange.post, one, facts.objects):
@@ -236,8 +237,8 @@ def _answers(facts: Facts) -> Iterator[Breach]:
 
 
 def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
-    """Check that each event is stored as sent under one of the two prefixes, and that each key matches its
-    content.
+    """Check that each event is stored as sent under either events/ or rejected/, and that each object's key
+    matches its content.
     """
     accepted: set[tuple[str, str]] = set()
     rejected: set[_Reject] = set()
@@ -342,7 +343,7 @@ def _text(one: Stay | OfPair) -> str:
 
 
 def _notifications(facts: Facts) -> Iterator[Breach]:
-    """Check that a subscriber that handles each notification id once, in order of version, ends up with the visits.
+    """Check that a subscriber that handles each notification id once, in version order, ends up with the stored visits.
 
     The same notification must not have two ids, and its type must describe how the visit differs from its
     previous version.

@@ -1,7 +1,8 @@
-"""One stack for the whole session, whose functions call AWS through the proxy.
+"""Provide one stack for the whole session; its functions call AWS through the fault proxy.
 
-MILKRUN_E2E_OUTPUTS may name the outputs.json of a running stack that was started with
-MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Otherwise a stack is started, and deleted afterwards.
+MILKRUN_E2E_OUTPUTS may contain the path of a running stack's outputs.json; that stack must have been started
+with MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without it, a stack is started, and deleted
+afterwards.
 """
 
 import os
@@ -24,8 +25,10 @@ RESULTS = pytest.StashKey[list[Result]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, default=1, help="Seed of the load and of the affected calls.")
-    parser.addoption("--write-table", action="store_true", help="Write the table of docs/reliability.md.")
+    parser.addoption(
+        "--seed", type=int, default=1, help="Seed of the load, and of the choice of affected calls."
+    )
+    parser.addoption("--write-table", action="store_true", help="Write the table in docs/reliability.md.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +47,7 @@ PROPER |= {"eventbridge": "EventBridge", "snowflake": "Snowflake", "snowflakes":
 
 
 def sentence(name: str) -> str:
-    """Return the fault in a test's name as a sentence for the table."""
+    """Convert a test's name to the sentence that describes its fault in the table of docs/reliability.md."""
     words = name.removeprefix("test_promises_hold_if_").split("_")
     text = " ".join(PROPER.get(word, word) for word in words)
     return text[0].upper() + text[1:]

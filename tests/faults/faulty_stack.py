@@ -1,4 +1,4 @@
-"""A running stack whose parts can be made to fail, and the content of all its stores."""
+"""A running stack whose parts can be made to fail and whose stores can all be read."""
 
 import json
 import os
@@ -38,8 +38,9 @@ def proxy_url(port: int) -> str:
 
 
 class FaultyStack:
-    """A running stack. Functions, Snowflake and phones reach LocalStack only through `proxy`; the tests' own
-    reads bypass it.
+    """A running stack in which functions, Snowflake and phones reach LocalStack only through `proxy`.
+
+    The tests read the stores without the proxy.
     """
 
     def __init__(self, stack: Stack) -> None:
@@ -82,7 +83,7 @@ class FaultyStack:
         return found
 
     def _callers(self) -> Mapping[int, str]:
-        """Return the names of the processes of the functions and of Snowflake, by process id."""
+        """Return the name of each function process and of the Snowflake process, by process id."""
         found = {}
         for process in descendants(self._process(localstack.NAME)):
             what = description(process)
@@ -94,7 +95,7 @@ class FaultyStack:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Return the environment variables with which tools find this stack."""
+        """Return the environment variables that tools need to find this stack."""
         return self.stack.settings.aws_environment
 
     @property
@@ -210,7 +211,7 @@ class FaultyStack:
         )
 
     def settle(self) -> None:
-        """Exclude the objects that are in the bucket at this moment from later facts."""
+        """Exclude the objects that are in the bucket now from the results of later calls of `facts`."""
         self._known = set(self.all_keys())
 
     def _lines(self, key: str) -> list[bytes]:
@@ -226,7 +227,7 @@ class FaultyStack:
         return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[WarehouseRow]:
-        """Run a query and return its rows. If the server was killed, retry with a new session."""
+        """Run a query and return its rows. If the server was killed, retry once with a new session."""
         try:
             return self.session.query(sql, parameters)
         except Exception:  # whatever the connector raises for a lost server

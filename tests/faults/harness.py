@@ -1,4 +1,4 @@
-"""Run one scenario: phones send, a part fails and recovers, and finally every promise must hold."""
+"""Run one scenario: phones send events, one part fails and recovers, and then every promise must hold."""
 
 import json
 import time
@@ -22,7 +22,7 @@ APPLIED_WITHIN_S = 150.0
 
 @dataclass
 class Result:
-    """The result of a scenario, from which a line of the table in docs/reliability.md is written."""
+    """The result of a scenario, which becomes a row of the table in docs/reliability.md."""
 
     name: str
     seed: int
@@ -60,8 +60,8 @@ class Scenario:
     def morning(
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Return about 50 requests: delivery rounds with duplicates, late bursts, conflicting contents and
-        invalid events.
+        """Return a morning's requests, about 50: delivery rounds with duplicates, late bursts, conflicting
+        contents and invalid events.
         """
         return contradicted(
             posts(
@@ -85,9 +85,8 @@ class Scenario:
     def under_load(
         self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Send a morning's requests inside the `with` block.
-
-        After the block, all of their events and no others must arrive.
+        """Send requests, by default a morning's, while the `with` block runs; then wait until exactly their
+        events have arrived.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()
@@ -136,9 +135,10 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Return the requests with conflicting contents added for some geofence events.
+    """Return the requests with a second, conflicting content added for some geofence events.
 
-    The other content of an event is sent in the same request or in a later request of the same phone.
+    The second content has the same event id and another time. It is sent in the same request, or in a later
+    request from the same phone.
     """
     found: list[Post] = []
     later: dict[str, Planned] = {}
@@ -162,9 +162,7 @@ def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
 
 
 def rejected(sent: Iterable[Post], code: str) -> list[Post]:
-    """Return these requests without their invalid events; every other event is expected to be rejected with
-    `code`.
-    """
+    """Return these requests without their invalid events, and expect all other events to be rejected with `code`."""
     with_code = [
         replace(
             post,
@@ -201,7 +199,7 @@ def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) 
 
 
 def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
-    """Wait until the rule has been applied to this number of calls. Raises AssertionError after `within` seconds."""
+    """Wait until the rule has been applied to `times` calls. Raises AssertionError after `within` seconds."""
     try:
         wait_for(lambda: rule.applied >= times, within, f"{rule}: not applied {times} times")
     except AssertionError as error:

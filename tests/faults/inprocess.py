@@ -1,7 +1,7 @@
-"""Run the pipeline without a stack: the real handler, redrive function and consumer in this process, with the
-real local Snowflake, moto for AWS, and the same proxy.
+"""Run the pipeline without a stack: the real functions in this process, the real local Snowflake, and moto for AWS.
 
-A run takes seconds instead of minutes, and the code can be patched to test that the checker detects bugs.
+The ingest, redrive and consume functions call moto through the fault suite's proxy. A run takes seconds
+instead of minutes, and the code can be patched to test that the checker detects bugs.
 """
 
 import base64
@@ -91,7 +91,7 @@ class Snowflake(LocalProcess):
 
 
 class _Context:
-    """A Lambda context with enough remaining time."""
+    """A Lambda context with one minute of remaining time."""
 
     aws_request_id = "in-process"
 
@@ -118,7 +118,7 @@ class _Phones(Phones):
 
 @dataclass
 class Pipeline:
-    """The pipeline in one process. `url` is moto's address, not the proxy's; resource names are unique."""
+    """The pipeline in one process. `url` is moto's address, not the proxy's; `suffix` makes resource names unique."""
 
     url: str
     warehouse: Warehouse
@@ -141,7 +141,7 @@ class Pipeline:
         return client(service, endpoint_url=self.url, region_name="us-east-1", **keys)
 
     def drain(self, tries: int = 200) -> None:
-        """Process the stream and the redrive queue until both are empty or nothing changes."""
+        """Process the stream and the redrive queue until both are empty, but in at most `tries` rounds."""
         waiting = self._shards()
         for _ in range(tries):
             redriven = self._redrive()
@@ -246,7 +246,9 @@ def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
-    """Yield a new pipeline on moto at `url`. Its functions call AWS through the proxy, and `local` must do so too."""
+    """Yield a new pipeline on moto at `url`. Its functions call AWS through the proxy, and `local` must use
+    the proxy too.
+    """
     with ExitStack() as until_the_end:
         warehouse = Warehouse(local, Aws(url)).with_pipe()
         until_the_end.callback(warehouse.connection.close)

@@ -1,8 +1,9 @@
 """Phones that follow the client's rule and record every request with all its responses.
 
 The rule: on 2xx, delete the batch; on 400, drop it; on 413, split it; on any other 4xx, keep it and try
-again; otherwise, or without a response, send the identical bytes again. (`tools.fleet.client` follows the
-rule as well; here, every response is recorded.)
+again; otherwise, or without a response, send the identical bytes again. These phones drop a batch on 413,
+because their batches are never too large. `tools.fleet.client` implements the whole rule, but does not record
+every response.
 """
 
 import gzip
@@ -42,7 +43,7 @@ class Exchange:
     """A request with all its responses in order.
 
     If `broke` is true, the phone and its batch were lost after a failure; `archived` then contains the
-    indices of the events that are in S3 nevertheless.
+    indices of those events that are in S3 anyway.
     """
 
     post: Post
@@ -64,8 +65,8 @@ class Exchange:
 class Phones:
     """Phones that send requests concurrently.
 
-    Each request is repeated until it is settled or `timeout_s` seconds have passed. If `breaking` is true, a
-    phone is lost after its first failure.
+    Each request is repeated until its batch is delivered or dropped, or `timeout_s` seconds have passed. If
+    `breaking` is true, a phone is lost after its first failure.
     """
 
     def __init__(
@@ -90,7 +91,9 @@ class Phones:
         self.settled = 0
 
     def send(self, posts: Iterable[Post]) -> None:
-        """Start sending these requests. `settled` counts the settled requests, and `tried` counts the attempts."""
+        """Start sending these requests. `settled` counts the requests that will not be repeated, and `tried`
+        counts all attempts.
+        """
         self._under_way += [self._pool.submit(self._deliver, post) for post in posts]
 
     @property
@@ -98,7 +101,7 @@ class Phones:
         return len(self._under_way)
 
     def exchanges(self) -> Sequence[Exchange]:
-        """Wait until all requests are settled; return each request with its responses."""
+        """Wait until no request is still being repeated; return each request with its responses."""
         return [each.result() for each in self._under_way]
 
     def stop(self) -> None:

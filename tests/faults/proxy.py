@@ -1,9 +1,8 @@
 """A proxy in front of AWS that applies faults to calls according to rules.
 
 For each call, the proxy knows the caller (from the process at the other end of the connection), the service
-and the operation. A call that no rule matches is passed on unchanged. Rules are added and removed at runtime
-instead of changing the functions' settings, because LocalStack would end running invocations on such a
-change.
+and the operation. A call that no rule matches is passed on unchanged. Rules are added and removed at runtime.
+Changing the functions' settings instead would make LocalStack end running invocations.
 """
 
 import asyncio
@@ -53,7 +52,7 @@ class Fault(Enum):
 
 
 class Call(NamedTuple):
-    """A request. `caller` is the name that `Proxy` knows for the calling process; "" if the process is unknown."""
+    """A call to AWS. `caller` is the name of the calling process, or "" if the process is unknown."""
 
     caller: str
     pid: int | None
@@ -66,7 +65,8 @@ class Call(NamedTuple):
 
 @dataclass
 class Rule:
-    """A fault and the calls to which it applies; names are shell patterns, such as `Batch*`.
+    """A fault and the calls to which it applies. `service`, `operation` and `caller` are shell patterns, such
+    as `Batch*`.
 
     The fault applies to the fraction `share` of the matching calls, chosen by `seed` and the call's number,
     and to at most `times` calls. `applied` counts the affected calls.
@@ -105,13 +105,11 @@ class Rule:
 
 
 type Processes = Callable[[], Mapping[int, str]]
-"""Return the names of possible callers by process id; it is called for each new connection."""
+"""Return the name of each possible caller by process id. The proxy calls it for each new connection."""
 
 
 class Proxy:
-    """An HTTP proxy: `with Proxy(upstream, port) as proxy:` listens on loopback in a thread; `url` is its
-    address.
-    """
+    """An HTTP proxy. `with Proxy(upstream, port) as proxy:` runs it in a thread; it listens on loopback at `url`."""
 
     def __init__(self, upstream: str, port: int = 0, processes: Processes = dict) -> None:
         self._upstream = upstream
@@ -256,9 +254,7 @@ class Proxy:
             return response
 
     async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Pass on every second entry of a batch, and report the others in the form that the service uses for
-        failed entries.
-        """
+        """Pass on every second entry of a batch, and report the others as failed in the service's own format."""
         request_body = json.loads(body)
         match call.operation:
             case "PutRecords" | "PutEvents":
@@ -311,9 +307,7 @@ class Proxy:
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:
-    """Return the id of the process, among these, that owns this port of a loopback connection; None if there
-    is none.
-    """
+    """Return which of these processes owns this local port of a loopback connection; None if none of them does."""
     local = f"0100007F:{port:04X}"
     inode = None
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

@@ -1,5 +1,5 @@
-"""Check a response: its schema in docs/openapi.yaml, the receipt's counts and reasons, and the object keys
-that it names.
+"""Check a response: its schema in docs/openapi.yaml, the counts and reasons of its receipt, and the object
+keys in the receipt.
 """
 
 import json
@@ -23,7 +23,7 @@ _OPENAPI = Path(__file__).parents[2] / "docs/openapi.yaml"
 def stored_form(post: Post, event: Planned) -> Json:
     """Return the form in which an accepted event must be stored.
 
-    That is the event as sent, with the envelope's ids if the event has no user.
+    That is the event as sent; if it has no user, the ids of the envelope's user are added.
     """
     sent: Json = json.loads(event.text)
     if post.form == "envelope" and "user" not in sent:
@@ -35,8 +35,8 @@ def stored_form(post: Post, event: Planned) -> Json:
 def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
     """Yield the problems of a response.
 
-    The response must match docs/openapi.yaml, and its counts must be correct. Responses of the gateway itself
-    are not checked.
+    The response must match docs/openapi.yaml, and its counts must be correct. A response that may come from
+    the gateway (429, 500, 502, 504) is not checked.
     """
     match one.status:
         case None | 429 | 500 | 502 | 504:

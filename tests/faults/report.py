@@ -24,7 +24,7 @@ HEADINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """The numbers of a scenario, in the order of the table's headings."""
+    """A row of the table: a scenario's fault and its numbers, in the order of HEADINGS."""
 
     fault: str
     requests: int
@@ -61,7 +61,7 @@ class Line:
 
     @staticmethod
     def read(text: str) -> "Line | None":
-        """Parse a line that `__str__` has written; return None for any other line."""
+        """Parse a row that `__str__` has written; return None for any other line."""
         name, *cells = [cell.strip() for cell in text.strip("| ").split("|")]
         numbers = [cell.removesuffix(" s").replace(",", "") for cell in cells]
         if name == SUM or len(cells) != len(HEADINGS) - 1 or not all(map(str.isdigit, numbers)):
@@ -73,7 +73,7 @@ SUM = "**all; the longest recovery**"
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return a Markdown table with the totals in its last line."""
+    """Return a Markdown table with the totals in its last row."""
     columns = zip(*(astuple(line)[1:] for line in lines), strict=True)
     sums = [max(column) if n == 3 else sum(column) for n, column in enumerate(columns)]
     heads = [" | ".join(HEADINGS), " | ".join(["---", *["--:"] * (len(HEADINGS) - 1)])]
@@ -81,9 +81,9 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> list[Line]:
-    """Merge the lines of an earlier table with new results, sorted by `order`; drop names that are not in `order`.
+    """Merge the rows of an earlier table with new results, sorted by `order`; drop names that are not in `order`.
 
-    A new result replaces the earlier line with the same name.
+    A new result replaces the earlier row with the same name.
     """
     lines = {line.fault: line for text in before.splitlines() if (line := Line.read(text))}
     lines |= {result.name: Line.of(result) for result in results}
@@ -93,9 +93,7 @@ def merged(before: str, results: Iterable[Result], order: Mapping[str, int]) -> 
 
 
 def write(results: Sequence[Result], order: Mapping[str, int], document: Path = DOCUMENT) -> None:
-    """Write the table between the document's two markers. The lines of scenarios that did not run this time
-    are kept.
-    """
+    """Write the table between the document's two markers. The rows of scenarios that did not run this time are kept."""
     before, _, rest = document.read_text().partition(BEGIN)
     between, _, after = rest.partition(END)
     made = f"{datetime.now(UTC):%Y-%m-%d}, seed {results[0].seed}."

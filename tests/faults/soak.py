@@ -1,8 +1,8 @@
 """Apply random faults at random times under steady load, in chapters (`make soak MINUTES=30 SEED=7`).
 
-A chapter is a minute of load with some faults, after which everything must arrive. The run ends with the
-first chapter that breaks a promise. While time remains, that chapter is repeated with fewer faults, and the
-shortest list that still breaks a promise is printed with the seed.
+A chapter is 45 seconds of load with some faults, after which every event must arrive. The run ends with the
+first chapter that breaks a promise. That chapter is then repeated with fewer faults for up to ten minutes,
+and the shortest list of faults that still breaks a promise is printed with the seed.
 """
 
 import argparse
@@ -87,10 +87,10 @@ class TimedFault:
 
 
 def faults_of(seed: str) -> list[TimedFault]:
-    """Return a list of random faults, which is always the same for the same seed."""
+    """Return a random list of faults; the same seed always gives the same list."""
     chance = random.Random(f"{seed}/blows")
     found: list[TimedFault] = []
-    # Use each at most once, because the end of one would also end another of its kind.
+    # Use each stack fault at most once, because the end of one would also end another of the same kind.
     stack_faults = chance.sample(STACK_FAULTS, len(STACK_FAULTS))
     for n in range(chance.randint(2, MAX_FAULTS)):
         at_s, lasts_s = chance.uniform(0, LOAD_S - 10), chance.uniform(1, 8)
@@ -111,7 +111,7 @@ def shrunk(
     fails: Callable[[Sequence[TimedFault]], bool],
     has_time: Callable[[], bool],
 ) -> list[TimedFault]:
-    """Remove halves, quarters and finally single faults; return the shortest list found that still fails."""
+    """Remove halves, quarters and finally single faults; return the shortest list found that still breaks a promise."""
     left, size = list(faults), max(1, len(faults) // 2)
     while has_time():
         for start in range(0, len(left), size):
@@ -131,7 +131,7 @@ class Soak:
         self.faulty_stack = faulty_stack
 
     def chapter(self, seed: str, faults: Sequence[TimedFault]) -> Scenario:
-        """Run one chapter and return its scenario. Raises AssertionError, which lists the broken promises."""
+        """Run one chapter and return its scenario. Raises AssertionError with a list of the broken promises."""
         scenario = Scenario(self.faulty_stack, f"soak {seed}", random.Random(seed).randrange(2**31))
         load = self._load(scenario)
         with scenario.under_load(lambda: list(islice(load, 6))) as phones, ExitStack() as until_the_end:
@@ -192,7 +192,9 @@ class Soak:
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run; 0 uses the clock and prints it")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the run; 0 derives a seed from the clock"
+    )
     parser.add_argument("--chapter", type=int, default=1, help="number of the first chapter")
     parser.add_argument("--port", type=int, default=4766)
     options = parser.parse_args(arguments)
@@ -227,10 +229,10 @@ def run(soak: Soak, seed: int, first: int, seconds: float) -> int:
         }
         print(
             f"chapter {n}: {len(faults)} faults, {len(result.exchanges)} requests, "
-            f"{result.failures} 5xx, recovered after {result.recovered_s:.0f} s",
+            f"{result.failures} failed attempts, recovered after {result.recovered_s:.0f} s",
             flush=True,
         )
-    print(f"No promise was broken: {totals}, lost 0, duplicated 0, wrong visits 0")
+    print(f"No promise was broken. Totals: {totals}; nothing was lost or duplicated, and no visit was wrong.")
     return 0
 
 
@@ -249,8 +251,10 @@ def report_failure(soak: Soak, name: str, faults: Sequence[TimedFault], broken: 
 
     left = shrunk(faults, fails, lambda: time.monotonic() < end)
     if len(left) < len(faults):
-        print("These are sufficient:", *(map(str, left) if left else ["the load alone"]), sep="\n  ")
-    print(f"To repeat it: make soak SEED={seed} CHAPTER={n}")
+        print(
+            "These faults are sufficient:", *(map(str, left) if left else ["none, only the load"]), sep="\n  "
+        )
+    print(f"To repeat this chapter: make soak SEED={seed} CHAPTER={n}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def crossings_of(exchanges: Iterable[Exchange]) -> Iterator[GeofenceEvent]:
 def read_indexes(
     dynamodb: "DynamoDBClient", table: str, exchanges: Sequence[Exchange]
 ) -> tuple[list[OfPair], list[OfPair]]:
-    """Return all visits of the devices in these exchanges, and their visits that the index lists as open."""
+    """Return all visits of the devices in these exchanges, and their open visits according to the index."""
     devices = sorted({c.device_id for c in crossings_of(exchanges)})
     fences = sorted({c.fence for c in crossings_of(exchanges)})
     with ThreadPoolExecutor(4) as readers:

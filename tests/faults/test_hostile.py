@@ -1,4 +1,4 @@
-"""Test requests from a malicious or broken sender, from the endpoint to the marts."""
+"""Test that requests from a malicious or broken client do no harm, from the endpoint to the marts."""
 
 import gzip
 import json
@@ -111,7 +111,7 @@ PATHS = [
 
 
 def test_event_id_is_never_used_as_a_path(faulty_stack: FaultyStack, device: str) -> None:
-    """S3, DynamoDB and the warehouse all store the id as the same text."""
+    """Object keys must not contain ids such as `../../x`; DynamoDB and the warehouse must store the ids unchanged."""
     before = set(faulty_stack.all_keys())
     fences = [Fence(f"{path}", f"{path}-2") for path in PATHS]
     ids = [f"{path}-{device}" for path in PATHS]
@@ -214,8 +214,8 @@ def requests_with(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
 
 
 def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
-    """Logs must not contain personal data in normal operation, nor when a part fails while it processes the
-    event.
+    """Logs must not contain personal data, either in normal operation or when a service fails while an event
+    is processed.
     """
     secret = f"planted{uuid4().hex}"
     requests = list(requests_with(secret))

@@ -1,7 +1,8 @@
-"""Let each part fail under load, and test that every promise holds afterwards. docs/reliability.md has the results.
+"""Make each part fail under load, and test that every promise holds afterwards. docs/reliability.md contains
+the results.
 
-Each scenario begins while phones send, and ends when everything has arrived. `make faults-short` runs only
-the scenarios that are marked `short`.
+In each scenario the part fails while phones send events, and the scenario ends when all events have arrived.
+`make faults-short` runs only the scenarios that are marked `short`.
 """
 
 import random
@@ -55,7 +56,7 @@ def test_promises_hold_if_s3_throttles_half_of_all_puts(scenario: Scenario) -> N
 
 
 def test_promises_hold_if_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
-    """The batches on these phones are lost, too. Only archived events may be published."""
+    """A lost phone's batches are lost, too. Only archived events may be published."""
     with scenario.under_load(breaking=True):
         fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
         with scenario.broken(fault):
@@ -214,7 +215,7 @@ def test_promises_hold_if_the_consumer_is_killed_between_any_two_writes(scenario
 def test_promises_hold_if_a_kcl_worker_that_reads_the_same_stream_is_killed(
     scenario: Scenario, tmp_path: Path
 ) -> None:
-    """The worker starts at the stream's oldest record, so that all earlier records are delivered again too."""
+    """The KCL worker starts at the stream's oldest record, so it also processes earlier scenarios' records again."""
     faulty_stack = scenario.faulty_stack
     environment = environment_for(faulty_stack.outputs, "local", faulty_stack.stack.settings.environment)
     environment |= {
@@ -297,7 +298,9 @@ def test_promises_hold_if_some_calls_to_every_service_fail(scenario: Scenario) -
 
 @short
 def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) -> None:
-    """Kill Snowflake right after it has read some objects: during its transaction, or just before or after it."""
+    """Kill Snowflake right after it has read some objects: during the transaction that loads them, or just
+    before or after it.
+    """
     chance = random.Random(scenario.seed)
     with scenario.under_load():
         for _ in range(3):
@@ -333,12 +336,14 @@ def test_promises_hold_if_snowflakes_reads_fail_and_messages_are_redelivered(sce
 
 
 def test_promises_hold_if_snowflakes_disk_is_full(scenario: Scenario) -> None:
-    """A limit on the size of Snowflake's files simulates a full disk; its log cannot be written either."""
+    """A limit on the size of Snowflake's files simulates a full disk; Snowflake cannot write its log either."""
     with scenario.under_load() as phones:
         with scenario.faulty_stack.snowflakes_disk_full():
             settled = phones.settled
             wait_for(
-                lambda: phones.settled >= min(phones.sent, settled + 30), 60, "phones wait for Snowflake"
+                lambda: phones.settled >= min(phones.sent, settled + 30),
+                60,
+                "phones were blocked by Snowflake",
             )
         if not scenario.faulty_stack.snowflake_runs:
             scenario.faulty_stack.restart_snowflake()
@@ -369,6 +374,6 @@ def test_promises_hold_if_phone_clocks_are_hours_ahead_or_months_behind(scenario
 
 
 @short
-def test_z_staging_and_marts_contain_every_event_once(scenario: Scenario) -> None:
+def test_staging_and_marts_contain_every_event_of_all_scenarios_once(scenario: Scenario) -> None:
     """Check the events of all earlier scenarios."""
     scenario.check_marts()

@@ -1,7 +1,6 @@
-"""Test that the checker detects each of these bugs in the real code, because a checker that never fails
-proves nothing.
+"""Plant bugs in the real code, and test that the checker detects each one: a checker that never fails proves nothing.
 
-Without a bug, it must find nothing for the same load and the same faults.
+Without a bug, the checker must find no breach under the same load and the same faults.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +119,9 @@ def load_without_history() -> Iterator[None]:
 
 @contextmanager
 def not_published_if_archived() -> Iterator[None]:
-    """Treat 412 as "nothing to do", although the first attempt may have been killed between S3 and Kinesis."""
+    """Publish nothing if S3 returns 412 (the object exists), although the first attempt may have been killed
+    between S3 and Kinesis.
+    """
     store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 
     def remembering(self: Archive, lines: LinesObject, facts: object) -> bool:
@@ -140,7 +141,7 @@ def not_published_if_archived() -> Iterator[None]:
 
 @contextmanager
 def keys_from_the_clock() -> Iterator[None]:
-    """Give each attempt its own key, so that a resent request is archived again."""
+    """Give the object of each attempt a new key, so that a repeated request is archived again."""
 
     def by_clock(
         prefix: Prefix, lines: Sequence[bytes], received_at: datetime, gzipped: Callable[[bytes], bytes]

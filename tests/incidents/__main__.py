@@ -40,7 +40,7 @@ REPAIRED_WITHIN_S = 120.0
 
 @dataclass(frozen=True)
 class Incident:
-    """An incident. `status` must name one of `parts` and the cause.
+    """An incident, which `seed` causes. `status` must name one of `parts` and the cause.
 
     Then the commands in `repair` are run, and `status` must stop reporting the cause.
     """
@@ -55,7 +55,7 @@ class Incident:
 
 @dataclass
 class Row:
-    """A line of the table in docs/incidents.md."""
+    """A row of the table in docs/incidents.md."""
 
     incident: str
     said: str = ""
@@ -72,7 +72,7 @@ type Part = dict[str, Any]
 
 @dataclass
 class Lab:
-    """A running stack, a proxy between the functions and AWS, and the command line."""
+    """A running stack, a proxy between the functions and AWS, and the `milkrun` command line."""
 
     stack: Stack
     environment: dict[str, str]
@@ -100,7 +100,9 @@ class Lab:
         try:
             return {part["part"]: part for part in json.loads(ran.stdout)["parts"]}
         except ValueError:
-            raise RuntimeError(f"status said {ran.stdout[-300:]} {ran.stderr[-300:]}") from None
+            raise RuntimeError(
+                f"`milkrun status` printed no report: {ran.stdout[-300:]} {ran.stderr[-300:]}"
+            ) from None
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         process = self.stack.processes.alive(name)
@@ -133,8 +135,8 @@ def poison(lab: Lab) -> None:
 
 
 def dead_letter(lab: Lab) -> None:
-    """Send a claim check for an existing object to the dead-letter queue. Sending the claim check again
-    repairs the problem.
+    """Send a claim check for an existing object to the dead-letter queue. Resending the claim check repairs
+    the problem.
     """
     s3, bucket = lab.outputs.aws("s3"), lab.outputs.bucket
     key = s3.list_objects_v2(Bucket=bucket, Prefix="events/", MaxKeys=1)["Contents"][0]["Key"]
@@ -169,7 +171,7 @@ CAUSES = ExitStack()
 
 
 def fill_disk(lab: Lab) -> None:
-    """Fill the file system of the warehouse's folder, and post an event that cannot be loaded."""
+    """Fill the file system of the warehouse's folder, and post an event that therefore cannot be loaded."""
     filler = lab.stack.settings.snowflake_folder / "filler"
     CAUSES.callback(filler.unlink)
     with filler.open("wb", buffering=0) as output, suppress(OSError):
@@ -228,21 +230,21 @@ INCIDENTS = (
         (UP,),
     ),
     Incident(
-        "S3 refuses",
+        "S3 returns errors",
         refusing("s3", operation="PutObject"),
         ("ingest",),
         "got a 503",
         (("logs", "ingest", "-n", "3"),),
     ),
     Incident(
-        "DynamoDB refuses",
+        "DynamoDB returns errors",
         refusing("dynamodb"),
         ("consumer",),
         "stopped at a record",
         (("logs", "consume", "-n", "3"),),
     ),
     Incident(
-        "A file that Snowpipe refuses",
+        "A file that Snowpipe cannot load",
         failed_file,
         ("failed loads",),
         "files in",
@@ -252,7 +254,7 @@ INCIDENTS = (
         "A poison record", poison, ("quarantine",), "objects in 24 h", (("quarantine", "purge", "--yes"),)
     ),
     Incident(
-        "A pipe paused",
+        "A paused pipe",
         lambda lab: sql(lab, "ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE"),
         ("pipes",),
         "paused",
@@ -260,21 +262,21 @@ INCIDENTS = (
     ),
     Incident("A dead letter", dead_letter, ("dead letters",), "ran out of tries", (("redrive", "send"),)),
     Incident(
-        "dbt's table dropped",
+        "A dropped staging table",
         lambda lab: sql(lab, "DROP TABLE {database}.STAGING.STG_EVENTS"),
         ("staging",),
         "does not exist",
         ((*DBT, "--full-refresh"),),
     ),
     Incident(
-        "A mart dropped",
+        "A dropped mart",
         lambda lab: sql(lab, "DROP TABLE {database}.MARTS.GEOFENCE_VISITS"),
         ("marts",),
         "does not exist",
         ((*DBT, "--full-refresh"),),
     ),
     Incident(
-        "A pipe dropped",
+        "A dropped pipe",
         lambda lab: sql(lab, "DROP PIPE {database}.RAW.EVENTS_PIPE"),
         ("pipes",),
         "missing object",
@@ -328,7 +330,8 @@ def try_one(lab: Lab, incident: Incident) -> Row:
     began = time.monotonic()
     while (part := part_of(incident, lab.status())) is None:
         if time.monotonic() - began > FOUND_WITHIN_S:
-            row.problem = f"status did not name {' or '.join(incident.parts)} with {incident.cause!r}"
+            parts = " or ".join(incident.parts)
+            row.problem = f"`status` did not name the part {parts} and the cause {incident.cause!r}"
             return row
     row.found_s, row.said, row.next = time.monotonic() - began, part["cause"], part["next"]
     CAUSES.close()
@@ -336,21 +339,20 @@ def try_one(lab: Lab, incident: Incident) -> Row:
     for command in incident.repair:
         code = lab.milkrun(*command).returncode
     if code != incident.exit_code and incident.parts[0] not in REMEMBERED:
-        row.problem = f"{' '.join(command)} ended with {code}"
+        row.problem = f"`milkrun {' '.join(command)}` ended with exit code {code}"
         return row
     while incident.parts[0] not in REMEMBERED and part_of(incident, lab.status()):
         if time.monotonic() - began > REPAIRED_WITHIN_S:
-            row.problem = "still named after the repair"
+            row.problem = "`status` still named the problem after the repair"
             return row
     row.repaired_s = time.monotonic() - began
     return row
 
 
 def nothing_lost(lab: Lab) -> str:
-    """Run `reconcile --repair` until no unexpected difference remains.
+    """Run `reconcile --repair` until it reports only the differences that the incidents caused on purpose.
 
-    Returns the remaining differences as JSON; "" if there are none. Differences that the incidents caused on
-    purpose are expected.
+    Returns "" on success, otherwise the remaining differences as JSON, or the error output.
     """
     deadline = time.monotonic() + REPAIRED_WITHIN_S
     while True:
@@ -370,7 +372,7 @@ def nothing_lost(lab: Lab) -> str:
 
 @contextmanager
 def opened(folder: str, port: int) -> Iterator[tuple[Lab, bool]]:
-    """Yield a running stack, and whether the warehouse's disk is small enough to be filled."""
+    """Yield a running stack, and whether the warehouse's file system is small enough to be filled."""
     environment = dict(os.environ) | {
         "MILKRUN_LOCAL": folder,
         "MILKRUN_PORT": str(port),
@@ -416,11 +418,11 @@ def main(arguments: Sequence[str]) -> int:
         for incident in (*INCIDENTS, DISK_FULL, *LAST):
             if incident is LAST[0]:
                 lost = nothing_lost(lab)
-                rows.append(Row("after all of these: events lost", said=lost or "none", problem=lost))
+                rows.append(Row("Events lost in all incidents above", said=lost or "none", problem=lost))
             if not any(part in incident.name.lower() for part in only):
                 continue
             if incident is DISK_FULL and not disk_is_small:
-                rows.append(Row(incident.name, said="skipped: only root can mount a small disk"))
+                rows.append(Row(incident.name, said="skipped: only root can mount a small file system"))
             else:
                 row = try_one(lab, incident)
                 print(

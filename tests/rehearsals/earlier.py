@@ -1,4 +1,4 @@
-"""Unpack the version of 2026-11-23 from the repository's history; its commands use this clone's installed programs."""
+"""Unpack Milkrun's version of 2026-11-23 from the repository's history; its commands use the programs of this clone."""
 
 import io
 import subprocess

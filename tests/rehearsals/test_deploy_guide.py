@@ -1,8 +1,8 @@
-"""Follow docs/deploy.md as a new user in an empty clone, with stage dev on LocalStack and an empty local Snowflake.
+"""Follow docs/deploy.md as a new user in a fresh clone, with stage dev on LocalStack and an empty local Snowflake.
 
 The commands are taken from the page and run in the page's order, with only HOME and PATH in the environment.
-PARAMETERS contains the settings that the page describes in words. The page lists the commands that are not
-run here.
+PARAMETERS contains the settings that the page describes in words, and NOT_RUN the commands that are not run.
+The page's section "Not tried" lists what this test does not cover.
 """
 
 import json
@@ -21,7 +21,7 @@ from ops.outputs import ROOT
 NOT_RUN = (
     "make check",  # part of `make test`
     "milkrun verify",  # `make verify` runs it on the local stack
-    "export SNOWFLAKE_ACCOUNT=myorg",  # the local stack has another line
+    "export SNOWFLAKE_ACCOUNT=myorg",  # the page has another command for the local stack
     "npx osls remove",
     "aws acm ",
     "aws apigateway get-usage ",
@@ -43,7 +43,7 @@ PORT = int(os.environ.get("MILKRUN_PORT", "5266"))
 
 
 class Shell:
-    """The shell of a new user. It has HOME and PATH, and the exports and functions of earlier commands."""
+    """A new user's shell. Its environment contains HOME, PATH, and the exports and functions of earlier commands."""
 
     def __init__(self, clone: Path) -> None:
         self._clone = clone
@@ -73,7 +73,7 @@ class Shell:
         self.run("make deploy STAGE=dev")
 
     def set(self, **parameters: object) -> None:
-        """Set parameters of the stage in serverless/stage_settings.yml."""
+        """Set the stage's parameters in serverless/stage_settings.yml."""
         file = self._clone / "serverless" / "stage_settings.yml"
         before, after = file.read_text().split("\ndev:\n")
         for name, value in parameters.items():
@@ -83,7 +83,7 @@ class Shell:
 
 
 def commands(page: str) -> Iterator[str]:
-    """Yield the commands in the page's indented blocks and sentences, each with its continuation lines."""
+    """Yield the commands in the page's indented blocks and in its sentences, each with its continuation lines."""
     for block, inline in re.findall(r"((?:^    .*\n)+)|`(aws [^`]+)`", page, re.M):
         lines = [line[4:] for line in block.splitlines()] or [inline]
         while lines:
@@ -94,7 +94,7 @@ def commands(page: str) -> Iterator[str]:
 
 
 def filled_in(command: str) -> str:
-    """Return the command with this rehearsal's ports, and with values in place of the page's placeholders."""
+    """Return the command with this rehearsal's ports, and with the page's placeholders replaced with values."""
     for placeholder, value in {
         "4566": str(PORT),
         "4567": str(PORT + 1),
@@ -157,7 +157,7 @@ def test_new_user_deploys_a_stage_with_the_commands_in_the_guide(clone: Path) ->
 
 
 def bootstrap(shell: Shell) -> None:
-    """Run `bootstrap`, set the parameters that it asks for, and deploy, twice; then `bootstrap` must succeed."""
+    """Twice, run `bootstrap`, set the parameters that it asks for, and deploy; then `bootstrap` must succeed."""
     for wanted in ({"snowflakeUserArn", "snowflakeExternalId"}, {"snowflakeSnsUserArn"}):
         status, output = shell.try_to("milkrun warehouse bootstrap")
         named = dict(re.findall(r"(snowflake\w+): ([^\s,]+)", output))

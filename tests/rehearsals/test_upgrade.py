@@ -1,8 +1,8 @@
 """Compare the packaged template of 2026-11-23 with this version's, as CloudFormation would in an update.
 
-CloudFormation replaces a resource if a create-only property changes: the name of an API key, the keys of a
-table. LocalStack does not replace resources in the same way, so the templates are compared with
-CloudFormation's resource schemas, which cfn-lint contains.
+CloudFormation replaces a resource if a create-only property changes, for example an API key's name or a
+table's keys. LocalStack does not replace resources in the same way, so the comparison uses CloudFormation's
+resource schemas, which are part of cfn-lint.
 """
 
 import json
@@ -27,7 +27,7 @@ LASTING = (
 )
 
 
-def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tmp_path: Path) -> None:
+def test_upgrade_of_a_deployed_stage_replaces_only_snowflakes_role_and_the_dashboard(tmp_path: Path) -> None:
     before, after = _earlier_template(tmp_path)["Resources"], osls.packaged("dev", os.environ)
     lasting = {name for name, resource in before.items() if resource["Type"] in LASTING}
     assert {before[name]["Type"] for name in lasting} == set(LASTING)
@@ -36,7 +36,7 @@ def test_upgrade_of_a_deployed_stage_replaces_only_the_role_and_the_dashboard(tm
 
 
 def _earlier_template(folder: Path) -> dict[str, object]:
-    """Package the dev stage with the earlier version; return its template."""
+    """Package the dev stage with the earlier version; return its CloudFormation template."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nobody", "AWS_REGION": "us-east-1"}
     earlier = Earlier.unpack(folder, kept | nobody)
@@ -47,7 +47,7 @@ def _earlier_template(folder: Path) -> dict[str, object]:
 
 
 def _replaced(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Yield the logical ids of resources whose type or create-only properties differ."""
+    """Yield the logical ids of resources whose type or create-only properties differ between the two templates."""
     for name in set(before) & set(after):
         old, new = before[name], after[name]
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", old["Type"]).schema

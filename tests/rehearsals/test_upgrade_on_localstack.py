@@ -55,7 +55,7 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture
 def earlier(stack: Stack, tmp_path: Path) -> Earlier:
-    """Deploy the earlier version to the servers of an otherwise empty stack, and return that version."""
+    """Deploy the earlier version to the servers of an empty stack; return that version."""
     stack.up(only="localstack")
     stack._start([name for name in SERVERS if name != "localstack"])
     # Packaging installs what is in the zips, so it needs access to the package registry.
@@ -72,7 +72,7 @@ def earlier(stack: Stack, tmp_path: Path) -> Earlier:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_stage_is_upgraded_with_its_data_and_rolled_back(stack: Stack, earlier: Earlier) -> None:
+def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier: Earlier) -> None:
     with opened(stack) as pipeline:
         sent = {truck: [*round_trip(truck, [FARM, PLANT], MORNING)] for truck in TRUCKS}
         batches = [pipeline.post(*events) for events in sent.values()]
@@ -103,7 +103,7 @@ def test_stage_is_upgraded_with_its_data_and_rolled_back(stack: Stack, earlier: 
         assert pipeline.ops("warehouse", "dbt", "build", "--full-refresh").exit_code == 0
         assert contents(pipeline, columns) == marts
 
-        # A pair is moved by its next event, all others by the command; its second run finds none.
+        # One pair is migrated by its next event, all others by the command; a second run of the command finds none.
         assert pipeline.post(crossing(TRUCKS[0], "enter", MORNING + timedelta(hours=2))).status == 202
         eventually(lambda: len(pipeline.visits_of(TRUCKS[0])) == 3, within=60)
         moved = pipeline.ops("move-visits", "--json")
@@ -194,7 +194,7 @@ def columns_of_marts(pipeline: Pipeline) -> dict[str, list[str]]:
 
 
 def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[str, Counter[str]]:
-    """Return the rows of these tables and views, by name."""
+    """Return how often each row occurs in each of these tables and views, by table or view name."""
     return {
         name: Counter(str(row) for row in pipeline.rows(f"SELECT {', '.join(listed)} FROM {{db}}.{name}"))
         for name, listed in columns.items()
@@ -202,7 +202,7 @@ def contents(pipeline: Pipeline, columns: Mapping[str, Sequence[str]]) -> dict[s
 
 
 def stays(pipeline: Pipeline) -> dict[str, list[tuple[object, ...]]]:
-    """Return the first two visits of each truck in DynamoDB, each as its fence, start and end."""
+    """Return the first two visits of each truck in DynamoDB as (fence, start, end)."""
     return {
         truck: [(stay.fence, stay.entered_at, stay.exited_at) for stay in pipeline.visits_of(truck)][:2]
         for truck in TRUCKS
