@@ -11,7 +11,7 @@ resources = cache(check.resources)
 
 
 def of_type(stage: str, kind: str) -> dict[str, dict[str, object]]:
-    """Return the properties of all resources of a type in a stage's template, by logical id."""
+    """Return the properties of all resources of a type in a stage's template, keyed by logical id."""
     return {
         name: resource.get("Properties", {})
         for name, resource in resources(stage).items()
@@ -25,7 +25,7 @@ def properties(stage: str, name: str) -> dict[str, object]:
 
 
 def spelled(value: object) -> str:
-    """Return a reference in short form, such as `ArchiveBucket/events/*`, `GeofenceStream` or `*`."""
+    """Return a resource of a statement in short form, such as `ArchiveBucket/events/*`, `GeofenceStream` or `*`."""
     match value:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
             return str(name)

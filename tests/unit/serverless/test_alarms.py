@@ -1,4 +1,4 @@
-"""Test that every alarm can fire, notifies somebody, and has instructions in the runbook."""
+"""Test that every alarm can fire, notifies somebody, and has a section in the runbook."""
 
 import json
 import re
@@ -21,8 +21,8 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def all_alarms(variant: str) -> dict[str, dict]:
-    """Return all alarms of a template by name, without the prefix that contains the stage. They include the
-    parts of composite alarms.
+    """Return all alarms of a template, including the parts of composite alarms, keyed by their names without the
+    prefix that contains the stage.
     """
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     found = [alarm for kind in kinds for alarm in of_type(variant, kind).values()]
@@ -36,7 +36,7 @@ def parts_of(alarm: dict) -> list[str]:
 
 
 def alarms(variant: str) -> dict[str, dict]:
-    """Return the alarms that notify somebody, by name: all except the parts of composite alarms."""
+    """Return the alarms that notify somebody, keyed by name: all except the parts of composite alarms."""
     found = all_alarms(variant)
     parts = {part for alarm in found.values() for part in parts_of(alarm)}
     return {name: alarm for name, alarm in found.items() if alarm["AlarmName"] not in parts}
@@ -54,7 +54,7 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_stage_with_only_alarm_metrics_logs_every_metric_of_its_alarms():
+def test_stage_limited_to_alarm_metrics_logs_every_metric_that_its_alarms_read():
     read = {
         m["MetricName"]
         for alarm in all_alarms("small").values()
@@ -73,12 +73,12 @@ def test_every_alarm_has_a_runbook_section_and_vice_versa():
     assert sorted(of_alarms) == sorted(alarms(EVERYTHING))
 
 
-def test_status_treats_exactly_the_paging_alarms_as_failures():
+def test_status_command_treats_exactly_the_paging_alarms_as_failures():
     pages = {n for n, each in alarms("prod").items() if each["AlarmActions"] == [{"Ref": "PageTopic"}]}
     assert pages == PAGES
 
 
-def test_every_alarm_section_of_the_runbook_has_the_parts_means_look_and_do():
+def test_every_alarm_section_of_the_runbook_contains_means_look_and_do():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Look**", "**Do**"):
@@ -90,7 +90,7 @@ def test_every_alarm_links_to_its_runbook_section():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
 
 
-def test_every_alarm_names_a_command_that_exists():
+def test_every_alarm_description_names_an_existing_command():
     known = loaded().commands
     for name, alarm in alarms(EVERYTHING).items():
         command = re.search(r"Look: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
@@ -109,14 +109,14 @@ def test_every_alarm_notifies_a_topic_when_it_fires_and_when_it_ends(variant):
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
 
-def test_alarms_are_enabled_in_staging_and_prod_unless_optional():
+def test_required_alarms_are_enabled_only_in_staging_and_prod():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
             optional = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
             assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not optional), (stage, name)
 
 
-def test_no_traffic_alarm_is_enabled_only_after_the_launch():
+def test_no_traffic_alarm_is_enabled_only_in_prod_after_the_launch():
     assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
     assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
     assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False
@@ -124,7 +124,7 @@ def test_no_traffic_alarm_is_enabled_only_after_the_launch():
 
 
 def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
-    """An idle service sends no data points to CloudWatch, so "less than one" would never be true."""
+    """An idle service sends no data points to CloudWatch, so the condition "less than one" would never be true."""
     for name, alarm in all_alarms("prod").items():
         if alarm.get("ComparisonOperator") == "LessThanThreshold":
             [metric] = metrics_of(alarm)
@@ -135,9 +135,9 @@ def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
     assert breaching == {"no-traffic", "snowpipe-lag", "consumer-silent"}
 
 
-def test_alarm_fires_if_the_consumer_does_not_run():
-    """IteratorAge has data only while batches are delivered, so no other alarm fires if the event source
-    mapping is disabled.
+def test_alarm_fires_if_records_arrive_but_the_consumer_does_not_run():
+    """No other alarm fires if the event source mapping is disabled, because IteratorAge has data only while
+    batches are delivered.
     """
     stopped = alarms("prod")["consume-stopped"]
     assert stopped["AlarmActions"] == [{"Ref": "PageTopic"}]
@@ -155,7 +155,7 @@ def test_alarm_fires_if_the_consumer_does_not_run():
 
 
 @pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
-def test_messages_in_flight_count_as_waiting(name):
+def test_queue_alarms_also_count_messages_in_flight(name):
     counted = {metric["MetricName"] for metric in metrics_of(alarms("prod")[name])}
     assert counted == {"ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"}
 
@@ -206,7 +206,7 @@ def test_metric_catalogue_names_its_sources_and_contains_only_used_metrics():
 
 
 @every_stage
-def test_metrics_in_alarms_and_dashboard_are_logged_by_our_functions(stage):
+def test_milkrun_metrics_in_alarms_and_dashboard_are_logged_by_our_functions(stage):
     watched = {
         m["MetricName"]
         for alarm in all_alarms(stage).values()
@@ -219,7 +219,7 @@ def test_metrics_in_alarms_and_dashboard_are_logged_by_our_functions(stage):
 
 
 @every_stage
-def test_every_dimension_names_a_resource_of_the_stack_or_its_stage(stage):
+def test_every_alarm_dimension_refers_to_a_resource_of_the_stack_or_to_the_stage(stage):
     for alarm in all_alarms(stage).values():
         for metric in metrics_of(alarm):
             for dimension in metric["Dimensions"]:
@@ -239,8 +239,8 @@ def panels(stage: str) -> list[list]:
 
 
 def metric_rows(stage: str) -> list[list]:
-    """Return the dashboard's rows of [namespace, metric, name and value per dimension …, options], without
-    the rows that contain sums.
+    """Return the dashboard's rows that show one metric: [namespace, metric, dimension name, dimension value, …,
+    options]. Rows that show a sum are omitted.
     """
     return [row for row in panels(stage) if isinstance(row[0], str)]
 
@@ -257,14 +257,14 @@ def test_every_dashboard_sum_uses_metrics_of_the_same_panel(stage):
 
 
 @every_stage
-def test_dashboard_refers_to_resources_of_the_stack(stage):
+def test_dashboard_refers_only_to_resources_of_the_stack(stage):
     body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
     for name in re.findall(r"\$\{(\w+)[.}]", body):
         assert name in resources(stage)
 
 
 @every_stage
-def test_iterator_age_alarm_fires_long_before_the_maximum_record_age(stage):
+def test_iterator_age_alarm_fires_long_before_records_reach_the_maximum_age(stage):
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "StartingPosition" in m
     ]

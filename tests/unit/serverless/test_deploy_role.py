@@ -120,15 +120,15 @@ def test_required_rights_are_listed_for_every_resource_type_of_the_template():
 
 
 @pytest.mark.parametrize("kind", sorted(NEEDS))
-def test_role_allows_the_calls_that_cloudformation_makes_for_each_type(kind):
+def test_deploy_role_allows_the_calls_that_cloudformation_makes_for_each_resource_type(kind):
     assert not [action for action in NEEDS[kind].split() if not allowed(action)]
 
 
-def test_role_allows_the_calls_that_osls_makes():
+def test_deploy_role_allows_the_calls_that_osls_makes():
     assert not [action for action in OSLS.split() if not allowed(action)]
 
 
-def test_role_allows_the_calls_that_preflight_makes(monkeypatch):
+def test_deploy_role_allows_the_calls_that_preflight_makes(monkeypatch):
     """GitHub's deploy job runs preflight with this role, and preflight exits with 2 if a call is denied."""
     called = set()
 
@@ -157,17 +157,17 @@ def test_role_allows_the_calls_that_preflight_makes(monkeypatch):
     assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
 
 
-def test_role_cannot_access_data_or_secrets_or_create_iam_users():
+def test_deploy_role_cannot_access_data_or_secrets_or_create_iam_users():
     assert not [action for action in NEVER.split() if allowed(action)]
 
 
-def test_objects_are_accessible_only_in_the_deployment_bucket():
+def test_deploy_role_can_read_objects_only_in_the_deployment_bucket():
     for statement in statements():
         if any(fnmatchcase("s3:GetObject", pattern) for pattern in many(statement["Action"])):
             assert "milkrun-${Stage}-serverlessdeployment*/*" in json.dumps(statement["Resource"])
 
 
-def test_every_right_is_limited_to_the_stage_if_possible():
+def test_every_right_of_the_deploy_role_is_limited_to_the_stage_if_possible():
     unbound = [s["Sid"] for s in statements() if "*" in many(s["Resource"])]
     assert unbound == ["Mappings", "NewSigningKey", "Look"]
     for statement in statements():
@@ -175,7 +175,7 @@ def test_every_right_is_limited_to_the_stage_if_possible():
             assert "Stage" in json.dumps(statement["Condition"])
 
 
-def test_only_the_repositorys_jobs_for_the_stage_can_assume_the_role():
+def test_only_github_jobs_of_the_repository_for_the_stage_can_assume_the_deploy_role():
     [trust] = role()["AssumeRolePolicyDocument"]["Statement"]
     assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
     assert trust["Principal"] == {"Federated": {"Ref": "ProviderArn"}}
@@ -187,7 +187,7 @@ def test_only_the_repositorys_jobs_for_the_stage_can_assume_the_role():
     }
 
 
-def test_inline_policies_do_not_exceed_the_size_limit_of_a_role():
+def test_inline_policies_of_the_deploy_role_do_not_exceed_the_size_limit():
     """A role's inline policies may contain at most 10,240 characters without white space. (IAM User Guide:
     "IAM and AWS STS quotas".) The values below are as long as those of a real deployment.
     """

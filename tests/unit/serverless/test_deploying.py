@@ -1,5 +1,5 @@
-"""Test that the deployment workflow contains no keys, and that the commands in the workflow and the guides
-exist.
+"""Test which credentials and artifacts the deployment workflow uses, and that the commands in the workflow and the
+guides exist.
 """
 
 import re
@@ -25,7 +25,7 @@ def steps():
     return [step for job in WORKFLOW["jobs"].values() for step in job["steps"]]
 
 
-def test_only_the_deploy_job_of_the_workflow_can_get_credentials():
+def test_only_the_deploy_job_of_the_workflow_can_get_aws_credentials():
     text = (ROOT / ".github" / "workflows" / "test-and-deploy.yml").read_text()
     assert not re.search(r"secrets\.AWS", text)
     assert WORKFLOW["permissions"] == {"contents": "read"}
@@ -39,14 +39,14 @@ def test_workflow_runs_only_existing_make_targets():
     assert {"test", "package", "deploy", "smoke"} <= named <= targets()
 
 
-def test_every_action_is_pinned_to_a_commit_and_every_job_has_a_timeout():
-    """A tag can be moved to different code later. (GitHub Docs: "Security hardening for GitHub Actions".)"""
+def test_every_github_action_is_pinned_to_a_commit_and_every_job_has_a_timeout():
+    """A tag could later be moved to different code. (GitHub Docs: "Security hardening for GitHub Actions".)"""
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(step["uses"]) for step in steps() if "uses" in step)
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())
 
 
-def test_everything_is_built_before_a_job_gets_credentials():
+def test_deploy_job_builds_nothing_after_it_gets_credentials():
     deploy = WORKFLOW["jobs"]["deploy"]["steps"]
     named = [step.get("uses", step.get("run", "")) for step in deploy]
     [credentials] = [i for i, name in enumerate(named) if name.startswith("aws-actions/")]
@@ -62,7 +62,7 @@ def test_everything_is_built_before_a_job_gets_credentials():
     )
 
 
-def test_deployed_zips_are_the_tested_ones():
+def test_workflow_deploys_the_zips_that_it_tested():
     jobs = WORKFLOW["jobs"]
     uploads = [s for s in jobs["test"]["steps"] if s.get("uses", "").startswith("actions/upload-artifact")]
     assert [upload["with"]["name"] for upload in uploads] == ["zips"]
@@ -90,7 +90,7 @@ def test_api_key_is_not_logged_during_deployment(given, run):
     assert osls.concealed(given) == run
 
 
-def test_installing_npm_packages_runs_no_scripts():
+def test_npm_packages_are_installed_without_running_their_scripts():
     for name in ("tools/setup.sh", "Makefile"):
         text = (ROOT / name).read_text()
         assert text.count("npm ci") == text.count("--ignore-scripts") == 1, name

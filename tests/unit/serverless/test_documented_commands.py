@@ -1,7 +1,7 @@
 """Test that every command in the documentation exists and has the options used there.
 
-`aws` commands are checked with botocore's service models, from which the AWS CLI generates its commands and
-options; `osls` commands with osls's own schema; `milkrun` commands with the command line itself.
+`aws` commands are checked against botocore's service models, from which the AWS CLI generates its commands and
+options, `osls` commands against osls's own schema, and `milkrun` commands against the command line itself.
 """
 
 import json
@@ -58,8 +58,9 @@ def words(command: str) -> list[str]:
 
 
 def calls(program: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """Return (document and command, arguments) for each documented call of a program; `npx osls` is a program
-    of two words.
+    """Return ("document: command", arguments) for each documented call of a program.
+
+    `program` contains the program's words, such as ("npx", "osls").
     """
     found = []
     for document in DOCUMENTS:
@@ -102,7 +103,7 @@ def aws_options(service: str, operation: str) -> set[str]:
     return found
 
 
-def test_every_aws_command_has_a_valid_operation_and_valid_options():
+def test_every_documented_aws_command_has_a_valid_operation_and_valid_options():
     found = [(where, a) for where, a in calls(("aws",)) if len(a) >= 2 and re.fullmatch(r"[a-z0-9-]+", a[1])]
     assert len(found) > 10
     for where, (service, operation, *rest) in found:
@@ -123,7 +124,7 @@ def osls_commands() -> dict[str, set[str]]:
     return {name: {f"--{option}" for option in options} for name, options in json.loads(done.stdout).items()}
 
 
-def test_every_osls_command_exists_and_accepts_its_options():
+def test_every_documented_osls_command_exists_and_accepts_the_documented_options():
     found = calls(("npx", "osls"))
     assert found
     for where, arguments in found:
@@ -152,7 +153,7 @@ def of(arguments: list[str]) -> set[str]:
     return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
 
 
-def test_every_milkrun_command_exists_and_accepts_its_options():
+def test_every_documented_milkrun_command_exists_and_accepts_the_documented_options():
     found = [call for program in ("milkrun", "./milkrun") for call in calls((program,))]
     assert len(found) > 40
     for where, arguments in found:
@@ -163,7 +164,7 @@ def test_every_milkrun_command_exists_and_accepts_its_options():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_to_a_section_is_valid(document: Path):
+def test_every_link_to_a_section_of_the_documentation_is_valid(document: Path):
     text = document.read_text()
     for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", text):
         other = (document.parent / target).resolve() if target else document

@@ -11,8 +11,8 @@ from tools import check
 
 @pytest.fixture
 def listener():
-    """Yield the port of a server that answers every request with an error, and the list of the paths it
-    received.
+    """Yield the port of a server that answers every request with an error, and the list of the paths requested
+    so far.
     """
     calls = []
 
@@ -57,7 +57,7 @@ COMMANDS = [("deploy",), ("deploy", "function", "--function", "ingest"), ("remov
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_command_without_an_endpoint_is_rejected_before_any_call(listener, command):
+def test_osls_rejects_stage_local_without_an_endpoint_before_any_call(listener, command):
     port, calls = listener
     done = osls(*command, **everything_at(port))
     assert done.returncode != 0
@@ -68,7 +68,7 @@ def test_command_without_an_endpoint_is_rejected_before_any_call(listener, comma
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "example.test", "127.0.0.1.example.test", "localhost.example.test"]
 )
-def test_endpoint_that_only_resembles_loopback_is_rejected(listener, host):
+def test_osls_rejects_stage_local_with_an_endpoint_that_is_not_loopback(listener, host):
     port, calls = listener
     done = osls("remove", AWS_ENDPOINT_URL=f"http://{host}:{port}", **everything_at(port))
     assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
@@ -83,14 +83,14 @@ def test_endpoint_that_only_resembles_loopback_is_rejected(listener, host):
     ],
     ids=lambda setting: next(iter(setting)),
 )
-def test_setting_that_would_bypass_the_endpoint_is_rejected(listener, setting):
+def test_osls_rejects_settings_that_bypass_the_endpoint_of_stage_local(listener, setting):
     port, calls = listener
     done = osls("info", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}", **everything_at(port) | setting)
     assert 'Stage "local" needs AWS_ENDPOINT_URL' in done.stdout + done.stderr
     assert calls == []
 
 
-def test_loopback_endpoint_is_used(listener):
+def test_osls_calls_the_loopback_endpoint_of_stage_local(listener):
     port, calls = listener
     done = osls("info", "--stage", "local", AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
     assert "needs AWS_ENDPOINT_URL" not in done.stdout + done.stderr

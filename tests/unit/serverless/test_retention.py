@@ -17,8 +17,8 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def kept(store: str, stage: str) -> int:
-    """Return the retention period of a store on a stage, as docs/reference/retention.md gives it, in the unit
-    of that row (days or hours).
+    """Return the retention period of a store in a stage, as docs/reference/retention.md states it, in the unit
+    used there (days or hours).
     """
     usual, _, prod = TABLE[store].partition(", prod ")
     return int((prod if prod and stage == "prod" else usual).split()[0])

@@ -1,4 +1,4 @@
-"""Test the exact rights of each role in every stage, so that no right is added unnoticed."""
+"""Test the exact rights of each IAM role in every stage, so that no right is added unnoticed."""
 
 import pytest
 
@@ -123,11 +123,11 @@ def granted(variant: str) -> dict[str, set[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_role_has_exactly_the_listed_rights(stage):
+def test_each_iam_role_has_exactly_the_listed_rights(stage):
     assert granted(stage) == RIGHTS
 
 
-def test_glue_adds_exactly_the_listed_rights():
+def test_enabling_glue_adds_exactly_the_listed_rights():
     assert granted(EVERYTHING) == RIGHTS | GLUE_RIGHTS
     roles = of_type(EVERYTHING, "AWS::IAM::Role")
     for name in GLUE_RIGHTS:
@@ -157,7 +157,7 @@ def test_each_function_has_its_own_role_that_only_lambda_can_assume(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_snowflake_and_check_roles_can_list_only_the_loaded_prefixes(stage):
+def test_snowflake_and_check_roles_can_list_only_the_prefixes_that_snowflake_loads(stage):
     roles = of_type(stage, "AWS::IAM::Role")
     for name in ("SnowflakeRole", "CheckRole"):
         [listing] = [s for s in statements(roles[name]) if "s3:ListBucket" in many(s["Action"])]
@@ -172,7 +172,7 @@ def test_snowflake_can_assume_its_roles_only_with_the_external_id(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_topics_and_buckets_allow_only_named_services_of_this_account(stage):
+def test_topic_and_bucket_policies_allow_no_wildcard_principals_and_services_only_for_this_account(stage):
     policies = of_type(stage, "AWS::SNS::TopicPolicy")
     for policy in policies.values():
         for statement in policy["PolicyDocument"]["Statement"]:

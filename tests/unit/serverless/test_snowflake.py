@@ -1,4 +1,4 @@
-"""Test the packaged template against the values in Snowflake's documentation."""
+"""Test the packaged template against policies and properties in the form that Snowflake documents."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ PARAMETERS = Parameters(
 
 
 class DocumentedAnswers:
-    """A fake session that returns the examples of Snowflake's pages "SYSTEM$GET_AWS_SNS_IAM_POLICY" and
+    """A fake Snowflake session whose results have the form documented in "SYSTEM$GET_AWS_SNS_IAM_POLICY" and
     "DESCRIBE INTEGRATION".
     """
 
@@ -43,7 +43,7 @@ class DocumentedAnswers:
 
 
 def deployed(value: object) -> object:
-    """Return a part of the template with its references resolved, as AWS returns it."""
+    """Return a part of the template with its references resolved, as in the deployed stack."""
     match value:
         case {"Ref": "ArchiveTopic"}:
             return TOPIC
@@ -67,7 +67,7 @@ def test_deployed_topic_policy_contains_snowflakes_statement() -> None:
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is policy
 
 
-def test_topic_policy_without_snowflakes_user_lacks_only_snowflakes_statement() -> None:
+def test_topic_policy_without_snowflakes_user_lacks_only_the_subscribe_statement() -> None:
     policy = topic_policy("dev")
     statement = subscription(DocumentedAnswers(), PARAMETERS)
     completed = with_statement(policy, statement)
@@ -93,7 +93,7 @@ def test_topic_statement_written_by_bootstrap_equals_the_deployed_one() -> None:
         {"Resource": TOPIC + "-2"},
     ],
 )
-def test_topic_policy_that_differs_in_one_value_is_insufficient(
+def test_topic_statement_that_differs_in_one_value_is_replaced(
     change: dict[str, object],
 ) -> None:
     policy = topic_policy("dev-snowflake")
@@ -101,7 +101,7 @@ def test_topic_policy_that_differs_in_one_value_is_insufficient(
     assert with_statement(policy, subscription(DocumentedAnswers(), PARAMETERS)) is not policy
 
 
-def test_deployed_role_trusts_the_storage_user_with_the_external_id() -> None:
+def test_deployed_storage_role_trusts_snowflakes_user_only_with_the_external_id() -> None:
     wanted = trust_policy(DocumentedAnswers(), PARAMETERS)
     trust = deployed(properties("dev-snowflake", "SnowflakeRole")["AssumeRolePolicyDocument"])
     assert trusts(trust, wanted)
@@ -110,14 +110,14 @@ def test_deployed_role_trusts_the_storage_user_with_the_external_id() -> None:
     assert not trusts(trust, wanted)
 
 
-def test_names_that_are_unique_per_account_contain_the_region() -> None:
+def test_names_that_must_be_unique_per_account_contain_the_region() -> None:
     assert properties("dev", "SnowflakeRole")["RoleName"] == {
         "Fn::Sub": "milkrun-dev-${AWS::Region}-snowflake"
     }
     assert properties("dev", "Dashboard")["DashboardName"] == {"Fn::Sub": "milkrun-dev-${AWS::Region}"}
 
 
-def test_each_stage_has_its_own_database() -> None:
+def test_each_stage_has_its_own_snowflake_database() -> None:
     names = [
         properties(stage, "CheckLambdaFunction")["Environment"]["Variables"]["SNOWFLAKE_DATABASE"]
         for stage in STAGES

@@ -1,5 +1,5 @@
-"""Test the properties of serverless.yml other than rights: they prevent data loss, and set a limit for
-everything.
+"""Test the properties of the deployed resources other than access rights, such as limits, retention periods and
+protection against data loss.
 """
 
 import json
@@ -52,13 +52,13 @@ def test_stateful_resources_survive_the_removal_of_the_stack(stage):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_named_resource_is_retained_after_a_failed_creation(variant):
     plain = {n for n, r in resources(variant).items() if r.get("DeletionPolicy") == "Retain"}
-    # Both belong to the account and region, and have no name with which the next attempt could conflict.
+    # Both serve the whole account and region, and have no name with which the next attempt could conflict.
     assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
     assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
 
 
 @every_stage
-def test_every_function_has_its_own_limits(stage):
+def test_every_function_has_limits_and_tracing_and_logs_json(stage):
     for function in of_type(stage, "AWS::Lambda::Function").values():
         assert function["Timeout"] <= 60
         assert function["MemorySize"] >= 256
@@ -70,12 +70,12 @@ def test_every_function_has_its_own_limits(stage):
 
 
 @every_stage
-def test_ingest_times_out_before_the_gateway(stage):
+def test_ingest_function_times_out_before_the_gateway(stage):
     assert properties(stage, "IngestLambdaFunction")["Timeout"] < 29
 
 
 @pytest.mark.parametrize("stage", ON_AWS)
-def test_functions_run_on_arm64_on_aws(stage):
+def test_functions_on_aws_run_on_arm64(stage):
     for function in of_type(stage, "AWS::Lambda::Function").values():
         assert function["Architectures"] == ["arm64"]
 
@@ -105,7 +105,7 @@ def test_archive_is_private_encrypted_and_versioned_and_requires_tls(stage):
 
 
 @every_stage
-def test_archive_keeps_each_prefix_for_its_documented_retention_period(stage):
+def test_archived_objects_expire_after_the_retention_period_of_their_prefix(stage):
     rules = properties(stage, "ArchiveBucket")["LifecycleConfiguration"]["Rules"]
     days = {r["Prefix"]: r["ExpirationInDays"] for r in rules if "ExpirationInDays" in r}
     assert days == {
@@ -125,7 +125,7 @@ def test_archive_keeps_each_prefix_for_its_documented_retention_period(stage):
 
 
 @every_stage
-def test_stream_retains_records_longer_than_they_are_retried(stage):
+def test_stream_retains_records_longer_than_the_consumer_retries_them(stage):
     stream = properties(stage, "GeofenceStream")
     assert stream["StreamEncryption"]["EncryptionType"] == "KMS"
     assert stream["RetentionPeriodHours"] == (168 if stage == "prod" else 24)
@@ -151,7 +151,7 @@ def test_consumer_reports_failed_records_and_discarded_batches_go_to_s3(stage):
 
 
 @every_stage
-def test_visibility_timeout_is_at_least_six_times_the_redrive_functions_timeout(stage):
+def test_visibility_timeout_of_the_redrive_queue_is_at_least_six_times_the_functions_timeout(stage):
     queue = properties(stage, "RedriveQueue")
     assert queue["VisibilityTimeout"] >= 6 * properties(stage, "RedriveLambdaFunction")["Timeout"]
     assert queue["RedrivePolicy"]["deadLetterTargetArn"] == {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}
@@ -161,8 +161,8 @@ def test_visibility_timeout_is_at_least_six_times_the_redrive_functions_timeout(
 
 
 @every_stage
-def test_redrive_mappings_concurrency_does_not_exceed_the_functions_reserved_concurrency(stage):
-    # A message that Lambda received without free concurrency has used up one of its receives.
+def test_concurrency_of_the_redrive_queue_does_not_exceed_the_reserved_concurrency(stage):
+    # A message that Lambda receives while no concurrency is free uses up one of its receives.
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
     ]
@@ -199,7 +199,7 @@ def test_every_request_body_reaches_the_function_unchanged(stage):
 
 
 def test_access_log_is_json_without_personal_data():
-    # osls sets it on the stage after the deployment, so it is not in the template; an end-to-end test checks it there.
+    # osls configures access logs after the deployment, so they are not in the template; an end-to-end test checks them.
     log = provider()["logs"]["restApi"]
     assert log["accessLogging"] is True
     assert log["executionLogging"] is False
@@ -229,7 +229,7 @@ DOCUMENT = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text())
 
 
 @every_stage
-def test_responses_of_the_gateway_itself_are_problem_json(stage):
+def test_error_responses_that_the_gateway_generates_are_problem_json(stage):
     answers = {a["ResponseType"]: a for a in of_type(stage, "AWS::ApiGateway::GatewayResponse").values()}
     assert answers.keys() == GATEWAY_ANSWERS.keys()
     for kind, answer in answers.items():
@@ -246,7 +246,7 @@ def test_responses_of_the_gateway_itself_are_problem_json(stage):
 
 
 @every_stage
-def test_gateways_own_responses_are_in_the_openapi_document(stage):
+def test_error_responses_that_the_gateway_generates_are_in_the_openapi_document(stage):
     codes = {status: set() for status in GATEWAY_ANSWERS.values() if status}
     for answer in of_type(stage, "AWS::ApiGateway::GatewayResponse").values():
         if status := GATEWAY_ANSWERS[answer["ResponseType"]]:
@@ -264,8 +264,8 @@ def test_gateways_own_responses_are_in_the_openapi_document(stage):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_api_deployment_depends_on_everything_that_it_copies(variant):
-    """Without this dependency, changes to these resources take effect only at the next deployment. (AWS
+def test_api_deployment_depends_on_every_method_and_gateway_response(variant):
+    """Without this dependency, a changed method or gateway response takes effect only at the next deployment. (AWS
     CloudFormation Template Reference: "AWS::ApiGateway::Deployment".)
     """
     [deployment] = [r for r in resources(variant).values() if r["Type"] == "AWS::ApiGateway::Deployment"]
@@ -289,7 +289,7 @@ def test_custom_domain_requires_tls_1_2_and_is_mapped_after_the_stage_is_deploye
 
 
 @every_stage
-def test_stage_without_parameters_has_no_custom_domain_or_firewall(stage):
+def test_custom_domain_and_firewall_are_not_created_by_default(stage):
     assert resources(stage)["ApiDomain"]["Condition"] == "HasDomain"
     assert resources(stage)["ApiDomainMapping"]["Condition"] == "HasDomain"
     assert properties(stage, "ApiDomain")["DomainName"] == ""
@@ -299,7 +299,7 @@ def test_stage_without_parameters_has_no_custom_domain_or_firewall(stage):
 CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000, 10_485_760, 123_456_789)
 
 
-def test_firewall_blocks_exactly_the_bodies_that_are_too_large_for_an_invocation():
+def test_firewall_blocks_exactly_the_bodies_that_are_too_large_for_lambda():
     rule, _ = properties(EVERYTHING, "ApiFirewall")["Rules"]
     statement = rule["Statement"]["RegexMatchStatement"]
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}
@@ -316,7 +316,7 @@ def test_firewall_blocks_an_address_that_sends_too_many_requests():
     assert rule["Statement"] == {"RateBasedStatement": {"AggregateKeyType": "IP", "Limit": 2000}}
 
 
-def test_firewalls_response_is_in_the_openapi_document():
+def test_firewall_response_is_in_the_openapi_document():
     firewall = properties(EVERYTHING, "ApiFirewall")
     rule, _ = firewall["Rules"]
     answer = rule["Action"]["Block"]["CustomResponse"]
@@ -354,7 +354,7 @@ def test_snapstart_is_off_by_default_and_uses_an_alias_when_enabled():
             assert not aliases
 
 
-def test_key_for_the_snowflake_login_can_only_sign():
+def test_kms_key_for_the_snowflake_login_can_only_sign():
     key = properties("prod", "CheckKey")
     assert (key["KeySpec"], key["KeyUsage"]) == ("RSA_2048", "SIGN_VERIFY")
 

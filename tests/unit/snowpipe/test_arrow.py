@@ -1,5 +1,5 @@
-"""Test the connector's Arrow reader in several threads at once. Without `make_loggers`, most of these
-processes hang.
+"""Test the connector's Arrow reader in several threads at once. Most of the started processes would hang without
+`make_loggers`.
 """
 
 import subprocess
@@ -42,7 +42,7 @@ assert rows == [[(1,)]] * 8, rows
 
 
 @pytest.mark.parametrize("python", [sys.executable, str(DBT.with_name("python"))], ids=["ours", "dbt's"])
-def test_threads_can_read_their_first_results_concurrently(python: str) -> None:
+def test_several_threads_can_read_their_first_arrow_results_concurrently(python: str) -> None:
     root = str(DBT.parents[3])
     for _ in range(3):
         command = [python, "-c", READ_IN_EIGHT_THREADS, root, RESULT]

@@ -1,4 +1,4 @@
-"""Test the error messages of the warehouse commands, and decisions that need no warehouse."""
+"""Test the error messages of the warehouse commands, and those parts of the commands that need no warehouse."""
 
 import gzip
 import json
@@ -84,7 +84,7 @@ def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
     assert "the day of the cow" in said.err
 
 
-def test_identifier_that_contains_sql_is_refused(tmp_path: Path) -> None:
+def test_apply_sql_refuses_a_database_name_that_contains_sql(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
     assert (said.code, said.out, one_line(said.err)) == (2, "", True)
 
@@ -269,7 +269,7 @@ def test_diagnosis_names_the_first_broken_step_between_bucket_and_table(
 # --- details
 
 
-def test_invalid_lines_of_a_truncated_file_are_listed_with_their_numbers() -> None:
+def test_invalid_lines_are_listed_by_number_and_truncated_gzip_is_reported() -> None:
     text = b'{"a":1}\n{"a":1,"a":2}\n\n{"b":NaN}\n'
     assert [bad.line for bad in bad_lines(text)] == [2, 4]
     assert [bad.line for bad in bad_lines(gzip.compress(text))] == [2, 4]
@@ -291,7 +291,7 @@ def test_sql_literal_preserves_quotes_and_backslashes() -> None:
 # --- SQLite from a folder
 
 
-def test_folder_load_skips_truncated_objects_and_the_rejected_prefix(tmp_path: Path) -> None:
+def test_folder_load_skips_objects_with_an_invalid_line_and_the_rejected_prefix(tmp_path: Path) -> None:
     def put(key: str, *lines: str) -> None:
         path = tmp_path / "copy" / key
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,7 +315,7 @@ def test_folder_load_skips_truncated_objects_and_the_rejected_prefix(tmp_path: P
     assert rows == [("events/dt=2026-11-16/hh=08/one.2.ndjson.gz", -500_000)] * 2
 
 
-def test_boms_blank_lines_and_form_feeds_are_not_part_of_an_event(tmp_path: Path) -> None:
+def test_sqlite_load_ignores_boms_blank_lines_and_form_feeds(tmp_path: Path) -> None:
     line = b'{"_id":"%d","type":"x","createdAt":"2026-11-16T08:00:00Z","deviceId":"d"}'
     mark = b"\xef\xbb\xbf"
     body = mark + line % 1 + b"\r\n \r\n\x0c\n" + mark + line % 2 + b"\n\x0c" + line % 3 + b"\v\n"

@@ -1,4 +1,4 @@
-"""Test the address and the credentials that the real connector uses, as seen by a proxy between it and the network."""
+"""Test the addresses and the credentials that the real connector uses, as recorded by a proxy."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ SIGN_IN = {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p", "SNOWFLAKE_DATABASE
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """A proxy that refuses every request and records its first line, such as `CONNECT host:443 HTTP/1.1`."""
+    """A proxy that refuses every request and records its body and first line, such as `CONNECT host:443 HTTP/1.1`."""
 
     daemon_threads = True
 
@@ -35,8 +35,8 @@ class Proxy(socketserver.ThreadingTCPServer):
     def dialled(self) -> set[str]:
         """Return the addresses that the connector called: `host:port` for TLS, and the URL for plain HTTP.
 
-        Metadata services are omitted, and so is loopback, because abandoned calls of other tests may still
-        connect to it.
+        Calls to metadata services are omitted, and so are calls to loopback, which may come from abandoned calls
+        of other tests.
         """
         lines = [line.split()[:2] for line in self.seen if "//127.0.0.1" not in line]
         secure = {address for verb, address in lines if verb == "CONNECT"}

@@ -124,7 +124,7 @@ def test_only_pipes_are_replaced_and_only_by_recreate() -> None:
     assert said == {"recreate.py": ["PIPE"]}
 
 
-def test_pipes_contain_no_casts_and_tables_no_defaults() -> None:
+def test_pipes_contain_no_casts_and_tables_have_no_default_values() -> None:
     for path in FILES:
         words = re.sub(r"--.*|'[^']*'", "", path.read_text()).upper()
         if "_pipe_" in path.name:
@@ -135,7 +135,7 @@ def test_pipes_contain_no_casts_and_tables_no_defaults() -> None:
             assert "CURRENT_TIMESTAMP" not in words
 
 
-def test_every_stage_location_ends_with_a_slash() -> None:
+def test_every_s3_location_in_the_ddl_ends_with_a_slash() -> None:
     urls = [url for path in FILES for url in re.findall(r"'(s3://[^']*)'", path.read_text())]
     assert len(urls) == 4
     assert all(url.endswith("/") for url in urls)
@@ -150,7 +150,9 @@ def test_every_stage_location_ends_with_a_slash() -> None:
         ("COPY INTO a FROM @s ON_ERROR = SKIP_FILE", "COPY INTO a FROM @s ON_ERROR = CONTINUE", False),
     ],
 )
-def test_statements_that_differ_only_in_layout_are_equal(one: str, other: str, same: bool) -> None:
+def test_statements_that_differ_only_in_layout_case_or_comments_are_equal(
+    one: str, other: str, same: bool
+) -> None:
     assert same_statement(one, other) is same
 
 

@@ -1,4 +1,4 @@
-"""Test that a hanging call does not block its caller, and that a failing call raises its exception in the caller."""
+"""Test that a call that hangs does not block the caller, and that the exception of a failed call reaches the caller."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ def test_result_or_exception_of_a_call_reaches_the_caller() -> None:
         within(5, lambda: 1 // 0, "it")
 
 
-def test_long_call_continues_as_long_as_the_store_responds() -> None:
+def test_long_call_continues_as_long_as_the_service_responds() -> None:
     began, ended = time.monotonic(), threading.Event()
 
     def is_alive() -> bool:
@@ -36,13 +36,13 @@ def test_long_call_continues_as_long_as_the_store_responds() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-def test_long_call_raises_an_error_if_the_store_stops_responding(hangs: bool) -> None:
+def test_long_call_raises_an_error_if_the_service_stops_responding(hangs: bool) -> None:
     is_alive = (lambda: threading.Event().wait(30)) if hangs else (lambda: False)
     with pytest.raises(NoAnswerError, match=r"no answer from the store within 0\.1 s"):
         while_alive(0.1, lambda: threading.Event().wait(30), is_alive, "the store")
 
 
-def test_frozen_snowflake_is_reported_within_the_timeout() -> None:
+def test_snowflake_that_does_not_respond_is_reported_within_the_timeout() -> None:
     """The server accepts the connection and never responds, like a stopped process."""
     with silent_port() as port:
         settings = Connection(

@@ -1,4 +1,4 @@
-"""Test that tools can call an emulator regardless of their user's AWS settings."""
+"""Test that our tools can call an AWS emulator regardless of the user's AWS settings."""
 
 import logging
 import subprocess

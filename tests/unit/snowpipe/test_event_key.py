@@ -1,4 +1,4 @@
-"""Test that the macro `event_key` and the contract's `Owned.event_key` return the same key."""
+"""Test that the dbt macro `event_key` and the contract's `Owned.event_key` return the same key."""
 
 import duckdb
 import sqlglot

@@ -1,6 +1,6 @@
 """Test that a repaired file becomes an object in the archive, even if an editor or `cat` has added characters to it.
 
-Such characters are byte order marks, blank lines and form feeds.
+The added characters are byte order marks, blank lines and form feeds.
 """
 
 import gzip
@@ -26,7 +26,7 @@ FILES = {
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("layout", FILES.values(), ids=FILES.keys())
-def test_boms_and_blank_lines_of_a_repaired_file_are_ignored(
+def test_boms_blank_lines_and_form_feeds_in_a_repaired_file_are_ignored(
     tmp_path: Path, layout: bytes, packed: bool
 ) -> None:
     lines = [b'{"_id":"a","price":1.50}', b'{"_id":"b","odo":9007199254740993}']

@@ -1,4 +1,4 @@
-"""A separate stage on a local Snowflake for each warehouse test, and the command line to operate it."""
+"""A separate stage on a local Snowflake for each warehouse test, and a function that runs commands on it."""
 
 import contextlib
 import io
@@ -40,7 +40,7 @@ def command(environment: dict[str, str], *arguments: str) -> CommandResult:
 
 @dataclass
 class Stage:
-    """A bucket, a topic and a database for one test, and the outputs.json that the commands read."""
+    """A stage for one test: a bucket, a topic, a database, and the outputs.json that the commands read."""
 
     folder: Path
     local: LocalProcess
@@ -86,14 +86,14 @@ class Stage:
     def put(
         self, events: Iterable[object], prefix: Prefix = "events", received_at: datetime | None = None
     ) -> str:
-        """Write events as one object of the archive, as the handler does, and return its key."""
+        """Write the events to the archive as one object, as the handler does; return the object's key."""
         lines = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in events]
         made = lines_object(prefix, lines, received_at or datetime.now(UTC))
         self.aws.s3.put_object(Bucket=self.bucket, Key=made.key, Body=made.body)
         return made.key
 
     def create_objects(self) -> None:
-        """Run the DDL without the comparison that `apply` makes afterwards, which takes longer than the DDL itself."""
+        """Run the DDL without the comparison that `apply` makes afterwards, which takes longer than the DDL."""
         known = archive.parameters(settings.load(self.environment))
         apply.run(self.warehouse, definitions(known))
 
@@ -109,7 +109,7 @@ class Stage:
         return int(self.one(f"SELECT COUNT(*) FROM {self.database}.{table}"))
 
     def loaded(self, keys: Sequence[str], table: str = "RAW.EVENTS") -> None:
-        """Wait until the table contains rows of every object."""
+        """Wait until the table contains rows from each of these objects."""
         quoted = ", ".join(f"'{key}'" for key in keys)
         sql = f"SELECT COUNT(DISTINCT FILE_NAME) FROM {self.database}.{table} WHERE FILE_NAME IN ({quoted})"
         eventually(lambda: int(self.one(sql)), lambda found: found == len(set(keys)))
