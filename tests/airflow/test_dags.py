@@ -65,7 +65,7 @@ def test_every_task_runs_a_step_of_ops_nightly(dags: dict[str, DAG]) -> None:
     subprocess.run([ROOT / ".venv/bin/python", "-c", check, *sorted(steps)], cwd=ROOT, check=True)
 
 
-def test_range_from_the_user_is_never_part_of_a_command(dags: dict[str, DAG]) -> None:
+def test_range_entered_by_the_user_is_never_part_of_a_shell_command(dags: dict[str, DAG]) -> None:
     for task in dags["milkrun_backfill"].tasks:
         assert "params" not in task.bash_command
         assert "params['from']" in task.env["START"]

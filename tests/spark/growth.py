@@ -87,7 +87,7 @@ def run_naively(folder: Path, job: str, hours: Hours) -> None:
 
 
 def run_once(folder: Path, engine: str, job: str, hours: Hours, cores: int) -> None:
-    """Run one job in this process, and print its seconds without start-up and the bytes that Spark shuffled."""
+    """Run one job in this process; print its seconds, without start-up, and the bytes that Spark shuffled."""
     store = Folder(folder)
     shuffled = 0
     if engine == "spark":
@@ -141,7 +141,7 @@ def measured(command: Sequence[str], cores: int) -> dict[str, float]:
             ticks |= {pid: used for pid, _, used in seen}
             time.sleep(0.1)
         if job.returncode:
-            raise RuntimeError(f"{command} ended with {job.returncode}")
+            raise RuntimeError(f"{command} exited with status {job.returncode}")
         out.seek(0)
         printed = json.loads(out.read().splitlines()[-1])
     return {
@@ -219,7 +219,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
     parser.add_argument(
-        "--fit", type=Path, help="run nothing; fit the lines that earlier runs printed into this file"
+        "--fit", type=Path, help="run no job; fit the results of earlier runs, printed into this file"
     )
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

@@ -10,9 +10,9 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def kill_all(job: subprocess.Popen[bytes]) -> None:
-    """Kill the process group of a job, which must be its leader.
+    """Kill the process group that a job leads.
 
-    As a subreaper, this process also reaps the orphaned JVM.
+    This process becomes a subreaper, so that it also reaps the orphaned JVM.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.killpg(job.pid, signal.SIGKILL)

@@ -108,7 +108,7 @@ with session("milkrun-killed", "local[1]") as spark:
 """
 
 
-def test_killed_job_keeps_the_old_files_and_the_next_run_finishes(
+def test_killed_compaction_keeps_the_old_files_and_the_next_run_completes(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     store, hours = Folder(tmp_path), Hours(HOUR, LATER)

@@ -1,4 +1,4 @@
-"""Test that the stream writes the same rows as the rule and the Beam job, and each row exactly once despite SIGKILL.
+"""Test that the stream's rows equal those of the rule and the Beam job, and are written exactly once despite SIGKILL.
 
 Damaged objects must not stop the stream.
 """
@@ -37,7 +37,7 @@ Windows = list[tuple[datetime, str, str, int]]
 
 
 def morning(seed: int, trucks: int = 12, fences: int = 3) -> list[GeofenceEvent]:
-    """Return three hours of events in the order in which they are sent: up to nine minutes late, some exits missing."""
+    """Return three hours of events in sending order. They are up to nine minutes late, and some exits are missing."""
     pick, events = random.Random(seed), []
     for truck in range(trucks):
         at = HOUR + timedelta(seconds=pick.randrange(1800))
@@ -63,7 +63,7 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the windows and overdue visits that the rule produces for each pair without Spark."""
+    """Return the windows and overdue visits that the rule produces for all pairs, without Spark."""
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)
@@ -119,7 +119,7 @@ def test_windows_and_overdue_exits_match_the_rule_and_the_beam_job(
     assert sorted((datetime.fromisoformat(at), *rest) for at, *rest in counted) == windows
 
 
-def test_objects_that_the_handler_did_not_write_do_not_stop_the_stream(
+def test_objects_not_written_by_the_handler_do_not_stop_the_stream(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     """The objects are a repaired copy with an operator's own key, and an empty upload."""

@@ -1,4 +1,4 @@
-"""Run moto's server on loopback. It handles one request at a time, because moto's conditional writes can race."""
+"""Run moto's server on loopback. It handles one request at a time, because moto's conditional writes are not atomic."""
 
 import json
 import threading
@@ -38,7 +38,7 @@ class Aws:
         }
 
     def received_notifications(self) -> list[dict[str, object]]:
-        """Receive all notifications from a queue that is a target of the bus, delete them there, and return them."""
+        """Receive, delete and return all notifications in the queue to which the event bus sends them."""
         sqs = self.client("sqs")
         url = sqs.get_queue_url(QueueName="received")["QueueUrl"]
         found = []

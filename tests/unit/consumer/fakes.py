@@ -13,7 +13,7 @@ from ops.visits_items import visits_in
 
 
 class Inline(Executor):
-    """An executor that runs each submitted call immediately."""
+    """An executor that runs each submitted call immediately, in the calling thread."""
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -23,7 +23,7 @@ class Inline(Executor):
 
 @dataclass
 class FakeTable:
-    """A table that guarantees only what DynamoDB guarantees: atomic single-item writes and consistent reads.
+    """A fake table with only the guarantees of DynamoDB: atomic single-item writes and, on request, consistent reads.
 
     `before_access` is called before each read or write of an item. It may let another thread run, or raise an
     exception.
@@ -37,7 +37,7 @@ class FakeTable:
     before: dict[Key, Item] = field(default_factory=dict)
 
     def seen_by(self, before_access: Callable[[str], None]) -> "FakeTable":
-        """Return a table with the same items that calls another `before_access`."""
+        """Return a table that shares the items of this one, but calls another `before_access`."""
         return FakeTable(self.stored, before_access, stale=self.stale, before=self.before)
 
     def get(self, wanted: Sequence[Key], *, consistent: bool = True) -> tuple[dict[Key, Item], Failures]:
@@ -81,7 +81,7 @@ class FakeTable:
             yield copy.deepcopy(self.stored[pk, after])
 
     def visits(self, pair: Pair) -> list[Visit]:
-        """Return the visits of a pair that readers of the table see, in order."""
+        """Return a pair's visits, as readers of the table see them, in order."""
         return [visit for found, visit in visits_in(self.stored.values()) if found == pair]
 
 

@@ -1,4 +1,4 @@
-"""Strategies for events as phones send them, drawn from so few values that every kind of collision occurs."""
+"""Hypothesis strategies for events as phones send them, with so few values that ids and times often collide."""
 
 import base64
 import json
@@ -54,9 +54,10 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Draw an event with one of few ids and times.
+    """Draw an event from few ids and times.
 
-    So ids repeat with equal and different contents, and events are simultaneous or flap.
+    Ids therefore repeat, some with different contents, and devices often enter and leave at the same second or in
+    quick succession.
     """
     world = world or World()
     return st.builds(
@@ -73,7 +74,7 @@ def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
 
 
 def as_json(e: GeofenceEvent) -> bytes:
-    """Return an event as JSON, as the app sends it and the stream carries it."""
+    """Return an event as the JSON text that the app sends and the stream carries."""
     body: dict[str, object] = {
         "_id": e.event_id,
         "type": e.type,
@@ -91,7 +92,7 @@ def as_json(e: GeofenceEvent) -> bytes:
 def batch_of(datas: Sequence[bytes | str], first: int = 1, stream: str = "geofence") -> dict[str, Any]:
     """Return a Lambda batch of one shard whose records arrived at Kinesis two hours after START.
 
-    A `str` is passed on without base64 encoding.
+    Bytes are encoded in base64; a `str` is used as it is.
     """
     return {
         "Records": [

@@ -36,7 +36,7 @@ def no_pauses(monkeypatch):
 
 
 class DynamoDB:
-    """A fake DynamoDB. `decide` returns the keys of a call that are left unprocessed, or raises an error."""
+    """A fake DynamoDB. `decide` returns the keys that a call leaves unprocessed, or raises an error."""
 
     def __init__(self, decide):
         self.decide, self.found, self.consistent, self.calls = decide, [], True, []
@@ -73,7 +73,7 @@ def test_keys_that_remain_unprocessed_are_returned_as_failures():
     assert len(items) == 149
 
 
-def test_invalid_batch_is_halved_until_the_invalid_key_is_found():
+def test_batch_with_an_invalid_key_is_halved_until_the_key_is_found():
     def decide(db, keys):
         if "031" in keys:
             raise error("ValidationException")
@@ -84,7 +84,7 @@ def test_invalid_batch_is_halved_until_the_invalid_key_is_found():
     assert len(items) == 149
 
 
-def test_any_other_error_fails_only_its_own_batch():
+def test_throttled_batch_read_fails_only_for_the_keys_in_that_batch():
     def decide(db, keys):
         if "000" in keys:
             raise error("ThrottlingException")
@@ -95,7 +95,7 @@ def test_any_other_error_fails_only_its_own_batch():
 
 
 @pytest.mark.parametrize("consistent", [True, False])
-def test_read_uses_the_requested_consistency(consistent):
+def test_batch_read_uses_the_requested_consistency(consistent):
     found, dynamodb = table(lambda db, keys: [])
     found.get(KEYS[:1], consistent=consistent)
     assert dynamodb.consistent is consistent
@@ -133,7 +133,7 @@ def test_entries_that_the_bus_always_rejects_are_returned_as_failures():
     }
 
 
-def test_unreachable_bus_fails_all_notifications():
+def test_all_notifications_fail_if_the_bus_is_unreachable():
     class Down:
         def put_events(self, Entries):
             raise NoResponseError("EventBridge: TimeoutError")

@@ -1,4 +1,4 @@
-"""Test the function as Lambda calls it, with moto's DynamoDB, S3 and EventBridge."""
+"""Test the consumer function as Lambda calls it, with moto's DynamoDB, S3 and EventBridge."""
 
 import gzip
 import json
@@ -78,7 +78,7 @@ def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, caps
     assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
 
 
-def test_log_of_a_batch_does_not_grow_with_its_invalid_records(aws, capsys):
+def test_log_of_a_batch_does_not_grow_with_the_number_of_invalid_records(aws, capsys):
     assert consume(*[b"\xff" * 10_000] * 500) == {"batchItemFailures": []}
     said = capsys.readouterr()
     assert len((said.out + said.err).splitlines()) == 2
@@ -125,7 +125,7 @@ for batch in batches:
 """
 
 
-def test_killing_a_process_that_shares_a_device_does_not_change_the_visits(aws):
+def test_visits_are_correct_after_one_of_two_processes_that_share_a_device_is_killed(aws):
     chance = random.Random(4)
     kinds = ["enter", "exit", "dwell"]
     all_events = [event(chance.choice(kinds), 20 * chance.randrange(60), f"e{n % 70}") for n in range(90)]

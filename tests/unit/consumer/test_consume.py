@@ -147,7 +147,7 @@ def test_first_failed_record_is_reported_to_kinesis():
 
 
 def test_change_of_a_killed_consumer_is_published_with_the_next_batch():
-    """`make kcl` runs a worker beside the function.
+    """The killed consumer is a worker beside the function, as `make kcl` runs it.
 
     The worker received both events in one batch, the function in two.
     """
@@ -170,7 +170,7 @@ def test_change_of_a_killed_consumer_is_published_with_the_next_batch():
     assert [n.kind for n in world.bus.notified] == ["arrived", "departed"]
 
 
-def test_consumer_stops_after_the_first_failure_or_when_time_is_short():
+def test_consumer_stops_after_a_group_of_pairs_with_a_failure_or_when_time_runs_out():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)
     datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(230)]
@@ -189,7 +189,7 @@ def test_record_that_cannot_be_quarantined_is_retried():
     assert world.aside.kept == []
 
 
-def test_pair_that_the_store_rejects_permanently_is_quarantined():
+def test_all_events_of_a_pair_are_quarantined_if_the_store_rejects_the_pair_permanently():
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-1": PermanentError("key too long")}), world.aside)
     outcome = consume(records_of(batch_of([as_json(ENTER), as_json(EXIT)])), ports)

@@ -1,4 +1,4 @@
-"""Test that visits stay correct although their items expire one by one, and some of them days late."""
+"""Test that visits stay correct although DynamoDB deletes their items one by one, some of them days after expiry."""
 
 import random
 from copy import replace
@@ -96,7 +96,7 @@ flapping = st.tuples(
 
 @settings(deadline=None, max_examples=150)
 @given(st.lists(flapping, min_size=1, max_size=6), st.integers(0, 10**6), SIZES)
-def test_visits_of_many_months_are_correct_despite_flapping_and_late_events(all_flaps, seed, sizes):
+def test_visits_of_many_months_are_correct_despite_flapping_devices_and_late_events(all_flaps, seed, sizes):
     with small(sizes):
         check_flaps(all_flaps, seed)
 
@@ -144,7 +144,7 @@ def event_days_later(e, days):
     )
 
 
-def test_version_keeps_increasing_after_all_items_of_a_device_have_expired():
+def test_notification_versions_keep_increasing_after_all_items_of_a_device_have_expired():
     table, bus = FakeTable(), FakeBus()
     for n in range(30):
         store(table, bus).add({HOME: [event("enter", n * 1000), event("exit", n * 1000 + 500)]})
@@ -190,7 +190,7 @@ def test_exit_closes_the_visit_of_a_truck_parked_longer_than_events_are_kept():
     assert table.visits(HOME) == list(visits_of([parked, back, left_late])[HOME].visits)
 
 
-def test_late_event_in_a_long_visit_reads_only_one_day_of_events():
+def test_late_event_in_a_visit_with_1440_events_reads_fewer_than_40_items():
     table = FakeTable()
     dwells = [event("dwell", n * 3600) for n in range(1, 60 * 24)]
     store(table).add({HOME: [event("enter", 0, "parked"), *dwells]})
@@ -215,7 +215,7 @@ def test_no_event_is_added_to_a_chunk_whose_successors_have_expired():
 
 
 @pytest.mark.parametrize("left", [0, 1, None])
-def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
+def test_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
     """DynamoDB has deleted only some of the expired chunks."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
@@ -243,7 +243,7 @@ def test_truck_flapping_longer_than_events_are_kept_has_one_visit(left):
 
 
 @pytest.mark.parametrize("seconds", [-90, -30, 0, 30, 90])
-def test_re_entry_at_the_start_of_the_read_range_is_still_merged(seconds):
+def test_re_entry_one_day_before_a_late_exit_is_merged(seconds):
     late = event("exit", 3 * DAY, "late")
     since = 2 * DAY - 120 + seconds
     some = [
@@ -259,8 +259,8 @@ def test_re_entry_at_the_start_of_the_read_range_is_still_merged(seconds):
     assert table.visits(HOME) == list(expected)
 
 
-def test_late_exit_closes_the_simultaneous_visit_whose_id_sorts_last():
-    """The keys of the visits sort differently from their ids, because `#` is stored as `%23`."""
+def test_late_exit_closes_the_visit_whose_id_sorts_last_if_two_visits_begin_simultaneously():
+    """Ids must be compared unencoded: `a#` sorts before `a$`, but its encoded form `a%23` sorts after it."""
     some = [event("enter", 0, "a#"), event("enter", 0, "a$")]
     table = FakeTable()
     store(table).add({HOME: [*some, event("enter", 5 * DAY, "next")]})
@@ -269,7 +269,7 @@ def test_late_exit_closes_the_simultaneous_visit_whose_id_sorts_last():
     assert table.visits(HOME) == list(expected[HOME].visits)
 
 
-def test_later_exits_of_a_device_flapping_at_the_start_of_the_read_range_are_ignored():
+def test_orphan_exit_in_a_merged_gap_one_day_before_a_late_exit_is_ignored():
     late, last = event("exit", 3 * DAY, "late"), event("dwell", 3 * DAY + 60)
     since = 2 * DAY - 120
     some = [

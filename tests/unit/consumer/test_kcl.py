@@ -1,4 +1,4 @@
-"""Test the worker's shard process, checkpoints and health check. tests/e2e runs the daemon itself."""
+"""Test the KCL worker's shard process, checkpoints and health check. tests/e2e runs the daemon itself."""
 
 import base64
 import io
@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """A consumer that stops once at each given position. If a stop is an exception, the consumer raises it instead."""
+    """A fake consumer whose nth call stops at the record at the nth given position, or raises the given exception."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []
@@ -125,7 +125,7 @@ def test_pauses_between_retries_double_up_to_a_limit():
     assert max(pauses) > 1
 
 
-def test_bug_ends_the_process_because_the_library_swallows_exceptions():
+def test_unexpected_exception_ends_the_process_because_the_library_would_swallow_it():
     checkpointer = Checkpointer()
     with pytest.raises(SystemExit):
         processor(Consumer(KeyError("bug"))).process_records(Input(checkpointer, records=[Delivered(1)]))
@@ -161,10 +161,7 @@ def test_end_of_a_shard_is_checkpointed_but_the_loss_of_its_lease_is_not():
 
 
 def test_end_of_a_shard_is_checkpointed_despite_throttling():
-    """The KCL treats an exception as completion.
-
-    It never reads the children of a shard whose end is not checkpointed.
-    """
+    """The KCL treats an exception as success, and never reads the child shards of a shard without this checkpoint."""
     throttled = Checkpointer("ThrottlingException", "ThrottlingException")
     processor(Consumer()).shard_ended(Input(throttled))
     assert throttled.at == [(None, None)]
@@ -175,7 +172,7 @@ def test_end_of_a_shard_is_checkpointed_despite_throttling():
     assert taken_by_another.at == []
 
 
-def test_worker_speaks_the_protocol_of_the_daemon_over_stdin_and_stdout():
+def test_worker_speaks_the_daemons_protocol_over_stdin_and_stdout():
     from amazon_kclpy.kcl import KCLProcess
 
     record = {
@@ -201,7 +198,7 @@ def test_worker_speaks_the_protocol_of_the_daemon_over_stdin_and_stdout():
     ]  # fmt: skip
 
 
-def test_properties_come_from_settings_and_can_be_overridden():
+def test_kcl_properties_come_from_settings_and_can_be_overridden():
     settings = KclSettings.of(
         ENVIRONMENT | {"KCL_PROPERTIES": '{"maxRecords": 7, "failoverTimeMillis": 3000}'}
     )
@@ -267,10 +264,12 @@ def test_worker_refuses_a_state_folder_that_other_users_can_write_to(tmp_path, m
     with pytest.raises(SystemExit, match=r"^2$"):
         Health(folder).begin()
     assert "set KCL_STATE_FOLDER to a private folder" in capsys.readouterr().err
-    assert folder.stat().st_mode == mode, "as root, a changed /tmp would stop other programs"
+    assert folder.stat().st_mode == mode, (
+        "a worker that runs as root must not change the mode of a shared folder"
+    )
 
 
-def test_files_of_the_worker_are_private(tmp_path, monkeypatch):
+def test_new_state_folder_and_every_properties_file_are_private(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")

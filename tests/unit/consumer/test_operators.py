@@ -56,7 +56,7 @@ def test_visits_of_a_device_are_listed_in_order_from_a_given_time(aws):
     assert [v["entered_event_id"] for v in later] == ["c"]
 
 
-def test_devices_at_a_fence_are_listed(aws):
+def test_devices_inside_a_fence_are_listed_in_order_of_entry(aws):
     consume(
         *map(as_json, [
             event("enter", 0, "a", fence=FARM), event("exit", 60, "b", fence=FARM),
@@ -112,7 +112,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_presence_in_the_table_matches_the_rule_on_random_events(aws, seed):
-    """The events include flapping, superseded contents and ties, and are added in random order."""
+    """The events include quick re-entries, superseded contents and equal times, and are added in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
     some = [
@@ -157,7 +157,7 @@ def run(environment, *args):
     return result.stdout
 
 
-def test_visits_command_lists_by_device_or_fence_as_json_or_as_a_table(aws, tmp_path):
+def test_visits_command_lists_visits_by_device_or_fence_as_json_or_as_a_table(aws, tmp_path):
     consume(as_json(event("enter", 0, "a", fence=FARM)))
     environment = outputs(aws, tmp_path)
     (visit,) = json.loads(run(environment, "visits", "--device", "truck-1", "--json"))
@@ -275,13 +275,13 @@ def test_unreadable_quarantine_object_does_not_hide_the_others(aws, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--json", "--send", "--purge"])
-def test_unreadable_quarantine_object_is_kept_and_the_command_fails(aws, tmp_path, option):
+def test_set_aside_command_fails_if_a_quarantine_object_is_unreadable(aws, tmp_path, option):
     aws.client("s3").put_object(Bucket=aws.bucket, Key="set-aside/torn", Body=b"\x1f\x8bno gzip")
     environment = outputs(aws, tmp_path)
     assert attempt(environment, "set-aside", option).exit_code == 1
 
 
-def test_one_command_migrates_all_items_to_the_current_table_layout(aws, tmp_path, monkeypatch):
+def test_move_visits_command_migrates_all_items_to_the_current_layout(aws, tmp_path, monkeypatch):
     cases = json.loads(Path(__file__).with_name("previous_layout.json").read_text())
     (case,) = (case for case in cases if case["name"] == "random 0")
     dynamodb = aws.client("dynamodb")

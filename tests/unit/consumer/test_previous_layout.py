@@ -1,7 +1,7 @@
-"""Test that a pair is migrated from the table's previous layout, by its next event or by the command.
+"""Test that a (device, fence) pair is migrated from the table's previous layout by its next event or by the operator.
 
-`previous_layout.json` contains the items that the previous version of the consumer wrote for some events: after it had
-finished, after it was stopped in the middle of its last change, and after some of the items had expired.
+`previous_layout.json` contains the items that the previous version of the consumer wrote in three cases: it finished,
+it was stopped in the middle of its last change, or some of the items had expired.
 """
 
 import json
@@ -50,7 +50,7 @@ def test_migrated_pair_keeps_its_visits_and_publishes_no_notification(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
-def test_next_event_migrates_a_pair_wherever_its_consumer_stopped(name):
+def test_next_event_migrates_a_pair_wherever_the_previous_consumer_stopped(name):
     """The last batch is delivered again with one more event."""
     case, bus = CASES[name], FakeBus()
     table, events = old_table(case), sent(case)
@@ -80,7 +80,7 @@ def unpublished(case):
     return [{"id": id_} for id_, _, _ in entry["told"]]
 
 
-def test_open_visit_outlasts_its_expired_events():
+def test_open_visit_is_kept_after_its_events_have_expired():
     case = CASES["an open visit whose events have expired"]
     table = old_table(case)
     deliver(store(table), [event("exit", 101 * DAY, "left")], 1)
@@ -89,7 +89,7 @@ def test_open_visit_outlasts_its_expired_events():
     assert timestamp(visit.last_seen_at) == "2027-02-24T08:00:00.000000Z"
 
 
-def test_enter_whose_exit_has_expired_does_not_split_its_visit():
+def test_re_entry_after_an_exit_that_has_expired_does_not_split_the_visit():
     case = CASES["a flap whose exit has expired"]
     table = old_table(case)
     assert any("#parked" in sk for _, sk in table.stored)  # not deleted yet
@@ -118,7 +118,7 @@ def test_interrupted_migration_is_completed_by_the_next_one(calls):
 
 
 def test_previous_version_cannot_change_a_migrated_pair():
-    """The previous version writes a head only if its version is unchanged, and cannot read a migrated head."""
+    """The previous consumer writes a head only if the head's version is unchanged, and cannot read a migrated head."""
     case = CASES["many visits"]
     table = old_table(case)
     before = dict(table.stored[HOME_KEY])

@@ -37,7 +37,7 @@ def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> St
 
 
 def deliver(mine, batch, number, shard="shard"):
-    """Add a batch with the given number on the stream to the store, as consume() does. Returns the results by pair."""
+    """Add a batch to the store, as consume() does; `number` is its position on the stream. Returns results by pair."""
     pairs = grouped(batch)
     return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
@@ -50,7 +50,7 @@ def grouped(some):
 
 
 def visits_known_to_a_receiver(notifications):
-    """Return the visits that a receiver derives from notifications, keeping the latest version of each visit."""
+    """Return the visits that a subscriber derives from the notifications, using the latest version of each visit."""
     visits, began = {}, {}
     for notice in sorted(notifications, key=lambda n: n.detail["version"]):
         detail = notice.detail
@@ -106,7 +106,7 @@ def check_any_batching(batches, min_confidence, gap, chance):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(events(ONE_PAIR), min_size=1, max_size=12), SIZES)
-def test_repeated_batch_changes_no_visit_and_sends_no_notification(some, sizes):
+def test_repeated_batch_changes_no_visit_and_sends_no_new_notification(some, sizes):
     table, bus = FakeTable(), FakeBus()
     with small(sizes):
         deliver(store(table, bus), some, 1)
@@ -141,9 +141,9 @@ def stubborn(chance):
 
 
 class Stage:
-    """Runs several actors as threads.
+    """Runs several actors as threads, one call at a time.
 
-    `choose` decides which of them makes its next call, and some calls kill their actor.
+    `choose` decides which actor makes the next call, and some calls kill their actor.
     """
 
     def __init__(self, choose):
@@ -301,7 +301,9 @@ def check_shard_that_moves(batches, seed, deaths, failures):
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=2, max_size=2),
     SIZES,
 )
-def test_consumers_with_different_batches_lose_no_notification(records, seed, deaths, sizes):
+def test_consumers_that_split_a_shard_into_different_batches_lose_no_notification(
+    records, seed, deaths, sizes
+):
     """`make kcl` runs a worker beside the function, and each of them has its own checkpoint."""
     with small(sizes):
         check_other_batches(records, seed, deaths)
@@ -341,7 +343,7 @@ def check_other_batches(records, seed, deaths):
     }
 
 
-def test_event_in_a_chunk_newer_than_a_stale_log_is_published():
+def test_change_in_a_chunk_newer_than_a_stale_log_is_published():
     """The process that wrote the chunk was killed before publishing, and the eventually consistent read returns an
     older log.
     """
@@ -425,7 +427,7 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
     assert HOME.device_id not in str(failure)
 
 
-def test_event_rejected_by_dynamodb_is_isolated():
+def test_event_rejected_by_dynamodb_does_not_block_other_events_of_its_pair():
     class Choosy(FakeTable):
         def put_version(self, item, expected):
             if "bad" in str(item["events"]):
@@ -480,7 +482,7 @@ def test_failed_notification_is_resent_with_the_same_id():
     assert [n.id for n in bus.notified] == [n.id for n in seen]
 
 
-def test_late_event_reads_the_chunks_once_even_after_a_long_history():
+def test_late_event_reads_each_chunk_once_even_after_a_long_history():
     table = FakeTable()
     day = [
         event(kind, n * 1000 + (500 if kind == "exit" else 0), f"{kind}{n}")

@@ -45,7 +45,7 @@ def test_exit_without_an_open_visit_is_an_orphan():
     ) == History((Visit(at(10), "a", at(20), "b"),), orphan_exits=2)
 
 
-def test_dwell_updates_last_seen_only_of_the_open_visit():
+def test_dwell_event_updates_only_the_open_visit():
     assert history(
         event("dwell", 0),
         event("enter", 10, "a"),
@@ -75,7 +75,7 @@ def test_orphan_exit_inside_a_gap_does_not_lengthen_the_visit():
     assert [v.entered_event_id for v in merged] == ["a", "b"]
 
 
-def test_visit_that_ended_without_an_exit_does_not_merge():
+def test_visit_that_ended_without_an_exit_is_not_merged_with_the_next():
     assert len(history(event("enter", 0), event("enter", 1), event("exit", 2), event("enter", 3)).visits) == 2
 
 

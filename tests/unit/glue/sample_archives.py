@@ -78,7 +78,7 @@ def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]
 
 
 def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
-    """Return random events with many equal times, ids with several contents, and gaps of exactly the merge limit."""
+    """Return random events with many equal times, ids with several contents, and gaps as long as the merge gap."""
     pick = random.Random(seed)
     ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [
@@ -137,7 +137,7 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Compare each content of an event with the first one in a loop; return the conflicts as rows of CONFLICT."""
+    """Compare in a loop each content of an event with its first content; return the conflicts as rows of CONFLICT."""
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""Test compaction with DuckDB. tests/spark runs the same cases with Spark."""
+"""Test compaction with DuckDB. tests/spark tests that Spark produces the same result."""
 
 import json
 import subprocess
@@ -75,7 +75,7 @@ def test_unchanged_hour_is_not_compacted_again(tmp_path: Path) -> None:
     assert compacted(Folder(tmp_path)) == []
 
 
-def test_late_object_triggers_recompaction_and_the_old_files_are_deleted_later(
+def test_late_object_triggers_recompaction_and_old_files_are_deleted_after_the_grace_period(
     tmp_path: Path,
 ) -> None:
     store = Folder(tmp_path)
@@ -92,7 +92,7 @@ def test_late_object_triggers_recompaction_and_the_old_files_are_deleted_later(
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(some_lines(20))
 
 
-def test_hour_whose_objects_were_deleted_has_no_parquet_files(tmp_path: Path) -> None:
+def test_hour_whose_objects_were_deleted_lists_no_parquet_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     compacted(store)
@@ -263,7 +263,7 @@ compact.sweep(store, hours, datetime.now(UTC) + timedelta(hours=9))
 
 
 @pytest.mark.slow
-def test_readers_find_either_the_old_or_the_new_files_after_a_killed_compaction(tmp_path: Path) -> None:
+def test_readers_see_either_the_old_or_the_new_files_after_a_killed_compaction(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     old, new = some_lines(12), some_lines(24)
     archived(tmp_path, old)
@@ -285,7 +285,7 @@ def test_readers_find_either_the_old_or_the_new_files_after_a_killed_compaction(
     assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
-def test_command_reports_its_result_and_does_nothing_when_repeated(
+def test_compact_command_reports_its_result_and_does_nothing_when_repeated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archived(tmp_path, some_lines(10))
@@ -318,7 +318,7 @@ def test_invalid_argument_is_reported_with_exit_code_2(
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_real_day_of_rounds_is_compacted_without_losing_a_line(tmp_path: Path) -> None:
+def test_real_day_of_delivery_rounds_is_compacted_without_losing_a_line(tmp_path: Path) -> None:
     hours = rounds_archived(tmp_path, batch=100)
     store = Folder(tmp_path)
     manifests = compacted(store, DAY)

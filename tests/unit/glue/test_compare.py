@@ -59,7 +59,7 @@ def test_missing_extra_and_different_visits_are_reported(rows: Rows) -> None:
     }
 
 
-def test_exit_code_is_1_if_there_are_differences(
+def test_comparison_exits_with_code_1_if_there_are_differences(
     tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export = tmp_path / "export.parquet"

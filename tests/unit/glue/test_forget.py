@@ -88,7 +88,7 @@ def world(archive: Path) -> list[bytes]:
     return others
 
 
-def test_both_runs_together_remove_all_data_of_the_users_and_nothing_else(
+def test_both_runs_of_forget_remove_all_data_of_the_users_and_nothing_else(
     tmp_path: Path, users: Path
 ) -> None:
     archive = tmp_path / "archive"
@@ -108,7 +108,7 @@ def test_both_runs_together_remove_all_data_of_the_users_and_nothing_else(
     assert stale(store, HOURS) == []
 
 
-def test_first_run_deletes_nothing_and_prints_the_warehouse_sql(
+def test_first_run_of_forget_deletes_nothing_and_prints_the_warehouse_sql(
     tmp_path: Path, users: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = tmp_path / "archive"
@@ -126,7 +126,7 @@ def test_first_run_deletes_nothing_and_prints_the_warehouse_sql(
     assert "bob" not in plan
 
 
-def test_both_runs_can_be_repeated(tmp_path: Path, users: Path) -> None:
+def test_both_runs_of_forget_can_be_repeated(tmp_path: Path, users: Path) -> None:
     archive = tmp_path / "archive"
     world(archive)
     assert [forget(archive, users), forget(archive, users)] == [0, 0]
@@ -134,7 +134,9 @@ def test_both_runs_can_be_repeated(tmp_path: Path, users: Path) -> None:
     assert not any(b"bob" in text for text in everything(archive))
 
 
-def test_nothing_is_deleted_while_a_new_object_is_missing(tmp_path: Path, users: Path) -> None:
+def test_second_run_of_forget_deletes_nothing_while_a_new_object_is_missing(
+    tmp_path: Path, users: Path
+) -> None:
     archive = tmp_path / "archive"
     world(archive)
     forget(archive, users)
@@ -263,7 +265,7 @@ def test_events_that_contain_only_the_account_id_of_the_user_are_deleted(tmp_pat
     assert left(tmp_path / "archive") == others
 
 
-def test_plan_contains_no_id_and_no_hash_of_an_id(tmp_path: Path, users: Path) -> None:
+def test_plan_contains_neither_ids_nor_hashes_of_ids(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archived(tmp_path / "archive", [line("a", user=ANN, device="phone-4711"), line("b", user="bea")])
     assert forget(tmp_path / "archive", users) == 0
@@ -356,7 +358,7 @@ def test_compressed_or_escaped_id_in_an_unreadable_body_is_found(
 def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
     """Only decompressed text can contain personal data.
 
-    The bytes of a gzip header's time may happen to equal a short id.
+    The bytes of the timestamp in a gzip header may happen to equal a short id.
     """
     at = int.from_bytes(b" x  ", "little")
     subject = Subject.of(["x"])
@@ -420,7 +422,7 @@ def test_file_that_is_not_json_is_deleted_if_it_contains_an_id(tmp_path: Path, u
 
 
 class WithMarkers(Folder):
-    """A folder that also lists folder markers, such as the S3 console creates, and an empty object."""
+    """A folder that also lists an empty object, and folder markers like those that the S3 console creates."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
         yield from super().list(prefix)

@@ -97,7 +97,7 @@ def test_compaction_step_fails_if_the_job_prints_no_result(
     assert (code == 0, report["ok"]) == (ok, ok)
 
 
-def test_step_for_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dbt_step_for_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
     monkeypatch.setattr(nightly, "_run", lambda _, command, **__: (ran.append(command), (0, None))[1])
     assert run(["run:stg_events", "test:stg_events"])[0] == 0

@@ -26,7 +26,7 @@ crossings = st.lists(
 
 
 def simulated(events: list[Crossing], until: int) -> Found:
-    """Simulate the stays and return the expected result. All events in these tests happen at full minutes."""
+    """Simulate the stays and return the expected result. All events in these tests occur on whole minutes."""
     least: dict[str, Crossing] = {}
     for each in events:
         least[each.event_id] = min(each, least.get(each.event_id, each))

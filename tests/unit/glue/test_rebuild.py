@@ -87,7 +87,7 @@ def test_same_event_id_from_two_devices_is_not_a_conflict(tmp_path: Path) -> Non
     assert rebuilt(Folder(tmp_path)).conflicts == 0
 
 
-def test_number_of_contents_listed_per_event_is_limited(tmp_path: Path) -> None:
+def test_number_of_conflicts_listed_per_event_is_limited(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     keys = archived(tmp_path, [line("b", n=n) for n in range(40)], batch=7)
     assert rebuilt(store).conflicts == MAX_CONTENTS_PER_EVENT - 1
@@ -199,7 +199,7 @@ def test_mention_of_a_geofence_type_in_another_event_is_ignored() -> None:
 
 
 @pytest.mark.skipif(not ROUNDS.exists(), reason="shared/data with the real rounds does not exist")
-def test_rebuilt_visits_of_real_rounds_equal_those_of_the_consumer(tmp_path: Path) -> None:
+def test_rebuilt_visits_of_real_delivery_rounds_equal_the_consumers_visits(tmp_path: Path) -> None:
     lines = [each for those in rounds_archived(tmp_path, 200).values() for each in those]
     assert rebuilt(Folder(tmp_path), DAY, Rule(conflicts=False)).visits == 896
     events = [event for event in map(parse_geofence_event, lines) if event]

@@ -13,7 +13,7 @@ from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
 class Cfn(yaml.SafeLoader):
-    """Load CloudFormation's short forms, such as !GetAtt, as their text."""
+    """A YAML loader that accepts CloudFormation's short forms, such as !GetAtt, and returns them as text."""
 
 
 def function(loader: Cfn, _: str, node: yaml.Node) -> str:
