@@ -4,7 +4,7 @@ to docs/.
     python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
 If a part fails, the other parts still run, and the page keeps the failed part's previous figures. `--page`
-only writes the page, without measuring. The figures of parts that are run manually are kept in by_hand.json,
+only writes the page, without measuring. The figures of parts that are run manually are stored in by_hand.json,
 which is committed.
 """
 
@@ -55,7 +55,7 @@ def show(found: Figures, earlier: dict[str, float]) -> None:
         print(f"  {name:58} {value:12.3f}{before}")
     for name, points in found.series.items():
         if len(points) > 1:
-            print(f"  {name:58} x^{exponent(points):.2f}")
+            print(f"  {name:58} grows as x^{exponent(points):.2f}")
     sys.stdout.flush()
 
 
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument(
         "--compare", type=Path, help="latest.json of an earlier run, to print beside this one"
     )
-    parser.add_argument("--rows", help="the histories of marts, for example 1000000,10000000")
+    parser.add_argument("--rows", help="history sizes for marts in rows, such as 1000000,10000000")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/performance.md")
     arguments = parser.parse_args()
     compared = whole_of(parts_of(arguments.compare or LATEST))
@@ -117,10 +117,10 @@ def main() -> int:
             if found:
                 keep(part, found, time.monotonic() - began)
                 show(found, earlier)
-            print(f"  {time.monotonic() - began:.0f} s", flush=True)
+            print(f"  took {time.monotonic() - began:.0f} s", flush=True)
     now, by_hand = parts_of(LATEST), parts_of(KEPT)
     page.write(now, by_hand, whole_of(by_hand | now))
-    print(f"{LATEST.relative_to(ROOT)}, {page.PAGE.relative_to(ROOT)}")
+    print(f"Wrote {LATEST.relative_to(ROOT)} and {page.PAGE.relative_to(ROOT)}.")
     if failed:
         print(f"Failed: {', '.join(failed)}. The page shows their figures from an earlier run.")
     return 1 if failed else 0

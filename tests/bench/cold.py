@@ -64,7 +64,7 @@ def started(peer: str, folder: Path) -> tuple[float, int]:
 
 
 def peers_folder(zipped: Path, folder: Path) -> Path:
-    """Copy the zip's packages, Powertools and tests/bench/peers into a folder, without bytecode; return it."""
+    """Copy the zip's packages, Powertools and tests/bench/peers into a folder, without bytecode; return the folder."""
     unpack(zipped, folder)
     installed = Path(aws_lambda_powertools.__file__).parents[1]
     for name in POWERTOOLS:

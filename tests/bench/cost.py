@@ -2,8 +2,8 @@
 
 Our functions are compared with two other implementations (tests/bench/peers). CPU time is measured in
 this process. The sink for S3 and Kinesis, and moto's servers for DynamoDB and EventBridge, are separate
-processes, which the production clients call over HTTP. The sink counts calls and bytes; a fake DynamoDB
-that bills like AWS counts units. `ops.monthly_bill` converts both to dollars.
+processes, which the production clients call over HTTP. Calls and bytes are counted by the sink, and DynamoDB
+units by a fake that bills like AWS. `ops.monthly_bill` converts all of these to dollars.
 """
 
 import io

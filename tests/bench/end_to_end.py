@@ -140,10 +140,10 @@ class Phones:
 
 
 def await_true(probe: Callable[[], bool], what: str, every: float) -> float:
-    """Poll until the probe is true; return the time (time.monotonic()) at which it was found true."""
+    """Poll until `probe` returns True; return the time.monotonic() of that moment."""
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while not probe():
-        assert time.monotonic() < deadline, f"{what}: not within {TIMEOUT_SECONDS} s"
+        assert time.monotonic() < deadline, f"{what} did not appear within {TIMEOUT_SECONDS} s"
         time.sleep(every)
     return time.monotonic()
 
@@ -177,8 +177,10 @@ def at_once(world: World, size: int) -> Figures:
     client = time.process_time() - client
     events = len(phones.keys) * size
     with world.outputs.warehouse() as warehouse:
-        await_true(lambda: world.rows(warehouse, phones.keys) >= events, "rows", 0.5)
-    await_true(lambda: all(world.visited(device) for device in phones.devices[-LAST_DEVICES:]), "visits", 0.5)
+        await_true(lambda: world.rows(warehouse, phones.keys) >= events, "all rows", 0.5)
+    await_true(
+        lambda: all(world.visited(device) for device in phones.devices[-LAST_DEVICES:]), "all visits", 0.5
+    )
     after = cpu_seconds(world.stack.processes)
     spent = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}
     lines = [line for line in world.function_lines(start) if line.get("object_key") in set(phones.keys)]
@@ -246,7 +248,7 @@ def loader_and_gets(world: World) -> Figures:
         began = time.monotonic()
         warehouse.query(f"ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE", ())
         keys = [o.key for o in objects]
-        await_true(lambda: world.rows(warehouse, keys) >= 20 * BACKLOG, "the backlog", 0.2)
+        await_true(lambda: world.rows(warehouse, keys) >= 20 * BACKLOG, "all rows of the backlog", 0.2)
         loads = BACKLOG / (time.monotonic() - began)
     return Figures(
         ratios={"loader/localstack_gets": loads / gets},

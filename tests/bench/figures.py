@@ -66,9 +66,7 @@ def progress(words: str) -> None:
 
 
 def main(measure: Callable[[], Figures | Iterator[Figures]], arguments: Sequence[str]) -> int:
-    """Run a benchmark and print its figures. A benchmark that takes hours yields several times, each time all
-    figures so far.
-    """
+    """Run a benchmark and print its figures. A benchmark that takes hours repeatedly yields all figures so far."""
     made = measure()
     figures = Figures()
     for figures in [made] if isinstance(made, Figures) else made:
@@ -81,5 +79,7 @@ def main(measure: Callable[[], Figures | Iterator[Figures]], arguments: Sequence
     for name, points in figures.series.items():
         if len(points) < 2:
             continue
-        print(f"{name:50} x^{exponent(points):.2f}  " + "  ".join(f"{x:g}:{y:.3g}" for x, y in points))
+        print(
+            f"{name:50} grows as x^{exponent(points):.2f}  " + "  ".join(f"{x:g}:{y:.3g}" for x, y in points)
+        )
     return 0

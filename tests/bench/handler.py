@@ -89,7 +89,7 @@ def request_of(body: bytes, encoding: str | None = None) -> dict[str, object]:
 
 
 def cpu_of(call: Callable[[], object], times: int) -> float:
-    """Make the call this many times; return the mean CPU seconds per call, user and system."""
+    """Make the call `times` times; return the mean CPU seconds per call, user and system."""
     began = time.process_time()
     for _ in range(times):
         call()

@@ -3,8 +3,8 @@
     python -m tests.bench.loader [--json]
 
 Small objects (20 events) and large objects (1 MB) are loaded from a prepared queue, with a fake AWS that is
-faster than LocalStack. Waiting is measured at 20 objects per second. Goals: 150 objects/s, 20,000 rows/s, a
-wait with a p95 below 3 s, and a peak below 600 MiB with a million rows.
+faster than LocalStack. The wait is measured at 20 objects per second. The goals are 150 objects/s, 20,000
+rows/s, a 95th-percentile wait below 3 s, and a memory peak below 600 MiB with a million rows.
 """
 
 import logging
@@ -71,7 +71,9 @@ class Snowflake:
         cpu: Points = []
         memory: Points = []
         while (rows := self.rows()) < wanted:
-            assert time.monotonic() - began < 600 + wanted / 1000, f"{rows} of {wanted} rows"
+            assert time.monotonic() - began < 600 + wanted / 1000, (
+                f"only {rows} of {wanted} rows were loaded in time"
+            )
             if rows > (cpu[-1][0] if cpu else 0) + wanted / 20:
                 cpu.append((rows, self.cpu_seconds() - idle))
                 memory.append((rows, self.peak_mib()))
@@ -169,7 +171,7 @@ def watch(local: Snowflake, aws: Aws, objects: int, per_second: int) -> Figures:
     seen: dict[str, float] = {}
     began = time.monotonic()
     while len(seen) < objects:
-        assert time.monotonic() - began < 300, f"{len(seen)} of {objects} objects"
+        assert time.monotonic() - began < 300, f"only {len(seen)} of {objects} objects were loaded in time"
         while len(put) < min(objects, (time.monotonic() - began) * per_second):
             key = f"events/{len(put)}"
             put[key] = time.monotonic()

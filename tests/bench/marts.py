@@ -1,7 +1,7 @@
 """Measure how many rows a dbt run scans as the history grows: `python -m tests.bench.marts [--rows
 1000000,10000000] [--folder FOLDER] [--json]`.
 
-RAW of a local Snowflake is filled by SQL: 500 trucks, 360,000 events a day in time order, a fifth of them
+SQL fills the RAW schema of a local Snowflake with 360,000 events a day from 500 trucks in time order; a fifth are
 geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and
 one with a backlog of 100,000. One percent of the new events are two days late, and one percent are repeated.
 The result is the number of rows that DuckDB scans in a run, divided by the number of new rows plus the events
@@ -271,6 +271,6 @@ def count_of(session: Snowflake, what: str) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, add_help=False)
     parser.add_argument("--rows", default=",".join(map(str, HISTORY)))
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="keeps the filled warehouses")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the filled warehouses")
     given, rest = parser.parse_known_args()
     sys.exit(figures.main(lambda: measure(given.folder, tuple(map(int, given.rows.split(",")))), rest))

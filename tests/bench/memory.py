@@ -57,7 +57,7 @@ class Bucket:
 
 
 class Loaded:
-    """A fake warehouse that has loaded the objects for whose number `is_loaded` is true. COPY reports every
+    """A fake warehouse that has loaded every object whose number satisfies `is_loaded`. COPY reports every
     file as loaded.
     """
 

@@ -82,7 +82,7 @@ def draw(series: dict[str, Points], folder: Path) -> None:
 
 
 def panel(axis: Any, points: Points, unit: str) -> None:
-    """Draw the points, and a line through the last point whose slope is the fitted exponent."""
+    """Draw the points, and through the last one a line with the fitted exponent as its slope."""
     xs, ys = zip(*sorted(points), strict=True)
     k = exponent(points)
     axis.plot(xs, ys, "o", markersize=4, color="#1f4e79")

@@ -1,8 +1,8 @@
 """The local Snowflake, which also records how many rows each statement scanned in which table.
 
-`MILKRUN_SCANS` names the output file. It gets a line of JSON per statement that scanned something, with the
-dbt model or test, and the rows and columns of each scanned table. DuckDB counts the rows that are left after
-pruning (`rows_scanned` of its profile).
+`MILKRUN_SCANS` names the output file. For each statement that scans a table, a line of JSON is written with
+the dbt model or test, and the rows and columns of each scanned table. The rows are those that DuckDB scans
+after pruning (`rows_scanned` in its profile).
 """
 
 import json

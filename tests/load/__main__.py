@@ -3,8 +3,8 @@
     python -m tests.load [--only functions,stack] [--rate 4] [--steady 240] [--write]
 
 The exit code is 1 if memory leaks, an event is lost, or a queue does not drain. `--write` puts the tables
-into docs/load.md. Uses the running stack whose outputs file MILKRUN_E2E_OUTPUTS names, or starts its own
-stack and deletes it afterwards.
+into docs/load.md. The test uses the running stack whose outputs file MILKRUN_E2E_OUTPUTS names; without this
+variable, it starts its own stack and deletes it afterwards.
 """
 
 import argparse
@@ -49,13 +49,14 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
     with running(os.environ) as (settings, outputs):
         load = stack.run(settings, outputs, rate, steady_s, seed)
     plots.draw(load, IMAGES / "load.svg")
-    drained = "not" if load.drained_s is None else f"{load.drained_s:.0f} s after the last response"
-    equal = "yes" if load.reconciled else "**no**"
+    after = "after the last response"
+    drained = f"not all empty {after}" if load.drained_s is None else f"empty {load.drained_s:.0f} s {after}"
+    equal = "equal" if load.reconciled else "**not equal**"
     tables = {
         "latency": markdown(stack.latencies(load)),
         "memory": markdown(stack.memories(load)),
         "queues": markdown(stack.queues(load))
-        + f"\n\nAll queues empty: {drained}. Accepted = archived = loaded = consumed: {equal}.",
+        + f"\n\nThe queues were {drained}. The numbers of accepted, archived, loaded and consumed events were {equal}.",
     }
     return load.problems, tables
 

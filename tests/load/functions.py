@@ -214,8 +214,9 @@ class Run:
 def environment(
     function: Function, number: int, until: Callable[[int, float], bool], go: Barrier, cpu: int
 ) -> Run:
-    """Run invocations in this process until `until(count, elapsed seconds)` is true. The function is imported
-    and warm before `go`.
+    """Run invocations in this process until `until(count, elapsed seconds)` is true.
+
+    Before waiting at the barrier `go`, the function is imported and invoked once, so that it is warm.
     """
     os.sched_setaffinity(0, {cpu})
     handler, invocations, context = function.entry(), function.prepare(number), Context()
@@ -280,9 +281,7 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
 
 
 def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
-    """Double the number of environments until doubling adds less than 10 % throughput; return each step and
-    their summary.
-    """
+    """Double the number of environments until doubling adds under 10 % throughput; return the steps and a summary."""
     function.entry()
     steps: list[dict[str, float]] = []
     for environments in sweep:
@@ -317,8 +316,9 @@ def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[st
 
 
 def seconds_while_throttled(calls: int = 200) -> float:
-    """Return the mean seconds of a request while Kinesis throttles, without the first request, which detects
-    the throttling.
+    """Return the mean duration of a request in seconds while Kinesis throttles.
+
+    The first request, which detects the throttling, is excluded.
     """
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
@@ -344,8 +344,9 @@ def resident_bytes() -> int:
 def memory_of(
     function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Run one environment; return its resident bytes after every `every` invocations. Tests pass a `leak`
-    that is called per invocation.
+    """Run one environment; return its resident bytes after every `every` invocations.
+
+    Tests pass a function `leak`, which is called for each invocation.
     """
     # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
     # until the holes are filled.

@@ -49,7 +49,7 @@ def phases(rate: float, steady_s: float) -> list[Phase]:
 
 @dataclass(frozen=True)
 class Load:
-    """The results of a run. `problems` is empty if every expectation is met."""
+    """The results of a load test. `problems` is empty if every expectation is met."""
 
     plan: Sequence[Phase]
     sent: Sequence[Sent]

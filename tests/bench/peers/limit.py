@@ -1,4 +1,4 @@
-"""A lower bound for the handler's CPU time: a handler that copies the events through and parses only their
+"""A lower bound for the handler's CPU time: a handler that passes the events on and parses only their
 envelopes.
 
 It uses msgspec, ISA-L's gzip, urllib3, and a 30-line request signer with a cached key. It has no strict JSON
