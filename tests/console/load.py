@@ -82,7 +82,7 @@ def lines(answer: Any) -> Iterator[bytes]:
 
 
 def drive(truck: int, at: int, run: str) -> dict[str, object]:
-    """Return a truck's position event for second `at` of the measurement. Each truck stays near its own point."""
+    """Return a truck's position event for second `at` of the measurement. Each truck stays near a different point."""
     angle = at / 60 + truck
     place = [5.8 + truck % 20 * 0.02 + 0.004 * (angle % 1), 53.0 + truck // 20 * 0.02 + 0.002 * (angle % 2)]
     return event(

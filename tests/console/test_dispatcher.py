@@ -54,7 +54,9 @@ def state() -> State:
     return three_trucks()
 
 
-def test_contradicted_visit_is_dimmed_listed_last_and_not_counted(feed: Feed, open_page: Open) -> None:
+def test_visit_contradicted_by_a_later_visit_elsewhere_is_dimmed_listed_last_and_not_counted(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map")
     there = page.get_by_role("region", name="At a place now")
     expect(there.locator(".count")).to_have_text("2")
@@ -137,7 +139,7 @@ def test_search_finds_archive_objects_by_key(feed: Feed, open_page: Open) -> Non
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text(key)
 
 
-def test_fences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
+def test_geofences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
     corners = [[5.7, 53.2], [5.72, 53.2], [5.72, 53.21], [5.7, 53.2]]
     feed.state.fences.append(fence("farm#farm-4", polygon=corners, source="file"))
     page = open_page(f"{feed.url}/map?fence=farm%23farm-4")

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Archive:
-    """A fleet's archive bucket in moto's S3."""
+    """An archive bucket in moto's S3, in which the test stores a fleet's position events."""
 
     def __init__(self, aws: Aws) -> None:
         self._s3 = aws.s3

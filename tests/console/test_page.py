@@ -166,7 +166,7 @@ def test_table_columns_do_not_move_when_a_count_changes(feed: Feed, open_page: O
     assert "tabular-nums" in count.evaluate("e => getComputedStyle(e).fontVariantNumeric")
 
 
-def test_first_contentful_paint_takes_less_than_a_second(feed: Feed, open_page: Open) -> None:
+def test_first_contentful_paint_happens_within_a_second(feed: Feed, open_page: Open) -> None:
     def first_paint() -> bool:
         page = open_page(f"{feed.url}/map")
         paint = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
@@ -363,7 +363,7 @@ def test_copy_buttons_copy_the_object_key_and_the_sql(feed: Feed, open_page: Ope
 # --- the map
 
 
-def test_page_shows_a_truck_moving_and_entering_a_fence(feed: Feed, open_page: Open) -> None:
+def test_page_shows_a_truck_moving_and_entering_a_geofence(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
@@ -424,7 +424,7 @@ def test_new_visit_appears_on_the_timeline(feed: Feed, open_page: Open) -> None:
     expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
 
 
-def test_trail_of_the_chosen_truck_is_drawn_with_times(feed: Feed, open_page: Open) -> None:
+def test_trail_of_the_chosen_truck_is_drawn_and_labelled_with_times(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")
     map_is_drawn(page)
@@ -432,7 +432,9 @@ def test_trail_of_the_chosen_truck_is_drawn_with_times(feed: Feed, open_page: Op
     expect(page.locator(".map")).to_have_attribute("data-times", re.compile(r"^\d\d:\d\d( \d\d:\d\d){3,}$"))
 
 
-def test_slider_replays_the_morning(feed: Feed, open_page: Open) -> None:
+def test_slider_shows_the_trucks_at_the_chosen_time_of_the_replayed_morning(
+    feed: Feed, open_page: Open
+) -> None:
     page = open_page(f"{feed.url}/map")
     map_is_drawn(page)
     page.get_by_role("button", name="Replay a morning").click()
@@ -480,7 +482,7 @@ FRAMES = """seconds => new Promise(resolve => {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trucks", [200, pytest.param(2000, marks=pytest.mark.slow)])
-def test_moving_trucks_are_drawn_at_thirty_frames_per_second(open_page: Open, trucks: int) -> None:
+def test_moving_trucks_are_drawn_at_thirty_frames_per_second_or_more(open_page: Open, trucks: int) -> None:
     """Measure the frame rate while new positions of a hundred trucks and 25 events arrive every half second.
 
     The best of up to six measurements counts, because other programs on a busy machine lower the frame rate.
@@ -603,7 +605,9 @@ SHOWN = r"""{
     ],
     ids=["an event", "a text that is cut off", "a number", "no JSON", "a number beyond a double"],
 )
-def test_event_text_is_shown_as_sent_or_formatted_on_request(open_page: Open, sent: str, shown: str) -> None:
+def test_event_text_is_shown_as_sent_and_formatted_only_on_request(
+    open_page: Open, sent: str, shown: str
+) -> None:
     with Feed(empty()) as feed:
         feed.add_bad({"codes": ["wrong_type"]}, raw=sent)
         page = open_page(f"{feed.url}/events")

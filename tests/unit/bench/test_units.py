@@ -59,7 +59,7 @@ def test_index_write_is_billed_only_if_the_index_entry_changes() -> None:
     assert aws.units["index write"] == 5
 
 
-def test_reads_are_billed_per_4_kb_and_cost_half_if_eventually_consistent() -> None:
+def test_reads_are_billed_per_4_kb_and_eventually_consistent_reads_cost_half() -> None:
     aws = billed()
     put(aws, "a", padding=5000)
     put(aws, "b", padding=5000)
@@ -73,7 +73,7 @@ def test_reads_are_billed_per_4_kb_and_cost_half_if_eventually_consistent() -> N
     assert aws.units["read"] == 7.5 + 3  # all items together
 
 
-def test_units_and_notifications_of_one_visit_are_counted() -> None:
+def test_capacity_units_and_notifications_of_one_visit_are_counted() -> None:
     lines = [
         as_json(event("exit", 600)),
         as_json(event("enter", 0)),

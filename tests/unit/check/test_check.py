@@ -247,7 +247,7 @@ def test_load_check_logs_the_number_of_recent_failed_loads(deployed, snowflake, 
     assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
 
 
-def test_error_response_of_the_sql_api_raises_an_error(deployed, snowflake):
+def test_error_response_of_the_snowflake_sql_api_raises_an_error(deployed, snowflake):
     snowflake.answers.clear()
     with pytest.raises(SnowflakeError, match="422 002003 Pipe does not exist"):
         main.check({}, Context())

@@ -157,7 +157,9 @@ def test_partial_fault_executes_only_every_second_entry_of_a_batch(proxy: Proxy,
     assert json.loads(upstream.requests[0][3])["Records"] == [{"n": 1}, {"n": 3}]
 
 
-def test_invalid_fault_permanently_rejects_each_call_that_contains_the_word_poison(proxy: Proxy) -> None:
+def test_invalid_request_fault_permanently_rejects_each_call_that_contains_the_word_poison(
+    proxy: Proxy,
+) -> None:
     with proxy.rules(Rule(Fault.INVALID)):
         for word, status in ((b"poison", 400), (b"honey", 200)):
             data = base64.b64encode(b'{"note": "' + word + b'"}').decode()

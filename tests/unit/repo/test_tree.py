@@ -54,7 +54,7 @@ def imported_packages(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("package", [*MAY_IMPORT, *sorted(STAND_ALONE)])
-def test_package_imports_only_packages_that_docs_architecture_allows(package: str) -> None:
+def test_package_imports_only_packages_that_the_architecture_page_allows(package: str) -> None:
     allowed = {package, *MAY_IMPORT.get(package, ())}
     sources = [
         path

@@ -130,7 +130,7 @@ def complete(words: str) -> list[str]:
     return run("-c", code, environment=environment).stdout.split()
 
 
-def test_shell_completes_commands_options_and_warehouse_commands() -> None:
+def test_shell_completes_commands_options_and_the_subcommands_of_warehouse() -> None:
     assert complete("milkrun rec") == ["reconcile"]
     every = set(complete("milkrun "))
     assert {"trace", "quarantine"} <= every

@@ -69,7 +69,7 @@ def test_pin_outside_the_declared_range_is_reported(tree: Path) -> None:
     )
 
 
-def test_pin_without_a_hash_is_reported(tree: Path) -> None:
+def test_pinned_package_without_a_hash_is_reported(tree: Path) -> None:
     with (tree / "requirements.txt").open("a") as pinned:
         pinned.write("bare==1.0\n")
     assert list(pins.problems(tree)) == ["requirements.txt: bare has no hash"]

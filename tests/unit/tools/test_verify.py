@@ -25,7 +25,7 @@ LOCAL = {"SNOWFLAKE_ACCOUNT": "somebody's", "SNOWFLAKE_USER": "u", "PATH": "/bin
 
 
 class Started(Exception):
-    """Raised instead of starting a process."""
+    """Raised by the fake of subprocess.Popen instead of starting a process."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ class Started(Exception):
     ],
     ids=["local", "deployed", "database-named"],
 )
-def test_verify_uses_the_snowflake_account_of_its_stage(
+def test_verify_uses_the_snowflake_account_of_the_given_stage(
     monkeypatch: pytest.MonkeyPatch, stage: str, given: dict[str, str], expected: dict[str, str | None]
 ) -> None:
     """An earlier version, run against a local stack, built the marts of a real account if the SNOWFLAKE_* variables

@@ -1,4 +1,6 @@
-"""Test the console's SQS queue: its subscriptions, its reuse after a kill, and its deletion on exit."""
+"""Test the console's SQS queue: its subscriptions, its reuse after the console was killed, and its deletion when
+the console exits.
+"""
 
 import json
 import os
@@ -45,7 +47,7 @@ def count_resources(aws: object) -> tuple[int, int, int]:
     )
 
 
-def test_messages_from_the_topic_and_the_bus_are_received_and_deleted(account):
+def test_messages_from_the_archive_topic_and_the_visits_bus_are_received_and_deleted(account):
     live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
@@ -72,7 +74,7 @@ def test_messages_from_the_topic_and_the_bus_are_received_and_deleted(account):
     assert attributes["ApproximateNumberOfMessagesNotVisible"] == "0"
 
 
-def test_only_the_topic_and_the_bus_may_send_to_the_queue(account):
+def test_only_the_archive_topic_and_the_visits_bus_may_send_to_the_queue(account):
     live = ChangeQueue(account, "test", BUCKET)
     live.open()
     url = account("sqs").get_queue_url(QueueName=live.name)["QueueUrl"]
@@ -85,7 +87,7 @@ def test_only_the_topic_and_the_bus_may_send_to_the_queue(account):
     assert all(s["Action"] == "sqs:SendMessage" for s in policy["Statement"])
 
 
-def test_close_deletes_the_queue_and_a_restart_after_a_kill_reuses_it(account):
+def test_queue_is_reused_after_the_console_was_killed_and_deleted_when_it_exits(account):
     before = count_resources(account)
     killed = ChangeQueue(account, "test", BUCKET)
     killed.open()
@@ -116,5 +118,5 @@ def test_two_consoles_on_one_machine_use_different_queues(account):
         '{"detail": {"id": "1"}, "source": "somebody"}',
     ],
 )
-def test_unrelated_queue_message_is_ignored(body):
+def test_queue_message_that_is_no_known_notification_is_ignored(body):
     assert list(news_in(body)) == []

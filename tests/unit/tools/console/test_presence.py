@@ -80,7 +80,7 @@ def known_of(*found: GeofenceEvent) -> KnownVisits:
     return known
 
 
-def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
+def test_visit_contradicted_by_a_later_visit_elsewhere_is_listed_last_and_not_counted() -> None:
     known = known_of(
         event("enter", 0, "a", fence=FARM),
         event("enter", 600, "b", fence=PLANT),
@@ -100,7 +100,7 @@ def test_contradicted_visit_is_listed_last_and_not_counted() -> None:
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_wrong_contradiction_is_removed_after_the_enter_events_are_read() -> None:
+def test_visit_is_no_longer_contradicted_after_its_later_enter_event_is_read() -> None:
     """The visits table shows only when the visit began. Only the archived enter events show that the truck entered
     the geofence again later, during the same visit.
     """

@@ -1,4 +1,6 @@
-"""Test the list of recent events: newest first, searchable, limited in number and bytes, and counted exactly."""
+"""Test that the list of recent events is sorted newest first, searchable, and limited in number and bytes, and that
+all events are counted exactly.
+"""
 
 import pytest
 

@@ -281,7 +281,7 @@ def test_response_names_the_unreachable_store_that_the_request_needs(served, pat
     assert f"{source}: down since" in json.loads(answer.data)["detail"]
 
 
-def test_visits_response_names_the_stores_that_did_not_answer(served):
+def test_visits_response_names_the_unreachable_stores(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
     assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]

@@ -21,8 +21,8 @@ ACCEPTED = {event.event_id: event for event in EVENTS if event.code is None}
 
 
 def answered(post: Post, rejected: Sequence[tuple[int, str]] | None = None) -> Delivery:
-    """Return the result of sending a post: with the response that the contract requires, or with a response that
-    rejects only the given events, each an index with an error code.
+    """Return the delivery of a post with the response that the contract requires. If `rejected` is given, the
+    response rejects these events instead; each is an (index, error code).
     """
     if rejected is None:
         rejected = [(i, event.code) for i, event in enumerate(post.events) if event.code]
@@ -97,7 +97,7 @@ def test_object_key_from_several_responses_is_returned_as_new_only_once(ledger: 
     assert ledger.keys("events/") == ["events/a"]
 
 
-def test_rejects_of_a_resent_request_are_counted_once(ledger: Ledger) -> None:
+def test_rejected_events_of_a_resent_request_are_counted_once(ledger: Ledger) -> None:
     post = next(post for post in MORNING if any(event.code for event in post.events))
     for _ in range(3):
         ledger.add(answered(post))
@@ -138,7 +138,7 @@ def test_only_device_fence_pairs_with_an_unconsumed_event_are_queried_again(ledg
     ]
 
 
-def test_event_dropped_after_a_413_response_is_counted_but_not_as_a_reject(ledger: Ledger) -> None:
+def test_event_dropped_after_a_413_response_is_counted_as_dropped_but_not_as_rejected(ledger: Ledger) -> None:
     post = MORNING[0]
     alone = replace(post, events=(Planned("x" * 10, "", code=TOO_LARGE),))
     ledger.add(Delivery(alone, "dropped", 413, {"limit": 1}, BEGIN, 0.1, (413,)))

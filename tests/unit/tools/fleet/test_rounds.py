@@ -50,7 +50,7 @@ def test_each_event_id_begins_and_each_device_id_ends_with_the_run_id() -> None:
     assert all(e.crossing.device_id.endswith(PLAN.run) for e in events() if e.crossing)
 
 
-def test_posts_are_sorted_by_the_time_at_which_they_are_sent() -> None:
+def test_requests_are_sorted_by_the_time_at_which_they_are_sent() -> None:
     assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
 
 
@@ -61,7 +61,7 @@ def test_events_with_the_same_id_have_the_same_content() -> None:
     assert all(len(each) == 1 for each in texts.values())
 
 
-def test_handler_validates_every_event_as_expected() -> None:
+def test_handler_accepts_or_rejects_every_event_as_expected() -> None:
     for post in MORNING:
         form = "ndjson" if post.form == "ndjson" else "json"
         batch = validate(parse_body(post.body(), form), form, GEOFENCE_KINDS, post.sent_at)
@@ -73,7 +73,7 @@ def test_handler_validates_every_event_as_expected() -> None:
         assert not any(b"192.0.2.7" in line for line in batch.lines)
 
 
-def test_morning_contains_the_irregularities_of_real_phones() -> None:
+def test_morning_contains_the_irregularities_of_events_from_real_phones() -> None:
     values = [json.loads(text) for text in accepted().values()]
     types = Counter(value["type"] for value in values)
     assert types["pickup.started"] > 50
@@ -114,7 +114,7 @@ def test_trucks_often_reenter_a_geofence_within_two_minutes_of_leaving_it() -> N
     assert sum(gap > timedelta(seconds=120) for gap in gaps) > 0
 
 
-def test_planned_share_of_events_has_errors_of_many_kinds() -> None:
+def test_planned_share_of_events_is_invalid_for_many_different_reasons() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025

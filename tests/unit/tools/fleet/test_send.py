@@ -205,7 +205,7 @@ def test_events_for_an_unreachable_server_stay_on_the_phone() -> None:
     assert (delivery.fate, delivery.status) == ("kept", None)
 
 
-def test_send_reads_posts_lazily_and_returns_results_in_order() -> None:
+def test_sender_reads_requests_lazily_and_returns_results_in_order() -> None:
     drawn = 0
 
     def stream() -> Iterator[Post]:
@@ -229,7 +229,7 @@ def test_number_of_events_sent_per_second_is_limited() -> None:
     assert 0.45 <= time.monotonic() - began < 2
 
 
-def test_closing_the_sender_interrupts_every_pause() -> None:
+def test_closing_the_sender_interrupts_the_pause_before_a_retry() -> None:
     with server(lambda n, body: receipt(body) if n == 0 else (503, {}, b"")) as (url, _):
         deliveries = send((post(str(n)) for n in range(9)), Client(url, "k", first_pause=30), concurrency=1)
         next(deliveries)
@@ -251,7 +251,7 @@ def test_endless_stream_ends_after_the_requested_duration() -> None:
 @pytest.mark.parametrize(
     "pack", [lambda b: b, gzip.compress, lambda b: gzip.compress(b[:5]) + gzip.compress(b[5:])]
 )
-def test_malformed_lines_of_a_plain_or_gzip_file_are_kept_unchanged(
+def test_malformed_lines_of_a_plain_or_gzip_file_are_sent_unchanged(
     tmp_path: Path, pack: Callable[[bytes], bytes]
 ) -> None:
     file = tmp_path / "events.ndjson"

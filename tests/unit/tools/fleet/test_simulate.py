@@ -49,7 +49,7 @@ def any_size(draw: st.DrawFn) -> Size:
 
 @given(any_size(), st.sampled_from(["kinesis", "snowpipe"]), st.floats(10, 1000))
 @settings(max_examples=40, deadline=None)
-def test_each_event_is_in_exactly_one_place_at_any_time(size: Size, part: object, seconds: float) -> None:
+def test_simulated_event_counts_add_up_at_any_time(size: Size, part: object, seconds: float) -> None:
     flow = Flow(size, Outage(part, begins=60, seconds=seconds))
     samples = []
     while flow.env.now < 2500:
@@ -115,7 +115,7 @@ def test_no_event_waits_longer_than_two_ticks_without_an_outage() -> None:
         assert max(sample.oldest.values()) <= 2 * TICK
 
 
-def test_slow_requests_exhaust_the_concurrency_in_an_outage_without_a_circuit_breaker() -> None:
+def test_requests_exhaust_the_lambda_concurrency_in_a_kinesis_outage_without_a_circuit_breaker() -> None:
     """By Little's law, 5,000 requests per second (100,000 events) that take 3.6 s each need a concurrency of
     18,000; the limit is 1,000.
     """

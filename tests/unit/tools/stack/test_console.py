@@ -20,7 +20,7 @@ from tools.stack.stack import Stack
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """Yield a running stack with two trial servers. The endpoints in its outputs do not respond."""
+    """Yield a running stack whose two servers are trial programs. The endpoints in its outputs do not respond."""
     monkeypatch.setattr(
         stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
     )
@@ -68,7 +68,7 @@ def test_stack_starts_without_the_console_if_its_port_is_in_use(up, capsys):
             up.console()
 
 
-def test_error_of_the_console_without_a_stack_names_the_command_that_starts_one(up):
+def test_console_that_is_started_without_a_stack_names_the_command_that_starts_one(up):
     up.stop()
     with pytest.raises(StackError, match="make up"):
         up.console()

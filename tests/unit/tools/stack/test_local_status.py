@@ -18,7 +18,7 @@ def disk(environment: dict[str, str]) -> Finding:
     return found
 
 
-def test_full_disk_under_one_of_the_stacks_folders_is_reported_as_a_failure(
+def test_full_disk_that_holds_one_of_the_stacks_folders_is_reported_as_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"MILKRUN_LOCAL": str(tmp_path / "stack")}

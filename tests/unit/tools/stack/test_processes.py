@@ -1,4 +1,4 @@
-"""Test that a process is recognised by its id and start time, and that all its children end with it."""
+"""Test that a process is recognised by its id and start time, and that ending a process also ends its children."""
 
 import json
 import os

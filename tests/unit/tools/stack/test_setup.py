@@ -76,7 +76,7 @@ def tree(tmp_path: Path) -> Tree:
     return made
 
 
-def test_old_python_is_reported_with_the_package_to_install(tree):
+def test_missing_python_version_is_reported_with_the_package_to_install(tree):
     tree.program("python3", '[ "$1" = --version ] && echo "Python 3.11.2" || exit 1')
     status, [line] = tree.setup("main")
     assert status == 1
@@ -263,6 +263,6 @@ def test_setup_and_stack_pass_the_same_variables_to_package_installers():
         ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
     ],
 )
-def test_command_inherits_the_environment_except_python_settings(given, wanted):
+def test_command_inherits_all_environment_variables_except_python_settings(given, wanted):
     assert for_commands(given) == wanted
     assert for_commands(for_commands(given)) == wanted  # otherwise the command would restart itself forever

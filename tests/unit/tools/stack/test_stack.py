@@ -632,7 +632,7 @@ def test_stack_folder_that_cannot_be_created_is_reported_in_one_line(
         assert folder[:20] in said
 
 
-def test_brackets_in_a_folder_name_are_not_treated_as_markup(tmp_path, capsys):
+def test_brackets_in_a_folder_name_are_printed_and_not_treated_as_markup(tmp_path, capsys):
     (tmp_path / "[red]").mkdir()
     (tmp_path / "[red]" / "letter.txt").touch()
     line = error_line({**os.environ, "MILKRUN_LOCAL": str(tmp_path / "[red]")}, capsys, "up")
