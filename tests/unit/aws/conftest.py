@@ -1,6 +1,6 @@
 """Validate all requests and responses against AWS's service models.
 
-Tests with the mark `wrong_answer` validate only the requests.
+In tests with the mark `wrong_answer`, only the requests are validated.
 """
 
 from collections.abc import Iterator

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Strict:
-    """A service that checks the signature of each request and sends the next of `answers`.
+    """A fake service that checks the signature of each request and responds with the next of `answers`.
 
-    For an answer of None, it closes the connection.
+    If the answer is None, it closes the connection without a response.
     """
 
     answers: list[tuple[int, bytes] | None] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Strict:
 
 @contextmanager
 def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict]:
-    """Run a service on 127.0.0.1, with TLS if a certificate is given, and yield it."""
+    """Run a fake service on 127.0.0.1, with TLS if a certificate is given, and yield the service."""
     service = Strict()
 
     class Handler(BaseHTTPRequestHandler):

@@ -51,7 +51,7 @@ def error(code: str) -> bytes:
 # --- S3 -----------------------------------------------------------------------------------------
 
 
-def test_put_is_signed_and_conditional(strict: Strict) -> None:
+def test_s3_put_is_signed_and_conditional(strict: Strict) -> None:
     assert archive(strict).store(LINES, {"request-id": "a%20b", "app-version": "1.0  beta"}) is True
     ((method, path, headers, body),) = strict.requests
     assert (method, unquote(path), body) == ("PUT", f"/archive/{LINES.key}", LINES.body)
@@ -70,7 +70,7 @@ def test_put_of_an_existing_object_returns_false(strict: Strict) -> None:
 @pytest.mark.parametrize(
     "transient", [None, (503, error("SlowDown")), (500, b""), (400, error("RequestTimeout"))]
 )
-def test_put_is_tried_three_times_after_transient_s3_errors(
+def test_s3_put_with_transient_errors_is_attempted_three_times(
     strict: Strict, transient: tuple[int, bytes] | None
 ) -> None:
     strict.answers = [transient, transient, (200, b"")]
@@ -88,7 +88,7 @@ def test_s3_error_that_is_not_transient_is_not_retried(strict: Strict) -> None:
     assert len(strict.requests) == 1
 
 
-def test_conflict_with_a_concurrent_write_is_retried(strict: Strict) -> None:
+def test_put_that_conflicts_with_a_concurrent_write_is_retried(strict: Strict) -> None:
     conflict = (409, error("ConditionalRequestConflict"))
     strict.answers = [conflict, conflict, (412, b"")]
     assert archive(strict).store(LINES, {}) is False
@@ -98,7 +98,7 @@ def test_conflict_with_a_concurrent_write_is_retried(strict: Strict) -> None:
     assert len(strict.requests) == 3 + 3
 
 
-def test_role_credentials_are_renewed_between_calls(strict: Strict) -> None:
+def test_expiring_role_credentials_are_renewed_before_the_next_call(strict: Strict) -> None:
     strict.secrets = {"first": "one", "second": "two"}
 
     def role(key: str, secret: str, lives: timedelta) -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_read_returns_the_content_of_the_object(strict: Strict) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(404, "NoSuchKey"), (404, "NoSuchBucket"), (403, "AccessDenied")]
 )
-def test_missing_object_raises_missing_object_error(strict: Strict, status: int, code: str) -> None:
+def test_reading_a_missing_object_raises_missing_object_error(strict: Strict, status: int, code: str) -> None:
     """S3 returns AccessDenied to a role that may not list the bucket, such as the role of the redrive function."""
     strict.answers = [(status, error(code))]
     with pytest.raises(MissingObjectError):
@@ -153,7 +153,7 @@ def test_records_are_sent_in_one_signed_call(strict: Strict) -> None:
     }
 
 
-def test_put_returns_only_the_throttled_records(strict: Strict) -> None:
+def test_kinesis_put_returns_only_the_throttled_records(strict: Strict) -> None:
     throttled = {"ErrorCode": "ProvisionedThroughputExceededException", "ErrorMessage": "slow down"}
     accepted = {"SequenceNumber": "1", "ShardId": "shardId-000000000000"}
     strict.answers = [(200, json.dumps({"FailedRecordCount": 1, "Records": [throttled, accepted]}).encode())]
@@ -161,7 +161,7 @@ def test_put_returns_only_the_throttled_records(strict: Strict) -> None:
 
 
 @pytest.mark.parametrize("code", ["ValidationException", "com.amazonaws.kinesis#InvalidArgumentException"])
-def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: str) -> None:
+def test_invalid_request_to_kinesis_raises_permanent_error(strict: Strict, code: str) -> None:
     strict.answers = [(400, json.dumps({"__type": code}).encode())]
     with pytest.raises(PermanentError):
         stream(strict.url).put(RECORDS)
@@ -179,7 +179,7 @@ def test_invalid_request_to_kinesis_is_a_permanent_error(strict: Strict, code: s
         (None, "RemoteDisconnected"),
     ],
 )
-def test_any_other_kinesis_failure_raises_retryable_error(
+def test_kinesis_failure_of_a_valid_request_raises_retryable_error(
     strict: Strict, answer: tuple[int, bytes] | None, message: str
 ) -> None:
     strict.answers = [answer]
@@ -201,9 +201,7 @@ def test_refused_connection_raises_retryable_error() -> None:
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
 @pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm", "secretsmanager"])
-def test_default_endpoints_match_those_of_the_sdk(
-    region: str, service: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_endpoints_match_the_sdk(region: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     sdk: Any = boto3.client(service, region_name=region)
     assert endpoint_of(service, region) in (
@@ -236,6 +234,6 @@ def test_sdk_environment_variables_set_the_endpoints(service: str, variable: str
     assert (everywhere.url(service), own.url(service), none.url(service)) == ("http://all", "http://own", "")
 
 
-def test_error_for_a_missing_region_names_the_variable() -> None:
+def test_error_for_a_missing_region_names_the_environment_variable() -> None:
     with pytest.raises(ValueError, match="AWS_REGION"):
         Access.of_function({"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"})

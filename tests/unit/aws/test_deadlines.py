@@ -89,7 +89,7 @@ def seconds_of_a_failing_call(url: str, body: bytes = b"{}") -> float:
 
 @given(cut=st.integers(0, len(ANSWER) - 1), pause=st.sampled_from([0.0, 0.05, 0.15]))
 @settings(deadline=None, max_examples=12)
-def test_call_ends_in_time_if_the_peer_sends_slowly_or_stops(cut: int, pause: float) -> None:
+def test_call_ends_in_time_if_the_peer_sends_slowly_or_stops_sending(cut: int, pause: float) -> None:
     parts = [bytes([byte]) for byte in ANSWER[:cut]]
     with peer(parts, pause) as url:
         assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
@@ -113,7 +113,7 @@ def test_call_ends_in_time_if_the_peer_reads_nothing() -> None:
 
 
 def addresses(monkeypatch: pytest.MonkeyPatch, unreachable: int, url: str | None) -> None:
-    """Make every name resolve to `unreachable` addresses that accept no connection, then to the address of `url`."""
+    """Make host names resolve to addresses that accept no connection, followed by the address of `url`, if given."""
     dead = socket.create_server(("127.0.0.1", 0), backlog=0)
     full = [socket.socket() for _ in range(4)]  # fill the backlog, so that no other connection is accepted
     for each in full:
@@ -153,10 +153,10 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
         assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_all_tries_of_a_put_fit_into_the_handlers_time_budget(
+def test_all_attempts_of_a_put_fit_into_the_handlers_time_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """STORE_SECONDS must cover three tries and the longest pauses between them."""
+    """STORE_SECONDS must cover three attempts and the longest pauses between them."""
     from aws.retry import TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS
 

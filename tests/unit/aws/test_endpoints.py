@@ -9,7 +9,7 @@ SERVICES = ("dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_endpoint_matches_that_of_the_sdk_in_every_region(service):
+def test_endpoint_matches_the_sdk_in_every_region(service):
     session = botocore.session.get_session()
     regions = session.get_available_regions(service, partition_name="aws")
     assert len(regions) > 20

@@ -34,7 +34,7 @@ HEADERS = st.dictionaries(
     HEADERS, st.binary(max_size=64), st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1)), st.booleans()
 )
 @settings(deadline=None, max_examples=60)
-def test_signatures_match_those_of_botocore(
+def test_signatures_match_botocore(
     headers: dict[str, str], body: bytes, moment: datetime, with_token: bool
 ) -> None:
     token = "token==" if with_token else None
@@ -51,7 +51,7 @@ def test_signatures_match_those_of_botocore(
     assert ours["authorization"] == theirs.headers["Authorization"]
 
 
-def test_example_request_in_the_aws_documentation_gets_the_documented_signature() -> None:
+def test_example_request_from_the_aws_documentation_gets_the_documented_signature() -> None:
     """The example is "PUT Object" in the Amazon S3 API Reference: "Signature Calculations: Transferring Payload in a
     Single Chunk".
     """
@@ -139,7 +139,7 @@ def test_call_over_tls_to_a_trusted_host_succeeds(over_tls: Strict) -> None:
     assert [post(endpoint), post(endpoint)] == [200, 200]
 
 
-def test_untrusted_certificate_raises_no_response_error(over_tls: Strict) -> None:
+def test_call_to_a_host_with_an_untrusted_certificate_fails(over_tls: Strict) -> None:
     with pytest.raises(NoResponseError, match="SSLCertVerificationError"):
         post(endpoint_at(over_tls))
     assert over_tls.requests == []
@@ -169,7 +169,7 @@ def test_connection_closed_by_the_service_is_reopened() -> None:
     assert len(service.requests) == 3
 
 
-def test_call_after_a_timeout_gets_its_own_response(
+def test_call_after_a_timeout_does_not_receive_the_late_response(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http, "CALL_SECONDS", 0.3)

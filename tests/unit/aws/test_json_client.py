@@ -47,7 +47,7 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
         ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
-def test_request_matches_that_of_boto3(
+def test_request_body_and_headers_match_boto3(
     service: Strict, name: str, call: str, request_: dict[str, object]
 ) -> None:
     sdk: object = boto3.client(
@@ -67,7 +67,7 @@ def test_request_matches_that_of_boto3(
     assert ours["authorization"].split("/")[1:4] == theirs["authorization"].split("/")[1:4]
 
 
-def test_response_is_returned_unchanged(service: Strict) -> None:
+def test_client_returns_the_decoded_response(service: Strict) -> None:
     service.answers = [(200, b'{"Items": [{"pk": {"S": "a"}}], "Count": 1}')]
     assert client_of(service).query(TableName="t") == {"Items": [{"pk": {"S": "a"}}], "Count": 1}
 
@@ -82,7 +82,7 @@ def test_response_is_returned_unchanged(service: Strict) -> None:
         (400, b'{"__type": "ThrottlingException"}'),
     ],
 )
-def test_call_is_tried_three_times_after_transient_errors(
+def test_call_with_transient_errors_is_attempted_three_times(
     service: Strict, transient: tuple[int, bytes] | None
 ) -> None:
     service.answers = [transient, transient]
@@ -105,7 +105,7 @@ def test_error_that_is_not_transient_is_raised_immediately_with_its_code(service
     assert len(service.requests) == 1
 
 
-def test_permanent_error_for_an_invalid_request_does_not_quote_its_content(
+def test_message_of_a_permanent_error_does_not_quote_the_response(
     service: Strict,
 ) -> None:
     service.answers = [(400, answer("ValidationException"))]
@@ -125,6 +125,6 @@ def test_client_can_be_used_by_several_threads_at_once(service: Strict) -> None:
     assert len(service.requests) == 160
 
 
-def test_refused_connection_raises_no_response_error() -> None:
+def test_call_fails_if_the_connection_is_refused() -> None:
     with pytest.raises(NoResponseError, match="ConnectionRefusedError"):
         client_of(Strict(url="http://127.0.0.1:9")).put_item(**PUT)

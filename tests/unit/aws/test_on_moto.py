@@ -75,7 +75,7 @@ def test_records_arrive_on_the_stream_with_their_partition_keys(url: str, access
         KinesisStream(access.client("kinesis", tries=1), "nowhere").put(RECORDS)
 
 
-def test_claim_check_contains_bucket_key_and_lines(url: str, access: Access) -> None:
+def test_claim_check_contains_the_bucket_the_key_and_the_line_numbers(url: str, access: Access) -> None:
     sqs = sdk("sqs", url)
     queue_url = sqs.create_queue(QueueName="redrive", Attributes={"VisibilityTimeout": "30"})["QueueUrl"]
     queue = RedriveQueue(access.client("sqs"), queue_url, "archive")

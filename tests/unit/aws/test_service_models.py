@@ -74,7 +74,7 @@ def test_response_that_violates_the_model_is_rejected():
             check_http(headers, b"", json.dumps(wrong).encode())
 
 
-def test_invalid_responses_of_a_fake_service_are_reported_at_the_end(monkeypatch):
+def test_invalid_response_of_a_fake_service_is_reported_when_validation_ends(monkeypatch):
     answer = {"Messages": [{"MessageId": 1}]}
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", lambda *_: answer)
     with pytest.raises(ModelError, match="MessageId"), validated():

@@ -1,4 +1,4 @@
-"""Test which JSON values are events and which are rejected."""
+"""Test which JSON values are accepted as events and which are rejected."""
 
 import json
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ def test_times_are_truncated_to_microseconds_and_converted_to_utc() -> None:
 @pytest.mark.parametrize(
     ("type_", "kind"), [("user_exited_geofence", "exit"), ("user.dwelled_in_geofence", "dwell")]
 )
-def test_geofence_type_may_contain_a_dot_or_an_underscore(type_: str, kind: str) -> None:
+def test_geofence_event_type_may_have_a_dot_or_an_underscore_after_user(type_: str, kind: str) -> None:
     assert geofence_event(json.dumps(ENTER | {"type": type_}).encode()).kind == kind
 
 
@@ -57,14 +57,14 @@ def test_types_of_geofence_events_are_configurable() -> None:
         geofence_event(raw)
 
 
-def test_device_id_of_the_user_takes_precedence_over_that_of_the_event() -> None:
+def test_device_id_in_user_takes_precedence_over_the_top_level_device_id() -> None:
     assert check(ENTER | {"deviceId": "other"}).device_id == "van-1"
     assert check(ENTER | {"deviceId": "other", "user": {"deviceId": None}}).device_id == "other"
     assert check(ENTER | {"deviceId": "other", "user": None}).device_id == "other"
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_event_that_is_not_a_geofence_event_needs_only_a_device_or_a_user_id(user: dict[str, str]) -> None:
+def test_event_that_is_not_a_geofence_event_needs_a_device_id_or_a_user_id(user: dict[str, str]) -> None:
     check(TRIP | {"user": user})
 
 
@@ -105,11 +105,13 @@ def test_unknown_types_and_fields_are_not_validated() -> None:
         ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
     ],
 )
-def test_every_reason_names_its_field(change: dict[str, object], reasons: list[tuple[str, str]]) -> None:
+def test_every_reason_names_the_invalid_field(
+    change: dict[str, object], reasons: list[tuple[str, str]]
+) -> None:
     assert reasons_of(ENTER | change) == reasons
 
 
-def test_reason_for_an_empty_type_says_that_it_must_not_be_empty() -> None:
+def test_reason_for_an_empty_type_says_that_type_must_not_be_empty() -> None:
     with pytest.raises(InvalidEvent, match="`type` must not be empty"):
         check(TRIP | {"type": ""})
 
@@ -119,11 +121,9 @@ def test_reason_for_an_empty_type_says_that_it_must_not_be_empty() -> None:
     [(0, 0), (1.5, 1.5), (576_000, 576_000), (576_000.1, None), (1e308, None), (-0.5, None), (None, None)],
 )
 def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) -> None:
-    """If such a duration counted, one phone could make all sums and averages infinite."""
+    """If a duration of 1e308 were used, one phone could make all sums and averages infinite."""
     assert check(ENTER | {"duration": sent}).duration_minutes == read
-    assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read, (
-        "parsed with pydantic"
-    )
+    assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read
 
 
 def test_event_with_neither_a_device_nor_a_user_is_rejected() -> None:

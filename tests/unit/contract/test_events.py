@@ -14,7 +14,7 @@ def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: object, other:
     assert (Owned(*one).event_key == Owned(*other).event_key) == (one == other)
 
 
-def test_event_without_a_device_belongs_to_its_user() -> None:
+def test_event_without_a_device_is_identified_by_its_user() -> None:
     of_a_user = {"_id": "e", "type": "x", "createdAt": "2026-11-16T08:00:00Z", "user": {"_id": "radar-1"}}
     assert check(of_a_user).owned == Owned("u", "radar-1", "e")
     assert check(of_a_user | {"user": {"_id": "radar-1", "userId": "driver"}}).owned == Owned(

@@ -27,7 +27,7 @@ STORED = Stored("events/x", 0, instant("2026-11-28T13:00:00Z"))
 
 
 def spark_reads(text: str) -> object:
-    """Return `created_at` of the row that the engines in glue/ read from an event with this time."""
+    """Return `created_at` as the engines in glue/ read it from an event whose `createdAt` is `text`."""
     line = json.dumps(ENTER | {"createdAt": text}).encode()
     (row,) = line_rows(Lines(STORED, [line])).to_pylist()
     return row["created_at"]
@@ -44,7 +44,7 @@ def test_unambiguous_time_is_accepted(text: str, utc: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "form"), REJECTED, ids=[repr(text) for text, _ in REJECTED])
-def test_ambiguous_time_is_rejected_with_the_name_of_its_format(text: str, form: str) -> None:
+def test_ambiguous_or_invalid_time_is_rejected_with_the_name_of_its_format(text: str, form: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the contract's own
         instant(text)
     with pytest.raises(InvalidEvent) as caught:
@@ -60,7 +60,7 @@ def test_ambiguous_time_is_rejected_with_the_name_of_its_format(text: str, form:
 
 
 @pytest.mark.parametrize("number", [1795870800, 1795870800123, 1795870800.5])
-def test_json_number_is_reported_as_an_epoch_time(number: float) -> None:
+def test_time_sent_as_a_number_is_rejected_as_a_possible_epoch(number: float) -> None:
     with pytest.raises(InvalidEvent, match=r"wrong_type createdAt: .* a number, such as an epoch"):
         check(ENTER | {"createdAt": number})
 
@@ -96,7 +96,7 @@ class OneLine:
 def test_spark_and_sqlite_accept_the_same_device_times_as_dbt(
     at: datetime, code: str | None, tmp_path: Path
 ) -> None:
-    """tests/e2e/test_warehouse.py tests the same with dbt."""
+    """tests/e2e/test_warehouse.py tests the same device times with dbt."""
     line = json.dumps(ENTER | {"createdAt": at.isoformat()}).encode()
     read = Lines(Stored(KEY, len(line), RECEIVED), [line])
     assert fact_rows(read, conflicts=False).num_rows == (code is None)

@@ -3,10 +3,10 @@
 from contract.lines import lines_in
 
 
-def test_empty_lines_are_skipped_but_count_in_line_numbers() -> None:
+def test_empty_lines_are_skipped_but_included_in_the_numbering() -> None:
     text = b'\xef\xbb\xbf{"a":1}\r\n\n  \t\n {"b":2} \f\n\xef\xbb\xbf{"c":3}'
     assert list(lines_in(text)) == [(1, b'{"a":1}'), (4, b'{"b":2}'), (5, b'{"c":3}')]
 
 
-def test_text_without_content_has_no_lines() -> None:
+def test_text_of_whitespace_and_byte_order_marks_yields_no_lines() -> None:
     assert list(lines_in(b" \n\r\n\xef\xbb\xbf\n")) == []

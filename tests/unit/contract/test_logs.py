@@ -33,7 +33,7 @@ def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
     assert (second["request_id"], second["accepted"]) == ("r-2", 3)
 
 
-def test_cycle_of_exception_causes_is_logged_only_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_exception_in_a_cycle_of_causes_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = KeyError("a payload"), ValueError("a payload")
     first.__cause__, second.__cause__ = second, first
     logs.configure()

@@ -101,7 +101,7 @@ def test_prefix_and_hour_are_read_from_the_folders_of_a_key(
     assert (prefix_of(key), hour_of(key)) == (prefix, hour)
 
 
-def test_several_gzip_members_are_read_as_one() -> None:
+def test_body_of_several_gzip_members_is_read_completely() -> None:
     assert lines_of(gzip.compress(b"a\n") + gzip.compress(b"b\n")) == [b"a", b"b"]
 
 
@@ -124,7 +124,7 @@ def test_body_that_is_not_json_is_stored_as_base64() -> None:
     }
 
 
-def test_quarantined_record_is_stored_as_json_if_it_is_valid_json() -> None:
+def test_quarantined_record_is_stored_as_base64_unless_it_is_strict_json() -> None:
     origin = {"stream": "s", "sequence_number": "1"}
     assert json.loads(quarantine_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
     assert (

@@ -15,7 +15,7 @@ from contract.stream_record import StreamRecord, archived_record
         b'{"deviceId":"van-1"}',
     ],
 )
-def test_partition_key_is_the_device_of_the_user_otherwise_that_of_the_event(line: bytes) -> None:
+def test_partition_key_is_the_device_id_in_user_otherwise_the_top_level_device_id(line: bytes) -> None:
     assert archived_record(line, 7) == StreamRecord("van-1", line, 7)
 
 

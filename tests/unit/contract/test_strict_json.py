@@ -1,4 +1,4 @@
-"""Test which JSON values are accepted."""
+"""Test which JSON texts the strict parser accepts."""
 
 import json
 import math
@@ -76,7 +76,7 @@ EDITS = st.sampled_from(
 
 @given(VALUES, EDITS, st.integers(0, 200), st.booleans())
 @settings(deadline=None, max_examples=300)
-def test_strict_parser_reads_the_same_values_from_accepted_json(
+def test_strict_parser_and_pythons_json_module_read_accepted_json_alike(
     value: object, edit: bytes, at: int, escaped: bool
 ) -> None:
     """The fast path of `parse_json` must not accept a text that the slow path rejects."""

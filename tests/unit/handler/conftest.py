@@ -1,4 +1,4 @@
-"""Fixtures for a handler with fake ports: `phone` sends requests, and `world` holds what was stored."""
+"""Fixtures for a handler with fake ports: `phone` sends requests, and `world` contains their effects."""
 
 import base64
 import json

@@ -1,6 +1,6 @@
 """Bodies that take more CPU than ordinary bodies of the same size, and the CPU limit per body.
 
-Each of these bodies exceeded the limit of `excess` in an earlier version of the handler. They are also seeds of the
+Each of these bodies exceeded the limit of `excess` in an earlier version of the handler. They are also seeds for the
 fuzzer.
 """
 
@@ -32,7 +32,7 @@ WRONG = (
 
 
 def packed(text: bytes) -> bytes:
-    """Return `text` as gzip with a file name that is long enough to stay within the allowed inflation ratio.
+    """Return `text` as gzip, with a file name long enough to keep the body within the allowed inflation ratio.
 
     (RFC 1952, section 2.3)
     """
@@ -143,8 +143,8 @@ def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> floa
 def excess(body: bytes, headers: Mapping[str, str], size: int) -> str:
     """Return "" if a body takes at most the CPU time that its size allows, otherwise its CPU time and the limit.
 
-    `size` is the larger of the sizes as sent and inflated. Other programs on the machine can double a time, so a body
-    is over the limit only if three comparisons in a row say so, each with an ordinary body measured at the same time.
+    `size` is the larger of the sizes as sent and inflated. Other programs on the machine can double the measured time,
+    so a body is over the limit only if three comparisons in a row say so. Each measures an ordinary body, too.
     """
     shift = max(0, size.bit_length() - 4)
     size = size >> shift << shift

@@ -1,4 +1,4 @@
-"""Fakes of the handler's ports that store their input and fail at the given calls."""
+"""Fakes of the handler's ports that record their input and fail on the given calls."""
 
 import gzip
 import json
@@ -33,7 +33,7 @@ class Fault(Enum):
 
 @dataclass
 class World:
-    """The state of the fakes of S3, Kinesis and SQS. Each call consumes one of `faults`."""
+    """The state of the fake S3, Kinesis and SQS. Each call consumes the first of `faults`."""
 
     faults: list[Fault] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)

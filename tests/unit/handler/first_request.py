@@ -1,7 +1,7 @@
-"""Process one request in a fresh process; print its status, the modules it loaded and the times.
+"""Handle two requests in a fresh process; print the status of the first, the imported modules, and the CPU times.
 
-Run with `python -m tests.unit.handler.first_request`. A local server replaces AWS: container credentials, S3 and
-Kinesis. test_snapshot.py runs this module with the environment variables that Lambda sets for a function.
+Run with `python -m tests.unit.handler.first_request`. A local server replaces the endpoints of container credentials,
+S3 and Kinesis. test_snapshot.py runs this module with the environment variables that Lambda sets for a function.
 """
 
 import base64

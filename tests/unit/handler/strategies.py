@@ -78,7 +78,7 @@ def broken_events(draw: st.DrawFn) -> object:
 
 @st.composite
 def written(draw: st.DrawFn, value: object) -> bytes:
-    """Draw JSON text of a value, with or without indentation, sometimes with a repeated name or a damaged part."""
+    """Draw the JSON text of a value, with or without indentation, sometimes with a repeated name or a damaged part."""
     text = json.dumps(
         value, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, None, 1])), allow_nan=True
     )

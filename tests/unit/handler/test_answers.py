@@ -1,4 +1,4 @@
-"""Test what phones and operators see: receipts, problem responses, log lines and object metadata."""
+"""Test the output for phones and operators: receipts, problem responses, log lines and object metadata."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -61,7 +61,7 @@ def test_repeated_events_in_a_request_count_as_duplicates(phone: Phone) -> None:
     assert len(phone.world.stream) == 1
 
 
-def test_request_without_a_valid_event_returns_a_problem_response(phone: Phone) -> None:
+def test_request_without_a_valid_event_gets_a_problem_response(phone: Phone) -> None:
     answer = phone.post([{"_id": "b"}])
     assert answer.status == 400
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -148,7 +148,7 @@ def test_refused_request_is_logged_in_one_line_without_personal_data(
     assert not [word for word in ("van-1", "secret", "farm") if word in printed]
 
 
-def test_quarantined_records_are_logged_for_their_alarm(
+def test_quarantined_records_get_a_log_line_of_their_own(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
@@ -170,7 +170,7 @@ def test_log_line_of_a_failed_request_names_the_stored_object(
     assert (line["status"], line["object_key"]) == (503, phone.world.keys("events")[0])
 
 
-def test_unexpected_exception_is_logged_with_its_traceback_and_returns_503(
+def test_unexpected_exception_is_logged_with_its_traceback_and_causes_a_503(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.CRASH]
@@ -186,7 +186,7 @@ def test_unexpected_exception_is_logged_with_its_traceback_and_returns_503(
     assert ": simulated failure" not in first["exception"]  # a message may quote an event
 
 
-def test_first_request_logs_the_name_of_a_missing_setting_and_returns_503(
+def test_missing_setting_is_logged_and_causes_a_503(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("STREAM_NAME", "s")
@@ -202,13 +202,13 @@ def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) ->
 
 
 def test_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
-    """The redrive function, which has a minute, will get the same rejection and quarantine the record."""
+    """The redrive function, whose timeout is a minute, will get the same rejection and quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
     assert phone.world.calls == ["store", "put", "enqueue"]
 
 
-def test_failing_stream_is_tried_at_most_ten_times_before_enqueuing_a_claim_check(phone: Phone) -> None:
+def test_stream_is_called_at_most_ten_times_before_a_claim_check_is_enqueued(phone: Phone) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 5, *[Fault.PARTLY] * 50]
     answer = phone.post([ENTER | {"_id": str(n)} for n in range(1, 40)])
     assert answer.status == 202
@@ -228,7 +228,7 @@ def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
 
 
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
-    """If the event were accepted, the truck's real departure would become a restatement."""
+    """If the event were accepted, the truck's real departure would only restate the visit."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])
@@ -243,7 +243,7 @@ def test_events_per_device_are_counted_across_requests_within_an_hour() -> None:
     assert counts.most({"van-1": 1}, RECEIVED_AT + timedelta(hours=1)) == 1
 
 
-def test_log_line_contains_events_per_device_but_no_device_id(
+def test_log_line_contains_the_event_count_of_a_device_but_no_device_id(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.post([ENTER | {"_id": str(n)} for n in range(7)])

@@ -1,6 +1,6 @@
 """Test which modules a cold start imports, and how many.
 
-Its duration is not tested, because it depends on the machine.
+The duration of a cold start is not tested, because it depends on the machine.
 """
 
 import json
@@ -38,7 +38,7 @@ def test_ingest_imports_only_modules_that_valid_requests_use() -> None:
     assert count <= BUDGET
 
 
-def test_redrive_imports_no_modules_of_ingest() -> None:
+def test_redrive_does_not_import_modules_that_only_ingest_uses() -> None:
     count, names = imported_by("handler.redrive")
     assert not {"handler.main", "handler.signature", "boto3"} & names
     assert count <= REDRIVE_BUDGET

@@ -56,7 +56,7 @@ def test_geofence_event_from_radars_ios_sdk_is_published_as_sent(phone: Phone) -
     assert check(json.loads(line)).created_at == datetime(2026, 11, 28, 13, 0, 0, 123000, UTC)
 
 
-def test_event_with_a_null_user_gets_the_ids_of_the_envelope(phone: Phone) -> None:
+def test_event_with_a_null_user_gets_the_ids_from_the_envelope(phone: Phone) -> None:
     assert phone.post(USER_NULL).status == 202
     [line] = phone.world.lines("events")
     assert json.loads(line)["user"] == {"userId": "driver-1", "deviceId": "phone-1"}
@@ -107,10 +107,10 @@ IDS = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_event_of_a_file_with_boms_or_form_feeds_is_accepted(
+def test_every_event_in_a_file_with_boms_or_form_feeds_is_accepted(
     phone: Phone, name: str, tmp_path: Path
 ) -> None:
-    """`milkrun send` and the demo split a file into the same events as the handler splits a body with these bytes."""
+    """`milkrun send` and the demo read the same events from a file as the handler reads from an identical body."""
     body = FILES[name]
     (tmp_path / "file").write_bytes(body)
     [post] = posts_of_file(tmp_path / "file")

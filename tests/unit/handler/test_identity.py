@@ -1,4 +1,4 @@
-"""Test that only valid tokens from the provider are accepted, and that known keys stay in use during its outages."""
+"""Test that only the identity provider's valid tokens are accepted, and that outages do not affect known keys."""
 
 import base64
 import gzip
@@ -166,7 +166,7 @@ def test_token_with_a_wrong_audience_issuer_or_time_is_refused(
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
 
 
-def test_expired_token_is_refused_with_its_own_code(issuer: Issuer) -> None:
+def test_expired_token_is_refused_with_the_code_token_expired(issuer: Issuer) -> None:
     late = int(issuer.now) - LEEWAY_SECONDS - 5
     assert refused(issuer.tokens(), issuer.token(exp=late)) == "token_expired"
 
@@ -182,7 +182,7 @@ def test_cached_token_is_refused_once_it_has_expired(issuer: Issuer) -> None:
 
 
 def test_token_with_an_issue_time_in_the_future_is_accepted(issuer: Issuer) -> None:
-    """The provider's clock may be fast, and RFC 7519 does not make the validity of a token depend on `iat`."""
+    """The provider's clock may be fast, and in RFC 7519 a token's validity does not depend on `iat`."""
     token = issuer.token(iat=int(issuer.now) + LEEWAY_SECONDS - 5)
     assert issuer.tokens().speaker(f"Bearer {token}").device == "truck-1"
 
@@ -194,7 +194,7 @@ def test_malformed_token_is_refused(issuer: Issuer, token: str) -> None:
     assert refused(issuer.tokens(), token) == "invalid_token"
 
 
-def test_token_signed_with_another_key_under_a_known_id_is_refused(issuer: Issuer) -> None:
+def test_token_signed_with_another_key_under_a_known_key_id_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 
 
@@ -237,12 +237,12 @@ def test_token_signed_with_the_public_key_as_hmac_secret_is_refused(issuer: Issu
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none"])
-def test_symmetric_and_none_algorithms_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
+def test_symmetric_algorithms_and_none_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
     with pytest.raises(ValueError, match="JWT_ALGORITHMS"):
         issuer.tokens(JWT_ALGORITHMS=f"ES256 {algorithm}")
 
 
-def test_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
+def test_token_with_an_algorithm_that_the_stage_does_not_list_is_refused(issuer: Issuer) -> None:
     assert refused(issuer.tokens(JWT_ALGORITHMS="RS256"), issuer.token()) == "invalid_token"
 
 
@@ -272,7 +272,7 @@ def test_token_that_is_too_long_is_refused_without_fetching_keys(issuer: Issuer)
     assert issuer.fetched == 0
 
 
-def test_token_cache_is_bounded_and_evicts_the_least_recently_used(issuer: Issuer) -> None:
+def test_token_cache_is_bounded_and_evicts_the_least_recently_used_token(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     first = issuer.token(jti="first")
     tokens.speaker(f"Bearer {first}")
@@ -296,7 +296,7 @@ def test_keys_are_fetched_once_for_many_tokens(issuer: Issuer) -> None:
     assert issuer.fetched == 1
 
 
-def test_unknown_key_id_causes_at_most_one_fetch_per_minute(
+def test_unknown_key_ids_cause_at_most_one_key_fetch_per_minute(
     issuer: Issuer,
 ) -> None:
     tokens = issuer.tokens()
@@ -309,7 +309,7 @@ def test_unknown_key_id_causes_at_most_one_fetch_per_minute(
     assert issuer.fetched == 2
 
 
-def test_withdrawn_key_is_refused_within_an_hour(issuer: Issuer) -> None:
+def test_new_token_signed_with_a_withdrawn_key_is_refused_after_an_hour(issuer: Issuer) -> None:
     tokens = issuer.tokens()
     tokens.speaker("Bearer " + issuer.token(jti="a", exp=int(issuer.now) + 9000))
     issuer.keys = [public_jwk(RSA_KEY, "rsa")]
@@ -413,7 +413,7 @@ def test_device_in_the_envelope_must_match_the_token(issuer: Issuer) -> None:
     assert answer.codes == ["device_mismatch"]
 
 
-def test_events_of_the_previous_driver_are_accepted_and_counted(
+def test_events_of_another_driver_on_the_same_device_are_accepted_and_counted(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -434,7 +434,7 @@ def test_request_without_a_token_gets_401_and_is_not_stored(issuer: Issuer, head
     assert phone.world.objects == {}
 
 
-def test_stage_with_optional_identity_accepts_and_logs_either_credential(
+def test_stage_with_optional_identity_accepts_an_api_key_or_a_token(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "optional")
@@ -446,7 +446,7 @@ def test_stage_with_optional_identity_accepts_and_logs_either_credential(
     assert phone.post(geofence_event("d", "truck-1"), bearer("a.b.c")).status == 401
 
 
-def test_signed_server_request_may_contain_events_of_any_device(
+def test_signed_server_request_is_not_restricted_to_one_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required", SIGNATURE_SCHEME="milkrun")
@@ -458,7 +458,7 @@ def test_signed_server_request_may_contain_events_of_any_device(
     assert phone.post(body, {"Content-Type": "application/json"}).body["code"] == "missing_signature"
 
 
-def test_operator_who_invokes_the_function_may_send_events_of_any_device(
+def test_operator_who_invokes_the_function_is_not_restricted_to_one_device(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")
@@ -488,7 +488,7 @@ def test_request_gets_503_if_the_provider_is_down_and_no_keys_are_known(issuer: 
         ({"JWT_ALGORITHMS": "HS256"}, "JWT_ALGORITHMS"),
     ],
 )
-def test_error_names_an_invalid_identity_setting(settings_: dict[str, str], message: str) -> None:
+def test_settings_error_names_the_invalid_identity_setting(settings_: dict[str, str], message: str) -> None:
     assert Settings.of(SETTINGS).identity == "required"
     with pytest.raises(SettingsError, match=message):
         Settings.of(SETTINGS | settings_)

@@ -35,7 +35,7 @@ def test_openapi_document_and_event_schema_match_the_code() -> None:
     assert openapi.main(["--check"]) == 0, "run python -m tools.openapi"
 
 
-def test_schema_is_a_valid_json_schema() -> None:
+def test_event_schema_is_a_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA.schema)
 
 
@@ -113,7 +113,7 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
     assert set(checked) == refusals | {("202", "one_rejected")}
 
 
-def test_responses_of_the_gateway_are_marked_in_the_document() -> None:
+def test_gateway_responses_are_marked_in_the_openapi_document() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}

@@ -57,7 +57,7 @@ def test_repeated_ping_is_a_duplicate(phone: Phone) -> None:
     assert len(phone.world.keys("events")) == 1
 
 
-def test_ping_in_an_envelope_gets_the_ids_of_the_envelope(phone: Phone) -> None:
+def test_ping_in_an_envelope_gets_the_ids_from_the_envelope(phone: Phone) -> None:
     phone.post(b'{"events":[%b],"user":{"userId":"driver"}}' % TEXT)
     assert phone.world.lines("events") == [STORED[:-1] + b',"user":{"userId":"driver"}}']
 
@@ -83,7 +83,7 @@ NO_PINGS = [
 
 
 @pytest.mark.parametrize("change", NO_PINGS, ids=repr)
-def test_incomplete_ping_is_rejected_as_an_event_without_an_id(
+def test_incomplete_or_invalid_ping_is_rejected_as_an_event_without_an_id(
     phone: Phone, change: dict[str, object]
 ) -> None:
     answer = phone.post([PING | change])
@@ -98,7 +98,7 @@ def test_position_with_one_of_the_event_fields_is_validated_as_an_event(phone: P
     assert len(answer.codes) == 2
 
 
-def test_ping_is_not_published_even_if_the_settings_name_its_type(phone: Phone) -> None:
+def test_ping_is_not_published_even_if_its_type_is_configured_as_a_geofence_type(phone: Phone) -> None:
     phone.settings = {"GEOFENCE_KINDS": '{"location.ping": "enter"}'}
     assert phone.post([PING]).status == 202
     assert phone.world.stream == []

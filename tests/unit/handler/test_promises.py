@@ -67,7 +67,7 @@ def test_repeated_request_writes_the_same_objects_and_republishes_its_events(
 
 @modestly
 @given(requests())
-def test_keys_contain_the_number_and_the_hash_of_their_lines(new_phone: NewPhone, request: Request) -> None:
+def test_object_key_contains_the_number_of_lines(new_phone: NewPhone, request: Request) -> None:
     phone = new_phone()
     phone.post(*request)
     for key in phone.world.objects:
@@ -152,7 +152,7 @@ def test_response_is_in_time_even_if_each_call_takes_its_maximum_time(
 
 
 class OnlyTheStream(World):
-    """Fake ports of which only the stream fails."""
+    """Fake ports whose faults affect only calls to the stream."""
 
     def next_fault(self, call: str) -> Fault:
         if call == "put":

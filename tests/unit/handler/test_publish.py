@@ -25,21 +25,21 @@ class ScriptedStream:
     A negative number makes every call with that record fail.
     """
 
-    def __init__(self, circuit_breaker: dict[str, int]) -> None:
-        self.circuit_breaker = dict(circuit_breaker)
+    def __init__(self, throttles: dict[str, int]) -> None:
+        self.throttles = dict(throttles)
         self.taken: list[str] = []
         self.calls: list[list[str]] = []
 
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         names = [record.partition_key for record in records]
         self.calls.append(names)
-        if any(self.circuit_breaker.get(name, 0) < 0 for name in names):
+        if any(self.throttles.get(name, 0) < 0 for name in names):
             raise PermanentError("simulated failure")
         refused = []
         for record in records:
-            left = self.circuit_breaker.get(record.partition_key, 0)
+            left = self.throttles.get(record.partition_key, 0)
             if left:
-                self.circuit_breaker[record.partition_key] = left - 1
+                self.throttles[record.partition_key] = left - 1
                 refused.append(record)
             else:
                 self.taken.append(record.partition_key)
@@ -83,7 +83,7 @@ def test_each_record_is_published_throttled_or_malformed(fates: list[int], looks
     assert outcome.taken == len(stream.taken)
 
 
-def test_call_above_the_limits_of_putrecords_is_halved() -> None:
+def test_call_above_the_limits_of_putrecords_is_split_in_half() -> None:
     class Limited(ScriptedStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
             if sum(len(record.data) for record in records) > 1000:
@@ -96,7 +96,7 @@ def test_call_above_the_limits_of_putrecords_is_halved() -> None:
     assert stream.calls == [["a", "b"], ["c"], ["d", "e"]]
 
 
-def test_pauses_grow_with_jitter_up_to_a_limit() -> None:
+def test_pauses_are_random_and_limited() -> None:
     pauses: list[float] = []
     outcome = publish(records("a"), ScriptedStream({"a": 99}), lambda: 1.0, pauses.append)
     assert len(outcome.refused) == 1
@@ -139,7 +139,7 @@ ARRIVAL = {
 }
 
 
-def test_open_circuit_breaker_enqueues_claim_checks_until_a_trial_call_succeeds(
+def test_claim_checks_are_enqueued_until_a_trial_call_closes_the_circuit_breaker(
     phone: Phone,
 ) -> None:
     world = phone.world

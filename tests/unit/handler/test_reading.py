@@ -75,7 +75,7 @@ def test_event_with_a_field_called_events_is_not_an_envelope(phone: Phone) -> No
     assert phone.world.lines("events") == [text(event)]
 
 
-def test_payload_format_2_and_plain_text_bodies_are_accepted(phone: Phone) -> None:
+def test_payload_format_2_with_a_body_that_is_not_base64_is_accepted(phone: Phone) -> None:
     event = {
         "version": "2.0",
         "headers": {"content-type": "application/json"},
@@ -89,14 +89,14 @@ def test_payload_format_2_and_plain_text_bodies_are_accepted(phone: Phone) -> No
     assert line == text(TRIP)[:-1] + ',"x":"é"}'.encode()
 
 
-def test_request_without_a_gateway_id_gets_the_request_id_of_lambda(phone: Phone) -> None:
+def test_request_without_a_gateway_request_id_gets_lambdas_request_id(phone: Phone) -> None:
     assert phone.send({"body": text([TRIP]).decode(), "headers": None}).body["request_id"] == "fallback-id"
 
 
 # --- the user of the envelope -------------------------------------------------------------------
 
 
-def test_events_without_user_get_only_the_ids_of_the_envelope(phone: Phone) -> None:
+def test_events_without_a_user_get_only_the_ids_from_the_envelope(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     user = {"_id": "u-1", "userId": "driver", "deviceId": "van-9", "ip": "192.0.2.7", "metadata": {"x": 1}}
     phone.post({"events": [bare, OTHER], "user": user})
@@ -112,7 +112,7 @@ def test_events_without_user_get_only_the_ids_of_the_envelope(phone: Phone) -> N
     b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","user" : null}',
     b'{"_id":"a","\\u0075ser":null,"type":"t","createdAt":"2026-11-16T08:00:00Z"}',
 ])  # fmt: skip
-def test_null_user_is_replaced_by_the_ids_of_the_envelope(phone: Phone, event: bytes) -> None:
+def test_null_user_is_replaced_with_the_ids_from_the_envelope(phone: Phone, event: bytes) -> None:
     assert phone.post(b'{"events":[%b],"user":{"deviceId":"van-9"}}' % event).status == 202
     (line,) = phone.world.lines("events")
     expected = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "user": {"deviceId": "van-9"}}
@@ -134,14 +134,14 @@ def test_optional_field_that_is_null_counts_as_absent(phone: Phone, field: str) 
 
 
 @pytest.mark.parametrize("field", ["_id", "userId", "deviceId"])
-def test_null_optional_id_of_the_user_counts_as_absent(phone: Phone, field: str) -> None:
+def test_null_id_in_user_counts_as_absent(phone: Phone, field: str) -> None:
     others = {"_id": "u", "userId": "u", "deviceId": "d"}
     assert phone.post([TRIP | {"user": others | {field: None}}]).status == 202
     assert phone.post([TRIP | {"user": dict.fromkeys(others)}]).codes == ["missing_identity"]
 
 
 @pytest.mark.parametrize("absent", ["_id", "event", "user"])
-def test_null_member_of_the_envelope_counts_as_absent(phone: Phone, absent: str) -> None:
+def test_null_member_in_the_envelope_counts_as_absent(phone: Phone, absent: str) -> None:
     assert phone.post({"events": [TRIP], absent: None}).status == 202
     assert phone.world.lines("events") == [text(TRIP)]
 
@@ -151,7 +151,7 @@ def test_envelope_whose_events_are_null_contains_no_event(phone: Phone) -> None:
     assert phone.post({"event": None, "events": None}).codes == ["no_events"]
 
 
-def test_invalid_ids_of_the_envelope_are_not_copied_to_its_events(phone: Phone) -> None:
+def test_invalid_ids_in_the_envelope_are_not_copied_to_its_events(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     answer = phone.post({"events": [bare], "user": {"deviceId": "x" * 100_000, "userId": 7, "_id": ""}})
     assert answer.codes == ["missing_identity"]
@@ -210,7 +210,7 @@ def test_response_has_at_most_64_kib_and_counts_the_omitted_errors(phone: Phone)
     assert len(json.dumps(answer.body, separators=(",", ":"), ensure_ascii=False).encode()) <= 64 * 1024
 
 
-def test_ids_of_the_envelope_do_not_make_an_event_too_large(phone: Phone) -> None:
+def test_ids_added_from_the_envelope_do_not_count_towards_the_event_size(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"} | {"x": ""}
     bare["x"] = "x" * (64 * 1024 - len(text(bare)))
     assert phone.post({"events": [bare], "user": {"deviceId": "van-1"}}).status == 202
@@ -371,7 +371,7 @@ def test_charset_is_recognised_at_any_position_in_the_header(
 
 
 def test_malformed_header_text_does_not_cause_a_503(phone: Phone) -> None:
-    """After a 503 the phone would resend the batch forever."""
+    """After a 503, the phone would send the same batch again and again."""
     odd = {"X-App-Version": "4.2\ud800", "Content-Type": "application/json; a=\udfff"}
     assert phone.post([TRIP, {}], odd).status == 202
     assert json.loads(phone.world.lines("rejected")[0])["app_version"] == "4.2?"
@@ -411,7 +411,7 @@ def test_largest_allowed_requests_are_accepted(phone: Phone) -> None:
     assert phone.post(text([TRIP]) + b" " * (1024 * 1024 - len(text([TRIP])))).status == 202
 
 
-def test_truncated_body_is_parsed_in_linear_time(phone: Phone) -> None:
+def test_malformed_body_with_long_runs_of_spaces_is_parsed_in_linear_time(phone: Phone) -> None:
     """An earlier regular expression backtracked and took 16 s of CPU for 64 KB."""
     blanks = b" " * 100_000
     torn = b'{"events":[%b],"note"%b:%bx%bx}' % (text(TRIP), blanks, blanks, blanks)

@@ -1,4 +1,4 @@
-"""Test that claim checks are published or quarantined, or returned to the queue with a growing delay."""
+"""Test that records of claim checks are published or quarantined, or that the claim checks return to the queue."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ STORED = lines_object("events", EVENTS, AT)
 
 @dataclass
 class Desk:
-    """The redrive function with fake ports. It is also the function's Lambda context."""
+    """The redrive function with fake ports. It also serves as the function's Lambda context."""
 
     world: World = field(default_factory=World)
     postponed: list[tuple[str, int]] = field(default_factory=list)
@@ -68,7 +68,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk()
 
 
-def test_lines_of_a_claim_check_are_published_partitioned_by_device(desk: Desk) -> None:
+def test_lines_of_a_claim_check_are_published_and_partitioned_by_device(desk: Desk) -> None:
     assert desk.take(claim(2), claim(1)) == []
     assert [(r.partition_key, r.data) for r in desk.world.stream] == [
         ("van-2", EVENTS[1]),
@@ -87,19 +87,21 @@ def test_archived_event_is_published_even_if_new_rules_would_reject_it(desk: Des
     "body",
     ["not json", "{}", claim(9), claim(0), claim(3), claim(1, key="events/gone")],
 )
-def test_invalid_claim_check_is_returned_without_delaying_the_others(desk: Desk, body: object) -> None:
+def test_invalid_claim_check_is_returned_to_the_queue_without_delaying_the_others(
+    desk: Desk, body: object
+) -> None:
     assert desk.take(body, claim(1)) == ["m0"]
     assert len(desk.world.stream) == 1
 
 
-def test_failing_stream_is_tried_only_for_the_first_message(desk: Desk) -> None:
+def test_failing_stream_is_called_only_for_the_first_message(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
     assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
     assert desk.world.calls.count("get") == 1
     assert [handle for handle, _ in desk.postponed] == ["h0", "h1", "h2"]
 
 
-def test_claim_check_is_returned_if_one_of_its_records_is_throttled(desk: Desk) -> None:
+def test_claim_check_is_returned_to_the_queue_if_one_of_its_records_is_throttled(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.PARTLY] * 50]
     assert desk.take(claim(1, 2)) == ["m0"]
     desk.world.faults = []
@@ -117,7 +119,7 @@ def test_message_is_returned_to_the_queue_after_an_unexpected_exception(desk: De
     assert desk.take(claim(1), claim(2)) == ["m0"]
 
 
-def test_delay_grows_with_each_attempt_up_to_five_minutes(desk: Desk) -> None:
+def test_delay_of_a_returned_message_grows_with_each_attempt_up_to_five_minutes(desk: Desk) -> None:
     for tries in (1, 4, 100):
         desk.world.faults = [Fault.BEFORE]
         desk.take(claim(1), tries=tries)

@@ -1,4 +1,4 @@
-"""Test that a stage that requires signatures accepts only signed requests, and stores nothing of unsigned ones."""
+"""Test that a stage that requires signatures accepts only signed requests, and stores nothing from unsigned ones."""
 
 import gzip
 import hashlib
@@ -78,7 +78,7 @@ def test_radar_signature_is_verified_without_reading_the_body() -> None:
         radar(RADAR_SECRETS, signature="")
 
 
-def test_replayed_radar_headers_are_refused_after_the_last_day_of_the_secret() -> None:
+def test_radar_headers_cannot_be_replayed_after_the_last_day_of_the_secret() -> None:
     radar(RADAR_SECRETS, days_later=17)
     for days_later in (18, 400):
         with pytest.raises(RetryableError, match="last day"):
@@ -91,7 +91,7 @@ def test_radar_secret_without_a_last_day_within_100_days_is_not_used(secret: byt
         radar([secret])
 
 
-def test_body_of_an_unsigned_or_expired_request_is_not_read() -> None:
+def test_body_is_not_read_if_the_signature_is_missing_or_expired() -> None:
     for headers in ({}, signed(at=NOW - 301)):
         with pytest.raises(Refused):
             verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
@@ -118,7 +118,7 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
 
 
-def test_error_is_raised_if_the_first_secrets_cannot_be_fetched() -> None:
+def test_error_is_raised_if_secrets_have_never_been_fetched() -> None:
     def fetch() -> str:
         raise RuntimeError("down")
 
@@ -132,7 +132,7 @@ def test_secrets_parameter_may_contain_one_or_two_secrets() -> None:
         Secrets(lambda: " ")()
 
 
-def test_signed_request_is_accepted_with_a_plain_or_a_compressed_body(phone: Phone) -> None:
+def test_signed_request_may_have_a_compressed_or_an_uncompressed_body(phone: Phone) -> None:
     phone.settings = {"SIGNATURE_SCHEME": "milkrun"}
     body = json.dumps(TRIP).encode()
     headers = signed(at=int(phone.world.received_at.timestamp()), body=body)

@@ -1,4 +1,4 @@
-"""Test that the zips to deploy contain only necessary files, need no compilation and are reproducible."""
+"""Test that the zips for deployment contain only necessary files, need no compilation and are reproducible."""
 
 import ast
 import hashlib
@@ -37,7 +37,7 @@ def arm64():
 
 @pytest.fixture(scope="session")
 def unpacked(local, tmp_path_factory):
-    """Return folders with the contents of the zips by name.
+    """Extract each zip into a folder, and return the folders by zip name.
 
     As in Lambda, each file's modification time is the time of extraction.
     """
@@ -62,7 +62,7 @@ def python_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(("name", "module"), [(n, m) for n, modules in ENTRY_POINTS.items() for m in modules])
-def test_importing_an_entry_point_compiles_nothing(unpacked, name, module):
+def test_importing_an_entry_point_compiles_no_module(unpacked, name, module):
     done = python_in(unpacked[name], "-v", "-c", f"import {module}")
     assert done.returncode == 0, done.stderr[-2000:]
     output = done.stderr
@@ -120,7 +120,7 @@ def test_zip_contains_all_imported_modules(unpacked, name):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_zip_of_the_handler_can_verify_a_token(unpacked):
+def test_handler_zip_contains_all_modules_for_verifying_a_token(unpacked):
     code = """
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -150,7 +150,7 @@ def test_arm64_zip_contains_arm64_libraries(arm64, name):
 
 
 @zips
-def test_every_file_is_readable_and_has_a_fixed_modification_time(local, name):
+def test_every_file_in_a_zip_is_readable_and_has_a_fixed_modification_time(local, name):
     with zipfile.ZipFile(local[name]) as archive:
         for entry in archive.infolist():
             assert entry.date_time == package.FIXED_TIME
@@ -188,7 +188,7 @@ def test_zips_are_not_rebuilt_if_their_input_is_unchanged(local):
     assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
 
 
-def test_deploying_tested_zips_builds_nothing(local):
+def test_deployment_of_tested_zips_builds_none_and_rejects_outdated_ones(local):
     before = {name: path.read_bytes() for name, path in local.items()}
     assert package.package("local", may_build=False).keys() == before.keys()
     stamp = local["handler"].with_suffix(".hash")
@@ -218,7 +218,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_concurrent_builds_run_one_after_the_other(tmp_path, monkeypatch):
+def test_second_concurrent_build_waits_and_reuses_the_zip_of_the_first(tmp_path, monkeypatch):
     """A demo and a test may deploy their stacks concurrently."""
     shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
     running, counts = [], []
