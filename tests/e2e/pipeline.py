@@ -101,7 +101,7 @@ class Pipeline:
         return Answer(response.status, answer, response.headers)
 
     def archived(self, key: str) -> list[Event]:
-        """Return the lines of an archived object, as parsed JSON."""
+        """Return the lines of an archived object, parsed as JSON."""
         lines = read_stores.archived_lines(self.aws("s3"), self.outputs.bucket, key)
         return [json.loads(line) for line in lines]
 

@@ -112,7 +112,9 @@ def test_every_body_form_is_accepted_uncompressed_and_gzipped(
 
 
 @pytest.mark.stage
-def test_object_metadata_contains_the_receive_time_and_app_version(pipeline: Pipeline, device: str) -> None:
+def test_object_metadata_contains_the_time_of_receipt_and_the_app_version(
+    pipeline: Pipeline, device: str
+) -> None:
     answer = pipeline.post(event(device), {"of": device}, headers={"X-App-Version": "7.1 (b)"})
     for key in (answer.body["object_key"], answer.body["rejected_key"]):
         head = pipeline.aws("s3").head_object(Bucket=pipeline.outputs.bucket, Key=key)
@@ -218,7 +220,7 @@ RADAR_SECRET = f"radar-token@{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
 
 @pytest.fixture
 def secrets(pipeline: Pipeline) -> Iterator[list[bytes]]:
-    """Make the ingest function accept only signed requests; yield two of the secrets that it accepts."""
+    """Make the ingest function accept only signed requests; yield two of the accepted secrets."""
     name = "/milkrun/local/e2e-signature-secrets"
     pipeline.aws("ssm").put_parameter(
         Name=name, Value=f"old-secret new-secret {RADAR_SECRET}", Type="SecureString", Overwrite=True
@@ -286,7 +288,7 @@ def test_request_during_an_s3_failure_gets_503_and_nothing_is_published(
             assert_documented(answer)
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
-        assert s3.seen >= 6, "three attempts each"
+        assert s3.seen >= 6, "each request makes three attempts"
         assert pipeline.published(device) == []
 
         s3.fault = None

@@ -131,7 +131,7 @@ class Worker:
         return asking.returncode == 0
 
     def tree(self) -> list[int]:
-        """Return the process ids of the worker and its descendants, which process the shards."""
+        """Return the process ids of the worker and of its descendants, which process the shards."""
         found, parents = [], [self.process.pid]
         while parents:
             found += parents
@@ -143,7 +143,7 @@ class Worker:
         return found
 
     def kill(self) -> None:
-        """Kill the worker and its descendants with SIGKILL, as if their host had failed."""
+        """Kill the worker and its descendant processes with SIGKILL, as if their host had failed."""
         tree = self.tree()
         for pid in (*tree[1:], tree[0]):
             with suppress(ProcessLookupError):
@@ -216,7 +216,7 @@ def test_two_kcl_workers_share_the_shards_and_write_checkpoints_when_stopped(yar
     assert eventually(lambda: len(owners()) == 2, within=180, every=2)
     yard.put(list(rounds(device)))
     assert eventually(yard.all_is_there, within=120, every=1)
-    assert all(worker.consumed() > 0 for worker in workers), "each had a shard"
+    assert all(worker.consumed() > 0 for worker in workers), "a worker has consumed no record"
     trees = [worker.tree() for worker in workers]
     assert [worker.ask_to_end() for worker in workers] == [ENDED_BY_SIGTERM] * 2
     assert not any(Path(f"/proc/{pid}").exists() for tree in trees for pid in tree)

@@ -17,7 +17,7 @@ type Deploy = Callable[[str], None]
 def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
     """Yield a function that deploys the stage with the given active API keys; restore the stage afterwards."""
     if not pipeline.is_local:
-        pytest.skip("deploys")
+        pytest.skip("would deploy the stage")
     stack = Stack.of(pipeline.environment)
     environment = stack.settings.aws_environment | {"SLS_AWS_MONITORING_FREQUENCY": "500"}
 

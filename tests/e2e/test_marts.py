@@ -312,7 +312,7 @@ FROM numbered
 
 
 def test_daily_report_shows_the_numbers_from_the_marts(built: tuple[Snowflake, Settings, Dbt]) -> None:
-    """Some events have an invalid field."""
+    """One of the events has text instead of a number of litres, and another has no device id."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     day, at = RECEIVED.date(), RECEIVED - timedelta(hours=20)

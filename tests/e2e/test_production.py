@@ -50,12 +50,14 @@ def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     assert pipeline.ops("smoke", "--json")[0] == 0
 
 
-def test_check_key_prints_the_watchers_role_and_public_key(
+def test_check_key_command_prints_the_watcher_role_and_its_public_key(
     pipeline: Pipeline,
 ) -> None:
     said = pipeline.ops("check-key").output
     watcher = f"{pipeline.outputs.database}_WATCHER"
-    assert watcher in {row["name"] for row in pipeline.rows("SHOW ROLES")}, "snowpipe apply made it"
+    assert watcher in {row["name"] for row in pipeline.rows("SHOW ROLES")}, (
+        "`milkrun warehouse apply` creates the role"
+    )
     assert f"GRANT ROLE {watcher} TO USER {watcher};" in said
     [key] = re.findall(r"RSA_PUBLIC_KEY = '([^']+)'", said)
     stacks = pipeline.aws("cloudformation").describe_stacks(StackName="milkrun-local")["Stacks"]

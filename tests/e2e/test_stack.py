@@ -1,7 +1,7 @@
-"""Test how the stack changes LocalStack: Lambda functions, atomic DynamoDB writes, gzip bodies, and no orphan
-processes.
+"""Test the stack's changes to LocalStack, without a deployed stage.
 
-The tests use a LocalStack to which no stage is deployed.
+Functions run as separate processes, conditional DynamoDB writes are atomic, gzip bodies reach the function
+unchanged, and no process is orphaned.
 """
 
 import base64
@@ -158,7 +158,7 @@ def test_s3_stores_its_objects_only_in_the_stacks_folder(stack, aws):
     assert not list(Path(tempfile.gettempdir()).glob(f"localstack*/{bucket}"))
 
 
-def test_exactly_one_of_twenty_concurrent_conditional_writes_succeeds(aws):
+def test_exactly_one_of_twenty_concurrent_conditional_dynamodb_writes_succeeds(aws):
     dynamodb = aws("dynamodb")
     dynamodb.create_table(
         TableName="trial",

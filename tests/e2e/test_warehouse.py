@@ -117,7 +117,7 @@ def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_ro
     assert stage.count() == 6
 
 
-def test_every_file_is_loaded_twice_if_a_pipe_is_recreated_in_the_wrong_order(stage: Stage) -> None:
+def test_replacing_a_pipe_and_refreshing_it_immediately_loads_every_file_twice(stage: Stage) -> None:
     keys = [stage.put([event(f"{n}")]) for n in range(5)]
     stage.loaded(keys)
     create = next(d for d in _ddl(stage) if d.is_pipe and d.pipe.endswith("EVENTS_PIPE")).statements[0]
@@ -380,7 +380,9 @@ def test_history_lists_failed_files_despite_newer_loaded_files(stage: Stage) -> 
     assert len(stage.done("history", "--limit", "2", "--json").rows) == 2
 
 
-def test_stale_pipe_is_resumed_and_loads_its_expired_files(stage: Stage, local: LocalProcess) -> None:
+def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
+    stage: Stage, local: LocalProcess
+) -> None:
     loaded = stage.put([event("before")])
     stage.loaded([loaded])
     stage.done("pause", "--pipe", "events")
@@ -458,7 +460,7 @@ def test_each_command_uses_its_own_role_and_dbt_owns_its_tables(stage: Stage) ->
     stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")
 
 
-def test_configured_role_replaces_the_commands_own_role(stage: Stage) -> None:
+def test_configured_role_is_used_instead_of_the_commands_own_role(stage: Stage) -> None:
     (stage.folder / "outputs.json").write_text(
         json.dumps(stage.outputs | {"snowflake": {**stage.outputs["snowflake"], "role": "SYSADMIN"}})
     )
@@ -877,7 +879,7 @@ def test_event_is_staged_once_and_its_other_contents_are_listed_as_conflicts(
     assert repeated == []
 
 
-def test_staging_contains_each_event_key_of_the_contract_once(built: Built) -> None:
+def test_staging_has_one_row_per_event_key_defined_by_the_contract(built: Built) -> None:
     stage = built.stage
     rows = stage.query(f"SELECT EVENT_KEY FROM {stage.database}.STAGING.STG_EVENTS")
     keys = {check(json.loads(line)).owned.event_key for line in built.lines[2]}
@@ -891,7 +893,7 @@ def test_event_id_used_by_two_devices_is_stored_once_per_device(built: Built) ->
     assert litres == {"van-late": 812.5, "van-thief": 1}
 
 
-def test_every_time_format_has_the_same_meaning_in_the_warehouse(built: Built) -> None:
+def test_warehouse_parses_every_accepted_time_format_correctly(built: Built) -> None:
     rows = built.stage.query(
         f"SELECT EVENT_ID, OCCURRED_AT, APP_SERVER_CREATED_AT FROM {built.stage.database}.STAGING.STG_EVENTS "
         "WHERE EVENT_ID LIKE 'form-%'"
@@ -901,7 +903,7 @@ def test_every_time_format_has_the_same_meaning_in_the_warehouse(built: Built) -
     assert found == {f"form-{n}": (at, at) for n, at in enumerate(meant)}
 
 
-def test_ping_positions_add_to_the_devices_kilometres(built: Built) -> None:
+def test_ping_positions_count_towards_the_devices_kilometres(built: Built) -> None:
     stage = built.stage
     staged = stage.query(
         f"SELECT LATITUDE, LONGITUDE, LOCATION_ACCURACY_METRES FROM {stage.database}.STAGING.STG_EVENTS "
@@ -971,7 +973,7 @@ def test_mart_plain_sql_and_sqlite_agree_on_farm_collections(built: Built, tmp_p
     assert sum(row[3] for row in farms) == 812.5
 
 
-def test_mart_plain_sql_and_sqlite_agree_on_fleet_days(built: Built, tmp_path: Path) -> None:
+def test_mart_plain_sql_and_sqlite_agree_on_daily_fleet_figures(built: Built, tmp_path: Path) -> None:
     columns = ["events", "replayed_events", "litres"]
     mart, plain, small = _three_ways(built, tmp_path, "fleet_daily", ["event_date", "device_id"], columns)
     assert mart == plain == small

@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of the stores after a run; None for a store that was not read.
+    """The content of the stores after a run. The value of a store that was not read is None.
 
     `objects` maps the key of each object added to the bucket to its lines. `there_now` is the content of the
     table's index of open visits. `notifications` are the events on the bus, each with its `detail-type` and
@@ -153,7 +153,7 @@ def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]
 def expected_visits(exchanges: Iterable[Exchange], ended_at: datetime | None) -> set[OfPair]:
     """Return the visits that the consumer must derive from the accepted events.
 
-    With `ended_at`, events that were older than MAX_AGE at that time are omitted, because the consumer
+    If `ended_at` is given, events that were older than MAX_AGE at that time are omitted, because the consumer
     ignores them.
     """
     return _rule(_truth(exchanges).crossings, ended_at)
@@ -318,8 +318,8 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
 def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[OfPair]:
     """Apply the rule of `consumer.visits` to the crossings and return the visits.
 
-    With `ended_at`, crossings that were older than MAX_AGE at that time are omitted, because the consumer
-    ignores them.
+    If `ended_at` is given, crossings that were older than MAX_AGE at that time are omitted, because the
+    consumer ignores them.
     """
     processed = [c for c in crossings if ended_at is None or ended_at - c.occurred_at <= MAX_AGE]
     return {(pair, v) for pair, history in visits_of(processed).items() for v in history.visits}

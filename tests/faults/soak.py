@@ -111,7 +111,10 @@ def shrunk(
     fails: Callable[[Sequence[TimedFault]], bool],
     has_time: Callable[[], bool],
 ) -> list[TimedFault]:
-    """Remove halves, quarters and finally single faults; return the shortest list found that still breaks a promise."""
+    """Remove halves, then quarters, and finally single faults from the list, as long as a promise is still broken.
+
+    Returns the shortest list found that breaks a promise.
+    """
     left, size = list(faults), max(1, len(faults) // 2)
     while has_time():
         for start in range(0, len(left), size):
@@ -252,7 +255,9 @@ def report_failure(soak: Soak, name: str, faults: Sequence[TimedFault], broken: 
     left = shrunk(faults, fails, lambda: time.monotonic() < end)
     if len(left) < len(faults):
         print(
-            "These faults are sufficient:", *(map(str, left) if left else ["none, only the load"]), sep="\n  "
+            "These faults alone break a promise:",
+            *(map(str, left) if left else ["none, only the load"]),
+            sep="\n  ",
         )
     print(f"To repeat this chapter: make soak SEED={seed} CHAPTER={n}")
 

@@ -212,7 +212,7 @@ def test_promises_hold_if_the_consumer_is_killed_between_any_two_writes(scenario
                 wait_until_applied(fault, 2)
 
 
-def test_promises_hold_if_a_kcl_worker_that_reads_the_same_stream_is_killed(
+def test_promises_hold_if_a_kcl_worker_that_also_reads_the_stream_is_killed(
     scenario: Scenario, tmp_path: Path
 ) -> None:
     """The KCL worker starts at the stream's oldest record, so it also processes earlier scenarios' records again."""
@@ -354,7 +354,7 @@ def test_promises_hold_if_snowflakes_disk_is_full(scenario: Scenario) -> None:
 
 
 def test_promises_hold_if_phone_clocks_are_hours_ahead_or_months_behind(scenario: Scenario) -> None:
-    """An event more than an hour ahead is rejected. The consumer ignores events older than 80 days."""
+    """An event whose time is more than an hour ahead is rejected. The consumer ignores events older than 80 days."""
 
     def skewed() -> Sequence[Post]:
         now = datetime.now(UTC)

@@ -40,7 +40,7 @@ REPAIRED_WITHIN_S = 120.0
 
 @dataclass(frozen=True)
 class Incident:
-    """An incident, which `seed` causes. `status` must name one of `parts` and the cause.
+    """An incident that the function `seed` causes. `status` must name one of `parts` and the cause.
 
     Then the commands in `repair` are run, and `status` must stop reporting the cause.
     """
@@ -200,9 +200,7 @@ def by_hand(lab: Lab) -> None:
 
 @contextmanager
 def limited(folder: Path) -> Iterator[bool]:
-    """Mount a small file system at a folder; yield whether the mount succeeded, because only root may mount
-    file systems.
-    """
+    """Mount a small file system at a folder; yield whether the mount succeeded. Only root can mount file systems."""
     folder.mkdir(parents=True, exist_ok=True)
     size = f"size={DISK_MB}m"
     mount = ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]
@@ -426,7 +424,7 @@ def main(arguments: Sequence[str]) -> int:
             else:
                 row = try_one(lab, incident)
                 print(
-                    f"{row.incident}: {row.problem or f'found in {row.found_s:.0f} s'}",
+                    f"{row.incident}: {row.problem or f'the cause was found in {row.found_s:.0f} s'}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -18,7 +18,7 @@ COMMIT = "e556c79"  # the last one of 2026-11-23
 
 @dataclass(frozen=True)
 class Earlier:
-    """A folder with the earlier version, and the environment for its commands."""
+    """An earlier version of Milkrun: its folder, and the environment for its commands."""
 
     folder: Path
     environment: Mapping[str, str]

@@ -157,7 +157,7 @@ def test_new_user_deploys_a_stage_with_the_commands_in_the_guide(clone: Path) ->
 
 
 def bootstrap(shell: Shell) -> None:
-    """Twice, run `bootstrap`, set the parameters that it asks for, and deploy; then `bootstrap` must succeed."""
+    """Run `bootstrap`, set the parameters that it asks for, and deploy. After two rounds, `bootstrap` must succeed."""
     for wanted in ({"snowflakeUserArn", "snowflakeExternalId"}, {"snowflakeSnsUserArn"}):
         status, output = shell.try_to("milkrun warehouse bootstrap")
         named = dict(re.findall(r"(snowflake\w+): ([^\s,]+)", output))

@@ -31,7 +31,7 @@ def test_upgrade_of_a_deployed_stage_replaces_only_snowflakes_role_and_the_dashb
     before, after = _earlier_template(tmp_path)["Resources"], osls.packaged("dev", os.environ)
     lasting = {name for name, resource in before.items() if resource["Type"] in LASTING}
     assert {before[name]["Type"] for name in lasting} == set(LASTING)
-    assert lasting <= set(after), "CloudFormation deletes what the new template does not have"
+    assert lasting <= set(after), "CloudFormation deletes resources that the new template does not contain"
     assert set(_replaced(before, after)) == {"SnowflakeRole", "Dashboard"}
 
 

@@ -92,13 +92,15 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
         assert kept(pipeline) == before
         assert loaded(pipeline) == 12
         again = pipeline.post(*sent[TRUCKS[0]])
-        assert again.body["object_key"] == batches[0].body["object_key"], "a repeated request adds an object"
+        assert again.body["object_key"] == batches[0].body["object_key"], (
+            "a repeated request must add no object"
+        )
 
         # "Give dbt's tables to dbt's role", "Events known by device and id": the same rows after a full refresh.
         for relations, schema in product(("TABLES", "VIEWS"), ("STAGING", "MARTS")):
             owner = "{db}_TRANSFORMER COPY CURRENT GRANTS"
             pipeline.rows(f"GRANT OWNERSHIP ON ALL {relations} IN SCHEMA {{db}}.{schema} TO ROLE {owner}")
-        assert pipeline.ops("warehouse", "dbt", "build").exit_code != 0, "needs no full refresh"
+        assert pipeline.ops("warehouse", "dbt", "build").exit_code != 0, "dbt must require a full refresh"
         assert contents(pipeline, columns) == marts
         assert pipeline.ops("warehouse", "dbt", "build", "--full-refresh").exit_code == 0
         assert contents(pipeline, columns) == marts
@@ -156,7 +158,7 @@ def empty(pipeline: Pipeline) -> None:
 
 
 def deployed_functions(pipeline: Pipeline) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """Return each function's code and settings, by the function's name."""
+    """Return each function's code and settings, by function name."""
     client, found = pipeline.aws("lambda"), {}
     for name in (f"{deploy.STACK_NAME}-{each}" for each in ("ingest", "redrive", "consume")):
         answer = client.get_function(FunctionName=name)
