@@ -38,7 +38,7 @@ class Change:
     managed: bool = False
 
     def follow(self, access: Access, role: str) -> None:
-        """Update the object's owner and grants after the statement has succeeded."""
+        """Update the object's owner and grants. Called after the statement has succeeded."""
         if self.verb == "DROP":
             access.dropped(self.kind, self.name)
         elif self.verb == "RENAME":

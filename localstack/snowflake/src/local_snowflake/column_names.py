@@ -1,4 +1,6 @@
-"""Name a result's columns as Snowflake does: each column after the text of its expression, in upper case."""
+"""Name a result's columns as Snowflake does: a column without an alias is named after the text of its
+expression, in upper case.
+"""
 
 from sqlglot import exp
 
@@ -6,7 +8,9 @@ NAMED = (exp.Alias, exp.Column, exp.Star, exp.Aliases)
 
 
 def keep_headings(statement: exp.Expr) -> None:
-    """Name each unnamed column of a query after its expression, before any rewriting."""
+    """Name each unnamed column of a query after its expression. Must be called before the expressions are
+    rewritten.
+    """
     for select in statement.find_all(exp.Select):
         for column in select.expressions:
             if not isinstance(column, NAMED) and not is_sequence(column):

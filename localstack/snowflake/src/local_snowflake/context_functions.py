@@ -15,8 +15,8 @@ def positions_of_order(statement: exp.Expr) -> list[int]:
 
 
 def with_values(statement: exp.Expr, params: Params) -> Params:
-    """Write bound values into the statement, because DuckDB chooses a macro's overload without knowing the
-    types of parameters.
+    """Write bound values into the statement as literals. DuckDB does not know the types of parameters when it
+    chooses a macro's overload.
     """
     marks = list(statement.find_all(exp.Placeholder, bfs=False))
     if not isinstance(params, list | tuple) or not marks:

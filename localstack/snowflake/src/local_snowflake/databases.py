@@ -1,5 +1,5 @@
-"""Create and drop databases and schemas. This includes dropping databases, which fakesnow cannot do, and
-deleting the pipes, stages and file formats in a dropped database or schema.
+"""Create and drop databases and schemas. fakesnow cannot drop a database, and does not delete the pipes,
+stages and file formats in a dropped database or schema.
 """
 
 from local_snowflake.catalog import FILE_FORMATS, STAGES, Catalog

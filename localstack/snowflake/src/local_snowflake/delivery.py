@@ -1,8 +1,8 @@
 """Deliver messages as unreliably as SQS permits: at least once, in any order, and possibly late.
 
 A local queue nearly always delivers each message immediately, once and in order. Code that relies on that
-would fail in production, so messages are shuffled, delayed and repeated at random, as determined by a seed. A
-latency can be set, because Snowpipe typically takes a minute ("Introduction to Snowpipe").
+would fail in production, so messages are delayed, repeated and shuffled at random; a seed makes this
+reproducible. A latency can be set, because Snowpipe typically takes a minute ("Introduction to Snowpipe").
 """
 
 import random
@@ -61,8 +61,8 @@ class Delivery:
 
 
 class InOrder(Delivery):
-    """Delivers each message once, in the queue's order; with a latency, in the order in which the messages
-    become due.
+    """Delivers each message once, in the queue's order. With a latency, messages are delivered in the order
+    in which they become due.
     """
 
     def __init__(self, latency: Latency = AT_ONCE) -> None:

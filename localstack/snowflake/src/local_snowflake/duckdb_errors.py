@@ -42,7 +42,7 @@ def not_converted(message: str) -> SnowflakeError:
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]
         if re.fullmatch(TIMESTAMP, text) or re.fullmatch(OTHER_DATES, text):
-            return unsupported(f"the form of this {found[1]} without a cast: {text}")
+            return unsupported(f"the format of this {found[1]} without a cast: {text}")
         code = {"Timestamp": "100035", "Date": "100040", "Time": "100108"}[kind]
         return SnowflakeError(code, "22007", f"{kind} '{text}' is not recognized")
     if found := OTHER_TEXT.search(message):

@@ -47,8 +47,8 @@ def lock(folder: Path) -> IO[str]:
 
 
 class RecentResults(dict[str, tuple[object, ...]]):
-    """A bounded store of results. fakesnow keeps every result of every session, but RESULT_SCAN needs only a
-    few. Sessions in several threads write to the store concurrently.
+    """A bounded store of query results. fakesnow keeps every result of every session, but RESULT_SCAN needs
+    only the most recent ones. Sessions in several threads write to the store concurrently.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,6 @@
-"""Infer an expression's type without knowing the column types, and call a macro where the type cannot be inferred."""
+"""Infer an expression's type without knowing the column types. If the type cannot be inferred, call a macro
+that has one overload per type.
+"""
 
 from collections.abc import Iterable
 
@@ -105,8 +107,8 @@ def type_of_all(node: exp.Expr) -> str | None:
 
 
 def is_aggregated(node: exp.Expr) -> bool:
-    """Return whether an expression contains an aggregate or a window function, whose type DuckDB does not
-    know when it chooses an overload.
+    """Return whether an expression contains an aggregate or a window function. DuckDB does not know the type
+    of such an expression when it chooses an overload.
     """
     return any(
         isinstance(each, exp.AggFunc | exp.Window | exp.Filter | exp.WithinGroup) or is_listed(each)

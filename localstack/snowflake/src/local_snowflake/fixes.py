@@ -26,7 +26,7 @@ _as_struct = fakesnow.arrow.timestamp_to_sf_struct
 
 
 def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Convert timestamps as fakesnow does, but keep NULL: fakesnow's structs have no mask, so NULL would
+    """Convert timestamps as fakesnow does, but preserve NULL. fakesnow's structs have no mask, so NULL would
     become 1970-01-01.
     """
     struct = _as_struct(column)
@@ -38,7 +38,9 @@ def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def remove_temporary_folder() -> None:
-    """Delete the folder for internal stages, which every process that imports fakesnow creates and never deletes."""
+    """Delete fakesnow's folder for internal stages, which every process that imports fakesnow creates and
+    never deletes.
+    """
     folder = Path(fakesnow.transforms.stage.LOCAL_BUCKET_PATH)
     if folder.name.startswith("fakesnow_bucket_"):
         shutil.rmtree(folder, ignore_errors=True)

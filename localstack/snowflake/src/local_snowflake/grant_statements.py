@@ -24,7 +24,7 @@ from local_snowflake.sql import Scope, Words, actor_of
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a grant: one object, all objects of a kind in a container, or all future objects."""
+    """The target of a grant: one object, all existing objects of a kind in a container, or all future ones."""
 
     kind: str
     name: str

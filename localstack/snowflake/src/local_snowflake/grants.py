@@ -149,8 +149,8 @@ class Grants:
         return base.owned(kind, name, owner, now).granted(received, owner, False, now)
 
     def _future(self, kind: str, name: str) -> tuple[Grant, ...]:
-        """Return the future grants that apply to an object. Those of its database do not apply if its schema
-        has future grants on the same kind of object ("GRANT <privileges>").
+        """Return the future grants that apply to an object. The future grants of its database do not apply if
+        its schema has future grants on the same kind of object ("GRANT <privileges>").
         """
         database, _, rest = name.partition(".")
         schema = f"{database}.{rest.rpartition('.')[0]}"
@@ -180,7 +180,7 @@ class Grants:
         return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
     def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants after a transfer of ownership; `keep_grants` keeps the other grants on the object."""
+        """Return the grants after a transfer of ownership; with `keep_grants`, the object's other grants are kept."""
         kept = self
         if not keep_grants and kind != "ROLE":
             kept = self._without(lambda row: (row.kind, row.name) == (kind, name))

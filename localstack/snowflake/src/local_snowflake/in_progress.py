@@ -1,9 +1,9 @@
 """Statements that take longer than one HTTP request.
 
-Snowflake answers within 45 seconds, if necessary with code 333333 and the address of the later result
-("Submitting a request to execute SQL statements"). The connector stops waiting after 60 seconds and sends the
-statement again with the same request id. That request must join the running statement, because otherwise an
-INSERT would insert its rows twice.
+Snowflake answers within 45 seconds, if necessary with code 333333 and the URL at which the result will be
+available ("Submitting a request to execute SQL statements"). The connector stops waiting after 60 seconds and
+sends the statement again with the same request id. That request must join the running statement, because
+otherwise an INSERT would insert its rows twice.
 """
 
 import asyncio
@@ -22,8 +22,8 @@ type Statement = Callable[[Send], Awaitable[None]]
 
 
 class RunningStatements:
-    """The running statements, keyed by session token and request id. An answer is kept until it is received
-    or the session ends.
+    """The running statements, keyed by session token and request id. A statement's answer is kept until it is
+    received or the session ends.
     """
 
     def __init__(self, answer_within: float = ANSWER_WITHIN_SECONDS) -> None:
@@ -95,8 +95,8 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def in_progress(request_id: str) -> list[Message]:
-    """Return the response for a statement that is still running. The connector polls the address in the
-    response until the statement is done.
+    """Return the response for a statement that is still running. The connector polls the URL in the response
+    until the statement has finished.
     """
     response = JSONResponse(
         {

@@ -84,7 +84,9 @@ WHERE NOT r.internal AND r.database_name NOT IN ('memory', '_fs_global')
 
 
 def creation_sql(database: str) -> str:
-    """Return the statements that replace fakesnow's views in a database; the table of grants must already exist."""
+    """Return the statements that replace fakesnow's INFORMATION_SCHEMA views in a database; the table of
+    grants must already exist.
+    """
     schema_owner = """(SELECT grantee FROM {ours}.grants WHERE privilege = 'OWNERSHIP' AND granted_on = 'SCHEMA'
         AND name = r.database_name || '.' || r.schema_name)"""
     owners = {

@@ -12,8 +12,8 @@ ENCODER = msgspec.json.Encoder(order="sorted", enc_hook=lambda number: msgspec.R
 
 
 def parsed(document: bytes, allow_duplicate: bool = False) -> Any:
-    """Parse a strict JSON document into values for `text_of`. Raises ValueError if the document is invalid,
-    or if it repeats a name and `allow_duplicate` is not set.
+    """Parse a strict JSON document into values that `text_of` accepts. Raises ValueError if the document is
+    invalid, or if it repeats a name and `allow_duplicate` is not set.
     """
     return jiter.from_json(
         document,

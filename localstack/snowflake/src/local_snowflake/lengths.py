@@ -1,4 +1,4 @@
-"""Enforce the maximum length in VARCHAR(n) with a CHECK constraint, because DuckDB ignores this length."""
+"""Enforce the maximum length of VARCHAR(n) columns with CHECK constraints, because DuckDB ignores it."""
 
 from collections.abc import Iterator
 

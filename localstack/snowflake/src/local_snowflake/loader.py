@@ -54,7 +54,7 @@ class LoadedFile:
     """Why the file as a whole could not be read."""
 
     def keep_what_loads(self, plan: Plan) -> None:
-        """Discard the file's rows if ON_ERROR skips the file."""
+        """Discard the file's rows if, according to ON_ERROR, the file is skipped."""
         if self.failure or plan.on_error.skips(len(self.content.errors), self.content.parsed):
             self.skipped = True
             self.content.rows.clear()
@@ -133,7 +133,9 @@ class Loader:
     # ---- reading
 
     def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
-        """Read many objects concurrently with one client."""
+        """Read the staged objects concurrently. Return the files that were read and, with its error, each
+        file that could not be read from S3.
+        """
         read = Read()
         for file, result in zip(
             files, self.readers.map(lambda file: self._try(plan, file), files), strict=True
@@ -151,7 +153,7 @@ class Loader:
             return problem
 
     def listed(self, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-        """Return the objects under a prefix, for LIST, REFRESH and COPY."""
+        """Yield the objects under a prefix, for LIST, REFRESH and COPY."""
         try:
             for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
                 yield from page.get("Contents", ())

@@ -1,8 +1,8 @@
 """DuckDB macros with Snowflake's semantics where DuckDB's differ.
 
-DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported pair of
-types is an overload. Other types are refused (`translate.py`). The macros are in the database `memory`, are
-created at each start, and are called by their full name.
+DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported
+combination of types has its own overload. Other types are refused (`translate.py`). The macros are in the
+database `memory`, are created at each start, and are called by their full name.
 """
 
 import re
@@ -67,7 +67,7 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
     if kind in ("Date", "Timestamp"):  # not NULL, because Snowflake reads these forms
-        refusal = raised("000002", "0A000", "'the form of this date: ' || x")
+        refusal = raised("000002", "0A000", "'the format of this date: ' || x")
         other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
     strict = (
         f"CASE WHEN x IS NULL OR ({matches}) THEN {convert} {other}ELSE {not_recognized(code, kind, 'x')} END"
@@ -186,7 +186,7 @@ def text_macros() -> str:
     too_long = raised(
         "100078", "22000", "'String ''' || left(x, 100) || ''' is too long and would be truncated'"
     )
-    no_date = raised("000002", "0A000", "'the date in a format of a TIME'")
+    no_date = raised("000002", "0A000", "'date elements in the format of a TIME'")
     formatted = {
         "DATE": "strftime(x, format)",
         "TIMESTAMP": "strftime(x, format)",
@@ -205,12 +205,18 @@ def text_macros() -> str:
 
 
 def variant_macros() -> str:
-    """Return SQL that defines comparisons of VARIANTs, which can be compared only with each other and have no order."""
-    no_order = raised("000002", "0A000", "what || ' over a VARIANT: cast it to a type'")
-    unlike = raised("000002", "0A000", "'the comparison of a VARIANT with another type: cast it'")
+    """Return SQL that defines comparisons of VARIANTs. Two VARIANTs can be compared for equality only, and a
+    VARIANT and another value only if that value is a literal.
+    """
+    no_order = raised("000002", "0A000", "what || ' of a VARIANT: cast it to a type'")
+    unlike = raised(
+        "000002", "0A000", "'a comparison of a VARIANT with a value of another type: cast one of them'"
+    )
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
     # VARIANTs are compared as text, in which 1 and 1.0 differ.
-    digits = raised("000002", "0A000", "'the comparison of two VARIANTs with numbers: cast them to a number'")
+    digits = raised(
+        "000002", "0A000", "'a comparison of two VARIANTs that contain numbers: cast them to a number'"
+    )
     other_digits = (
         "typeof(a) = 'JSON' AND a::VARCHAR <> b::VARCHAR "
         "AND try_cast(a::VARCHAR AS DOUBLE) = try_cast(b::VARCHAR AS DOUBLE)"
@@ -273,7 +279,7 @@ def division_macros() -> str:
     no_number = raised(
         "000002",
         "0A000",
-        "'arithmetic with a text or VARIANT in MOD or of an aggregate: cast it to a number first'",
+        "'arithmetic on text or a VARIANT in MOD or with an aggregate: cast it to a number first'",
     )
     either = "(typeof(a) IN ('VARCHAR', 'JSON') OR typeof(b) IN ('VARCHAR', 'JSON'))"
     at_once = (
@@ -301,7 +307,7 @@ def function_macros() -> str:
     """Return SQL that defines two macros: one raises an error where DuckDB returns NaN or -Infinity but
     Snowflake fails; the other converts a value to its form within a VARIANT.
     """
-    outside = raised("000002", "0A000", "name || ' of ' || x || ': an error in Snowflake'")
+    outside = raised("000002", "0A000", "name || ' of ' || x || ', which is an error in Snowflake'")
     return f"""
 CREATE OR REPLACE MACRO {HOME}_ls_within(x, made, least, name) AS (
     CASE WHEN x::DOUBLE < least THEN {outside} ELSE made END);

@@ -1,4 +1,6 @@
-"""Per-database macros for semi-structured data, which replace fakesnow's macros that return wrong results."""
+"""Macros for semi-structured data, created in each database. They replace fakesnow's macros, which return
+wrong results.
+"""
 
 from local_snowflake.sql import quoted
 

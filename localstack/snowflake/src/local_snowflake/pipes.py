@@ -166,7 +166,7 @@ class Pipes:
             plan = self.loader.plan(pipe)
         except plans.NotRunnable as reason:
             raise SnowflakeError(
-                "003164", "55000", f"Pipe {pipe.name} is {reason.state}: {reason.reason}"
+                "003164", "55000", f"Pipe {pipe.name} cannot load files ({reason.state}): {reason.reason}"
             ) from None
         self.authority.load(actor, plan.copy, plan.stage)
         oldest = self.catalog.clock() - REFRESH_WINDOW

@@ -216,7 +216,7 @@ class LocalSnowflake:
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
         if request.get("describeOnly") and verb in NOT_DESCRIBED:
-            raise unsupported(f"describing {verb} without running it")
+            raise unsupported(f"describing a {verb} statement without running it")
         self._leave_dropped(session)
         session.when_done = session.view_reads = None
         answer = self.commands(sql, Scope(session.database, session.schema, session.actor), session)
@@ -265,9 +265,9 @@ def is_same(name: object, password: object, login: tuple[str, str]) -> bool:
 
 
 def is_local(scope: Message) -> bool:
-    """Return whether a program on this machine, rather than a web page in a browser, sent the request. A
-    page's requests have an Origin header; those of a page that rebinds its own domain name to 127.0.0.1 have
-    that name in the Host header.
+    """Return whether a program on this machine, rather than a web page in a browser, sent the request. A web
+    page's requests have an Origin header or, if the page rebinds its own domain name to 127.0.0.1, that name
+    in the Host header.
     """
     headers = dict(scope["headers"])
     host: bytes = headers.get(b"host", b"")

@@ -292,7 +292,7 @@ class LocalCursor(FakeSnowflakeCursor):
             self._execute_and_describe(transformed, params)
             if any(self._described[at - 1][1] == "JSON" for at in self._positions):
                 raise unsupported(
-                    "ORDER BY the position of a VARIANT: name the column, and cast it to a type"
+                    "ORDER BY the position of a VARIANT column: name the column, and cast it to a type"
                 )
             for comment in self._comments:
                 self._duck_conn.execute(comment)
@@ -322,8 +322,9 @@ class LocalCursor(FakeSnowflakeCursor):
         return bool(found.fetchall())
 
     def _follow_table(self, done: exp.Expr) -> None:
-        """Keep the load history of COPY with its table: delete it when the table is emptied, dropped or
-        replaced, and move it when the table is renamed. (Snowflake: "COPY INTO <table>", "COPY_HISTORY")
+        """Update COPY's load history after a change to the table: delete the history when the table is
+        emptied, dropped or replaced, and move it when the table is renamed (Snowflake: "COPY INTO <table>",
+        "COPY_HISTORY").
         """
         table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
         gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))

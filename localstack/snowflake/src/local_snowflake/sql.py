@@ -120,7 +120,7 @@ def syntax_error(error: ParseError) -> SnowflakeError:
     if not first.get("highlight"):
         return compilation(plain(str(error)))
     if CLUSTERED.search(first.get("start_context") or ""):
-        return unsupported("CLUSTER BY an expression that is not a column")  # Snowflake takes expressions
+        return unsupported("CLUSTER BY an expression that is not a column")  # which Snowflake supports
     place = f"line {first['line']} at position {first['col']}"
     return compilation(f"syntax error {place} unexpected '{first['highlight']}'.")
 

@@ -58,8 +58,8 @@ def statements_of(case: Case) -> list[str]:
 
 
 def meaning(value: object) -> str:
-    """Return a suffix for an argument whose value decides the meaning of its function; empty if only its
-    presence matters.
+    """Return a suffix for a shape if the argument's value decides the meaning of the function; return an
+    empty string if only the argument's presence matters.
     """
     if isinstance(value, exp.DataType):
         return f"={value.this.name}{'()' if value.expressions else ''}"
@@ -69,7 +69,7 @@ def meaning(value: object) -> str:
 
 
 def shapes_of(node: exp.Expr) -> Iterator[str]:
-    """Yield one shape for a function or operator, or one for each part of a clause."""
+    """Yield the shape of a function or operator, or one shape for each part of a clause."""
     name = type(node).__name__
     if isinstance(node, exp.Anonymous):
         yield f"{node.name.upper()}({len(node.expressions)})"

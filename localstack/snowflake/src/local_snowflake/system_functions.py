@@ -1,5 +1,5 @@
-"""Functions that only Snowflake has, such as SYSTEM$PIPE_STATUS and COPY_HISTORY. In a query, each call is
-replaced with its result or with a subquery.
+"""Functions that only Snowflake has, such as SYSTEM$PIPE_STATUS and COPY_HISTORY. Each call in a query is
+replaced with its result or with a subquery that returns it.
 """
 
 import json
@@ -160,7 +160,7 @@ class Functions:
             if argument not in ("TABLE_NAME", "START_TIME", "END_TIME", "PIPE_NAME"):
                 raise unsupported(f"the argument {argument} of COPY_HISTORY")
             if argument.endswith("_NAME") and not value.is_string:
-                raise unsupported(f"COPY_HISTORY with {argument} other than a string literal")
+                raise unsupported(f"COPY_HISTORY with {argument} that is not a string literal")
         table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)

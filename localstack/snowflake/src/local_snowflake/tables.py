@@ -1,6 +1,6 @@
-"""Options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
+"""The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
 
-An option that has an effect in Snowflake and none here is refused by name.
+An option that has an effect in Snowflake but none here is refused by name.
 """
 
 import re
@@ -38,7 +38,7 @@ def refuse_options(create: exp.Create) -> None:
         off = isinstance(each.args.get("value"), exp.Boolean) and not each.args["value"].this
         accepted = isinstance(each, ACCEPTED) or name in WITHOUT_EFFECT or (name in ACCEPTED_IF_FALSE and off)
         if not accepted:
-            raise unsupported(f"{each.sql(dialect='snowflake')} of CREATE {create.kind}")
+            raise unsupported(f"CREATE {create.kind} with {each.sql(dialect='snowflake')}")
     listed = create.this.expressions if isinstance(create.this, exp.Schema) else []
     if create.kind == "TABLE" and create.expression and not all(map(is_plain, listed)):
         raise unsupported(
@@ -47,7 +47,7 @@ def refuse_options(create: exp.Create) -> None:
     for column in columns_of(create.this) if isinstance(create.this, exp.Schema) else ():
         for constraint in column.args.get("constraints") or ():
             if not isinstance(constraint.kind, CONSTRAINTS):
-                raise unsupported(f"{constraint.sql(dialect='snowflake')} of a column")
+                raise unsupported(f"the column constraint {constraint.sql(dialect='snowflake')}")
 
 
 TYPES = {exp.DType[name] for name in (
@@ -128,7 +128,7 @@ DEFAULT_SHOWN = f"""CASE WHEN contains(column_default, {literal(SEQUENCE)})
 def number_of(node: exp.Expr | None) -> int:
     text = node.sql() if node else "1"
     if not re.fullmatch(r"-?\d+", text):
-        raise unsupported(f"the start or step {text} of an identity column")
+        raise unsupported(f"an identity column with the start or step {text}")
     return int(text)
 
 

@@ -1,4 +1,6 @@
-"""Helpers for tests: a local Snowflake in its own process, an emulated AWS for it, and a warehouse per test."""
+"""Helpers for tests: a local Snowflake in its own process, an emulated AWS for it, and a separate warehouse
+for each test.
+"""
 
 import gzip
 import json

@@ -27,7 +27,7 @@ class TransactionalConnection(FakeSnowflakeConnection):
         self._changed = self.in_transaction
 
     def commit_open(self) -> None:
-        """Commit the open transaction before a DDL statement."""
+        """Commit the open transaction, as Snowflake does before a DDL statement."""
         if self.in_transaction:
             self._begun = self._in_transaction = self._changed = False
             self._duck_conn.commit()

@@ -1,4 +1,4 @@
-"""Rewrite a statement so that DuckDB returns Snowflake's result where the two would differ.
+"""Rewrite a statement so that DuckDB returns the same result as Snowflake.
 
 Column types are unknown here, so an expression that depends on them becomes a macro call (`macros.py`), which
 DuckDB resolves when it binds the statement. `supported_sql.py` has already checked that every part of the

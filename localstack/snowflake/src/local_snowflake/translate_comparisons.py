@@ -47,7 +47,7 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     if VARIANT in kinds or MAYBE in kinds:
         if isinstance(node, exp.GT | exp.GTE | exp.LT | exp.LTE):
             for name, each in (("this", first), ("expression", second)):
-                node.set(name, ordered(each, "an order", translation))
+                node.set(name, ordered(each, "an order comparison", translation))
         return call("alike", node.this.copy(), node.expression.copy(), node.copy())
     return None
 
@@ -65,7 +65,7 @@ def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translat
         return
     literal = beside.this if isinstance(beside, exp.Neg) else beside
     if not isinstance(literal, exp.Literal):
-        raise unsupported(f"a comparison of {written(value)} with another type: cast one of them")
+        raise unsupported(f"a comparison of {written(value)} with a value of another type: cast one of them")
     if not literal.is_string and groups(kinds) == {TEXTS}:
         node.set(key, typed("float", value.copy()))
     elif literal.is_string and groups(kinds) == {NUMBER_TYPE} and re.fullmatch(NUMBER_PATTERN, literal.name):
@@ -110,7 +110,7 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """In CASE x WHEN y, cast a VARIANT x to the type of the literals y."""
+    """In CASE x WHEN y, cast a VARIANT x to the type of the literals after WHEN."""
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
@@ -165,7 +165,7 @@ def decode(node: exp.Expr, translation: Translation) -> None:
 def ordered(node: exp.Expr, what: str, translation: Translation) -> exp.Expr:
     kind = translation.kind(node)
     if kind == VARIANT:
-        raise unsupported(f"{what} over a VARIANT: cast it to a type")
+        raise unsupported(f"{what} of a VARIANT: cast it to a type")
     return call("ordered", node.copy(), text(what)) if kind == MAYBE else node
 
 
@@ -177,7 +177,7 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
     key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
     if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
         # In a window, DuckDB accepts no macro that can raise an error.
-        raise unsupported(f"a window's ORDER BY over {node.this.sql()}, which may be a VARIANT: cast it")
+        raise unsupported(f"a window's ORDER BY {node.this.sql()}, which may be a VARIANT: cast it")
     if isinstance(node.args.get(key), exp.Expr):
         node.set(key, ordered(node.args[key], what, translation))
     if isinstance(node, exp.Greatest | exp.Least):
@@ -198,7 +198,9 @@ def by_position(node: exp.Ordered, translation: Translation) -> None:
         if any(each.is_star for each in columns):
             kind = MAYBE if translation.variants - VARIANT_NAMES else SCALAR
         if kind == VARIANT or (kind == MAYBE and not root):
-            raise unsupported("ORDER BY the position of a VARIANT: name the column, and cast it to a type")
+            raise unsupported(
+                "ORDER BY the position of a VARIANT column: name the column, and cast it to a type"
+            )
 
 
 def is_of_window(node: exp.Expr) -> bool:

@@ -99,7 +99,7 @@ def strftime_of(form: exp.Expr) -> str:
     """Translate Snowflake's date and time format into DuckDB's ("Date and time input and output formats")."""
     parts = list(form.flatten()) if isinstance(form, exp.DPipe) else [form]
     if not all(part.is_string for part in parts):
-        raise unsupported("a format that is not a literal")
+        raise unsupported("a date or time format that is not a literal")
     words = "".join(part.name for part in parts)
     made, at = "", 0
     while at < len(words):

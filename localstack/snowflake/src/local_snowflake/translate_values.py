@@ -37,7 +37,9 @@ def count(node: exp.Expr, _: Translation) -> None:
 
 def total(node: exp.Expr, translation: Translation) -> None:
     if translation.types and translation.types.of(node.this) == frozenset({"boolean"}):
-        raise unsupported(f"{node.sql(dialect='snowflake')} of a BOOLEAN: cast it, or use COUNT_IF")
+        raise unsupported(
+            f"{node.sql(dialect='snowflake')}: the argument is a BOOLEAN; cast it, or use COUNT_IF"
+        )
 
 
 def divide(node: exp.Expr, _: Translation) -> exp.Expr:

@@ -159,8 +159,8 @@ class Unenforced:
         )
 
     def show_parameters(self, words: Words, scope: Scope) -> Result | None:
-        """Answer SHOW PARAMETERS IN WAREHOUSE (Snowflake: "SHOW PARAMETERS"). Return None for other objects,
-        for which fakesnow answers.
+        """Answer SHOW PARAMETERS IN WAREHOUSE (Snowflake: "SHOW PARAMETERS"). For other objects, return None,
+        so that fakesnow answers.
         """
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
