@@ -24,9 +24,9 @@ from ops.monthly_bill import (
 
 WAYS: Mapping[Way, str] = {
     "rest": "REST API (as deployed)",
-    "http": "HTTP API instead: no API keys, no usage plans, no 429 by key",
-    "url": "function URL instead: no gateway; we would implement keys and throttling",
-    "firehose": "REST API, with Firehose instead of our S3 objects: receipt before the event is stored",
+    "http": "HTTP API instead: no API keys, no usage plans, no throttling per key",
+    "url": "function URL instead: no gateway, so keys and throttling need our own code",
+    "firehose": "REST API, with Firehose instead of our S3 objects: the receipt is sent before the event is stored",
 }
 
 SIZES: Mapping[str, Load] = {
@@ -49,7 +49,7 @@ SETTINGS: tuple[tuple[str, Changes], ...] = (
 
 
 def recommended(load: Load, prices: Prices) -> list[dict[str, object]]:
-    """Return the settings that would each save at least 1 % of the cost, the largest saving first."""
+    """Return the setting changes that would each save at least 1 % of the monthly cost, largest saving first."""
     ours = with_warehouse(load, prices)
     savings = [
         (ours - with_warehouse(replace(load, **changes), prices), setting)
@@ -145,8 +145,8 @@ def command(
 ) -> None:
     """Estimate the monthly cost of a load at list prices, by component, and compare alternatives.
 
-    The alternatives are Firehose, an HTTP API, a function URL and cheaper settings. The cost of dbt's warehouse
-    is not based on measurements, so it is shown separately.
+    The alternatives are Firehose, an HTTP API, a function URL and cheaper settings. The cost of dbt's
+    warehouse is based mostly on assumptions, so it is shown separately.
     """
     prices = Prices()
     load = Load(
@@ -184,15 +184,15 @@ def command(
     terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events per day, {batch} per request")
     terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} per million events\n")
     terminal.show_rows(dbt, as_json, title=f"dbt's warehouse, a run every {load.freshness_minutes} minutes")
-    terminal.out.print(f"\nEstimated, not measured: ${of_dbt:,.2f} a month in addition\n")
+    terminal.out.print(f"\ndbt's warehouse adds about ${of_dbt:,.2f} a month (estimated, not measured)\n")
     terminal.show_rows(others, as_json, title="Compared with other services and batch sizes")
     terminal.show_rows(recommended(load, prices), as_json, title="Settings that save at least 1 %")
     terminal.show_rows(sizes(prices), as_json, title="Sizes, each with the settings that suit it")
     terminal.out.print(
-        f"\nList prices of us-east-1 of {prices.as_of}, without free tiers (ops/prices.yml). Not "
+        f"\nList prices for us-east-1 as of {prices.as_of}, without free tiers (ops/prices.yml). Not "
         "included: queries on Snowflake's warehouses, data transfer, support."
     )
     if prices.not_confirmed:
         terminal.out.print(
-            f"[yellow]Check these prices, which have no source:[/] {', '.join(prices.not_confirmed)}"
+            f"[yellow]Check these prices, which no source confirms:[/] {', '.join(prices.not_confirmed)}"
         )

@@ -1,8 +1,8 @@
-"""`milkrun report --day`: one day of the fleet from the marts, as HTML or CSV.
+"""`milkrun report --day`: report one day of the fleet from the marts, as HTML or CSV.
 
-A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits belong to the
-day on which the truck entered. If the exit of a visit is missing and an enter event at another place
-contradicts the visit, the time of that event is used as an inferred exit.
+A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits count for
+the day on which the truck entered the place. If a visit has no exit event, but an enter event at another
+place contradicts it, the time of that event is used as the inferred exit.
 """
 
 import csv
@@ -52,7 +52,7 @@ class Report:
 
 
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
-    """Build the report on one day from the marts. Raises Refusal if the marts do not exist."""
+    """Build the report for one day from the marts. Raises Refusal if the marts do not exist."""
     start, end = fleet_day.bounds(day, zone)
     marts = _Marts(warehouse, database, _ntz(start), _ntz(end))
     try:
@@ -64,7 +64,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
     missing_exits = int(total["missing_exits"] or 0)
     notes = []
     if end > now:
-        notes.append("The day is not over: the numbers are those of the last dbt run.")
+        notes.append("The day is not over yet; the numbers are those of the last dbt run.")
     if missing_exits > len(missed):
         notes.append(f"The table of missing exits lists the first {len(missed):,} of {missing_exits:,}.")
     return Report(
@@ -129,7 +129,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
                 "Silent trucks",
                 ("truck", "last event"),
                 [(row["device_id"], _local(row["last_at"], zone)) for row in silent],
-                "Every truck of the last two weeks sent events on this day.",
+                "Every truck that sent events in the previous two weeks also sent events on this day.",
             ),
             Table("Data quality", ("measure", "events"), quality, "No events were received on this day."),
         ),
@@ -139,9 +139,9 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
 
 @dataclass(frozen=True)
 class _Marts:
-    """The queries for the report on one day.
+    """The queries for one day's report.
 
-    They aggregate in Snowflake, because a large fleet has more visits than fit in memory.
+    Snowflake aggregates the visits, because those of a large fleet do not fit in memory.
     """
 
     warehouse: Warehouse
@@ -178,7 +178,7 @@ class _Marts:
         )
 
     def _visits(self, select: str) -> list[Row]:
-        """Run a SELECT on `visits`, the day's visits with inferred exits; return its rows."""
+        """Run a SELECT on `visits`, a CTE with the day's visits and inferred exits; return its rows."""
         tags = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
         database = f"{self.database}.MARTS"
         return self._asked(
@@ -194,7 +194,10 @@ class _Marts:
         )
 
     def litres(self) -> dict[str, float]:
-        """Return the litres collected at each place. Litres are assigned to visits as in DAILY_FARM_COLLECTIONS."""
+        """Return the litres collected at each place.
+
+        Litres are assigned to visits as in the mart DAILY_FARM_COLLECTIONS.
+        """
         rows = self._asked(
             "SELECT visits.geofence_tag, visits.geofence_external_id,"
             " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
@@ -209,9 +212,7 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the trucks that sent events since `since` but none on the day, each with the time of its last
-        event.
-        """
+        """Return the trucks with events after `since` but none on the day, each with the time of its last event."""
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
@@ -267,7 +268,7 @@ STYLE = (
 
 
 def as_html(report: Report) -> str:
-    """Return the report as one HTML page without scripts or other files. Texts from events are escaped."""
+    """Return the report as a self-contained HTML page without scripts. Texts from events are escaped."""
     day = f"{report.day:%A %-d %B %Y}"
     totals = "".join(
         f"<div><dt>{_escaped(n)}</dt><dd>{_shown(v)}</dd></div>" for n, v in report.totals.items()
@@ -327,7 +328,7 @@ NAMED = {"today": 0, "yesterday": 1}
 def _day_name(text: str) -> str:
     """Parse an option that names a day.
 
-    The words in NAMED are returned unchanged, because the stage's time zone is not known yet.
+    `today` and `yesterday` are returned unchanged, because the stage's time zone is not known yet.
     """
     try:
         if text in NAMED:
@@ -337,7 +338,9 @@ def _day_name(text: str) -> str:
             raise ValueError(text)
         return day.isoformat()
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a date such as 2026-11-27, today or yesterday") from None
+        raise typer.BadParameter(
+            f"{text!r} is not a day: write a date such as 2026-11-27, today or yesterday"
+        ) from None
 
 
 def command(
@@ -367,7 +370,7 @@ def command(
     try:
         zone = fleet_day.zone_of(outputs.time_zone)
     except ValueError as error:
-        raise typer.BadParameter(f"stage setting fleetTimeZone: {error}") from None
+        raise typer.BadParameter(f"the stage setting fleetTimeZone is invalid: {error}") from None
     today = fleet_day.day_of(now, zone)
     chosen = today - timedelta(days=NAMED[day]) if day in NAMED else date.fromisoformat(day)
     with outputs.warehouse() as warehouse:

@@ -42,9 +42,10 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
 def replay_given_up(
     archive: Archive, stream: KinesisStream | None, label: str, pace: Pace
 ) -> dict[str, object]:
-    """Send the records of every discarded batch again, or only count them if `stream` is None; return their numbers.
+    """Send the records of every discarded batch again, or only count them if `stream` is None.
 
-    The objects of the batches are not deleted, so the call can be repeated.
+    Returns the object keys of the batches and the number of records that were sent or would be sent. The
+    objects are not deleted, so the call can be repeated.
     """
     batches, found, sent = [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):
@@ -61,7 +62,7 @@ def replay_given_up(
 
 
 def _labelled_if_event(record: StreamRecord, label: str) -> StreamRecord:
-    """Return the record with the name of the replay; records of other producers are returned unchanged."""
+    """Add the name of the replay to a record that is an event; return records of other producers unchanged."""
     try:
         event = parse_json(record.data)
     except InvalidEvent:

@@ -20,7 +20,10 @@ type Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Changes to fields, applied in the order rename, map, delete, set. Fields that do not exist are ignored."""
+    """Changes to the fields of an event, applied in the order rename, map, delete, set.
+
+    Rename, map and delete ignore a field that does not exist; set creates it.
+    """
 
     set: Mapping[Path, object] = field(default_factory=dict)
     rename: Mapping[Path, Path] = field(default_factory=dict)
@@ -43,7 +46,7 @@ class Patch:
         return bool(self.set or self.rename or self.delete or self.map)
 
     def apply(self, event: Mapping[str, object], text: str) -> dict[str, object]:
-        """Return a changed copy of an event. `text` is the event as it was sent."""
+        """Return a patched copy of an event. `text` is the event as it was sent, from which `@sha256` derives an id."""
         changed = copy.deepcopy(dict(event))
         for old, new in self.rename.items():
             if (value := _take(changed, old)) is not _MISSING:
@@ -70,7 +73,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _path(text: str) -> Path:
     names = tuple(text.strip().split("."))
     if not all(names):
-        raise typer.BadParameter(f"{text!r} is not a path: separate names by dots, such as user.deviceId")
+        raise typer.BadParameter(f"{text!r} is not a path: separate the names with dots, as in user.deviceId")
     return names
 
 

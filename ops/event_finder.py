@@ -1,6 +1,6 @@
-"""`milkrun trace`: search all stores for one event or object, and return its steps in time order.
+"""`milkrun trace`: search all stores for one event, object or request, and return its steps in time order.
 
-An event is first searched in RAW. If it is not loaded, the archived objects of a range of hours are searched.
+An event is first looked up in RAW. If it is not there, the archived objects of a range of hours are searched.
 """
 
 import base64
@@ -47,7 +47,7 @@ type Details = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an event or object through the pipeline. `at` is None if no store recorded the time."""
+    """One pipeline step of an event or object. `at` is None if no store recorded the time."""
 
     what: str
     at: datetime | None
@@ -64,7 +64,7 @@ class Line:
 
 
 class Finder(ReachableStores):
-    """Searches the stores of a stage that answer. `searched` lists the places that were searched, for the output."""
+    """Searches those stores of a stage that answer. `searched` lists what was searched, for the output."""
 
     @cached_property
     def searched(self) -> list[str]:
@@ -82,7 +82,7 @@ class Finder(ReachableStores):
         return in_order(steps)
 
     def object(self, key: str) -> list[Step]:
-        """Return the steps of an object: received, archived, loaded."""
+        """Return the steps of an object: received, archived, answered, loaded."""
         self.searched.append(f"s3://{self._outputs.bucket}/{key}")
         return in_order([*self._stored(key), *self._rows(key)])
 
@@ -150,7 +150,7 @@ class Finder(ReachableStores):
         advance: Callable[[int], None] = lambda _: None,
         prefixes: Sequence[str] = ("events/", "rejected/", "set-aside/"),
     ) -> list[Line]:
-        """Search every object of these hours, and return the lines of the event.
+        """Search every object that was received in these hours, and return the event's lines.
 
         Only lines that may contain the event's id are parsed.
         """
@@ -212,9 +212,9 @@ class Finder(ReachableStores):
         yield from self._answered(key, head["LastModified"])
 
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
-        """Yield the handler's response as a step.
+        """Yield the handler's response to the request that stored an object, as a step.
 
-        The numbers of published and queued geofence events come from the log.
+        The response and the numbers of published and queued geofence events are read from the handler's log.
         """
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
@@ -248,7 +248,7 @@ class Finder(ReachableStores):
             yield Step("not loaded", None, {"key": key})
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
-        """Yield the steps of a geofence event after the archive: stream, consumer, visit."""
+        """Yield the steps of a geofence event after it was archived: stream, consumer, visit or quarantine."""
         if not text or json.loads(text).get("type") not in self.kinds:
             return
         try:
@@ -281,7 +281,7 @@ class Finder(ReachableStores):
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """Return when the consumer processed the batch with the first of these records, according to its log."""
+        """Return when the consumer, according to its log, processed the batch with the first of these records."""
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
             return None
@@ -335,7 +335,7 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a text may be the key of an archived object, chosen by Milkrun or by somebody else."""
+    """Return whether a text may be the key of an archived object, regardless of who chose the key."""
     return "/" in text and prefix_of(text) is not None
 
 
@@ -351,7 +351,9 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 
 def _may_hold(text: bytes, needle: bytes) -> bool:
-    """Return whether a line may contain the event and must be parsed. Escapes and base64 may hide an id."""
+    """Return whether a line must be parsed, because it contains the event's id, or an escape or base64 that
+    may hide the id.
+    """
     return needle in text or b"\\" in text or b"_base64" in text
 
 
@@ -372,9 +374,9 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Return whether the batch of a log line processed this sequence number.
+    """Return whether the batch that a log line describes processed the record with this sequence number.
 
-    A batch processed only records before `stopped_at`, if the line has this field.
+    If the line has the field `stopped_at`, the batch processed only the records before it.
     """
     try:
         first, last = int(line["first_sequence_number"]), int(line["last_sequence_number"])

@@ -1,4 +1,4 @@
-"""Find resources that already exist under a name that a stage's template would create.
+"""Find existing resources with names that a stage's stack needs.
 
 CloudFormation reports such a conflict only after it has created a part of the stack.
 """

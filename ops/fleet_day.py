@@ -9,7 +9,7 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"{name!r} is not a time zone: use an IANA name such as Europe/Amsterdam") from None
+        raise ValueError(f"{name!r} is not a time zone; use an IANA name such as Europe/Amsterdam") from None
 
 
 def bounds(day: date, zone: ZoneInfo) -> tuple[datetime, datetime]:

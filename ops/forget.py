@@ -112,7 +112,7 @@ def request_of(keys: Iterable[str]) -> str:
 
 
 def plans_in(bucket: Bucket) -> Iterator[Plan]:
-    """Yield all plans. Plans of earlier versions contain a hash of the person's ids, and are rewritten without it."""
+    """Yield all plans. Rewrite a plan of an earlier version without the hash of the person's ids."""
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
         if plan.pop("users_sha256", None):
@@ -170,9 +170,7 @@ def change_claim_checks(stage: Stage, result: Result) -> None:
 
 
 def not_consumed(stage: Stage, crossings: Iterable[tuple[GeofenceEvent, datetime]]) -> int:
-    """Wait until the consumer has processed the recent events; return the number of events that it has not
-    processed.
-    """
+    """Wait until the consumer has processed the recent events; return how many it did not process in time."""
     now = datetime.now(UTC)
     recent = [
         event
@@ -192,7 +190,7 @@ def forget_everywhere(
     sqlite: Sequence[Path],
     result: Result,
 ) -> None:
-    """Delete all data that is recognized by an id. The old objects and their rows in RAW must still exist."""
+    """Delete all data that is recognized only by an id. The old objects and their rows in RAW must still exist."""
     _forget_visits(stage, subject, events, result)
     rows = forget_copies.Rows(subject, events, result.plan["objects"])
     result.result_rows = forget_copies.forget_results(stage.bucket, rows, hours)
@@ -284,7 +282,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
 
 
 def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, str], result: Result) -> None:
-    """Rebuild staging and marts, then record that the unfinished plans are complete."""
+    """Rebuild staging and marts, mark the unfinished plans as complete, and find tables that still contain an id."""
     result.marts_built = build_marts(environment, "--full-refresh")
     if not result.marts_built:
         return
@@ -303,12 +301,14 @@ def command(
     *,
     user: Annotated[
         str | None,
-        terminal.text_option("USER", "Person whose data to delete: a value of user.userId or user._id."),
+        terminal.text_option(
+            "USER", "The person whose data will be deleted: a value of user.userId or user._id."
+        ),
     ] = None,
     device: Annotated[
         list[str] | None,
         terminal.text_option(
-            "DEVICE", "Device whose events to delete, whoever was the user. Can be repeated."
+            "DEVICE", "A device whose events will all be deleted, whoever used it. Can be repeated."
         ),
     ] = None,
     sqlite: Annotated[
@@ -317,12 +317,12 @@ def command(
             exists=True,
             dir_okay=False,
             metavar="FILE",
-            help="Also delete rows from this SQLite file of `milkrun warehouse load`. Can be repeated.",
+            help="Also delete the data from this SQLite file, which `milkrun warehouse load` wrote. Can be repeated.",
         ),
     ] = None,
     yes: terminal.Yes = False,
     marts: Annotated[
-        bool, typer.Option(help="Afterwards rebuild staging and marts from RAW (dbt build --full-refresh).")
+        bool, typer.Option(help="Afterwards, rebuild staging and marts from RAW (dbt build --full-refresh).")
     ] = True,
     timeout_s: Annotated[
         float,
@@ -330,7 +330,7 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Number of seconds to wait for Snowpipe without progress.",
+            help="Number of seconds to wait while Snowpipe makes no progress.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

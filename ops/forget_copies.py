@@ -73,7 +73,7 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
-    """Rewrite the Parquet files of jobs without the subject's rows; return the number of deleted rows.
+    """Remove the subject's rows from the Parquet files that jobs wrote; return the number of deleted rows.
 
     Compacted hours that still have objects under `events/` are compacted again later. Files of older hours, which
     may outlive the objects that they were made from, are rewritten here.
@@ -179,7 +179,10 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Row) -> bool:
 
 
 def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> int:
-    """Point a queue's claim checks to the new objects and the remaining lines; return the number of changed ones."""
+    """Point a queue's claim checks to the new objects and the remaining lines; return how many were changed.
+
+    A claim check without remaining lines is deleted.
+    """
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
     for letter in list(
@@ -203,7 +206,7 @@ def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> in
 
 
 def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, object]]) -> int:
-    """Delete the subject's rows from an SQLite file of `warehouse load`; return the number of deleted rows.
+    """Delete the subject's rows from an SQLite file that `warehouse load` wrote; return the number of deleted rows.
 
     The new objects are marked as loaded, because the file already contains their rows from the old objects.
     """

@@ -63,17 +63,17 @@ def remaining(
     yield Remaining(
         "Snowflake query history",
         now + timedelta(days=QUERY_HISTORY_DAYS),
-        "statements of operators, and of this command, that contain ids",
+        "statements that contain ids, by operators and by this command",
     )
     for each in checkpoints:
         until = each.modified_at + timedelta(days=RESULT_DAYS)
-        holds = "devices inside a fence, until they leave; a stopped stream keeps them"
+        holds = "devices inside a fence, until they leave; if the streaming job stops, they remain"
         yield Remaining(f"S3 {each.key.partition('/checkpoint/')[0]}/checkpoint/", until, holds)
     yield Remaining(
         "redrive queue and dead-letter queue", now + timedelta(days=QUEUE_DAYS), "keys and line numbers"
     )
     yield Remaining("S3 forget/", now + timedelta(days=PLAN_DAYS), "keys and line numbers of deleted lines")
-    yield Remaining("notifications", None, "copies of the event bus's subscribers")
+    yield Remaining("notifications", None, "copies that subscribers of the event bus have stored")
     yield Remaining("exports", None, "files created by people: CSV, SQLite (--sqlite FILE), query results")
 
 

@@ -43,16 +43,17 @@ class Result:
 def todo(result: Result) -> Iterator[str]:
     """Yield the steps that are still necessary until all data is deleted."""
     if result.not_loaded:
-        yield "Nothing was deleted, because Snowpipe has not loaded the new objects yet. Run the command again."
+        yield "Nothing was deleted, because Snowpipe has not loaded the rewritten objects yet. Run the command again."
         return
     if result.not_consumed:
         yield (
             f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
-            f" Run the command again, at the latest in {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours."
+            f" Run the command again; after {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours, it no longer waits for"
+            " these events."
         )
         return
     if result.plan["unreadable"]:
-        yield "Check the unreadable objects by hand, because they may contain data of the person."
+        yield "Check the unreadable objects by hand, because they may contain the person's data."
     if result.needs_marts and not result.marts_built:
         yield "milkrun warehouse dbt build --full-refresh   # staging and marts still contain the old rows"
     if result.tables_left:
@@ -63,7 +64,7 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     if result.claims_in_flight:
         yield (
             f"milkrun reconcile --repair{option}   # claim checks in flight refer to a deleted object that also"
-            " contained events of others"
+            " contained other people's events"
         )
     # The consumer skips older events, and `replay` refuses them.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
@@ -71,7 +72,7 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
         yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # others also used it"
     for device, others in found_by.shared.items():
         yield (
-            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete the whole device:"
+            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete all data of the device:"
             f" {others} other users used it, and its events without a user were kept"
         )
 

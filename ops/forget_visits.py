@@ -35,7 +35,10 @@ type ItemKey = Mapping[str, Any]
 
 @dataclass
 class Forgotten:
-    """The numbers of deleted items and rewritten pairs, and the pairs that a replay must rebuild for other users."""
+    """The numbers of deleted items and rewritten (device, fence) pairs, and the pairs that a replay must rebuild.
+
+    A replay rebuilds a pair for the other people who used the device.
+    """
 
     items: int = 0
     pairs: int = 0
@@ -51,7 +54,7 @@ class _NoBus:
 
 
 def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[str]) -> int:
-    """Delete all items of these devices, in the current and the previous layout; return the number of items.
+    """Delete all items of these devices, in the current and the previous layout; return the number of deleted items.
 
     The function scans the whole table, because the previous layout has no key for a device, and because the
     archive may no longer contain events of every pair.
@@ -88,7 +91,7 @@ def delete_items(dynamodb: "DynamoDBClient", table: str, found: Sequence[ItemKey
 
 
 def forget_pairs(dynamodb: "DynamoDBClient", table: str, pairs: Iterable[Pair]) -> int:
-    """Delete all items of these pairs; return the number of items."""
+    """Delete all items of these (device, fence) pairs; return the number of deleted items."""
     return sum(delete_items(dynamodb, table, _named(_settled_items(dynamodb, table, pair))) for pair in pairs)
 
 
@@ -163,7 +166,7 @@ def forget_events(
 
 
 def items_of(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
-    """Return all items of a pair, in the current and the previous layout."""
+    """Return all items of a (device, fence) pair, in the current and the previous layout."""
     found: list[Item] = []
     for pk, first, last in (keys.pair_range(pair), (keys.pair_key(pair), "a", keys.LAST)):
         pages = dynamodb.get_paginator("query").paginate(
@@ -177,9 +180,9 @@ def items_of(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
 
 
 def _settled_items(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
-    """Wait until the last change of a pair is complete, and return the pair's items.
+    """Wait until the last change of a (device, fence) pair is complete, and return the pair's items.
 
-    Otherwise a chunk that is written later would not be deleted.
+    Without the wait, a chunk that is written later would not be deleted.
     """
     return polling.until(
         lambda: items_of(dynamodb, table, pair),
@@ -194,7 +197,9 @@ def _named(items: Iterable[Item]) -> list[ItemKey]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """A pair without the removed events: its log and item, and the numbers of remaining events and unchanged chunks."""
+    """A (device, fence) pair after events were removed: its log, its item, and the numbers of remaining
+    events and of unchanged chunks.
+    """
 
     log: PairLog
     item: Item
@@ -204,7 +209,7 @@ class _Rest:
 
 
 def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _Rest | None:
-    """Compute a pair as if the consumer had never received these events.
+    """Compute the log of a (device, fence) pair as if the consumer had never received these events.
 
     Return None if the pair has no log, or if its new log would be too large.
     """

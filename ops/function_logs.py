@@ -1,9 +1,9 @@
 """Read the canonical log lines of functions from CloudWatch Logs.
 
-Short ranges are read with FilterLogEvents, which returns a line within seconds after it was written. For long
-ranges, FilterLogEvents would take hours on a busy stage, because each call reads at most 1 MB of lines, whether
-they match or not (Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore read with
-Logs Insights, which is billed by the amount of scanned data.
+Short ranges are read with FilterLogEvents, which returns a line within seconds of its being written. For long
+ranges, FilterLogEvents would take hours on a busy stage, because each call reads at most 1 MB of lines,
+whether they match or not (Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore
+read with Logs Insights, which is billed by the amount of scanned data.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Span(NamedTuple):
-    """A time range from `start` (inclusive) to `end` (exclusive), in full seconds, as queries require."""
+    """A time range from `start` (inclusive) to `end` (exclusive), in whole seconds, as Logs Insights requires."""
 
     start: datetime
     end: datetime
@@ -56,7 +56,7 @@ class Span(NamedTuple):
 def log_lines(
     outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
 ) -> Iterator[Line]:
-    """Yield the canonical log lines of a function with this event name (`contract/logs.py`), each with its time.
+    """Yield a function's canonical log lines with this event name (`contract/logs.py`), each with its time.
 
     The lines are in time order only if the range is at most an hour.
     """
@@ -114,7 +114,7 @@ def _queried(
 
 
 def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) -> Fields:
-    """Run a query and return its complete result. Raises Refusal if the query fails."""
+    """Run a Logs Insights query and return its complete result. Raises Refusal if the query fails."""
     start = partial(
         client.start_query,
         logGroupName=group,
@@ -133,7 +133,7 @@ def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) ->
         )
     if answer.get("status") != "Complete":
         raise Refusal(
-            f"the query of the log {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with"
+            f"the query on the log {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with"
             f" status {answer.get('status', 'unknown')}: choose a shorter range"
         )
     return answer
@@ -155,7 +155,7 @@ def _unless_throttled(call: Callable[[], Mapping[str, Any]]) -> Fields:
 def _rows(rows: list[list[dict[str, str]]], name: str, span: Span) -> Iterator[Line]:
     """Yield the lines in the span.
 
-    A query also returns lines at the span's end, because both query limits are inclusive.
+    A query also returns lines at the span's end, because both ends of its time range are inclusive.
     """
     for row in rows:
         fields = {each["field"]: each["value"] for each in row}

@@ -46,7 +46,7 @@ type Way = Literal["rest", "http", "url", "firehose"]
 
 @dataclass(frozen=True)
 class Work:
-    """CPU time, waiting time and billed units per request, batch and event. `make bench` writes measured.yml."""
+    """CPU time, waiting time and billed units per request, batch and event. `make bench` measures them."""
 
     ingest_cpu_ms_request: float
     ingest_cpu_ms_event: float
@@ -108,7 +108,10 @@ class Load:
 
     @property
     def needed_shards(self) -> int:
-        """Return the number of shards that the peak load needs. A shard accepts 1,000 records or 1 MB per second."""
+        """Return the configured number of shards or, if none is configured, the number that the peak load needs.
+
+        A shard accepts 1,000 records or 1 MB per second.
+        """
         records = self.events_per_day * self.geofence_share / SECONDS_A_DAY * PEAK
         return self.shards or max(1, math.ceil(records / 1000), math.ceil(records * self.event_bytes / 1e6))
 
@@ -148,13 +151,16 @@ class Prices:
 
 
 class _LineOf(Protocol):
-    """A function that makes a line of the bill from the component, the unit, the quantity and the name of the price."""
+    """A function that makes a line of the bill from a component, a unit, a quantity and the name of a price."""
 
     def __call__(self, component: str, unit: str, quantity: float, price: str, /) -> Line: ...
 
 
 def bill(load: Load, prices: Prices, way: Way = "rest") -> Iterator[Line]:
-    """Yield the lines of the monthly bill. Storage has the size that it reaches at the end of the retention period."""
+    """Yield the lines of the monthly bill.
+
+    Storage is billed at the size that it reaches by the end of the retention period.
+    """
 
     def line(component: str, unit: str, quantity: float, price: str) -> Line:
         return Line(component, unit, quantity, prices[price])
@@ -219,14 +225,17 @@ def _stream(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def _batches(load: Load) -> float:
-    """Return the monthly number of consumer invocations: one per shard and second, but at least one per 200 records."""
+    """Return the monthly number of consumer invocations: one per shard per second, but at least one per 200 records.
+
+    If there are fewer records than that, each has its own invocation.
+    """
     seconds = DAYS_A_MONTH * SECONDS_A_DAY
     shards = load.needed_shards if load.provisioned else max(4, load.needed_shards)
     return max(load.geofence_events / 200, min(load.geofence_events, shards * seconds))
 
 
 def lane_records_a_second(work: Work, memory_mb: int = CONSUMER_MB, batch: int = 200) -> float:
-    """Return the number of records per second that one concurrent batch of the consumer processes.
+    """Return the number of records per second that the consumer processes per concurrent batch.
 
     The parallelization factor is the number of concurrent batches per shard.
     """
@@ -290,7 +299,7 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return the cost of dbt's warehouse in two lines: everything except the search in the ledger, and this search."""
+    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and this search."""
     runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
     row_bytes = load.event_bytes * load.work.gzip_share
     new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)

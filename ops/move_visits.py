@@ -1,4 +1,4 @@
-"""`milkrun move-visits`: migrate all pairs in the visits table to the current item layout (docs/upgrade.md)."""
+"""`milkrun move-visits`: migrate the visits table to the current item layout (docs/upgrade.md)."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ CONCURRENCY = 8
 
 
 def move_all(dynamodb: "DynamoDBClient", name: str, table: Table, bus: Bus, rule: Rule) -> Iterator[int]:
-    """Migrate the pairs one by one; yield for each pair the number of deleted items in the previous layout."""
+    """Migrate the (device, fence) pairs one by one; for each pair, yield the number of old items that were deleted."""
     for pair in _old_pairs(dynamodb, name):
         previous_layout.move(table, bus, pair, rule)
         pk, head = previous_layout.head_key(pair)
@@ -48,10 +48,10 @@ def _old_pairs(dynamodb: "DynamoDBClient", name: str) -> Iterator[Pair]:
 def command(
     context: typer.Context, *, stage: terminal.Stage = "local", as_json: terminal.AsJson = False
 ) -> None:
-    """Convert the visits table to the current layout, once after an upgrade (docs/upgrade.md).
+    """Migrate the visits table to the current item layout after an upgrade (docs/upgrade.md).
 
-    Run the command after the last consumer of the previous version has stopped. The command can be interrupted
-    and repeated.
+    Run the command once the last consumer of the previous version has stopped. It can be interrupted and
+    repeated.
     """
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "DynamoDB", "Lambda")

@@ -1,4 +1,4 @@
-"""The hourly and nightly jobs of the warehouse, as steps that a person, EventBridge or Airflow can run.
+"""The hourly and nightly jobs of the warehouse: a series of steps that a person, EventBridge or Airflow can run.
 
     python -m ops.nightly                                       run all steps for the hours since yesterday, 0:00
     python -m ops.nightly compact quality                       run only these steps
@@ -66,7 +66,7 @@ def reconcile(night: Night) -> Facts:
 
 
 def repair(night: Night) -> Facts:
-    """Repair the differences. Raises StepFailedError if some remain."""
+    """Repair the differences between accepted, archived and loaded events. Raises StepFailedError if some remain."""
     if reconcile(night)["equal"]:
         return {"repaired": False}
     _run(night, ["-m", "ops", "reconcile", *_stage(night), *night.range, "--repair", "--json"])
@@ -82,7 +82,7 @@ def transform(night: Night) -> Facts:
 
 
 def compact(night: Night) -> Facts:
-    """Compact the small objects of the range into Parquet files."""
+    """Compact the small objects of the run's hours into Parquet files."""
     bucket = Outputs.find(night.stage, night.environment).bucket
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
     # Code 1 also means that the job stopped early; a job that completed prints its result.
@@ -102,7 +102,7 @@ GROUP BY outcome, code ORDER BY outcome, code
 
 
 def quality(night: Night) -> Facts:
-    """Count accepted and rejected events, with the reasons for rejection and the longest delay."""
+    """Count accepted events, conflicts, and rejected events by reason; also return the longest delay of an event."""
     outputs = Outputs.find(night.stage, night.environment)
     between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:
@@ -142,7 +142,7 @@ def model(name: str, verb: str) -> Step:
 
 
 def step_of(name: str) -> Step:
-    """Return the step with this name. `run:MODEL` and `test:MODEL` run or test one dbt model."""
+    """Return the step with this name. The steps `run:MODEL` and `test:MODEL` run or test one dbt model."""
     verb, _, of = name.partition(":")
     if of and verb in ("run", "test"):
         return model(of, verb)
@@ -165,7 +165,7 @@ def _stage(night: Night) -> list[str]:
 
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
-    """Run a Python module as a process; return its exit code and the last JSON value that it printed."""
+    """Run a Python module in a separate process; return its exit code and the last JSON value that it printed."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,

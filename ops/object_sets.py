@@ -23,8 +23,8 @@ CREATE TABLE object (
 ) WITHOUT ROWID;
 """
 
-# Selects each object that differs, with the first difference that applies. Objects newer than `at` may still be on
-# their way.
+# Selects each object that differs, with the first difference that applies. Objects newer than `at` may still be in
+# transit.
 _DIFFERENCES = """
 SELECT kind, key, COALESCE(lines, 0), COALESCE(rows, 0) FROM (
     SELECT *, CASE
@@ -54,8 +54,8 @@ KEPT_DAYS = {"events": 400, "rejected": 90}
 MEANINGS = {
     "not_archived": "accepted, but not in S3",
     "not_in_s3": "rows of an object that is in neither the log nor S3",
-    "not_loaded": "in S3, no row in RAW",
-    "rows_differ": "RAW has another number of lines than the object",
+    "not_loaded": "in S3, but without a row in RAW",
+    "rows_differ": "the number of rows in RAW differs from the object's number of lines",
     "not_logged": "in S3, but not in any request's log line",
     "not_consumed": "archived, but not in the visits table",
 }
@@ -72,7 +72,9 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """Return the first complete hours at a given time. If `log_days` is None, the log never expires."""
+        """Return the first hour for which each store is still complete at `now`. If `log_days` is None, the
+        log never expires.
+        """
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
 
@@ -86,7 +88,10 @@ EVER = Reach()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A difference in an object, or in one of its events if `line` is set. `events` lists the missing ids."""
+    """A difference between the stores in one object or, if `line` is set, in one of its events.
+
+    `events` lists the ids of the missing events.
+    """
 
     kind: str
     key: str
@@ -98,7 +103,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Crossings:
-    """The numbers of geofence events that are archived, in the visits table, or too old to be compared."""
+    """Counts of geofence events: archived, in the visits table, and too old to be compared."""
 
     archived: int = 0
     consumed: int = 0
@@ -168,7 +173,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys in S3 that Milkrun chose but that are missing from the log."""
+        """Return the keys that Milkrun chose and that are in S3, but not in the log."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
@@ -183,7 +188,7 @@ class ObjectSets:
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
-        """Expect the new objects that `forget` wrote instead of the old objects in the log.
+        """Expect, instead of the old objects in the log, the new objects that `forget` wrote.
 
         `anew` maps each old key to the new key, or to None if no lines were left.
         """
@@ -220,7 +225,9 @@ class ObjectSets:
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
-        """Yield the differences between the stores at a given time. With `raw=False`, the content of RAW is unknown."""
+        """Yield the differences in the objects that were stored no later than `at`. If `raw` is False, the
+        content of RAW is unknown.
+        """
         parameters = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
         for kind, key, lines, rows in self._db.execute(_DIFFERENCES, parameters):
             yield Difference(kind, key, lines, rows)

@@ -1,7 +1,7 @@
 """Run osls, with at most one process at a time per clone: `python -m ops.osls package --stage dev`.
 
-osls stores its files in .serverless, and two processes would overwrite each other's files. A lock makes this command
-wait for a `make up` that deploys, and vice versa.
+osls stores its files in .serverless, and two processes would overwrite each other's files. This command and a
+`make up` that deploys therefore share a lock, so that each waits for the other.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ DEFAULT_REGION = "us-east-1"
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Hold the lock on the folder .serverless, because two processes must not use it at the same time."""
+    """Hold the lock on the folder .serverless, because two processes must not use the folder at the same time."""
     lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
@@ -34,8 +34,8 @@ def alone() -> Iterator[None]:
 def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
     """Return the resources of the CloudFormation template that `osls deploy` would deploy for `stage`.
 
-    Packaging calls no AWS service, so osls gets invalid credentials. Raises NoStackError with the end of the
-    output if osls fails.
+    Packaging calls no AWS service, so osls is given invalid credentials. Raises NoStackError with the end of
+    osls's output if it fails.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION
@@ -55,7 +55,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
 
 
 def concealed(arguments: list[str]) -> list[str]:
-    """Add --conceal to arguments with which osls would print the API key, because many people can read logs."""
+    """Add --conceal if osls would otherwise print the API key, because many people can read the logs."""
     prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
     return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
 

@@ -68,8 +68,10 @@ class Outputs(BaseModel):
 
     @staticmethod
     def find(stage: str, environment: Mapping[str, str]) -> "Outputs":
-        """Return a stage's outputs: for `local`, this clone's outputs.json; otherwise CloudFormation and
-        SNOWFLAKE_*.
+        """Return a stage's outputs.
+
+        For `local`, they are read from this clone's outputs.json, otherwise from CloudFormation and the
+        SNOWFLAKE_* variables.
         """
         if stage == "local":
             return Outputs.read(ROOT / (environment.get("MILKRUN_LOCAL") or ".local") / "outputs.json")
@@ -83,9 +85,9 @@ class Outputs(BaseModel):
             raise NoStackError(f"no stack is running here ({path} does not exist): run `make up`") from None
         except ValidationError as invalid:
             first = invalid.errors()[0]
-            name = ".".join(map(str, first["loc"])) or "it"
+            name = ".".join(map(str, first["loc"])) or "the file"
             raise NoStackError(
-                f"{path} is not a valid outputs.json: {name}: {first['msg'].lower()}"
+                f"{path} is not a valid outputs.json ({name}: {first['msg'].lower()})"
             ) from None
 
     def aws(self, service: str, *, attempts: int = 5) -> Client:
@@ -117,7 +119,7 @@ class Outputs(BaseModel):
         return Access(self.region, session_credentials(), {})
 
     def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """Open a Snowflake session with the operator's role. Importing the connector takes seconds."""
+        """Open a Snowflake session with the operator's role. The first call takes seconds to import the connector."""
         return connect(self.snowflake, give_up_after_s, role=operator)
 
     @property
@@ -208,7 +210,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
 
 
 def _there_are(session: boto3.Session) -> str:
-    """Return a sentence with the deployed stages of this account and region; "" if they cannot be listed."""
+    """Return a sentence that lists the deployed stages of this account and region; "" if they cannot be listed."""
     import botocore.exceptions
 
     try:

@@ -1,9 +1,9 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
 A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times
-are reset, so that identical input produces identical bytes. The bytecode is therefore of the kind that Python
-does not compare with modification times. Otherwise the bytecode would be stale, and Python would compile every
-module at each cold start.
+are reset, so that identical input produces identical bytes. The bytecode is compiled so that Python does not
+compare it with the modification times. Otherwise Python would consider it stale and compile every module
+again at each cold start.
 """
 
 import argparse
@@ -74,8 +74,8 @@ def install_dependencies(build: str, folder: Path) -> None:
 def compile_folder(folder: Path) -> bool:
     """Compile all modules of a folder to bytecode; return whether this succeeded.
 
-    A new interpreter with a fixed hash seed and relative paths is used, because interned strings, the hash seed and
-    the path of the folder would change the bytes.
+    A new interpreter with a fixed hash seed and relative paths is used, because interned strings, the hash
+    seed and the path of the folder would otherwise change the bytes.
     """
     options = ["-q", "--invalidation-mode", "unchecked-hash", "-s", str(folder), str(folder)]
     command = [sys.executable, "-S", "-m", "compileall", *options]
@@ -90,9 +90,9 @@ def sources(name: str) -> list[Path]:
 
 
 def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:
-    """Zip all files in `folders`, except the packages `unused`, under their paths relative to the folder.
+    """Zip all files in `folders`, except the packages in `unused`, under their paths relative to the folder.
 
-    Order, times and modes are fixed, so identical input produces identical bytes.
+    The order, times and modes of the entries are fixed, so identical input produces identical bytes.
     """
     found = [(p.relative_to(f).as_posix(), p) for f in folders for p in f.rglob("*") if p.is_file()]
     files = sorted((name, path) for name, path in found if not _is_of(name.partition("/")[0], unused))

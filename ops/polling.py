@@ -7,7 +7,7 @@ from collections.abc import Callable
 def until[T](
     probe: Callable[[], T], enough: Callable[[T], bool], *, timeout_s: float, every_s: float = 0.2
 ) -> T:
-    """Call `probe` until `enough` accepts the result, or the result has not changed for `timeout_s`.
+    """Call `probe` until `enough` accepts the result, or the result has not changed for `timeout_s` seconds.
 
     Returns the last result.
     """

@@ -84,7 +84,7 @@ class Place:
 
 
 def region(place: Place) -> Iterator[Finding]:
-    """Check that osls and the other commands use the same region, and that its partition is `aws`."""
+    """Check that osls and the other commands use the same region, and that it is in the partition `aws`."""
     if place.account.region != place.deployed_to:
         detail = (
             f"osls deploys to {place.deployed_to}, but the other commands use this region: set AWS_REGION"
@@ -126,10 +126,11 @@ def concurrency(place: Place) -> Iterator[Finding]:
     free = limit["UnreservedConcurrentExecutions"] + mine
     if free - wanted < UNRESERVED_MINIMUM:
         detail = (
-            f"the stage reserves {wanted}, {free} are unreserved, and Lambda keeps "
-            f"{UNRESERVED_MINIMUM}: ask for {limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
-            "(Service Quotas, Concurrent executions) or lower ingestConcurrency and "
-            "consumeConcurrency in serverless/stage_settings.yml"
+            f"the stage reserves {wanted} concurrent executions, {free} are unreserved, and "
+            f"{UNRESERVED_MINIMUM} must stay unreserved: ask for a limit of "
+            f"{limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
+            "(Service Quotas, Concurrent executions), or lower ingestConcurrency and consumeConcurrency in "
+            "serverless/stage_settings.yml"
         )
         yield Finding("blocks", "concurrency_too_low", str(limit["ConcurrentExecutions"]), detail)
 
@@ -172,12 +173,16 @@ def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
     pages = place.clients("sns").get_paginator("list_subscriptions_by_topic").paginate(TopicArn=topic_arn)
     for subscription in (s for page in pages for s in page["Subscriptions"]):
         if subscription["SubscriptionArn"] == "PendingConfirmation":
-            detail = "has not confirmed the subscription in SNS's e-mail, and gets no alarm until then"
+            detail = (
+                "has not confirmed the subscription in the e-mail from SNS, and receives no alarms until then"
+            )
             yield Finding("warns", "address_not_confirmed", subscription["Endpoint"], detail)
 
 
 def parameters(place: Place) -> Iterator[Finding]:
-    """Check that the secret for signatures exists, and that it is encrypted."""
+    """If the stage requires signatures and stores their secret in SSM, check that this secret exists and is
+    encrypted.
+    """
     variables = place.resources["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
@@ -222,7 +227,7 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """Check the Snowflake parameters of the stage."""
+    """Check the stage's Snowflake parameters: the account for the pipe check, and the two IAM users of Snowflake."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
@@ -254,7 +259,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
 
 
 def _user_of(statement: Mapping[str, Any]) -> str:
-    """Return the ARN of the statement's principal; "" if the principal is the account itself."""
+    """Return the ARN of a policy statement's principal; "" if the principal is the account itself."""
     principal = statement["Principal"].get("AWS", "")
     arn = str(principal["Fn::Sub"] if isinstance(principal, dict) else principal)
     return "" if arn.endswith(":root") else arn

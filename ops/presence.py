@@ -67,7 +67,9 @@ def presence(
 def contradictions(
     events: Iterable[GeofenceEvent], exclusive_tags: Collection[str] = EXCLUSIVE_TAGS
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return, for each pair, the enter event that would contradict an open visit; none for a device's last place.
+    """Return, for each (device, fence) pair, the enter event that would contradict an open visit.
+
+    The place that a device entered last has no such event.
 
     `events` are the events that count under the visit rule, in any order.
     """

@@ -96,7 +96,7 @@ def put_back(
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():
-            raise Refusal(f"the stream rejected a record after {count} had been sent: {failure}")
+            raise Refusal(f"after {count} records had been sent, the stream rejected one: {failure}")
         count += len(some)
     return count
 
@@ -125,7 +125,11 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Send the selected records to the stream, or write them to a file; return the numbers of records."""
+    """Send the selected records to the stream, or write them to a file.
+
+    Returns the numbers of found, written and sent records, and the keys of the objects that could not be
+    read.
+    """
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
 
@@ -221,7 +225,7 @@ def command(
     ]
     if rows or as_json or not unreadable:
         empty = f"nothing is quarantined under {what}"
-        terminal.show_rows(rows, as_json, title="Set aside", wide=wide, empty=empty)
+        terminal.show_rows(rows, as_json, title="Quarantined records", wide=wide, empty=empty)
     if rows or unreadable:
         raise typer.Exit(1)
 
@@ -286,7 +290,10 @@ def purge_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete objects whose records are all selected, after confirmation."""
+    """After confirmation, delete the objects whose records are all selected.
+
+    Exit code 1: an object was not deleted, because it also contains other records or could not be read.
+    """
     command(context, what, to_delete=True, yes=yes, stage=stage, as_json=as_json)
 
 

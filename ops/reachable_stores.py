@@ -1,4 +1,4 @@
-"""Find out which stores of a stage answer, so that a command can query these and report the others."""
+"""Find out which stores of a stage answer, so that a command can query those and report the others."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +79,7 @@ def with_or_without_warehouse[T](
 
 
 class ReachableStores:
-    """The stores of one stage that answer. `unasked` contains the other stores, each with the reason."""
+    """Those stores of a stage that answer. `unasked` contains the other stores, each with the reason."""
 
     def __init__(
         self,

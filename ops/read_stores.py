@@ -30,7 +30,7 @@ NAMES_PER_QUERY = 500
 
 
 class Stay(NamedTuple):
-    """A visit with the fields that exist in the visits table and in the marts."""
+    """A visit with the fields that the visits table and the marts have in common."""
 
     device_id: str
     fence: Fence
@@ -61,19 +61,19 @@ class StreamRecord(NamedTuple):
 
 
 def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
-    """Return the geofence event types of this stage, from the settings of its ingest function."""
+    """Return the stage's geofence event types, each with its kind, from the settings of the ingest function."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
 
 def consumer_settings(outputs: Outputs, stage: str) -> ConsumerSettings:
-    """Return the settings of the consumer of this stage."""
+    """Return the settings of the stage's consumer."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     return ConsumerSettings.of(function["Environment"]["Variables"])
 
 
 def rule(outputs: Outputs, stage: str) -> Rule:
-    """Return the visit rule that the consumer of this stage applies."""
+    """Return the visit rule that the stage's consumer applies."""
     return consumer_settings(outputs, stage).rule
 
 
@@ -96,7 +96,7 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
 def invalid_rows(
     warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
 ) -> list[Row]:
-    """Return file, line and reason of the rows in RAW that are not events, from files received in these hours.
+    """Return the file, line and reason of each row in RAW that is not an event, for files received in these hours.
 
     Such rows come from other programs or people, and the marts ignore them. Return [] if dbt has not built
     STAGING.INVALID_ROWS.
@@ -126,7 +126,7 @@ def event_id_of(line: bytes) -> str:
 
 
 def event_id_in(data: bytes) -> str | None:
-    """Return the event id in a stream record; None if it is not an event, such as a record of another producer."""
+    """Return the event id in a stream record; None if the record is not an event, such as another producer's record."""
     try:
         return event_id_of(data)
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -134,7 +134,7 @@ def event_id_in(data: bytes) -> str | None:
 
 
 def device_in(data: bytes) -> str | None:
-    """Return the device id in an archived line or a stream record; None if it contains none."""
+    """Return the device id in an archived line or a stream record; None if there is none."""
     try:
         event = json.loads(data)
         user = event.get("user") or {}
@@ -183,7 +183,9 @@ def consumed_event_ids(table: Table, pair: Pair) -> set[str]:
 
 
 def table_events(table: Table, pair: Pair, since: datetime) -> list[GeofenceEvent]:
-    """Return the events since `since` that the visits table contains for a device and a fence, each id once."""
+    """Return the events at or after `since` that the visits table contains for a device and a fence, without
+    duplicates.
+    """
     return [event for event in _events(table, pair) if event.occurred_at >= since]
 
 
@@ -239,7 +241,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
 
 
 def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
-    """Yield the given event ids that are in staging, each once per row."""
+    """Yield those of the given event ids that are in staging, once per row."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"

@@ -1,8 +1,9 @@
 """`milkrun reconcile`: compare accepted, archived and loaded events, and archived geofence events with the visits.
 
-The command compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW with
-their numbers of rows. A key contains the number of lines, so an object is read only if the two numbers differ.
-The sets are stored in an SQLite file, so their size does not affect the memory usage.
+The command compares *sets of objects*: the keys in the handler's log, the keys in S3, and the files in RAW
+with their numbers of rows. A key contains the object's number of lines, so an object is read only if RAW has
+a different number of rows. The sets are stored in an SQLite file, so their size does not affect the memory
+usage.
 """
 
 import json
@@ -156,7 +157,10 @@ class Reconciler(ReachableStores):
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _closer(self, difference: Difference) -> Difference:
-        """Add the ids of the events that have no row in RAW to a difference, if its object can be read."""
+        """Return a `rows_differ` difference of an object under `events/` with the ids of the events that RAW lacks.
+
+        Other differences, and those whose object no longer exists, are returned unchanged.
+        """
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
         body = self.archive.body(difference.key)
@@ -177,7 +181,8 @@ class Reconciler(ReachableStores):
     def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
         """Look up every geofence event of a range of objects in the visits table, and add the missing ones to `found`.
 
-        An event is too old if it has expired in the table, or if the consumer has skipped it because of its age.
+        An event counts as too old if it has expired in the table, or if the consumer skipped it because of
+        its age.
         """
         now = datetime.now(UTC)
         wanted: dict[Pair, dict[str, list[Difference]]] = {}
@@ -329,7 +334,7 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
     counted = {} if "Snowflake" in found.unasked else {"geofence events": geofence}
     terminal.show(counted | {"objects in transit, ignored": found.in_flight}, False)
     if found.log_reaches:
-        terminal.out.print(f"the log begins at {found.log_reaches}; it is unknown what was accepted before")
+        terminal.out.print(f"the log begins at {found.log_reaches}; what was accepted earlier is unknown")
     if found.foreign:
         title = "Objects under keys that Milkrun did not choose, with their valid rows in RAW"
         terminal.show_rows(found.foreign, False, title=title)

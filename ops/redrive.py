@@ -69,9 +69,10 @@ def _dead_letter(message: "MessageTypeDef") -> DeadLetter:
 
 
 def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
-    """Return, for each claim check, whether its object is "stored", "gone" or "unknown".
+    """Return, for each message, whether the object of its claim check is "stored", "gone" or "unknown".
 
-    A claim check whose object is gone can never succeed.
+    A claim check whose object is gone can never succeed. The state of a message that is not a claim check is
+    "".
     """
 
     def state(letter: DeadLetter) -> str:
@@ -110,12 +111,12 @@ OUT_OF_REACH: "Sequence[QueueAttributeNameType]" = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
-"""The numbers of messages that cannot be received at the moment."""
+"""The queue attributes that count the messages which cannot be received at the moment."""
 EVERY_KIND: "Sequence[QueueAttributeNameType]" = ("ApproximateNumberOfMessages", *OUT_OF_REACH)
 
 
 def waiting(sqs: "SQSClient", queue_url: str, names: Sequence["QueueAttributeNameType"] = EVERY_KIND) -> int:
-    """Return the approximate number of messages in a queue, including delayed messages and messages in flight."""
+    """Return the approximate number of messages in a queue, by default including those delayed or in flight."""
     found = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
     return sum(int(found.get(name, 0)) for name in names)
 

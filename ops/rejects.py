@@ -1,8 +1,8 @@
 """`milkrun rejects`: list rejected events, repair them with a patch, and send them again.
 
-A repaired event is sent through the API like the events of a phone. Its field RESENT names the object and line that it
-repairs. Accepted events are recorded under `resent/`, so that a repeated command continues an interrupted one and
-sends no event twice.
+A repaired event is sent through the API like the events of a phone. Its field `milkrun_resent` names the
+object and the line of the rejected event. Accepted events are recorded under `resent/`, so that a repeated
+command continues an interrupted one and sends no event twice.
 """
 
 import base64
@@ -58,7 +58,7 @@ type Post = Callable[[bytes], Receipt]
 class Reject:
     """A rejected event: one line of an object under `rejected/`.
 
-    `event` is None if the rejected text is not a JSON object, so it cannot be patched.
+    `event` is None if the rejected text is not a JSON object and therefore cannot be patched.
     """
 
     key: str
@@ -85,7 +85,9 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of rejects; "" selects any value. With `resent`, rejects that were already repaired are included."""
+    """A selection of rejected events; "" selects any value. `resent` includes events that were repaired and
+    accepted.
+    """
 
     start: datetime
     end: datetime
@@ -158,7 +160,10 @@ class Box:
         self._s3.put_object(Bucket=self._bucket, Key=NOTES + key, Body=text)
 
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
-        """Delete the objects whose lines are all selected; return their number, and the keys of the kept objects."""
+        """Delete the objects whose lines are all selected or already repaired.
+
+        Returns the number of deleted objects, and the keys of the other objects.
+        """
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
             meant = {each.line for each in group}
@@ -298,7 +303,7 @@ def batches(events: Iterable[Repaired]) -> Iterator[list[Repaired]]:
 def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterator[int]:
     """Send repaired events in requests, and record the accepted events after each request.
 
-    Yields the number of events that each response settles.
+    Yields, for each response, the number of events whose outcome it shows.
     """
     for batch in batches(events):
         left = batch
@@ -309,9 +314,10 @@ def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterat
 
 
 def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> int:
-    """Send one request; return the number of events, counted from the first, that the response settles.
+    """Send one request; return the number of leading events whose outcome the response shows.
 
-    A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not fit.
+    A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not
+    fit.
     """
     receipt = post(b"".join(each.line + b"\n" for each in some))
     codes: dict[int, str] = {}
@@ -346,13 +352,11 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
                 if status in (202, 400):
                     receipt: Receipt = json.loads(answer)
                     return receipt
-                said = f"answer {status}"
+                said = f"{outputs.endpoint} answered {status}"
             except posting.NoAnswerError as error:
                 said = str(error)
             if time.monotonic() + pause > give_up_at:
-                raise Refusal(
-                    f"{said} from {outputs.endpoint}; accepted events are recorded, so repeat the command to continue"
-                )
+                raise Refusal(f"{said}; accepted events are recorded, so repeat the command to continue")
             time.sleep(pause)
             pause = min(10.0, pause * 2)
 

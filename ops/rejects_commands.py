@@ -71,7 +71,7 @@ def list_rejects(
     """
     names = [name for name in by.replace(" ", "").split(",") if name]
     if unknown := set(names) - {"app_version", "device", "hour"}:
-        raise typer.BadParameter(f"--by {min(unknown)}: choose from app_version, device and hour")
+        raise typer.BadParameter(f"--by cannot be {min(unknown)}: choose from app_version, device and hour")
     _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
     rows = groups(found, names)
     _name_unreadable(box)
@@ -138,7 +138,10 @@ def send_command(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing; show examples and how many would be accepted.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Send nothing; show examples and the number of events that would be accepted."
+        ),
     ] = False,
     start: terminal.From = terminal.A_DAY_AGO,
     end: terminal.To = terminal.NOW,
@@ -151,8 +154,8 @@ def send_command(
     """Repair rejected events with a patch, and send them to the API again.
 
     The field milkrun_resent of a repaired event names the object and line that it repairs. If the command is
-    repeated, it sends only events that have not been accepted yet. Exit code 1: some events could not be
-    repaired, or were rejected again.
+    repeated, it sends only events that have not been accepted yet. Exit code 1: some events could not be read
+    or repaired, or were rejected again.
     """
     patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())
     outputs, box, found = _found(context, stage, Selection(start, end, code, app_version, device or ""))
@@ -202,9 +205,10 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Delete objects whose events are all selected, after confirmation. The rows of these objects in RAW are kept.
+    """After confirmation, delete the objects whose events are all selected. Their rows in RAW are kept.
 
-    Exit code 1: an object was not deleted, because it also contains events that are not selected.
+    Events that were repaired and accepted count as selected. Exit code 1: an object was not deleted, because
+    it also contains other events or is damaged.
     """
     _, box, found = _found(
         context, stage, Selection(start, end, code, app_version, device or "", resent=True)

@@ -117,9 +117,9 @@ class Done:
 
 
 class Progress:
-    """The file that records the progress of a replay of events since `start`.
+    """The progress of a replay of events since `start`, stored in a file.
 
-    It is deleted when the replay is complete.
+    The file is deleted when the replay is complete.
     """
 
     def __init__(self, path: Path, start: datetime) -> None:
@@ -127,7 +127,7 @@ class Progress:
         self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
 
     def last_key(self) -> str:
-        """Return the key after which to continue; "" if no interrupted run covers this start."""
+        """Return the key after which to continue; "" if no interrupted run covers this start time."""
         try:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour:
@@ -194,7 +194,9 @@ def lines_again(
     pace: Pace,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> int:
-    """Send single lines again, each given by its object key and line number; return the number of sent events."""
+    """Send individual archived lines again, each given by its object key and line number; return the number
+    of sent events.
+    """
     numbers: dict[str, set[int]] = {}
     for key, number in lines:
         numbers.setdefault(key, set()).add(number)
@@ -231,13 +233,16 @@ def command(
     prefix: Annotated[
         str,
         typer.Option(
-            metavar="PREFIX", help="Send only objects with this key prefix, such as events/dt=2026-11-16/."
+            metavar="PREFIX",
+            help="Send only events in objects with this key prefix, such as events/dt=2026-11-16/.",
         ),
     ] = "",
     aside: Annotated[
         str | None,
         terminal.text_option(
-            "WHAT", "Send the quarantined records with this key prefix or reason code instead.", "--set-aside"
+            "WHAT",
+            "Instead, send the quarantined records with this key prefix or reason code.",
+            "--set-aside",
         ),
     ] = None,
     to_file: Annotated[
@@ -245,13 +250,13 @@ def command(
         typer.Option(
             parser=terminal.writable,
             metavar="FILE",
-            help="With --set-aside: write the records to this NDJSON file; `milkrun send --file` sends it.",
+            help="With --set-aside: write the records to this NDJSON file, which `milkrun send --file` can send.",
         ),
     ] = None,
     on_failure: Annotated[
         bool,
         typer.Option(
-            "--on-failure", help="Send the batches that the event source mapping discarded instead."
+            "--on-failure", help="Instead, send the batches that the event source mapping discarded."
         ),
     ] = False,
     dry_run: Annotated[
@@ -327,7 +332,7 @@ def command(
                 on_sent=on_sent,
             )
         except KeyboardInterrupt:
-            terminal.err.print("interrupted; run the same command to continue here")
+            terminal.err.print("interrupted; run the same command to continue from here")
             raise typer.Exit(130) from None
     progress.forget()
     facts: dict[str, object] = {

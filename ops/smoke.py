@@ -39,7 +39,7 @@ def event(device: str) -> dict[str, object]:
 def follow(
     outputs: Outputs, unasked: dict[str, str], device: str, sent: dict[str, object], timeout_s: float
 ) -> Iterator[tuple[str, bool, str]]:
-    """Yield, for each step, its name, whether the event arrived there, and details.
+    """Yield, for each step, its name, whether the event reached it, and details.
 
     If Snowflake does not answer, the last step is omitted and the reason is added to `unasked`.
     """

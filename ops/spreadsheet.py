@@ -4,7 +4,7 @@
 def spreadsheet_safe(value: object) -> object:
     """Prefix a text with an apostrophe if a spreadsheet would interpret it as a formula.
 
-    The texts in a report come from phones (OWASP: "CSV Injection").
+    Texts in a report may come from phones, so they may be malicious (OWASP: "CSV Injection").
     """
     if value is None:
         return ""

@@ -41,7 +41,7 @@ DBT_BUILD = "milkrun warehouse dbt build"
 
 
 def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
-    """Return the sources that exist in every stage, in the order of the event flow."""
+    """Return the services and stores of a stage that are queried for its state, in the order of the event flow."""
     flow = _Flow(outputs, stage, now)
     return [
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
@@ -152,7 +152,7 @@ class _Flow:
         yield _problem_if(kept, "quarantine", "set-aside", cause, command, "nothing in 24 h", newest)
         given_up, newest = self._recent(s3, "aws/lambda/")
         command = f"milkrun replay --on-failure{self._option}"
-        cause = f"{given_up} batches reached the record age in 24 h and are in S3"
+        cause = f"{given_up} batches reached the maximum record age in 24 h and were stored in S3"
         yield _problem_if(
             given_up, "given up", "given-up-batches", cause, command, "no batches in 24 h", newest
         )
@@ -171,11 +171,15 @@ class _Flow:
             cause = f"found {last['differences']} differences {ago}"
             return Finding(part, "FAIL", cause, at, command, "what-reconcile-names")
         if last["equal"]:
-            return Finding(part, "OK", f"nothing is missing {ago}", None, command)
-        return Finding(part, "WARN", f"nothing is missing, but Snowflake did not answer {ago}", None, command)
+            return Finding(part, "OK", f"nothing was missing {ago}", None, command)
+        return Finding(
+            part, "WARN", f"nothing was missing {ago}, but Snowflake did not answer", None, command
+        )
 
     def _recent(self, s3: "S3Client", prefix: str) -> tuple[int, datetime | None]:
-        """Return the number (at most 1,000) and latest time of objects stored under a prefix in the last 24 hours."""
+        """Return the number of objects (at most 1,000) stored under a prefix in the last 24 hours, and the
+        time of the latest.
+        """
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
         page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
@@ -220,7 +224,9 @@ class _Flow:
         yield Finding("visits", level, found["TableStatus"].lower())
 
     def warehouse(self) -> Iterator[Finding]:
-        """Yield the states of the warehouse's parts. A dropped object of one part does not hide the other parts."""
+        """Yield the states of the warehouse's parts. If an object of one part does not exist, the other parts
+        are still shown.
+        """
         parts: dict[str, Callable[[Warehouse], Finding]] = {
             "pipes": self._pipes,
             "failed loads": self._failed_loads,
@@ -271,7 +277,7 @@ class _Flow:
     def alarms(self) -> Iterator[Finding]:
         """Yield the alarms in state ALARM.
 
-        In LocalStack, no alarm fires, because LocalStack has none of the metrics.
+        The local stack is not queried, because no alarm fires in LocalStack, which has none of the metrics.
         """
         pages = (
             self._aws("cloudwatch")
@@ -307,7 +313,7 @@ def _problem_if(
 
 
 def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> Finding:
-    """Return the state of staging, from the newest row of RAW and the time up to which the last dbt run has read RAW.
+    """Return the state of staging, based on RAW's newest row and the time up to which the last dbt run read RAW.
 
     The newest row of STG_EVENTS cannot be used instead, because an event that is sent again adds no row.
     """
@@ -319,7 +325,7 @@ def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> F
         not run["at"] or raw["at"] - run["at"] > 2 * timedelta(minutes=freshness_minutes) + STAGING_MAY_LAG
     ):
         cause = (
-            f"dbt has read RAW up to {terminal.in_words(run['at'])}, but the newest row is of"
+            f"dbt has read RAW up to {terminal.in_words(run['at'])}, but the newest row is from"
             f" {terminal.in_words(raw['at'])}"
         )
         return problem("staging", "staging-or-marts-are-old", cause, DBT_BUILD, run["at"])

@@ -60,7 +60,7 @@ class Finding:
 
 
 def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
-    """Return a finding that is as severe as the alarm with the same section in the runbook."""
+    """Return a finding: FAIL if the alarm with this runbook section wakes somebody, otherwise WARN."""
     return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
 
 
@@ -79,7 +79,9 @@ class Source:
 
 
 def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Query all sources; return their findings in order. A source that fails or times out adds a FAIL per part."""
+    """Query all sources; return their findings in order. If a source fails or times out, each of its parts is
+    reported as FAIL.
+    """
     running = [started(partial(_look, source)) for source in sources]
     wait(running, budget_seconds)
     late = f"no answer within {budget_seconds:g} s"

@@ -101,7 +101,7 @@ TWO_DAYS_AGO: Any = "48 hours ago"
 
 
 class Verbs(TyperGroup):
-    """A command with subcommands. The first subcommand is the default, as in `milkrun rejects --code missing_id`."""
+    """A command with subcommands. The first one is the default: `milkrun rejects` runs `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -124,7 +124,7 @@ def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[st
 
 
 def fail(problem: str) -> None:
-    """Print one red line to stderr, without markup, because ids and messages may contain brackets."""
+    """Print one red line to stderr, with markup disabled, because ids and messages may contain brackets."""
     err.print(Text(printable(problem), style="red"))
 
 
@@ -153,7 +153,7 @@ To = Annotated[datetime, time_option(LAST_HOUR, "--to")]
 
 
 def check_range(start: datetime, end: datetime) -> None:
-    """Raise typer.BadParameter for an empty range, for which a command would report that nothing is missing."""
+    """Raise typer.BadParameter for an empty range, because a command would report that nothing is missing in it."""
     if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 
@@ -247,7 +247,7 @@ def _beat(bars: Progress, ended: threading.Event) -> None:
 
 
 def note(line: str) -> None:
-    """Print one line to stderr, without markup."""
+    """Print one line to stderr, with markup disabled."""
     err.print(Text(printable(line)))
 
 
@@ -281,7 +281,7 @@ def show_rows(
 ) -> None:
     """Print rows as JSON or as a table, or print the sentence `empty` if there are no rows.
 
-    On a terminal, times are short and columns that do not fit are omitted, unless `wide` is set.
+    On a terminal, timestamps are shortened and columns that do not fit are omitted, unless `wide` is set.
     """
     if as_json:
         print_json(list(rows))
@@ -307,7 +307,7 @@ def show_rows(
 
 
 def short_time(value: object, now: datetime) -> object:
-    """Shorten a time today to `06:30:12Z`, and a time on another day to `2026-11-27 06:30Z`."""
+    """Shorten a timestamp of today to, for example, `06:30:12Z`, and one of another day to `2026-11-27 06:30Z`."""
     if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
         value = datetime.fromisoformat(value)
     if not isinstance(value, datetime):
@@ -335,7 +335,9 @@ def fitting(names: Sequence[str], rows: Sequence[Mapping[str, object]], width: i
 
 
 def cell(value: object) -> Text:
-    """Return a table cell without markup, because a device may be called `[red]`, and without control characters."""
+    """Return a table cell with markup disabled, because a device may be named `[red]`, and without control
+    characters.
+    """
     return Text(printable(in_words(value)))
 
 

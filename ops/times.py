@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 
 
 def instant(text: str, now: datetime) -> datetime:
-    """Parse a time; return it in UTC. A time without an offset is in UTC. Raises ValueError if the text is invalid."""
+    """Parse a time; return it in UTC. A time without an offset is assumed to be in UTC. Raises ValueError if
+    the text is invalid.
+    """
     try:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -20,7 +22,9 @@ def instant(text: str, now: datetime) -> datetime:
             },
         )
         if found is None:
-            raise ValueError(f"{text!r} is not a time: write 2026-11-16T08:00Z, or `2 hours ago`") from None
+            raise ValueError(
+                f"{text!r} is not a time: write, for example, 2026-11-16T08:00Z or `2 hours ago`"
+            ) from None
         at = found
     try:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)

@@ -46,7 +46,7 @@ def visits_of_device(
 
 
 def visits_at_fence(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> list[visit_row.Row]:
-    """Return the open visits at a fence, the earliest first."""
+    """Return the open visits at a fence, in the order of entry."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
         IndexName="there_now",
@@ -68,7 +68,7 @@ def contradictions_of_device(
     exclusive_tags: Collection[str],
     rule: Callable[[], Rule],
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enter events that contradict open visits of a device, by pair (`ops/presence.py`)."""
+    """Return the enter events that contradict a device's open visits, by (device, fence) pair (`ops/presence.py`)."""
     return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
 
 
@@ -125,7 +125,7 @@ def with_presence(
 
 
 def in_brief(rows: Iterable[visit_row.Row], now: datetime) -> list[dict[str, str]]:
-    """Return the visits as short rows for people: place, device, times in UTC, duration and state."""
+    """Return the visits as compact table rows: place, device, times in UTC, duration and state."""
     return [
         {
             "place": f"{row['geofence_tag']}/{row['geofence_external_id']}",
@@ -205,7 +205,7 @@ def command(
         typer.Option(
             parser=_fence,
             metavar="FENCE",
-            help="List the open visits at this fence, which is named by tag/externalId.",
+            help="List the open visits at this fence, written as tag/externalId.",
         ),
     ] = None,
     since: Annotated[

@@ -1,4 +1,4 @@
-"""Compute the events and visits of each pair from the items that the consumer stores in the visits table."""
+"""Compute the events and visits of each (device, fence) pair from the consumer's items in the visits table."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,13 +10,15 @@ from contract.events import GeofenceEvent
 
 
 def events_in(items: Iterable[Item]) -> Iterator[tuple[Pair, list[GeofenceEvent]]]:
-    """Yield each pair with its events, without duplicates. `items` are all items of one or more pairs."""
+    """Yield each (device, fence) pair with its events, without duplicates. `items` are all items of one or
+    more pairs.
+    """
     for pair, _, parts in _pairs(items):
         yield pair, [event for part in parts for event in part.events]
 
 
 def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
-    """Yield the visits of each pair in time order. `items` are all items of one or more pairs."""
+    """Yield the visits of each (device, fence) pair in time order. `items` are all items of one or more pairs."""
     for pair, rule, parts in _pairs(items):
         visit: Visit | None = None
         for part in parts:
@@ -28,7 +30,7 @@ def visits_in(items: Iterable[Item]) -> Iterator[tuple[Pair, Visit]]:
 
 
 def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
-    """Yield the chunks that a pair's log refers to but that are not written yet."""
+    """Yield the chunks that the log of a (device, fence) pair refers to but that have not been written yet."""
     by_key = {(item["pk"], item["sk"]): item for item in items}
     for (pk, sk), item in by_key.items():
         if "chunks" in item:

@@ -154,7 +154,9 @@ class Stage:
         return [row["LINE"] for row in self.raw.run(f"SELECT TO_JSON(payload) AS line FROM RAW.{table}")]
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every text in the stores with its location: all versions of all objects, decompressed and decoded."""
+        """Yield every text in the stores with its location, decompressed and decoded, from all versions of
+        all objects.
+        """
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()
             if "Size" in entry:

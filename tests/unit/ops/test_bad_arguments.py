@@ -93,7 +93,7 @@ GROUPS = {
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
-    """Yield the program, the command, the parameter and an invalid value for it."""
+    """Yield every program, command and parameter with each invalid value of the parameter."""
     for program, group in GROUPS.items():
         for name, command in sorted(group.commands.items()):
             for parameter in command.params:

@@ -117,17 +117,17 @@ def test_unconfirmed_prices_are_listed_below_the_bill(prices):
     assert json.loads(run("--json"))["prices_not_confirmed"] == prices.not_confirmed
     table = run()
     assert f"of {prices.as_of}, without" in table
-    assert "Check these prices, which have no source: firehose.gb_in" in table
+    assert "Check these prices, which no source confirms: firehose.gb_in" in table
 
 
-def test_date_of_the_prices_is_the_date_of_the_oldest_price(tmp_path):
+def test_bill_shows_the_date_of_the_oldest_price(tmp_path):
     made = tmp_path / "prices.yml"
     made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
     assert Prices(made).as_of == date(2025, 1, 2)
     assert Prices(made).not_confirmed == ["b.y"]
 
 
-def test_bill_counts_the_deployed_alarms():
+def test_bill_counts_the_metrics_of_the_deployed_alarms():
     alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
     read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
     assert read == monthly_bill.ALARM_METRICS
@@ -162,7 +162,7 @@ def test_recommended_settings_exist_and_save_the_amount_shown(prices):
     assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **SMALL), prices)
 
 
-def test_only_the_cost_of_the_ledger_grows_with_the_history(prices):
+def test_longer_history_increases_only_the_cost_of_the_ledger_search(prices):
     short, long = (warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
     assert long[0].usd == short[0].usd
     assert 5 * short[1].usd < long[1].usd < 10 * short[1].usd

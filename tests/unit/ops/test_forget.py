@@ -119,8 +119,9 @@ ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
 class Person:
-    """A person with all data that the system may contain: under a user id, under an account id, or only under a
-    device.
+    """A person with every kind of data that the stores may contain.
+
+    The data is stored under a user id, an account id, or only a device id.
     """
 
     def __init__(self, name: str, user: str, number: int) -> None:
@@ -150,7 +151,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return so many events of a shared device that the items of its pair include chunks."""
+        """Return enough events of a shared device for the items of its (device, fence) pair to include chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [
@@ -341,7 +342,7 @@ def _lines_of(stage: Stage, claim: dict[str, object]) -> list[bytes]:
 
 
 def log_and_chunk() -> Iterator[dict[str, object]]:
-    """Return a log whose last change refers to a chunk that is not written yet, and the chunk itself."""
+    """Return a log whose last change refers to a chunk that has not been written yet, and this chunk."""
     ann = geofence_event(ANN)
     chunk = Chunk(keys.chunk_key(pair_of(ann), 1, 0), None, (ann,))
     log = PairLog(1, (), None, True, (chunk,))
@@ -349,7 +350,7 @@ def log_and_chunk() -> Iterator[dict[str, object]]:
 
 
 def test_forget_waits_for_chunks_that_the_consumer_is_writing(stage: Stage) -> None:
-    """Two people use the device, so its pair is computed again from the log and all chunks."""
+    """Two people use the device, so its visits are computed again from the log and all chunks."""
     stage.put(ANN, entered("b2", "bob", "phone-1"))
     log, chunk = log_and_chunk()
     stage.put_items([log])
@@ -419,7 +420,9 @@ def test_nothing_is_deleted_until_the_new_objects_are_loaded(
 def test_interrupted_run_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """The interrupted run has deleted the events that link the person to the device, so the plan must be sufficient."""
+    """The stored plan must suffice, because the interrupted run deleted the events that link the person to
+    the device.
+    """
     events = (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)
     for event in events:
         stage.put(event)
@@ -456,7 +459,7 @@ def test_command_exits_with_code_1_until_the_marts_are_rebuilt(
         assert "dbt build --full-refresh" in report_of("--user", "ann", *more, code=1)["next"][0]
 
 
-def test_table_that_dbt_does_not_build_is_reported_if_it_contains_an_id(stage: Stage) -> None:
+def test_table_that_dbt_does_not_build_is_reported_if_it_contains_the_persons_id(stage: Stage) -> None:
     stage.put(ANN)
     stage.loaded()
     stage.consume(ANN)
@@ -498,7 +501,7 @@ def test_forgetting_a_device_deletes_the_data_of_all_its_users(
     assert built == [("--full-refresh",)]
 
 
-def test_hash_of_the_persons_ids_is_removed_from_plans_of_earlier_versions(stage: Stage) -> None:
+def test_hash_of_the_persons_ids_is_removed_from_plans_that_an_earlier_version_wrote(stage: Stage) -> None:
     digest = hashlib.sha256(b"ann").hexdigest()
     plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
     stage.bucket.write(f"forget/{digest[:16]}/plan.json", json.dumps(plan).encode())
@@ -538,12 +541,12 @@ def test_claim_checks_in_flight_are_reported_because_their_object_is_deleted(sta
 
 
 def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
-    """Only archived objects link the person to the device, so they are kept until the consumer has processed them."""
+    """Only the archived objects link the person to the device, so they must exist until the event is consumed."""
     stage.put(ANN)
     stage.loaded()
     report = report_of("--user", "ann", "--patience", "0", code=1)
     assert report["not_consumed_yet"] == 1
-    assert "Run the command again, at the latest in 6 hours" in report["next"][0]
+    assert "Run the command again; after 6 hours, it no longer waits for these events." in report["next"][0]
     stage.consume(ANN)
     report_of("--user", "ann", "--patience", "0")
     assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
@@ -553,7 +556,7 @@ def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stag
 def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """After the interruption, only RAW links the person to the device, and the marts are not rebuilt yet."""
+    """After the interruption, only RAW links the person to the device, and the marts have not been rebuilt yet."""
     old = [stage.put(event) for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)]
     stage.loaded()
     stage.bucket.delete(old)
@@ -577,7 +580,7 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     assert built == [("--full-refresh",)]
 
 
-def test_object_that_snowpipe_loads_late_leaves_no_rows(
+def test_persons_rows_that_snowpipe_loads_late_are_deleted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Snowpipe may load files in a different order from that in which they were written."""
@@ -625,7 +628,7 @@ def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> No
 
 
 def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
-    """A file that was compacted late outlives the objects from which it was made."""
+    """A compacted file may be written late, and then outlives the objects from which it was made."""
     old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
     stage.bucket.delete([old])

@@ -100,7 +100,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Loc
 
 @pytest.fixture
 def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freezer]:
-    """Yield a proxy whose address is written to the outputs.json in `tmp_path`."""
+    """Yield a Freezer, whose address is in the outputs.json in `tmp_path`."""
     of, process = stage
     freezer = Freezer(process)
     outputs = json.loads(of.outputs.model_dump_json())
@@ -189,7 +189,7 @@ def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
 
 
 def test_command_ends_even_if_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
-    """At exit, the connector would close its session and wait for Snowflake."""
+    """The process must not wait for the connector, which closes its session at exit."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"
         "from snowpipe.command_errors import run\n"

@@ -1,8 +1,9 @@
 """Test that log lines of a long range are read with Logs Insights, as its documentation describes.
 
-LocalStack ignores a query's filter, its statistics and its limits, so this fake implements them: at most 10,000 rows
-per response, both ends of the range inclusive, `Running` before `Complete` (Amazon CloudWatch Logs API Reference:
-"StartQuery", "GetQueryResults"). Requests and responses are checked with botocore's service models.
+LocalStack ignores a query's filter, its statistics and its limits, so this fake implements them: at most
+10,000 rows per response, both ends of the range inclusive, and the status `Running` before `Complete` (Amazon
+CloudWatch Logs API Reference: "StartQuery", "GetQueryResults"). Requests and responses are checked with
+botocore's service models.
 """
 
 import json
@@ -161,7 +162,7 @@ class BusyLogs(Logs):
 
 
 @pytest.mark.parametrize("code", ["LimitExceededException", "ThrottlingException"])
-def test_throttling_delays_a_query_but_does_not_fail_it(code: str) -> None:
+def test_throttled_log_query_is_delayed_but_does_not_fail(code: str) -> None:
     assert read(BusyLogs([START], code), START + timedelta(hours=2)) == keys(1)
 
 

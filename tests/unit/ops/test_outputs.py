@@ -87,7 +87,7 @@ def test_outputs_of_a_deployed_stage_are_read_from_cloudformation_and_the_enviro
 
 
 @pytest.mark.usefixtures("aws")
-def test_stage_deployed_to_localstack_uses_the_endpoint_of_localstack() -> None:
+def test_stage_deployed_to_localstack_uses_localstacks_endpoint() -> None:
     deploy("dev")
     here = "http://127.0.0.1:4566"
     outputs = Outputs.find("dev", SNOWFLAKE | {"AWS_ENDPOINT_URL": here})
@@ -134,7 +134,7 @@ def test_deployed_stage_never_uses_the_local_warehouse(tmp_path: Path) -> None:
         Outputs.find("dev", {"MILKRUN_LOCAL": str(tmp_path)})
 
 
-def test_child_process_gets_only_the_warehouse_of_its_stage() -> None:
+def test_child_process_gets_only_the_warehouse_settings_of_its_stage() -> None:
     environment = SNOWFLAKE | {"PATH": "/bin"}
     assert environment_of("local", environment) == {"PATH": "/bin"}
     assert environment_of("dev", environment) == environment | {"SNOWFLAKE_DATABASE": "MILKRUN_DEV"}

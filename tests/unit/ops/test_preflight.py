@@ -1,4 +1,4 @@
-"""Test the problems that `milkrun preflight` finds before a deployment, with moto and the packaged templates."""
+"""Test that `milkrun preflight` finds problems before a deployment, with moto and the packaged templates."""
 
 import json
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def codes(check, *arguments, **options):
 
 
 def changed(stage, logical_id, **properties):
-    """Return the resources of the stage's template, with changed properties in one resource."""
+    """Return the resources of the stage's template, with some properties of one resource changed."""
     template = json.loads(json.dumps(resources(stage)))
     template[logical_id]["Properties"].update(properties)
     return template
@@ -84,10 +84,10 @@ def test_stage_dev_reserves_73_concurrent_executions_and_needs_173_unreserved_on
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
 
 
-def test_finding_names_the_required_concurrency_limit(aws):
+def test_concurrency_finding_names_the_limit_to_ask_for(aws):
     client = account_with(10, 10)
     [finding] = preflight.concurrency(place(lambda s: client if s == "lambda" else aws(s)))
-    assert "ask for 173" in finding.detail
+    assert "ask for a limit of 173" in finding.detail
 
 
 def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
@@ -106,7 +106,7 @@ def test_preflight_of_an_empty_account_finds_no_problem(aws):
     assert codes(preflight.region, aws) == []
 
 
-def test_every_resource_left_by_a_removed_stage_is_reported(aws):
+def test_every_resource_left_behind_by_a_removed_stage_is_reported(aws):
     bucket = f"milkrun-dev-archive-{ACCOUNT.number}-{REGION}"
     aws("s3").create_bucket(Bucket=bucket)
     aws("kinesis").create_stream(StreamName="milkrun-dev-geofence", ShardCount=1)
@@ -201,7 +201,7 @@ def test_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, code):
     assert codes(preflight.stack, lambda _: client) == expected
 
 
-def test_enabled_alarms_with_an_empty_address_block_the_deployment(aws):
+def test_enabled_alarms_without_an_address_block_the_deployment(aws):
     assert codes(preflight.alarms, aws, stage="staging") == [
         ("blocks", "alarm_without_address", "AlarmTopic"),
         ("blocks", "alarm_without_address", "PageTopic"),
@@ -216,7 +216,7 @@ def test_preflight_of_prod_warns_about_the_alarm_that_is_disabled_until_launch(a
     assert reminder not in codes(preflight.alarms, aws, stage="prod", template=launched)
 
 
-def test_unconfirmed_alarm_address_is_reported(aws):
+def test_unconfirmed_alarm_subscription_is_reported(aws):
     topic = aws("sns").create_topic(Name="milkrun-staging-alarms")["TopicArn"]
     client = aws("sns")
     stub = Stubber(client)
@@ -303,7 +303,7 @@ def test_snowflake_principals_must_be_iam_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_osls_and_commands_must_use_the_same_region_in_the_aws_partition(aws):
+def test_osls_and_the_commands_must_use_the_same_region_of_the_aws_partition(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [

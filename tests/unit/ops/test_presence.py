@@ -1,4 +1,4 @@
-"""Test the presence rule with sets of events, and with the events in the visits table."""
+"""Test the presence rule with single cases, with random sets of events, and with real delivery rounds."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ def test_only_an_enter_event_contradicts_a_visit(kind: str) -> None:
     assert contradicted([event("enter", 0, "a", fence=FARM), other]) == {FARM: None}
 
 
-def test_region_around_a_farm_neither_contradicts_nor_is_contradicted() -> None:
+def test_region_around_a_farm_is_not_an_exclusive_place() -> None:
     found = [event("enter", 0, "a", fence=REGION), event("enter", 60, "b", fence=FARM)]
     assert contradicted(found) == {REGION: None, FARM: None}
     found = [event("enter", 0, "b", fence=FARM), event("enter", 60, "a", fence=REGION)]
@@ -78,7 +78,7 @@ def test_truck_flapping_between_two_fences_is_at_the_fence_entered_last() -> Non
     assert contradicted([*found[:3], *found[4:5]]) == {FARM: None, FARM_2: "e"}
 
 
-def test_ties_are_broken_by_event_id_and_then_by_fence() -> None:
+def test_simultaneous_enter_events_are_ordered_by_event_id_and_then_by_fence() -> None:
     assert contradicted([event("enter", 0, "b", fence=FARM), event("enter", 0, "a", fence=PLANT)]) == {
         FARM: None, PLANT: "b",
     }  # fmt: skip
@@ -102,7 +102,7 @@ def test_enter_event_below_the_minimum_confidence_contradicts_no_visit() -> None
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """Compute the presence literally as the rule defines it, by comparing all pairs of enter events."""
+    """Compute the contradicting event of each open visit as the rule defines it, by comparing all enter events."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:

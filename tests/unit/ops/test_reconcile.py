@@ -88,7 +88,7 @@ def test_objects_still_in_flight_are_not_compared(sets: ObjectSets) -> None:
     assert sets.in_flight(LATER) == 0
 
 
-def test_keys_of_other_hours_and_prefixes_are_not_compared(sets: ObjectSets) -> None:
+def test_objects_of_other_hours_and_prefixes_are_not_compared(sets: ObjectSets) -> None:
     sets.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
     assert list(sets.differences(LATER)) == []
 
@@ -97,7 +97,9 @@ FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "reje
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_object_with_a_custom_key_is_listed_and_must_be_loaded(sets: ObjectSets, name: str) -> None:
+def test_object_with_a_custom_key_is_listed_and_reported_until_it_is_loaded(
+    sets: ObjectSets, name: str
+) -> None:
     sets.archived([(name, HOUR)])
     assert [(d.kind, d.key) for d in sets.differences(LATER)] == [("not_loaded", name)]
     sets.loaded([(name, 3)])
@@ -136,7 +138,7 @@ def test_object_rewritten_by_forget_is_not_reported_as_a_difference(sets: Object
     assert list(sets.differences(LATER)) == []
 
 
-def test_rewrite_by_forget_is_still_reported_if_it_is_incomplete(sets: ObjectSets) -> None:
+def test_rewrite_by_forget_is_reported_if_its_new_object_is_not_loaded(sets: ObjectSets) -> None:
     old, new = key(0), key(1)
     enter(sets, logged=[old], archived=[old, new], loaded={old: 20})
     sets.rewritten({old: new})
@@ -173,7 +175,7 @@ def test_retention_constants_equal_those_in_the_template() -> None:
     assert {prefix: int(days) for prefix, days in found} == KEPT_DAYS
 
 
-def test_number_of_listed_differences_is_limited() -> None:
+def test_differences_above_the_limit_are_counted_but_not_listed() -> None:
     found = Found()
     for n in range(MAX_NAMED + 5):
         found.add(Difference("not_loaded", key(n)))
@@ -201,7 +203,7 @@ def peak_of_a_million(path: Path) -> int:
 
 
 class Stage:
-    """A stage on moto, with the log of its function and a fake warehouse."""
+    """A stage on moto, with the log of its ingest function and a fake warehouse."""
 
     bucket, visits_table, database = "archive", "visits", "MILKRUN"
 
@@ -337,7 +339,7 @@ def test_log_and_s3_are_compared_even_if_snowflake_does_not_answer(stage: Stage)
     assert (found.differences, found.equal) == ([], None)
 
 
-def test_geofence_events_too_old_for_the_table_are_not_reported_as_missing(stage: Stage) -> None:
+def test_geofence_events_too_old_for_the_visits_table_are_not_reported_as_missing(stage: Stage) -> None:
     key = stage.archive("events", b"{}", b"{}", b"{}", b"{}", b"{}")
     stage.log(event="events_ingested", status=202, object_key=key, rejected_key=None)
     small = NOW.isoformat().replace("T", "t").replace("+00:00", "z")
@@ -357,7 +359,7 @@ def test_geofence_events_too_old_for_the_table_are_not_reported_as_missing(stage
     }
 
 
-def test_lost_event_is_reported_until_it_would_have_expired_in_the_table(stage: Stage) -> None:
+def test_lost_event_is_reported_until_it_would_have_expired_in_the_visits_table(stage: Stage) -> None:
     """The lost event is too old to be replayed, but the table would still contain it."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:

@@ -101,7 +101,7 @@ def test_message_that_cannot_be_sent_stays_a_dead_letter(dead):
     assert sum(in_flight(dead, dead.dead_letter_queue_url)) == 3
 
 
-def test_purge_asks_for_confirmation(dead):
+def test_purge_of_dead_letters_asks_for_confirmation(dead):
     assert run(redrive.command, "--purge", answer="n\n").exit_code == 1
     assert in_flight(dead, dead.dead_letter_queue_url) == (3, 0)
     assert run(redrive.command, "--purge", "--yes").exit_code == 0

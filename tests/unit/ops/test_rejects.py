@@ -25,7 +25,7 @@ EVERYTHING = Selection(NOW - timedelta(hours=1), NOW)
 
 
 def bad(n: int, **fields: object) -> dict[str, object]:
-    """Return an event whose time field is named `created`."""
+    """Return an event that is rejected because its time field is named `created`."""
     return {
         "_id": f"e{n}",
         "type": "pickup.started",
@@ -162,7 +162,7 @@ def test_rejects_that_fail_again_are_counted_and_found_again(box: Box) -> None:
     assert [reject.line for reject in box.find(EVERYTHING)] == [2]
 
 
-def test_failed_repair_is_not_found_while_its_original_exists(box: Box) -> None:
+def test_failed_repair_is_not_found_while_the_original_reject_exists(box: Box) -> None:
     """Without this rule, each attempt would double the number of rejects, and one event would get two derived ids."""
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
@@ -182,7 +182,7 @@ def test_failed_repair_is_not_found_while_its_original_exists(box: Box) -> None:
     assert list(box.find(EVERYTHING)) == []
 
 
-def test_failed_repair_is_found_after_its_original_is_deleted(box: Box) -> None:
+def test_failed_repair_is_found_after_the_original_reject_is_deleted(box: Box) -> None:
     original = keep(bad(1))
     keep(bad(1) | {RESENT: f"{original}:1"})
     assert [reject.key for reject in box.find(EVERYTHING)] == [original]
@@ -193,7 +193,7 @@ def test_failed_repair_is_found_after_its_original_is_deleted(box: Box) -> None:
     assert list(Box(boto3.client("s3"), BUCKET).find(EVERYTHING)) == []
 
 
-def test_reject_whose_error_was_omitted_is_not_recorded_as_accepted(box: Box) -> None:
+def test_reject_whose_error_the_response_omits_is_not_recorded_as_accepted(box: Box) -> None:
     keep(
         *(
             bad(n, _id=f"{n}" + "\u00e9" * 100, geofence="x" * 10, type="user.entered_geofence")
@@ -229,7 +229,7 @@ def test_dry_run_shows_the_change_and_validates_as_the_handler_does(box: Box) ->
     assert box.resent(first.reject.key) == set()
 
 
-def test_rejects_that_are_unchanged_or_not_json_are_only_counted(box: Box) -> None:
+def test_rejects_that_the_patch_does_not_change_and_non_json_rejects_are_only_counted(box: Box) -> None:
     keep(bad(1), {"_id": "x"}, [1])
     line = unreadable_line([Reason("not_json", "", "m")], b"\xff", content_type=None, content_encoding=None)
     made = lines_object("rejected", [line, b'"somebody else"'], NOW)
@@ -276,7 +276,7 @@ def test_patch_changes_only_the_named_fields(
     assert Patch.of(*options).apply(before, "") == after
 
 
-def test_derived_id_depends_only_on_the_text() -> None:
+def test_derived_id_depends_only_on_the_events_text() -> None:
     patch = Patch.of(["_id=@sha256"], [], [], [])
     assert patch.apply({}, "text") == patch.apply({}, "text")
     assert patch.apply({}, "text") != patch.apply({}, "other")

@@ -151,14 +151,14 @@ def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: P
     assert progress.last_key() == ""
 
 
-def test_equal_selections_have_the_same_digest() -> None:
+def test_selections_that_differ_only_in_their_times_have_the_same_digest() -> None:
     same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
     assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
 
 
-def test_replay_continues_from_a_later_start_time_and_starts_again_from_an_earlier_one(
+def test_replay_with_a_later_start_continues_but_with_an_earlier_start_begins_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.json"
@@ -171,7 +171,7 @@ def test_replay_continues_from_a_later_start_time_and_starts_again_from_an_earli
     assert Progress(path, NOW).last_key() == "events/l"
 
 
-def test_range_that_is_too_old_for_the_consumer_is_refused() -> None:
+def test_replay_of_a_range_that_is_too_old_for_the_consumer_is_refused() -> None:
     with pytest.raises(Refusal, match="full-refresh"):
         replay(archive([line(1)]), FakeStream(), Selection(NOW - timedelta(days=81), NOW), label="r")
     old = lines_object("events", [line(1)], NOW - timedelta(days=81))
@@ -259,7 +259,7 @@ def test_rate_limit_holds_over_many_calls() -> None:
     assert 0.2 < time.monotonic() - began < 1
 
 
-def test_single_lines_are_sent_again() -> None:
+def test_only_the_given_lines_of_an_object_are_sent_again() -> None:
     objects = archive([line(1), PLAIN, line(2), line(3)])
     [key] = objects.bodies
     stream = FakeStream()
@@ -299,7 +299,7 @@ def test_dry_run_of_discarded_batches_counts_their_records() -> None:
     assert (done["sent"], done["would_send"], done["label"]) == (0, 2, None)
 
 
-def test_replay_uses_the_geofence_types_of_the_stage() -> None:
+def test_replay_sends_the_geofence_types_of_the_stage() -> None:
     stream = FakeStream()
     own = replace(EVERYTHING, kinds={"fence.crossed_in": "enter"})
     replay(archive([line(1), line(2, "fence.crossed_in"), PLAIN]), stream, own, label="r")

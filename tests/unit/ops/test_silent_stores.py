@@ -1,4 +1,4 @@
-"""Test that commands print one line and exit with code 2 within seconds if a service never responds."""
+"""Test that commands fail within seconds and name the service if a service never responds."""
 
 import re
 import socket

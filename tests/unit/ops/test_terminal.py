@@ -76,7 +76,7 @@ def test_control_and_bidirectional_characters_never_reach_the_terminal(
     assert [c for c in shown if not c.isprintable() and c != "\n"] == []
 
 
-def test_json_printed_on_a_terminal_has_the_original_value(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_json_decodes_to_the_original_value(capsys: pytest.CaptureFixture[str]) -> None:
     value = {"device": HOSTILE.replace("\ud800", "") + "\U000e0001 é"}
     terminal.print_json(value)
     assert json.loads(capsys.readouterr().out) == value
@@ -153,7 +153,7 @@ def test_error_names_the_invalid_outputs_file(tmp_path: Path) -> None:
             Outputs.read(path)
 
 
-def test_smoke_test_reports_an_unreachable_endpoint() -> None:
+def test_smoke_command_reports_an_unreachable_endpoint() -> None:
     [(step, seen, detail)] = follow(NOWHERE, {}, "smoke-1", event("smoke-1"), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
@@ -190,7 +190,7 @@ def test_details_in_the_last_column_use_the_remaining_width() -> None:
     ],
     ids=["today", "yesterday", "a date", "nothing"],
 )
-def test_tables_on_a_terminal_show_short_times(value: object, shown: object) -> None:
+def test_terminal_tables_shorten_timestamps(value: object, shown: object) -> None:
     assert terminal.short_time(value, datetime(2026, 11, 28, 12, tzinfo=UTC)) == shown
 
 

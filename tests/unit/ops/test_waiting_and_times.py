@@ -29,7 +29,7 @@ NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
         ("now", NOW),
     ],
 )
-def test_time_may_be_iso_8601_or_a_phrase(text: str, at: datetime) -> None:
+def test_time_is_parsed_from_iso_8601_or_a_phrase(text: str, at: datetime) -> None:
     assert instant(text, NOW) == at
 
 
@@ -48,7 +48,7 @@ def test_polling_ends_at_the_deadline() -> None:
 
 
 class FakeWarehouse:
-    """A fake of RAW that holds the number of rows and the load time of each file. The tests add the rows."""
+    """A fake of RAW with the number of rows and the load time of each file. The tests add the rows."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
@@ -78,7 +78,7 @@ class FakeWarehouse:
         ("a/b", False),
     ],
 )
-def test_custom_key_is_recognized_as_an_object_key(text: str, expected: bool) -> None:
+def test_keys_that_others_chose_are_recognized_as_object_keys(text: str, expected: bool) -> None:
     assert is_key(text) is expected
 
 
@@ -92,7 +92,7 @@ def wait_for(watch: Watch, pending: int) -> None:
     )
 
 
-def test_latency_watch_counts_rows_when_they_appear() -> None:
+def test_latency_watch_counts_the_rows_of_an_object_once_all_are_loaded() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
         watch.expect(name(3), posted_at)
@@ -109,7 +109,7 @@ def test_latency_watch_counts_rows_when_they_appear() -> None:
     assert all(0 <= latency < 5 for latency in watch.latencies)
 
 
-def test_rows_loaded_before_the_request_are_not_timed() -> None:
+def test_no_latency_is_measured_for_rows_loaded_before_the_request() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     raw.rows[name(3)] = (3, posted_at - timedelta(minutes=5))
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
@@ -119,7 +119,7 @@ def test_rows_loaded_before_the_request_are_not_timed() -> None:
     assert watch.latencies == []
 
 
-def test_failure_of_the_warehouse_is_reported_to_the_waiting_caller() -> None:
+def test_latency_watch_reports_a_failure_of_the_warehouse() -> None:
     class Down(FakeWarehouse):
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             raise RuntimeError("down")
