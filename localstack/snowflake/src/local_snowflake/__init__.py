@@ -1,4 +1,4 @@
 """A local Snowflake with Snowpipe: fakesnow's server, with durable databases and with pipes that load files.
-Start it with `python -m local_snowflake --port PORT --dir FOLDER`. `compatibility.md` lists what is the same
-as in Snowflake and what differs.
+Start it with `python -m local_snowflake --port PORT --dir FOLDER`. `compatibility.md` lists where its
+behaviour matches Snowflake's and where it differs.
 """

@@ -1,4 +1,4 @@
-"""COPY INTO <table> from an S3 stage, run by a user rather than a pipe. The load history belongs to the
+"""Run COPY INTO <table> from an S3 stage for a user rather than a pipe. The load history belongs to the
 table, lasts 64 days and takes ETags into account. Sources: Snowflake's pages "COPY INTO <table>" and
 "Introduction to data loading" (load metadata).
 """

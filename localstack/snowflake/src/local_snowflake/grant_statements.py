@@ -1,5 +1,5 @@
-"""GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP", "GRANT
-ROLE".
+"""Handle GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP",
+"GRANT ROLE".
 """
 
 from collections.abc import Iterable, Sequence

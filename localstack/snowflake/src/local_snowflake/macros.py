@@ -321,7 +321,7 @@ def json_macros() -> str:
     are sorted.
 
     `json_tree` returns one row per value. The path of a value is the list of the keys and indexes that lead
-    to it. Sorting by path yields the parts in the order of the resulting text; a closing bracket sorts after
+    to it. Sorted by path, the parts of the text are in the right order, because a closing bracket sorts after
     everything inside it.
     """
     invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")

@@ -1,4 +1,4 @@
-"""CREATE, ALTER, DROP, SHOW and DESC PIPE. Sources: Snowflake's pages of the same names."""
+"""Handle CREATE, ALTER, DROP, SHOW and DESC PIPE. Sources: Snowflake's pages with the same names."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

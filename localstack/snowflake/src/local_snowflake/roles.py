@@ -1,5 +1,5 @@
-"""Roles and users, and the role that a session uses. Sources: Snowflake's pages "CREATE ROLE", "USE ROLE",
-"USE SECONDARY ROLES", "CREATE USER", "ALTER USER".
+"""Handle statements about roles and users, and choose the role of a session. Sources: Snowflake's pages
+"CREATE ROLE", "USE ROLE", "USE SECONDARY ROLES", "CREATE USER", "ALTER USER".
 """
 
 import json

@@ -189,7 +189,9 @@ class Warehouse:
 
     @contextmanager
     def as_role(self, role: str, **options: object) -> Iterator["Warehouse"]:
-        """Yield the same database as seen by another role; the connection is closed at the end of the `with` block."""
+        """Yield this warehouse with a connection that uses another role; the connection is closed at the end
+        of the `with` block.
+        """
         other = copy(self)
         other.connection = self.local.connect(database=self.database, role=role, **options)
         try:
