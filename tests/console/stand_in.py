@@ -34,7 +34,7 @@ type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 STATIC = Path(__file__).parents[2] / "tools" / "console" / "static"
 SOURCES = {
     "archive": "S3: the archive",
-    "live": "SQS: notifications of the archive's topic and the visits' bus",
+    "live": "SQS: notifications from the archive's topic and the visits event bus",
     "logs": "CloudWatch: the functions' log lines",
     "visits": "DynamoDB: the visits table",
     "queues": "SQS: the redrive queues",
@@ -780,7 +780,7 @@ class Feed:
             and asked.get("from", "") <= visit["entered_at"] <= asked.get("to", "9")
         ]
         missing = [
-            f"{each['name']}: down since {each['since']}: {each['reason']}"
+            f"{each['name']} has been down since {each['since']}: {each['reason']}"
             for each in self.state.sources
             if each["state"] == "down"
         ]

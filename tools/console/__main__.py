@@ -1,4 +1,4 @@
-"""`python -m tools.console`: start the console without importing the modules of all other commands."""
+"""`python -m tools.console`: start the console without importing the modules of the other commands."""
 
 import os
 import sys

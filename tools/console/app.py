@@ -135,7 +135,9 @@ class Console:
         if self._queue:
             self._pollers.append(QueueListener(shared, self._queue, reader))
         else:
-            self.state.sources.say("live", "off", "started with --no-live-bus: polled every few seconds")
+            self.state.sources.say(
+                "live", "off", "the console was started with --no-live-bus, so it polls every few seconds"
+            )
         if not self._pace.warehouse:
             self.state.sources.say("snowflake", "off", "read only when a page shows visits or totals")
         for poller in self._pollers:
@@ -176,14 +178,14 @@ class Console:
     async def reconcile(self, _: Request) -> Response:
         assert self._reconciling is not None
         if not self._reconciling.ask():
-            raise Problem(409, "Reconcile is already running.")
+            raise Problem(409, "A comparison is already running.")
         return json({"state": "running"}, 202)
 
     async def events(self, request: Request) -> Response:
         asked = request.query_params
         kind = asked.get("kind", "all")
         if kind not in ("good", "bad", "all"):
-            raise Problem(400, "`kind` is good, bad or all.")
+            raise Problem(400, "`kind` must be good, bad or all.")
         limit = number(request, "limit", 100, 500)
         held = self.state.events
         found = held.matching(
@@ -242,7 +244,7 @@ class Console:
         try:
             day = date.fromisoformat(text) if text else fleet_day.day_of(datetime.now(UTC), self._zone)
         except ValueError:
-            raise Problem(400, "`day` is not a date such as 2026-11-28.") from None
+            raise Problem(400, "`day` must be a date such as 2026-11-28.") from None
         made = await self._asked("snowflake", lambda: self._queries.report(day, self._zone))
         name = f"milkrun-{self._stage}-{day}"
         if request.query_params.get("format") == "csv":
@@ -262,7 +264,7 @@ class Console:
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Respond with the visits in the page's list as a CSV file, which is named after the list's first day
+        """Respond with a CSV file of the visits that the page lists. It is named after the list's first day
         in the fleet's time zone.
 
         If a store fails after the first part was sent, the response ends without its last chunk, so that

@@ -14,7 +14,7 @@ from tools.console.polling import LONGEST_PAUSE_S, SPARING, Poller, Shared
 
 
 class ArchivePoller(Poller):
-    """Lists the archive, and reads new objects."""
+    """A poller that lists the archive and reads new objects."""
 
     source = "archive"
     always = True
@@ -46,7 +46,7 @@ class ArchivePoller(Poller):
             self.shared.tell(self.state.pipeline.archived, key, at.timestamp(), name.lines)
         with self._lock:
             self._pending.append((name, at))
-            # If objects arrive too fast to be read, the number of lines in their keys is counted instead.
+            # If objects arrive too fast to be read, only add up the numbers of lines, which are part of their keys.
             skipped = [self._pending.popleft() for _ in range(len(self._pending) - self.MAX_PENDING)]
         for each, when in skipped:
             self._skip(each, when)
@@ -72,7 +72,7 @@ class ArchivePoller(Poller):
     def _list(self) -> None:
         began = time.monotonic()
         now = datetime.now(UTC)
-        # Objects of the previous hour can still arrive after the full hour.
+        # Objects of the previous hour can still arrive shortly after that hour has ended.
         for prefix in ("events/", "rejected/"):
             for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
                 self.stored(found.key, found.modified_at)
@@ -80,8 +80,8 @@ class ArchivePoller(Poller):
         self._listing_took = self._listed_at - began
 
     def _seed(self) -> None:
-        """Queue the latest SEED_OBJECTS objects for reading at startup; only count the older objects that
-        were found.
+        """At startup, queue the latest SEED_OBJECTS objects for reading. Of the older objects found, only the
+        lines in `events/` are counted.
         """
         now = datetime.now(UTC)
         found = []
@@ -127,7 +127,7 @@ class ArchivePoller(Poller):
 
 
 class QueueListener(Poller):
-    """Receives notifications of new objects and changed visits from the console's own queue."""
+    """A poller that receives notifications of new objects and changed visits from the console's own queue."""
 
     source = "live"
     always = True

@@ -1,8 +1,9 @@
 """Immediate notifications through the console's own queue, which is subscribed to the archive's topic and to
-the event bus of the visits.
+the visits event bus.
 
-The queue, the subscription and the rule share one name, which is derived from this machine and clone, so that
-a console reuses those that a killed console left behind. The console creates nothing else in an account.
+The queue and its EventBridge rule have the same name, derived from the host, the home folder and the
+console's port, so that a restarted console reuses what a killed console left behind. Apart from these two and
+the queue's subscription to the topic, the console creates nothing in an account.
 """
 
 import hashlib
@@ -22,14 +23,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from consumer.event_bus import SOURCE
 from snowpipe.archive import topic_of
 
-# How long SQS keeps messages. Older messages are useless, and the archive contains the events.
+# SQS deletes messages after this time. They are useless by then, and the archive contains their events.
 KEPT_S = 300
 WAIT_S = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The notification of a new object in the archive."""
+    """A notification of a new object in the archive."""
 
     key: str
     at: datetime
@@ -37,16 +38,17 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The notification of a changed visit (`docs/consumer.md`)."""
+    """A notification of a changed visit (`docs/consumer.md`)."""
 
     kind: str
     detail: dict[str, object]
 
 
 class ChangeQueue:
-    """The console's queue and its subscriptions.
+    """The console's queue and its subscriptions to the archive's topic and the visits event bus.
 
-    `aws(service)` returns a boto3 client. Call `open` before `receive`; `close` deletes everything.
+    `aws(service)` returns a boto3 client. Call `open` before `receive`; `close` deletes the queue and its
+    subscriptions.
     """
 
     def __init__(self, aws: Callable[[str], Any], stage: str, bucket: str, place: str = "") -> None:
@@ -70,7 +72,7 @@ class ChangeQueue:
             Name=self.name,
             EventBusName=self._bus,
             EventPattern=json.dumps({"source": [SOURCE]}, allow_nan=False),
-            Description="Notifies a console of visits; created and deleted by it",
+            Description="Notifies a Milkrun console of visits; the console creates and deletes this rule",
         )["RuleArn"]
         sqs.set_queue_attributes(
             QueueUrl=self._url,

@@ -92,7 +92,7 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    Ctrl-C ends the command. If the local stack already serves its console, the command only prints the address.
+    Ctrl-C ends the command. If the local stack's console is already running, the command only prints its address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
@@ -120,7 +120,7 @@ def command(
             tiles=tiles,
         )
         server = server_of(app, at_exit=console.hub.close)
-        terminal.err.print(f"The console of stage {stage}: http://{LOOPBACK}:{port}")
+        terminal.err.print(f"Console of stage {stage}: http://{LOOPBACK}:{port}")
         server.run(sockets=[listener])
 
 
@@ -145,8 +145,8 @@ def server_of(
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """Closes a connection that sends no complete request within `request_seconds`. uvicorn would keep
-        such a connection open.
+        """An HTTP protocol that closes a connection if it sends no complete request within `request_seconds`.
+        uvicorn would keep it open.
         """
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

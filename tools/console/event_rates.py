@@ -8,7 +8,9 @@ RATE_S = 60
 
 
 class Meter:
-    """Event counts per second. Times are epoch seconds. `total` also includes the seconds before the window."""
+    """Event counts per second in the last hour (the window). Times are epoch seconds. `total` also includes
+    events before the window.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[int, int] = {}
@@ -27,11 +29,11 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def touch(self, at: float) -> None:
-        """Record that the stage was active at a time, without counting an event."""
+        """Record that the stage was active at this time, without counting an event."""
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """Replace the counts of the second `since` and later with the counts that a store reports."""
+        """Replace the counts from second `since` on with the counts that a store reports."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}
@@ -42,8 +44,8 @@ class Meter:
             self.last_at = newest if self.last_at is None else max(self.last_at, newest)
 
     def per_minute(self, now: float) -> list[int]:
-        """Return the counts per minute of the last hour, the oldest first; the last count is that of the
-        current minute. Also drops older counts.
+        """Return the counts per minute of the last hour, the oldest first and the current minute last.
+        Discard the counts of older seconds.
         """
         minutes = [0] * WINDOW_MINUTES
         newest = int(now // 60)

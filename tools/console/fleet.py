@@ -1,4 +1,4 @@
-"""Trucks and fences, derived from events. The number of trucks and fences is bounded, whatever devices send."""
+"""Trucks and fences, derived from events. Their numbers are limited, no matter what devices send."""
 
 import math
 from array import array
@@ -145,8 +145,8 @@ class Fleet:
             self.places_changed |= place.learn(crossing)
 
     def know(self, fence: Fence) -> "Place | None":
-        """Return the place of a fence, and add the place if it is unknown. Return None if it is unknown and
-        there are already MAX_FENCES places.
+        """Return the place of a fence; add the place if it is unknown. Return None if it is unknown and there
+        are already MAX_FENCES places.
         """
         fence_id = keys.fence_key(fence)
         if fence_id not in self.places and len(self.places) < MAX_FENCES:
@@ -191,10 +191,10 @@ class Fleet:
 # guesses.
 _SILENCES = (
     (("logout", "logged_out", "signed_out"), "the driver signed out"),
-    (("permission", "location_disabled", "location_off"), "the phone may no longer read its location"),
+    (("permission", "location_disabled", "location_off"), "the app can no longer read the phone's location"),
     (("battery", "power"), "the phone's battery was low"),
     (("background", "closed", "terminated", "killed"), "the app was closed or in the background"),
-    (("offline", "disconnected", "no_network"), "the phone lost its network"),
+    (("offline", "disconnected", "no_network"), "the phone lost its network connection"),
     (("stopped_trip", "trip.ended", "trip_ended", "arrived_at_trip"), "its trip ended"),
 )
 POOR_ACCURACY_M = 100.0
@@ -232,8 +232,8 @@ class PlaceRow(TypedDict):
 
 
 class Place:
-    """A fence on the map. Its shape comes from a file of fences if there is one, otherwise from the geometry
-    in an event, otherwise it is estimated from the positions of crossings.
+    """A fence on the map. Its shape comes from the file given with --fences, otherwise from the geometry in
+    an event. If there is neither, the shape is estimated from the positions of crossings.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class Place:
         self.samples = 0
 
     def learn(self, crossing: Crossing) -> bool:
-        """Learn the name and shape of the place from a geofence event; return whether either has changed."""
+        """Update the place's name and shape from a geofence event; return whether either has changed."""
         named = self.name is None and crossing.name is not None
         self.name = self.name or crossing.name
         if self.source == "file":

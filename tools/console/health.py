@@ -17,7 +17,7 @@ type Cause = Literal["unreachable", "credentials", "other"]
 
 SOURCES = {
     "archive": "S3: the archive",
-    "live": "SQS: notifications of the archive's topic and the visits' bus",
+    "live": "SQS: notifications from the archive's topic and the visits event bus",
     "logs": "CloudWatch: the functions' log lines",
     "visits": "DynamoDB: the visits table",
     "queues": "SQS: waiting claim checks",
@@ -72,14 +72,16 @@ class Sources:
     def why_down(self, name: str) -> str | None:
         """Return a sentence that says why the source is down; None if it is not down."""
         source = self._all[name]
-        return f"{name}: down since {source.since}: {source.reason}" if source.state == "down" else None
+        return (
+            f"{name} has been down since {source.since}: {source.reason}" if source.state == "down" else None
+        )
 
     def why_unknown(self, name: str) -> str | None:
         """Return why the source's data is unknown (the source is down, or has not been read yet); None if the
         data is known.
         """
         if self._all[name].state == "starting":
-            return f"{name}: being read for the first time"
+            return f"{name} is being read for the first time"
         return self.why_down(name)
 
     def rows(self) -> list[dict[str, object]]:
@@ -112,7 +114,7 @@ def cause_of(fault: BaseException) -> Cause:
 
 
 def is_about_credentials(fault: BaseException) -> bool:
-    """Return whether an error may be caused by expired or invalid credentials."""
+    """Return whether expired or invalid credentials may have caused an error."""
     if isinstance(fault, ClientError):
         code = str(fault.response.get("Error", {}).get("Code", ""))
         return "Token" in code or "Credential" in code or code in ("InvalidClientTokenId", "AuthFailure")

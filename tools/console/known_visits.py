@@ -108,8 +108,8 @@ def start_of(visit: Known) -> Start:
 
 
 def row(visit: Known, by: GeofenceEvent | None = None, usual_dwell_s: float | None = None) -> VisitRow:
-    """Return a visit in the form that is sent to the page, with the event that contradicts the visit and the
-    median dwell time at its place.
+    """Return a visit in the form that is sent to the page, with the event that contradicts it, if any, and
+    the median dwell time at its place.
     """
     return {
         "device_id": visit.device_id,
@@ -243,11 +243,10 @@ class KnownVisits:
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Replace the visits of a device with those that were read from the visits table. Visits that began
-        before the earliest of those are kept.
+        before the first of them are kept, because the query may not have covered them.
         """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
-            # The query may not have covered older visits.
             if there and start[2] < min(each[2] for each in there):
                 continue
             gone = self._visits[start]
@@ -297,15 +296,15 @@ class KnownVisits:
             del self._gone[next(iter(self._gone))]
 
     def take_changes(self) -> tuple[list[Change], bool]:
-        """Return the visits that have changed since the last call, and whether anything has changed, such as
-        a contradiction or a median dwell time.
+        """Return the visits that have changed since the last call, and whether anything at all has changed: a
+        visit, a contradiction or a median dwell time.
         """
         changes, is_other = self._changes, self._is_other or bool(self._changes)
         self._changes, self._is_other = [], False
         return changes, is_other
 
     def there(self) -> list[VisitRow]:
-        """Return the open visits, the longest first, followed by the contradicted ones."""
+        """Return the open visits, the longest first; visits that an event contradicts come last."""
         rows = [self.row(visit) for visit in sorted(self._open.values(), key=lambda visit: visit.entered_at)]
         return sorted(rows, key=lambda each: each["contradicted_by_event_id"] is not None)
 
@@ -320,7 +319,7 @@ class KnownVisits:
         return set(self._open)
 
     def inside(self) -> dict[str, list[str]]:
-        """Return the ids of the fences that each device is in, keyed by device."""
+        """Return the ids of the fences that each device is inside, keyed by device id."""
         found: dict[str, list[str]] = {}
         for visit in self._present():
             found.setdefault(visit.device_id, []).append(keys.fence_key(visit.fence))

@@ -20,8 +20,8 @@ SEARCHED = "trucks, places, and the latest events by id, device and object"
 
 
 def search(state: ConsoleState, text: str) -> dict[str, object]:
-    """Return the trucks, places, events and objects whose names contain `text`, at most MOST of each kind,
-    the best matches first.
+    """Return the trucks, places, events and objects whose name, id or key contains `text`, at most MOST of
+    each kind.
     """
     wanted = text.strip().casefold()
     if not wanted:

@@ -1,6 +1,6 @@
 """Parse an archived object for the page. The functions have no side effects.
 
-Events are untrusted: every value's type is checked before it is used.
+Events are untrusted, so the type of every value is checked before the value is used.
 """
 
 import base64
@@ -58,7 +58,7 @@ class Position(msgspec.Struct, gc=False):
 
 
 class Crossing(msgspec.Struct, gc=False):
-    """A geofence event with its information about the fence."""
+    """A geofence event, with the fence's name and shape if the event contains them."""
 
     event_id: str
     device_id: str
@@ -89,7 +89,7 @@ def event_of(crossing: Crossing) -> GeofenceEvent:
 
 
 class _Kept(msgspec.Struct):
-    """A line of an object in `rejected/`. The event remains the text that was sent, so 1.50 stays 1.50."""
+    """A line of an object in `rejected/`. The event stays unparsed JSON text, so that 1.50 remains 1.50."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
     body_base64: str | None = None
@@ -292,7 +292,9 @@ def number_of(value: object, least: float, most: float) -> float | None:
 
 
 def raw_of(stored: bytes) -> tuple[str, str | None]:
-    """Return the rejected event as JSON text and None, or the rejected body as text and in base64."""
+    """Return the text of a rejected event and None; or, if a whole body was rejected, the body as text and in
+    base64.
+    """
     try:
         kept = msgspec.json.decode(stored, type=_Kept)
         if kept.body_base64 is not None:

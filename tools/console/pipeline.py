@@ -20,8 +20,8 @@ MAX_LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of the pipeline. `after` names the previous stage. An event may wait for this stage for
-    `max_wait_s` seconds.
+    """A stage of the pipeline. `after` names the previous stage. An event may wait up to `max_wait_s` seconds
+    for this stage.
 
     Delays of up to `slack_s` seconds are ignored, because the services' clocks differ and requests are logged
     when they end.
@@ -137,7 +137,7 @@ class Pipeline:
     # --- input
 
     def archived(self, key: str, at: float, lines: int) -> None:
-        """Count the lines of an object in `events/` that was not known before."""
+        """Count the lines of a new object in `events/`."""
         self.meters["archived"].add(at, lines)
         self._unarchived.pop(key, None)
 
@@ -270,14 +270,14 @@ class Pipeline:
                 condition = (
                     usual,
                     meter.lag_s,
-                    f"{left} queued for redrive in the last hour" if left else None,
+                    f"{left} events queued for redrive in the last hour" if left else None,
                 )
             case "archived" if not self._unarchived:
                 again = sum(self._accepted_again.per_minute(now))
-                note = f"{again} in repeated requests, which create no object" if again else None
+                note = f"{again} events in repeated requests, which create no object" if again else None
                 condition = usual, meter.lag_s, note
             case "set_aside":
-                condition = usual, None, "see: milkrun quarantine" if usual == "ok" else None
+                condition = usual, None, "see `milkrun quarantine`" if usual == "ok" else None
             case "consumed" if self._stopped:
                 at, _ = min(self._stopped.values())
                 state = "stuck" if now - at > stage.max_wait_s else "waiting"
@@ -294,11 +294,15 @@ class Pipeline:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
-            return "stuck", None, f"{self.dead_letters} dead letters: milkrun redrive"
+            return "stuck", None, f"{self.dead_letters} dead letters: see `milkrun redrive`"
         if self._redrive_since is None:
             return usual, meter.lag_s, None
         waited = now - self._redrive_since
-        return "stuck" if waited > 300 else "waiting", waited, f"{self.redrive_waiting} waiting in the queue"
+        return (
+            "stuck" if waited > 300 else "waiting",
+            waited,
+            f"{self.redrive_waiting} claim checks waiting in the queue",
+        )
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
         """Return the time at which the oldest waiting event began to wait for this stage, in epoch seconds;

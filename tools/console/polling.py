@@ -98,14 +98,16 @@ class Session:
 
 
 class Keys:
-    """The known object keys of the last thirty hours that had objects. Safe to use from any thread."""
+    """The object keys that the console knows, for the latest thirty hours that have objects. Safe to use from
+    any thread.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._hours: dict[datetime, set[int]] = {}
 
     def add(self, name: ObjectName) -> bool:
-        """Add an object's key; return whether the key was unknown."""
+        """Add an object's key; return whether the key is new."""
         # A 64-bit hash. With 300,000 keys a day, a collision is expected once in a hundred million days.
         known = hash(name.key)
         with self._lock:
@@ -185,7 +187,7 @@ class Poller(threading.Thread):
                 self._failures = 0
                 self._say("ok")
                 self._wait(max(pause, min(SPARING * took, LONGEST_PAUSE_S) if pause else 0))
-            except Exception as fault:  # any exception is this source's own
+            except Exception as fault:  # an error in one source must not affect the others
                 if self.shared.over.is_set():
                     return
                 if health.is_about_credentials(fault):

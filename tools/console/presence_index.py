@@ -12,7 +12,7 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""The maximum per device. Only the last enter event at each place, and the one after it, matter."""
+"""The maximum number of enter events per device. Only the last one at each place, and the one after it, matter."""
 
 type Known = tuple[Fence, str]
 

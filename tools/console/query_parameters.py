@@ -14,7 +14,7 @@ def number(request: Request, name: str, default: int, most: int) -> int:
     if text is None or not text:
         return default
     if not is_number(text) or int(text) > most:
-        raise Problem(400, f"`{name}` must be a number up to {most}.")
+        raise Problem(400, f"`{name}` must be an integer from 0 to {most}.")
     return int(text)
 
 
@@ -33,7 +33,7 @@ def time_of(request: Request, name: str, default: datetime | None = None) -> dat
         at = datetime.fromisoformat(text)
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Problem(400, f"`{name}` is not an ISO-8601 time.") from None
+        raise Problem(400, f"`{name}` must be an ISO 8601 time.") from None
 
 
 def fence_of(fence_id: str | None) -> Fence | None:

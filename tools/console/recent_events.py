@@ -34,7 +34,7 @@ class RecentEvents:
             self._bytes[event.kind] -= held.popleft().size
 
     def skipped(self, kind: str, lines: int) -> None:
-        """Count events whose objects were not read because too many arrived at once."""
+        """Count the events of objects that were not read because too many objects arrived at once."""
         self.counted[kind] += lines
 
     def take_fresh(self, most: int) -> tuple[dict[str, list[Event]], int]:

@@ -1,4 +1,4 @@
-"""Repeat the comparison that `milkrun reconcile` makes, for the page."""
+"""Compare the stores repeatedly, as `milkrun reconcile` does, for the page."""
 
 import threading
 import time
@@ -10,7 +10,9 @@ from tools.console.polling import Poller, Shared
 
 
 class ReconcilePoller(Poller):
-    """Compares the stores over the last two hours, as `milkrun reconcile` does, with one comparison at a time."""
+    """A poller that compares the stores over the last two hours, as `milkrun reconcile` does. Only one
+    comparison runs at a time.
+    """
 
     HOURS = 2
     SETTLE_S = 60

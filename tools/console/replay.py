@@ -35,7 +35,7 @@ def replay(
     exclusive_tags: Collection[str] = EXCLUSIVE_TAGS,
 ) -> dict[str, object]:
     """Return the positions, visits and crossings between these times on the devices' clocks. `truncated` is
-    true if the range contains too many of them.
+    true if reading stopped at the maximum number of objects or positions.
     """
     positions: dict[str, list[Position]] = {}
     crossings: list[Crossing] = []
@@ -75,7 +75,7 @@ def replay(
 
 
 def days(archive: Archive, now: datetime) -> list[str]:
-    """Return the dates (UTC) in the last year on which events were received and archived."""
+    """Return the UTC dates of the last year for which the archive contains events, by the date of receipt."""
     oldest = f"events/dt={now - timedelta(days=366):%Y-%m-%d}/"
     return [
         prefix.removeprefix("events/dt=").rstrip("/")

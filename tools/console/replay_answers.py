@@ -30,7 +30,9 @@ class ReplayAnswers:
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
-        """Return the days with archived events, and a suggested time range that ends at the latest known position."""
+        """Return the days with archived events, and a suggested time range that ends at the time of the
+        latest known position.
+        """
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None
         if first is not None and last is not None:
@@ -47,7 +49,7 @@ class ReplayAnswers:
         is being read.
         """
         if not timedelta(0) < end - start <= replay.LONGEST:
-            raise Problem(400, "`to` must be after `from`, by at most 24 hours.")
+            raise Problem(400, "`to` must be after `from`, and at most 24 hours later.")
         if start > datetime.now(UTC):
             raise Problem(400, "`from` is in the future.")
         if self._reading.locked():

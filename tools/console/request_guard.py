@@ -1,7 +1,7 @@
 """Refuse requests from other sites, and set headers that restrict the browser.
 
-Pages of other sites can send requests to loopback through the user's browser. Therefore a request whose Host
-header (DNS rebinding) or Origin header names another site is refused.
+Pages of other sites can send requests to loopback through the user's browser. Therefore a request is refused
+if its Host header (DNS rebinding) or its Origin header names another site.
 """
 
 import re
@@ -24,7 +24,7 @@ HEADERS = {
 
 
 def policy(tiles: str | None) -> str:
-    """Return the Content-Security-Policy, which allows no other host except that of --tiles."""
+    """Return the Content-Security-Policy. It allows no host except the console's own and that of --tiles."""
     elsewhere = ""
     if tiles:
         at = urlsplit(re.sub(r"[{}]", "", tiles))
@@ -79,12 +79,12 @@ class RequestGuard:
 
     def _why_not(self, headers: Headers, path: str) -> str | None:
         if headers.get("host", "").lower() not in self._hosts:
-            return "The console answers only to requests for its own address."
+            return "The console answers only requests to its own address."
         origin = headers.get("origin")
         if origin is not None and origin.lower().removeprefix("http://") not in self._hosts:
-            return "The console answers only to its own pages."
+            return "The console answers only requests from its own pages."
         # Links from other pages are allowed, but only for whole pages.
         is_link = headers.get("sec-fetch-mode") == "navigate" and not path.startswith("/api/")
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
-            return "The console answers only to its own pages."
+            return "The console answers only requests from its own pages."
         return None

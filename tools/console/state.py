@@ -1,4 +1,4 @@
-"""The console's whole state, which is bounded and kept in memory.
+"""The console's whole state, which is limited in size and kept in memory.
 
 Only the event loop's thread uses the state, so no locks are needed.
 """

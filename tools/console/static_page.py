@@ -15,9 +15,10 @@ NO_PAGES = (
 
 
 async def page(request: Request) -> Response:
-    """Respond with the built file at this path; otherwise with index.html, whose script interprets the path.
+    """Respond with the built file at this path. If there is none, respond with index.html, whose script
+    interprets the path.
 
-    Files are read anew for each request, so a new build needs no restart of the console.
+    Files are read again for each request, so a new build does not require a restart of the console.
     """
     path = request.path_params["path"]
     root = STATIC.resolve()

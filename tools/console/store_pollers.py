@@ -26,7 +26,9 @@ PLACES_REACH = timedelta(days=35)
 
 
 class LogPoller(Poller):
-    """Reads the functions' canonical log lines, on which the CloudWatch dashboard's metrics are also based."""
+    """A poller that reads the functions' canonical log lines, which are also the source of the CloudWatch
+    dashboard's metrics.
+    """
 
     source = "logs"
     always = True
@@ -89,8 +91,9 @@ class LogPoller(Poller):
 
 
 class VisitPoller(Poller):
-    """Reads the visits table: without an event bus, repeatedly; with a bus, at startup and for visits that
-    the bus did not report.
+    """A poller of the visits table. It reads all open visits repeatedly. It reads a device's visits when the
+    device is new, when an open visit of the device has disappeared, and, without an event bus, after a
+    crossing.
     """
 
     source = "visits"
@@ -189,8 +192,8 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """Counts loaded and staged rows. Queries the warehouse only while a page is open, because a running
-    warehouse costs money.
+    """A poller that counts loaded and staged rows. It queries the warehouse only while a page is open,
+    because a running warehouse costs money.
     """
 
     source = "snowflake"

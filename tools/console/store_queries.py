@@ -1,4 +1,4 @@
-"""The page's queries of the stores. The functions block, so call them in a thread."""
+"""The queries that the page makes to the stores. The functions block, so call them in a thread."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta

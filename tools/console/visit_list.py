@@ -95,11 +95,11 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
 async def in_parts(
     wanted: Wanted, bus: KnownVisits, queries: StoreQueries, ask: Ask
 ) -> AsyncIterator[list[Known]]:
-    """Yield the visits that a request asks for in parts, the earliest first. There is at least one part,
+    """Yield the visits that a request asks for, in parts, the earliest first. There is at least one part,
     which may be empty.
 
-    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more than
-    MAX_CSV_VISITS.
+    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more
+    than MAX_CSV_VISITS.
     """
     try:
         if wanted.device_id is not None:
@@ -111,7 +111,7 @@ async def in_parts(
         start, end, fence = wanted.start, wanted.end, wanted.fence
         if await ask("snowflake", lambda: queries.count_visits(start, end, fence)) > MAX_CSV_VISITS:
             raise Problem(
-                400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time."
+                400, f"More than {MAX_CSV_VISITS} visits: choose a truck, a place or a shorter time range."
             )
         held = bus.between(keys.timestamp(start), keys.timestamp(end), None, fence)
         last: tuple[datetime, str] | None = (start, "")
@@ -131,7 +131,7 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return the console's version of a visit (`held`) if it is newer than the mart's version (`visit`)."""
+    """Return the console's version of a visit (`held`) if it is newer than the version in the mart (`visit`)."""
     if held is None or (held.version < 0 and not visit.is_open):
         return visit
     held.crossings = held.crossings or visit.crossings

@@ -133,7 +133,7 @@ def test_geofences_are_read_from_geojson(tmp_path: Path):
     ("type_", "reason"),
     [
         ("app.backgrounded", "the app was closed or in the background"),
-        ("location_permission.denied", "the phone may no longer read its location"),
+        ("location_permission.denied", "the app can no longer read the phone's location"),
         ("battery.low", "the phone's battery was low"),
         ("driver.logged_out", "the driver signed out"),
         ("user.stopped_trip", "its trip ended"),

@@ -121,7 +121,7 @@ def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     trial.ingest()  # the same key: S3 already has the object and sends no notification
     trial.now += 100
     assert trial.stage("archived")["state"] == "ok"
-    assert "10 in repeated requests" in trial.stage("archived")["note"]
+    assert "10 events in repeated requests" in trial.stage("archived")["note"]
 
 
 def test_shard_stopped_by_a_failure_is_reported_with_that_failure_until_it_continues(trial):
@@ -169,7 +169,7 @@ def test_rows_waiting_for_dbt_are_reported_as_stuck_only_if_a_dbt_schedule_is_co
 
 
 def test_only_the_pipeline_stages_that_depend_on_an_unreachable_source_have_state_unknown(trial):
-    trial.down["snowflake"] = "snowflake: down since then: no route"
+    trial.down["snowflake"] = "snowflake has been down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
     assert trial.verdict()[0] == "unknown"

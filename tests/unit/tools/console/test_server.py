@@ -261,7 +261,7 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
     assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
     archived = panel["stages"][2]
     assert archived["note"] == "S3 cannot be read: see “Sources”", "no exception text in a table"
-    assert archived["detail"].startswith("archive: down since ")
+    assert archived["detail"].startswith("archive has been down since ")
     assert {source["cause"] for source in served.get("/api/sources")["sources"]} <= {"unreachable", "other"}
     assert served.get("/api/trucks")["forgotten"] == 0
 
@@ -278,13 +278,13 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
 def test_response_names_the_unreachable_store_that_the_request_needs(served, path, source):
     answer = served.ask(path)
     assert (answer.status, json.loads(answer.data)["source"]) == (503, source)
-    assert f"{source}: down since" in json.loads(answer.data)["detail"]
+    assert f"{source} has been down since" in json.loads(answer.data)["detail"]
 
 
 def test_visits_response_names_the_unreachable_stores(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
-    assert [text.partition(":")[0] for text in answer["missing"]] == ["snowflake", "visits"]
+    assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake", "visits"]
 
 
 def test_no_response_contains_a_secret(served):
