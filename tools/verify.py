@@ -152,10 +152,10 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
         "the full refresh afterwards reads a large stage (--no-marts skips it)."
     )
     yield (
-        "The alarm `set-aside` rings once and notifies its addresses. The redrive queue is paused for a "
+        "The alarm `set-aside` fires once and notifies its subscribers. The redrive queue is paused for a "
         "minute."
     )
-    yield "Subscribers of the event bus get notifications of the tests' visits."
+    yield "Subscribers to the event bus receive notifications of the tests' visits."
 
 
 def run_tests(
@@ -191,7 +191,7 @@ def run_tests(
                 terminal.err.print(Text(line.rstrip()))
         if not written.exists():
             raise Refusal(
-                "pytest did not run: see above, or make its environment with tools/setup.sh test fuzz check"
+                "pytest did not run: see its output above. If packages are missing, run: tools/setup.sh test fuzz check"
             )
         return list(results_of(written))
 
@@ -212,7 +212,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """Return the names of the tests that passed, with all their parametrised cases."""
+    """Return the names of the tests of which every parametrised case passed."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)
@@ -220,7 +220,7 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Yield the claims in docs/reference/assumptions.md whose row names this command and tests that all passed."""
+    """Yield the claims in docs/reference/assumptions.md whose row names this command and only tests that passed."""
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:

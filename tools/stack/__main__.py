@@ -1,4 +1,6 @@
-"""`python -m tools.stack up|stop|down|status|logs`; MILKRUN_LOCAL and MILKRUN_PORT select the stack."""
+"""Run a command of the local stack: `python -m tools.stack up`, for example. The environment variables
+MILKRUN_LOCAL and MILKRUN_PORT select the stack.
+"""
 
 from snowpipe.environment import restart_if_needed
 

@@ -1,4 +1,4 @@
-"""The commands of the local stack: progress with times on stderr, and one line for an error."""
+"""The commands of the local stack. They print progress with times, and an error as one line, to stderr."""
 
 import json
 import signal
@@ -29,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command of the local stack.
 
-    Exit codes: 0: success; 1: the stack is not up (`status`); 2: failure; 130: interrupted.
+    Exit codes: 0: success; 1: the stack is not up (`status`) or has lost data (`up`); 2: failure; 130: interrupted.
     """
     return command_errors.run(app, arguments, obj=environment, environment=environment, tell=_complain)
 
@@ -47,7 +47,9 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
         signal.signal(number, _interrupt)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not (ROOT / "serverless.yml").exists():
-        raise StackError("The local stack needs a clone of Milkrun: clone it and run ./milkrun up there.")
+        raise StackError(
+            "The local stack needs a clone of Milkrun's repository: clone it, and run ./milkrun up there."
+        )
     try:
         yield Stack(Settings.of(context.obj), step=lambda what: _timed(console, what)), console
     except KeyboardInterrupt:
@@ -94,12 +96,14 @@ def up(
         if only:
             console.print(f"{SERVERS[only].TITLE} listens on port {SERVERS[only].port(settings)}.")
             return
-        console.print(f"The stack is up, after {time.monotonic() - began:.1f} s: {settings.outputs_file}")
+        console.print(
+            f"The stack is up after {time.monotonic() - began:.1f} s. Outputs: {settings.outputs_file}"
+        )
         if stack.processes.alive(guest.NAME):
-            console.print(f"Look at it: {settings.console_url}")
+            console.print(f"Web console: {settings.console_url}")
         else:
             console.print(
-                f"[yellow]Without the console: port {settings.console_port} is in use by another program."
+                f"[yellow]The console was not started: another program uses port {settings.console_port}."
             )
 
 
@@ -160,7 +164,7 @@ def status(
 ) -> None:
     """Show the local stack's processes and their memory.
 
-    Exit 1 if the stack is not up.
+    Exit code 1: the stack is not up.
     """
     with _stack(context) as (stack, _):
         rows = processes.rows(stack.processes)

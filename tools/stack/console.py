@@ -15,8 +15,8 @@ READY_S = 120.0
 
 
 def launch(settings: Settings, processes: Processes) -> Process | None:
-    """Return the process of the running console, or start a console; return None if another program uses the
-    console's port.
+    """Return the console's process, and start the console if it is not running; return None if another
+    program uses the console's port.
     """
     if running := processes.alive(NAME):
         return running

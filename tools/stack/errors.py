@@ -13,14 +13,14 @@ class LostStateError(StackError):
     def __init__(self, part: str, left: str) -> None:
         lost = {
             "localstack": (
-                "LocalStack has died, and with it S3's objects, the stream, the visits and the queues"
+                "LocalStack has died; it held S3's objects, the stream, the visits and the queues"
             ),
-            "kinesis": "LocalStack's Kinesis mock has died, and with it the records of the stream",
+            "kinesis": "LocalStack's Kinesis mock has died; it held the stream's records",
         }[part]
         super().__init__(
             (
-                f"{lost}, which it had only in memory; {left}. Nothing was deleted. To delete the rest "
-                "and start from empty: milkrun up --discard"
+                f"{lost} only in memory, so they are lost; {left}. Nothing was deleted. To delete the remaining "
+                "data and start empty, run: milkrun up --discard"
             ),
             1,
         )

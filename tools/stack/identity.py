@@ -108,7 +108,7 @@ def _read_key(of: TokenIssuer) -> ec.EllipticCurvePrivateKey:
 
 @dataclass(slots=True)
 class Tokens:
-    """Signs one token for each device, and renews the token before it expires."""
+    """The signed tokens of the devices. Each device has one token, which is renewed before it expires."""
 
     issuer: TokenIssuer
     clock: Callable[[], float] = time.time

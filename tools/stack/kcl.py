@@ -1,7 +1,8 @@
-"""`make kcl`: run a KCL worker in addition to the function, on this clone's stack or, with STAGE, on a deployed one.
+"""Run a KCL worker in addition to the function: `make kcl` on this clone's stack, `python -m tools.stack.kcl
+STAGE` on a deployed stage.
 
-The worker and the function process the same stream. Visits are a function of the set of events, so the result
-is the same.
+The worker and the function process the same stream. Visits depend only on the set of events, so processing
+each event twice does not change them.
 """
 
 import os

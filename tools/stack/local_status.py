@@ -22,8 +22,8 @@ FULL_BELOW_MB = 50
 
 
 def laptop_source(environment: Mapping[str, str]) -> Source:
-    """Return the source of the findings about the local stack's disk and about its processes that were
-    started and not stopped on purpose.
+    """Return the source of findings about the local stack: its free disk space, and the processes that were
+    not stopped on purpose.
     """
 
     def look() -> Iterator[Finding]:
@@ -66,7 +66,7 @@ def command(
 ) -> None:
     """Show whether a stage is healthy and, if it is not, what is wrong and what to do next.
 
-    Exit codes: 0: OK; 1: WARN; 2: FAIL.
+    Exit codes: 0 (OK), 1 (WARN), 2 (FAIL).
     """
     environment: Mapping[str, str] = context.obj
     local = [laptop_source(environment)] if stage == "local" else []

@@ -86,9 +86,11 @@ def check_tools() -> None:
     try:
         version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        raise StackError(f"Node {OLDEST_NODE} or newer is needed for Kinesis: apt install nodejs") from None
+        raise StackError(
+            f"Kinesis needs Node {OLDEST_NODE} or newer. Install it: apt install nodejs"
+        ) from None
     if int(version.lstrip("v").split(".")[0]) < OLDEST_NODE:
-        raise StackError(f"Node {OLDEST_NODE} or newer is needed for Kinesis; this is {version.strip()}.")
+        raise StackError(f"Kinesis needs Node {OLDEST_NODE} or newer; this is {version.strip()}.")
 
 
 def launch(settings: Settings, processes: Processes) -> Process:
@@ -99,8 +101,8 @@ def launch(settings: Settings, processes: Processes) -> Process:
 
 
 def _lay_out_kinesis_mock(folder: Path) -> None:
-    """Link to the Kinesis mock that `npm ci` installed. Otherwise LocalStack would download the mock for each
-    new folder.
+    """Create a symbolic link to the Kinesis mock that `npm ci` installed. Otherwise LocalStack would download
+    the mock for each new folder.
     """
     home = folder / "var/lib/localstack/lib" / KINESIS_MOCK / KINESIS_MOCK_VERSION
     home.mkdir(parents=True, exist_ok=True)

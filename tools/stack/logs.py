@@ -19,7 +19,7 @@ LOOK_AGAIN_S = 0.3
 
 def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
     """Return the log files with these names, or all log files except those of `deploy` and `apply` if no name
-    is given. A function's name may omit the prefix with the stage.
+    is given. The prefix `milkrun-local-` of a function's log may be omitted.
     """
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
@@ -28,7 +28,7 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
         chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
     if not chosen:
         there = ", ".join(file.stem for file in files) or "none yet"
-        raise StackError(f"No log of this name in {settings.log_folder}. Existing logs: {there}.")
+        raise StackError(f"There is no log with this name in {settings.log_folder}. Existing logs: {there}.")
     return chosen
 
 
@@ -54,8 +54,8 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 
 class _Tail:
-    """Reads the complete lines added to a file since the last read. The first read starts TAIL_BYTES before
-    the end of the file. Follows log rotation.
+    """A reader that returns the complete lines added to a file since the last read, also if the log was
+    rotated. The first read starts TAIL_BYTES before the end of the file.
     """
 
     def __init__(self, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write files of a stack that only the user may read."""
+"""Write files of a stack so that only the user may read them."""
 
 import os
 from pathlib import Path

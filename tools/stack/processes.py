@@ -152,9 +152,11 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        """Stop all processes in the order of their names: AWS first, because that ends Snowflake's long polls.
+        """Stop all processes in the order of their names: LocalStack before Snowflake, because that ends
+        Snowflake's long polls.
 
-        A process that another process has started comes last, because LocalStack would restart its Kinesis mock.
+        A process that another recorded process has started is stopped last; otherwise LocalStack would
+        restart its Kinesis mock.
         """
         recorded = self.recorded()
         started_by_others = {child.pid for process in recorded for child in descendants(process)}
@@ -172,7 +174,7 @@ def _await_end(process: Process, seconds: float) -> None:
 
 
 def descendants(process: Process) -> list[Process]:
-    """Return the child processes of `process`, and their children, recursively."""
+    """Return the descendants of `process`: its child processes, their child processes, and so on."""
     try:
         found = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -186,7 +188,8 @@ def descendants(process: Process) -> list[Process]:
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a process. `pss_kib` counts a page that n processes share as 1/n of a page, so sums are correct.
+    """The memory that a process uses. `pss_kib` counts a page that n processes share as 1/n of a page, so
+    sums are correct.
 
     On systems without PSS, `pss_kib` is the resident set size.
     """

@@ -139,8 +139,8 @@ class Stack:
         dead = [part for part in parts if part not in lost and not self.processes.alive(part)]
         if snowflake.NAME in dead and not _holds_files(self.settings.snowflake_folder):
             notes.append(
-                "The warehouse's files are gone, so it was created again. AWS still has the "
-                "archive: milkrun warehouse backfill --from '30 days ago' loads it."
+                "The warehouse's files are gone, so the warehouse was created again. The archive is "
+                "still in S3. To load it, run: milkrun warehouse backfill --from '30 days ago'"
             )
             self._deployed_file.unlink(missing_ok=True)
             self._warehouse_made_file.unlink(missing_ok=True)
@@ -173,8 +173,8 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackError(
                     f"{server.TITLE} runs but has not answered for {ANSWERS_S:g} s; see "
-                    f"{self.processes.log(part)}. Wait, or start from empty and lose its data: "
-                    "milkrun up --discard."
+                    f"{self.processes.log(part)}. Wait, or discard all data and start again: "
+                    "milkrun up --discard"
                 )
             time.sleep(0.1)
 
@@ -193,8 +193,8 @@ class Stack:
             return []
         return [
             (
-                "The warehouse was kept by `stop`; the objects of its rows are gone, so `reconcile` "
-                "lists them as not_in_s3. `milkrun down` deletes it."
+                "`milkrun stop` kept the warehouse but deleted the objects of its rows, so `reconcile` lists "
+                "them as not_in_s3. `milkrun down` also deletes the warehouse."
             )
         ]
 
@@ -229,11 +229,11 @@ class Stack:
         try:
             return f"{within(INVENTORY_S, count, 'S3'):,} objects in S3"
         except Exception:  # the number is only informative, and AWS may have died
-            return "all objects in S3 (not counted, because it does not answer)"
+            return "all objects in S3 (not counted, because S3 does not answer)"
 
     def stop(self) -> list[str]:
-        """Stop all processes, delete the data of AWS, and keep Snowflake's files; return notes about what was
-        deleted.
+        """Stop all processes, delete LocalStack's data, and keep Snowflake's files; return notes about what
+        was deleted.
         """
         gone = self.inventory()[: int(self.settings.outputs_file.exists())]
         self._end()
@@ -241,7 +241,7 @@ class Stack:
 
     def _end(self) -> None:
         if self.settings.folder.exists():
-            with self._alone(), self._step("Ending the stack"):
+            with self._alone(), self._step("Stopping the stack"):
                 self._clear()
 
     def down(self) -> list[str]:
@@ -278,15 +278,13 @@ class Stack:
             process = console.launch(self.settings, self.processes)
         if process is None:
             raise StackError(
-                f"Port {self.settings.console_port} of the console is in use by another program. "
-                "Stop it, or choose a port: milkrun console --port <port>."
+                f"Another program uses the console's port {self.settings.console_port}. Stop that "
+                "program, or choose another port: milkrun console --port <port>"
             )
         deadline = time.monotonic() + console.READY_S
         while not console.is_ready(self.settings):
             if not process.is_alive() or time.monotonic() > deadline:
-                raise StackError(
-                    f"The console ended while it started; see {self.processes.log(console.NAME)}"
-                )
+                raise StackError(f"The console did not start; see {self.processes.log(console.NAME)}")
             time.sleep(0.1)
         return self.settings.console_url
 
@@ -297,7 +295,7 @@ class Stack:
         return all(self.processes.alive(part) and SERVERS[part].is_ready(self.settings) for part in parts)
 
     def _refuse_another_port(self) -> None:
-        """Raise StackError if the stack runs on another port, so that nobody loses a stack by forgetting
+        """Raise StackError if the stack runs on another port, because the user has probably forgotten to set
         MILKRUN_PORT.
         """
         try:
@@ -307,13 +305,13 @@ class Stack:
         if port != self.settings.port and any(self.processes.alive(part) for part in SERVERS):
             raise StackError(
                 f"The stack in {self.settings.folder} runs on port {port}. Set MILKRUN_PORT={port} "
-                "to use it, run `make down` to stop it, or also set MILKRUN_LOCAL=<folder> for a "
-                "second one."
+                "to use it, run `make down` to stop it, or also set MILKRUN_LOCAL=<folder> to "
+                "run a second stack."
             )
 
     def _refuse_what_is_not_ours(self) -> None:
-        """Raise StackError if the folder has content that is not the stack's, because `down` deletes files
-        there and the folder may be a home folder.
+        """Raise StackError if the folder contains files that are not the stack's, because `down` deletes
+        files there and the folder may be a home folder.
         """
         folder = self.settings.folder
         if folder.parent == ROOT and folder.name.startswith(".local"):  # left by `make bench` and others
@@ -324,11 +322,13 @@ class Stack:
         )
         if ROOT.is_relative_to(folder) or foreign:
             raise StackError(
-                f"{folder} has other content: set MILKRUN_LOCAL to a folder that only this stack uses."
+                f"{folder} contains other files. Set MILKRUN_LOCAL to a folder that only this stack uses."
             )
 
     def _clear(self) -> None:
-        """Stop all processes, and delete the data of AWS and of a warehouse whose creation was never completed."""
+        """Stop all processes; delete LocalStack's data, and the warehouse's files if the warehouse was never
+        completely created.
+        """
         self.settings.outputs_file.unlink(missing_ok=True)
         self._deployed_file.unlink(missing_ok=True)
         identity.issuer(self.settings).private_key_file.unlink(missing_ok=True)
@@ -348,7 +348,7 @@ class Stack:
         deadline, log = time.monotonic() + server.READY_S, self.processes.log(process.name)
         while not server.is_ready(self.settings):
             if not process.is_alive():
-                raise StackError(f"{server.TITLE} ended while it started; the reason is in {log}")
+                raise StackError(f"{server.TITLE} exited during startup; the reason is in {log}")
             if time.monotonic() > deadline:
                 raise StackError(f"{server.TITLE} was not ready after {server.READY_S:g} s; see {log}")
             time.sleep(0.1)
@@ -357,7 +357,7 @@ class Stack:
         free_mb = shutil.disk_usage(self.settings.folder).free // 1_000_000
         if free_mb < NEEDED_MB:
             raise StackError(
-                f"The disk is full: {free_mb} MB free, {NEEDED_MB} MB needed. Make room and try again."
+                f"The disk is full: {free_mb} MB free, {NEEDED_MB} MB needed. Free some space and try again."
             )
         for part in parts:
             SERVERS[part].check_tools()
@@ -368,8 +368,8 @@ class Stack:
                     probe.bind((LOOPBACK, port))
                 except OSError:
                     raise StackError(
-                        f"Port {port} of {SERVERS[part].TITLE} is in use. Stop that program (another "
-                        "stack: `make down` there), or use other ports: MILKRUN_PORT=<base>."
+                        f"Another program uses {SERVERS[part].TITLE}'s port {port}. Stop that program (if it is "
+                        "another stack, run `make down` there), or use other ports: MILKRUN_PORT=<base>."
                     ) from None
 
     def _deploy(self, auth: Auth | None) -> None:

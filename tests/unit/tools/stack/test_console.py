@@ -63,8 +63,11 @@ def test_stack_starts_without_the_console_if_its_port_is_in_use(up, capsys):
     with socket.create_server(("127.0.0.1", up.settings.console_port)):
         assert cli.main(["up"], {**os.environ, **environment}) == 0
         assert up.is_up()
-        assert f"Without the console: port {up.settings.console_port} is in use" in capsys.readouterr().err
-        with pytest.raises(StackError, match="in use by another program"):
+        assert (
+            f"The console was not started: another program uses port {up.settings.console_port}"
+            in capsys.readouterr().err
+        )
+        with pytest.raises(StackError, match="Another program uses the console's port"):
             up.console()
 
 

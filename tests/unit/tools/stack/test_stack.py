@@ -225,7 +225,7 @@ def test_end_of_the_kinesis_mock_is_reported_although_localstack_still_runs(tria
     assert trial_stack.up() == []
     mock.kill()
     mock.wait()
-    with pytest.raises(StackError, match="the records of the stream") as lost:
+    with pytest.raises(StackError, match="the stream's records") as lost:
         trial_stack.up()
     assert lost.value.exit_code == 1
     trial_stack.up(discard=True)
@@ -252,7 +252,7 @@ def test_failed_repair_ends_only_the_processes_that_it_started(trial_stack, serv
     aws = trial_stack.processes.alive("localstack")
     kill(trial_stack, "snowflake")
     monkeypatch.setattr(stack.SERVERS["snowflake"], "code", "raise SystemExit('no')")
-    with pytest.raises(StackError, match="ended while it started"):
+    with pytest.raises(StackError, match="exited during startup"):
         trial_stack.up()
     assert trial_stack.processes.alive("localstack") == aws
     assert trial_stack.settings.outputs_file.exists()
@@ -336,7 +336,7 @@ def test_interrupted_up_deletes_the_incomplete_warehouse(trial_stack, server, de
 
 def test_server_that_exits_during_startup_is_reported_with_its_log_file(trial_stack, server):
     server.code = "raise SystemExit('no licence')"
-    with pytest.raises(StackError, match=r"Trial ended while it started; the reason is in .*localstack\.log"):
+    with pytest.raises(StackError, match=r"Trial exited during startup; the reason is in .*localstack\.log"):
         trial_stack.up()
     assert "no licence" in trial_stack.processes.log("localstack").read_text()
 
@@ -364,7 +364,7 @@ def test_server_that_starts_too_slowly_is_ended_and_reported_with_its_log_file(
 def test_port_in_use_is_reported_with_the_solution(environment, capsys, server):
     with socket.create_server(("127.0.0.1", int(environment["MILKRUN_PORT"]))):
         line = error_line(environment, capsys, "up")
-    assert line.startswith(f"Port {environment['MILKRUN_PORT']} of Trial is in use.")
+    assert line.startswith(f"Another program uses Trial's port {environment['MILKRUN_PORT']}.")
     assert "MILKRUN_PORT=<base>" in line
 
 
@@ -390,8 +390,8 @@ def test_concurrent_second_command_on_the_same_stack_is_refused(environment, cap
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (FileNotFoundError(), "Node 20 or newer is needed for Kinesis: apt install nodejs"),
-        ("v18.19.0\n", "Node 20 or newer is needed for Kinesis; this is v18.19.0."),
+        (FileNotFoundError(), "Kinesis needs Node 20 or newer. Install it: apt install nodejs"),
+        ("v18.19.0\n", "Kinesis needs Node 20 or newer; this is v18.19.0."),
     ],
 )
 def test_missing_or_old_node_is_reported(monkeypatch, answer, line):
@@ -488,14 +488,14 @@ def test_empty_milkrun_local_variable_selects_the_default_folder():
 @pytest.mark.parametrize("verb", ["up", "stop", "down", "console"])
 def test_folder_with_unrelated_files_is_neither_used_nor_deleted(tmp_path, verb):
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(StackError, match="has other content"):
+    with pytest.raises(StackError, match="contains other files"):
         getattr(Stack.of({"MILKRUN_LOCAL": str(tmp_path)}), verb)()
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 @pytest.mark.parametrize("folder", [".", "..", "/"])
 def test_clone_and_its_parent_folders_cannot_be_used_as_the_stack_folder(folder):
-    with pytest.raises(StackError, match="has other content"):
+    with pytest.raises(StackError, match="contains other files"):
         # called directly, because a command would delete the folder if this check failed
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
