@@ -1,11 +1,11 @@
 # Development tasks. `make` prints the daily ones, `make help-all` all. Each target creates the environments that it needs.
-# `##` before a description: a daily target; `#:` another one; `##@` a group. Operators use ./milkrun.
+# `##` marks the description of a daily target, `#:` that of any other target, and `##@` the name of a group. Operators use ./milkrun.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -p -c # ignores the caller's BASH_ENV, functions and CDPATH
 .NOTPARALLEL:
 
-# Only these environment variables of the caller are passed on; snowpipe/environment.py has the reasons.
+# Of the caller's environment variables, only these are passed on; snowpipe/environment.py gives the reasons.
 KEPT := PATH HOME USER LOGNAME SHELL TMPDIR TERM COLORTERM LANG JAVA_HOME DISPLAY XDG_% CI GITHUB_% RUNNER_% NO_COLOR COLUMNS \
   http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY \
   SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS \
@@ -27,7 +27,7 @@ demo: setup ## start everything, send a morning of sample traffic (or EVENTS=FIL
 	@$(PY) -m tools.milkrun up $(if $(AUTH),--auth "$$AUTH")
 	@$(PY) -m tools.milkrun demo $(if $(EVENTS),--events "$$EVENTS")
 
-up: setup ## start the local stack and keep it running (AUTH=jwt: tokens required); writes .local/outputs.json
+up: setup ## start the local stack and keep it running (AUTH=jwt: require tokens); writes .local/outputs.json
 	@$(PY) -m tools.milkrun up $(if $(AUTH),--auth "$$AUTH")
 
 console: setup ## print the address of the running stack's console
@@ -61,7 +61,7 @@ unit: setup ## run the unit tests
 	@tools/setup.sh test check bench fuzz
 	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -m "not slow" -n 2 --dist loadgroup
 
-unit-slow: setup #: run the unit tests that take long (a fuzzer, second builds of zips and wheel, a job killed at every step)
+unit-slow: setup #: run the slow unit tests (a fuzzer, repeated builds of the zips and the wheel, a job killed at every step)
 	@tools/setup.sh test check bench fuzz
 	$(PY) -m pytest tests/unit -m slow
 
@@ -80,7 +80,7 @@ e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py
 
-kills: setup #: kill each process of a local stack, and each ordered pair of them, and repair with `milkrun up`
+kills: setup #: kill each process and each ordered pair of processes of a local stack, and repair it with `milkrun up`
 	@tools/setup.sh test
 	$(PY) -m pytest tests/e2e/test_kills.py
 
@@ -88,7 +88,7 @@ faults-short: setup ## run some fault scenarios, and seeded bugs that their chec
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults -m short
 
-console-test: setup ## test the core of the console's page in Chromium, and with its own stack
+console-test: setup ## run the main browser tests of the console's page in Chromium, some of them with their own stack
 	@tools/setup.sh test browser chromium
 	$(PY) -m pytest tests/console -m "not slow" -W ignore::DeprecationWarning
 
@@ -125,7 +125,7 @@ incidents: setup #: break each part of a local stack and repair it with the oper
 	@tools/setup.sh test
 	@$(PY) -m tests.incidents $(if $(ONLY),"$$ONLY")
 
-mutate: setup #: mutate the core and list what its unit tests do not detect (SAMPLE=60 SEED=1); takes an hour
+mutate: setup #: mutate the core and list the mutants that its unit tests do not detect (SAMPLE=60 SEED=1); takes an hour
 	@tools/setup.sh check test fuzz
 	@$(PY) -m tools.mutate $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
@@ -141,15 +141,15 @@ soak: setup #: inject random faults under steady load (MINUTES=30 SEED=7 CHAPTER
 	@tools/setup.sh test
 	@$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED)) $(if $(CHAPTER),--chapter $(CHAPTER))
 
-spark: #: test the jobs over the whole archive on Spark and Beam (Python 3.11, Java 17)
+spark: #: test the batch jobs on the archive with Spark and Beam (Python 3.11, Java 17)
 	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m pytest tests/spark -W ignore
 
-marts-ingest: setup #: run dbt build twenty times beside steady ingest (BUILDS=20)
+marts-ingest: setup #: run dbt build twenty times during steady ingest (BUILDS=20)
 	@tools/setup.sh test
 	BUILDS=$(or $(BUILDS),20) $(PY) -m pytest -q -s tests/e2e/test_marts.py -k ingest
 
-airflow: setup #: test the hourly and backfill DAGs, with one whole run against their own stack
+airflow: setup #: test the hourly and backfill DAGs, including one complete run against their own stack
 	@tools/setup.sh airflow
 	.venvs/airflow/bin/python -m pytest tests/airflow -W ignore
 
@@ -167,11 +167,11 @@ bench-spark: #: measure compaction and rebuild at increasing sizes (EVENTS_LIST=
 	@tools/setup.sh main spark
 	.venvs/spark/bin/python -m tests.spark.growth --events $(EVENTS_LIST) --cores 1 2
 
-load: setup #: load the stack and each function, and check for memory leaks (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
+load: setup #: put load on the stack and on each function, and check for memory leaks (ONLY=stack,functions RATE=4 STEADY=240 WRITE=1)
 	@tools/setup.sh test bench
 	$(PY) -m tests.load $(if $(ONLY),--only $(ONLY)) $(if $(RATE),--rate $(RATE)) $(if $(STEADY),--steady $(STEADY)) $(if $(WRITE),--write)
 
-simulate: setup #: simulate an hour without Kinesis or Snowpipe at 1k, 100k and 1M events per second
+simulate: setup #: simulate an hour's outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second
 	@$(if $(WRITE),tools/setup.sh bench)
 	@$(PY) -m tools.milkrun simulate $(if $(WRITE),--plots docs/images)
 
@@ -189,14 +189,14 @@ deploy: setup ## deploy STAGE (default dev) to AWS
 smoke: setup ## post one event to STAGE (default local) and follow it to the warehouse
 	@$(PY) -m tools.milkrun smoke $(addprefix --stage ,$(STAGE))
 
-verify: setup #: run the tests marked `stage` against STAGE (default local, which must be up), and remove what they made
+verify: setup #: run the tests marked `stage` against STAGE (default local, which must be up), and delete their data
 	@tools/setup.sh test fuzz check
 	@$(PY) -m tools.milkrun verify $(addprefix --stage ,$(STAGE))
 
 nightly: setup #: run the steps of the hourly DAG without Airflow
 	@$(PY) -m ops.nightly
 
-kcl: setup #: run a KCL worker on the local stack, beside the function
+kcl: setup #: run a KCL worker on the local stack, in addition to the function
 	@tools/setup.sh test
 	@$(PY) -m tools.stack.kcl
 

@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 upgrade=("$@")
-compile() { # requirements…, then -o and the output file, whose pins are kept
+compile() { # arguments: requirements…, then -o and the output file, whose pins are kept if possible
   .venv/bin/uv pip compile -q --universal --python-version "${version:-3.13}" --generate-hashes --no-header \
     --no-annotate "${upgrade[@]}" "$@"
 }
@@ -35,7 +35,7 @@ compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.
 compile localstack/lambda_executor/lambda-requirements.in -o localstack/lambda_executor/lambda-requirements.txt
 compile snowpipe/dbt/requirements.in -o snowpipe/dbt/requirements.txt
 compile localstack/snowflake/outside/requirements.in -o localstack/snowflake/outside/requirements.txt
-# The packages of Spark as in AWS Glue 5, and the functions' versions of the packages with which jobs read events.
+# Spark's packages in the versions of AWS Glue 5. The packages that parse events have the functions' versions.
 version=3.11 compile -c <(pins requirements-lambda.txt | grep -E '^(pydantic|pydantic-core|jiter|msgspec)==') \
   glue/requirements.in -o glue/requirements.txt
 compile airflow/requirements.in -o airflow/requirements.txt

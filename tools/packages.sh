@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Test the stand-alone packages without this clone: build each wheel from the tracked files, install it with its extra
-# `test` in an empty environment, and run its tests from a copy, where nothing of the clone can be imported.
-# tools/packages.sh [FOLDER…] tests only these. Versions are those pinned for the environment that uses the package.
+# `test` in an empty environment, and run its tests from a copy outside the clone, so that they cannot import anything from it.
+# tools/packages.sh [FOLDER…] tests only these packages. Their dependencies have the versions that are pinned for the
+# environment in which this repository uses the package.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv=$PWD/.venv/bin/uv

@@ -1,12 +1,13 @@
 #!/usr/bin/env -S bash -p
 # Create the environments that a target needs: tools/setup.sh main test lambda localstack dbt outside spark airflow checkov node java
-# main is .venv with what `make demo` needs; test, check, fuzz, browser and bench add their group to it. lambda, localstack,
-# dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are separate environments in
-# .venvs/. node is node_modules. java is only checked. Environments whose inputs have not changed are skipped.
+# main is .venv with what `make demo` needs; test, check, fuzz, browser and bench add their dependency groups to it.
+# lambda, localstack, dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are
+# separate environments in .venvs/. node is node_modules. java is only checked for. Environments whose inputs have not
+# changed are skipped.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-keep_only_what_installing_needs() { # keeps proxies, certificates and indexes; snowpipe/environment.py has the same list
+keep_only_what_installing_needs() { # keep the variables for proxies, certificates and indexes; snowpipe/environment.py has the same list
   local name
   for name in $(compgen -e); do
     case $name in
@@ -28,7 +29,7 @@ export UV_PYTHON_DOWNLOADS=never PIP_USER=0 PYTHONUTF8=1
 system_certificates=/etc/ssl/certs/ca-certificates.crt # uv's own list lacks the certificates of company proxies
 if [ -z "${SSL_CERT_FILE:-}" ] && [ -f $system_certificates ]; then export SSL_CERT_FILE=$system_certificates; fi
 
-cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache} # uv and npm fail without one
+cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache} # uv and npm fail without a writable cache
 if ! { [ -d "${HOME:-}" ] && [ -w "$HOME" ] && mkdir -p "$cache" && [ -w "$cache" ]; } 2>/dev/null; then
   export UV_CACHE_DIR=${UV_CACHE_DIR:-$(pwd)/.venvs/cache/uv} npm_config_cache=$(pwd)/.venvs/cache/npm PIP_CACHE_DIR=${PIP_CACHE_DIR:-$(pwd)/.venvs/cache/pip}
 fi
@@ -38,11 +39,11 @@ die() { say "setup: $*"; exit 1; }
 
 # --- tools ---------------------------------------------------------------------------------------
 
-is_python() { # version such as 3.13, program
+is_python() { # arguments: a version such as 3.13, a program
   [ -n "${2:-}" ] && "$2" -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" >/dev/null 2>&1
 }
 
-find_python() { # tries each candidate, because a python3.13 on PATH may be a pyenv shim without that version
+find_python() { # try each candidate, because a python3.13 on PATH may be a pyenv shim without that version
   local version=$1 candidate uv pyenv_root=${PYENV_ROOT:-${HOME:-}/.pyenv}
   for candidate in "python$version" python3 python "$pyenv_root/versions/$version".*/bin/"python$version"; do
     if is_python "$version" "$candidate"; then command -v "$candidate"; return; fi
@@ -71,7 +72,7 @@ need_java() {
 
 has_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
 
-need_chromium() { # uses Debian's package instead of a browser that a test tool downloads
+need_chromium() { # use Debian's package instead of a browser that a test tool downloads
   has_chromium && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "setup: chromium …"
@@ -84,9 +85,9 @@ need_chromium() { # uses Debian's package instead of a browser that a test tool 
 
 sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
 hash_of() { cat "$@" | sha256 | cut -c1-16; }
-is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # a program in the folder, its stamp, the wanted hash
+is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # arguments: a program in the folder, the folder's stamp, the wanted hash
 
-step() { # title, then the command
+step() { # arguments: a title, then a command
   local what=$1 start=$SECONDS
   shift
   say "setup: $what …"
@@ -105,7 +106,7 @@ failed() {
 
 GROUPS_OF_MAIN=(test check fuzz browser bench) # each has a requirements-GROUP.txt
 
-make_main() { # with the requested groups and those of earlier runs
+make_main() { # create .venv with the requested groups and those of earlier runs
   local stamp=.venv/.made-from group wanted files=(requirements.txt) groups=" ${asked[*]} $(cat .venv/.groups 2>/dev/null) " made=()
   for group in "${GROUPS_OF_MAIN[@]}"; do
     if [[ $groups == *" $group "* ]]; then made+=("$group") files+=("requirements-$group.txt"); fi
@@ -137,7 +138,7 @@ install_main() { # requirements…
     .venv/bin/uv pip install -q --python .venv/bin/python --no-deps "${PROJECTS[@]/#/--editable=}"
 }
 
-make_environment() { # name, requirements, other inputs, command after installing, version of Python
+make_environment() { # arguments: name, requirements, other inputs, command to run after installing, Python version
   local name=$1 requirements=$2 inputs=$3 after=${4:-true} version=${5:-3.13}
   local folder=.venvs/$name wanted
   # shellcheck disable=SC2086 # inputs are several words
