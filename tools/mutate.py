@@ -1,8 +1,8 @@
 """Mutate the core and list the mutants that its unit tests do not detect: `python -m tools.mutate --sample 60`.
 
-Works in a copy of the last commit. cosmic-ray runs in its own environment, so it is not a dependency of the
-project. The tests of a package must fail for each mutant of that package. A surviving mutant may be
-equivalent to the original.
+The mutants are created in a copy of the last commit. cosmic-ray runs in its own environment, so it is not a
+dependency of the project. The tests of a package must fail for each mutant of that package. A surviving
+mutant may be equivalent to the original.
 """
 
 import argparse

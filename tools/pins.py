@@ -1,7 +1,7 @@
-"""Check the pins, offline: every direct dependency is in the requirements*.txt of its environment, with hashes.
+"""Check offline that every direct dependency is pinned in the requirements*.txt of its environment, with hashes.
 
 `tools/lock.sh` writes these files; the check fails if a dependency was changed without running that script.
-The check also fails if a tracked file contains the host of a package registry, because such a lock file
+The check also fails if a tracked file contains the host name of a package registry, because such a lock file
 cannot be used with a mirror.
 """
 
@@ -116,7 +116,7 @@ def problems(root: Path) -> Iterator[str]:
     for target in shared_files(root):
         for name, versions in read.get(target, Pins()).versions.items():
             if versions != together.setdefault(name, versions):
-                yield f"{target}: {name} has another version than in another file of .venv; run make lock"
+                yield f"{target}: {name} has a different version in another requirements file of .venv; run make lock"
 
 
 def registry_hosts(root: Path) -> Iterator[str]:
@@ -128,4 +128,4 @@ def registry_hosts(root: Path) -> Iterator[str]:
             continue
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
             if REGISTRY.search(line):
-                yield f"{name}:{number} names the host of a package registry"
+                yield f"{name}:{number} contains the host name of a package registry"

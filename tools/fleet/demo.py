@@ -84,7 +84,7 @@ def command(
     confirmation before it sends sample traffic there.
     """
     if live and events:
-        raise typer.BadParameter("give --live or --events, not both")
+        raise typer.BadParameter("use either --live or --events, not both")
     if not events:
         terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":
@@ -123,8 +123,8 @@ def command(
 
 
 class Demo:
-    """One run against one stage. `latencies` contains, for each row, the seconds from the POST until the row
-    could be queried.
+    """One run of the demo against one stage. `latencies` contains, for each row, the seconds from the POST
+    until the row could be queried.
     """
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
@@ -156,9 +156,9 @@ class Demo:
             if watch.fault:
                 raise watch.fault
             if delivery.fate == "kept":
-                said = f"answered {delivery.status}" if delivery.status else "no answer"
+                said = f"answered {delivery.status}" if delivery.status else "did not answer"
                 raise Refusal(
-                    f"{said} from {self._outputs.endpoint} for {REQUEST_TIMEOUT_S:g} s. Run: milkrun status"
+                    f"{self._outputs.endpoint} {said} for {REQUEST_TIMEOUT_S:g} s. Run: milkrun status"
                 )
             for key in self._ledger.add(delivery):
                 watch.expect(key, delivery.posted_at)
@@ -335,7 +335,7 @@ def _lines_in(file: Path, bars: Progress) -> int:
     total = sum(1 for _ in read_lines(file))
     bars.remove_task(task)
     if not total:
-        raise Refusal(f"{file} has no events")
+        raise Refusal(f"{file} contains no events")
     return total
 
 

@@ -43,8 +43,8 @@ CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 
 
 class Ledger:
-    """The expected and the actual outcome of each event sent. Must be used from one thread. The file `path`
-    must not exist; if `path` is None, the ledger is kept in memory.
+    """The expected and the actual outcome of each event sent. A ledger may be used from only one thread. The
+    file `path` must not exist; if `path` is None, the ledger is kept in memory.
     """
 
     def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
@@ -134,12 +134,12 @@ class Ledger:
         return int(self._db.execute(f"SELECT SUM({what}) FROM event").fetchone()[0] or 0)
 
     def differences(self, truth: Truth, place: Place, limit: int = 5) -> list[str]:
-        """Return up to `limit` event ids that are unexpectedly in a store or missing from it."""
+        """Return up to `limit` event ids that are unexpectedly present in a store or missing from it."""
         sql = f"SELECT event_id FROM event WHERE {truth} != {place} LIMIT ?"
         return [event_id for (event_id,) in self._db.execute(sql, (limit,))]
 
     def keys(self, prefix: str) -> list[str]:
-        """Return the keys with this prefix of the objects that the responses named."""
+        """Return the object keys that the responses named and that begin with `prefix`."""
         rows = self._db.execute("SELECT key FROM object WHERE key LIKE ? || '%' ORDER BY key", (prefix,))
         return [key for (key,) in rows]
 
@@ -189,8 +189,8 @@ def _is_rejected(event: Planned) -> bool:
 
 
 def _adds_up(delivery: Delivery, rejected: int) -> bool:
-    """Return whether the numbers in the receipt add up to the number of events sent, and whether `rejected`
-    equals the receipt's number.
+    """Return whether the counts in the receipt add up to the number of events sent, and its count of rejected
+    events equals `rejected`.
     """
     answer = delivery.answer
     received = count_in(answer, "received")

@@ -1,8 +1,8 @@
 """A morning of milk collection, as the phones of a fleet would send it.
 
-`posts(plan)` yields the requests in the order in which they are sent, with one stretch of each truck's round
-in memory. The same plan always produces the same bytes. Each event has its expected outcome (accepted, or
-rejected with a code), so the sender knows what to expect without asking the system under test.
+`posts(plan)` yields the requests in the order in which they are sent, and keeps only one stretch of each
+truck's round in memory. The same plan always produces the same bytes. Each event has its expected outcome
+(accepted, or rejected with a code), so the sender knows what to expect without asking the system under test.
 """
 
 import heapq
@@ -56,7 +56,7 @@ class Plan:
     def __post_init__(self) -> None:
         checked_run_id(self.run)
         if self.begins_at.tzinfo is None:
-            raise ValueError("begins_at needs a time zone")
+            raise ValueError("begins_at must have a time zone")
         for name in ("trucks", "farms", "rounds", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")

@@ -24,7 +24,7 @@ class _Expected:
 
 class Watch:
     """A context manager that polls for expected rows. `expect` may be called from any thread. `latencies`
-    contains the seconds for each row.
+    contains the seconds from the POST until each row could be queried.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Watch:
         self._thread.join(LAST_LOOK_S)  # with a timeout, because Snowflake may hang
 
     def expect(self, key: str, posted_at: datetime) -> None:
-        """Start to wait for the rows of a new object in `events/` or `rejected/`."""
+        """Start waiting for the rows of a new object in `events/` or `rejected/`."""
         name = object_name(key)
         if name is None:
-            raise ValueError(f"{key} is not a key of the archive")
+            raise ValueError(f"{key} is not the key of an archived object")
         table = "EVENTS" if name.prefix == "events" else "REJECTED"
         with self._lock:
             self._pending[key] = _Expected(table, name.lines, posted_at)

@@ -165,9 +165,9 @@ def command(
 ) -> None:
     """Send sample traffic: one morning (default), continuous load, or a file.
 
-    With --events or --duration, the load continues until the number of events is reached or the time is over.
-    After Ctrl-C the command prints the results so far and ends. It asks for confirmation before it sends sample
-    traffic to a deployed stage.
+    With --events or --duration, the load continues until that number of events has been sent or that time has
+    passed. After Ctrl-C the command prints the results so far and ends. It asks for confirmation before it sends
+    sample traffic to a deployed stage.
     """
     outputs = terminal.outputs_of(context, stage)
     if not file:

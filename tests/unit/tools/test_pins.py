@@ -77,7 +77,7 @@ def test_pinned_package_without_a_hash_is_reported(tree: Path) -> None:
 
 def test_two_versions_of_a_package_in_one_environment_are_reported(tree: Path) -> None:
     replace(tree / "requirements-test.txt", "certifi==20", "certifi==19")
-    assert any("certifi has another version" in line for line in pins.problems(tree))
+    assert any("certifi has a different version" in line for line in pins.problems(tree))
 
 
 def test_missing_requirements_file_is_reported(tree: Path) -> None:
@@ -89,4 +89,4 @@ def test_file_that_contains_a_registry_host_is_reported(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("one\nurl = https://files.python" + "hosted.org/packages/x.whl\n")
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run(["git", "add", "lock"], cwd=tmp_path, check=True)
-    assert list(pins.registry_hosts(tmp_path)) == ["lock:2 names the host of a package registry"]
+    assert list(pins.registry_hosts(tmp_path)) == ["lock:2 contains the host name of a package registry"]

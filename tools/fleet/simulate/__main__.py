@@ -44,7 +44,7 @@ def command(
         typer.Option(
             "--size",
             metavar="SIZE",
-            help="Simulate only this size: 1k, 100k, 1M or `100k, patient`. Can be repeated.",
+            help="Simulate only this size: 1k, 100k, 1M, `100k, patient` or `1M, patient`. Can be repeated.",
         ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=1, max=1440, help="Duration of the outage in minutes.")] = 60,

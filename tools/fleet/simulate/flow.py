@@ -1,7 +1,7 @@
 """The flow of events, modelled as queues and workers. SimPy provides the clock.
 
 Events move in parcels. A parcel is a whole number of events that were sent in the same tick. At any time,
-each event is in exactly one place.
+each event is counted exactly once: in a queue, or as delivered.
 """
 
 from collections import deque
@@ -191,7 +191,7 @@ class Simulation:
 
     def recovered_after(self, queue: str) -> float | None:
         """Return the seconds from the end of the outage until the queue is as short as before the outage;
-        None if it never is.
+        None if that never happens.
         """
         before = max(getattr(sample, queue) for sample in self.samples if sample.at < self.outage.begins)
         late = [
@@ -205,8 +205,8 @@ class Simulation:
 
     @property
     def lost(self) -> int:
-        """Return the number of events that are missing or counted twice on the way to the archive, to the
-        visits or to the warehouse's rows.
+        """Return the number of events that are missing or counted twice on the way to the archive, the visits
+        or the warehouse.
         """
         end = self.samples[-1]
         return (
@@ -220,8 +220,8 @@ QUEUES = ("phones", "redrive", "stream", "pipe")
 
 
 def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulation:
-    """Run a simulation until all queues have been short again for an hour, or until `limit` seconds after the
-    outage; return its samples.
+    """Simulate an outage until all queues have been short again for an hour, or until `limit` seconds after
+    the outage; return the simulation.
     """
     flow = Flow(size, outage)
     samples: list[Sample] = []
@@ -235,10 +235,11 @@ def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulati
 
 
 def expected_recovery(size: Size, outage: Outage) -> float | None:
-    """Return the recovery time in seconds by a formula: the number of events during the outage, divided by
-    the spare capacity of the slowest part.
+    """Return the recovery time in seconds according to a formula: the number of events during the outage,
+    divided by the spare capacity of the slowest part.
 
-    Return None if phones keep events because ingest is too slow, because there is no simple formula for that case.
+    Return None if ingest is so slow during the outage that events wait on the phones; no simple formula
+    covers that case.
     """
     if outage.part == "kinesis" and size.ingest_while_throttled < size.events_per_second:
         return None

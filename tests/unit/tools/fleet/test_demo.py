@@ -157,7 +157,7 @@ def test_line_too_large_for_any_request_is_expected_to_be_dropped(padding: bytes
 @pytest.mark.parametrize("body", [b"", b"\n \n", MARK, MARK + b"\r\n\x0c\n"])
 def test_demo_refuses_a_file_without_events(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "nothing").write_bytes(body)
-    with pytest.raises(Refusal, match="has no events"):
+    with pytest.raises(Refusal, match="contains no events"):
         demo._lines_in(tmp_path / "nothing", Progress(disable=True))
 
 
@@ -182,7 +182,7 @@ class UnreachableStack:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (None, "no answer from http://127.0.0.1:9/v1/events"),
+        (None, "http://127.0.0.1:9/v1/events did not answer"),
         (Refusal("no connection to Snowflake"), "no connection"),
     ],
     ids=["gateway", "warehouse"],
