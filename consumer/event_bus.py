@@ -17,7 +17,7 @@ SOURCE = "milkrun.visits"
 
 @dataclass(frozen=True, slots=True)
 class EventBus:
-    """The EventBridge bus `name`. Subscribers discard repeated `detail.id`s and sort by `detail.version`."""
+    """The EventBridge bus `name`. Subscribers must de-duplicate by `detail.id` and order by `detail.version`."""
 
     events: JsonClient
     name: str

@@ -48,7 +48,7 @@ def chunk_key(pair: Pair, version: int, number: int) -> str:
 
 
 def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
-    """Return the partition key and sort key range of a pair's items, or of its chunks only if `part` is `#e`."""
+    """Return the partition key and the sort-key range of a pair's items; with `part` `#e`, the range of its chunks."""
     prefix = fence_key(pair.fence) + part
     return quoted(pair.device_id), f"{prefix}#", f"{prefix}$"
 
@@ -86,5 +86,5 @@ def first_version(at: datetime) -> int:
 
 
 def instant_of(version: int) -> datetime:
-    """Return the approximate time of the first events in a log, from which its version numbers count up."""
+    """Return the approximate time of a log's first events; its version numbers count up from that time."""
     return _EPOCH + timedelta(milliseconds=version)

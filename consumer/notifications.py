@@ -16,7 +16,7 @@ type News = tuple[NotificationKind, Visit | None, Visit | None]
 
 
 class Notification(NamedTuple):
-    """An event on the bus. Its `id` is the same each time that it is published."""
+    """A notification for the event bus. Its `id` is the same each time that it is published."""
 
     id: str
     kind: NotificationKind

@@ -354,9 +354,9 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the chunk to which an event with this `order_of` key belongs, or of the log, which follows.
+    """Return the index of the part in which an event with this `order_of` key belongs.
 
-    The chunk is the first one whose last event sorts at or after the key.
+    It is the first chunk whose last event sorts at or after the key, otherwise the log, which follows the last chunk.
     """
     return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 

@@ -195,7 +195,7 @@ def _s3() -> "S3Client":
 
 
 def open_store(location: str) -> Store:
-    """Return the store for `s3://bucket` or for the path of a folder. Raises ValueError if a bucket has a prefix."""
+    """Return the store for `s3://bucket` or a folder's path. Raises ValueError if a prefix follows the bucket name."""
     if not location.startswith("s3://"):
         return Folder(Path(location).resolve())
     bucket, _, rest = location.removeprefix("s3://").partition("/")

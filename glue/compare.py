@@ -3,7 +3,8 @@
     python -m glue.compare --archive s3://BUCKET --name 2026-11-16T00_2026-11-17T00 [--outputs FILE]
     python -m glue.compare --archive s3://BUCKET --name … --file export.parquet
 
-Exit codes: 0 equal, 1 differences (one line each in rebuilt/<name>/differences.ndjson), 2 comparison not possible.
+The exit code is 0 if the visits are equal, 1 if they differ (rebuilt/<name>/differences.ndjson has a line for each
+difference), and 2 if they cannot be compared.
 """
 
 import argparse

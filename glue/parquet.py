@@ -28,7 +28,7 @@ class Written:
 
 
 class ReadBackMismatch(Exception):
-    """Raised if a stored object differs from the rows written, so that the job stops before anything relies on it."""
+    """Raised if a stored object differs from the rows written, or would be overwritten; the job then stops."""
 
 
 def write_parquet(

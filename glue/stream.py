@@ -93,7 +93,7 @@ class Stream:
 def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
     """Return the geofence events in new objects.
 
-    Spark only lists the objects, because an unreadable object must not end the stream.
+    Spark only lists the objects, and `_read` reads them, because an unreadable object must not end the stream.
     """
     objects = (
         # Used only to list the objects: the content column is never selected.
