@@ -1,4 +1,4 @@
-"""Test a complete Airflow run on its own stack: it reloads rows that were deleted from the warehouse.
+"""Test that a complete Airflow run, on its own stack, reloads rows that were deleted from the warehouse.
 
 With MILKRUN_E2E_OUTPUTS=<outputs.json>, the test uses that running stack instead, and does not stop it.
 """

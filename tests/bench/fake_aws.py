@@ -78,7 +78,7 @@ def _size(kind: str, value: object) -> int:
 
 
 def units(item: Item) -> int:
-    """Return the write units of storing an item: one per KB or part of a KB."""
+    """Return the write units for storing an item: one per started KB."""
     return max(1, math.ceil(size_of(item) / WRITE_UNIT_BYTES))
 
 
@@ -87,8 +87,8 @@ def read_units(size: int, *, consistent: bool) -> float:
 
 
 class ConditionFailed(ClientError, ServiceError):
-    """The error for a failed condition: the type that botocore raises for the peer, and the type that
-    `aws/json_client.py` raises for us.
+    """The error for a failed condition. It has both the type that the peer catches (botocore's) and the type that
+    our consumer catches (of `aws/json_client.py`).
     """
 
     def __init__(self, old: Item | None) -> None:

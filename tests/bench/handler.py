@@ -354,8 +354,8 @@ def status(field: str) -> int:
 
 
 def run(part: str) -> Figures:
-    """Run one part in this process. Each part gets a new process, because peak memory would include that of
-    earlier parts.
+    """Run one part in this process. Each part needs a new process, because otherwise its peak memory would include
+    that of earlier parts.
     """
     with sink():
         found: Figures = getattr(importlib.import_module("tests.bench.handler"), part)()

@@ -91,8 +91,9 @@ def requests(batch: int) -> Callable[[int], Iterator[Invocation]]:
 
 
 def claims(number: int) -> Iterator[Invocation]:
-    """Store ten objects of twenty events; return endless invocations with ten claim checks, one per object,
-    for its four geofence events.
+    """Store ten objects of twenty events; return an endless series of invocations with ten claim checks.
+
+    Each claim check refers to one object and its four geofence events.
     """
     from tests.bench.handler import events
 
@@ -118,8 +119,9 @@ def claims(number: int) -> Iterator[Invocation]:
 def batches(
     number: int, shape: str = "200", records: int = 200, calls_per_group: int = 4
 ) -> Iterator[Invocation]:
-    """Yield endless batches as in tests.bench.consumer. Each group of trucks sends `calls_per_group` batches,
-    one per hour, before the next group starts.
+    """Yield an endless series of batches like those of tests.bench.consumer.
+
+    Each group of trucks sends `calls_per_group` batches, one per hour, before the next group starts.
     """
     from tests.bench.consumer import SHAPES
     from tests.unit.consumer.strategies import batch_of

@@ -32,7 +32,7 @@ class Phase:
     every: float = 0.0
 
     def dues(self) -> Iterator[float]:
-        """Yield when each request is due, in seconds after the start of the phase."""
+        """Yield the time at which each request is due, in seconds after the start of the phase."""
         if self.at_once:
             for pulse in range(int(self.seconds // self.every)):
                 yield from [pulse * self.every] * self.at_once

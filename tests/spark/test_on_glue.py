@@ -49,7 +49,7 @@ def test_zip_contains_every_module_that_the_scripts_import(published: Path) -> N
 
 
 @pytest.mark.parametrize("job", [*JOBS, "beam"])
-def test_each_command_prints_help(job: str) -> None:
+def test_each_glue_command_prints_its_help(job: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", f"glue.{job}", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -1,7 +1,7 @@
 """A typical consumer that handles one record at a time: Powertools' BatchProcessor with DynamoDB idempotency.
 
-It has the same input, visit rule, visits and notifications as our consumer, and the same table of events and
-visits, but no log of changes.
+It applies the same visit rule to the same stream as our consumer, and publishes a notification per changed visit.
+Its table contains one item per event and per visit, but no log of changes.
 """
 
 import json

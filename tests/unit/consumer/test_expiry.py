@@ -201,7 +201,7 @@ def test_late_event_in_a_visit_with_1440_events_reads_fewer_than_40_items():
     assert table.visits(HOME) == list(visits_of([event("enter", 0, "parked"), *dwells, late])[HOME].visits)
 
 
-def test_no_event_is_added_to_a_chunk_whose_successors_have_expired():
+def test_no_event_is_added_to_a_chunk_if_all_later_chunks_have_expired():
     table = FakeTable()
     now = event("enter", 92 * DAY, "now")
     with small((0, 1, 16_000)):

@@ -111,7 +111,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_presence_in_the_table_matches_the_rule_on_random_events(aws, seed):
+def test_contradicted_visits_match_the_presence_rule_on_random_events(aws, seed):
     """The events include quick re-entries, superseded contents and equal times, and are added in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
@@ -127,7 +127,7 @@ def test_presence_in_the_table_matches_the_rule_on_random_events(aws, seed):
         assert contradicted(aws, device) == by_rule(some, device)
 
 
-def test_presence_in_the_table_matches_the_rule_on_real_delivery_rounds(aws):
+def test_contradicted_visits_match_the_presence_rule_on_real_delivery_rounds(aws):
     found = delivery_rounds()
     vans = {each.pair.device_id for each in presence(found, ("stop",)) if each.contradicted_by}
     some = [each for each in found if each.device_id in vans]

@@ -387,7 +387,7 @@ def test_notifications_of_a_discarded_batch_are_sent_with_the_next_batch():
     assert [n.kind for n in bus.notified] == ["arrived", "departed"]
 
 
-def test_only_the_configured_kinds_of_notifications_are_published():
+def test_only_the_configured_kinds_of_notification_are_published():
     table, bus = FakeTable(), FakeBus()
     mine = Store(table, bus, RULE, Inline(), frozenset({"visit_restated"}))
     deliver(mine, [event("enter", 0, "a"), event("exit", 600, "b")], 1)

@@ -186,7 +186,7 @@ def test_temporarily_unreadable_object_is_retried_in_the_next_run(tmp_path: Path
     assert (manifest["lines"], manifest["unreadable"]) == (20, [])
 
 
-def test_retrying_an_hour_overwrites_no_file_in_the_previous_manifest(tmp_path: Path) -> None:
+def test_second_attempt_at_an_hour_overwrites_no_file_of_the_first_attempt(tmp_path: Path) -> None:
     """Both attempts have the same source keys, so file names must not depend only on these keys."""
     keys = archived(tmp_path, some_lines(20), batch=10)
     (tmp_path / "unreadable").write_text(keys[0])
@@ -328,7 +328,7 @@ def test_real_day_of_delivery_rounds_is_compacted_without_losing_a_line(tmp_path
         assert sorted(payloads(store, files)) == sorted(lines)
 
 
-def test_folder_lists_objects_by_prefix_as_s3_does(tmp_path: Path) -> None:
+def test_folder_store_lists_objects_by_prefix_as_s3_does(tmp_path: Path) -> None:
     [key] = archived(tmp_path, some_lines(3))
     assert key.startswith(f"events/{hour_folder(HOUR)}/")
     [found] = Folder(tmp_path).list("events/dt=2026-11-16/hh=0")

@@ -201,7 +201,9 @@ def left(archive: Path, prefix: str = "events") -> list[bytes]:
     ],
     ids=["upper case", "longer id", "mention", "mention as user", "device", "number of litres"],
 )
-def test_event_of_another_user_is_kept(tmp_path: Path, users: Path, event: bytes) -> None:
+def test_event_of_another_user_is_kept_even_if_it_contains_the_same_or_a_similar_id(
+    tmp_path: Path, users: Path, event: bytes
+) -> None:
     users.write_text(f"{ANN}\n778899\n")
     archived(tmp_path / "archive", [event])
     assert forget(tmp_path / "archive", users) == 0
@@ -371,7 +373,7 @@ def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
 @pytest.mark.parametrize(
     "event", [b'{"user":{"userId":778899}}', b'{"userId":778899}', b'{"user":"bob"}', b'["bob"]', b'"bob"']
 )
-def test_rejected_event_is_deleted_even_if_its_id_has_the_wrong_type(
+def test_rejected_event_is_deleted_even_if_its_user_id_has_the_wrong_type(
     tmp_path: Path, users: Path, event: bytes
 ) -> None:
     archive = tmp_path / "archive"
@@ -452,7 +454,7 @@ def test_unreadable_list_of_users_is_reported_without_a_traceback(
 def test_each_write_to_events_is_conditional_as_the_bucket_policy_requires(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, users: Path
 ) -> None:
-    """The policy denies unconditional writes, including those of the Glue job; moto does not enforce it."""
+    """The bucket policy, which moto does not enforce, denies unconditional writes, including those of the Glue job."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -47,13 +47,15 @@ def simulated(events: list[Crossing], until: int) -> Found:
 
 @settings(max_examples=300, deadline=None)
 @given(crossings)
-def test_one_batch_of_all_events_gives_the_simulated_result(events: list[Crossing]) -> None:
+def test_one_batch_with_all_events_gives_the_simulated_windows_and_overdue_visits(
+    events: list[Crossing],
+) -> None:
     assert advance(State(), events, END, TIMES)[1] == simulated(events, END)
 
 
 @settings(max_examples=200, deadline=None)
 @given(crossings, st.integers(0, 10**6))
-def test_order_and_batching_within_the_allowed_lateness_do_not_change_the_result(
+def test_order_and_batching_within_the_allowed_lateness_do_not_change_windows_or_overdue_visits(
     events: list[Crossing], seed: int
 ) -> None:
     """Events arrive up to ten minutes late, and the watermark is ten minutes behind the newest event."""
@@ -76,7 +78,7 @@ def test_order_and_batching_within_the_allowed_lateness_do_not_change_the_result
     )
 
 
-def test_repeated_events_do_not_change_the_result() -> None:
+def test_repeated_events_do_not_change_the_windows() -> None:
     events = [crossing(0, "enter", "a"), crossing(7 * MINUTE, "exit", "b")]
     state, first = advance(State(), events, 5 * MINUTE, TIMES)
     state, second = advance(state, events, 20 * MINUTE, TIMES)
@@ -97,7 +99,7 @@ def test_visit_without_an_exit_is_reported_once_and_then_abandoned() -> None:
     assert next_timeout(state, TIMES) is None
 
 
-def test_event_for_a_decided_window_is_ignored() -> None:
+def test_event_for_a_window_that_is_already_decided_is_ignored() -> None:
     state, _ = advance(
         State(), [crossing(0, "enter", "a"), crossing(MINUTE, "exit", "b")], 10 * MINUTE, TIMES
     )
