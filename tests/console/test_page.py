@@ -331,7 +331,7 @@ def test_paused_event_list_shows_new_events_only_after_it_is_resumed(feed: Feed,
     expect(page.get_by_text("after-the-pause")).to_be_visible()
 
 
-def test_filters_narrow_the_event_list_and_are_kept_in_the_url(feed: Feed, open_page: Open) -> None:
+def test_filters_narrow_the_event_list_and_are_stored_in_the_url(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     page.get_by_label("Type").select_option("pickup.started")
     expect(page.locator(".row-link").first).to_have_text("pickup.started")

@@ -28,8 +28,8 @@ WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_s
 
 
 def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
-    """Return the trucks' presence that the console shows after it has read visits from the visits table and enter
-    events from the archive, in random order.
+    """Return the open visits that the console shows after it has read visits from the visits table and enter events
+    from the archive, in random order. Each value is the id of the event that contradicts the visit, or None.
     """
     known = KnownVisits(tags)
     inputs: list[GeofenceEvent | visit_row.Row] = [each for each in found if each.kind == "enter"]

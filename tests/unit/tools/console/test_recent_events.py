@@ -61,7 +61,7 @@ def test_new_events_are_returned_once_with_the_number_of_omitted_events(held):
     assert held.take_fresh(3) == ({"good": [], "bad": []}, 0)
 
 
-def test_reset_removes_all_events_and_counts(held):
+def test_reset_deletes_all_events_and_sets_their_counts_to_zero(held):
     held.forget()
     assert held.matching("all", limit=9) == []
     assert held.counted == {"good": 0, "bad": 0}

@@ -543,7 +543,7 @@ def test_reset_sends_every_page_a_new_snapshot(served):
     assert data["events"] == {"good": [], "bad": [], "counted": {"good": 0, "bad": 0}}
 
 
-def test_log_contains_no_device_id(capfd):
+def test_server_log_contains_no_device_id(capfd):
     served = Served()
     served.ask("/api/visits?device_id=truck-of-somebody")
     served.ask("/api/trucks/truck-of-somebody/trail")
