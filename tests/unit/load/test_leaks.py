@@ -1,4 +1,4 @@
-"""Test the leak detector with simulated memory sizes, and with the real handler, with and without an artificial leak."""
+"""Test the leak detector with simulated memory sizes and with the real handler, with and without artificial leaks."""
 
 import random
 from collections.abc import Mapping
