@@ -38,8 +38,8 @@ def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
 def caught_up(pipeline: Pipeline) -> None:
     """Wait until the consumer has processed all records.
 
-    Puts a final event on each shard and waits for its visit, because the consumer processes each shard in
-    order.
+    The function puts a final event on each shard and waits for its visit, because the consumer processes each
+    shard in order.
     """
     kinesis, stream = pipeline.aws("kinesis"), pipeline.outputs.stream
     last = []

@@ -72,7 +72,7 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
 
     def once_done() -> object:
         """Return the pair's items if every chunk of its log has been written, otherwise False. The visit may
-        become visible earlier.
+        be visible before then.
         """
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(

@@ -495,8 +495,8 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Return random geofence events that cover every branch of the visit rule: ties, gaps at the limit,
-    repeats and conflicts.
+    """Return random geofence events that cover every branch of the visit rule, with ties, gaps at the merge
+    limit, repeated events and conflicting contents.
     """
     rng = random.Random(seed)
     lines = []

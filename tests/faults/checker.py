@@ -100,7 +100,7 @@ def check_marts(facts: MartFacts) -> list[Breach]:
 
 
 def check(facts: Facts) -> list[Breach]:
-    """Return every breach of a promise."""
+    """Return every broken promise."""
     facts = replace(facts, exchanges=settled(facts.exchanges, facts.objects))
     truth = _truth(facts.exchanges)
     expected = _rule(truth.crossings, facts.ended_at)

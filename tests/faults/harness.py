@@ -85,8 +85,8 @@ class Scenario:
     def under_load(
         self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Send requests, by default a morning's, while the `with` block runs; then wait until exactly their
-        events have arrived.
+        """Send requests (by default a morning's) while the `with` block runs; then wait until all of their
+        events, and no others, have arrived.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()

@@ -299,7 +299,7 @@ def test_promises_hold_if_some_calls_to_every_service_fail(scenario: Scenario) -
 @short
 def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) -> None:
     """Kill Snowflake right after it has read some objects: during the transaction that loads them, or just
-    before or after it.
+    before or after that transaction.
     """
     chance = random.Random(scenario.seed)
     with scenario.under_load():
