@@ -16,7 +16,7 @@ class CredentialsError(RetryableError):
 
 
 class ServiceError(RetryableError):
-    """The service returned an error. `code` is its error code, or the HTTP status if the response contains none."""
+    """The service returned an error. `code` is the error code, or the HTTP status if the response contains none."""
 
     def __init__(self, service: str, code: str, status: int) -> None:
         super().__init__(f"{service}: {code}")

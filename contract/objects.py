@@ -68,7 +68,7 @@ def is_content(key: str, size: int) -> bool:
 
 
 def prefix_of(key: str) -> Prefix | None:
-    """Return the prefix of a key, or None if Milkrun does not use it. The rest of the key may have any format."""
+    """Return the prefix of a key, or None if it is not one of Milkrun's. The rest of the key may have any format."""
     return next((prefix for prefix in _PREFIXES if key.startswith(f"{prefix}/")), None)
 
 

@@ -24,7 +24,7 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
     Rejects bytes that are not UTF-8, duplicate names in an object, NaN and Infinity, lone surrogates, numbers too large
     for a double, and more than MAX_DEPTH levels. Python's own `json` accepts most of these, and one such line makes
     Snowpipe reject the whole file of up to 500 lines. No step loops over the text in Python, because malicious texts
-    must not take much CPU. With `integers_fit`, the caller knows from `all_integers_fit` that no integer is too large.
+    must not take much CPU. Set `integers_fit` if `all_integers_fit` has shown that no integer is too large.
     """
     # These two read the brackets and digits of a valid text; any other text is rejected below.
     if not integers_fit and not all_integers_fit(raw) and _has_huge_integer(raw):

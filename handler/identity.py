@@ -32,7 +32,7 @@ KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """The credential of a request. `device` is the only device whose events it may send; None allows all devices.
+    """The credential of a request. `device` is the only device whose events the request may contain; None allows all.
 
     Events of a different user are not rejected, because a phone may send one driver's events with the next driver's
     token.
@@ -43,10 +43,7 @@ class Speaker:
     user: str | None = None
 
     def may_speak_for(self, device: str | None) -> bool:
-        """Return whether this credential may send events of a device.
-
-        Any credential may send events without a device.
-        """
+        """Return whether the request may contain events of a device. Events without a device are always allowed."""
         return self.device is None or device is None or device == self.device
 
 
@@ -131,9 +128,9 @@ class Tokens:
             raise _invalid(f"The token is not valid: {type(error).__name__}.") from None
         audience, expires_at, not_before = claims.get("aud"), claims.get("exp"), claims.get("nbf", 0)
         if claims.get("iss") != settings.jwt_issuer:
-            raise _invalid("The token is from a different issuer.")
+            raise _invalid("This stage does not accept tokens from this issuer.")
         if settings.jwt_audience not in (audience if isinstance(audience, list) else [audience]):
-            raise _invalid("The token is for a different audience.")
+            raise _invalid("This stage does not accept tokens for this audience.")
         if not isinstance(expires_at, int | float) or not isinstance(not_before, int | float):
             raise _invalid("The token's `exp` or `nbf` is not a number, or `exp` is missing.")
         if self._clock() < not_before - LEEWAY_SECONDS:

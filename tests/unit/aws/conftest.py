@@ -30,7 +30,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Return a file with a self-signed certificate for 127.0.0.1 and its private key."""
+    """Return the path of a file with a self-signed certificate for 127.0.0.1 and its private key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "strict")])
     now = datetime.now(UTC)

@@ -69,7 +69,7 @@ def test_example_request_from_the_aws_documentation_gets_the_documented_signatur
     )
 
 
-def test_function_credentials_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_function_credentials_come_from_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
         monkeypatch.delenv(name, raising=False)
     given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}

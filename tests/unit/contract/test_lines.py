@@ -1,4 +1,4 @@
-"""Test how newline-delimited text from phones, laptops and editors is read."""
+"""Test reading newline-delimited text from phones, laptops and editors."""
 
 from contract.lines import lines_in
 

@@ -32,7 +32,7 @@ class Phone:
     tokens: Tokens | None = None
 
     def post(self, body: object, headers: Mapping[str, str] | None = None, **context: float) -> Answer:
-        """Post a body in payload format 1.0 with base64, as API Gateway does, and return the response.
+        """Post a base64-encoded body in payload format 1.0, as API Gateway does, and return the response.
 
         Bytes are sent unchanged, and other values as JSON.
         """

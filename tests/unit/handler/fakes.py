@@ -95,7 +95,7 @@ class ArchiveFake:
         self.world.objects.setdefault(lines.key, lines.body)
         self.world.metadata.setdefault(lines.key, facts)
         if fault is Fault.AFTER:
-            raise RetryableError("simulated failure after the effect")
+            raise RetryableError("simulated failure after the call took effect")
         return is_new
 
 
@@ -113,7 +113,7 @@ class _Stream:
         refused = list(records[::2]) if fault is Fault.PARTLY else []
         self.world.stream += [record for record in records if record not in refused]
         if fault is Fault.AFTER:
-            raise RetryableError("simulated failure after the effect")
+            raise RetryableError("simulated failure after the call took effect")
         return refused
 
 
@@ -125,7 +125,7 @@ class _Queue:
         fault = self.world.next_fault("enqueue")
         self.world.claims.append((key, list(lines)))
         if fault is Fault.AFTER:
-            raise RetryableError("simulated failure after the effect")
+            raise RetryableError("simulated failure after the call took effect")
 
 
 @dataclass

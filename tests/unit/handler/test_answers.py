@@ -201,7 +201,7 @@ def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) ->
     assert phone.world.calls == [], "half a second is reserved for the response"
 
 
-def test_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
+def test_claim_check_for_a_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
     """The redrive function, whose timeout is a minute, will get the same rejection and quarantine the record."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202

@@ -237,7 +237,9 @@ def test_token_signed_with_the_public_key_as_hmac_secret_is_refused(issuer: Issu
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "none"])
-def test_symmetric_algorithms_and_none_cannot_be_configured(issuer: Issuer, algorithm: str) -> None:
+def test_symmetric_algorithms_and_the_algorithm_none_cannot_be_configured(
+    issuer: Issuer, algorithm: str
+) -> None:
     with pytest.raises(ValueError, match="JWT_ALGORITHMS"):
         issuer.tokens(JWT_ALGORITHMS=f"ES256 {algorithm}")
 
@@ -383,7 +385,7 @@ def logged(capsys: pytest.CaptureFixture[str], event: str) -> dict[str, object]:
     return next(line for line in lines if line["event"] == event)
 
 
-def test_only_the_event_of_another_device_is_rejected(
+def test_only_the_event_of_a_device_that_the_token_does_not_name_is_rejected(
     issuer: Issuer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone = phone_of(issuer, "required")

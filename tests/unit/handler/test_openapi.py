@@ -82,7 +82,7 @@ def test_every_response_has_a_documented_status_and_schema(
     Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(answer.body)
 
 
-def test_every_credential_of_an_operation_has_a_security_scheme() -> None:
+def test_every_credential_that_the_operation_accepts_has_a_security_scheme() -> None:
     schemes = DOCUMENT["components"]["securitySchemes"]
     operation = DOCUMENT["paths"]["/v1/events"]["post"]
     assert {name for way in operation["security"] for name in way} == set(schemes) == {"apiKey", "token"}

@@ -1,4 +1,4 @@
-"""Test that a position without event fields becomes an event of type `location.ping`, if it is complete."""
+"""Test that a complete position without event fields becomes an event of type `location.ping`."""
 
 import hashlib
 import json

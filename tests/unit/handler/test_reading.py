@@ -34,7 +34,7 @@ def named_gzip(plain: bytes, name_bytes: int) -> bytes:
     return packed[:3] + b"\x08" + packed[4:10] + b"n" * name_bytes + b"\0" + packed[10:]
 
 
-# --- body forms --------------------------------------------------------------------------------
+# --- body formats ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def named_gzip(plain: bytes, name_bytes: int) -> bytes:
                                           "content-encoding": "identity"}, id="headers in any case"),
     ],
 )  # fmt: skip
-def test_every_body_format_gives_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
+def test_every_body_format_stores_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
     answer = phone.post(body, headers)
     assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 2, [])
     assert phone.world.lines("events") == [text(TRIP), text(OTHER)]

@@ -188,7 +188,7 @@ def test_zips_are_not_rebuilt_if_their_input_is_unchanged(local):
     assert {n: p.stat().st_mtime_ns for n, p in package.package("local").items()} == before
 
 
-def test_deployment_of_tested_zips_builds_none_and_rejects_outdated_ones(local):
+def test_deployment_reuses_tested_zips_and_rejects_outdated_ones(local):
     before = {name: path.read_bytes() for name, path in local.items()}
     assert package.package("local", may_build=False).keys() == before.keys()
     stamp = local["handler"].with_suffix(".hash")
