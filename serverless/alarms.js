@@ -18,7 +18,7 @@ function metric(Namespace, MetricName, dimensions, stat) {
   return { Namespace, MetricName, Dimensions, ...statistic };
 }
 
-// An expression over metrics, each for one minute or for `Period` seconds.
+// An expression over metrics, each aggregated over `Period` seconds.
 const math = (Expression, Period, metrics) => ({
   Metrics: [
     { Id: 'result', Expression, ReturnData: true },
@@ -30,8 +30,8 @@ const math = (Expression, Period, metrics) => ({
   ],
 });
 
-// Visible messages, and those that were received but not deleted, which is the state of a failing message most of the
-// time.
+// Visible messages, and messages in flight (received but not deleted), because a message that keeps failing is in flight
+// most of the time.
 const undeleted = (of) =>
   math('FILL(waiting, 0) + FILL(in_flight, 0)', 60, {
     waiting: queue(of, 'ApproximateNumberOfMessagesVisible', 'Maximum'),
@@ -40,7 +40,7 @@ const undeleted = (of) =>
 
 const over = (Threshold) => ({ ComparisonOperator: 'GreaterThanThreshold', Threshold });
 const under = (Threshold) => ({ ComparisonOperator: 'LessThanThreshold', Threshold });
-// Alarm if `late` of the last `of` periods are above the threshold.
+// Fire if at least `late` of the last `of` periods breach the threshold.
 const periods = (seconds, of = 1, late = of) => ({ Period: seconds, EvaluationPeriods: of, DatapointsToAlarm: late });
 const silenceIsBad = { TreatMissingData: 'breaching' };
 const oncePipesAreChecked = { needs: 'checkPipes' };
@@ -50,14 +50,14 @@ const onceTrafficIsExpected = { needs: 'expectTraffic' };
 // TreatMissingData, and would never end. A throttled table causes consume-errors and iterator-age.
 const alarms = {
   // Ingest
-  'api-5xx': page('Over 1 % of requests (and at least three) got a 5xx within five minutes.', over(1), periods(300),
+  'api-5xx': page('Within five minutes, over 1 % of the requests (and at least three) got a 5xx response.', over(1), periods(300),
     math('IF(failed >= 3, 100 * failed / asked, 0)', 300, { failed: api('5XXError', 'Sum'), asked: api('Count', 'Sum') })),
-  'api-latency': warn('The 99th percentile of the latency is over 3 s.', api('Latency', 'p99'), over(3000), periods(60, 5, 3)),
-  'api-throttled': warn('Requests got a 429: a client sends in a loop, or the stage\'s rate is too low.',
+  'api-latency': warn('The 99th percentile of the API\'s latency is over 3 s.', api('Latency', 'p99'), over(3000), periods(60, 5, 3)),
+  'api-throttled': warn('Requests got a 429 response, because a client sends in a loop or the stage\'s rate limit is too low.',
     milkrun('throttled', 'Sum'), over(100), periods(300)),
-  'device-events': warn('One device sent more events in an hour than a truck does.',
+  'device-events': warn('One device sent more events within an hour than a truck normally sends.',
     milkrun('events_per_device', 'Maximum'), over('${param:eventsPerDeviceHour}'), periods(300)),
-  'device-mismatch': warn('Events were rejected because the token speaks for another device.',
+  'device-mismatch': warn('Events were rejected, because the token was issued for another device.',
     milkrun('rejected_device_mismatch', 'Sum'), over(0), periods(300)),
   'no-traffic': page('No requests arrived, although phones send at all hours.', api('Count', 'Sum'), under(1),
     { Period: 60, EvaluationPeriods: '${param:noTrafficMinutes}' }, silenceIsBad, onceTrafficIsExpected),
@@ -66,9 +66,9 @@ const alarms = {
   // Redrive
   'redrive-errors': warn('The redrive function failed or timed out.', lambda('Redrive', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
   // Not the age of the oldest message, because SQS ignores messages that are received repeatedly and never deleted.
-  'redrive-waiting': warn('Claim checks have waited for 15 minutes, because the stream still throttles.',
+  'redrive-waiting': warn('Claim checks have waited in the redrive queue for 15 minutes, because the stream is still throttled.',
     over(0), periods(60, 15), undeleted('RedriveQueue')),
-  'dead-letters': page('Claim checks used up their tries, so the consumer lacks archived events.',
+  'dead-letters': page('Claim checks used up their attempts, so the consumer has not received their archived events.',
     over(0), periods(60), undeleted('DeadLetterQueue')),
   // Consumer
   'consume-errors': warn('The consumer failed, timed out or crashed.', lambda('Consume', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
@@ -81,9 +81,9 @@ const alarms = {
     'records-arrive': [stream('IncomingRecords', 'Sum'), over(0), periods(300, 3, 2)],
     'consumer-silent': [lambda('Consume', 'Invocations', 'Sum'), under(1), periods(300, 3), silenceIsBad],
   }),
-  'given-up-batches': page('Batches reached the record age and were written to S3 unprocessed.',
+  'given-up-batches': page('Batches reached the maximum record age and were written to S3 unprocessed.',
     mapping('OnFailureDestinationDeliveredEventCount', 'Sum'), over(0), periods(60)),
-  'lost-batches': page('Batches reached the record age, and writing them to S3 failed as well.',
+  'lost-batches': page('Batches reached the maximum record age, and writing them to S3 failed as well.',
     lambda('Consume', 'DestinationDeliveryFailures', 'Sum'), over(0), periods(60)),
   'set-aside': warn('Records or bodies that can never be processed were quarantined.', milkrun('set_aside', 'Sum'), over(0), periods(300)),
   'set-aside-share': page('Over half of a batch was quarantined, probably because the sender or the stage changed.',
@@ -93,7 +93,7 @@ const alarms = {
     topic('ArchiveTopic', 'NumberOfNotificationsFailed', 'Sum'), over(0), periods(300)),
   'snowpipe-lag': warn('A file has waited for Snowpipe for over 15 minutes, or the check did not run.',
     milkrun('pipe_lag_seconds', 'Maximum'), over(900), periods(300, 3, 2), silenceIsBad, oncePipesAreChecked),
-  'snowpipe-deaf': warn('Objects were archived, but the pipe has received no notification of them for 15 minutes.',
+  'snowpipe-deaf': warn('Objects were archived, but for 15 minutes a pipe has received no notification of them.',
     milkrun('pipe_deaf_seconds', 'Maximum'), over(900), periods(300, 2), oncePipesAreChecked),
   'snowpipe-stopped': warn('A pipe is paused or stopped.', milkrun('pipe_stopped', 'Maximum'), over(0), periods(300, 2), oncePipesAreChecked),
   'failed-loads': warn('Snowpipe failed to load a file or part of it, and will not load it again automatically.',
@@ -143,7 +143,7 @@ const command = (name) => {
 };
 
 module.exports = async ({ resolveVariable }) => {
-  // Both parameters must be true, so that a stage with disabled alarms sends none.
+  // `alarmsRing` and, if given, the parameter `needs` must be true. A disabled alarm exists but notifies nobody.
   const isOn = async (name) => [true, 'true'].includes(await resolveVariable(`param:${name}`));
   const resources = [];
   for (const [name, { Type, topic: topicId, what, needs, parts, ...rule }] of Object.entries(alarms)) {

@@ -1,6 +1,6 @@
 'use strict';
-// The app's API keys. Parameter `apiKeys` names the slots that are live: one, or two while a key is rotated (docs/deploy.md,
-// "Rotate the API key"). Each key has a usage plan of its own, so throttle and quota are per key, and a plan's usage shows
+// The app's API keys. Parameter `apiKeys` lists the live slots: one, or two while a key is rotated (docs/deploy.md,
+// "Rotate the API key"). Each key has its own usage plan, so throttle and quota apply per key, and a plan's usage shows
 // whether its key is still used. (Amazon API Gateway Developer Guide: "Usage plans and API keys for REST APIs".)
 
 const SLOTS = ['1', '2'];
@@ -11,16 +11,16 @@ module.exports = async ({ resolveVariable }) => {
   const deployment = `ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`; // it creates the stage
   const live = String(await param('apiKeys')).split(',').map((slot) => slot.trim());
   if (!live.length || new Set(live).size < live.length || live.some((slot) => !SLOTS.includes(slot))) {
-    throw new Error(`apiKeys is "${live}": name the live slots, "1", "2" or "1,2".`);
+    throw new Error(`apiKeys is "${live}": set it to the live slots, "1", "2" or "1,2".`);
   }
-  // Locally the first key keeps its value, so apps need no new settings when the stack is made again.
+  // In stage `local` the first key keeps its value, so that apps need no new settings when the stack is created again.
   const fixed = (await param('emulator')) ? await resolveVariable("env:MILKRUN_API_KEY, 'milkrun-local-key-for-no-other-stage'") : undefined;
   const limits = {
     Throttle: { RateLimit: await param('throttleRate'), BurstLimit: await param('throttleBurst') },
     Quota: { Limit: await param('quotaPerDay'), Period: 'DAY' },
   };
   const resources = (slot) => {
-    const suffix = slot === '1' ? '' : `-${slot}`; // slot 1 has the names from before there were two
+    const suffix = slot === '1' ? '' : `-${slot}`; // slot 1 keeps the names from before slot 2 existed
     const plan = slot === '1' ? 'ApiGatewayUsagePlan' : `ApiGatewayUsagePlan${slot}`;
     return {
       [`ApiGatewayApiKey${slot}`]: {
@@ -39,7 +39,7 @@ module.exports = async ({ resolveVariable }) => {
         DependsOn: deployment,
         Properties: {
           ApiStages: [{ ApiId: { Ref: 'ApiGatewayRestApi' }, Stage: stage }],
-          Description: `Usage plan for milkrun ${stage} stage`,
+          Description: `Usage plan for key ${slot} of stage ${stage}`,
           UsagePlanName: `milkrun-${stage}${suffix}`,
           ...limits,
         },

@@ -1,5 +1,5 @@
 'use strict';
-// One dashboard, from left to right in the order of the events' flow. `milkrun status` gives the verdict in a terminal.
+// One dashboard, whose panels follow the flow of the events. `milkrun status` shows the stage's health in a terminal.
 
 const STAGE = '${sls:stage}';
 const REGION = '${AWS::Region}';
@@ -15,7 +15,7 @@ const INDEX = (name) => ['AWS/DynamoDB', ['TableName', '${VisitsTable}', 'Global
 
 const line = ([namespace, dimensions], name, stat, label = name) => [namespace, name, ...dimensions, { stat, label }];
 
-// One line for the sum of several metrics, which are not drawn themselves.
+// One line for the sum of several metrics, which are not drawn individually.
 const sum = (label, id, ...parts) => {
   const hidden = parts.map((part, i) => [...part.slice(0, -1), { ...part.at(-1), id: `${id}${i}`, visible: false }]);
   const expression = parts.map((_, i) => `FILL(${id}${i}, 0)`).join(' + ');
@@ -37,7 +37,7 @@ const panel = (title, ...metrics) => ({
 const rows = [
   [
     panel('Requests', line(API, 'Count', 'Sum', 'requests'), line(API, '5XXError', 'Sum', '5xx'), line(API, '4XXError', 'Sum', '4xx'), line(MILKRUN, 'throttled', 'Sum', '429')),
-    panel('Answer time, ms', line(API, 'Latency', 'p50', 'p50'), line(API, 'Latency', 'p99', 'p99'), line(MILKRUN, 'store_ms', 'p99', 'S3 p99'), line(MILKRUN, 'publish_ms', 'p99', 'Kinesis p99')),
+    panel('Response time, ms', line(API, 'Latency', 'p50', 'p50'), line(API, 'Latency', 'p99', 'p99'), line(MILKRUN, 'store_ms', 'p99', 'S3 p99'), line(MILKRUN, 'publish_ms', 'p99', 'Kinesis p99')),
     panel('Events', ...['accepted', 'duplicates', 'rejected', 'published', 'queued'].map((name) => line(MILKRUN, name, 'Sum'))),
   ],
   [
@@ -47,13 +47,13 @@ const rows = [
   ],
   [
     panel('Stream', line(STREAM, 'IncomingRecords', 'Sum', 'in'), line(STREAM, 'GetRecords.Records', 'Sum', 'out'), line(of('Consume'), 'Invocations', 'Sum', 'consumer runs'), line(STREAM, 'WriteProvisionedThroughputExceeded', 'Sum', 'throttled')),
-    panel('Consumer behind, ms', line(of('Consume'), 'IteratorAge', 'Maximum', 'iterator age')),
+    panel('Consumer lag, ms', line(of('Consume'), 'IteratorAge', 'Maximum', 'iterator age')),
     panel('Consumer', ...['consumed', 'set_aside', 'too_old', 'orphan_exits'].map((name) => line(MILKRUN, name, 'Sum')), ...throttled),
   ],
   [
     panel('Redrive', ...undeleted('waiting', 'redrive', 'RedriveQueue'), ...undeleted('dead letters', 'dead', 'DeadLetterQueue')),
     panel('Archive notifications', line(TOPIC, 'NumberOfNotificationsDelivered', 'Sum', 'delivered'), line(TOPIC, 'NumberOfNotificationsFailed', 'Sum', 'failed')),
-    panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'deaf, s'), line(MILKRUN, 'failed_loads', 'Maximum', 'failed loads')),
+    panel('Snowpipe', line(MILKRUN, 'pipe_lag_seconds', 'Maximum', 'oldest file, s'), line(MILKRUN, 'pipe_pending_files', 'Maximum', 'files waiting'), line(MILKRUN, 'pipe_deaf_seconds', 'Maximum', 'without notification, s'), line(MILKRUN, 'failed_loads', 'Maximum', 'failed loads')),
   ],
 ];
 

@@ -50,8 +50,8 @@ function gatewayResponse([ResponseType, status, code, detail, retryAfter, facts]
 module.exports = async ({ resolveVariable }) => ({
   Resources: Object.fromEntries(Object.entries(responses).map(([id, response]) => [id, gatewayResponse(response)])),
   extensions: {
-    // A deployment is a copy of the API. Without this dependency it may be created before a changed response, which would
-    // then be live only after the next deployment.
+    // A deployment is a copy of the API. Without this dependency, the copy could be made before a response is changed, and
+    // the change would take effect only at the next deployment.
     [`ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`]: { DependsOn: Object.keys(responses) },
   },
 });

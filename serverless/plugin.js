@@ -18,7 +18,7 @@ const OFFLINE = new Set(['package', 'print']);
 class MilkrunPlugin {
   constructor(serverless) {
     this.serverless = serverless;
-    this.refuseLocalOnRealAws(); // here instead of in a hook, before which osls has called STS already
+    this.refuseLocalOnRealAws(); // not in a hook, because osls calls STS before the first hook
     this.hooks = {
       'before:package:createDeploymentArtifacts': () => this.buildZips(),
       'before:deploy:function:packageFunction': () => this.buildZips(),
@@ -36,7 +36,7 @@ class MilkrunPlugin {
     const { AWS_ENDPOINT_URL: url, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: ignored, ...others } = process.env;
     const urls = Object.keys(others).filter((name) => name.startsWith('AWS_ENDPOINT_URL_') && others[name]).map((name) => others[name]);
     if (!url || ignored === 'true' || ![url, ...urls].every(isLoopback)) {
-      this.fail('Stage "local" needs AWS_ENDPOINT_URL with a loopback address (make up sets it); for AWS name a stage: --stage dev.');
+      this.fail('Stage "local" needs AWS_ENDPOINT_URL with a loopback address (make up sets it). To deploy to AWS, choose another stage, such as --stage dev.');
     }
   }
 
