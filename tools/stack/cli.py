@@ -24,6 +24,7 @@ from tools.stack.settings import Settings
 from tools.stack.stack import SERVERS, Stack
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -43,8 +44,7 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
     """Yield the stack that the environment variables select, and a terminal for progress messages. SIGTERM
     and SIGHUP interrupt the command like Ctrl-C.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    handlers = {number: signal.signal(number, _interrupt) for number in _INTERRUPTS}
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if not (ROOT / "serverless.yml").exists():
         raise StackError(
@@ -56,6 +56,9 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
         if context.info_name != "logs":
             _complain("Interrupted. Everything that this command started has ended.")
         raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 AuthOption = Annotated[
@@ -219,6 +222,6 @@ def _timed(console: Console, what: str) -> Iterator[None]:
 
 def _interrupt(*_: object) -> None:
     """Raise KeyboardInterrupt, and ignore further interrupts so that a second Ctrl-C does not abort the clean-up."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
