@@ -89,7 +89,9 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
             "retrievalMode": "POLLING",  # fan-out costs extra per consumer and shard
             "maxRecords": 500,
             "callProcessRecordsEvenForEmptyRecordList": "true",  # shows that an idle shard is alive
-            "shutdownGraceMillis": int(self.kcl_grace_seconds * 1000),  # without it no process may checkpoint
+            "shutdownGraceMillis": int(
+                self.kcl_grace_seconds * 1000
+            ),  # without it, no process can checkpoint
             **self.kcl_properties,
         }
 
@@ -282,7 +284,7 @@ def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None
     folder = Path(settings.kcl_state_folder)
     Health(folder).begin()
     properties = folder / PROPERTIES
-    properties.touch(mode=0o600)  # kcl_properties may have secrets
+    properties.touch(mode=0o600)  # kcl_properties may contain secrets
     properties.write_text("".join(f"{name} = {value}\n" for name, value in settings.properties.items()))
     jars = f"{Path(amazon_kclpy.__file__).parent}/jars/*"
     path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"

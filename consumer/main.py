@@ -14,7 +14,7 @@ from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
 
-# The part of the function's timeout that is reserved for one group of pairs with a slow DynamoDB, and the response.
+# Reserved at the end of the function's timeout for one group of pairs, if DynamoDB is slow, and for the response.
 LAST_PORTION_SECONDS = 15
 
 

@@ -272,7 +272,7 @@ class Store:
         """
         job.races += 1
         if job.races == MAX_RACES:
-            # Without the pair, whose key names a device
+            # The message omits the pair, because its key contains a device id.
             raise RaceLost(f"other processes changed the pair first in all {MAX_RACES} attempts")
         job.log = PairLog()
         time.sleep(jitter(0.01 * job.races))

@@ -1,5 +1,5 @@
--- Optional: the compacted Parquet as an external table in Snowflake, for years that RAW need not keep. Replace the two
--- names in braces. The storage integration must also allow s3://{bucket}/compacted/, and its IAM role must be able to
+-- Optional: the compacted Parquet files as an external table in Snowflake, for data older than RAW retains. Replace the
+-- two names in braces. The storage integration must also allow s3://{bucket}/compacted/, and its IAM role must be able to
 -- read that prefix. AUTO_REFRESH stays off because the manifests decide which files count. `python -m glue.tables
 -- --archive s3://BUCKET --from … --to …` prints the ALTER statements that make the table list exactly those files. Run
 -- them within an hour after a compaction, because superseded files are deleted after one hour (glue/compact.py).

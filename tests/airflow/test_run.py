@@ -105,7 +105,7 @@ def test_backfill_repairs_and_transforms_the_warehouse_and_compacts_the_archive(
         "AWS_SECRET_ACCESS_KEY": "test",
     }
     archive = ("--archive", f"s3://{stack.outputs['bucket']}", "--name", "compared")
-    # The comparison covers visits entered in the range, and the sample morning begins hours before it is sent.
+    # The comparison covers visits that began in the range, and the sample morning begins hours before it is sent.
     day = ("--from", (hour - timedelta(days=2)).isoformat(), "--to", (hour + timedelta(days=2)).isoformat())
     rebuilt = json.loads(stack.run(PYTHON, "-m", "glue.rebuild", *archive, *day))
     assert rebuilt["visits"] > 0

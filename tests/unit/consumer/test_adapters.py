@@ -66,7 +66,7 @@ def test_unprocessed_keys_of_a_batch_read_are_requested_again():
     assert max(map(len, dynamodb.calls)) == 100
 
 
-def test_keys_that_remain_unprocessed_are_returned_as_failures():
+def test_keys_that_a_batch_read_never_processes_are_returned_as_failures():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
     items, failures = found.get(KEYS)
     assert {key: type(e) for key, e in failures.items()} == {("p", "007"): TimeoutError}

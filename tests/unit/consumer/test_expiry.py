@@ -83,7 +83,7 @@ flaps = st.lists(
     min_size=1,
     max_size=6,
 )
-# Days until events arrive, how many days ago they happened, and on which side of the start of the read
+# Days until events arrive, how many days ago they happened, and whether they happened a merge gap (120 s) earlier
 flapping = st.tuples(
     st.sampled_from([0, 1, 30, 45, 92]),
     st.lists(
@@ -126,7 +126,7 @@ def check_flaps(all_flaps, seed):
     st.sampled_from([-1, 30, 120]),
 )
 def test_late_event_in_a_visit_of_many_days_is_applied_correctly(batches, min_confidence, gap):
-    """A late event is applied without reading the visit from its start."""
+    """Visits are recomputed from the chunk of the late event on, not from the start of the visit."""
     rule = Rule(timedelta(seconds=gap), min_confidence)
     table, so_far = FakeTable(), []
     for batch in batches:

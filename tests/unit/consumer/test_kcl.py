@@ -218,7 +218,9 @@ def test_workers_on_one_machine_have_different_ids():
     assert len({settings.properties["workerId"] for _ in range(50)}) == 50
 
 
-def test_health_check_detects_a_missing_worker_and_a_silent_shard(tmp_path, monkeypatch, capsys):
+def test_health_check_detects_a_missing_worker_and_a_shard_without_a_sign_of_life(
+    tmp_path, monkeypatch, capsys
+):
     for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     health = Health(tmp_path)

@@ -68,7 +68,7 @@ def test_consecutive_visits_within_the_merge_gap_become_one():
     assert len(history(*flapping, merge_gap=timedelta(seconds=119)).visits) == 4
 
 
-def test_orphan_exit_inside_a_gap_does_not_lengthen_the_visit():
+def test_orphan_exit_between_two_visits_does_not_extend_the_first_visit():
     merged = history(
         event("enter", 0, "a"), event("exit", 10), event("exit", 100), event("enter", 131, "b")
     ).visits
@@ -86,7 +86,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_first_content_in_sort_order_counts_if_an_event_id_has_several():
+def test_first_content_in_sort_order_counts_if_an_event_id_has_several_contents():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -100,7 +100,7 @@ def test_first_content_in_sort_order_counts_if_an_event_id_has_several():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_checked_only_for_the_chosen_content_of_an_id():
+def test_confidence_is_checked_only_for_the_chosen_content_of_an_event_id():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)

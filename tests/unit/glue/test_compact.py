@@ -206,7 +206,7 @@ def test_a_thousand_tiny_objects_of_one_type_are_compacted_into_one_file(tmp_pat
     assert len(compacted_files(Folder(tmp_path), HOURS)) == 1
 
 
-def test_job_stops_if_a_stored_file_differs_from_the_written_rows(tmp_path: Path) -> None:
+def test_compaction_stops_if_a_stored_file_differs_from_the_written_rows(tmp_path: Path) -> None:
     class Lossy(Folder):
         def write_file(self, key: str, path: Path) -> None:
             table = pq.read_table(path)
@@ -219,14 +219,14 @@ def test_job_stops_if_a_stored_file_differs_from_the_written_rows(tmp_path: Path
     assert manifest_of(Folder(tmp_path), HOUR) is None
 
 
-def test_job_stops_if_a_line_is_lost_between_reading_and_writing(tmp_path: Path) -> None:
+def test_compaction_stops_if_a_line_is_lost_between_reading_and_writing(tmp_path: Path) -> None:
     archived(tmp_path, some_lines(10))
     [source] = stale(Folder(tmp_path), HOURS)
     with pytest.raises(IncompleteWrite):
         commit(Folder(tmp_path), source, ReadSummary(1, 10, 55, ()), [Written("k", 9, 1, 55)], "none")
 
 
-def test_error_is_raised_if_the_batches_of_a_group_are_not_consecutive(tmp_path: Path) -> None:
+def test_writing_parquet_fails_if_the_batches_of_a_group_are_not_consecutive(tmp_path: Path) -> None:
     import pyarrow as pa
 
     batch = pa.record_batch({"payload": ["{}"]})

@@ -38,7 +38,7 @@ def run(names: list[str]) -> tuple[int, list[dict[str, Any]]]:
     return nightly.run(names, NIGHT, reports.append), reports
 
 
-def test_steps_run_in_order_and_each_reports_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nightly_steps_run_in_order_and_each_reports_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     steps_of(monkeypatch, one=lambda night: {"lines": 3}, two=lambda night: {"from": night.range[1]})
     code, reports = run(["one", "two"])
     assert code == 0
@@ -49,7 +49,7 @@ def test_steps_run_in_order_and_each_reports_its_result(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("problem", "code"), [(nightly.StepFailedError("still differs", 1), 1), (NoStackError("no stack"), 2)]
 )
-def test_first_failed_step_ends_the_run_and_is_reported(
+def test_first_failed_step_ends_the_nightly_run_and_is_reported(
     monkeypatch: pytest.MonkeyPatch, problem: Exception, code: int
 ) -> None:
     steps_of(monkeypatch, one=raising(problem), two=lambda night: {})

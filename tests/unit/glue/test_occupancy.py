@@ -1,4 +1,4 @@
-"""Test windows, overdue visits and late events against a simple simulation."""
+"""Test the rule for windows and overdue visits against a simple simulation, also with late events."""
 
 import random
 from typing import get_args

@@ -16,7 +16,7 @@ from tests.unit.glue.test_compact import some_lines
 HOURS = Hours(HOUR, HOUR + timedelta(hours=1))
 
 
-def test_new_files_are_added_and_superseded_files_are_removed(tmp_path: Path) -> None:
+def test_new_files_are_added_to_the_external_table_and_superseded_files_are_removed(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -29,7 +29,7 @@ def test_new_files_are_added_and_superseded_files_are_removed(tmp_path: Path) ->
     assert {f"compacted/{key}" for key in re.findall("'(.*?)'", remove)} == set(old)
 
 
-def test_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archived(tmp_path, some_lines(10))
     list(compact_with_duckdb(Folder(tmp_path), stale(Folder(tmp_path), HOURS)))
     range_ = ["--from", "2026-11-16", "--to", "2026-11-17"]

@@ -52,7 +52,7 @@ def test_stage_without_glue_has_no_glue_resources() -> None:
     assert GLUE["false"] == {}
 
 
-def test_jobs_read_events_and_write_only_to_their_own_prefixes() -> None:
+def test_glue_jobs_can_read_events_and_write_only_to_their_own_prefixes() -> None:
     assert rights("GlueRole") == EVERY_JOB | {
         "events/*": {"s3:GetObject"},
         "set-aside/*": {"s3:PutObject"},
@@ -70,7 +70,7 @@ def test_only_forget_can_delete_archived_data() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_runs_its_script_with_at_most_one_concurrent_run(job: str) -> None:
+def test_each_glue_job_runs_its_script_with_at_most_one_concurrent_run(job: str) -> None:
     properties = RESOURCES[f"{job.capitalize()}Job"]["Properties"]
     assert properties["Command"]["ScriptLocation"] == f"s3://${{ArchiveBucket}}/glue/{job}.py"
     assert properties["ExecutionProperty"] == {"MaxConcurrentRuns": 1}
@@ -78,7 +78,7 @@ def test_each_job_runs_its_script_with_at_most_one_concurrent_run(job: str) -> N
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_accepts_its_default_arguments(job: str) -> None:
+def test_each_glue_job_accepts_its_default_arguments(job: str) -> None:
     for_glue = {
         "--extra-py-files",
         "--additional-python-modules",
@@ -93,7 +93,7 @@ def test_each_job_accepts_its_default_arguments(job: str) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_job_installs_the_published_requirements(job: str) -> None:
+def test_each_glue_job_installs_the_published_requirements(job: str) -> None:
     arguments = RESOURCES[f"{job.capitalize()}Job"]["Properties"]["DefaultArguments"]
     assert arguments["--additional-python-modules"] == "s3://${ArchiveBucket}/glue/requirements.txt"
     assert arguments["--python-modules-installer-option"] == "-r"
