@@ -1,4 +1,4 @@
-"""The AWS adapter that the functions use, and the tools where speed matters.
+"""The AWS adapter used by the functions, and by the tools where speed matters.
 
 `Access` holds the region, credentials and endpoints, and creates the clients: `Archive` (S3), `KinesisStream`,
 `RedriveQueue` (SQS), `Table`, and `JsonClient` for services with a JSON protocol. The clients sign requests themselves

@@ -56,7 +56,7 @@ def rejected_form(text: str) -> str:
 def fault_at_receipt(created_at: datetime, received_from: datetime, received_until: datetime) -> str:
     """Return the rejection code if a device time is too old or too far in the future, otherwise "".
 
-    An archive key contains only the hour of receipt, so readers of the archive keep every event that was valid at
+    An archive key contains only the hour of receipt, so readers of the archive accept every event that was valid at
     some time between `received_from` and `received_until`.
     """
     if created_at - received_until > MAX_CLOCK_AHEAD:

@@ -146,7 +146,7 @@ class Tokens:
 
         Raises ValueError, RecursionError, Refused or RetryableError. (RFC 7515 "JSON Web Signature", section 5.2.)
         Only PyJWT's keys and algorithms are used, because its parser checks each character in Python and costs as much
-        CPU as the signature.
+        CPU as the signature check.
         """
         signed, _, signature = token.rpartition(".")
         encoded_header, _, payload = signed.partition(".")

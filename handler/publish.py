@@ -1,7 +1,7 @@
 """Publish geofence events.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
-"PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects all of it, and it is split in half.
+"PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects the whole call, which is then split in half.
 """
 
 import time
@@ -67,7 +67,7 @@ def publish(
 def _round(
     records: Sequence[StreamRecord], stream: Stream, seconds_left: Clock, outcome: Published
 ) -> list[StreamRecord]:
-    """Send the records once, and return those to send again."""
+    """Send the records once, and return the records to send again."""
     if seconds_left() <= 0:
         return list(records)
     outcome.calls += 1

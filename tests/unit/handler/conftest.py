@@ -1,4 +1,4 @@
-"""Fixtures for a handler with fake ports: `phone` sends requests, and `world` contains their effects."""
+"""Fixtures for a handler with fake ports: `phone` sends requests, and `world` records their effects."""
 
 import base64
 import json

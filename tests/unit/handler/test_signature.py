@@ -126,7 +126,7 @@ def test_error_is_raised_if_secrets_have_never_been_fetched() -> None:
         Secrets(fetch)()
 
 
-def test_secrets_parameter_may_contain_one_or_two_secrets() -> None:
+def test_secrets_parameter_may_contain_two_secrets_but_must_not_be_empty() -> None:
     assert Secrets(lambda: " one\ntwo ")() == [b"one", b"two"]
     with pytest.raises(ValueError, match="no signing secret"):
         Secrets(lambda: " ")()
