@@ -64,7 +64,7 @@ def recommended(load: Load, prices: Prices) -> list[dict[str, object]]:
 
 
 def sizes(prices: Prices) -> list[dict[str, object]]:
-    """Return one row per load in SIZES, with its monthly cost."""
+    """Return one row per load in SIZES, with the monthly cost of the load."""
     return [
         {
             "size": name,

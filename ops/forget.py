@@ -123,7 +123,7 @@ def plans_in(bucket: Bucket) -> Iterator[Plan]:
 
 
 def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None:
-    """Complete the released plans of interrupted runs, except for rebuilding the marts."""
+    """Finish the deletions in the released plans of interrupted runs. The marts are rebuilt later."""
     result.unfinished = [plan for plan in plans if plan.get("state") == RELEASED]
     for plan in result.unfinished:
         stage.bucket.delete(pair["old"] for pair in plan["objects"])
@@ -131,7 +131,7 @@ def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None
 
 
 def _after_objects(stage: Stage, plan: Plan) -> int:
-    """Delete the plan's rows from RAW and compact its hours again; return the number of deleted rows.
+    """Delete a plan's rows from RAW and compact the plan's hours again; return the number of deleted rows.
 
     The old objects must already be deleted, because Snowpipe could otherwise still load them.
     """

@@ -225,9 +225,9 @@ def _stream(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def _batches(load: Load) -> float:
-    """Return the monthly number of consumer invocations: one per shard per second, but at least one per 200 records.
+    """Return the monthly number of consumer invocations.
 
-    If there are fewer records than that, each has its own invocation.
+    There is one per shard per second, but at least one per 200 records, and at most one per record.
     """
     seconds = DAYS_A_MONTH * SECONDS_A_DAY
     shards = load.needed_shards if load.provisioned else max(4, load.needed_shards)

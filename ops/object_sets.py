@@ -64,7 +64,7 @@ MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The first hour for which each store is still complete; "" if nothing in the store has expired."""
+    """For each store, the first hour of which nothing has expired; "" if nothing in the store has expired."""
 
     log: str = ""
     events: str = ""
@@ -72,8 +72,8 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """Return the first hour for which each store is still complete at `now`. If `log_days` is None, the
-        log never expires.
+        """Return, for each store, the first hour of which nothing has expired at `now`. If `log_days` is
+        None, the log never expires.
         """
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
@@ -112,7 +112,7 @@ class Crossings:
 
 @dataclass(slots=True)
 class Found:
-    """The result of one comparison."""
+    """The result of one comparison of the stores."""
 
     hours: list[Row] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The percentile that the console, the fleet and the load test report."""
+"""The percentile that the console, `milkrun send`, `milkrun demo` and the load test report."""
 
 import math
 from collections.abc import Iterable

@@ -209,7 +209,9 @@ def command(
     found = list(records)
     if to_delete:
         if found and not yes:
-            typer.confirm(f"Delete the objects of these {len(found)} records?", abort=True, err=True)
+            typer.confirm(
+                f"Delete the objects that contain these {len(found)} records?", abort=True, err=True
+            )
         deleted, shared = purge(s3, outputs.bucket, found)
         terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)
         raise typer.Exit(1 if shared or unreadable else 0)
@@ -224,7 +226,7 @@ def command(
         for record in found
     ]
     if rows or as_json or not unreadable:
-        empty = f"nothing is quarantined under {what}"
+        empty = f"no quarantined record matches {what}"
         terminal.show_rows(rows, as_json, title="Quarantined records", wide=wide, empty=empty)
     if rows or unreadable:
         raise typer.Exit(1)

@@ -60,10 +60,12 @@ REPAIR_TIMEOUT_S = 8.0
 
 
 class Reconciler(ReachableStores):
-    """Compares the stores of one stage; without a warehouse, only the log and S3."""
+    """Compares the stores of one stage. Without a warehouse, it compares only the log and S3."""
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """Compare the objects that were received in these hours and stored by `settled_at`; return the result."""
+        """Compare the objects that were received in these hours and stored no later than `settled_at`; return
+        the result.
+        """
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         found = Found(unasked=self._unasked)

@@ -215,7 +215,9 @@ def purge(
     )
     rejects = list(found)
     if rejects and not yes:
-        typer.confirm(f"Delete the objects of these {len(rejects)} rejects?", abort=True, err=True)
+        typer.confirm(
+            f"Delete the objects that contain these {len(rejects)} rejected events?", abort=True, err=True
+        )
     deleted, shared = box.purge(rejects)
     _name_unreadable(box)
     terminal.show({"objects_deleted": deleted, "kept_for_other_rejects": shared}, as_json)

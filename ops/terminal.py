@@ -137,12 +137,12 @@ def time(text: str) -> datetime:
 
 
 def text_option(metavar: str, help_: str, *names: str) -> Any:
-    """Return an option whose value must not be empty, for an annotation."""
+    """Return a typer option whose value must not be empty, for use in a type annotation."""
     return typer.Option(*names, parser=not_empty, metavar=metavar, help=help_)
 
 
 def time_option(help_: str, *names: str) -> Any:
-    """Return an option whose value is a time, for an annotation."""
+    """Return a typer option whose value is a time, for use in a type annotation."""
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 

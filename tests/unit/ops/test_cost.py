@@ -134,7 +134,7 @@ def test_bill_counts_the_metrics_of_the_deployed_alarms():
     assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == monthly_bill.COMPOSITE_ALARMS
 
 
-def test_small_stage_is_billed_with_its_deployed_settings(prices):
+def test_bill_of_the_stage_small_uses_its_deployed_settings(prices):
     given = yaml.safe_load((templates.check.ROOT / "serverless" / "stage_settings.yml").read_text())
     stage = given["default"] | given["small"]
     assert {

@@ -373,7 +373,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     assert stage.items() == []
 
 
-def test_pair_in_the_previous_layout_keeps_the_events_of_other_people(stage: Stage) -> None:
+def test_forget_keeps_other_peoples_events_in_a_pair_of_the_previous_layout(stage: Stage) -> None:
     """For 90 days after an upgrade, the visits table may contain pairs in the previous layout."""
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
@@ -393,7 +393,7 @@ def test_pair_in_the_previous_layout_keeps_the_events_of_other_people(stage: Sta
     assert not [item for item in stage.items() if "#" in str(item["pk"])]
 
 
-def test_nothing_is_deleted_until_the_new_objects_are_loaded(
+def test_forget_deletes_nothing_until_the_new_objects_are_loaded(
     stage: Stage, built: list[tuple[str, ...]]
 ) -> None:
     mixed, own = stage.put(ANN, BOB), stage.put(entered("a2", "ann", "phone-1"))
@@ -417,7 +417,7 @@ def test_nothing_is_deleted_until_the_new_objects_are_loaded(
 
 
 @pytest.mark.parametrize("step", ["forget_results", "delete_old", "compact_again"])
-def test_interrupted_run_is_continued_by_the_same_command(
+def test_interrupted_forget_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
     """The stored plan must suffice, because the interrupted run deleted the events that link the person to
@@ -448,7 +448,7 @@ def test_interrupted_run_is_continued_by_the_same_command(
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
 
 
-def test_command_exits_with_code_1_until_the_marts_are_rebuilt(
+def test_forget_exits_with_code_1_until_the_marts_are_rebuilt(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.put(ANN)
@@ -475,7 +475,7 @@ def test_table_that_dbt_does_not_build_is_reported_if_it_contains_the_persons_id
     ["x'; rm -rf ~ #", "line 1\nline 2", "\x1b[2K\u202e'\\n\U000e0041"],
     ids=["shell", "lines", "hidden"],
 )
-def test_device_id_in_a_printed_command_is_quoted(stage: Stage, shared: str) -> None:
+def test_forget_quotes_device_ids_in_the_commands_that_it_prints(stage: Stage, shared: str) -> None:
     stage.put(entered("a1", "ann", shared), entered("b1", "bob", shared))
     stage.loaded()
     stage.consume(entered("a1", "ann", shared), entered("b1", "bob", shared))
@@ -518,18 +518,18 @@ def test_forgetting_an_unknown_person_starts_no_dbt_build(stage: Stage, built: l
 
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
-def test_empty_id_is_refused(nobody: list[str]) -> None:
+def test_forget_refuses_an_empty_id(nobody: list[str]) -> None:
     """The command rejects an empty id before it searches for a stage."""
     assert run(*nobody, "--yes").exit_code == 2
 
 
-def test_declined_confirmation_changes_nothing(stage: Stage) -> None:
+def test_forget_changes_nothing_if_the_confirmation_is_declined(stage: Stage) -> None:
     key = stage.put(ANN)
     assert run("--user", "ann", answer="n\n").exit_code == 1
     assert stage.keys() == [key]
 
 
-def test_claim_checks_in_flight_are_reported_because_their_object_is_deleted(stage: Stage) -> None:
+def test_forget_reports_claim_checks_in_flight_whose_object_is_deleted(stage: Stage) -> None:
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)

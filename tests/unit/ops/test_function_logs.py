@@ -116,7 +116,7 @@ def keys(count: int) -> list[str]:
     return sorted(f"key-{number}" for number in range(count))
 
 
-def test_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
+def test_log_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
     """One hour of the log has ten lines per second. Every other hour has one line at its beginning."""
     busy = [START + timedelta(hours=9, milliseconds=100 * number) for number in range(36_000)]
     borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
@@ -126,14 +126,14 @@ def test_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
     assert client.queries < 60
 
 
-def test_second_with_too_many_lines_for_one_query_is_read_completely() -> None:
+def test_all_log_lines_of_a_second_are_read_even_if_one_query_cannot_return_them() -> None:
     times = [START + timedelta(hours=1, microseconds=1000 * (number % 900)) for number in range(12_000)]
     client = Logs(times)
     assert read(client, START + timedelta(hours=2)) == keys(12_000)
     assert client.filtered == [timedelta(milliseconds=999)]
 
 
-def test_short_range_is_read_without_a_query() -> None:
+def test_log_lines_of_a_short_range_are_read_without_a_query() -> None:
     client = Logs([START, START + timedelta(minutes=59)])
     assert read(client, START + timedelta(hours=1)) == keys(2)
     assert client.queries == 0
@@ -172,6 +172,6 @@ def test_missing_permission_is_not_treated_as_throttling() -> None:
 
 
 @pytest.mark.parametrize("status", ["Failed", "Cancelled", "Timeout"])
-def test_failed_query_is_not_treated_as_an_empty_log(status: str) -> None:
+def test_failed_log_query_is_not_treated_as_an_empty_log(status: str) -> None:
     with pytest.raises(Refusal, match=status):
         read(Logs([START], status), START + timedelta(hours=2))

@@ -1,4 +1,4 @@
-"""Test that the outputs of a stage are read from the file of the local stack, or from CloudFormation."""
+"""Test that the outputs of a stage are read from the local stack's file or from CloudFormation."""
 
 import json
 from collections.abc import Iterator

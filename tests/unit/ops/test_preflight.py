@@ -311,7 +311,7 @@ def test_osls_and_the_commands_must_use_the_same_region_of_the_aws_partition(aws
     ]
 
 
-def test_failed_check_does_not_stop_the_other_checks(aws):
+def test_failed_preflight_check_does_not_stop_the_other_checks(aws):
     def denied(service):
         client = aws(service)
         if service == "sns":
@@ -344,7 +344,7 @@ def test_preflight_creates_and_changes_nothing(aws):
     [(["ok"], 0), (["ok", "warns"], 0), (["ok", "unknown"], 2), (["unknown", "blocks"], 1)],
     ids=str,
 )
-def test_exit_code_says_whether_the_deployment_would_succeed(levels, code):
+def test_exit_code_of_preflight_says_whether_the_deployment_would_succeed(levels, code):
     assert preflight.exit_code(levels) == code
 
 

@@ -16,7 +16,7 @@ from snowpipe.warehouse import Row
 @pytest.mark.parametrize(
     "poison", [b"\xff\xfe", b"not json", b"[]", b"7", b"null", b"{}", b"", b"[" * 100_000]
 )
-def test_records_that_are_not_events_do_not_hide_events(poison: bytes) -> None:
+def test_event_ids_are_read_despite_records_that_are_not_events(poison: bytes) -> None:
     ours = [json.dumps({"_id": name}).encode() for name in ("a", "b")]
     at = datetime.now(UTC)
     records = [StreamRecord("shard", str(n), at, data) for n, data in enumerate([ours[0], poison, ours[1]])]

@@ -47,7 +47,7 @@ def enter(sets: ObjectSets, *, logged: list[str], archived: list[str], loaded: d
     sets.loaded(loaded.items())
 
 
-def test_no_difference_is_found_if_the_stores_are_equal(sets: ObjectSets) -> None:
+def test_reconcile_finds_no_difference_if_the_stores_are_equal(sets: ObjectSets) -> None:
     keys = [key(n) for n in range(5)] + [key(9, 3, "rejected")]
     enter(sets, logged=keys, archived=keys, loaded={**dict.fromkeys(keys[:5], 20), keys[5]: 3})
     assert list(sets.differences(LATER)) == []
@@ -69,7 +69,7 @@ def test_no_difference_is_found_if_the_stores_are_equal(sets: ObjectSets) -> Non
         ("not_loaded", False, True, None),
     ],
 )
-def test_each_kind_of_difference_is_reported_under_its_own_name(
+def test_reconcile_reports_each_kind_of_difference_under_its_own_name(
     sets: ObjectSets, kind: str, logged: bool, archived: bool, rows: int | None
 ) -> None:
     enter(
@@ -81,14 +81,14 @@ def test_each_kind_of_difference_is_reported_under_its_own_name(
     assert list(sets.differences(LATER)) == [Difference(kind, key(1), 20, rows or 0)]
 
 
-def test_objects_still_in_flight_are_not_compared(sets: ObjectSets) -> None:
+def test_reconcile_ignores_objects_that_are_still_in_transit(sets: ObjectSets) -> None:
     enter(sets, logged=[key(1)], archived=[key(1)], loaded={})
     assert list(sets.differences(HOUR - timedelta(seconds=1))) == []
     assert sets.in_flight(HOUR - timedelta(seconds=1)) == 1
     assert sets.in_flight(LATER) == 0
 
 
-def test_objects_of_other_hours_and_prefixes_are_not_compared(sets: ObjectSets) -> None:
+def test_reconcile_ignores_objects_of_other_hours_and_prefixes(sets: ObjectSets) -> None:
     sets.archived([(key(1, hour=LATER), HOUR), ("_SUCCESS", HOUR), ("events/late.json", LATER)])
     assert list(sets.differences(LATER)) == []
 
@@ -273,7 +273,7 @@ def look(stage: Stage) -> Found:
     return Reconciler(stage, "dev", stage).look(NOW, NOW, NOW + timedelta(hours=1))
 
 
-def test_rejected_request_causes_no_difference_and_failed_request_is_ignored(
+def test_reconcile_finds_no_difference_after_a_rejected_or_failed_request(
     stage: Stage,
 ) -> None:
     key = stage.archive("rejected", b"{}")

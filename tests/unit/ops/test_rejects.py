@@ -109,7 +109,7 @@ def test_rejects_are_grouped_by_reason_and_other_fields(box: Box) -> None:
     ],
     ids=["all", "code", "version", "device", "nobody"],
 )
-def test_only_selected_rejects_are_found(box: Box, chosen: dict[str, str], number: int) -> None:
+def test_only_the_selected_rejects_are_found(box: Box, chosen: dict[str, str], number: int) -> None:
     keep(bad(1), bad(2), bad(8))
     keep(bad(3), app_version=None, code="missing_id")
     assert sum(1 for _ in box.find(Selection(NOW, NOW, **chosen))) == number
@@ -218,7 +218,7 @@ def test_no_event_is_marked_as_accepted_if_the_response_does_not_name_the_reject
     assert len(list(box.find(EVERYTHING))) == 2
 
 
-def test_dry_run_shows_the_change_and_validates_as_the_handler_does(box: Box) -> None:
+def test_dry_run_of_a_repair_shows_the_change_and_validates_like_the_handler(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     sent = Sent()
     [first, *_] = events = list(repaired(box.find(EVERYTHING), RENAME, sent))

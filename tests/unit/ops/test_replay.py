@@ -96,13 +96,13 @@ def test_replay_sends_only_geofence_events_labelled_and_partitioned_by_device() 
     assert (done.objects, done.sent, dict(done.by_type)) == (1, 2, {"user.entered_geofence": 2})
 
 
-def test_label_does_not_change_the_geofence_event() -> None:
+def test_replay_label_does_not_change_the_geofence_event() -> None:
     stream = FakeStream()
     replay(archive([line(1, duration=2.5, confidence=3)]), stream, EVERYTHING, label="r1")
     assert geofence_event(stream.taken[0].data) == geofence_event(line(1, duration=2.5, confidence=3))
 
 
-def test_event_that_already_has_the_label_field_is_sent_unchanged() -> None:
+def test_event_that_already_has_the_label_field_is_replayed_unchanged() -> None:
     own = line(1, milkrun_replay="mine")
     stream = FakeStream()
     replay(archive([own]), stream, EVERYTHING, label="r1")
@@ -122,14 +122,14 @@ def test_event_that_already_has_the_label_field_is_sent_unchanged() -> None:
         (Selection(EVER, NOW - timedelta(hours=1), prefix="events/"), []),
     ],
 )
-def test_only_selected_events_are_sent(selection: Selection, ids: list[str]) -> None:
+def test_replay_sends_only_the_selected_events(selection: Selection, ids: list[str]) -> None:
     stream = FakeStream()
     lines = [line(1), line(2, device="d2"), line(3, "user.exited_geofence")]
     replay(archive(lines), stream, selection, label="r")
     assert [json.loads(r.data)["_id"] for r in stream.taken] == ids
 
 
-def test_dry_run_counts_the_events_and_sends_nothing() -> None:
+def test_dry_run_of_a_replay_counts_the_events_and_sends_nothing() -> None:
     done = replay(archive([line(1), PLAIN], [line(2)]), None, EVERYTHING, label="")
     assert (done.objects, done.sent) == (2, 2)
     assert price_of(done) > 0
@@ -208,7 +208,7 @@ def test_object_with_a_custom_key_is_replayed(name: str, packed: Callable[[bytes
 @pytest.mark.parametrize(
     "body", [b"", gzip.compress(line(1), mtime=0), b"\x1f\x8bnot gzip"], ids=["empty", "short", "torn"]
 )
-def test_object_whose_lines_do_not_match_its_key_is_reported(body: bytes) -> None:
+def test_replay_reports_an_object_whose_number_of_lines_differs_from_its_key(body: bytes) -> None:
     made = lines_object("events", [line(1), line(2)], NOW)
     done = replay(FakeArchive({made.key: body}), FakeStream(), EVERYTHING, label="r")
     assert done.unreadable == [made.key]
@@ -220,7 +220,7 @@ def test_rejected_object_is_never_replayed() -> None:
     assert replay(objects, FakeStream(), Selection(EVER, NOW, prefix="rej"), label="r").sent == 0
 
 
-def test_unreadable_objects_and_lines_are_listed_and_the_rest_is_sent() -> None:
+def test_replay_lists_unreadable_objects_and_lines_and_sends_the_rest() -> None:
     deep = b"[" * 5000 + b"]" * 5000
     no_fence = line(7).replace(b'"geofence"', b'"x"')
     odd_type = line(8).replace(b'"user.entered_geofence"', b"[1]")
@@ -252,7 +252,7 @@ def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatc
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
-def test_rate_limit_holds_over_many_calls() -> None:
+def test_replay_rate_limit_holds_over_many_calls() -> None:
     pace, began = Pace(1000), time.monotonic()
     for _ in range(5):
         pace.wait_for(60)

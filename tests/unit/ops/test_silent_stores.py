@@ -73,7 +73,7 @@ def test_report_ends_within_the_budget_if_snowflake_is_unresponsive(
     assert re.search(rf"no answer from Snowflake at http://127\.0\.0\.1:{silent}[^\n]* within 0\.1 s", said)
 
 
-def test_send_to_a_stage_that_requires_tokens_ends_if_lambda_is_unresponsive(
+def test_send_to_a_stage_that_requires_tokens_fails_if_lambda_is_unresponsive(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)

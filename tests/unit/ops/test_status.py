@@ -55,7 +55,7 @@ def failing(name: str) -> Source:
 @pytest.mark.parametrize(
     ("findings", "worst"), [([], "OK"), ([WELL], "OK"), ([WELL, ODD], "WARN"), ([BAD, ODD, WELL], "FAIL")]
 )
-def test_verdict_is_the_worst_level(findings: list[Finding], worst: str) -> None:
+def test_status_verdict_is_the_worst_level_of_all_parts(findings: list[Finding], worst: str) -> None:
     assert verdict(findings) == worst
 
 
@@ -93,7 +93,7 @@ def test_status_command_ends_even_if_a_source_hangs() -> None:
 
 
 @pytest.mark.parametrize(("finding", "code"), [(WELL, 0), (ODD, 1), (BAD, 2)], ids=["well", "odd", "bad"])
-def test_exit_code_and_json_show_the_verdict(
+def test_exit_code_and_json_of_status_show_the_verdict(
     finding: Finding, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status_report.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
@@ -103,7 +103,7 @@ def test_exit_code_and_json_show_the_verdict(
     assert printed["parts"][1]["cause"] == finding.cause
 
 
-def test_problem_is_shown_with_age_next_command_and_runbook_section(
+def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     status_report.show([WELL, BAD], "prod", NOW, wide=True)
@@ -137,7 +137,9 @@ def test_status_warns_if_more_than_a_twentieth_of_the_events_is_rejected(
     assert (found.level, found.cause) == (level, cause)
 
 
-def test_problem_without_a_next_command_shows_the_runbook_section(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     [found] = ask([frozen("Snowflake", "pipes")], budget_seconds=0.1)
     status_report.show([found, BAD], "prod", NOW, wide=False)
     printed = capsys.readouterr().out
@@ -145,7 +147,7 @@ def test_problem_without_a_next_command_shows_the_runbook_section(capsys: pytest
     assert "docs/runbook.md#dead-letters" not in printed
 
 
-def test_every_section_named_by_a_finding_is_in_the_runbook() -> None:
+def test_every_section_that_a_status_finding_names_is_in_the_runbook() -> None:
     root = Path(__file__).parents[3]
     headings = {
         line[3:].strip().lower().replace(" ", "-")

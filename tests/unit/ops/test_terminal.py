@@ -101,7 +101,9 @@ def test_wide_values_are_wrapped_and_never_truncated(printed: io.StringIO) -> No
         NoStackError("no stack"),
     ],
 )
-def test_failure_prints_one_line_and_exits_with_code_2(problem: Exception, printed: io.StringIO) -> None:
+def test_failing_command_prints_one_line_and_exits_with_code_2(
+    problem: Exception, printed: io.StringIO
+) -> None:
     failing = typer.Typer()
 
     @failing.command()

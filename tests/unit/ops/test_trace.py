@@ -51,20 +51,18 @@ REJECT = [
         "repaired",
     ],
 )
-def test_verdict_is_the_first_line_and_determines_the_exit_code(
-    steps: list[Step], said: str, code: int
-) -> None:
+def test_verdict_of_trace_determines_the_exit_code(steps: list[Step], said: str, code: int) -> None:
     line, arrival = verdict(steps, {})
     assert line.startswith(said)
     assert EXIT_CODES[arrival] == code
 
 
 @pytest.mark.parametrize("steps", [[], STORED, LOADED], ids=["nothing", "stored", "loaded"])
-def test_unreachable_store_makes_the_verdict_unknown(steps: list[Step]) -> None:
+def test_verdict_of_trace_is_unknown_if_a_store_is_unreachable(steps: list[Step]) -> None:
     assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
 
 
-def test_unreachable_stores_are_listed_and_not_queried() -> None:
+def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     unasked = unreachable(NOWHERE)
     assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
     finder = Finder(NOWHERE, "local", None, unasked)

@@ -130,7 +130,7 @@ def test_latency_watch_reports_a_failure_of_the_warehouse() -> None:
     assert str(watch.fault) == "down"
 
 
-def test_steps_are_ordered_by_time_and_steps_without_a_time_follow_their_predecessor() -> None:
+def test_trace_orders_steps_by_time_and_puts_steps_without_a_time_after_their_predecessor() -> None:
     steps = [
         Step("archived", NOW + timedelta(seconds=2)),
         Step("received", NOW + timedelta(seconds=1)),
@@ -165,7 +165,7 @@ def test_log_line_of_a_batch_covers_the_sequence_numbers_that_the_batch_processe
     assert _covers(line, 15) == covered
 
 
-def test_repeated_step_is_shown_once() -> None:
+def test_trace_shows_a_repeated_step_once() -> None:
     assert len(in_order([Step("archived", NOW), Step("archived", NOW)])) == 1
 
 
