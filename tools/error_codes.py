@@ -1,11 +1,12 @@
-"""All codes in the responses of the handler and the gateway, with their meaning for mobile developers.
-docs/openapi.yaml is generated from this list. Codes are stable. A test compares the list with the handler's
-source.
+"""All codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
+
+docs/openapi.yaml is generated from this list. The codes never change. A test compares the list with the
+handler's source.
 """
 
 from collections.abc import Mapping
 
-# In `errors`: why one event was rejected. It is stored under rejected/.
+# In `errors`: why an event was rejected. The event is stored under rejected/.
 EVENT_CODES: Mapping[str, str] = {
     "missing_id": "`_id` is missing, and the object is not a location ping.",
     "missing_type": "`type` is missing.",
@@ -19,63 +20,65 @@ EVENT_CODES: Mapping[str, str] = {
     "invalid_created_at": "`createdAt` must be a time with an offset from UTC, in the format of RFC 3339 or ISO 8601.",
     "created_at_in_future": "`createdAt` is too far ahead of our clock: an hour, unless the stage allows more.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
-    "device_mismatch": "The token does not speak for the event's device.",
-    "event_too_large": "The event has more than 64 KiB.",
+    "device_mismatch": "The token was issued for a device other than the event's.",
+    "event_too_large": "The event is larger than 64 KiB.",
     "not_an_object": "An event must be a JSON object.",
-    "invalid_json_value": "Inside the event: a name twice, NaN, a lone surrogate, bad UTF-8, "
-    "a number beyond a double, or more than 32 levels.",
+    "invalid_json_value": "The event contains a repeated name, NaN, a lone surrogate, invalid UTF-8, "
+    "a number outside the range of a double, or more than 32 levels of nesting.",
     "not_json": "The NDJSON line, or the body, is not strict JSON.",
 }
 # In `errors`, although the event was accepted.
 NOTICE_CODES: Mapping[str, str] = {
-    "event_id_conflict": "Accepted, although its device (or user) has already sent other content with the same `_id`.",
+    "event_id_conflict": "The event was accepted, although its device (or user) has already sent "
+    "different content with the same `_id`.",
 }
-# In `errors`: the body cannot be split into events. It is stored under rejected/ as sent.
+# In `errors`: why a body cannot be split into events. The body is stored under rejected/ as sent.
 BODY_CODES: Mapping[str, str] = {
     "empty_body": "The body is empty.",
     "no_events": "The array contains no event.",
     "not_json": "The body is not JSON.",
-    "invalid_envelope": "The envelope has both `event` and `events`, one of them twice, or one of the wrong type.",
-    "bad_gzip": "The header is `Content-Encoding: gzip`, but the body is not complete gzip of at most 63 members.",
+    "invalid_envelope": "The envelope contains both `event` and `events`, one of them twice, or one of the wrong type.",
+    "bad_gzip": "The header is `Content-Encoding: gzip`, but the body is not complete gzip data of at most 63 members.",
 }
-# `code` of a problem response that is sent before anything is stored, by status.
+# By status: the `code` of a problem response that is sent before anything is stored.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     401: {
         "missing_token": "This stage requires `Authorization: Bearer <token>`.",
-        "invalid_token": "The token is not from this stage's identity provider, or it was changed.",
+        "invalid_token": "The token was not issued by this stage's identity provider, or has been altered.",
         "token_expired": "The token has expired.",
         "token_without_device": "The token does not name a device.",
     },
     403: {
         "missing_signature": "This stage requires signed requests.",
-        "signature_expired": "The timestamp is more than five minutes from our clock.",
+        "signature_expired": "The timestamp differs from our clock by more than five minutes.",
         "bad_signature": "The signature does not match.",
     },
     413: {
-        "body_too_large": "Over 1 MiB as sent.",
-        "inflated_body_too_large": "Over 4 MiB inflated, or over 64 KiB and 100 times the size as sent.",
-        "too_many_events": "Over 500 events.",
+        "body_too_large": "The body is larger than 1 MiB as sent.",
+        "inflated_body_too_large": "The decompressed body is larger than 4 MiB, or larger than "
+        "both 64 KiB and 100 times its size as sent.",
+        "too_many_events": "The request contains more than 500 events.",
     },
     415: {
-        "unsupported_media_type": "Neither JSON nor NDJSON, or not UTF-8.",
-        "unsupported_encoding": "Neither plain nor gzip.",
+        "unsupported_media_type": "The content type is neither JSON nor NDJSON, or its charset is not UTF-8.",
+        "unsupported_encoding": "The content encoding is neither gzip nor identity.",
     },
 }
-# Responses of API Gateway itself (serverless/api.yml), without calling the function.
+# API Gateway's own responses (serverless/api.yml), sent without calling the function.
 GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
     403: {
-        "invalid_api_key": "No API key, or an unknown one.",
+        "invalid_api_key": "The API key is missing or unknown.",
         "access_denied": "A policy of the gateway refuses the request.",
-        "no_such_path": "Events go to POST /v1/events.",
+        "no_such_path": "There is no such path; events go to POST /v1/events.",
     },
     429: {
-        "throttled": "The rate of this key is exceeded.",
-        "quota_exceeded": "The day's quota of this key is used up.",
+        "throttled": "The API key's rate limit is exceeded.",
+        "quota_exceeded": "The API key's daily quota is used up.",
     },
     500: {"server_error": "The gateway failed."},
     504: {
         "no_answer": "The function could not be invoked, or it failed.",
-        "no_answer_in_time": "The function did not answer in 29 s.",
+        "no_answer_in_time": "The function did not answer within 29 s.",
     },
 }
 NO_VALID_EVENT = "no_valid_event"  # 400

@@ -58,7 +58,7 @@ RECEIPT: Schema = {
 
 ERROR: Schema = {
     "type": "object",
-    "description": "One reason for one event; `code` is stable, `message` is for people.",
+    "description": "One reason for one event. `code` is stable; `message` is meant for people.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
         "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
@@ -72,7 +72,7 @@ ERROR: Schema = {
     },
 }
 HAS_DEVICE: Schema = {
-    "description": "The device is `user.deviceId`, else the event's own `deviceId`.",
+    "description": "The device is `user.deviceId`, or the event's own `deviceId` if that is missing.",
     "anyOf": [
         {"required": ["deviceId"], "properties": {"deviceId": {"type": "string"}}},
         {
@@ -115,9 +115,10 @@ def _ping(event: Schema) -> Schema:
     fields = event["properties"]
     return {
         "type": "object",
-        "description": "A position without a crossing, as SDKs send it: neither `_id` nor `type` nor `createdAt`. "
-        f"It is stored with `type` `{PING_TYPE}`, `createdAt` = `updatedAt` and as `_id` the first {ID_DIGITS} hex "
-        "digits of the SHA-256 of its text without insignificant whitespace. Pings are not published.",
+        "description": "A position without a crossing, as SDKs send it, without `_id`, `type` and `createdAt`. "
+        f"It is stored with `type` = `{PING_TYPE}`, `createdAt` = `updatedAt`, and as its `_id` the first "
+        f"{ID_DIGITS} hex digits of the SHA-256 of its text without insignificant whitespace. Pings are not "
+        "published.",
         "required": ["deviceId", "latitude", "longitude", "updatedAt"],
         "properties": {
             "deviceId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
@@ -141,9 +142,9 @@ def event_schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Event",
-        "description": f"An event of the mobile app: at most {MAX_EVENT_BYTES // 1024} KiB and {MAX_DEPTH} "
-        "levels, strict JSON (no name twice, no lone surrogate, numbers within a double). Unknown fields are "
-        "kept, and an optional field that is null counts as absent.",
+        "description": f"An event of the mobile app: strict JSON (no repeated names, no lone surrogates, numbers "
+        f"within the range of a double) with at most {MAX_EVENT_BYTES // 1024} KiB and {MAX_DEPTH} levels of "
+        "nesting. Unknown fields are stored, and an optional field that is null counts as absent.",
         "type": "object",
         "if": LACKS_WHAT_EVENTS_HAVE,
         "then": {"$ref": "#/$defs/LocationPing"},
@@ -163,10 +164,10 @@ def openapi() -> Schema:
             "title": "Milkrun",
             "version": "1",
             "summary": "Accepts every event that a mobile app sends.",
-            "description": "The client's whole rule: 2xx delete the batch. 400 drop and report, it is kept "
-            "here. 413 split in two and send again; a single event that gets 413 is dropped and reported. "
-            "Every other 4xx: keep the batch, tell the developers, try again with growing pauses. Anything "
-            "else, or no answer: send the identical bytes again.",
+            "description": "The rule for clients. 2xx: delete the batch. 400: drop the batch and report it; Milkrun "
+            "has stored it. 413: split the batch in two and send both halves; drop and report a single event "
+            "that gets 413. Any other 4xx: keep the batch, notify the developers, and send the batch again "
+            "with growing pauses. Any other response, or none: send the identical bytes again.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [
@@ -187,8 +188,9 @@ def openapi() -> Schema:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "A token of the identity provider that the app signs in with. It names the "
-                    "device whose events the request may hold. Some stages require it beside the key.",
+                    "description": "A token from the identity provider to which the app signs in. It names the "
+                    "device whose events the request may contain. Some stages require it in addition to the "
+                    "API key.",
                 },
             },
             "schemas": _schemas(),
@@ -204,25 +206,29 @@ def _operation() -> Schema:
     return {
         "operationId": "postEvents",
         "summary": "Store events and publish geofence events.",
-        "description": f"At most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} inflated, {MAX_EVENTS} "
-        "events. Sending the same request again stores nothing twice.",
+        "description": f"A request has at most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} bytes "
+        f"decompressed, and {MAX_EVENTS} events. Sending the same request again stores nothing twice.",
         "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
         "parameters": [
             _header(
                 "Content-Encoding",
                 {"type": "string", "examples": ["gzip", "identity"]},
-                "`gzip` (or `x-gzip`) saves most; else plain.",
+                "`gzip` (or `x-gzip`) for a compressed body; otherwise `identity`, or no header.",
             ),
-            _header("X-App-Version", {"type": "string"}, "Stored with rejected events and objects."),
+            _header(
+                "X-App-Version",
+                {"type": "string"},
+                "The app's version, which is stored with rejected events and with objects.",
+            ),
             _header(
                 "X-Milkrun-Timestamp",
                 {"type": "string", "pattern": "^[0-9]{1,15}$"},
-                f"Unix seconds, within {WINDOW_SECONDS} of now, if the stage requires signed requests.",
+                f"Unix time in seconds, at most {WINDOW_SECONDS} s from now. Required on stages with signed requests.",
             ),
             _header(
                 "X-Milkrun-Signature",
                 {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-                "Hex HMAC-SHA256 of `<timestamp>.<body before compression>`; where the stage wants it.",
+                "Hex HMAC-SHA256 of `<timestamp>.<body before compression>`. Required on stages with signed requests.",
             ),
         ],
         "requestBody": {
@@ -250,7 +256,9 @@ _GATEWAY_RULES = {
 
 
 def _responses() -> Schema:
-    retry_after = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+    retry_after = {
+        "Retry-After": {"schema": {"type": "integer"}, "description": "The number of seconds to wait."}
+    }
     responses: Schema = {
         "202": {
             "description": (
@@ -263,17 +271,22 @@ def _responses() -> Schema:
                 }
             },
         },
-        "400": _problem("Unreadable, or not one valid event: drop and report. It is kept.", "NoValidEvent"),
+        "400": _problem(
+            "The body is unreadable or contains no valid event: drop the batch and report it. Milkrun has stored it.",
+            "NoValidEvent",
+        ),
     }
     for status, refusals in codes.REFUSAL_CODES.items():
-        response = _problem(f"Nothing is stored. {_meanings(refusals)}", f"Refusal{status}")
+        response = _problem(f"Nothing was stored. {_meanings(refusals)}", f"Refusal{status}")
         response["content"]["application/problem+json"]["examples"] = {
             code: {"value": _refusal(status, code, meaning)} for code, meaning in refusals.items()
         }
         responses[str(status)] = response
-    www = {"schema": {"const": "Bearer"}, "description": "Send a token of the identity provider."}
+    www = {"schema": {"const": "Bearer"}, "description": "Send a token from the identity provider."}
     responses["401"]["headers"] = {"WWW-Authenticate": www}
-    said = f"{responses['403']['description']} From the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
+    said = (
+        f"{responses['403']['description']} Responses from the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
+    )
     examples = responses["403"]["content"]["application/problem+json"]["examples"]
     responses["403"] = _problem(said, "Refusal403", "Gateway403")
     responses["403"]["content"]["application/problem+json"]["examples"] = examples
@@ -286,7 +299,9 @@ def _responses() -> Schema:
             "x-given-by": "gateway",
         }
     responses["503"] = {
-        **_problem("Not stored, or not all of it: send the identical batch again.", "Unavailable"),
+        **_problem(
+            "The batch was not stored, or only a part of it: send the identical batch again.", "Unavailable"
+        ),
         "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
     }
     return dict(sorted(responses.items()))
@@ -331,9 +346,9 @@ def _receipt() -> Schema:
     }
     return {
         "type": "object",
-        "description": "received = accepted + duplicates + rejected; a body that cannot be read counts as "
-        "one. `accepted` is the number of lines in `object_key`, `rejected` in `rejected_key`. An answer has "
-        "at most 64 KiB: `errors_omitted` is the number of errors that did not fit.",
+        "description": "received = accepted + duplicates + rejected; an unreadable body counts as one event. "
+        "`accepted` is the number of lines in the object `object_key`, `rejected` that in `rejected_key`. A "
+        "response has at most 64 KiB; `errors_omitted` is the number of errors that did not fit.",
         "required": list(properties),
         "properties": properties,
     }
@@ -342,16 +357,16 @@ def _receipt() -> Schema:
 def _problem_schema() -> Schema:
     return {
         "type": "object",
-        "description": "RFC 9457.",
+        "description": "A problem response (RFC 9457).",
         "required": ["type", "title", "status", "code", "detail", "request_id"],
         "properties": {
             "type": {"type": "string"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "code": {"type": "string", "description": "Stable."},
-            "detail": {"type": "string", "description": "For people."},
+            "code": {"type": "string", "description": "A stable code."},
+            "detail": {"type": "string", "description": "An explanation for people."},
             "request_id": {"type": "string"},
-            "limit": {"type": "integer", "description": "With 413: what was exceeded."},
+            "limit": {"type": "integer", "description": "Only with status 413: the limit that was exceeded."},
         },
     }
 
