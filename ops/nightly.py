@@ -1,8 +1,8 @@
 """The hourly and nightly jobs of the warehouse: a series of steps that a person, EventBridge or Airflow can run.
 
-    python -m ops.nightly                                       run all steps for the hours since yesterday,
-0:00 UTC python -m ops.nightly compact quality                       run only these steps python -m
-ops.nightly --from 2026-11-16 --to 2026-11-20     run all steps for other days
+    python -m ops.nightly                                       run all steps from yesterday, 0:00 UTC, until now
+    python -m ops.nightly compact quality                       run only these steps
+    python -m ops.nightly --from 2026-11-16 --to 2026-11-20     run all steps for other days
 
 Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit code 1:
 a step failed. Exit code 2: a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the same
