@@ -168,8 +168,8 @@ class Store:
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
         """Read the logs with eventual consistency, which costs half as much.
 
-        If the log read is outdated, the conditional write fails. But nothing would reveal that a stale read missed a
-        head of the previous layout, so heads are read with strong consistency.
+        If a log was outdated when read, its conditional write fails. But nothing would reveal that a stale read missed
+        a head of the previous layout, so heads are read with strong consistency.
         """
         for consistent in (False, True):
             some = [job for job in jobs if not job.log.version and (job.races > 0) is consistent]
@@ -266,7 +266,7 @@ class Store:
         job.took(new)
 
     def _start_again(self, job: _Job) -> None:
-        """Another process has changed the log: discard our copy, so that it is read again.
+        """Another process has changed the log: discard our copy, so that the log is read again.
 
         Raises RaceLost after MAX_RACES attempts.
         """
@@ -318,7 +318,7 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
     """Return the job that adds events to a pair.
 
-    Of several contents with one event id, it contains only the one that counts by rule 2 of consumer/visits.py.
+    Of several contents with one event id, it contains only the one that counts under the visit rule's point 2.
     """
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
@@ -354,7 +354,7 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the part in which an event with this `order_of` key belongs.
+    """Return the index of the part (a chunk or the log) in which an event with this `order_of` key belongs.
 
     It is the first chunk whose last event sorts at or after the key, otherwise the log, which follows the last chunk.
     """

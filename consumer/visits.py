@@ -13,9 +13,9 @@ any batching of the same events give the same visits. The warehouse's SQL states
    - enter: an open visit ends without an exit (`exit_missed`), and a new one opens.
    - exit: closes the open visit. If none is open, it changes nothing and is counted as an orphan.
    - dwell: sets `last_seen_at` of the open visit. If none is open, it changes nothing.
-6. Consecutive visits at most `merge_gap` apart (enter - exit) become one visit, also in chains. It has the first
-   enter, the last exit (or none) with its duration, and the latest `last_seen_at`. Nothing merges with a visit that
-   ended without an exit.
+6. Consecutive visits at most `merge_gap` apart (enter - exit) become one visit, also if there are more than two. It has
+   the first enter, the last exit (or none) with its duration, and the latest `last_seen_at`. No visit is merged with
+   one that ended without an exit.
 
 So only the last visit can be open. If it is, the device is at the fence now.
 """
@@ -91,7 +91,7 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 
 def content_of(event: GeofenceEvent) -> Content:
-    """Return the sort key of rule 2, which chooses among several contents with the same event id."""
+    """Return the sort key of the visit rule's point 2, which chooses among several contents of one event id."""
     return (
         event.occurred_at,
         event.type,
@@ -101,7 +101,7 @@ def content_of(event: GeofenceEvent) -> Content:
 
 
 def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
-    """Return one event for each event id of a pair: the content that counts under rule 2."""
+    """Return one event for each event id of a pair: the content that counts under the visit rule's point 2."""
     first: dict[str, GeofenceEvent] = {}
     for event in events:
         other = first.setdefault(event.event_id, event)
@@ -111,7 +111,7 @@ def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
 
 
 def order_of(event: GeofenceEvent) -> Order:
-    """Return the sort key by which rule 4 orders events: time, kind, id."""
+    """Return the sort key of the visit rule's point 4, which orders events by time, kind and id."""
     return event.occurred_at, _RANK[event.kind], event.event_id
 
 
@@ -145,7 +145,7 @@ def step(
 def counting_events(
     events: Iterable[GeofenceEvent], min_confidence: int = 0
 ) -> dict[Pair, list[GeofenceEvent]]:
-    """Return the events of each pair that count under rules 2 and 3, in the order of rule 4."""
+    """Return the events of each pair that count under the visit rule's points 2 and 3, in the order of point 4."""
     pairs: dict[Pair, list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault(pair_of(event), []).append(event)

@@ -40,7 +40,7 @@ READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wai
 
 @dataclass(frozen=True)
 class Stored:
-    """One object in a listing. `modified_at` is in whole seconds, by the clock of the store, as in S3's listings."""
+    """One object in a listing. `modified_at` is set by the store, in whole seconds, as in S3's listings."""
 
     key: str
     size: int

@@ -296,7 +296,7 @@ def delete_old(store: Store, pairs: Sequence[Replaced]) -> None:
 
 
 def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
-    """Compact the objects' hours again if they had been compacted, and delete their previous Parquet files."""
+    """Compact the objects' hours again if they had already been compacted, and delete their previous Parquet files."""
     names = (object_name(pair["old"]) for pair in pairs)
     for hour in sorted({name.hour for name in names if name and name.prefix == "events"}):
         hours = Hours(hour, hour + timedelta(hours=1))

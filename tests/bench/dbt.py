@@ -1,8 +1,8 @@
 """Measure dbt on a million events: `python -m tests.bench.dbt [--json]`.
 
 The benchmark uses only the local Snowflake, whose RAW tables are filled by SQL in three steps. After each
-step it measures a full run, adds one percent of new events and measures an incremental run. It measures the
-seconds of the models' statements (from dbt's run_results.json) and of the whole command.
+step it measures a full run, adds one percent of new events and measures an incremental run. The results are
+the seconds that the models' statements take (from dbt's run_results.json), and those of the whole command.
 """
 
 import json

@@ -41,8 +41,9 @@ class Index(NamedTuple):
         return {name: value for name, value in item.items() if name in self.shown}
 
     def write_units(self, old: Item, new: Item) -> int:
-        """Return the write units that the index consumes when an item changes. If the entry's key changes,
-        both entries are billed.
+        """Return the write units that the index consumes when an item changes.
+
+        If the entry's key changes, both the old and the new entry are billed.
         """
         before, after = self.entry(old), self.entry(new)
         if before == after:

@@ -68,7 +68,7 @@ def devices() -> Figures:
 
 
 def batches() -> Figures:
-    """Measure batches of increasing size, as they are read from a backlog. Lambda's maximum is 10,000 records."""
+    """Measure batches of increasing size, like those read from a backlog. Lambda's maximum is 10,000 records."""
     return against("batch", {n: ([], consumer.rounds(n // 10, 5)) for n in BATCHES})
 
 

@@ -301,7 +301,7 @@ def identity() -> Figures:
 
 
 def largest_requests() -> dict[str, dict[str, object]]:
-    """Return requests of the maximum size by name, ordinary and malicious."""
+    """Return ordinary and malicious requests of the maximum size, by name."""
     room = 4 * 1024 * 1024
     noise = [f"{random.getrandbits(4096):x}" for _ in range(160)]
     ordinary = json.dumps(

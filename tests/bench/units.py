@@ -34,7 +34,7 @@ def geofence_events(lines: Iterable[bytes]) -> list[bytes]:
 
 
 def units_of(events: Iterable[bytes]) -> dict[str, float]:
-    """Consume the events one per batch; return the DynamoDB units, calls and notifications per event."""
+    """Consume the events in batches of one; return the DynamoDB units, calls and notifications per event."""
     aws, count = Aws(0, billed=True), 0
     wired = consumer.ports(aws, Inline())
     for count, event in enumerate(events, 1):

@@ -1,5 +1,5 @@
-"""Detect memory leaks: estimate the slope of memory over work or time and its lower bound, and compare them
-with the allowed growth.
+"""Detect memory leaks: estimate the slope of memory over work or time, and compare its lower bound with the
+allowed growth.
 """
 
 import math

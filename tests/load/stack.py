@@ -100,8 +100,9 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Return whether `milkrun reconcile` finds accepted = archived = loaded = consumed. It ignores the last
-    minute.
+    """Return whether `milkrun reconcile` finds that all accepted events are archived, loaded and consumed.
+
+    It ignores the last minute.
     """
 
     def reconcile() -> tuple[int, str]:

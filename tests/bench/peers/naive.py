@@ -1,7 +1,7 @@
 """A straightforward handler: it serializes pydantic models, uses default gzip, and makes one boto3 call per
 service.
 
-The same events reach the same two stores. The rest of the contract (rejects, duplicates, original texts,
+The same events reach S3 and Kinesis. The rest of the contract (rejects, duplicates, original texts,
 throttled records, claim checks) is missing. It exists only for comparison.
 """
 

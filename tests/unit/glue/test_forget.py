@@ -300,8 +300,8 @@ def test_invocation_record_keeps_the_records_of_other_users(tmp_path: Path, user
     assert base64.b64decode(record["kinesis"]["data"]) == other
 
 
-def test_parquet_file_not_named_in_a_manifest_is_deleted(tmp_path: Path, users: Path) -> None:
-    """An interrupted compaction leaves Parquet files that no manifest names."""
+def test_forget_deletes_parquet_files_that_no_manifest_names(tmp_path: Path, users: Path) -> None:
+    """Such files remain after an interrupted compaction."""
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     archived(archive, [line("a", user=ANN), line("b", user="bea")])

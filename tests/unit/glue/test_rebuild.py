@@ -118,7 +118,7 @@ def test_rebuild_from_parquet_equals_rebuild_from_objects(tmp_path: Path) -> Non
         assert rebuilt_rows(store, "parquet", what) == rebuilt_rows(store, "objects", what) != []
 
 
-def test_only_geofence_files_are_read_if_conflicts_are_not_rebuilt(tmp_path: Path) -> None:
+def test_rebuild_without_conflicts_reads_only_geofence_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, [crossing_line(e) for e in random_crossings(5)] + [line(f"p{n}") for n in range(50)])
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -128,7 +128,7 @@ def test_only_geofence_files_are_read_if_conflicts_are_not_rebuilt(tmp_path: Pat
     assert rebuilt_rows(store, "test") == expected_visits(random_crossings(5))
 
 
-def test_outdated_parquet_files_are_not_read(tmp_path: Path) -> None:
+def test_rebuild_does_not_read_outdated_parquet_files(tmp_path: Path) -> None:
     store, events = Folder(tmp_path), random_crossings(6)
     archived(tmp_path, map(crossing_line, events[:30]))
     list(compact_with_duckdb(store, stale(store, HOURS)))
@@ -156,7 +156,7 @@ def test_visit_that_crosses_the_end_of_the_range_is_complete(
     assert json.loads(capsys.readouterr().out)["visits"] == 1
 
 
-def test_unreadable_objects_are_quarantined_and_reported(
+def test_rebuild_quarantines_and_reports_unreadable_objects(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = random_crossings(7)
