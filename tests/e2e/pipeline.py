@@ -173,10 +173,9 @@ def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float 
     An AssertionError raised by `probe` counts as "not yet". On a deployed stage the time limit is at least
     five minutes, because Snowpipe alone takes a minute there.
     """
-    if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
-        deadline = time.monotonic() + within
-    else:
-        deadline, every = time.monotonic() + max(within, 300), max(every, 1)
+    if not os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):
+        within, every = max(within, 300), max(every, 1)
+    deadline = time.monotonic() + within
     while True:
         problem: AssertionError | None = None
         value: T | None = None
