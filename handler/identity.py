@@ -7,6 +7,7 @@ device. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSO
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -65,18 +66,26 @@ class Keys:
 
     def __call__(self, key_id: str) -> "PyJWK | None":
         """Return the key with this id, or None if the provider lacks it. Raises RetryableError if no keys are known."""
-        now = self._clock()
-        is_stale = now - self._fetched_at >= KEYS_FRESH_SECONDS
-        if now - self._tried_at >= KEYS_REFRESH_FLOOR_SECONDS and (is_stale or key_id not in self._keys):
-            self._tried_at = now
-            try:
-                self._keys = parse_keys(self._fetch())
-                self._fetched_at = now
-            except (RetryableError, ValueError):
-                pass
+        if key_id not in self._keys:
+            self._fetch_again()
         if self._fetched_at < 0:
             raise RetryableError("the identity provider's keys could not be fetched")
         return self._keys.get(key_id)
+
+    def refresh(self) -> float:
+        """Fetch the keys if they are older than an hour. Returns the time of the last successful fetch."""
+        if self._clock() - self._fetched_at >= KEYS_FRESH_SECONDS:
+            self._fetch_again()
+        return self._fetched_at
+
+    def _fetch_again(self) -> None:
+        now = self._clock()
+        if now - self._tried_at < KEYS_REFRESH_FLOOR_SECONDS:
+            return
+        self._tried_at = now
+        with suppress(RetryableError, ValueError):
+            self._keys = parse_keys(self._fetch())
+            self._fetched_at = now
 
 
 def parse_keys(body: bytes) -> dict[str, "PyJWK"]:
@@ -100,7 +109,7 @@ class _KeySet(msgspec.Struct):
 
 
 class Tokens:
-    """Verifies tokens. The most recently used valid tokens are cached, and refused once they have expired."""
+    """Verifies tokens. Valid tokens are cached until they expire or the provider's keys are fetched again."""
 
     def __init__(self, settings: Settings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds since the Unix epoch."""
@@ -115,12 +124,12 @@ class Tokens:
             raise Refused(401, "missing_token", "Send `Authorization: Bearer <token>`.")
         if len(token) > MAX_TOKEN_CHARS:
             raise _invalid(f"The token has more than {MAX_TOKEN_CHARS} characters.")
-        expires_at, speaker = self._verified(token)
+        expires_at, speaker = self._verified(token, self._keys.refresh())
         if self._clock() >= expires_at + LEEWAY_SECONDS:
             raise Refused(401, "token_expired", "The token has expired: send the batch with a new token.")
         return speaker
 
-    def _verify(self, token: str) -> tuple[float, Speaker]:
+    def _verify(self, token: str, _keys_fetched_at: float) -> tuple[float, Speaker]:
         settings = self._settings
         try:
             claims = self._signed_claims(token)

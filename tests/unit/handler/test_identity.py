@@ -311,12 +311,16 @@ def test_unknown_key_ids_cause_at_most_one_key_fetch_per_minute(
     assert issuer.fetched == 2
 
 
-def test_new_token_signed_with_a_withdrawn_key_is_refused_after_an_hour(issuer: Issuer) -> None:
+@pytest.mark.parametrize("is_cached", [True, False])
+def test_token_signed_with_a_withdrawn_key_is_refused_after_an_hour(issuer: Issuer, is_cached: bool) -> None:
     tokens = issuer.tokens()
-    tokens.speaker("Bearer " + issuer.token(jti="a", exp=int(issuer.now) + 9000))
+    cached = issuer.token(exp=int(issuer.now) + 9000)
+    tokens.speaker("Bearer " + cached)
     issuer.keys = [public_jwk(RSA_KEY, "rsa")]
     issuer.now += KEYS_FRESH_SECONDS
-    assert refused(tokens, issuer.token(jti="b", exp=int(issuer.now) + 9000)) == "invalid_token"
+    token = cached if is_cached else issuer.token(exp=int(issuer.now) + 9000)
+    assert refused(tokens, token) == "invalid_token"
+    assert issuer.fetched == 2
 
 
 def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> None:

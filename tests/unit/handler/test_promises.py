@@ -1,5 +1,7 @@
 """Test promises 1 to 4 of docs/architecture.md with random bodies and with every kind of failure of the ports."""
 
+import gzip
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -67,14 +69,15 @@ def test_repeated_request_writes_the_same_objects_and_republishes_its_events(
 
 @modestly
 @given(requests())
-def test_object_key_contains_the_number_of_lines(new_phone: NewPhone, request: Request) -> None:
+def test_object_key_contains_the_hash_and_the_number_of_its_lines(new_phone: NewPhone, request: Request) -> None:
     phone = new_phone()
     phone.post(*request)
     for key in phone.world.objects:
         name = object_name(key)
         assert name is not None
-        assert name.lines == len(phone.world.lines_of(key))
-        assert name.key == key
+        text = gzip.decompress(phone.world.objects[key])
+        assert name.digest == hashlib.sha256(text).hexdigest()
+        assert name.lines == text.count(b"\n")
 
 
 @modestly
