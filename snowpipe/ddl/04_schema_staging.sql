@@ -1,4 +1,4 @@
 -- Managed access: dbt's role owns its tables but cannot open them to others.
 CREATE SCHEMA IF NOT EXISTS {database}.STAGING
 WITH MANAGED ACCESS
-COMMENT = 'Typed, each event once (dbt)';
+COMMENT = 'Typed events without duplicates (dbt)';

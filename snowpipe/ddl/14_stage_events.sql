@@ -1,4 +1,4 @@
--- The last slash matters: without it the stage also matches events_old/.
+-- The trailing slash matters: without it, the stage would also match events_old/.
 CREATE STAGE IF NOT EXISTS {database}.RAW.EVENTS_STAGE
     URL = 's3://{bucket}/events/'
     STORAGE_INTEGRATION = {database}_S3

@@ -1,2 +1,2 @@
 CREATE ROLE IF NOT EXISTS {database}_WATCHER
-COMMENT = 'The scheduled check: state of the pipes, failed loads; can read no event';
+COMMENT = 'The scheduled check: sees the state of the pipes and failed loads, but no events';

@@ -1,6 +1,6 @@
 -- Totals per device by the UTC day of its own clock, from RAW.EVENTS: MARTS.FLEET_DAILY's counts
--- without dbt (kilometres and visits are only there). One row per day and device.
--- Rows of STAGING.INVALID_ROWS are omitted: without an id or a time, or with an impossible time.
+-- without dbt (only that mart has kilometres and visits). One row per day and device.
+-- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an impossible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,

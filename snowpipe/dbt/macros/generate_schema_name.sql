@@ -1,4 +1,4 @@
-{# The schema that the model names, without the target's as a prefix: STAGING and MARTS in every stage. #}
+{# The model's own schema without the target schema as a prefix: STAGING or MARTS in every stage. #}
 {% macro generate_schema_name(custom_schema_name, node) -%}
     {{ custom_schema_name or target.schema }}
 {%- endmacro %}

@@ -11,10 +11,10 @@
     {% do return(none) %}
 {%- endmacro %}
 
-{# A column of high_water_mark as a literal. #}
+{# A column of high_water_mark, as a literal. #}
 {% macro mark(column) -%} {{ time_in(ref('high_water_mark'), column) }} {%- endmacro %}
 
-{# A time of a table with one row as a literal. #}
+{# A time in a one-row table, as a literal. #}
 {% macro time_in(relation, column) -%}
     {%- if execute -%}
         {%- set found = run_query("SELECT TO_CHAR(CONVERT_TIMEZONE('UTC', " ~ column ~ "), 'YYYY-MM-DD HH24:MI:SS.FF6') FROM " ~ relation).columns[0].values() -%}
@@ -23,7 +23,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Whether an earlier run has created this table; each of its rows has that run's mark. #}
+{# Whether this table exists and has the column read_through: the mark of the run that added the row. #}
 {% macro keeps_read_through() -%}
     {% if not execute %}{% do return(false) %}{% endif %}
     {% set relation = adapter.get_relation(this.database, this.schema, this.identifier) %}
@@ -38,7 +38,7 @@
     {% do return('1970-01-01 00:00:00' in mark('read_from')) %}
 {%- endmacro %}
 
-{# The events that are new to a model: those of this run, or all if the model itself is rebuilt. #}
+{# The events that are new to a model: those of this run, or all events if the model itself is rebuilt. #}
 {% macro arrivals() -%}
     {% set new_events, typed_events = ref('new_events'), ref('typed_events') %}
     {%- if is_incremental() or reads_everything() -%}
@@ -71,12 +71,12 @@
     {% if not execute or reads_everything() %}{% do return(none) %}{% endif %}
     {% set ledger = adapter.get_relation(this.database, this.schema, 'event_ledger') %}
     {% if not ledger %}
-        {% do exceptions.raise_compiler_error('event_ledger is gone, without which no duplicate is found: dbt build --full-refresh') %}
+        {% do exceptions.raise_compiler_error('event_ledger does not exist, so duplicates cannot be found. Run: dbt build --full-refresh') %}
     {% endif %}
     {% do return(ledger) %}
 {%- endmacro %}
 
-{# The distinct values of a column, as texts. #}
+{# The distinct values of a query's first column, as texts. #}
 {% macro values_of(query) -%}
     {% if not execute %}{% do return([]) %}{% endif %}
     {% set found = [] %}
@@ -84,7 +84,7 @@
     {% do return(found | unique | sort) %}
 {%- endmacro %}
 
-{# `column` is one of these days; if there are very many, any day between the first and the last. #}
+{# The condition that `column` is one of these days or, if there are over 400, between the first and the last. #}
 {% macro one_of_days(column, days) -%}
     {%- if not days -%} FALSE
     {%- elif days | length > 400 -%} {{ column }} BETWEEN '{{ days[0][:10] }}'::DATE AND '{{ days[-1][:10] }}'::DATE
@@ -92,12 +92,12 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# `column` is one of a relation's days. #}
+{# The condition that `column` is one of a relation's days. #}
 {% macro among(column, relation, days, condition='TRUE') -%}
     {{ one_of_days(column, values_of('SELECT DISTINCT ' ~ days ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}
 
-{# A time is in one of a relation's hours; consecutive hours are one range. #}
+{# The condition that a time is in one of a relation's hours or, if there are over 400, between the first and the last. #}
 {% macro in_hours_of(column, relation, hours, condition='TRUE') -%}
     {{ in_hours(column, values_of('SELECT DISTINCT ' ~ hours ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}
@@ -122,8 +122,8 @@
 {%- endmacro %}
 
 {# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. The new
-   rows are a view, so that a run need not write them to a table first. This is safe, because no model's query returns
-   other rows after its deletes than before. #}
+   rows are a view, so that a run need not write them to a table first. This is safe, because every model's query
+   returns the same rows before and after its deletes. #}
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
     {% set dml -%}
@@ -200,7 +200,7 @@
     {% do return(['WHERE ' ~ one_of_days('event_date', days) ~ ' AND ' ~ in_rows] if days else []) %}
 {%- endmacro %}
 
-{# The days of the rows of events that were known before this run. #}
+{# The days of the rows of touched_events that meet a condition. #}
 {% macro replaced_days(condition) -%}
     {% do return(values_of(
         'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_events') ~ ' WHERE ' ~ condition

@@ -1,4 +1,4 @@
-{# Tests check only the rows that the run restated; with var `full_tests` (once a day) they check all rows. #}
+{# Tests check only the rows that the run restated; with the variable `full_tests` (once a day), they check all rows. #}
 {% macro get_where_subquery(relation) -%}
     {%- set tested = modules.re.search("ref\\(['\"](\\w+)", model.test_metadata.kwargs.model | string) -%}
     {%- set part = restated_part(tested.group(1)) if tested else 'TRUE' -%}

@@ -1,5 +1,6 @@
-{# A text as a UTC timestamp, truncated to microseconds like in the consumer; null if it is not a time with an offset.
-   Forms and pattern are those of contract/instants.py. All are converted to one for TRY_CAST: a T, seconds, +HH:MM. #}
+{# A text as a UTC timestamp, truncated to microseconds as in the consumer; null if it is not a time with an offset.
+   The accepted forms are those of contract/instants.py. For TRY_CAST, all are converted to one form: with a T, seconds
+   and an offset +HH:MM. #}
 {% macro instant(text) -%}
     {%- set upper -%} REPLACE(REPLACE(UPPER({{ text }}), ',', '.'), '−', '-') {%- endset -%}
     {%- set time -%}
@@ -22,7 +23,7 @@
     )
 {%- endmacro %}
 
-{# The hour in which an object was received, from its key; for a key without an hour, from S3's clock. #}
+{# The hour in which an object was received, from its key; for a key without an hour, the time by S3's clock. #}
 {% macro received_hour(file_name, file_modified_at) -%}
     COALESCE(
         TRY_CAST(
@@ -41,8 +42,8 @@
     AND DATEADD('hour', {{ var('max_hours_ahead') + 1 }}, {{ received_hour }})
 {%- endmacro %}
 
-{# A JSON number, or a text with one, between two bounds; null otherwise. Texts are matched by a pattern first, because
-   engines cast differently, and the bounds exclude NaN and Infinity from sums. #}
+{# A JSON number, or a text that contains one, between two bounds; null otherwise. A pattern is matched first, because
+   engines cast texts differently, and the bounds exclude NaN and Infinity from sums. #}
 {% macro number(text, least, most) -%}
     IFF(
         REGEXP_LIKE({{ text }}, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
@@ -51,7 +52,7 @@
     )
 {%- endmacro %}
 
-{# true, false, or a usual text or number for them; null otherwise. #}
+{# A JSON boolean, or a common text or number for one, as a BOOLEAN; null otherwise. #}
 {% macro truth(text) -%}
     CASE
         WHEN LOWER({{ text }}) IN ('true', 't', 'yes', 'y', 'on', '1') THEN TRUE
@@ -76,10 +77,10 @@
     {{ key_of(["IFF(" ~ device_id ~ " IS NULL, 'u', 'd')", "COALESCE(" ~ device_id ~ ", " ~ user_id ~ ")", event_id]) }}
 {%- endmacro %}
 
-{# The first 64 bits of an event's key: half as wide, and the same for two events in no realistic case. #}
+{# The first 64 bits of an event's key: half as wide, and in practice different for any two events. #}
 {% macro key_head(event_key) -%} LEFT({{ event_key }}, 16) {%- endmacro %}
 
-{# Distinguishes two contents of one event id. #}
+{# A hash that distinguishes different contents of one event id. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 
 {# The litres of a pickup; one phone must not make a farm's sum NaN or negative. #}
@@ -93,5 +94,5 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Fences where milk is collected. #}
+{# Whether milk is collected at fences with this tag. #}
 {% macro is_collection(tag) -%} {{ is_one_of(tag, var('collection_tags')) }} {%- endmacro %}

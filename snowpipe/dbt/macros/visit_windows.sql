@@ -1,4 +1,4 @@
-{# The table of a model that is built after this one, as of its last run. A ref would be circular. #}
+{# The table of a model that is built after this one, as the last run left it. A ref would be circular. #}
 {% macro relation_of(model_name) -%}
     {{ api.Relation.create(this.database, this.schema if model_name == 'geofence_pair_heads' else 'MARTS', model_name) }}
 {%- endmacro %}
@@ -44,8 +44,8 @@
         {% endif %}
 {%- endmacro %}
 
-{# Look 16 days around the late events, and then at the whole history, if the visits of 2 days around them do not
-   suffice, as for a pair that was last visited half a year ago. #}
+{# If the visits within 2 days of the late events do not suffice, read those within 16 days, and then all visits. That is
+   needed, for example, for a pair whose last visit was half a year ago. #}
 {% macro look_further() -%}
     {% set reached = namespace(days=2) %}
     {% for reach in (16, none) if not reads_everything() %}
@@ -90,7 +90,7 @@
     {% do return(days.keys() | sort) %}
 {%- endmacro %}
 
-{# Add to `days` every day of ranges such as 2026-11-16/2026-11-18. #}
+{# Add every day of ranges such as 2026-11-16/2026-11-18 to `days`. #}
 {% macro days_between(ranges, days) -%}
     {% set form, datetime = '%Y-%m-%d', modules.datetime %}
     {% for range_ in ranges %}
@@ -102,11 +102,11 @@
     {% endfor %}
 {%- endmacro %}
 
-{# A model that reads only another model's new rows cannot be rebuilt alone. #}
+{# Fail if a model that reads only another model's new rows is rebuilt alone. #}
 {% macro refuse_alone() -%}
     {% if execute and not is_incremental() and not reads_everything() %}
         {% do exceptions.raise_compiler_error(
-            this.name ~ ' follows what each run has read, so it cannot be made anew alone: dbt build --full-refresh'
+            this.name ~ ' depends on what each run has read, so it cannot be rebuilt alone. Run: dbt build --full-refresh'
         ) %}
     {% endif %}
 {%- endmacro %}

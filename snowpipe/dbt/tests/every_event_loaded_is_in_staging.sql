@@ -1,4 +1,4 @@
--- Checks only rows that are so old that every file of their time has been committed.
+-- Checks only rows that are old enough that every file of their time has been committed.
 {%- set checked %}
     invalid_code IS NULL
     AND scanned_at <= DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('scanned_through') }})

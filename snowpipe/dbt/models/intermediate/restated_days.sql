@@ -1,6 +1,6 @@
 -- The days whose rows in the daily marts the new events may change, computed before geofence_visits changes: the days
--- of the events, of every restated visit before and after, and of visits during which a new event happened. A run
--- that failed may have removed visits from days that no event refers to any more, so its days stay until a run is
+-- of the events, of every visit before and after it is restated, and of visits during which a new event happened. A run
+-- that failed may have removed visits from days that no event refers to any more, so its days are kept until a run is
 -- complete (`read_through`).
 {{ config(materialized='table') }}
 
@@ -43,8 +43,8 @@ days AS (
             'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed'
         ) %}
         {% if changed %}
-            -- Visits during which an event of a later day happened, because fleet_daily has the duration of each
-            -- day's visits.
+            -- Visits during which an event of a later day happened, because fleet_daily contains the duration of
+            -- each day's visits.
             UNION ALL
             SELECT stored.event_date
             FROM {{ relation_of('fleet_daily') }} AS stored

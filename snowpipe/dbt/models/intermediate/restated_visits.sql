@@ -1,5 +1,5 @@
--- The visits that the new events change, computed again within their windows; in a full refresh all visits. The rule is
--- the consumer's (consumer/visits.py); a test runs both on the same sets of events.
+-- The visits that the new events change, computed again within their windows; in a full refresh, all visits. The rule is
+-- the consumer's (consumer/visits.py); a test compares both on the same sets of events.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -33,14 +33,14 @@ WITH counted AS (
         AND COALESCE(events.confidence, 3) >= {{ var('min_confidence') }}
         AND events.occurred_at >= windows.reads_from
         AND events.occurred_at < windows.ends_at
-        -- At the same instant, enters before the visit's own belong to the previous visit.
+        -- At the same instant, enters that sort before the visit's first event belong to the previous visit.
         AND NOT (
             events.kind = 'enter'
             AND events.occurred_at = windows.restates_from
             AND events.event_id < windows.restates_from_event_id
         )
     UNION ALL
-    -- A visit that the window continues stands for its events, which are not read.
+    -- The events of a visit that the window continues are not read; its enter, dwell and exit represent them.
     SELECT
         visits.device_fence_key,
         visits.device_id,

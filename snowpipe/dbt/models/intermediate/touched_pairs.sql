@@ -1,5 +1,6 @@
--- The (device, fence) pairs whose visits the new events may change, with the time range and the pair's last visit before
--- this run. Events in order continue that visit; `is_late` says that the pair has events after the new ones.
+-- The (device, fence) pairs whose visits the new events may change, with the time range of these events and the pair's
+-- last visit before this run. Events that arrive in order continue that visit; `is_late` means that the pair already had
+-- an event at or after the time of the first new one.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -20,7 +21,7 @@ pairs AS (
 
     SELECT
         arrived.device_fence_key,
-        -- An event with an earlier, different content may have been at any time on the days of its contents.
+        -- An event with several contents may have happened at any time on the days of these contents.
         MIN(IFF(several.has_conflict, several.first_day_at, arrived.occurred_at)) AS touched_from,
         MAX(IFF(several.has_conflict, several.last_day_ends_at, arrived.occurred_at)) AS touched_until
     FROM {{ ref('stg_geofence_events') }} AS arrived

@@ -17,7 +17,7 @@ WITH accepted AS (
         DATE_TRUNC('hour', received_at) AS received_hour,
         event_id,
         event_type,
-        -- Lateness, by the app's own server clock if given, otherwise by ours.
+        -- Lateness, by the clock of the app's own server if that is given, otherwise by S3's.
         DATEDIFF('second', occurred_at, COALESCE(app_server_created_at, received_at)) AS lateness_seconds
     FROM {{ ref('stg_events') }}
     WHERE {{ restated }}
@@ -35,7 +35,8 @@ conflicts AS (
 
 ),
 
--- A single scan of RAW serves both. A recreated pipe may load a file again, so invalid rows are counted by line.
+-- One scan of RAW counts both events and invalid rows. A recreated pipe may load a file again, so invalid rows are
+-- counted by line.
 loaded AS (
 
     SELECT

@@ -1,5 +1,5 @@
--- Set once at the start of a run and used by every other model and test, so that rows loaded meanwhile wait for the next
--- run. `read_from` is before the last complete run's mark, because Snowpipe commits files in any order.
+-- Set once at the start of a run and used by the other models and tests, so that rows loaded meanwhile wait for the next
+-- run. `read_from` is earlier than the last complete run's mark, because Snowpipe commits files in any order.
 {{ config(materialized='table') }}
 
 {%- set completed = completed_run() %}
@@ -8,8 +8,8 @@
 SELECT
     GREATEST(
         {% if completed %}
-            -- Always after the last complete run's mark, which separates the rows of this run from those of that
-            -- one, even if loading of all new rows began earlier.
+            -- Always later than the last complete run's mark, which separates that run's rows from this run's, even
+            -- if Snowflake began to load all new rows earlier.
             (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
         {% endif %}
         COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }} WHERE {{ newer }}), '1970-01-01'::TIMESTAMP_LTZ),

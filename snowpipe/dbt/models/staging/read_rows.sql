@@ -1,5 +1,5 @@
--- The rows within the look-back that complete runs have read, so that the next run does not read them again. Made
--- after completed_run: a run that breaks off in between makes the next one read too much, never too little.
+-- The rows within the look-back that complete runs have read, so that the next run does not read them again. Built
+-- after completed_run, so that a run that fails in between makes the next run read too many rows, never too few.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

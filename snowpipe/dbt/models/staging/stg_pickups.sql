@@ -1,4 +1,4 @@
--- The pickups in stg_events. They are few; without this table daily_farm_collections would read whole days for them.
+-- The pickups in stg_events. They are few; without this table, daily_farm_collections would have to read whole days.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -1,4 +1,4 @@
--- The devices, days and hours of receipt of this run's rows, and of the known contents of their events.
+-- The devices, days and hours of receipt of this run's rows and of the known contents of their events.
 {{ config(materialized='table') }}
 
 WITH touched AS (

@@ -1,6 +1,6 @@
--- The ledger's rows for this run's events that an earlier run has seen or that have several contents. They tell where
--- the events' rows may be in the other models. An event that is missing here is new and has one content. Whole rows
--- of the ledger are read only for the days on which it has such an event.
+-- The contents, from the ledger and from this run, of this run's events that an earlier run has seen or that have
+-- several contents. They show on which days and hours the other models may have rows of these events. An event that is
+-- missing here is new and has one content. Whole ledger rows are read only for the days on which it has such an event.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -73,7 +73,7 @@ SELECT
     received_hour,
     has_conflict,
     known_hour IS NOT NULL AS is_known,
-    -- The first delivery decides: one received in a later hour than a known one replaces nothing.
+    -- The first delivery counts, so a delivery received in a later hour than a known one replaces nothing.
     COALESCE(known_hour >= arrived_hour, FALSE) AS may_replace,
     MAX(IFF(is_in_ledger, 1, 0)) = 1 AS is_in_ledger
 FROM compared

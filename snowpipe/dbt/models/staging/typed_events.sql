@@ -23,7 +23,7 @@ typed AS (
         {{ number('payload:confidence::VARCHAR', 0, 3) }}::INTEGER AS confidence,
         {{ truth('payload:live::VARCHAR') }} AS is_live,
         {{ truth('payload:replayed::VARCHAR') }} AS is_replayed,
-        -- A ping has latitude and longitude as fields.
+        -- A ping has its latitude and longitude in top-level fields.
         {{ number('COALESCE(payload:location.coordinates[1]::VARCHAR, payload:latitude::VARCHAR)', -90, 90) }}
             AS latitude,
         {{ number('COALESCE(payload:location.coordinates[0]::VARCHAR, payload:longitude::VARCHAR)', -180, 180) }}

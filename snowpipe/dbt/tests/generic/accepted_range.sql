@@ -1,4 +1,4 @@
-{# Every value is between the bounds, both included. Nulls pass. #}
+{# Every value is between the bounds (inclusive). Nulls pass. #}
 {% test accepted_range(model, column_name, at_least=none, at_most=none) %}
     SELECT {{ column_name }}
     FROM {{ model }}

@@ -1,4 +1,4 @@
-{# dbt's own test reads all of the other model; this one reads its restated part. #}
+{# Unlike dbt's own test, which reads the whole other model, this one reads only its restated part. #}
 {% test relationships(model, column_name, to, field) %}
     -- depends_on: {{ ref('touched_days') }}
     SELECT child.{{ column_name }}

@@ -1,4 +1,4 @@
-{# Like dbt's own; see not_null. #}
+{# Like dbt's own test; not_null explains why this one exists. #}
 {% test unique(model, column_name) %}
     SELECT {{ column_name }}
     FROM {{ model }}
