@@ -183,7 +183,9 @@ def command(
         return
     terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events per day, {batch} per request")
     terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} per million events\n")
-    terminal.show_rows(dbt, as_json, title=f"dbt's warehouse, a run every {load.freshness_minutes} minutes")
+    terminal.show_rows(
+        dbt, as_json, title=f"dbt's warehouse, with a run every {load.freshness_minutes} minutes"
+    )
     terminal.out.print(f"\ndbt's warehouse adds about ${of_dbt:,.2f} a month (estimated, not measured)\n")
     terminal.show_rows(others, as_json, title="Compared with other services and batch sizes")
     terminal.show_rows(recommended(load, prices), as_json, title="Settings that save at least 1 %")

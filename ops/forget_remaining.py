@@ -57,7 +57,7 @@ def remaining(
     yield Remaining(
         "Snowflake Fail-safe",
         now + timedelta(days=days + FAIL_SAFE_DAYS),
-        ("the same; only Snowflake can read it"),
+        ("the same data, which only Snowflake can read"),
     )
     # (Snowflake documentation: "QUERY_HISTORY view".)
     yield Remaining(

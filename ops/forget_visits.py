@@ -35,9 +35,8 @@ type ItemKey = Mapping[str, Any]
 
 @dataclass
 class Forgotten:
-    """The numbers of deleted items and rewritten (device, fence) pairs, and the pairs that a replay must rebuild.
-
-    A replay rebuilds a pair for the other people who used the device.
+    """The numbers of deleted items and rewritten (device, fence) pairs, and the pairs that a replay must rebuild
+    for the other users of the device.
     """
 
     items: int = 0

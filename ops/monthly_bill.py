@@ -31,8 +31,8 @@ ALL_METRICS, ALARM_METRICS, COMPOSITE_ALARMS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
 # The cost of dbt's warehouse is computed, because no account was available: the scans per row are measured
-# (`make bench ONLY=marts`), and the rest is assumed. An X-Small warehouse costs a credit per hour and at least
-# a minute each time it resumes (Snowflake: "Overview of warehouses").
+# (`make bench ONLY=marts`), and the rest is assumed. An X-Small warehouse is billed a credit per hour, and at
+# least a minute each time it resumes (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 10.0, 2.3
 TOUCHED_DAYS = 2  # today, and one day of late events
 LEDGER_KEY_BYTES = 9  # the compressed start of a key, read for every event; assumed

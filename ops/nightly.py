@@ -4,9 +4,9 @@
     python -m ops.nightly compact quality                       run only these steps
     python -m ops.nightly --from 2026-11-16 --to 2026-11-20     run all steps for other days
 
-Every step can be repeated. A step that fails ends the run, because the next steps depend on it. Exit code 1:
-a step failed. Exit code 2: a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the same
-steps.
+Every step can be repeated. A step that fails ends the run, because the next steps depend on it. The exit code
+is 1 if a step failed, and 2 if a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the
+same steps.
 """
 
 import json

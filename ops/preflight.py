@@ -349,7 +349,7 @@ def command(
 ) -> None:
     """Find reasons why the deployment of a stage would fail, without creating anything.
 
-    Exit codes: 0: nothing blocks the deployment; 1: something blocks the deployment; 2: something could not be
+    The exit code is 0 if nothing blocks the deployment, 1 if something does, and 2 if something could not be
     checked.
     """
     environment: Mapping[str, str] = context.obj

@@ -255,7 +255,8 @@ def command(
 ) -> None:
     """Compare accepted, archived and loaded events, and list the missing events.
 
-    Exit codes: 0: nothing is missing; 1: there are differences; 2: something could not be checked.
+    The exit code is 0 if nothing is missing, 1 if there are differences, and 2 if something could not be
+    checked.
     """
     terminal.check_range(start, end)
     try:

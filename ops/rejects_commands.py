@@ -122,7 +122,7 @@ def send_command(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
-            help="Set a field to JSON, to text, or with @sha256 to an id derived from the event's text.",
+            help="Set a field to a JSON value, a text, or (with @sha256) an id derived from the event's text.",
         ),
     ] = None,
     rename: Annotated[

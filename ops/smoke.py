@@ -83,8 +83,8 @@ def command(
 ) -> None:
     """Post one event to a stage and follow it to the warehouse.
 
-    Exit codes: 1: a step was not completed in time, or Snowflake does not answer; 2: S3 or DynamoDB does not
-    answer, so nothing was posted.
+    The exit code is 1 if a step is not completed in time or Snowflake does not answer, and 2 if S3 or
+    DynamoDB does not answer; in this case nothing is posted.
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")

@@ -106,8 +106,8 @@ def command(
 ) -> None:
     """Show where an event, object or request is, and every step on its way, in time order.
 
-    Exit codes: 0: everything has arrived where it should; 1: something has not; 2: unknown, because a store did
-    not answer.
+    The exit code is 0 if everything has arrived where it should, 1 if something has not, and 2 if this is
+    unknown, because a store did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")

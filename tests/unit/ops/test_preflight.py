@@ -18,8 +18,7 @@ from tests.unit.serverless.templates import EVERYTHING, resources
 
 REGION = "us-east-1"
 ACCOUNT = Account("123456789012", REGION, "aws")
-# Types whose names may be shared by several resources of an account, or that belong to another resource of
-# ours
+# Types whose names need not be unique in an account, or whose resources belong to another resource of the stack
 SHARED_NAMES = {
     "AWS::ApiGateway::RestApi",
     "AWS::ApiGateway::ApiKey",

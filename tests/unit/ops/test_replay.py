@@ -214,7 +214,7 @@ def test_replay_reports_an_object_whose_number_of_lines_differs_from_its_key(bod
     assert done.unreadable == [made.key]
 
 
-def test_rejected_object_is_never_replayed() -> None:
+def test_object_of_rejected_events_is_never_replayed() -> None:
     made = lines_object("rejected", [line(1)], NOW)
     objects = FakeArchive({made.key: made.body, "rejected/by-hand.ndjson": line(1)})
     assert replay(objects, FakeStream(), Selection(EVER, NOW, prefix="rej"), label="r").sent == 0

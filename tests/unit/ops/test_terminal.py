@@ -82,7 +82,7 @@ def test_printed_json_decodes_to_the_original_value(capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out) == value
 
 
-def test_console_escapes_control_characters() -> None:
+def test_safe_console_escapes_control_characters() -> None:
     file = io.StringIO()
     SafeConsole(file=file, force_terminal=False).print("a\x1b[31mb", Text("c\u202ed"))
     assert file.getvalue().strip() == r"a\u001b[31mb c\u202ed"
