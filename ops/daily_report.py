@@ -359,7 +359,7 @@ def command(
         typer.Option(
             metavar="FILE",
             parser=terminal.writable,
-            help="Write the report to this file, as HTML if its name ends in .html, otherwise as CSV. Default: print CSV.",
+            help="Write the report to this file: HTML if its name ends in .html, otherwise CSV. Default: print CSV.",
         ),
     ] = None,
     stage: terminal.Stage = "local",

@@ -69,7 +69,9 @@ def test_repeated_request_writes_the_same_objects_and_republishes_its_events(
 
 @modestly
 @given(requests())
-def test_object_key_contains_the_hash_and_the_number_of_its_lines(new_phone: NewPhone, request: Request) -> None:
+def test_object_key_contains_the_hash_and_the_number_of_its_lines(
+    new_phone: NewPhone, request: Request
+) -> None:
     phone = new_phone()
     phone.post(*request)
     for key in phone.world.objects:
