@@ -47,8 +47,8 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
     if changed := changed_pipes(warehouse, ddl):
         raise Refusal(
             (
-                f"{', '.join(changed)}: the COPY statement differs from the DDL's, and Snowflake cannot "
-                "alter it; run: milkrun warehouse recreate"
+                f"the COPY statement of {', '.join(changed)} differs from the DDL, and Snowflake cannot "
+                "alter it. Run: milkrun warehouse recreate"
             ),
             exit_code=1,
         )
@@ -70,7 +70,7 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
             if row["name"] == each.base and row["url"] != each.properties["URL"]:
                 raise Refusal(
                     (
-                        f"{each} reads {row['url']}, but the settings name {each.properties['URL']}. Set "
+                        f"{each} reads {row['url']}, but the settings specify {each.properties['URL']}. Set "
                         "MILKRUN_BUCKET to the bucket of this stage; if the bucket has changed, see: "
                         "milkrun warehouse diff"
                     ),

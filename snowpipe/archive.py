@@ -146,7 +146,7 @@ def any_client(session: "Session") -> Callable[..., Any]:
 
 def bucket_of(settings: Settings) -> str:
     if settings.aws.bucket is None:
-        raise Refusal(f"{settings.source} names no bucket: set MILKRUN_BUCKET")
+        raise Refusal(f"no bucket is configured in {settings.source}: set MILKRUN_BUCKET")
     return settings.aws.bucket
 
 
@@ -200,4 +200,6 @@ def parameters(settings: Settings) -> Parameters:
         )
     except ValidationError as invalid:
         first = invalid.errors()[0]
-        raise Refusal(f"{first['loc'][0]} is not valid in SQL: {first['input']!r} ({first['msg']})") from None
+        raise Refusal(
+            f"parameter {first['loc'][0]} is not valid in SQL: {first['input']!r} ({first['msg']})"
+        ) from None

@@ -56,7 +56,7 @@ class Bootstrap:
             state = status(self.warehouse, pipe).state
             done.append((pipe.name, state))
             if state != "RUNNING":
-                raise Refusal(f"{pipe.name} is {state}, not RUNNING; see: milkrun warehouse status", 1)
+                raise Refusal(f"pipe {pipe.name} is {state}, not RUNNING; see: milkrun warehouse status", 1)
         return [{"step": step, "result": result} for step, result in done]
 
     def trust(self) -> str:
@@ -73,7 +73,7 @@ class Bootstrap:
             f"The role {self.role.name} {lack}. In serverless/stage_settings.yml set snowflakeUserArn: "
             f"{policies.principal_of(statement)} and snowflakeExternalId: "
             f"{statement['Condition']['StringEquals']['sts:ExternalId']}, deploy the stage, and run bootstrap "
-            "again. (For an emulated AWS: bootstrap --write.)",
+            "again. (If AWS is emulated, run bootstrap --write instead.)",
             1,
         )
 
@@ -90,7 +90,7 @@ class Bootstrap:
             (
                 f"The policy of {self.parameters.topic_arn} does not allow Snowflake to subscribe. In "
                 f"serverless/stage_settings.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
-                "deploy the stage, and run bootstrap again. (For an emulated AWS: bootstrap --write.)"
+                "deploy the stage, and run bootstrap again. (If AWS is emulated, run bootstrap --write instead.)"
             ),
             1,
         )

@@ -166,8 +166,8 @@ def query(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def dbt(context: typer.Context, outputs: Outputs = None) -> None:
-    """Run dbt against the stage's warehouse. All arguments are passed to dbt, such as `build --select
-    geofence_visits`.
+    """Run dbt against the stage's warehouse. All arguments, such as `build --select geofence_visits`, are passed
+    to dbt.
     """
     settings = load(context.obj, outputs)
     raise typer.Exit(run_dbt.dbt(context.args, settings, context.obj))

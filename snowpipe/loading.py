@@ -63,9 +63,9 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the files that are missing from the load history; return their keys, and those of files that are too old.
+    """Queue the files that are missing from the load history; return their keys, and the keys that are too old.
 
-    `prefix`, such as `dt=2026-11-16/`, and `since` (a time of receipt) limit the files.
+    `prefix`, such as `dt=2026-11-16/`, and `since` (a time of receipt) restrict the files.
     """
     prefix = pipe.staged(prefix)
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
@@ -151,7 +151,7 @@ def backfill(
     end: datetime,
     on_copied: Callable[[int], None] = lambda _: None,
 ) -> Backfilled:
-    """Load the objects received from `start` to `end` (by the hour in the keys) that are not loaded yet.
+    """Load the objects that were received from `start` to `end` (by the hour in the keys) and are not loaded yet.
 
     COPY would load a file that is also in the pipe's queue a second time, so objects that may be queued are
     skipped. The backfill can be interrupted and repeated. Its memory use does not grow with the number of

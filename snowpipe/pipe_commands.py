@@ -118,8 +118,8 @@ def refresh(
 ) -> None:
     """Queue the files for which the pipes received no notification.
 
-    Exit code 1: REFRESH cannot queue some files, because they are older than 7 days or than a recreated pipe.
-    Load them with `backfill`.
+    Exit code 1: REFRESH cannot queue some files, because they are older than 7 days or were received before the
+    pipe was recreated. Load them with `backfill`.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)
@@ -161,7 +161,10 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects from a range of hours that are not loaded yet, at most 1,000 files per COPY statement."""
+    """Load the objects that were received in a range of hours and are not loaded yet.
+
+    Each COPY statement loads at most 1,000 files.
+    """
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")

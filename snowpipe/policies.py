@@ -106,7 +106,7 @@ def permissions(policy: Policy) -> set[tuple[str, ...]]:
 
 
 def trusts(policy: Policy, wanted: Policy) -> bool:
-    """Return whether a role's trust policy lets the principal in `wanted` assume it with the external id there."""
+    """Return whether `policy` lets the principal of `wanted` assume the role with the external id of `wanted`."""
 
     def named(found: Policy) -> set[tuple[str, ...]]:
         return {

@@ -59,7 +59,7 @@ class Recreation:
     grace: timedelta = timedelta(minutes=2)
 
     def run(self) -> int:
-        """Run the remaining steps in order; return the number of objects that had to be loaded by COPY."""
+        """Run the remaining steps in order; return the number of objects that had to be loaded with COPY."""
         self.progress = self._remembered()
         for step in (
             self.rest,
@@ -188,7 +188,7 @@ class Recreation:
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
     def check(self) -> int:
-        """Load by COPY the objects from around the time of the pause that neither pipe loaded; return their number."""
+        """Use COPY to load the objects received around the pause that neither pipe loaded; return their number."""
         deadline = time.monotonic() + self.timeout.total_seconds()
         while pipes.status(self.warehouse, self.pipe).pending:
             if time.monotonic() > deadline:

@@ -12,7 +12,7 @@ type Role = Callable[[str], str]
 
 
 def administrator(database: str) -> str:
-    """The role that creates and owns the stage's objects. By default only ACCOUNTADMIN may create integrations."""
+    """The role that creates and owns the stage's objects. By default, only ACCOUNTADMIN may create integrations."""
     del database
     return "ACCOUNTADMIN"
 

@@ -2,7 +2,7 @@
 
 Each object is loaded in one transaction with its row in `loads`, so loading again adds nothing and an
 interruption leaves no object half loaded. An object with a line that is not strict JSON is skipped as a
-whole, like Snowpipe's SKIP_FILE.
+whole, as Snowpipe does with ON_ERROR = SKIP_FILE.
 
 The columns that the queries in snowpipe/sql need are filled by the contract's parser, because SQLite's own
 functions read "1,5" as the number 1 and truncate a text at its first NUL.
@@ -84,7 +84,10 @@ class Bucket:
 
 
 class Folder:
-    """The NDJSON files in a folder and its subfolders, plain or gzipped. Files of a bucket copy keep their keys."""
+    """The NDJSON files in a folder and its subfolders, plain or gzipped.
+
+    Files in a copy of the bucket keep the keys that they have in the bucket.
+    """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():

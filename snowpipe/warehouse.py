@@ -38,7 +38,7 @@ class Warehouse(Protocol):
 
 
 class Snowflake:
-    """A `Warehouse` on an open connection of snowflake-connector-python.
+    """A `Warehouse` that uses an open connection of snowflake-connector-python.
 
     A statement may take any length of time while Snowflake answers the connector's heartbeats ("Python
     Connector API": `is_valid`). Once a statement has failed for lack of a response, all further statements fail

@@ -53,7 +53,8 @@ def parse(text: str) -> PipeStatus:
 
 
 def failed_loads_sql(database: str) -> str:
-    """Return the statement that counts the files that recently failed to load completely. No pipe retries them.
+    """Return the statement that counts the files that recently failed to load, completely or in part. No pipe retries
+    them.
 
     The statement reads only the last FAILED_LOADS_HOURS of COPY_HISTORY; the view LOAD_FAILURES would read 14
     days.

@@ -25,7 +25,7 @@ def properties(stage: str, name: str) -> dict[str, object]:
 
 
 def spelled(value: object) -> str:
-    """Return a resource of a statement in short form, such as `ArchiveBucket/events/*`, `GeofenceStream` or `*`."""
+    """Return the resource of an IAM statement in short form, such as `ArchiveBucket/events/*` or `GeofenceStream`."""
     match value:
         case {"Fn::GetAtt": [name, "Arn"]} | {"Ref": name}:
             return str(name)

@@ -36,7 +36,7 @@ def parts_of(alarm: dict) -> list[str]:
 
 
 def alarms(variant: str) -> dict[str, dict]:
-    """Return the alarms that notify somebody, keyed by name: all except the parts of composite alarms."""
+    """Return the alarms that notify somebody (all except the parts of composite alarms), keyed by name."""
     found = all_alarms(variant)
     parts = {part for alarm in found.values() for part in parts_of(alarm)}
     return {name: alarm for name, alarm in found.items() if alarm["AlarmName"] not in parts}

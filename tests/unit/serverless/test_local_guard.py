@@ -1,4 +1,4 @@
-"""Test that stage `local` cannot be deployed to a real account: osls fails before it calls any service."""
+"""Test that stage `local` cannot be deployed to a real account, because osls fails before it calls any service."""
 
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -40,7 +40,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("text", HOSTILE)
-def test_parameter_that_could_change_a_statement_is_refused(name: str, text: str) -> None:
+def test_ddl_parameter_that_could_change_the_structure_of_a_statement_is_refused(
+    name: str, text: str
+) -> None:
     with pytest.raises(ValidationError):
         Parameters.model_validate(GOOD | {name: GOOD[name] + text if text else ""})
 
@@ -55,7 +57,7 @@ def test_reserved_word_is_refused_as_a_database_name(word: str) -> None:
 @given(st.sampled_from(sorted(GOOD)), st.text(max_size=20))
 @example("database", "TRUE")
 @example("warehouse", "TABLE")
-def test_valid_parameters_never_change_the_structure_of_a_statement(name: str, text: str) -> None:
+def test_valid_ddl_parameters_never_change_the_structure_of_a_statement(name: str, text: str) -> None:
     try:
         parameters = Parameters.model_validate(GOOD | {name: text})
     except ValidationError:
@@ -65,7 +67,7 @@ def test_valid_parameters_never_change_the_structure_of_a_statement(name: str, t
         assert [t.token_type for t in tokens(fill(path.read_text(), parameters))] == plain
 
 
-def test_every_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
+def test_every_ddl_placeholder_is_a_parameter_and_every_parameter_is_used() -> None:
     used = set(re.findall(r"\{(\w+)\}", "".join(path.read_text() for path in FILES)))
     assert used == set(Parameters.model_fields)
 
@@ -96,7 +98,7 @@ def test_warehouse_cancels_statements_that_run_or_wait_too_long() -> None:
     assert "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600" in ddl
 
 
-def test_file_numbers_are_unique_and_each_object_has_its_own_file() -> None:
+def test_ddl_file_numbers_are_unique_and_each_object_has_its_own_file() -> None:
     assert len({path.name[:2] for path in FILES}) == len(FILES)
     for definition in definitions(Parameters.model_validate(GOOD)):
         if "_grants_" not in definition.path.name and "_pipes_" not in definition.path.name:
@@ -115,7 +117,7 @@ def test_ddl_replaces_only_views_and_drops_nothing() -> None:
             assert "IF NOT EXISTS" in create, path.name
 
 
-def test_only_pipes_are_replaced_and_only_by_recreate() -> None:
+def test_python_code_replaces_only_pipes_and_only_in_recreate() -> None:
     said = {
         path.name: found
         for path in Path("snowpipe").glob("*.py")

@@ -37,7 +37,7 @@ def test_boms_blank_lines_and_form_feeds_in_a_repaired_file_are_ignored(
     assert (made.lines, lines_of(made.body)) == (2, lines)
 
 
-def test_line_that_is_still_invalid_is_reported_with_its_number(tmp_path: Path) -> None:
+def test_line_that_is_still_invalid_after_a_repair_is_reported_with_its_number(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(MARK + b'\n{"_id":"a"}\r\n\x0c\n{"_id":\n')
     with pytest.raises(Refusal, match="line 4"):
         repaired_object(tmp_path / "file", "", NOW)
