@@ -112,7 +112,7 @@ lock: setup ## pin the dependencies in requirements*.txt (UPGRADE=name upgrades 
 setup: #: create the environments that `make demo` needs
 	@tools/setup.sh main lambda localstack dbt node
 
-conformance: setup #: check that an app follows the client's rule (TARGET=URL of its test hook)
+conformance: setup #: check that an app follows the rule for clients (TARGET=URL of its test hook)
 	@$(PY) -m milkrun_conformance run $(TARGET)
 
 ##@ Run more tests

@@ -145,9 +145,7 @@ def test_geofences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page
     page = open_page(f"{feed.url}/map?fence=farm%23farm-4")
     map_is_drawn(page)
     expect(page.locator(".map")).to_have_attribute("data-shapes", "1")
-    expect(page.get_by_role("region", name="The chosen fence")).to_contain_text(
-        "read from the file of fences"
-    )
+    expect(page.get_by_role("region", name="The chosen fence")).to_contain_text("read from the fence file")
 
 
 def test_pressing_enter_extends_the_search_to_the_warehouse_and_the_archive(
@@ -243,7 +241,7 @@ def test_overlapping_visits_are_drawn_in_separate_lanes_with_truck_names(feed: F
 def test_visits_can_be_filtered_by_the_prefix_of_a_truck_or_place_name(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
-    page.get_by_role("searchbox", name="Trucks and places that begin with").fill("farm-3")
+    page.get_by_role("searchbox", name="Trucks and places whose names begin with").fill("farm-3")
     expect(page.locator(".visit")).to_have_count(1)
     assert "prefix=farm-3" in str(page.get_by_role("link", name="CSV", exact=True).get_attribute("href"))
 
@@ -330,7 +328,7 @@ def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_u
 
 def test_visits_and_the_daily_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
-    for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report, CSV", ".csv")):
+    for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report (CSV)", ".csv")):
         with page.expect_download() as download:
             page.get_by_role("link", name=name, exact=True).click()
         assert download.value.suggested_filename.endswith(suffix)

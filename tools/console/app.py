@@ -216,7 +216,7 @@ class Console:
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
-        """Respond with one event, found by its id or by its object key and line, in memory or in the archive."""
+        """Respond with one event from memory or from the archive, found by its id or by its object key and line."""
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = number(request, "line", 0, 1 << 31) or None

@@ -132,7 +132,7 @@ def _listener(port: int) -> Iterator[socket.socket]:
             listener.bind((LOOPBACK, port))
         except OSError as error:
             raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
-        listener.listen(128)  # whoever reads the address may connect immediately
+        listener.listen(128)  # clients may connect as soon as the address is printed
         yield listener
 
 

@@ -51,7 +51,9 @@ class Trail:
         self._values = array("d")
 
     def add(self, at: float, longitude: float, latitude: float) -> None:
-        """Insert a position in time order; ignore it if another position is less than TRAIL_EVERY_S seconds away."""
+        """Insert a position in time order; ignore it if another position is less than TRAIL_EVERY_S seconds
+        earlier or later.
+        """
         times = self._values
         place = len(times)
         while place and times[place - 3] > at:
@@ -155,7 +157,7 @@ class Fleet:
         return self.places.get(fence_id)
 
     def devices(self) -> list[str]:
-        """Return the device ids of the trucks; the truck whose position arrived last is first."""
+        """Return the device ids of the trucks, the one whose position arrived last first."""
         return list(reversed(self._trucks))
 
     def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:
@@ -313,7 +315,7 @@ def places_in(file: Path) -> list[Place]:
         collection = msgspec.json.decode(file.read_bytes())
         return [_place(feature) for feature in collection["features"]]
     except (msgspec.MsgspecError, LookupError, TypeError) as error:
-        raise ValueError(f"{file} is not a GeoJSON file of fences: {error}") from None
+        raise ValueError(f"{file} is not a GeoJSON file with fences: {error}") from None
 
 
 def _place(feature: dict[str, Any]) -> Place:

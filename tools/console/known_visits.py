@@ -243,7 +243,7 @@ class KnownVisits:
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
         """Replace the visits of a device with those that were read from the visits table. Visits that began
-        before the first of them are kept, because the query may not have covered them.
+        before all of these are kept, because the query may not have covered them.
         """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:

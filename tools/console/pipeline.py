@@ -311,7 +311,7 @@ class Pipeline:
         if stage.after is None or self._why_unknown(_SOURCES[stage.after]):
             return None
         if stage.name == "archived":
-            # Not by time, because a repeated request adds no object.
+            # Determined from the object keys, because a repeated request adds no object.
             return min(self._unarchived.values(), default=None)
         done_to = (meter.last_at or 0.0) + stage.slack_s
         # The previous stage forgets an event after an hour, so its time is stored here.

@@ -45,9 +45,7 @@ class Pace:
 
 
 class Clients:
-    """One boto3 client per AWS service, created on first use, and created again after the credentials have
-    expired.
-    """
+    """One boto3 client per AWS service, created on first use and again after the credentials have expired."""
 
     def __init__(self, outputs: Outputs) -> None:
         self._outputs = outputs

@@ -1,4 +1,4 @@
-"""The latest accepted and rejected events, limited in number and bytes, and the exact number of events since
+"""The latest accepted and rejected events, limited in number and total bytes, and the exact number of events since
 the last reset.
 """
 

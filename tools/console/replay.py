@@ -96,7 +96,7 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         if found.modified_at >= start - timedelta(seconds=2)
     )
     with ThreadPoolExecutor(READERS, thread_name_prefix="console-replay") as readers:
-        # Read only a few objects at a time, because they stay in memory from being read until being used.
+        # Read only a few objects at a time, because each one stays in memory until it is used.
         for some in batched(received, 2 * READERS, strict=False):
             yield from (each for each in readers.map(read, some) if each is not None)
 

@@ -36,7 +36,7 @@ class ReplayAnswers:
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None
         if first is not None and last is not None:
-            # Users look at the end of the log first.
+            # Users usually want to see the most recent hours first.
             first = max(first, last - replay.LONGEST.total_seconds())
             suggested = {
                 name: parse_object.written(datetime.fromtimestamp(at, UTC))

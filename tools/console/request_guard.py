@@ -24,7 +24,9 @@ HEADERS = {
 
 
 def policy(tiles: str | None) -> str:
-    """Return the Content-Security-Policy. It allows no host except the console's own and that of --tiles."""
+    """Return the value of the Content-Security-Policy header, which allows no host except the console's own
+    and that of --tiles.
+    """
     elsewhere = ""
     if tiles:
         at = urlsplit(re.sub(r"[{}]", "", tiles))

@@ -22,8 +22,8 @@ from tools.console.recent_events import RecentEvents
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """A place's visits in the marts: the number of closed visits, their median dwell time, and the times of
-    the latest visit.
+    """What the marts say about a place's visits: the number of closed visits, their median dwell time, and
+    the times of the latest visit.
     """
 
     closed: int

@@ -73,8 +73,8 @@ class StoreQueries:
             return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
-        """Return the key of the object that contains an event, and the event's line if known; None if no
-        object contains the event.
+        """Return the key of the object that contains an event, and the number of the event's line if it is
+        known; return None if no object contains the event.
         """
         for step in self._steps(event_id)[0]:
             key, line = step.detail.get("key"), step.detail.get("line")
@@ -83,8 +83,8 @@ class StoreQueries:
         return None
 
     def event_in(self, key: str, line: int | None, event_id: str | None) -> parse_object.Event | None:
-        """Return one event of an archived object: the event on line `line`, or the event with the id
-        `event_id` if `line` is None. Returns None if there is no such event.
+        """Return one event from an archived object: the event on line `line`, or the event with the id
+        `event_id` if `line` is None. Return None if there is no such event.
         """
         archive = Archive(self._aws("s3"), self._outputs.bucket)
         found = next((each for each in archive.objects(key) if each.key == key), None)

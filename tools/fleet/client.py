@@ -1,6 +1,6 @@
 """Send events to the endpoint as a phone does, and report the result of each request.
 
-The client's rule (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
+The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
 it; after 413, split the batch in two and send both halves, or drop a single event; after any other 4xx, keep
 the batch and send it again with growing pauses; after anything else or no response, send the identical bytes
 again.
@@ -50,7 +50,7 @@ class Delivery:
 
 
 class Client:
-    """An HTTP client that follows the client's rule. It retries a request for `timeout_s` seconds and then
+    """An HTTP client that follows the rule for clients. It retries a request for `timeout_s` seconds and then
     leaves the request undelivered.
     """
 
@@ -73,7 +73,7 @@ class Client:
         self._timeout_s = timeout_s
         self._first_pause = first_pause
         self._stopped = threading.Event()
-        # Retries follow the client's rule, not the library's.
+        # Retries follow the rule for clients, not the library's rules.
         self._http = urllib3.PoolManager(maxsize=connections, block=True, retries=False, timeout=_TIMEOUT)
 
     @classmethod
@@ -89,7 +89,7 @@ class Client:
         self._stopped.set()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for some seconds, or until the client is stopped; return whether the client was stopped."""
+        """Wait until `seconds` have passed or the client is stopped; return whether the client was stopped."""
         return self._stopped.wait(seconds)
 
     def deliver(self, post: Post) -> list[Delivery]:

@@ -20,7 +20,7 @@ from handler.validate import validate
 from snowpipe.refusal import Refusal
 from tools.fleet.rounds import Planned, Post
 
-# The outcome of an event that alone makes a request too large: the client's rule drops it.
+# The outcome of an event that alone makes a request too large: the rule for clients is to drop it.
 TOO_LARGE = "body_too_large"
 
 

@@ -24,7 +24,7 @@ from tools.fleet.rounds import Planned
 # The places where an event's id can be found.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
-# What should be true of an event: it is accepted, is a geofence event, is recent enough for the consumer.
+# What is expected of an event: that it is accepted, is a geofence event, or is recent enough for the consumer.
 type Truth = Literal["accepted", "crossing", "recent"]
 
 _TABLES = f"""

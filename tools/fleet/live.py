@@ -80,7 +80,7 @@ class LiveTruck:
 
 @dataclass(slots=True)
 class LiveFleet:
-    """Simulated trucks that drive between the plant and the farms of a plan."""
+    """A fleet of simulated trucks that drive between the plant and the farms of a plan."""
 
     plan: Plan
     goals: list[Place] = field(init=False)

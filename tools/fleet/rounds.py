@@ -28,7 +28,7 @@ _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 def checked_run_id(text: str) -> str:
     """Return the run id unchanged if it is valid. Raises ValueError otherwise."""
     if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
-        raise ValueError(f"a run id is 8 hexadecimal digits, not {text!r}")
+        raise ValueError(f"a run id must have 8 hexadecimal digits, not {text!r}")
     return text
 
 
@@ -294,8 +294,8 @@ def _stop(truck: _Truck, minutes: float) -> None:
 
 
 def _stretches(truck: _Truck, plant: Place, farms: list[Place]) -> Iterator[bool]:
-    """Advance the truck through its morning, one stretch at a time; yield for each stretch whether the phone
-    has no network.
+    """Advance the truck through its morning, one stretch at a time; for each stretch, yield whether the phone
+    had no network in it.
     """
     for _ in range(truck.plan.rounds):
         truck.tell("user.started_trip")
@@ -407,8 +407,8 @@ def _ahead(truck: _Truck) -> datetime:
 
 
 def _break_some(truck: _Truck) -> None:
-    """Add invalid events, as many as the plan's share of the recorded events on average, cycling through all
-    kinds of errors.
+    """Add invalid events, on average the plan's `invalid` fraction of the recorded events, cycling through
+    all kinds of errors.
     """
     # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]

@@ -38,7 +38,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "EXTERNAL_SERVICE_PORTS_START": str(ports.start),
         "EXTERNAL_SERVICE_PORTS_END": str(ports.stop),
         "DNS_ADDRESS": "0",
-        "OVERRIDE_IN_DOCKER": "0",  # with a /.dockerenv it would write to /var/lib/localstack
+        "OVERRIDE_IN_DOCKER": "0",  # LocalStack would write to /var/lib/localstack if /.dockerenv exists
         "FILESYSTEM_ROOT": str(settings.localstack_folder),
         "TMPDIR": str(settings.localstack_folder / "tmp"),  # where functions are unpacked
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",

@@ -419,7 +419,7 @@ class Stack:
     def _alone(self) -> Iterator[None]:
         self._refuse_what_is_not_ours()
         self.settings.folder.mkdir(parents=True, exist_ok=True)
-        self.settings.folder.chmod(0o700)  # outputs and logs have credentials and personal data
+        self.settings.folder.chmod(0o700)  # outputs and logs contain credentials and personal data
         with self._lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,7 +35,7 @@ def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
         return report
 
 
-# --- an app that follows the rules --------------------------------------------------------------
+# --- apps that follow the rule ------------------------------------------------------------------
 
 
 def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
@@ -78,7 +78,7 @@ def test_app_that_follows_the_rule_passes_every_scenario(scenario: str) -> None:
     assert report["requests"] >= 2
 
 
-# --- apps that break them -----------------------------------------------------------------------
+# --- apps that break the rule -------------------------------------------------------------------
 
 
 def app_that(

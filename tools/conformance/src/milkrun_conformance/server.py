@@ -111,7 +111,7 @@ def application(stage: Stage) -> Starlette:
     async def events(request: Request) -> Response:
         try:
             body = await request.body()
-        except ClientDisconnect:  # the app gave up while it was sending: not a request
+        except ClientDisconnect:  # the app gave up while sending, so this does not count as a request
             return Response()
         text, ids = _read(body, request.headers)
         reply, ended = stage.receive(text, ids, request.headers.get("authorization", ""))

@@ -56,8 +56,8 @@ function Banners() {
     <>
       {lost !== null && (
         <p class="banner banner-bad" role="alert">
-          <strong>No connection to the console’s server</strong> since {clockTime(lost)}. The page shows the data of
-          that time and reconnects by itself.
+          <strong>No connection to the console’s server</strong> since {clockTime(lost)}. The page shows the data from
+          that time, and reconnects automatically.
         </p>
       )}
       {lost === null && <Sources />}
@@ -88,7 +88,7 @@ function Sources() {
     return (
       <p class="banner" role="alert">
         <strong>The AWS credentials of this console are not valid</strong>
-        {age}: sign in again; the console then continues by itself. The page shows older data.
+        {age}: sign in again; the console then continues automatically. The page shows older data.
       </p>
     );
   return (

@@ -285,7 +285,7 @@ function TruckCard({ device }: { device: string }) {
 function FenceCard({ id }: { id: string }) {
   const fence = fences.value.get(id);
   const inside = present(shown.value.there).filter((visit) => visit.fence_id === id);
-  const from = { file: "read from the file of fences", geometry: "sent with its events", events: "estimated from where phones cross it" };
+  const from = { file: "read from the fence file", geometry: "sent with its events", events: "estimated from where phones crossed it" };
   const asked = useAsked(
     replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [id, replay.value === null, snapshots.value, visitChanges.value],

@@ -102,7 +102,7 @@ function ReconcileCard({ reconcile }: { reconcile: Reconcile }) {
               "Geofence events consumed",
               `${number(reconcile.geofence_events.consumed)} of ${number(reconcile.geofence_events.archived)}`,
             )}
-          {sameRow("Objects still being loaded, left out", reconcile.in_flight)}
+          {sameRow("Objects still being loaded, not compared", reconcile.in_flight)}
         </dl>
       )}
       {reconcile.differences.length > 0 && <Differences reconcile={reconcile} />}

@@ -113,7 +113,7 @@ export function VisitsView() {
         </span>
         <input
           type="search"
-          aria-label="Trucks and places that begin with"
+          aria-label="Trucks and places whose names begin with"
           placeholder="Begins with …"
           value={prefix}
           onInput={(event) => choose({ q: event.currentTarget.value || null }, true)}
@@ -127,7 +127,7 @@ export function VisitsView() {
           Report
         </a>
         <a class="button" href={`/api/report?day=${date}&format=csv`} download>
-          Report, CSV
+          Report (CSV)
         </a>
       </div>
       {(device || fence) && (
@@ -307,7 +307,7 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
         {picked ? (
           <VisitFacts visit={picked} />
         ) : chosen ? (
-          <p>The linked visit is not shown: it is hidden by a filter, belongs to another day, or was replaced by later events.</p>
+          <p>The linked visit is not shown: a filter hides it, it belongs to another day, or later events have replaced it.</p>
         ) : (
           <p class="quiet">
             {plural(visits.length, "visit")}, {visits.filter((v) => v.open && !v.contradicted_by_event_id).length} there now. Select a bar for
