@@ -38,17 +38,17 @@ class Bootstrap:
         """
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
-        self.announce("creating the objects up to the storage integration")
+        self.announce("Create the objects up to the storage integration.")
         applying.refuse_another_bucket(self.warehouse, self.ddl)
         applying.refuse_changed_pipes(self.warehouse, self.ddl)
         applying.run(self.warehouse, before)
         applying.bring_up_to_date(self.warehouse, before)
-        self.announce("checking whom the storage role trusts")
+        self.announce("Check that the storage role trusts Snowflake's user.")
         done.append(("trust of the storage role", self.trust()))
-        self.announce("checking who may subscribe to the topic")
+        self.announce("Check that Snowflake's user may subscribe to the topic.")
         done.append(("policy of the topic", self.subscription()))
         rest = [d for d in self.ddl if d not in before]
-        self.announce("creating stages, pipes and grants")
+        self.announce("Create the stages, pipes, views and grants.")
         applying.run(self.warehouse, rest)
         applying.bring_up_to_date(self.warehouse, self.ddl)
         done.append(("stages, pipes, views, grants", f"{len(rest)} file(s) of DDL"))

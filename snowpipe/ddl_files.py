@@ -20,7 +20,7 @@ DDL = Path(__file__).parent / "ddl"
 def _plain(word: str) -> str:
     # Reserved words (TRUE, TABLE) are not valid as unquoted names.
     if [token.token_type for token in tokens(word)] != [TokenType.VAR]:
-        raise ValueError("a reserved word in SQL")
+        raise ValueError(f"{word} is a reserved word in SQL")
     return word
 
 

@@ -2,7 +2,7 @@
 
 CREATE OR REPLACE PIPE drops the pipe's load history. The steps are those of Snowflake's documentation
 ("Managing Snowpipe", recreating pipes). The time at which the old pipe is paused divides the files between
-the two pipes, and a final check loads files that neither pipe loaded. Each completed step is recorded, so
+the two pipes, and a final check loads the files that neither of them loaded. Each completed step is recorded, so
 that a run after an interruption continues with the next step.
 """
 
@@ -77,13 +77,13 @@ class Recreation:
                 step()
                 self.progress.done.append(name)
                 self._remember()
-        self.announce("checking for objects that neither pipe has loaded")
+        self.announce("Check that the old or the new pipe has loaded each object.")
         repaired = self.check()
         self.state.unlink()
         return repaired
 
     def rest(self) -> None:
-        """pausing the pipe and waiting until its queued files are loaded"""
+        """Pause the pipe and wait until its queued files are loaded."""
         deadline = time.monotonic() + self.timeout.total_seconds()
         if was_paused := pipes.status(self.warehouse, self.pipe).state == "PAUSED":
             pipes.set_paused(self.warehouse, self.pipe, False)
@@ -147,7 +147,7 @@ class Recreation:
             time.sleep(0.5)
 
     def keep_grants(self) -> None:
-        """recording the pipe's grants"""
+        """Record the pipe's grants and error notifications."""
         rows = self.warehouse.query(f"SHOW GRANTS ON PIPE {self.pipe.name}")
         self.progress.grants = [
             f"GRANT {row['privilege']} ON PIPE {self.pipe.name} TO ROLE {row['grantee_name']}"
@@ -158,7 +158,7 @@ class Recreation:
         self.progress.error_integration = live["error_integration"] or None
 
     def replace(self) -> None:
-        """replacing the pipe"""
+        """Replace the pipe with one that has the DDL's COPY statement."""
         (live,) = self.warehouse.query(f"DESC PIPE {self.pipe.name}")
         if live["created_on"] > self._border():
             return  # the step ran, but its completion was not recorded
@@ -166,11 +166,11 @@ class Recreation:
         self.warehouse.query(create.replace("CREATE PIPE IF NOT EXISTS", "CREATE OR REPLACE PIPE", 1))
 
     def pause_new(self) -> None:
-        """pausing the new pipe"""
+        """Pause the new pipe."""
         pipes.set_paused(self.warehouse, self.pipe, True)
 
     def grant(self) -> None:
-        """restoring the grants and the error notifications"""
+        """Restore the grants and the error notifications on the new pipe."""
         for statement in self.progress.grants:
             self.warehouse.query(statement)
         if self.progress.error_integration:
@@ -179,16 +179,16 @@ class Recreation:
             )
 
     def resume(self) -> None:
-        """resuming the new pipe"""
+        """Resume the new pipe."""
         pipes.set_paused(self.warehouse, self.pipe, False)
 
     def refresh(self) -> None:
-        """queueing the files that arrived since the pause"""
+        """Queue the files that arrived since the pause."""
         after = quoted(self._border().isoformat())
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
     def check(self) -> int:
-        """Use COPY to load the objects received around the pause that neither pipe loaded; return their number."""
+        """Use COPY to load the objects that neither the old nor the new pipe has loaded; return their number."""
         deadline = time.monotonic() + self.timeout.total_seconds()
         while pipes.status(self.warehouse, self.pipe).pending:
             if time.monotonic() > deadline:
@@ -204,9 +204,9 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return the keys of objects received shortly before the border that neither pipe has loaded.
+        """Return the keys of objects from shortly before the pause that neither the old nor the new pipe has loaded.
 
-        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects after the border.
+        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects received after the pause.
         """
         border = self._border()
         start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
@@ -219,7 +219,7 @@ class Recreation:
         ]
 
     def _in_neither(self, objects: Sequence[Object], start: datetime) -> list[Object]:
-        """Return the objects that neither pipe has loaded or tried to load."""
+        """Return the objects that neither the old nor the new pipe has loaded or tried to load."""
         missing = list(unloaded(self.warehouse, self.pipe, objects))
         if not missing:
             return []

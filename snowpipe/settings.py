@@ -68,7 +68,7 @@ class Connection(BaseModel):
         return self
 
     def using(self, role: Role) -> "Connection":
-        """Return the connection with a command's role, or unchanged if SNOWFLAKE_ROLE is set."""
+        """Return the connection settings with a command's role, or unchanged settings if SNOWFLAKE_ROLE is set."""
         return self if self.role else self.model_copy(update={"role": role(self.database)})
 
 

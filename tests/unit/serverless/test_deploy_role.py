@@ -129,7 +129,7 @@ def test_deploy_role_allows_the_calls_that_osls_makes():
 
 
 def test_deploy_role_allows_the_calls_that_preflight_makes(monkeypatch):
-    """GitHub's deploy job runs preflight with this role, and preflight exits with 2 if a call is denied."""
+    """GitHub's deploy job runs preflight with the deploy role, and preflight exits with 2 if a call is denied."""
     called = set()
 
     def client(service):

@@ -40,7 +40,7 @@ def test_workflow_runs_only_existing_make_targets():
 
 
 def test_every_github_action_is_pinned_to_a_commit_and_every_job_has_a_timeout():
-    """A tag could later be moved to different code. (GitHub Docs: "Security hardening for GitHub Actions".)"""
+    """An action's tag could be moved to other code. (GitHub Docs: "Security hardening for GitHub Actions".)"""
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
     assert all(pinned.fullmatch(step["uses"]) for step in steps() if "uses" in step)
     assert all(job["timeout-minutes"] <= 60 for job in WORKFLOW["jobs"].values())

@@ -93,7 +93,7 @@ def test_topic_statement_written_by_bootstrap_equals_the_deployed_one() -> None:
         {"Resource": TOPIC + "-2"},
     ],
 )
-def test_topic_statement_that_differs_in_one_value_is_replaced(
+def test_topic_policy_statement_that_differs_in_one_value_is_replaced(
     change: dict[str, object],
 ) -> None:
     policy = topic_policy("dev-snowflake")

@@ -265,7 +265,7 @@ def test_error_responses_that_the_gateway_generates_are_in_the_openapi_document(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_api_deployment_depends_on_every_method_and_gateway_response(variant):
-    """Without this dependency, a changed method or gateway response takes effect only at the next deployment. (AWS
+    """Otherwise, a change to a method or a gateway response takes effect only at the next deployment. (AWS
     CloudFormation Template Reference: "AWS::ApiGateway::Deployment".)
     """
     [deployment] = [r for r in resources(variant).values() if r["Type"] == "AWS::ApiGateway::Deployment"]

@@ -35,8 +35,8 @@ class Proxy(socketserver.ThreadingTCPServer):
     def dialled(self) -> set[str]:
         """Return the addresses that the connector called: `host:port` for TLS, and the URL for plain HTTP.
 
-        Calls to metadata services are omitted, and so are calls to loopback, which may come from abandoned calls
-        of other tests.
+        Calls to metadata services are omitted, and so are calls to loopback, which abandoned threads of earlier tests
+        may still make.
         """
         lines = [line.split()[:2] for line in self.seen if "//127.0.0.1" not in line]
         secure = {address for verb, address in lines if verb == "CONNECT"}
@@ -107,7 +107,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
         ),
     ],
 )
-def test_every_documented_account_form_connects_to_its_host(
+def test_every_documented_form_of_an_account_name_connects_to_its_host(
     proxy: Proxy, given: Mapping[str, str], dialled: str
 ) -> None:
     environment = SIGN_IN | {f"SNOWFLAKE_{name}": value for name, value in given.items()}
