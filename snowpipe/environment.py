@@ -41,7 +41,7 @@ _CERTIFICATES = {
     "CURL_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
 }
-# Where packages come from. Omitted ones change what is installed, or where.
+# These determine from where packages are installed, and to where, so an installer needs them.
 _INSTALLATION = re.compile(
     r"XDG_(CACHE|CONFIG|DATA)_HOME|NETRC|PYENV_ROOT|NPM_TOKEN"
     r"|UV_(CACHE_DIR|DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT"
@@ -51,8 +51,8 @@ _INSTALLATION = re.compile(
     r"|(npm_config|NPM_CONFIG)_\w*(registry|proxy|noproxy|cafile|ca|strict_ssl|cache|REGISTRY|PROXY|NOPROXY|CAFILE|CA"
     r"|STRICT_SSL|CACHE)"
 )
-# Python's variables that change neither imports nor output. PYTHONDONTWRITEBYTECODE is not among them: every process
-# would compile its 3,000 modules anew, which takes seconds.
+# Python's variables that change neither imports nor output. PYTHONDONTWRITEBYTECODE is not among them, because with it
+# every process would compile its 3,000 modules again, which takes seconds.
 _HARMLESS = {
     "PYTHONUNBUFFERED",
     "PYTHONPYCACHEPREFIX",
@@ -127,7 +127,7 @@ def restart_if_needed() -> None:
         wanted["PYTHONUTF8"] = "1"
     if wanted != dict(os.environ):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
-    with suppress(OSError):  # a read-only clone: the connector then uses the user's
+    with suppress(OSError):  # in a read-only clone, the connector uses the user's folder
         Path(SNOWFLAKE_HOME).mkdir(parents=True, exist_ok=True)
     os.environ["SNOWFLAKE_HOME"] = SNOWFLAKE_HOME
 

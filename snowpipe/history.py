@@ -15,7 +15,7 @@ from snowpipe.quoting import quoted
 from snowpipe.times import literal
 from snowpipe.warehouse import Row, Warehouse
 
-# Statuses of a file that is not completely in the table and that no pipe tries again. (Snowflake:
+# Statuses of a file that is not completely in the table and that no pipe loads again. (Snowflake:
 # "COPY_HISTORY")
 FAILED = ("Load failed", "Partially loaded", "Load skipped")
 

@@ -91,8 +91,8 @@ class Recreation:
             self._leave_queue(broken)
         else:
             if was_paused:
-                # Somebody else paused it, or a run was interrupted. The files that wait must be loaded first,
-                # because the new pipe only gets files that came after this pause.
+                # Somebody else paused it, or a run was interrupted. The queued files must be loaded first, because
+                # the new pipe gets only the files that arrive after this pause.
                 self._let_load(deadline)
             self._drain(deadline)
         # Read before the history is lost, because a file that failed to load is not missing.
@@ -104,7 +104,7 @@ class Recreation:
             if time.monotonic() > deadline:
                 pipes.set_paused(self.warehouse, self.pipe, False)
                 raise self._not_loaded()
-            # A notification of an earlier file came during the pause and would be lost with the old pipe.
+            # A notification of an earlier file arrived during the pause and would be lost with the old pipe.
             self._let_load(deadline)
 
     def _leave_queue(self, broken: pipes.Status) -> None:

@@ -41,8 +41,8 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
     named = connection.model_dump(mode="json", exclude=left_out, exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret
     }
-    # dbt reads the first two of these names; without them it uses the key or the password (dbt-snowflake's
-    # profile).
+    # For these two methods dbt needs an authenticator; without one, it signs in with the key or the password
+    # (dbt-snowflake's profile).
     if connection.workload_identity_provider:
         named["authenticator"] = "workload_identity"
     elif secrets["token"]:
@@ -55,5 +55,5 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         arrow.ADDRESS: url_of(connection),
     }
-    # Without the caller's variables for dbt (DBT_TARGET, DBT_PROFILE, …) and for another Python environment.
+    # The caller's variables for dbt (DBT_TARGET, DBT_PROFILE, …) and for another Python environment are omitted.
     return for_installation(environment) | given

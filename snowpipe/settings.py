@@ -51,7 +51,7 @@ class Connection(BaseModel):
         }
         chosen = [name for name, value in ways.items() if value]
         if self.workload_identity_provider and "TOKEN or TOKEN_FILE_PATH" in chosen:
-            chosen.remove("TOKEN or TOKEN_FILE_PATH")  # OIDC's own
+            chosen.remove("TOKEN or TOKEN_FILE_PATH")  # the token is part of the OIDC method
         if len(chosen) != 1:
             raise ValueError(
                 f"to sign in, set exactly one of {', '.join(ways)} (each with the prefix SNOWFLAKE_); "

@@ -110,7 +110,7 @@ class SqlApi:
             },
         )
         body = answer.json() if answer.data else {}
-        # 202: still running after 45 s. 422: the statement failed. All other codes are about the call.
+        # 202: still running after 45 s. 422: the statement failed. All other codes concern the request.
         if answer.status != 200:
             raise SnowflakeError(f"{answer.status} {body.get('code', '')} {body.get('message', '')}".strip())
         return str(body["data"][0][0])
