@@ -275,10 +275,12 @@ def test_unreadable_quarantine_object_does_not_hide_the_others(aws, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--json", "--send", "--purge"])
-def test_set_aside_command_fails_if_a_quarantine_object_is_unreadable(aws, tmp_path, option):
+def test_set_aside_command_fails_and_keeps_a_quarantine_object_that_is_unreadable(aws, tmp_path, option):
     aws.client("s3").put_object(Bucket=aws.bucket, Key="set-aside/torn", Body=b"\x1f\x8bno gzip")
     environment = outputs(aws, tmp_path)
     assert attempt(environment, "set-aside", option).exit_code == 1
+    (kept,) = aws.client("s3").list_objects_v2(Bucket=aws.bucket, Prefix="set-aside/")["Contents"]
+    assert kept["Key"] == "set-aside/torn"
 
 
 def test_move_visits_command_migrates_all_items_to_the_current_layout(aws, tmp_path, monkeypatch):
