@@ -77,7 +77,7 @@ class Archive:
             hour += timedelta(days=1) if day else timedelta(hours=1)
 
     def _without_hour(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects received from the hour of `start` through the hour of `end` whose keys contain no hour.
+        """Yield the objects whose keys contain no hour, received from the hour of `start` through the hour of `end`.
 
         Such objects are outside the day folders (dt=), or inside one of them but outside its hour folders (hh=).
         """
