@@ -136,7 +136,7 @@ ENTRIES = (
         "move-visits",
         "ops.move_visits:command",
         OPERATE,
-        "Convert the visits table to the current layout, once after an upgrade (docs/upgrade.md).",
+        "Migrate the visits table to the current item layout after an upgrade (docs/upgrade.md).",
     ),
     Entry(
         "forget",
@@ -218,7 +218,7 @@ class LazyGroup(TyperGroup):
         return name, command.load() if isinstance(command, Deferred) else command, rest
 
     def load_all(self) -> None:
-        """Replace each deferred command by the actual command, for a page that documents all commands."""
+        """Replace each deferred command with the actual command, for a page that documents all commands."""
         self.commands = {n: c.load() if isinstance(c, Deferred) else c for n, c in self.commands.items()}
 
 

@@ -108,7 +108,7 @@ class ChangeQueue:
 
     def close(self) -> None:
         """Delete the queue, its subscription and its rule. Errors are ignored, because the next console on
-        this machine reuses whatever was not deleted.
+        this machine and port reuses whatever was not deleted.
         """
         if not self._url:
             return

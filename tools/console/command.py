@@ -96,7 +96,9 @@ def command(
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
-        raise typer.BadParameter("--tiles must be an http(s) address with {z}, {x} and {y}")
+        raise typer.BadParameter(
+            "--tiles must be an http or https URL with the placeholders {z}, {x} and {y}"
+        )
     outputs = terminal.outputs_of(context, stage)
     settings = Settings.of(environment)
     if stage == "local" and port is None and stack_console.is_ready(settings):

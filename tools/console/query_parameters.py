@@ -41,5 +41,5 @@ def fence_of(fence_id: str | None) -> Fence | None:
         return None
     tag, sharp, external_id = fence_id.partition("#")
     if not sharp:
-        raise Problem(400, "`fence_id` must be tag#externalId.")
+        raise Problem(400, "`fence_id` must have the form tag#externalId.")
     return Fence(keys.unquoted(tag), keys.unquoted(external_id))

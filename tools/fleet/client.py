@@ -85,7 +85,7 @@ class Client:
         )
 
     def stop(self) -> None:
-        """End all pauses between retries. Requests that are undelivered stay undelivered."""
+        """Stop retrying: end all pauses between attempts. Undelivered requests remain undelivered."""
         self._stopped.set()
 
     def wait(self, seconds: float) -> bool:

@@ -156,9 +156,10 @@ class Demo:
             if watch.fault:
                 raise watch.fault
             if delivery.fate == "kept":
-                said = f"answered {delivery.status}" if delivery.status else "did not answer"
+                said = f"status {delivery.status}" if delivery.status else "no response"
                 raise Refusal(
-                    f"{self._outputs.endpoint} {said} for {REQUEST_TIMEOUT_S:g} s. Run: milkrun status"
+                    f"A request to {self._outputs.endpoint} failed for {REQUEST_TIMEOUT_S:g} s ({said}). "
+                    "Run: milkrun status"
                 )
             for key in self._ledger.add(delivery):
                 watch.expect(key, delivery.posted_at)

@@ -30,9 +30,7 @@ def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
 
 
 def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
-    """Yield the first posts; the last of them is shortened so that the posts contain exactly `events` events
-    in total.
-    """
+    """Yield posts until they contain exactly `events` events in total; the last one is shortened if necessary."""
     left = events
     for post in posts:
         if left <= len(post.events):

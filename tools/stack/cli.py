@@ -89,7 +89,7 @@ def up(
     """Start or repair the local stack, and deploy everything that has changed.
 
     The command starts only processes that are not running, and deletes nothing without --discard. Exit code
-    1: a process had ended, and the data that it held in memory is lost.
+    1: a process had died, and the data that it held in memory is lost.
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()

@@ -182,7 +182,7 @@ class UnreachableStack:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (None, "http://127.0.0.1:9/v1/events did not answer"),
+        (None, r"A request to http://127.0.0.1:9/v1/events failed for 0.1 s \(no response\)"),
         (Refusal("no connection to Snowflake"), "no connection"),
     ],
     ids=["gateway", "warehouse"],

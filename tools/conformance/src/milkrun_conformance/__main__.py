@@ -103,7 +103,7 @@ def _print_report(report: Report) -> None:
     mark = Text("✔ ", "green") if report["ok"] else Text("✘ ", "red")
     out.print(mark + Text(f"{report['scenario']:12} {report['plays']}: {report['wants']}"))
     for fault in report["faults"]:
-        out.print(Text(f"    {fault}", "red"))
+        out.print(Text(f"    violation: {fault}", "red"))
 
 
 def _fail(problem: str) -> NoReturn:
