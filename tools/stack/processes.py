@@ -199,7 +199,7 @@ class Memory:
 
 
 def memory(process: Process) -> Memory | None:
-    """Return the memory of a process; None if the process has ended or belongs to another user."""
+    """Return the memory usage of a process; None if the process has ended or belongs to another user."""
     try:
         found = psutil.Process(process.pid).memory_full_info()
     except psutil.Error:

@@ -179,7 +179,7 @@ class Stack:
             time.sleep(0.1)
 
     def _left_in_the_warehouse(self) -> str:
-        """Return a clause for the user about the number of rows left in RAW.EVENTS."""
+        """Return a clause for a message to the user: how many rows RAW.EVENTS still contains."""
         try:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
@@ -207,7 +207,7 @@ class Stack:
         return gone
 
     def inventory(self) -> list[str]:
-        """Return notes about the data that `down` and `up --discard` delete."""
+        """Return notes for the user about the data that `down` and `up --discard` delete."""
         found = []
         if self.settings.outputs_file.exists():
             found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
