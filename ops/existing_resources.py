@@ -154,7 +154,7 @@ def named(resources: Resources, account: Account) -> Iterator[Named]:
 
 
 def leftovers(wanted: Iterable[Named], own: Sequence[str], clients: Clients, account: Account) -> list[Named]:
-    """Return the wanted resources that already exist outside the stack; `own` lists the logical ids in the stack."""
+    """Return the wanted resources that already exist outside the stack; `own` lists the stack's logical ids."""
     return [one for one in wanted if one.logical_id not in own and _exists(one, clients, account)]
 
 

@@ -31,7 +31,7 @@ FULL_TESTS = ("--vars", "full_tests: true")
 
 @dataclass(frozen=True)
 class Night:
-    """A run of the jobs: the stage, and the range of hours in which the events were received."""
+    """One run of the jobs: the stage, and the range of hours in which the processed events were received."""
 
     start: datetime
     end: datetime

@@ -240,7 +240,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """A reject and the event that replaces it."""
+    """A rejected event and the repaired event that replaces it."""
 
     reject: Reject
     event: Event

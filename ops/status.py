@@ -224,8 +224,8 @@ class _Flow:
         yield Finding("visits", level, found["TableStatus"].lower())
 
     def warehouse(self) -> Iterator[Finding]:
-        """Yield the states of the warehouse's parts. If an object of one part does not exist, the other parts
-        are still shown.
+        """Yield the states of the warehouse's parts. If a database object of one part does not exist, the
+        other parts are still shown.
         """
         parts: dict[str, Callable[[Warehouse], Finding]] = {
             "pipes": self._pipes,

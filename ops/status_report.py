@@ -118,7 +118,8 @@ def verdict(findings: Iterable[Finding]) -> Level:
 
 
 def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
-    """Print the verdict and the state of each part. A problem is shown with the next command, or the runbook's section.
+    """Print the verdict and the state of each part. Each problem is shown with the command to run next or its
+    runbook section.
 
     Parts that failed for the same reason, such as a store that does not answer, are printed together.
     """

@@ -1,4 +1,4 @@
-"""Test that stores with records of other producers can be read, and that settings are read from the functions."""
+"""Test reading stores that contain records of other producers, and reading settings from a stage's functions."""
 
 import json
 from collections.abc import Sequence
