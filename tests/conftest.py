@@ -1,4 +1,4 @@
-"""Run tests without the caller's AWS settings and without a proxy for loopback, except against a deployed stage."""
+"""Run tests without a proxy on loopback and, except against a deployed stage, without the caller's AWS settings."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Clients for the local stack, made by LocalStack's own client library."""
+"""Create boto3 clients for the local stack with LocalStack's own client library."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from localstack_client.session import Session
 
 
 def local_client(endpoint_url: str, service: str, region: str = "us-east-1", **options: Any) -> Any:
-    """Return a boto3 client for LocalStack at this address; `options` are those of botocore's Config."""
+    """Return a boto3 client for LocalStack at `endpoint_url`; `options` are passed to botocore's Config."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AWS_ENDPOINT_URL", raising=False)  # localstack-client prefers it to the host argument
         session = Session(region_name=region, localstack_host=endpoint_url.removeprefix("http://"))

@@ -15,7 +15,7 @@ WORKER = Path(__file__).with_name("model_worker.py")
 
 
 class DbtFailedError(AssertionError):
-    """dbt failed to build or test a model; the message names it."""
+    """dbt failed to build a model, or a dbt test failed; the message names the model or the test."""
 
 
 class Dbt:

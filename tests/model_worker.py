@@ -1,7 +1,8 @@
 """Run dbt repeatedly in one process, because starting dbt takes seconds, but running the models does not.
 
-Runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments; each response is a line of
-JSON with `ok`, `messages` of the failures, `seconds` per model, and the `statements` that dbt sent for the first time.
+The script runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments. For each, it writes a
+line of JSON with `ok`, `messages` about the failures, `seconds` per model, and the `statements` that dbt sent for the
+first time.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from snowpipe.arrow import make_loggers
 def note_statements() -> dict[str, bool]:
     """Make the connector record the text of each statement that it sends.
 
-    Returns the texts, each with False until the statement is reported.
+    Returns the texts as keys. A value is False until `main` has reported the statement.
     """
     noted: dict[str, bool] = {}
     execute: Callable[..., object] = SnowflakeCursor.execute

@@ -1,4 +1,4 @@
-"""Lines of objects under `rejected/`, for tests."""
+"""Build lines of objects under `rejected/` for tests."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Check requests and responses with AWS's own service models, which botocore contains.
+"""Check requests and responses against AWS's own service models, which botocore contains.
 
 LocalStack, moto and our adapter accept more requests than AWS does, and may return responses that AWS never
 would. botocore checks only types, required members and lower bounds of requests; this module also checks
@@ -22,7 +22,7 @@ from botocore.model import ListShape, MapShape, OperationModel, ServiceModel, Sh
 
 from aws import json_client
 
-# Prefix of the header x-amz-target. (botocore's service models: targetPrefix.)
+# The service for each prefix of the header x-amz-target. (botocore's service models: targetPrefix.)
 _SERVICES = {target: service for service, (_, target, _) in json_client._PROTOCOLS.items()}
 
 
@@ -31,15 +31,15 @@ KNOWN_DEVIATIONS = {
     "lambda": r"\.LastUpdateStatusReasonCode is not one of",
     "s3": r"\.Filter\.Key\.FilterRules\[\d+\]\.Name is not one of",
 }
-"""Violations by LocalStack 4.14, per service: a pattern of the message. It returns the stages of a key as objects, a
-reason of a function's update that AWS does not have, and a filter rule `Prefix` for `prefix`. None of our code reads
-these members."""
+"""Violations in the responses of LocalStack 4.14: a pattern of the message per service. LocalStack returns an API key's
+stages as objects, a reason for a function's update that AWS does not define, and a filter rule named `Prefix`, not `prefix`.
+Our code reads none of these members."""
 
 type Answers = Literal["raise", "ignore"]
 
 
 class ModelError(AssertionError):
-    """A request or a response violates AWS's service model."""
+    """A request or a response violates the service model of an AWS service."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def check_answer(operation: OperationModel, answer: Mapping[str, object], *, enc
     breaches = [breach for breach in found if not (known and re.search(known, breach))]
     if breaches:
         raise ModelError(
-            f"{operation.service_model.service_name} {operation.name} answered: {'; '.join(breaches)}"
+            f"{operation.service_model.service_name} {operation.name}: invalid response: {'; '.join(breaches)}"
         )
 
 
 def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
-    """Check an HTTP request to a JSON service of AWS; if `answer` is given, check that response (status 200)
-    instead.
+    """Check an HTTP request to an AWS service with a JSON protocol; if `answer` is given, check that response
+    (status 200) instead.
     """
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
@@ -164,8 +164,8 @@ def _of_string(shape: Shape, value: object, where: str, form: Form) -> Iterator[
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern. A pattern with Java's character classes, such as \\p{L}, which Python lacks, matches
-    anything.
+    """Compile a pattern of a service model. If Python does not support it, because it contains one of Java's
+    character classes, such as \\p{L}, return a pattern that matches anything.
     """
     try:
         return re.compile(pattern, re.DOTALL)

@@ -2,8 +2,8 @@
 
 The authors of the local Snowflake also wrote the statements. Therefore, each statement that the connector sends in
 the tests, in this process or in dbt's (`tests/model_runs.py`), is parsed by sqlglot (without falling back to Command)
-or by sqlfluff's Snowflake grammar. Statements that neither supports are listed here as whole statements, so that a
-wrong statement of the same kind is not excused.
+or by sqlfluff's Snowflake grammar. Statements that neither parser supports are listed here in full, so that an
+incorrect statement of the same kind is still detected.
 """
 
 import logging
@@ -25,16 +25,16 @@ UNPARSED = (
     # Snowflake: "SHOW GRANTS", whose <object_type> is any that privileges are granted on.
     rf"SHOW GRANTS ON (INTEGRATION|FILE FORMAT|PIPE|STAGE|RESOURCE MONITOR) {NAME}",
 )
-"""Patterns of complete statements that neither parser supports, each with its documentation page"""
+"""Patterns of complete statements that neither parser supports, each with its documentation page."""
 LEFT_OUT = re.compile(r"\bSTORAGE_AWS_EXTERNAL_ID = '[^']*'")
-"""A property that neither parser supports (Snowflake: "CREATE STORAGE INTEGRATION"); the rest is parsed"""
+"""A property that neither parser supports (Snowflake: "CREATE STORAGE INTEGRATION"); the rest is parsed."""
 
 _sent: dict[str, str] = {}
 
 
 def note(sql: str) -> None:
-    """Record a statement that was sent to Snowflake. When `parsed_by_others` ends, it parses one statement of
-    each kind.
+    """Record a statement that was sent to Snowflake. When `parsed_by_others` ends, it parses one recorded
+    statement of each shape.
     """
     _sent.setdefault(shape_of(sql), sql)
 
@@ -43,7 +43,7 @@ def note(sql: str) -> None:
 def parsed_by_others() -> Iterator[None]:
     """Record every statement that the connector sends.
 
-    At the end, each statement must be accepted by a parser or be listed here.
+    At the end, raise AssertionError unless a parser accepts each statement or UNPARSED lists it.
     """
     from snowflake.connector.cursor import SnowflakeCursor
 
@@ -68,7 +68,7 @@ def shape_of(sql: str) -> str:
 
 
 def known(sql: str) -> bool:
-    """Return whether a parser supports the whole statement or the statement is listed here."""
+    """Return whether a parser supports the whole statement, or UNPARSED lists it."""
     words = " ".join(re.sub(r"--[^\n]*", "", sql).split()).rstrip(";")
     if any(re.fullmatch(pattern, words, re.IGNORECASE) for pattern in UNPARSED):
         return True
@@ -77,7 +77,9 @@ def known(sql: str) -> bool:
 
 
 def parsed_by_sqlglot(sql: str) -> bool:
-    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # it warns about each command
+    logging.getLogger("sqlglot").setLevel(
+        logging.ERROR
+    )  # not its warning about each statement parsed as a Command
     try:
         tree = sqlglot.parse_one(sql, read="snowflake")
     except SqlglotError:

@@ -85,5 +85,5 @@ def test_known_deviation_of_localstack_does_not_hide_other_violations():
     operation = service_model("apigateway").operation_model("GetApiKey")
     known = {"stageKeys": [{"restApiId": "a", "stageName": "local"}]}
     check_answer(operation, known)
-    with pytest.raises(ModelError, match=r"answered: \.enabled is not a boolean$"):
+    with pytest.raises(ModelError, match=r"invalid response: \.enabled is not a boolean$"):
         check_answer(operation, known | {"enabled": "yes"})
