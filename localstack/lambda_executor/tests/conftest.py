@@ -1,7 +1,7 @@
-"""Fixtures for tests of an execution environment without LocalStack.
+"""Fixtures for testing an execution environment without LocalStack.
 
-The functions run under MILKRUN_LAMBDA_PYTHON, an interpreter with awslambdaric. If it is not set, the tests create an
-environment in a temporary folder with uv and the packages of tests/lambda-python.txt.
+The functions run under MILKRUN_LAMBDA_PYTHON, a Python interpreter with awslambdaric. If the variable is not set, a
+fixture creates a virtual environment with the packages in tests/lambda-python.txt.
 """
 
 import os
@@ -38,7 +38,7 @@ def lambda_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Trial:
-    """A function with a few lines of code, and its execution environment."""
+    """A Lambda function whose code is given as a string, and its execution environment."""
 
     def __init__(self, code: Path, source: str, python: Path, **settings: Any) -> None:
         code.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ def body(outcome: Any) -> Any:
 
 
 def runs(pid: int) -> bool:
-    """Return whether a process runs; False once it has ended, even if its parent has not waited for it."""
+    """Return whether a process is running. A zombie, whose parent has not waited for it, is not running."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -48,7 +48,7 @@ def gone(pid: int, within_s: float = 5) -> bool:
     return True
 
 
-def test_response_is_returned_and_log_has_lambdas_format(trial):
+def test_invocation_returns_the_response_and_a_log_in_lambdas_format(trial):
     function = trial(
         """
         import logging
@@ -95,7 +95,7 @@ def test_second_request_uses_the_same_process_and_has_only_its_own_log(trial):
     assert "Init Duration" not in second.log.as_text()
 
 
-def test_function_sees_lambdas_environment_variables_and_none_of_the_machines(trial, monkeypatch):
+def test_function_inherits_no_environment_variable_from_localstack(trial, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_MACHINE", "x")
     function = trial(
         """
@@ -114,7 +114,7 @@ def test_function_sees_lambdas_environment_variables_and_none_of_the_machines(tr
     assert not any("lambda_executor" in folder or "/.venv/" in folder for folder in seen["path"])
 
 
-def test_packages_of_localstack_and_the_project_cannot_be_imported(trial):
+def test_function_cannot_import_packages_of_localstack_or_the_project(trial):
     function = trial(
         """
         import importlib.util
@@ -130,7 +130,7 @@ def test_packages_of_localstack_and_the_project_cannot_be_imported(trial):
     assert found == ["boto3", "awslambdaric"]
 
 
-def test_exception_is_returned_with_its_stack_trace_and_the_process_survives(trial):
+def test_exception_is_returned_with_its_stack_trace_and_does_not_end_the_process(trial):
     function = trial(
         """
         import os
@@ -155,7 +155,7 @@ def test_exception_is_returned_with_its_stack_trace_and_the_process_survives(tri
     assert body(function.invoke()) == before
 
 
-def test_function_that_exceeds_its_timeout_is_killed_and_replaced(trial):
+def test_process_of_a_function_that_exceeds_its_timeout_is_killed_and_replaced(trial):
     function = trial(
         """
         import os, time
@@ -195,7 +195,7 @@ def test_function_that_exceeds_its_timeout_is_killed_and_replaced(trial):
         ("os.kill(os.getpid(), 11)", "Runtime exited with error: signal: segmentation fault"),
     ],
 )
-def test_process_that_exits_during_a_request_is_reported(trial, statement, reason):
+def test_process_exit_during_a_request_is_returned_as_lambdas_error(trial, statement, reason):
     function = trial(
         f"""
         import os, sys
@@ -218,7 +218,7 @@ def test_process_that_exits_during_a_request_is_reported(trial, statement, reaso
     assert body(function.invoke()) == "well"
 
 
-def test_no_request_fails_after_the_process_dies_while_idle(trial):
+def test_next_request_succeeds_after_the_idle_process_has_died(trial):
     function = trial(
         """
         import os, threading, time
@@ -235,7 +235,7 @@ def test_no_request_fails_after_the_process_dies_while_idle(trial):
     assert body(second) != first
 
 
-def test_function_that_exceeds_its_memory_size_is_killed_and_reported(trial):
+def test_function_that_exceeds_its_memory_size_is_killed_with_an_out_of_memory_error(trial):
     function = trial(
         """
         import os, time
@@ -272,7 +272,7 @@ def test_function_that_exceeds_its_memory_size_is_killed_and_reported(trial):
         ("print('hm'); raise OSError('no disk')", "trial.handler", "OSError", "no disk"),
     ],
 )
-def test_init_error_is_returned_to_each_request(trial, source, handler, error_type, message):
+def test_init_error_is_returned_for_each_request(trial, source, handler, error_type, message):
     function = trial(source, handler=handler)
     for _ in range(2):
         outcome = function.invoke()
@@ -282,7 +282,7 @@ def test_init_error_is_returned_to_each_request(trial, source, handler, error_ty
         assert f"Error Type: {error_type}" in outcome.log.as_text()
 
 
-def test_exit_during_init_is_reported_with_its_output(trial):
+def test_process_exit_during_init_is_returned_as_an_error_and_its_output_is_logged(trial):
     function = trial("import sys; print('no licence'); sys.exit(4)")
     outcome = function.invoke(request_id="r-7")
     assert body(outcome)["errorMessage"] == "RequestId: r-7 Error: Runtime exited with error: exit status 4"
@@ -319,7 +319,7 @@ def test_response_over_six_megabytes_is_rejected(trial):
     assert not function.invoke(b"10").is_error
 
 
-def test_middle_of_an_endless_log_is_dropped_and_the_disk_does_not_fill(trial):
+def test_middle_of_a_40_megabyte_log_is_dropped(trial):
     function = trial(
         """
         def handler(request, context):
@@ -339,7 +339,7 @@ def test_middle_of_an_endless_log_is_dropped_and_the_disk_does_not_fill(trial):
     assert "last line" in outcome.log.as_text()
 
 
-def test_one_environment_handles_one_request_at_a_time_and_several_run_concurrently(trial):
+def test_one_environment_handles_one_request_at_a_time_but_two_environments_run_concurrently(trial):
     source = """
         import time
         def handler(request, context):
@@ -401,7 +401,7 @@ sys.stdin.read()
 """
 
 
-def test_killing_the_parent_kills_all_functions(tmp_path, lambda_python):
+def test_function_processes_die_when_their_parent_process_is_killed(tmp_path, lambda_python):
     source = PARENT.format(
         path=[str(Path(__file__).parent), *sys.path], python=str(lambda_python), folder=str(tmp_path)
     )

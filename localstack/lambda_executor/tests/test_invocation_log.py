@@ -1,4 +1,4 @@
-"""Test Lambda's JSON log format."""
+"""Test the log of an invocation in Lambda's JSON format."""
 
 import json
 from dataclasses import replace
@@ -23,7 +23,7 @@ def log_of(**changes: object) -> object:
     return replace(plain, **changes)
 
 
-def test_log_level_info_adds_start_and_report_lines():
+def test_system_log_level_info_adds_start_and_report_lines():
     start, line, report = map(json.loads, log_of().as_json("INFO").splitlines())
     assert (start["type"], start["record"]) == ("platform.start", {"requestId": "r-1", "version": "$LATEST"})
     assert line == {"event": "events_ingested"}
@@ -41,11 +41,11 @@ def test_log_level_info_adds_start_and_report_lines():
     }
 
 
-def test_log_level_warn_adds_nothing_on_success():
+def test_system_log_level_warn_adds_no_line_if_the_invocation_succeeds():
     assert log_of().as_json("WARN") == '{"event": "events_ingested"}\n'
 
 
-def test_log_level_warn_adds_fault_and_report_lines_on_failure():
+def test_system_log_level_warn_adds_fault_and_report_lines_if_the_invocation_fails():
     failed = log_of(status="error", error_type="Runtime.ExitError", fault="RequestId: r-1 Error: gone")
     line, fault, report = failed.as_json("WARN").splitlines()
     assert line == '{"event": "events_ingested"}'

@@ -1,4 +1,6 @@
-"""Test that the Kinesis mock ends with LocalStack, even if LocalStack is killed while the mock starts. Needs Node."""
+"""Test that the Kinesis mock exits when LocalStack exits, even if LocalStack is killed while the mock starts.
+These tests need Node.
+"""
 
 import os
 import shutil
@@ -23,8 +25,8 @@ def start(parent: int) -> subprocess.Popen[str]:
 
 
 def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
-    """LocalStack restarts a mock that dies. Previously, if LocalStack was killed at that moment, the new mock
-    ran forever.
+    """LocalStack restarts a mock that has died. Previously, if LocalStack was killed at that moment, the new
+    mock ran forever.
     """
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -36,7 +38,7 @@ def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
         mock.communicate()
 
 
-def test_kinesis_mock_runs_as_long_as_localstack() -> None:
+def test_kinesis_mock_keeps_running_while_localstack_runs() -> None:
     mock = start(parent=os.getpid())
     try:
         assert mock.stdout is not None

@@ -1,4 +1,6 @@
-"""Test in a running LocalStack that the plugin's entry points load and its functions respond. Needs LocalStack."""
+"""Test that the plugin's entry points load and that a LocalStack with the plugin works. These tests need
+LocalStack.
+"""
 
 import io
 import json
@@ -28,7 +30,7 @@ def handler(request, context):
 """
 
 
-def test_every_entry_point_loads() -> None:
+def test_every_entry_point_of_the_plugin_loads() -> None:
     entry_points = distribution("localstack-lambda-executor").entry_points
     assert {entry.name for entry in entry_points} >= {"process", "dynamodb:moto", "keep_gzip_bodies"}
     for entry in entry_points:
@@ -71,7 +73,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> I
     try:
         process.wait(30)
     finally:
-        process.kill()  # LocalStack on a busy machine may not end
+        process.kill()  # on a busy machine, LocalStack may not exit in time
 
 
 def answers(url: str) -> bool:
@@ -110,7 +112,7 @@ def test_function_deployed_to_localstack_runs_as_a_process(endpoint: str) -> Non
     assert json.load(answer["Payload"]) == {"got": {"a": 1}}
 
 
-def test_dynamodb_runs_without_a_download(endpoint: str) -> None:
+def test_dynamodb_works_without_downloading_dynamodb_local(endpoint: str) -> None:
     tables = client("dynamodb", endpoint)
     tables.create_table(
         TableName="trial",
@@ -122,7 +124,7 @@ def test_dynamodb_runs_without_a_download(endpoint: str) -> None:
     assert tables.get_item(TableName="trial", Key={"id": {"S": "a"}})["Item"] == {"id": {"S": "a"}}
 
 
-def test_cloudformation_updates_the_policy_of_a_topic(endpoint: str) -> None:
+def test_cloudformation_stack_update_changes_the_policy_of_an_sns_topic(endpoint: str) -> None:
     stacks, topics = client("cloudformation", endpoint), client("sns", endpoint)
     topic = topics.create_topic(Name="trial")["TopicArn"]
 

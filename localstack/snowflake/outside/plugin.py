@@ -1,8 +1,8 @@
-"""A pytest plugin for the outside suites' environment: it uses plain HTTP and writes one JSON line per test.
+"""A pytest plugin for the outside suites: it makes the connector use plain HTTP, and writes one JSON line per
+test to the file that `OUTSIDE_RESULTS` names.
 
-`OUTSIDE_RESULTS` names the file for these lines. A test's outcome is the worst of its setup, call and
-teardown. A failed test's text ends with the refusals that the local Snowflake returned during the test,
-because dbt writes them to its own log.
+A test's outcome is the worst outcome of its setup, call and teardown. A failed test's text ends with the
+refusals that the local Snowflake returned during the test, because dbt writes them only to its own log.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from snowflake.connector import connect, connection, errors
 
-# The dialect cannot take the protocol from its URL, so set the connector's default protocol.
+# The SQLAlchemy dialect does not read the protocol from its URL, so set the connector's default protocol.
 connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
 
 RANKS = {"passed": 0, "skipped": 1, "failed": 2}
@@ -23,7 +23,7 @@ worst: dict[str, tuple[str, str, str]] = {}
 """The outcome of each running test, the error that failed it, and that error with all output and refusals."""
 refusals: list[str] = []
 seen: dict[int, tuple[BaseException, str]] = {}
-"""The output and refusals of each exception: a class fixture fails once, but each test raises its exception again."""
+"""The output and refusals of each exception, because a failed class fixture raises the same exception in each test."""
 initialize = errors.Error.__init__
 
 

@@ -1,4 +1,4 @@
-"""Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the table.
+"""Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the results.
 
 `python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, runs
 each test file against a new local Snowflake in the environment `.venvs/outside`, and writes `outside.md` once every
@@ -47,7 +47,7 @@ class Suite:
     package: str
     version: str
     tests: str
-    """The folder of the test files, in the source distribution."""
+    """The folder of the test files within the source distribution."""
     left_out: tuple[str, ...]
     """Folders within `tests` that contain another package's tests."""
     variables: dict[str, str]
@@ -115,7 +115,7 @@ def files_of(suite: Suite) -> list[str]:
 
 
 def run(suite: Suite, file: str, results: Path) -> None:
-    """Run one test file and write its results, even if pytest could not run it."""
+    """Run one test file and write its results. If pytest could not run the file, the result is a failure."""
     unfinished = results.with_suffix(".part")
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     unfinished.write_text("")
@@ -135,7 +135,7 @@ def run(suite: Suite, file: str, results: Path) -> None:
 
 
 PYTEST_RAN = {0, 1, 5}
-"""The exit codes of pytest for: all passed, some failed, no tests."""
+"""The exit codes with which pytest reports that all tests passed, some tests failed, or no tests were found."""
 
 
 def pytest_of(suite: Suite, file: str, port: int, results: Path) -> int:
@@ -155,7 +155,7 @@ def pytest_of(suite: Suite, file: str, port: int, results: Path) -> int:
 
 
 def results_folder() -> Path:
-    """Return the results folder for the current source code of local_snowflake."""
+    """Return the folder for results of the current source code of local_snowflake."""
     digest = hashlib.sha256()
     for file in sorted((HERE.parent / "src/local_snowflake").glob("*.*")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -207,7 +207,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return the name patterns of a suite's tests that do not apply, each with the reason."""
+    """Return the name patterns of the tests of a suite that do not apply, each with the reason."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]

@@ -1,4 +1,4 @@
-"""Fixtures: moto (S3, SNS and SQS) and a local Snowflake per test run, and a database and a bucket per test."""
+"""Fixtures: one moto (S3, SNS and SQS) and one local Snowflake per test run, one database and one bucket per test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,19 +32,19 @@ def warehouse(local: LocalProcess, aws: Aws) -> Iterator[Warehouse]:
 
 @pytest.fixture
 def loading(warehouse: Warehouse) -> Warehouse:
-    """Return a warehouse with a table, a stage and a pipe."""
+    """Return the test's own database with a table, a stage and a pipe."""
     return warehouse.with_pipe()
 
 
 @pytest.fixture
 def warehouse_of(aws: Aws) -> Callable[[LocalProcess], Warehouse]:
-    """Return a function that sets up a warehouse with a table, a stage and a pipe in a given local Snowflake."""
+    """Return a function that creates a database with a table, a stage and a pipe in a given local Snowflake."""
     return lambda local: Warehouse(local, aws).with_pipe()
 
 
 @pytest.fixture
 def own_local(aws: Aws, tmp_path: Path) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake for this test alone, which the test may start and kill."""
+    """Yield a local Snowflake that only this test uses, so that the test may start and kill it."""
     process = LocalProcess(tmp_path / "snowflake", aws.endpoint)
     yield process
     if process.process:

@@ -1,4 +1,4 @@
-"""Test that the connector returns the values that a table contains."""
+"""Test NULL timestamps, FLATTEN without a database, and the order of large results, as the connector returns them."""
 
 from datetime import UTC, datetime
 

@@ -1,6 +1,6 @@
 """Test that no statement, web page or other user of the machine can access another user's file or database.
-Each statement read or wrote a file, or reached DuckDB, in fakesnow 0.12.1 or an earlier version of this
-package.
+In fakesnow 0.12.1 or an earlier version of this package, each statement in this module read or wrote a file, or
+was executed by DuckDB.
 """
 
 import http.client
@@ -80,7 +80,7 @@ STATEMENTS = (
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
-    """Return the path of a file that belongs to another program, and a path where nothing may be created."""
+    """Return the path of a file that belongs to another program, and a path where no file may be created."""
     file = tmp_path / "SECRET.CSV"
     file.write_text(f"{SECRET}\n")
     return file, tmp_path / "MADE"
@@ -101,7 +101,7 @@ def database(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_no_statement_can_access_a_file_of_the_machine(
+def test_statement_cannot_read_or_write_files_outside_the_data_folder(
     database: connector.SnowflakeConnection, files: tuple[Path, Path], statement: str
 ) -> None:
     file, made = files
@@ -123,7 +123,7 @@ CATALOGS = (
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)
-def test_access_to_duckdbs_own_catalogs_is_refused_to_everybody(
+def test_query_of_duckdbs_own_catalogs_is_refused(
     database: connector.SnowflakeConnection, catalog: str
 ) -> None:
     with pytest.raises(connector.errors.DatabaseError, match=r"does not exist|Not supported"):
@@ -141,7 +141,7 @@ def login(local: LocalProcess, parameters: dict[str, object], **headers: str) ->
     return read
 
 
-def test_session_parameter_cannot_open_a_database_outside_the_folder(
+def test_session_parameter_cannot_create_a_database_outside_the_data_folder(
     local: LocalProcess, tmp_path: Path
 ) -> None:
     status, answer = login(local, {"FAKESNOW_DB_PATH": str(tmp_path), "nop_regexes": [".*"]})
@@ -170,7 +170,7 @@ def test_a_web_page_cannot_log_in(local: LocalProcess, headers: dict[str, str]) 
     assert (status, "token" in answer) == (403, False)
 
 
-def test_upload_route_writes_no_file(local: LocalProcess) -> None:
+def test_fakesnows_upload_route_writes_no_file(local: LocalProcess) -> None:
     call = http.client.HTTPConnection("127.0.0.1", local.port, timeout=10)
     call.request("PUT", "/fs_bucket/made.csv", b"1")
     assert call.getresponse().status == 404

@@ -1,4 +1,4 @@
-"""Test COPY INTO … FROM @stage, run by a user: FILES, PATTERN, FORCE, ON_ERROR, and the table's own load history."""
+"""Test a user's COPY INTO … FROM @stage: FILES, PATTERN, FORCE, ON_ERROR, and the table's own load history."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -10,7 +10,7 @@ from local_snowflake.testing import Warehouse
 
 @pytest.fixture
 def staged(warehouse: Warehouse) -> Warehouse:
-    """Return a warehouse with a table, a stage and three files, but no pipe."""
+    """Return the test's own database with a table, a stage and three staged files, but no pipe."""
     warehouse.table()
     warehouse.stage()
     for name in ("dt=1/a", "dt=1/b", "dt=2/c"):
@@ -18,7 +18,7 @@ def staged(warehouse: Warehouse) -> Warehouse:
     return warehouse
 
 
-def test_all_files_of_the_stage_are_loaded_and_listed(staged: Warehouse) -> None:
+def test_copy_loads_all_files_of_the_stage_and_returns_a_row_for_each(staged: Warehouse) -> None:
     done = staged.run(staged.copy())
     assert [(row["file"], row["status"], row["rows_loaded"]) for row in done] == [
         (f"s3://{staged.bucket}/events/{name}", "LOADED", 1) for name in ("dt=1/a", "dt=1/b", "dt=2/c")
@@ -99,7 +99,7 @@ def test_table_keeps_its_load_history_if_its_replacement_fails(staged: Warehouse
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_file_loaded_twice_is_compared_with_its_latest_etag(staged: Warehouse) -> None:
+def test_file_is_copied_again_only_if_its_etag_differs_from_the_latest_load(staged: Warehouse) -> None:
     staged.run(staged.copy())
     for content in ("changed", "changed again"):
         staged.put("events/dt=1/a", {"_id": content})
@@ -115,7 +115,7 @@ def test_file_is_copied_again_after_64_days(staged: Warehouse) -> None:
         assert len(staged.run(staged.copy())) == 3
 
 
-def test_files_paths_and_patterns_select_what_is_copied(staged: Warehouse) -> None:
+def test_files_option_stage_path_and_pattern_select_the_files_to_copy(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="FILES = ('dt=1/a')"))) == 1
     assert len(staged.run(staged.copy(stage="EVENTS_STAGE/dt=1/", options="FILES = ('b')"))) == 1
     assert len(staged.run(staged.copy(options="PATTERN = '.*/c'"))) == 1
@@ -127,23 +127,25 @@ def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
 
 
-def test_file_named_twice_is_copied_once(staged: Warehouse) -> None:
+def test_file_named_twice_in_the_files_option_is_copied_once(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="FILES = ('dt=1/a', 'dt=1/a')"))) == 1
 
 
-def test_more_than_a_thousand_named_files_are_refused(staged: Warehouse) -> None:
+def test_files_option_with_more_than_1000_names_is_refused(staged: Warehouse) -> None:
     names = ", ".join(f"'{n}'" for n in range(1001))
     assert "1000" in staged.refused(staged.copy(options=f"FILES = ({names})"))
 
 
-def test_invalid_line_aborts_the_statement_by_default_and_loads_nothing(staged: Warehouse) -> None:
+def test_invalid_line_aborts_the_copy_by_default_and_no_row_is_loaded(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     message = staged.refused(staged.copy())
     assert "File 'z', line 2" in message
     assert (staged.count(), staged.history()) == (0, {})
 
 
-def test_on_error_skip_file_and_continue_load_the_valid_files_or_rows(staged: Warehouse) -> None:
+def test_on_error_skip_file_loads_valid_files_and_on_error_continue_loads_valid_rows(
+    staged: Warehouse,
+) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     done = {
         row["file"].rpartition("/")[2]: row for row in staged.run(staged.copy(options="ON_ERROR = SKIP_FILE"))
@@ -193,12 +195,12 @@ def test_transaction_sees_the_effects_of_its_own_copy_and_truncate(staged: Wareh
     assert staged.count() == 3
 
 
-def test_missing_file_aborts_the_statement(staged: Warehouse) -> None:
+def test_copy_of_a_missing_file_fails(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
 
 def test_copy_loads_files_that_a_pipe_has_already_loaded(staged: Warehouse) -> None:
-    """The history of the pipe and that of the table are separate, as in Snowflake."""
+    """A pipe's load history is separate from its table's load history, as in Snowflake."""
     staged.pipe()
     staged.put("events/d", {"_id": "d"})
     staged.has_rows(1)
@@ -206,7 +208,7 @@ def test_copy_loads_files_that_a_pipe_has_already_loaded(staged: Warehouse) -> N
     assert staged.count() == 2
 
 
-def test_outer_arrays_are_stripped_if_the_stages_format_requests_it(warehouse: Warehouse) -> None:
+def test_outer_array_is_stripped_if_the_stages_file_format_requests_it(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run(
         f"""CREATE STAGE RAW.EVENTS_STAGE URL = 's3://{warehouse.bucket}/events/'

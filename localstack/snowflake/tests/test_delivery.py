@@ -1,4 +1,4 @@
-"""Test that messages are delivered at least once, in an order that depends on a seed."""
+"""Test that each S3 notification is delivered at least once, in an order that a seed determines."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_seed_decides_which_messages_are_late_or_repeated() -> None:
     assert delivered(Delivery(4), [20] * 10) != first
 
 
-def test_in_order_mode_delivers_each_message_once_in_sequence() -> None:
+def test_in_order_mode_delivers_each_message_once_and_in_order() -> None:
     assert [message.receipt for message in delivered(InOrder(), [3, 2])] == ["0", "1", "2", "3", "4"]
 
 
@@ -95,7 +95,7 @@ def test_processed_messages_are_deleted_in_batches_of_ten(monkeypatch: pytest.Mo
     assert sqs.deleted == [str(number) for number in range(25)]
 
 
-def test_message_delivered_twice_is_loaded_once(loading: Warehouse) -> None:
+def test_file_is_loaded_once_if_its_message_is_delivered_twice(loading: Warehouse) -> None:
     for number in range(60):
         loading.put(f"events/{number}", {"_id": number})
     loading.has_rows(60)

@@ -42,14 +42,14 @@ def test_every_document_becomes_one_row_with_sorted_keys(documents: list[object]
 
 @quick
 @given(st.lists(values, min_size=1, max_size=6))
-def test_document_may_span_lines(documents: list[object]) -> None:
+def test_json_document_may_span_several_lines(documents: list[object]) -> None:
     body = "\n".join(json.dumps(document, indent=1) for document in documents).encode()
     assert [json.loads(row.text) for row in read(body, JSON).rows] == documents
 
 
 @quick
 @given(st.lists(values, max_size=6))
-def test_outer_array_is_stripped_to_its_elements(elements: list[object]) -> None:
+def test_strip_outer_array_makes_each_element_a_row(elements: list[object]) -> None:
     body = json.dumps(elements).encode()
     rows = read(body, FileFormat(strip_outer_array=True)).rows
     assert [json.loads(row.text) for row in rows] == elements
@@ -57,7 +57,7 @@ def test_outer_array_is_stripped_to_its_elements(elements: list[object]) -> None
 
 @quick
 @given(st.lists(st.sampled_from(["{}", "{oops", "[1,]", '{"a":1,"a":2}', "NaN"]), max_size=8))
-def test_invalid_lines_are_counted_and_located(lines: list[str]) -> None:
+def test_each_invalid_line_is_reported_with_its_line_number(lines: list[str]) -> None:
     content = read("\n".join(lines).encode(), JSON)
     assert [error.line for error in content.errors] == [n for n, line in enumerate(lines, 1) if line != "{}"]
     assert content.parsed == len(lines)
@@ -65,7 +65,7 @@ def test_invalid_lines_are_counted_and_located(lines: list[str]) -> None:
 
 @quick
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_raise_only_unreadable_file(body: bytes) -> None:
+def test_reading_arbitrary_bytes_raises_no_error_other_than_unreadable_file(body: bytes) -> None:
     try:
         content = read(body, JSON)
     except UnreadableFile:
@@ -76,19 +76,19 @@ def test_arbitrary_bytes_raise_only_unreadable_file(body: bytes) -> None:
 
 @quick
 @given(st.binary(min_size=1, max_size=500), st.data())
-def test_gzip_truncated_anywhere_is_unreadable(text: bytes, data: st.DataObject) -> None:
+def test_truncated_gzip_file_is_unreadable(text: bytes, data: st.DataObject) -> None:
     whole = gzip.compress(text)
     cut = whole[: data.draw(st.integers(2, len(whole) - 1))]
     with pytest.raises(UnreadableFile):
         uncompressed(cut, JSON)
 
 
-def test_concatenated_gzip_members_are_one_file() -> None:
+def test_concatenated_gzip_members_are_read_as_one_file() -> None:
     body = gzip.compress(b'{"a":1}\n') + gzip.compress(b'{"a":2}\n')
     assert [row.text for row in read(body, JSON).rows] == ['{"a":1}', '{"a":2}']
 
 
-def test_duplicate_names_are_accepted_if_the_format_allows_them() -> None:
+def test_duplicate_json_keys_are_accepted_only_if_the_file_format_allows_them() -> None:
     assert read(b'{"a":1,"a":2}', JSON).errors
     assert not read(b'{"a":1,"a":2}', FileFormat(allow_duplicate=True)).errors
 

@@ -23,7 +23,7 @@ KINDS: dict[str, Callable[[pa.Array], pa.Array | pa.ChunkedArray]] = {
 
 @pytest.mark.parametrize("zone", [None, "UTC"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_null_timestamp_stays_null_and_others_are_unchanged(kind: str, zone: str | None) -> None:
+def test_null_timestamp_stays_null_and_other_timestamps_keep_their_value(kind: str, zone: str | None) -> None:
     values = [None, BEFORE_1970.replace(tzinfo=UTC if zone else None), None]
     column = KINDS[kind](pa.array(values, pa.timestamp("us", tz=zone)))
     made = timestamps(column)
@@ -31,7 +31,7 @@ def test_null_timestamp_stays_null_and_others_are_unchanged(kind: str, zone: str
     assert made.to_pylist() == ([] if kind == "no chunk" else [None, instant, None])
 
 
-def test_null_timestamp_reads_as_none_through_the_connector(warehouse: Warehouse) -> None:
+def test_connector_returns_none_for_a_null_timestamp(warehouse: Warehouse) -> None:
     for type_ in ("TIMESTAMP_NTZ", "TIMESTAMP_LTZ"):
         rows = warehouse.run(f"SELECT NULL::{type_} AS A, '1969-12-31 23:59:59.5'::{type_} AS B")
         assert rows[0]["A"] is None
@@ -59,7 +59,7 @@ def test_desc_table_shows_keys_and_comments(warehouse: Warehouse) -> None:
     ]
 
 
-def test_sequence_of_another_schema_provides_values_and_defaults(warehouse: Warehouse) -> None:
+def test_sequence_in_another_schema_provides_values_and_column_defaults(warehouse: Warehouse) -> None:
     """Source: Snowflake's page "Using sequences"."""
     other, name = f"{warehouse.database}.PUBLIC", f"{warehouse.database}.RAW.NUMBERS"
     for schema in ("RAW", "PUBLIC"):

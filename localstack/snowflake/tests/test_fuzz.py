@@ -1,5 +1,5 @@
-"""Compare random expressions over typed columns in the local Snowflake with the documented rules, implemented
-in Python.
+"""Compare the local Snowflake's results for random expressions over typed columns with the results of the
+documented rules, implemented in Python.
 """
 
 import calendar

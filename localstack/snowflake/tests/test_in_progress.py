@@ -1,4 +1,4 @@
-"""Test statements that take longer than the connector waits for an answer."""
+"""Test statements that run longer than the connector waits for a response."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ class Client:
 
 
 class Insert:
-    """A statement that runs until the test sets `may_end`, and counts its runs."""
+    """A fake statement that runs until the test sets `may_end`. It counts how often it is executed."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -44,7 +44,7 @@ class Insert:
         await send({"type": "http.response.body", "body": b'{"data": {"inserted": 1}, "success": true}'})
 
 
-def test_a_long_statement_is_answered_with_the_address_of_its_result() -> None:
+def test_long_statement_is_answered_with_the_url_of_its_result() -> None:
     async def check() -> None:
         statements, insert, client = RunningStatements(answer_within=0.01), Insert(), Client()
         await statements.run("token", REQUEST, insert, client.receive, client.send)

@@ -1,5 +1,5 @@
-"""Test that the loader alone loads each file exactly once, in any order and despite repeated messages and
-failed reads.
+"""Test, with a fake S3, that the loader loads each file exactly once, in any order and despite repeated messages
+and failed reads.
 """
 
 import io
@@ -33,8 +33,8 @@ ROWS = 3
 
 
 class FlakyS3:
-    """A fake S3 in which every key has three rows. A key in `down` returns status 503, a key in `gone` does
-    not exist, and a key in `archived` is in Glacier.
+    """A fake S3 in which every object has three rows. Reading a key in `down` returns status 503, a key in
+    `gone` does not exist, and a key in `archived` is in Glacier and cannot be read.
     """
 
     def __init__(self) -> None:
@@ -157,7 +157,7 @@ def test_rows_and_history_are_committed_together_or_not_at_all(
     assert bench.rows(pipe) == wanted(1, 2)
 
 
-def test_table_that_refuses_rows_stalls_its_pipe_and_its_files_wait(
+def test_pipe_stalls_and_its_files_wait_if_the_rows_cannot_be_inserted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()
@@ -178,7 +178,7 @@ def test_table_that_refuses_rows_stalls_its_pipe_and_its_files_wait(
     assert bench.ingest.waiting_since(pipe)[0] == 0
 
 
-def test_file_that_becomes_waiting_while_in_flight_is_counted_once(
+def test_pending_file_is_counted_once_while_it_moves_to_the_waiting_files(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()
@@ -208,7 +208,7 @@ def test_failing_pipe_does_not_delay_files_of_other_pipes(
 
     def fails_for_the_first(pipe: Pipe, *arguments: object, **more: object) -> object:
         if pipe == pipes[0]:
-            raise duckdb.IOException("in the first pipe's database")
+            raise duckdb.IOException("cannot write to the first pipe's table")
         return load_files(pipe, *arguments, **more)
 
     with monkeypatch.context() as broken:
@@ -220,7 +220,7 @@ def test_failing_pipe_does_not_delay_files_of_other_pipes(
     assert bench.rows(pipes[0]) == wanted(1)
 
 
-def test_only_the_object_that_s3_refuses_fails(bench: Bench) -> None:
+def test_archived_object_fails_without_affecting_other_files(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.archived = {"k2"}
     assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)
@@ -238,7 +238,7 @@ def test_missing_file_does_not_delay_other_files(bench: Bench) -> None:
     assert bench.rows(pipe) == wanted(1, 3)
 
 
-def test_messages_are_delivered_again_for_files_that_s3_could_not_return(bench: Bench) -> None:
+def test_files_that_s3_could_not_return_are_loaded_on_the_next_attempt(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.down = {"k3"}
     again, reason = bench.ingest.load_files(pipe, files(*range(600)))
@@ -249,7 +249,7 @@ def test_messages_are_delivered_again_for_files_that_s3_could_not_return(bench: 
     assert bench.rows(pipe) == wanted(*range(600))
 
 
-def test_many_files_are_loaded_in_bounded_transactions(bench: Bench) -> None:
+def test_1200_files_are_loaded_in_three_transactions(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.ingest.load_files(pipe, files(*range(1200)))
     assert bench.rows(pipe) == wanted(*range(1200))

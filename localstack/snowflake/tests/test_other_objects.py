@@ -1,4 +1,6 @@
-"""Test that integrations, stages, file formats and grants are stored, shown and applied, or accepted without effect."""
+"""Test objects other than pipes: integrations, stages, file formats, warehouses, schemas, roles, tables, views and
+sequences.
+"""
 
 import pytest
 
@@ -19,7 +21,7 @@ def described(warehouse: Warehouse, name: str) -> dict[str, str]:
     return {r["property"]: r["property_value"] for r in warehouse.run(f"DESC STORAGE INTEGRATION {name}")}
 
 
-def test_replaced_integration_keeps_only_an_explicit_external_id(
+def test_replaced_integration_gets_a_new_external_id_unless_one_is_specified(
     warehouse: Warehouse, integration: str
 ) -> None:
     made_up = described(warehouse, integration)["STORAGE_AWS_EXTERNAL_ID"]
@@ -47,7 +49,7 @@ def test_replaced_integration_unlinks_its_stages(warehouse: Warehouse, integrati
     assert warehouse.status()["executionState"] == "RUNNING"
 
 
-def test_a_stage_outside_the_integrations_locations_is_refused(
+def test_stage_outside_the_integrations_allowed_locations_is_refused(
     warehouse: Warehouse, integration: str
 ) -> None:
     message = warehouse.refused(
@@ -93,7 +95,7 @@ def test_named_file_format_of_a_stage_is_applied(warehouse: Warehouse) -> None:
         "CREATE NETWORK POLICY IF NOT EXISTS OFFICE ALLOWED_IP_LIST = ('192.0.2.0/24')",
     ],
 )
-def test_warehouses_monitors_and_policies_have_no_effect_and_this_is_logged(
+def test_statement_for_a_warehouse_monitor_or_policy_is_logged_as_having_no_effect(
     warehouse: Warehouse, sql: str
 ) -> None:
     before = len(warehouse.local.logged("statement_accepted_not_enforced"))
@@ -101,7 +103,7 @@ def test_warehouses_monitors_and_policies_have_no_effect_and_this_is_logged(
     assert len(warehouse.local.logged("statement_accepted_not_enforced")) == before + 1
 
 
-def test_created_warehouse_is_listed(warehouse: Warehouse) -> None:
+def test_show_warehouses_lists_a_created_warehouse(warehouse: Warehouse) -> None:
     name = f"WH_{warehouse.database}"
     assert warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'") == []
     warehouse.run(f"CREATE WAREHOUSE {name} WITH WAREHOUSE_SIZE = 'XSMALL'")
@@ -150,7 +152,7 @@ def test_create_or_alter_changes_a_file_format_and_keeps_its_grants(warehouse: W
     assert "CREATE OR ALTER TABLE" in warehouse.refused("CREATE OR ALTER TABLE RAW.T (a INTEGER)")
 
 
-def test_show_schemas_names_the_owner_and_managed_access(warehouse: Warehouse) -> None:
+def test_show_schemas_shows_the_owner_and_managed_access(warehouse: Warehouse) -> None:
     warehouse.run("CREATE SCHEMA CLOSED WITH MANAGED ACCESS")
     shown = {row["name"]: row for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
     assert shown["CLOSED"]["options"] == "MANAGED ACCESS"
@@ -174,7 +176,9 @@ def test_a_new_database_has_the_schema_public(warehouse: Warehouse) -> None:
     assert shown["PUBLIC"]["owner"] == "ACCOUNTADMIN"
 
 
-def test_dropped_schema_public_stays_dropped(warehouse: Warehouse) -> None:
+def test_create_database_if_not_exists_does_not_recreate_the_dropped_schema_public(
+    warehouse: Warehouse,
+) -> None:
     warehouse.run(f"DROP SCHEMA {warehouse.database}.PUBLIC")
     warehouse.run(f"CREATE DATABASE IF NOT EXISTS {warehouse.database}")
     shown = {row["name"] for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}
@@ -195,7 +199,7 @@ def test_information_schema_lists_views_with_owner_and_text(warehouse: Warehouse
     assert [tuple(row.values()) for row in views] == [("ACCOUNTADMIN", text)]
 
 
-def test_identity_columns_generate_values_and_are_described(warehouse: Warehouse) -> None:
+def test_identity_columns_generate_values_and_are_shown_by_desc_table(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.I (a INT AUTOINCREMENT, b INT IDENTITY(5, -2), c INT)")
     warehouse.run("INSERT INTO RAW.I (c) VALUES (1), (2)")
     warehouse.run("INSERT INTO RAW.I VALUES (9, 9, 3)")
@@ -226,7 +230,7 @@ def test_desc_finds_a_view_of_another_database(warehouse: Warehouse) -> None:
         assert column[:2] == ("X", "NUMBER(38,0)")
 
 
-def test_show_tables_has_null_for_unknown_times_and_sizes(warehouse: Warehouse) -> None:
+def test_show_tables_shows_null_for_unknown_times_and_sizes(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.T (x INT)")
     (row,) = warehouse.run("SHOW TABLES LIKE 'T' IN SCHEMA RAW")
     assert (row["created_on"], row["rows"], row["bytes"]) == (None, None, None)
@@ -241,13 +245,13 @@ def test_show_tables_has_null_for_unknown_times_and_sizes(warehouse: Warehouse) 
         "ENABLE_SCHEMA_EVOLUTION = TRUE",
     ],
 )
-def test_create_option_without_effect_is_refused(warehouse: Warehouse, options: str) -> None:
+def test_create_table_option_that_would_have_no_effect_is_refused(warehouse: Warehouse, options: str) -> None:
     assert "Not supported by the local Snowflake" in warehouse.refused(
         f"CREATE TABLE RAW.T (x INT) {options}"
     )
 
 
-def test_duplicate_key_is_refused_because_snowflake_would_accept_it(warehouse: Warehouse) -> None:
+def test_row_with_a_duplicate_key_is_refused_although_snowflake_accepts_it(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.K (x INT PRIMARY KEY)")
     warehouse.run("INSERT INTO RAW.K VALUES (1)")
     assert "rows that violate a key" in warehouse.refused("INSERT INTO RAW.K VALUES (1)")
@@ -267,7 +271,9 @@ def test_syntax_error_names_the_unexpected_word(warehouse: Warehouse) -> None:
 @pytest.mark.parametrize(
     "columns", ["id INT NOT NULL", "id INT PRIMARY KEY", "s VARCHAR(2)", "id INT, PRIMARY KEY (id)", "id"]
 )
-def test_column_list_that_create_as_select_would_lose_is_refused(warehouse: Warehouse, columns: str) -> None:
+def test_create_table_as_select_is_refused_if_its_column_list_would_be_ignored(
+    warehouse: Warehouse, columns: str
+) -> None:
     assert "column list" in warehouse.refused(f"CREATE TABLE RAW.C ({columns}) AS SELECT 1")
 
 
@@ -283,7 +289,7 @@ def test_comment_keeps_its_quotes_and_is_dropped_with_its_table(warehouse: Wareh
     assert warehouse.run(asked) == [{"COMMENT": None}]
 
 
-def test_show_primary_keys_lists_only_the_named_table(warehouse: Warehouse) -> None:
+def test_show_primary_keys_lists_only_keys_of_the_named_table(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.K (a INT, b INT, PRIMARY KEY (b, a))")
     warehouse.run("CREATE SCHEMA OTHER")
     warehouse.run("CREATE TABLE OTHER.K (c INT PRIMARY KEY)")

@@ -10,7 +10,7 @@ import pytest
 from local_snowflake.testing import LocalProcess, Warehouse, eventually
 
 
-def test_rewritten_key_is_not_loaded_again(loading: Warehouse) -> None:
+def test_overwritten_file_is_not_loaded_again(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     loading.put("events/a", {"_id": 2}, {"_id": 3})
@@ -30,7 +30,7 @@ def test_failed_file_is_not_retried_but_loads_under_a_new_key(loading: Warehouse
     assert loading.history()["a"]["STATUS"] == "Load failed"
 
 
-def test_each_pipe_has_its_own_history(loading: Warehouse) -> None:
+def test_each_pipe_has_its_own_load_history(loading: Warehouse) -> None:
     loading.table("COPIES")
     loading.pipe("SECOND_PIPE", table="COPIES")
     loading.put("events/a", {"_id": 1})
@@ -50,7 +50,7 @@ def test_each_pipe_has_its_own_history(loading: Warehouse) -> None:
         ("CONTINUE", 10, 0, "Load failed"),
     ],
 )
-def test_on_error_decides_the_effect_of_an_invalid_line(
+def test_on_error_decides_whether_invalid_lines_fail_the_file(
     warehouse: Warehouse, on_error: str, bad: int, rows: int, status: str
 ) -> None:
     warehouse.table()
@@ -67,7 +67,7 @@ def test_on_error_decides_the_effect_of_an_invalid_line(
     assert warehouse.count() == rows
 
 
-def test_failed_cast_in_the_pipe_fails_only_that_file(warehouse: Warehouse) -> None:
+def test_failed_cast_in_a_pipe_fails_only_the_file_with_the_invalid_value(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.EVENTS (n NUMBER)")
     warehouse.stage()
     warehouse.run(
@@ -95,7 +95,7 @@ def test_stage_url_without_a_trailing_slash_also_matches_longer_prefixes(warehou
     assert set(warehouse.history()) == {"/a", "_old/b"}
 
 
-def test_pattern_and_path_limit_what_a_pipe_loads(warehouse: Warehouse) -> None:
+def test_pipe_loads_only_files_that_match_its_path_and_pattern(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage()
     warehouse.pipe(stage="EVENTS_STAGE/dt=2026-11-22/", options="PATTERN = '.*[.]ndjson'")
@@ -132,7 +132,7 @@ def test_refresh_loads_existing_files_and_no_file_twice(warehouse: Warehouse) ->
     assert warehouse.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_refresh_ignores_files_modified_before_modified_after(loading: Warehouse) -> None:
+def test_refresh_ignores_files_older_than_modified_after(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     late = "ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '2099-01-01T00:00:00Z'"
@@ -152,18 +152,18 @@ def test_refresh_ignores_files_that_copy_has_loaded(loading: Warehouse) -> None:
     assert loading.run("ALTER PIPE RAW.P REFRESH") == []
 
 
-def test_refresh_of_a_pipe_that_cannot_load_reports_the_reason(loading: Warehouse) -> None:
+def test_refresh_of_a_stopped_pipe_fails_with_the_reason(loading: Warehouse) -> None:
     loading.run("DROP STAGE RAW.EVENTS_STAGE")
     assert "STOPPED_STAGE_DROPPED" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH")
 
 
-def test_listing_a_missing_bucket_fails(loading: Warehouse) -> None:
+def test_refresh_list_and_copy_fail_if_the_bucket_does_not_exist(loading: Warehouse) -> None:
     loading.aws.s3.delete_bucket(Bucket=loading.bucket)
     for sql in ("ALTER PIPE RAW.EVENTS_PIPE REFRESH", "LIST @RAW.EVENTS_STAGE", loading.copy()):
         assert "Failure using stage area" in loading.refused(sql)
 
 
-def test_copy_history_without_a_database_is_refused(loading: Warehouse) -> None:
+def test_copy_history_of_a_table_in_a_missing_database_is_refused(loading: Warehouse) -> None:
     history = (
         "SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'NOPE.RAW.T', START_TIME => '{}'))"
     )
@@ -191,7 +191,7 @@ def test_dropped_or_recreated_stage_stops_the_pipe_until_the_pipe_is_recreated(l
     loading.has_rows(1)
 
 
-def test_missing_table_stops_the_pipe_and_its_files_wait(loading: Warehouse) -> None:
+def test_pipe_stops_and_its_files_wait_while_its_table_does_not_exist(loading: Warehouse) -> None:
     loading.run("DROP TABLE RAW.EVENTS")
     assert loading.status()["executionState"] == "STOPPED_MISSING_TABLE"
     loading.put("events/a", {"_id": 1})
@@ -210,7 +210,7 @@ def test_dropped_file_format_stops_the_pipe(warehouse: Warehouse) -> None:
     assert warehouse.status()["executionState"] == "STOPPED_FILE_FORMAT_DROPPED"
 
 
-def test_table_that_lost_a_column_stalls_the_pipe_with_the_reason(loading: Warehouse) -> None:
+def test_dropped_column_stalls_the_pipe_until_the_column_is_added_again(loading: Warehouse) -> None:
     loading.run("ALTER TABLE RAW.EVENTS DROP COLUMN scanned_at")
     status = loading.status()
     assert status["executionState"] == "STALLED_COMPILATION_ERROR"
@@ -221,7 +221,7 @@ def test_table_that_lost_a_column_stalls_the_pipe_with_the_reason(loading: Wareh
     loading.has_rows(1)
 
 
-def test_replacing_the_pipe_subscribes_the_queue_again_after_it_was_unsubscribed(loading: Warehouse) -> None:
+def test_replacing_a_pipe_resubscribes_its_unsubscribed_queue(loading: Warehouse) -> None:
     sns = loading.aws.sns
     [found] = sns.list_subscriptions_by_topic(TopicArn=loading.topic)["Subscriptions"]
     sns.unsubscribe(SubscriptionArn=found["SubscriptionArn"])
@@ -230,7 +230,7 @@ def test_replacing_the_pipe_subscribes_the_queue_again_after_it_was_unsubscribed
     loading.has_rows(1)
 
 
-def test_missing_bucket_stalls_only_its_pipe(loading: Warehouse) -> None:
+def test_missing_bucket_stalls_only_the_pipe_that_reads_from_it(loading: Warehouse) -> None:
     loading.table("OTHERS")
     loading.run(
         f"CREATE STAGE RAW.GONE_STAGE URL = 's3://{loading.bucket}-gone/' FILE_FORMAT = (TYPE = JSON)"
@@ -251,7 +251,7 @@ def test_missing_bucket_stalls_only_its_pipe(loading: Warehouse) -> None:
     assert loading.status("GONE_PIPE")["pendingFileCount"] == 1
 
 
-def test_rewritten_key_is_loaded_again_after_14_days(loading: Warehouse) -> None:
+def test_overwritten_file_is_loaded_again_after_14_days(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     with loading.local.days_later(13.9):
@@ -263,7 +263,7 @@ def test_rewritten_key_is_loaded_again_after_14_days(loading: Warehouse) -> None
         loading.has_rows(3)
 
 
-def test_refresh_includes_only_the_last_seven_days(loading: Warehouse) -> None:
+def test_refresh_includes_only_files_of_the_last_seven_days(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})
     loading.has_waiting(1)
@@ -273,7 +273,7 @@ def test_refresh_includes_only_the_last_seven_days(loading: Warehouse) -> None:
         assert loading.run("ALTER PIPE RAW.EVENTS_PIPE REFRESH") == []
 
 
-def test_pipe_paused_for_over_14_days_is_stale_and_its_queue_is_empty(
+def test_pipe_paused_for_over_14_days_is_stale_and_loses_its_queued_files(
     own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
 ) -> None:
     # Without repeated deliveries, because a late one would load the file after all.

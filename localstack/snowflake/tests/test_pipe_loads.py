@@ -1,4 +1,4 @@
-"""Test that new objects are loaded as rows automatically, whatever they contain."""
+"""Test that a pipe automatically loads new S3 objects, including empty, large and partly invalid ones."""
 
 import gzip
 import json
@@ -22,13 +22,13 @@ def test_each_row_has_its_file_name_and_row_number(loading: Warehouse) -> None:
     assert rows[0]["SCANNED_AT"].replace(tzinfo=None) >= rows[0]["FILE_MODIFIED_AT"]
 
 
-def test_key_may_contain_spaces_pluses_equals_signs_and_accents(loading: Warehouse) -> None:
+def test_object_key_may_contain_spaces_plus_signs_equals_signs_and_accents(loading: Warehouse) -> None:
     key = loading.put("events/ein Schlüssel + mit=allem é&?.gz", {"_id": "a"})
     loading.has_rows(1)
     assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": key}]
 
 
-def test_pipe_and_query_read_json_alike(warehouse: Warehouse) -> None:
+def test_pipe_evaluates_json_paths_in_the_same_way_as_a_query(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.READ (second INT, said VARCHAR)")
     warehouse.stage()
     select = "SELECT $1['list'][1]['n'], CONCAT($1:type, '!') FROM @RAW.EVENTS_STAGE"
@@ -41,7 +41,9 @@ def test_pipe_and_query_read_json_alike(warehouse: Warehouse) -> None:
     assert warehouse.run("SELECT second, said FROM RAW.READ") == [{"SECOND": 2, "SAID": "in!"}]
 
 
-def test_invalid_line_fails_the_whole_file_and_its_position_is_in_the_history(loading: Warehouse) -> None:
+def test_invalid_line_fails_the_whole_file_and_the_load_history_has_its_line_number(
+    loading: Warehouse,
+) -> None:
     loading.put("events/bad", '{"_id": 1}', '{"_id": ', '{"_id": 3}')
     fate = loading.fate("bad")
     assert (fate["STATUS"], fate["ROW_COUNT"], fate["ROW_PARSED"]) == ("Load failed", 0, 3)
@@ -50,7 +52,7 @@ def test_invalid_line_fails_the_whole_file_and_its_position_is_in_the_history(lo
     assert loading.count() == 0
 
 
-def test_invalid_json_fails_as_in_snowflake(loading: Warehouse) -> None:
+def test_file_with_invalid_json_fails_as_in_snowflake(loading: Warehouse) -> None:
     for number, line in enumerate(['{"a": 1, "a": 2}', '{"a": NaN}', '{"a": "\\ud800"}', "[1,]", "{'a': 1}"]):
         loading.put(f"events/odd-{number}", line)
         assert loading.fate(f"odd-{number}")["STATUS"] == "Load failed", line
@@ -86,7 +88,7 @@ def test_uncompressed_and_multiline_json_is_loaded(loading: Warehouse) -> None:
     loading.has_rows(4)
 
 
-def test_object_deleted_before_loading_is_a_failed_file(loading: Warehouse) -> None:
+def test_object_deleted_before_loading_is_recorded_as_failed(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     key = loading.put("events/gone", {"_id": 1})
     eventually(lambda: loading.status()["pendingFileCount"])
@@ -97,7 +99,7 @@ def test_object_deleted_before_loading_is_a_failed_file(loading: Warehouse) -> N
     assert "was not found" in fate["FIRST_ERROR_MESSAGE"]
 
 
-def test_messages_for_no_pipe_are_dropped_and_logged(loading: Warehouse) -> None:
+def test_invalid_messages_and_messages_for_no_pipe_are_dropped_and_logged(loading: Warehouse) -> None:
     queue = loading.queue_url()
     other = {
         "eventName": "ObjectCreated:Put",

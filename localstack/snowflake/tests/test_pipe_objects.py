@@ -1,4 +1,4 @@
-"""Test CREATE, ALTER, SHOW, DESC and DROP PIPE, and what a pipe's COPY may contain."""
+"""Test CREATE, ALTER, SHOW, DESC and DROP PIPE, and the restrictions on a pipe's COPY statement."""
 
 import json
 
@@ -11,7 +11,7 @@ PLAIN = "COPY INTO RAW.EVENTS (payload) FROM (SELECT $1 FROM @RAW.EVENTS_STAGE)"
 
 @pytest.fixture
 def ready(warehouse: Warehouse) -> Warehouse:
-    """Yield a warehouse with a table and a stage, but no pipe."""
+    """Return the test's own database with a table and a stage, but no pipe."""
     warehouse.table()
     warehouse.stage()
     return warehouse
@@ -31,7 +31,7 @@ def test_pipes_of_one_account_and_region_share_one_queue(ready: Warehouse) -> No
     assert ready.status("ONE")["notificationChannelName"] == ready.status("TWO")["notificationChannelName"]
 
 
-def test_bucket_notifies_a_pipe_without_a_topic_directly(ready: Warehouse) -> None:
+def test_pipe_without_a_topic_is_notified_directly_by_the_bucket(ready: Warehouse) -> None:
     ready.run(f"CREATE PIPE RAW.P AUTO_INGEST = TRUE AS {ready.copy()}")
     channel = ready.run("DESC PIPE RAW.P")[0]["notification_channel"]
     notify = {"QueueConfigurations": [{"QueueArn": channel, "Events": ["s3:ObjectCreated:*"]}]}
@@ -56,7 +56,7 @@ def test_show_and_desc_pipe_return_the_definition_as_written(ready: Warehouse) -
     assert ready.run("SHOW PIPES LIKE 'nothing'") == []
 
 
-def test_create_pipe_if_not_exists_keeps_the_pipe_and_plain_create_is_refused(ready: Warehouse) -> None:
+def test_create_pipe_if_not_exists_keeps_an_existing_pipe_but_plain_create_fails(ready: Warehouse) -> None:
     ready.pipe()
     before = ready.run("SHOW PIPES")
     ready.run(f"CREATE PIPE IF NOT EXISTS RAW.EVENTS_PIPE AS {ready.copy(options='ON_ERROR = CONTINUE')}")
@@ -85,7 +85,7 @@ def test_pipe_can_be_dropped_only_once(ready: Warehouse) -> None:
         "ON_ERROR = ABORT_STATEMENT",
     ],
 )
-def test_copy_options_that_a_pipe_may_not_have_are_refused(ready: Warehouse, option: str) -> None:
+def test_copy_options_that_a_pipe_does_not_support_are_refused(ready: Warehouse, option: str) -> None:
     message = ready.refused(f"CREATE PIPE RAW.P AS {ready.copy(options=option)}")
     assert option.split(" = ")[1 if "ON_ERROR" in option else 0] in message
     assert ready.run("SHOW PIPES") == []
@@ -128,7 +128,9 @@ def test_pipe_may_select_only_plain_columns_of_its_stage(ready: Warehouse, selec
         (f"{PLAIN} PATTERN = '['", "regular"),
     ],
 )
-def test_create_pipe_compiles_its_copy(ready: Warehouse, copy: str, message: str) -> None:
+def test_create_pipe_fails_if_its_copy_statement_is_invalid(
+    ready: Warehouse, copy: str, message: str
+) -> None:
     assert message in ready.refused(f"CREATE PIPE RAW.P AS {copy}")
 
 
@@ -162,7 +164,7 @@ def test_pipe_status_in_a_view_is_refused_because_it_would_never_change(ready: W
     assert "view" in ready.refused("CREATE VIEW RAW.V AS SELECT SYSTEM$PIPE_STATUS('RAW.EVENTS_PIPE') AS S")
 
 
-def test_a_view_may_show_the_copy_history(ready: Warehouse) -> None:
+def test_view_may_query_the_copy_history(ready: Warehouse) -> None:
     ready.run(
         """CREATE VIEW RAW.LOADS AS SELECT FILE_NAME, STATUS FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
            TABLE_NAME => 'RAW.EVENTS', START_TIME => DATEADD(days, -13, CURRENT_TIMESTAMP())))"""
@@ -175,7 +177,7 @@ def test_a_view_may_show_the_copy_history(ready: Warehouse) -> None:
 
 
 def test_copy_history_of_a_pipe_excludes_other_pipes_and_copies_by_hand(ready: Warehouse) -> None:
-    """Source: Snowflake's page "COPY_HISTORY", PIPE_NAME."""
+    """Source: Snowflake's page "COPY_HISTORY" (argument PIPE_NAME)."""
     history = """SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'RAW.EVENTS',
         START_TIME => DATEADD(hour, -1, CURRENT_TIMESTAMP()), PIPE_NAME => 'RAW.{}'))"""
     ready.put("events/by-hand", {"_id": 1})
@@ -191,7 +193,7 @@ def test_copy_history_of_a_pipe_excludes_other_pipes_and_copies_by_hand(ready: W
     assert "does not exist or not authorized" in ready.refused(history.format("NOT_THERE"))
 
 
-def test_validate_pipe_load_refuses_a_transforming_pipe(ready: Warehouse) -> None:
+def test_validate_pipe_load_refuses_a_pipe_whose_copy_transforms_data(ready: Warehouse) -> None:
     ready.pipe()
     message = ready.refused(
         """SELECT * FROM TABLE(INFORMATION_SCHEMA.VALIDATE_PIPE_LOAD(
@@ -200,7 +202,7 @@ def test_validate_pipe_load_refuses_a_transforming_pipe(ready: Warehouse) -> Non
     assert "transform" in message
 
 
-def test_the_topic_policy_names_the_topic_and_the_integrations_user(ready: Warehouse) -> None:
+def test_sns_topic_policy_allows_snowflakes_iam_user_to_subscribe(ready: Warehouse) -> None:
     sql = "SELECT SYSTEM$GET_AWS_SNS_IAM_POLICY('arn:aws:sns:us-east-1:1:t')"
     ((name, text),) = ready.run(sql)[0].items()
     (statement,) = json.loads(text)["Statement"]

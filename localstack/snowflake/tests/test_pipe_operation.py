@@ -1,4 +1,4 @@
-"""Test pausing, ownership transfer, error notifications and latency, as Snowflake documents them. Sources:
+"""Test the documented behaviour of paused pipes, ownership transfer, error notifications and latency. Sources:
 "Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
 notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 """
@@ -20,7 +20,7 @@ RESUME = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE"
 # --- pausing
 
 
-def test_paused_pipe_loads_its_queue_and_later_files_wait(loading: Warehouse) -> None:
+def test_paused_pipe_loads_only_files_that_were_queued_before_the_pause(loading: Warehouse) -> None:
     loading.run("ALTER TABLE RAW.EVENTS RENAME TO RAW.AWAY")  # the pipe cannot load, so its files are queued
     loading.put("events/before", {"_id": 1})
     loading.has_waiting(1)
@@ -73,7 +73,7 @@ def test_pipe_with_a_new_owner_can_only_be_resumed_by_force(loading: Warehouse, 
         other.run(RESUME)
 
 
-def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
+def test_stale_pipe_can_be_resumed_only_with_the_staleness_override(loading: Warehouse) -> None:
     loading.run(PAUSE)
     with loading.local.days_later(14.1):
         assert "STALENESS_CHECK_OVERRIDE" in loading.refused(
@@ -91,8 +91,8 @@ def test_stale_pipe_needs_the_staleness_override(loading: Warehouse) -> None:
 
 @pytest.fixture
 def receive_notices(loading: Warehouse) -> Iterator[object]:
-    """Give the pipe a notification integration; yield a function that returns the messages sent to the
-    integration's topic.
+    """Set a notification integration as the pipe's ERROR_INTEGRATION; yield a function that returns the messages
+    sent to the integration's topic.
     """
     name = f"{loading.database}_ERRORS"
     topic = loading.aws.sns.create_topic(Name=f"errors-{loading.database}")["TopicArn"]
@@ -114,7 +114,7 @@ def receive_notices(loading: Warehouse) -> Iterator[object]:
     loading.run(f"DROP INTEGRATION {name}")
 
 
-def test_skipped_file_is_reported_to_the_topic_of_the_integration(
+def test_skipped_file_is_reported_to_the_error_integrations_topic(
     loading: Warehouse, receive_notices
 ) -> None:
     loading.put("events/good", {"_id": 1})
@@ -131,7 +131,7 @@ def test_skipped_file_is_reported_to_the_topic_of_the_integration(
     ]
 
 
-def test_only_skipped_files_are_reported_and_only_while_the_integration_is_set(
+def test_skipped_file_is_reported_only_while_the_error_integration_is_set(
     loading: Warehouse, receive_notices
 ) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE UNSET ERROR_INTEGRATION")
@@ -185,7 +185,7 @@ def test_latency_delays_and_reorders_messages() -> None:
     assert 50 < max(arrived.values()) <= 61
 
 
-def test_messages_without_latency_arrive_immediately_and_in_order() -> None:
+def test_in_order_mode_delivers_messages_immediately_and_in_order() -> None:
     sent = [Message("r", str(number), ()) for number in range(5)]
     assert InOrder()(sent) == sent
 

@@ -109,7 +109,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("statement", NEEDS, ids=range(len(NEEDS)))
-def test_a_statement_needs_each_of_the_documented_privileges_and_no_more(
+def test_statement_requires_exactly_the_documented_privileges(
     loading: Warehouse, role, statement: str
 ) -> None:
     names = {"bucket": loading.bucket, "database": loading.database}
@@ -146,7 +146,7 @@ OWNERS_ONLY = (
 
 
 @pytest.mark.parametrize("sql", OWNERS_ONLY)
-def test_only_the_owner_may_change_and_drop_an_object(loading: Warehouse, role, sql: str) -> None:
+def test_only_the_owner_may_change_or_drop_an_object(loading: Warehouse, role, sql: str) -> None:
     everything = role(
         "ALL ON SCHEMA RAW",
         *(f"ALL ON {each}" for each in ("TABLE RAW.T", "VIEW RAW.V", "PIPE RAW.EVENTS_PIPE")),
@@ -158,7 +158,7 @@ def test_only_the_owner_may_change_and_drop_an_object(loading: Warehouse, role, 
     loading.run(sql)
 
 
-def test_object_without_any_privilege_does_not_exist_for_the_role(loading: Warehouse, role) -> None:
+def test_object_appears_not_to_exist_for_a_role_without_any_privilege_on_it(loading: Warehouse, role) -> None:
     with loading.as_role(role(), schema="RAW") as other:
         said = other.refused("SELECT * FROM RAW.T")
         assert "002003" in said
@@ -170,7 +170,9 @@ def test_object_without_any_privilege_does_not_exist_for_the_role(loading: Wareh
         assert "Insufficient privileges to operate on table 'T'" in said
 
 
-def test_privilege_on_an_object_requires_one_on_its_schema_and_database(loading: Warehouse, role) -> None:
+def test_access_to_an_object_also_requires_privileges_on_its_schema_and_database(
+    loading: Warehouse, role
+) -> None:
     reader = role("SELECT ON TABLE RAW.T", enters=False)
     with loading.as_role(reader) as other:
         query = f"SELECT a FROM {loading.database}.RAW.T"
@@ -207,7 +209,7 @@ def test_privileges_of_public_apply_to_every_role(loading: Warehouse, role) -> N
 
 
 def test_secondary_roles_may_read_and_write_but_not_create(loading: Warehouse, role) -> None:
-    """Only the primary role authorizes CREATE ("USE SECONDARY ROLES")."""
+    """Only the primary role authorizes CREATE statements. Source: Snowflake's page "USE SECONDARY ROLES"."""
     primary, _ = role(), role("SELECT, INSERT ON TABLE RAW.T", "CREATE TABLE ON SCHEMA RAW")
     with loading.as_role(primary, schema="RAW") as other:
         assert ABSENT in other.refused("SELECT a FROM RAW.T")
@@ -218,7 +220,7 @@ def test_secondary_roles_may_read_and_write_but_not_create(loading: Warehouse, r
         assert ABSENT in other.refused("SELECT a FROM RAW.T")
 
 
-def test_a_view_reads_with_the_privileges_of_its_owner(loading: Warehouse, role) -> None:
+def test_view_reads_tables_with_the_privileges_of_its_owner(loading: Warehouse, role) -> None:
     owner, reader = role("SELECT ON TABLE RAW.T", "CREATE VIEW ON SCHEMA RAW"), role()
     with loading.as_role(owner, schema="RAW") as other:
         other.run("CREATE VIEW RAW.OWN AS WITH t AS (SELECT a FROM RAW.T) SELECT a FROM t")
@@ -230,8 +232,8 @@ def test_a_view_reads_with_the_privileges_of_its_owner(loading: Warehouse, role)
         assert "Failure during expansion of view 'OWN'" in other.refused("SELECT a FROM RAW.OWN")
 
 
-def test_copy_history_in_a_view_uses_the_readers_privileges(loading: Warehouse, role) -> None:
-    """Functions of the information schema are checked against the privileges of the role in use."""
+def test_copy_history_in_a_view_requires_the_readers_privileges(loading: Warehouse, role) -> None:
+    """A function of the information schema requires privileges of the current role, not of the view's owner."""
     loading.run(
         """CREATE VIEW RAW.LOADS AS SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(
         TABLE_NAME => 'RAW.EVENTS', START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))"""
@@ -243,7 +245,7 @@ def test_copy_history_in_a_view_uses_the_readers_privileges(loading: Warehouse, 
         assert other.run("SELECT * FROM RAW.LOADS") == []
 
 
-def test_recreated_view_is_checked_against_its_new_tables(loading: Warehouse, role) -> None:
+def test_privileges_of_a_recreated_view_are_checked_for_its_new_tables(loading: Warehouse, role) -> None:
     reader = role("SELECT ON VIEW RAW.V")
     with loading.as_role(reader, schema="RAW") as other:
         assert other.run("SELECT a FROM RAW.V") == [{"A": 1}]
@@ -253,7 +255,7 @@ def test_recreated_view_is_checked_against_its_new_tables(loading: Warehouse, ro
         assert other.run("SELECT a FROM RAW.V") == []
 
 
-def test_temporary_relations_need_no_create_privilege(loading: Warehouse, role) -> None:
+def test_temporary_table_requires_no_create_privilege(loading: Warehouse, role) -> None:
     with loading.as_role(role(), schema="RAW") as other:
         other.run("CREATE TEMPORARY TABLE RAW.MINE (a INT)")
         other.run("INSERT INTO RAW.MINE VALUES (1)")
@@ -261,7 +263,7 @@ def test_temporary_relations_need_no_create_privilege(loading: Warehouse, role) 
         other.run("DROP TABLE RAW.MINE")
 
 
-def test_show_lists_objects_with_any_privilege_and_their_owner(loading: Warehouse, role) -> None:
+def test_show_lists_only_objects_on_which_the_role_has_a_privilege(loading: Warehouse, role) -> None:
     reader = role("SELECT ON TABLE RAW.T", "MONITOR ON PIPE RAW.EVENTS_PIPE")
     stranger = role(enters=False)
     schema = f"{loading.database}.RAW"
@@ -280,7 +282,7 @@ def test_show_lists_objects_with_any_privilege_and_their_owner(loading: Warehous
         assert other.run(f"SHOW PIPES IN SCHEMA {schema}") == []
 
 
-def test_only_the_schemas_owner_grants_in_a_schema_with_managed_access(loading: Warehouse, role) -> None:
+def test_only_the_schema_owner_may_grant_in_a_schema_with_managed_access(loading: Warehouse, role) -> None:
     owner, reader = role(), role()
     for name, managed in (("OPEN", ""), ("MANAGED", "WITH MANAGED ACCESS")):
         loading.run(f"CREATE SCHEMA {loading.database}.{name} {managed}")
@@ -299,7 +301,7 @@ def test_only_the_schemas_owner_grants_in_a_schema_with_managed_access(loading: 
         )
 
 
-def test_only_owners_and_holders_of_manage_grants_may_grant(loading: Warehouse, role) -> None:
+def test_grant_requires_ownership_the_grant_option_or_manage_grants(loading: Warehouse, role) -> None:
     holder, reader = role("SELECT ON TABLE RAW.T"), role()
     grant = f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}"
     with loading.as_role(holder, schema="RAW") as other:
@@ -313,7 +315,9 @@ def test_only_owners_and_holders_of_manage_grants_may_grant(loading: Warehouse, 
         other.run(f"GRANT SELECT ON TABLE {loading.database}.RAW.T TO ROLE {reader}")
 
 
-def test_a_warehouse_that_the_session_named_must_exist_and_be_granted(loading: Warehouse, role) -> None:
+def test_query_fails_if_the_sessions_warehouse_does_not_exist_or_is_not_granted(
+    loading: Warehouse, role
+) -> None:
     reader, warehouse = role("SELECT ON TABLE RAW.T"), f"{loading.database}_WH"
     with loading.as_role(reader, schema="RAW", warehouse=warehouse) as other:
         assert "000606" in other.refused("SELECT a FROM RAW.T")
@@ -329,7 +333,7 @@ def test_a_warehouse_that_the_session_named_must_exist_and_be_granted(loading: W
     loading.run(f"DROP WAREHOUSE {warehouse}")
 
 
-def test_a_stage_needs_usage_on_its_integration(loading: Warehouse, role) -> None:
+def test_create_stage_requires_usage_on_its_storage_integration(loading: Warehouse, role) -> None:
     name = f"{loading.database}_I"
     loading.run(
         f"""CREATE STORAGE INTEGRATION {name} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
@@ -345,7 +349,7 @@ def test_a_stage_needs_usage_on_its_integration(loading: Warehouse, role) -> Non
     loading.run(f"DROP INTEGRATION {name}")
 
 
-def test_pipe_whose_owner_loses_insert_stalls_until_it_is_granted_again(loading: Warehouse, role) -> None:
+def test_pipe_stalls_while_its_owner_lacks_the_insert_privilege(loading: Warehouse, role) -> None:
     owner = role(
         "CREATE PIPE ON SCHEMA RAW",
         "INSERT, SELECT ON TABLE RAW.EVENTS",
@@ -390,7 +394,7 @@ def test_explain_is_refused_because_it_could_bypass_privileges(
     assert loading.count("T") == 1
 
 
-def test_create_table_like_requires_a_privilege_on_the_table(
+def test_create_table_like_requires_a_privilege_on_the_source_table(
     loading: Warehouse, role: Callable[..., str]
 ) -> None:
     with loading.as_role(role("CREATE TABLE ON SCHEMA RAW")) as other:

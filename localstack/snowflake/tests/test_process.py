@@ -1,4 +1,6 @@
-"""Test that the process keeps its data, locks its folder, and survives being killed, a full disk and AWS outages."""
+"""Test that the server keeps its data when it is killed, the disk is full or AWS is unavailable, and that it locks
+its folder.
+"""
 
 import json
 import random
@@ -31,7 +33,7 @@ def health(local: LocalProcess) -> tuple[int, dict[str, object]]:
     return answer.status, json.loads(answer.read())
 
 
-def test_process_killed_at_random_moments_loses_and_duplicates_nothing(
+def test_process_killed_at_random_moments_loses_and_duplicates_no_rows(
     own_local: LocalProcess, aws: Aws
 ) -> None:
     loading = Warehouse(own_local.start(), aws).with_pipe()
@@ -98,14 +100,16 @@ def test_all_objects_and_rows_are_restored_after_a_kill(own_local: LocalProcess,
     warehouse.reconnect()
     assert [warehouse.run(sql) for sql in shown] == before
     assert "LEFT_OVER" in warehouse.refused("SELECT * FROM RAW.LEFT_OVER"), (
-        "temporary, of a session that is gone"
+        "a temporary table is dropped when its session ends"
     )
     assert warehouse.status()["pendingFileCount"] == 1
     warehouse.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = FALSE")
     warehouse.has_rows(1)
 
 
-def test_messages_that_waited_for_their_pipe_are_loaded(own_local: LocalProcess, aws: Aws) -> None:
+def test_files_that_arrive_while_the_process_is_stopped_are_loaded_by_a_new_pipe(
+    own_local: LocalProcess, aws: Aws
+) -> None:
     loading = Warehouse(own_local.start(), aws).with_pipe()
     loading.run("DROP PIPE RAW.EVENTS_PIPE")
     own_local.stop()
@@ -150,7 +154,7 @@ def test_process_listens_only_on_loopback(local: LocalProcess) -> None:
     assert [place for place in places if not place.startswith("0100007F:")] == []
 
 
-def test_login_with_another_name_or_password_is_refused(own_local: LocalProcess) -> None:
+def test_login_with_a_wrong_password_is_refused(own_local: LocalProcess) -> None:
     own_local.start("--login", "milkrun/secret")
     own_local.connect(user="MILKRUN", password="secret").close()
     with pytest.raises(connector.errors.DatabaseError, match="Incorrect username or password"):
@@ -185,9 +189,9 @@ def test_loading_waits_while_the_disk_is_full_and_then_continues(own_local: Loca
     assert eventually(lambda: health(own_local)[1]["problem"] is None)
 
 
-def test_server_continues_if_its_log_cannot_be_written(own_local: LocalProcess, aws: Aws) -> None:
-    """On a full disk, log lines cannot be written either. Previously, the loading thread ended at the first
-    such line.
+def test_loading_continues_after_a_log_line_could_not_be_written(own_local: LocalProcess, aws: Aws) -> None:
+    """On a full disk, log lines cannot be written either. Previously, the first such line ended the loading
+    thread.
     """
     loading = Warehouse(own_local.start(), aws).with_pipe()
     assert own_local.process
@@ -212,7 +216,7 @@ class Moto:
         self.process.wait()
 
 
-def test_loading_waits_until_aws_is_back(tmp_path: Path) -> None:
+def test_loading_waits_while_aws_is_unavailable_and_then_continues(tmp_path: Path) -> None:
     port = free_port()
     local = LocalProcess(tmp_path / "snowflake", f"http://127.0.0.1:{port}")
     moto = None

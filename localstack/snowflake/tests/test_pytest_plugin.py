@@ -1,4 +1,4 @@
-"""Test the fixtures that pytest finds after the package is installed, used as in the README."""
+"""Test the fixtures that pytest finds once the package is installed, as the README uses them."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def run(folder: Path, *tests: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-def test_example_of_the_readme_passes_without_aws(tmp_path: Path) -> None:
+def test_readme_example_passes_without_aws(tmp_path: Path) -> None:
     [example] = re.findall(r"```python\n(def test_.+?)```", README.read_text(), re.DOTALL)
     assert len(example.splitlines()) == 5
     ran = run(tmp_path, example, NO_AWS)

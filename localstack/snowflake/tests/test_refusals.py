@@ -1,4 +1,4 @@
-"""Test that unsupported SQL is refused by name, and never with DuckDB's own error message."""
+"""Test that unsupported SQL is refused with the local Snowflake's own error message, never with DuckDB's."""
 
 from collections.abc import Iterator
 
@@ -86,7 +86,7 @@ def session(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
 
 
 @pytest.mark.parametrize("statement", NOT_SUPPORTED)
-def test_a_statement_that_is_not_supported_is_refused_by_name(
+def test_unsupported_statement_is_refused_without_duckdbs_own_message(
     session: connector.SnowflakeConnection, statement: str
 ) -> None:
     with pytest.raises(

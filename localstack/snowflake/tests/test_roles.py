@@ -67,7 +67,7 @@ def test_connection_with_a_role_that_is_not_granted_is_refused(warehouse: Wareho
             warehouse.local.connect(role=refused)
 
 
-def test_created_user_has_its_granted_roles_and_public(warehouse: Warehouse, role) -> None:
+def test_created_user_may_use_only_granted_roles_and_public(warehouse: Warehouse, role) -> None:
     reader, user = role("READER"), f"{warehouse.database}_MAID"
     warehouse.run(f"CREATE USER {user} DEFAULT_ROLE = {reader} DEFAULT_SECONDARY_ROLES = ()")
     with pytest.raises(connector.errors.DatabaseError, match=r"default role .* is not granted"):
@@ -127,7 +127,9 @@ REFUSED_PRIVILEGES = (
 
 
 @pytest.mark.parametrize("sql", REFUSED_PRIVILEGES)
-def test_privilege_that_a_kind_of_object_does_not_have_is_refused(loading: Warehouse, role, sql) -> None:
+def test_grant_of_a_privilege_that_does_not_apply_to_the_object_is_refused(
+    loading: Warehouse, role, sql
+) -> None:
     assert "cannot be granted on a" in loading.refused(sql.format(role=role("R")))
 
 
@@ -136,8 +138,10 @@ def test_grant_of_an_unknown_privilege_is_a_syntax_error(loading: Warehouse, rol
     assert "unexpected 'SELEKT'" in refusal
 
 
-def test_grant_without_a_kind_applies_to_the_table_or_view_of_that_name(loading: Warehouse, role) -> None:
-    """dbt omits the kind, although Snowflake's page "GRANT <privileges> … TO ROLE" requires it."""
+def test_grant_without_an_object_kind_applies_to_the_table_or_view_with_that_name(
+    loading: Warehouse, role
+) -> None:
+    """dbt omits the kind of object, although Snowflake's page "GRANT <privileges> … TO ROLE" requires it."""
     reader = role("READER")
     loading.run("CREATE VIEW RAW.SEEN AS SELECT * FROM RAW.EVENTS")
     for kind, name in (("TABLE", "RAW.EVENTS"), ("VIEW", f"{loading.database}.RAW.SEEN")):
@@ -148,7 +152,7 @@ def test_grant_without_a_kind_applies_to_the_table_or_view_of_that_name(loading:
         assert ("SELECT", reader) not in grants(loading, f"{kind} {name}")
 
 
-def test_grants_on_unsupported_kinds_are_refused_by_name(warehouse: Warehouse, role) -> None:
+def test_grant_on_an_unsupported_kind_of_object_is_refused(warehouse: Warehouse, role) -> None:
     for sql in (
         "GRANT USAGE ON FUNCTION RAW.F TO ROLE {r}",
         "GRANT DATABASE ROLE D.R TO ROLE {r}",
@@ -204,7 +208,7 @@ def test_replaced_table_keeps_its_grants_only_with_copy_grants(warehouse: Wareho
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_grants_follow_a_renamed_table_and_end_with_a_dropped_one(warehouse: Warehouse, role) -> None:
+def test_grants_survive_renaming_a_table_but_not_dropping_it(warehouse: Warehouse, role) -> None:
     reader = role("READER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}")

@@ -1,5 +1,5 @@
-"""Test that SQL from dbt, and statements for which fakesnow's results are wrong, return correct results or
-are refused.
+"""Test that dbt's SQL, and statements for which fakesnow returns wrong results, return correct results or are
+refused.
 """
 
 import json
@@ -40,7 +40,7 @@ def test_merge_in_a_transaction_can_be_rolled_back(numbers: Warehouse) -> None:
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> None:
+def test_failed_statement_leaves_a_transaction_without_changes_open(numbers: Warehouse) -> None:
     """dbt sends BEGIN, MERGE and COMMIT, and continues with the next model after a MERGE has failed."""
     numbers.run("BEGIN")
     assert "is not recognized" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -52,8 +52,8 @@ def test_failed_statement_leaves_its_transaction_open(numbers: Warehouse) -> Non
 def test_transaction_with_changes_accepts_only_rollback_after_a_failure(
     numbers: Warehouse,
 ) -> None:
-    """Snowflake would continue the transaction. Here it is aborted, because half of a transaction must not be
-    committed unnoticed.
+    """Snowflake would keep the transaction open. The local Snowflake aborts it, because half of a transaction must
+    not be committed unnoticed.
     """
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
@@ -65,7 +65,7 @@ def test_transaction_with_changes_accepts_only_rollback_after_a_failure(
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "CREATE TABLE RAW.OTHER (id INT)"])
-def test_commit_of_an_aborted_transaction_is_refused_and_ends_it(numbers: Warehouse, statement: str) -> None:
+def test_commit_of_an_aborted_transaction_fails_and_rolls_it_back(numbers: Warehouse, statement: str) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -129,7 +129,7 @@ def test_failed_insert_overwrite_leaves_the_table_unchanged(numbers: Warehouse) 
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_temporary_relation_has_a_full_name_and_is_dropped_with_its_session(numbers: Warehouse) -> None:
+def test_temporary_relation_with_a_full_name_is_dropped_when_its_session_ends(numbers: Warehouse) -> None:
     other = numbers.local.connect(database=numbers.database, schema="RAW").cursor()
     name = f"{numbers.database}.RAW.T__DBT_TMP"
     other.execute(f"CREATE OR REPLACE TEMPORARY TABLE {name} AS (SELECT * FROM RAW.T)")
@@ -144,7 +144,7 @@ def test_temporary_relation_may_not_hide_a_permanent_one(numbers: Warehouse) -> 
     assert "hide" in numbers.refused("CREATE TEMPORARY TABLE RAW.T AS SELECT 1 AS A")
 
 
-def test_create_database_if_not_exists_keeps_the_results_of_flatten(warehouse: Warehouse) -> None:
+def test_create_database_if_not_exists_does_not_change_the_results_of_flatten(warehouse: Warehouse) -> None:
     warehouse.run(f"CREATE DATABASE IF NOT EXISTS {warehouse.database}")
     warehouse.run("CREATE TABLE RAW.LISTS AS SELECT PARSE_JSON('{\"l\": [1, 2]}') AS v")
     rows = warehouse.run("SELECT f.this, f.key FROM RAW.LISTS, LATERAL FLATTEN(INPUT => v:l) AS f")
@@ -202,7 +202,7 @@ EVENT = """{"type": "in", "n": 1, "f": 2.5, "gone": null, "a.b": 5, "o": {"list"
         ("LISTAGG(DISTINCT v:type, ',')", "in"),
     ],
 )
-def test_variant_is_cast_to_the_text_or_number_type_it_is_compared_with(
+def test_variant_is_cast_to_text_or_a_number_as_the_expression_requires(
     numbers: Warehouse, expression: str, value: object
 ) -> None:
     """Snowflake casts the VARIANT; DuckDB would compare and concatenate the JSON text, including its quotes."""
@@ -239,7 +239,7 @@ def test_flatten_options_that_fakesnow_ignores_are_refused(numbers: Warehouse, o
         "DATE_TRUNC('day', '2026-11-22T23:30:00-05:00'::TIMESTAMP_TZ)",
     ],
 )
-def test_local_time_of_a_timestamp_tz_is_refused(numbers: Warehouse, expression: str) -> None:
+def test_reading_the_local_time_of_a_timestamp_tz_is_refused(numbers: Warehouse, expression: str) -> None:
     assert "CONVERT_TIMEZONE" in numbers.refused(f"SELECT {expression}")
 
 
@@ -301,7 +301,7 @@ def test_conflicting_writers_are_serialized(numbers: Warehouse) -> None:
     assert rows(numbers)[0] == (1, 21)
 
 
-def test_sessions_in_a_dropped_database_have_no_current_database(numbers: Warehouse) -> None:
+def test_session_has_no_current_database_after_its_database_is_dropped(numbers: Warehouse) -> None:
     with numbers.local.connect() as session:
         cursor = session.cursor()
         cursor.execute("CREATE DATABASE GONE_DB")

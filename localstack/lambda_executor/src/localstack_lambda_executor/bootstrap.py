@@ -1,8 +1,9 @@
-"""The entry point of a function's process. It runs in the Lambda interpreter, so it uses only the standard library.
+"""The entry point of a function's process. It runs under the functions' own Python interpreter, so it uses only
+the standard library.
 
-A function must not outlive LocalStack, even if LocalStack is killed. Linux sends PR_SET_PDEATHSIG when the
-*thread* that started the process ends, so `process` starts all function processes from one thread that lives
-as long as LocalStack.
+A function must not outlive LocalStack, even if LocalStack is killed. Linux sends the parent-death signal
+(PR_SET_PDEATHSIG) when the *thread* that started the process ends, so `process` starts all function processes
+from one thread that lives as long as LocalStack.
 """
 
 import ctypes
@@ -17,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def exit_with(parent: int) -> None:
-    """Exit within a second after the parent process has exited, on systems without a parent-death signal."""
+    """Wait until the parent process has exited, then exit, too. Used on systems without a parent-death signal."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,7 +1,7 @@
-"""DynamoDB through moto, with one call at a time.
+"""DynamoDB, emulated by moto, which executes one call at a time.
 
-LocalStack's own provider downloads a Java program, whereas moto is part of the process already. But moto is not
-thread-safe: two conditional writes can both succeed, and a scan fails during a concurrent write.
+LocalStack's own provider downloads a Java program, whereas moto already runs in LocalStack's process. But moto is
+not thread-safe: two conflicting conditional writes can both succeed, and a scan fails during a concurrent write.
 """
 
 import threading

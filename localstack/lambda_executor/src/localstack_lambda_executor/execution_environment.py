@@ -2,7 +2,7 @@
 
 The environment enforces the function's timeout and memory size. Differences from Lambda: a process is not
 frozen between invocations, its memory is checked every 50 ms instead of being limited by the kernel, and it
-sees the machine's file system.
+can access the machine's file system.
 """
 
 import json
@@ -55,8 +55,8 @@ class ExecutionEnvironment:
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Run the init phase. If the init phase fails, the next request runs it again and returns the error,
-        as on Lambda.
+        """Run the init phase. If it fails, the next request runs it again and, if it fails again, returns the
+        error, as on Lambda.
         """
         with self._busy:
             self._ready_process()
@@ -64,7 +64,7 @@ class ExecutionEnvironment:
     def stop(self) -> None:
         self._stopped = True
         if process := self._process:
-            process.kill()  # a waiting `invoke` notices it
+            process.kill()  # a waiting `invoke` notices this and returns
         with self._busy:
             self._drop_process()
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -94,8 +94,8 @@ class ExecutionEnvironment:
             return outcome
 
     def _ready_process(self) -> Process:
-        """Return the running process, or start one and wait until its init phase ends; `invoke` handles a
-        failed init.
+        """Return the running process, or start one and wait until its init phase ends or times out. `invoke`
+        handles a failed init phase.
         """
         process = self._process
         if process is not None:
@@ -116,8 +116,8 @@ class ExecutionEnvironment:
         return process
 
     def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:
-        """Wait until the request ends and return how it ended, or None if the process exited after a
-        successful init but before taking the request.
+        """Wait until the request ends and return how it ended. Returns None if the process had initialized
+        successfully but exited before it received the request.
         """
         api, function = process.api, self.function
         with api.changed:

@@ -1,4 +1,6 @@
-"""Connect LocalStack to execution environments: its assignment service creates one executor per concurrent request."""
+"""Connect LocalStack to execution environments. LocalStack's assignment service creates one executor per
+concurrent request.
+"""
 
 import contextlib
 import threading
@@ -109,7 +111,7 @@ class ProcessExecutor(RuntimeExecutor):
         config = function_version.config
         if config.runtime != RUNTIME:
             raise ValueError(
-                f"Functions run as local processes, which support only {RUNTIME}, not {config.runtime}."
+                f"Functions run as local processes, which support only the runtime {RUNTIME}, not {config.runtime}."
             )
         if config.layers:
             raise ValueError("Functions run as local processes, which do not support layers.")

@@ -1,10 +1,11 @@
 """Two corrections to LocalStack's gateway.
 
-1. It decompresses every gzip request before any service sees it; Amazon API Gateway does not for binary media types.
-   As a consequence, an invalid body results in HTTP 500, and a gzip bomb of 200 MB is decompressed completely.
-2. Its server listens on every interface, regardless of its settings. Because functions run as processes, any host on
-   the network could run code on this machine. (Its other server, hypercorn, respects the setting, but must close the
-   connection after each response to boto3.)
+1. LocalStack decompresses every gzip request before any service sees it, whereas Amazon API Gateway does not
+   decompress binary media types. Without the correction, an invalid gzip body results in HTTP 500, and a gzip bomb
+   of 200 MB is decompressed completely.
+2. LocalStack's Twisted server listens on every interface, regardless of the settings. Because functions run as
+   processes, any host on the network could run code on this machine. (LocalStack's other server, hypercorn, respects
+   the settings, but must close the connection after each response to boto3.)
 """
 
 import functools

@@ -49,10 +49,11 @@ class InvocationLog:
         )
 
     def as_json(self, system_level: str) -> str:
-        """Return the log in JSON format, with those of Lambda's own lines whose level is at least `system_level`.
+        """Return the log in JSON format. It contains only those of Lambda's own lines whose level is at least
+        `system_level`.
 
-        Unlike the text format, it has no END line. (AWS Lambda Developer Guide: "System log level event
-        mapping".)
+        Unlike the text format, it has no END line. Source: AWS Lambda Developer Guide, "System log level event
+        mapping".
         """
         start = {"requestId": self.request_id, "version": self.version}
         metrics: dict[str, object] = {

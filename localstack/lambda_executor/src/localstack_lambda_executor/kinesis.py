@@ -1,8 +1,8 @@
-"""Pass LocalStack's process id to its Kinesis mock, so that the mock exits when its parent is another
-process.
+"""Pass LocalStack's process id to the Kinesis mock, so that the mock exits as soon as LocalStack is no longer
+its parent process.
 
-LocalStack starts the mock again when it dies. If LocalStack is killed at that moment, the new mock already
-has another parent when it looks up its parent.
+LocalStack restarts a mock that has died. If LocalStack is killed at that moment, the new mock already has
+another parent when it looks up the id of its parent.
 """
 
 import os

@@ -1,5 +1,6 @@
-// Node loads this before the Kinesis mock (NODE_OPTIONS=--require), which has no setting for its listen address and
-// does not exit with LocalStack. It makes servers without a host listen on 127.0.0.1, and exits after its parent.
+// Node loads this script before the Kinesis mock (NODE_OPTIONS=--require). The mock has no setting for its listen
+// address and does not exit when LocalStack exits. The script makes each TCP server listen on 127.0.0.1, and ends the
+// process as soon as LocalStack is no longer its parent.
 const net = require("node:net");
 
 const listen = net.Server.prototype.listen;
@@ -13,6 +14,6 @@ net.Server.prototype.listen = function (...args) {
   return listen.apply(this, args);
 };
 
-// kinesis.py sets the variable.
+// kinesis.py sets KINESIS_MOCK_PARENT.
 const parent = Number(process.env.KINESIS_MOCK_PARENT) || process.ppid;
 setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500).unref();

@@ -1,4 +1,4 @@
-"""The errors that Lambda returns when a function ends without a response, with Lambda's exact texts."""
+"""The errors that Lambda returns instead of a function's response, in Lambda's exact words."""
 
 import json
 import signal
@@ -14,7 +14,7 @@ def timed_out(request_id: str, timeout_s: float) -> bytes:
 
 
 def exited(request_id: str, status: int) -> bytes:
-    """Return the error for a process that exited. `status` is as in subprocess: negative for a signal."""
+    """Return the error for a process that exited. `status` is its exit status, negative for a signal."""
     return error_body("Runtime.ExitError", exit_line(request_id, status))
 
 

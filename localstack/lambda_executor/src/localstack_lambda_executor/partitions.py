@@ -1,7 +1,7 @@
 """Make moto's DynamoDB queries read only the partition that they query.
 
-moto collects and sorts all items of the table for every query: 60 ms with 20,000 items, and the consumer sends a few
-queries per device and fence.
+For every query, moto collects and sorts all items of the table. With 20,000 items, this takes 60 ms, and Milkrun's
+consumer sends several queries per device and fence.
 """
 
 from collections.abc import Callable

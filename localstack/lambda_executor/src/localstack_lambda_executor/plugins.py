@@ -1,4 +1,4 @@
-"""The executor's entry point. No other module of this package reads the environment."""
+"""The executor's entry point, and the only module that reads the plugin's settings: environment variables."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,9 @@ from localstack.services.lambda_.invocation.plugins import RuntimeExecutorPlugin
 class ProcessExecutorPlugin(RuntimeExecutorPlugin):
     """The plugin that registers the executor. It reads three environment variables.
 
-    MILKRUN_LAMBDA_PYTHON is an interpreter with awslambdaric and the other packages of Lambda's runtime, and
-    nothing else. MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT (optional)
-    is the AWS endpoint for the functions, such as a proxy in front of LocalStack.
+    MILKRUN_LAMBDA_PYTHON is a Python interpreter with awslambdaric and the other packages of Lambda's runtime,
+    and no further packages. MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT
+    (optional) is the AWS endpoint that the functions use, such as a proxy in front of LocalStack.
     """
 
     name = "process"

@@ -102,8 +102,8 @@ class Process:
         return self._memory("VmHWM:")
 
     def _memory(self, field: str) -> int:
-        """Return the process's resident memory in MB: `VmRSS:` now, `VmHWM:` at its peak. Return 0 after the
-        process has ended, and on systems without /proc.
+        """Return the process's resident memory in MB: the current value if `field` is `VmRSS:`, the peak if it is
+        `VmHWM:`. Return 0 after the process has ended, and on systems without /proc.
         """
         with contextlib.suppress(OSError):
             if sys.platform == "linux":
@@ -113,7 +113,7 @@ class Process:
         return 0
 
     def take_output(self) -> str:
-        """Return and remove all output since the last call. If it exceeds MAX_LOG_BYTES, a note replaces its middle."""
+        """Return and remove all output since the last call. A note replaces the middle of output over MAX_LOG_BYTES."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size <= MAX_LOG_BYTES:
@@ -125,7 +125,7 @@ class Process:
         return output.decode(errors="replace")
 
     def bound_output(self) -> None:
-        """Free the disk space that the middle of an endless log uses; `take_output` still returns the same text."""
+        """Free the disk space that the middle of a very long log uses; `take_output` drops the middle anyway."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size > 16 * MAX_LOG_BYTES and sys.platform == "linux":

@@ -1,7 +1,7 @@
 """The Lambda Runtime API for one function process.
 
-(AWS Lambda Developer Guide: "Using the Lambda runtime API for custom runtimes".) Each process has its own instance, so
-that a request to a dead process can never reach its successor.
+Each process has its own instance, so that a request for a process that has died can never reach the process that
+replaces it. Source: AWS Lambda Developer Guide, "Using the Lambda runtime API for custom runtimes".
 """
 
 import json
@@ -26,8 +26,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A function's response. If the response exceeded the size limit, `body` is empty and `size` is the
-    original size.
+    """A function's response. `size` is the number of bytes that the function sent. `body` is empty if this
+    size exceeds the limit.
     """
 
     body: bytes

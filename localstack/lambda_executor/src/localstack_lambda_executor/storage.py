@@ -1,7 +1,8 @@
 """Keep S3 objects in LocalStack's own folder.
 
-LocalStack's S3 provider keeps them in one folder under /tmp, regardless of its settings. There, two LocalStacks delete
-each other's buckets, a second user of the machine cannot write, and the objects are left behind.
+By default, LocalStack's S3 provider stores the objects of every LocalStack instance in the same folder under /tmp,
+regardless of the settings. There, two instances delete each other's buckets, another user of the machine cannot
+write, and the objects remain after LocalStack has stopped.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Let CloudFormation update the policy of an SNS topic.
 
 LocalStack 4.14 raises NotImplementedError for an update of AWS::SNS::TopicPolicy, reports the deployment as complete,
-and keeps the previous policy. An update needs the same call as the creation.
+and keeps the previous policy. The same API call creates and updates a policy.
 """
 
 from localstack.runtime import hooks
