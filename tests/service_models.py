@@ -32,8 +32,8 @@ KNOWN_DEVIATIONS = {
     "s3": r"\.Filter\.Key\.FilterRules\[\d+\]\.Name is not one of",
 }
 """Violations in the responses of LocalStack 4.14: a pattern of the message per service. LocalStack returns an API key's
-stages as objects, a reason for a function's update that AWS does not define, and a filter rule named `Prefix`, not `prefix`.
-Our code reads none of these members."""
+stages as objects, a reason for a function's update that AWS does not define, and a filter rule named `Prefix`
+instead of `prefix`. Our code reads none of these members."""
 
 type Answers = Literal["raise", "ignore"]
 
