@@ -78,7 +78,7 @@ def test_invocation_returns_the_response_and_a_log_in_lambdas_format(trial):
     )
 
 
-def test_second_request_uses_the_same_process_and_has_only_its_own_log(trial):
+def test_second_request_reuses_the_process_and_its_log_omits_the_first_request(trial):
     function = trial(
         """
         import os
@@ -195,7 +195,7 @@ def test_process_of_a_function_that_exceeds_its_timeout_is_killed_and_replaced(t
         ("os.kill(os.getpid(), 11)", "Runtime exited with error: signal: segmentation fault"),
     ],
 )
-def test_process_exit_during_a_request_is_returned_as_lambdas_error(trial, statement, reason):
+def test_process_exit_during_a_request_is_returned_as_a_runtime_exit_error(trial, statement, reason):
     function = trial(
         f"""
         import os, sys
@@ -391,7 +391,7 @@ def busy():
     source = "import time\\ndef handler(r, c): open('at work', 'w').close(); time.sleep(600)"
     Trial(pathlib.Path({folder!r}) / "busy", source, python, timeout_s=600).invoke()
 idle = Trial(pathlib.Path({folder!r}) / "idle", "def handler(r, c): return 1", python)
-# Threads that end soon start the execution environments, as in LocalStack.
+# As in LocalStack, a short-lived thread starts each execution environment.
 starter = threading.Thread(target=idle.execution_environment.start)
 starter.start(); starter.join()
 assert idle.invoke().body == b"1"
@@ -414,8 +414,8 @@ def test_function_processes_die_when_their_parent_process_is_killed(tmp_path, la
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
     deadline = time.monotonic() + 10
-    # An idle function would exit even without the kill, because its Runtime API is gone, so use a busy one
-    # too.
+    # An idle function exits even if it is not killed, because its Runtime API is gone. So a busy function is
+    # tested, too.
     while not (tmp_path / "busy" / "at work").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     functions = children(parent.pid)

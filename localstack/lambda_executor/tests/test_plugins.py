@@ -1,5 +1,5 @@
-"""Test that the plugin's entry points load and that a LocalStack with the plugin works. These tests need
-LocalStack.
+"""Test that the plugin's entry points load, and that Lambda, DynamoDB and CloudFormation work in a LocalStack
+with the plugin. These tests need LocalStack.
 """
 
 import io

@@ -1,11 +1,11 @@
 """Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the results.
 
 `python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, runs
-each test file against a new local Snowflake in the environment `.venvs/outside`, and writes `outside.md` once every
-file has results. A file with results for the same sources of local_snowflake is not run again, so an interrupted run is
-resumed. A test passes, is refused (the local Snowflake named what it does not support), fails after a
-refusal (with another error, which may follow from it), does not apply (`not_applicable.tsv` says why), or
-fails. The exit code is 1 if a test fails without a refusal.
+each test file in the environment `.venvs/outside` against a new local Snowflake, and writes `outside.md` once every
+file has results. A test file that already has results for the current source code of local_snowflake is not run again,
+so an interrupted run can be resumed. A test passes, is refused (the local Snowflake named what it does not support),
+fails after a refusal (with another error, which the refusal may have caused), does not apply
+(`not_applicable.tsv` gives the reason), or fails. The exit code is 1 if a test fails without a refusal.
 """
 
 import csv
@@ -171,7 +171,7 @@ class Outcome:
 
 
 KINDS = ("passed", "refused", "failed after a refusal", "not applicable", "skipped", "failed")
-DBT_FAILED = "dbt exit state did not match expected"  # dbt keeps the refusal in its log
+DBT_FAILED = "dbt exit state did not match expected"  # dbt writes the refusal only to its log
 
 
 def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]:
@@ -207,7 +207,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return the name patterns of the tests of a suite that do not apply, each with the reason."""
+    """Return name patterns of those tests of a suite that do not apply, each with the reason."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]
@@ -234,11 +234,11 @@ def escaped(text: str) -> str:
     )
 
 
-HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of the two
-packages; those of dbt-snowflake are the adapter tests of `dbt-tests-adapter`. *Refused*: the local Snowflake
+HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of
+dbt-snowflake (the adapter tests of `dbt-tests-adapter`) and snowflake-sqlalchemy. *Refused*: the local Snowflake
 refused a statement and named what it does not support. *Failed after a refusal*: a statement was refused,
 and the test then failed with another error, which may be caused by the refusal. *Skipped*: the suite itself
-skips the test. *Failed* must be 0."""
+skips the test. The number of *failed* tests must be 0."""
 
 
 def main() -> int:

@@ -123,7 +123,7 @@ def test_files_option_stage_path_and_pattern_select_the_files_to_copy(staged: Wa
 
 
 def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
-    assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # none: only the status
+    assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # no file matches
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
 
 
@@ -195,7 +195,7 @@ def test_transaction_sees_the_effects_of_its_own_copy_and_truncate(staged: Wareh
     assert staged.count() == 3
 
 
-def test_copy_of_a_missing_file_fails(staged: Warehouse) -> None:
+def test_copy_fails_if_a_named_file_does_not_exist(staged: Warehouse) -> None:
     assert "was not found" in staged.refused(staged.copy(options="FILES = ('nope')"))
 
 

@@ -29,7 +29,7 @@ def test_each_message_is_delivered_at_least_once(seed: int, batches: list[int]) 
     assert set(receipts) == {str(number) for number in range(sum(batches))}
 
 
-def test_seed_decides_which_messages_are_late_or_repeated() -> None:
+def test_seed_determines_which_messages_are_late_or_repeated() -> None:
     first, again = (delivered(Delivery(3), [20] * 10) for _ in range(2))
     assert first == again
     receipts = [int(message.receipt) for message in first]
@@ -73,7 +73,7 @@ class Sqs:
     def __init__(self) -> None:
         self.deleted: list[str] = []
 
-    def create_queue(self, QueueName: str) -> dict[str, str]:  # boto3's names
+    def create_queue(self, QueueName: str) -> dict[str, str]:  # boto3's parameter names
         return {"QueueUrl": QueueName}
 
     def get_queue_attributes(self, **_: object) -> dict[str, dict[str, str]]:

@@ -168,7 +168,7 @@ class Maker:
 
     def upper(self, depth: int) -> Expression:
         a = self.leaf("text")
-        # ß has no upper case of one letter in DuckDB, and two in Python: leave it out
+        # ß is excluded, because its upper case is ẞ in DuckDB, but SS in Python.
         return Expression(
             f"UPPER(REPLACE({a.sql}, 'ß', ''))", strict(lambda x: x.replace("ß", "").upper(), a)
         )

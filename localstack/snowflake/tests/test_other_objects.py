@@ -95,7 +95,7 @@ def test_named_file_format_of_a_stage_is_applied(warehouse: Warehouse) -> None:
         "CREATE NETWORK POLICY IF NOT EXISTS OFFICE ALLOWED_IP_LIST = ('192.0.2.0/24')",
     ],
 )
-def test_statement_for_a_warehouse_monitor_or_policy_is_logged_as_having_no_effect(
+def test_create_warehouse_and_other_statements_without_effect_are_logged(
     warehouse: Warehouse, sql: str
 ) -> None:
     before = len(warehouse.local.logged("statement_accepted_not_enforced"))
@@ -223,7 +223,7 @@ def test_clone_replaces_an_existing_table_only_with_or_replace(warehouse: Wareho
     assert warehouse.run("SELECT x FROM RAW.B") == [{"X": 1}]
 
 
-def test_desc_finds_a_view_of_another_database(warehouse: Warehouse) -> None:
+def test_desc_describes_a_view_in_another_database(warehouse: Warehouse) -> None:
     with warehouse.local.connect() as connection, connection.cursor() as cursor:
         warehouse.run("CREATE VIEW RAW.V AS SELECT 1 AS x")
         (column,) = cursor.execute(f"DESC VIEW {warehouse.database}.RAW.V").fetchall()

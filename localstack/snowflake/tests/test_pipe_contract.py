@@ -276,7 +276,7 @@ def test_refresh_includes_only_files_of_the_last_seven_days(loading: Warehouse) 
 def test_pipe_paused_for_over_14_days_is_stale_and_loses_its_queued_files(
     own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
 ) -> None:
-    # Without repeated deliveries, because a late one would load the file after all.
+    # Messages are not repeated, because a late repetition would load the file after all.
     loading = warehouse_of(own_local.start("--in-order"))
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})

@@ -149,7 +149,9 @@ def test_pipe_status_shows_received_forwarded_and_ingested_times(ready: Warehous
     assert "lastIngestedTimestamp" not in ready.status()
     ready.put("elsewhere/a", {"_id": 1})
     seen = eventually(ready.status, lambda status: "lastReceivedMessageTimestamp" in status)
-    assert "lastForwardedMessageTimestamp" not in seen, "another prefix is received, not forwarded"
+    assert "lastForwardedMessageTimestamp" not in seen, (
+        "a message about another prefix is received but not forwarded"
+    )
     ready.put("events/a", {"_id": 1})
     ready.has_rows(1)
     seen = ready.status()

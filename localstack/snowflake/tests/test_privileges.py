@@ -182,7 +182,7 @@ def test_access_to_an_object_also_requires_privileges_on_its_schema_and_database
         loading.run(f"GRANT MONITOR ON SCHEMA {loading.database}.RAW TO ROLE {reader}")
         other.run(query)
         assert INSUFFICIENT in other.refused(f"USE SCHEMA {loading.database}.RAW"), (
-            "any privilege is not USAGE"
+            "USE SCHEMA requires the privilege USAGE"
         )
 
 

@@ -48,7 +48,7 @@ def test_process_killed_at_random_moments_loses_and_duplicates_no_rows(
     putting = threading.Thread(target=put_all)
     putting.start()
     for _ in range(3):
-        time.sleep(moments.uniform(0.05, 0.6))  # the moment is what is tested
+        time.sleep(moments.uniform(0.05, 0.6))  # kill the process at a random moment
         own_local.kill()
         own_local.start()
     putting.join()
@@ -60,7 +60,9 @@ def test_process_killed_at_random_moments_loses_and_duplicates_no_rows(
     assert len(loading.history()) == files
 
 
-def test_all_objects_and_rows_are_restored_after_a_kill(own_local: LocalProcess, aws: Aws) -> None:
+def test_all_objects_and_rows_are_restored_after_the_process_is_killed(
+    own_local: LocalProcess, aws: Aws
+) -> None:
     warehouse = Warehouse(own_local.start(), aws)
     warehouse.run("CREATE FILE FORMAT RAW.NDJSON TYPE = JSON")
     warehouse.run(
@@ -234,7 +236,7 @@ def test_loading_waits_while_aws_is_unavailable_and_then_continues(tmp_path: Pat
         assert "bind failure" in loading.refused(f"CREATE PIPE RAW.P {other} AS {loading.copy()}")
         eventually(lambda: local.logged("queue_unreachable"))
         assert "channelErrorMessage" in loading.status()
-        assert loading.count() == 1, "queries go on"
+        assert loading.count() == 1, "queries still work"
         moto = Moto(port)
         eventually(lambda: reaches(port))
         topic = aws.notifying_bucket(loading.bucket)

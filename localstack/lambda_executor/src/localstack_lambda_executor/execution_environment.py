@@ -50,7 +50,7 @@ class ExecutionEnvironment:
         self._folder = Path(tempfile.mkdtemp(prefix="execution-environment-"))
         self._process: Process | None = None
         self._init_ms: float | None = None  # for the next REPORT line
-        self._earlier_output = ""  # of a process that failed before its first request
+        self._earlier_output = ""  # output of a process that failed before its first request
         self._stopped = False
         self._busy = threading.Lock()
 

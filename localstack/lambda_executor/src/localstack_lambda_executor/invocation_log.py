@@ -14,11 +14,11 @@ class InvocationLog:
 
     request_id: str
     version: str
-    earlier_output: str  # of a process that failed before its first request
+    earlier_output: str  # output of a process that failed before its first request
     output: str
     fault: str | None
     duration_ms: float
-    init_ms: float | None  # None if the process existed already
+    init_ms: float | None  # None if the process was already running
     memory_mb: int
     used_mb: int
     status: str | None

@@ -14,7 +14,7 @@ def timed_out(request_id: str, timeout_s: float) -> bytes:
 
 
 def exited(request_id: str, status: int) -> bytes:
-    """Return the error for a process that exited. `status` is its exit status, negative for a signal."""
+    """Return the error for a process that exited. `status` is its exit status, negative if a signal ended it."""
     return error_body("Runtime.ExitError", exit_line(request_id, status))
 
 

@@ -1,4 +1,4 @@
-"""The executor's entry point, and the only module that reads the plugin's settings: environment variables."""
+"""The executor's entry point. Only this module reads the plugin's settings, which are environment variables."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ class ProcessExecutorPlugin(RuntimeExecutorPlugin):
     """The plugin that registers the executor. It reads three environment variables.
 
     MILKRUN_LAMBDA_PYTHON is a Python interpreter with awslambdaric and the other packages of Lambda's runtime,
-    and no further packages. MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT
+    but no additional packages. MILKRUN_LAMBDA_LOGS is a folder for the functions' logs. MILKRUN_LAMBDA_ENDPOINT
     (optional) is the AWS endpoint that the functions use, such as a proxy in front of LocalStack.
     """
 

@@ -18,7 +18,7 @@ from localstack_lambda_executor.runtime_api import RuntimeApi
 
 BOOTSTRAP = Path(__file__).with_name("bootstrap.py")
 PUNCH_HOLE_KEEP_SIZE = 0x03
-MAX_LOG_BYTES = 1024 * 1024  # kept per invocation
+MAX_LOG_BYTES = 1024 * 1024  # per invocation
 
 # One thread starts all function processes, because the kernel kills them when the thread that started them ends.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lambda-process-starter")
@@ -72,7 +72,7 @@ class Process:
         return self._popen.pid
 
     def exit_status(self) -> int | None:
-        """Return the process's exit status as in subprocess (negative for a signal), or None while the process runs."""
+        """Return the process's exit status (negative if a signal ended it), or None while the process is running."""
         if self._popen.returncode is not None:
             return self._popen.returncode
         # WNOWAIT keeps the zombie, so that its process id is not reused before `kill` ends the whole group.
