@@ -110,9 +110,12 @@ def main(argv: Sequence[str]) -> int:
             found, tables = on_the_stack(given.rate, given.steady, given.seed)
         else:
             found, tables = {"functions": of_functions, "leaks": leaks}[part]()
-        machine = f"Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load_average:.0f} before the run"
+        machine = f"with Python {platform.python_version()} on {os.cpu_count()} CPUs"
         if part != "leaks":
-            tables[f"{part} when"] = f"{datetime.now(UTC):%Y-%m-%d %H:%MZ}, {machine}."
+            tables[f"{part} when"] = (
+                f"Measured on {datetime.now(UTC):%Y-%m-%d at %H:%MZ} {machine}. "
+                f"The load average before the run was {load_average:.0f}."
+            )
         for name, table in tables.items():
             print(f"\n{name}\n{table}", flush=True)
             if given.write:
