@@ -1,4 +1,4 @@
-"""Test each fix of `local_snowflake.fixes`, as fakesnow's own tests would."""
+"""Test each correction of fakesnow in `local_snowflake.fixes`, as fakesnow's own tests would."""
 
 import os
 import subprocess

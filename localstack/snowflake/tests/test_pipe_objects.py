@@ -178,7 +178,7 @@ def test_view_may_query_the_copy_history(ready: Warehouse) -> None:
     )
 
 
-def test_copy_history_of_a_pipe_excludes_other_pipes_and_copies_by_hand(ready: Warehouse) -> None:
+def test_copy_history_of_a_pipe_excludes_loads_by_other_pipes_and_copy_statements(ready: Warehouse) -> None:
     """Source: Snowflake's page "COPY_HISTORY" (argument PIPE_NAME)."""
     history = """SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'RAW.EVENTS',
         START_TIME => DATEADD(hour, -1, CURRENT_TIMESTAMP()), PIPE_NAME => 'RAW.{}'))"""

@@ -207,7 +207,7 @@ def test_loading_continues_after_a_log_line_could_not_be_written(own_local: Loca
 
 
 class Moto:
-    """A moto process, whose data is lost when the process is killed, as with LocalStack."""
+    """A moto process. Like LocalStack, it loses its data when it is killed."""
 
     def __init__(self, port: int) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -254,7 +254,7 @@ def test_role_that_drops_another_role_becomes_the_owner_of_its_objects(warehouse
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_system_roles_inherit_as_documented(warehouse: Warehouse) -> None:
+def test_system_roles_inherit_from_each_other_as_documented(warehouse: Warehouse) -> None:
     shown = {
         role: {
             row["name"] for row in warehouse.run(f"SHOW GRANTS TO ROLE {role}") if row["granted_on"] == "ROLE"

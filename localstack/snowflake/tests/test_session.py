@@ -283,7 +283,7 @@ def test_two_statements_in_one_request_are_refused(numbers: Warehouse) -> None:
     assert "Actual statement count" in numbers.refused("SELECT 1; SELECT 2")
 
 
-def test_syntax_error_fails_immediately(numbers: Warehouse) -> None:
+def test_statement_with_a_syntax_error_fails_immediately(numbers: Warehouse) -> None:
     numbers.refused("SELEKT 1")
     numbers.refused("CREATE PIPE")
     numbers.refused("ALTER PIPE RAW.P FLY")
@@ -314,7 +314,7 @@ def test_session_has_no_current_database_after_its_database_is_dropped(numbers: 
     assert not (numbers.local.folder / "GONE_DB.db").exists()
 
 
-def test_session_has_no_database_or_schema_until_use_sets_it(warehouse: Warehouse) -> None:
+def test_session_has_no_current_database_or_schema_until_use_is_executed(warehouse: Warehouse) -> None:
     asked = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA()"
     with warehouse.local.connect() as connection, connection.cursor() as cursor:
         assert cursor.execute(asked).fetchall() == [(None, None)]

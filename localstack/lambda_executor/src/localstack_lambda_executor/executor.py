@@ -82,7 +82,7 @@ class ProcessExecutor(RuntimeExecutor):
     def _append_to_log_file(self, logs: str) -> None:
         """Append an invocation's log to the function's log file, which outlives LocalStack's CloudWatch Logs."""
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
-        # The invocation has succeeded, so a full disk must not turn it into an error.
+        # The invocation has ended, so a full disk must not replace its result with an error.
         with self._writing, contextlib.suppress(OSError):
             if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:
                 path.replace(path.with_suffix(".1.log"))
