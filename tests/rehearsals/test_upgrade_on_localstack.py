@@ -96,7 +96,7 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
             "a repeated request must add no object"
         )
 
-        # "Give dbt's tables to dbt's role", "Events known by device and id": the same rows after a full refresh.
+        # "Transfer dbt's tables to dbt's role", "Events identified by device and id": same rows after a full refresh.
         for relations, schema in product(("TABLES", "VIEWS"), ("STAGING", "MARTS")):
             owner = "{db}_TRANSFORMER COPY CURRENT GRANTS"
             pipeline.rows(f"GRANT OWNERSHIP ON ALL {relations} IN SCHEMA {{db}}.{schema} TO ROLE {owner}")
