@@ -59,7 +59,7 @@ check-collection: # pytest-xdist requires the same test ids in every process
 
 unit: setup ## run the unit tests
 	@tools/setup.sh test check bench fuzz
-	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -m "not slow" -n 2 --dist loadgroup
+	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -m "not slow" -n 2
 
 unit-slow: setup #: run the slow unit tests (a fuzzer, repeated builds of the zips and the wheel, a job killed at every step)
 	@tools/setup.sh test check bench fuzz
@@ -74,7 +74,7 @@ outside-suites: setup #: run the tests of dbt-snowflake and snowflake-sqlalchemy
 
 e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
-	$(PY) -m pytest tests/e2e -m "not slow"
+	$(PY) -m pytest tests/e2e -m "not slow" -n 2
 
 e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, verify, KCL, forget)
 	@tools/setup.sh test fuzz check
@@ -86,11 +86,11 @@ kills: setup #: kill each process and each ordered pair of processes of a local 
 
 faults-short: setup ## run some fault scenarios, and seeded bugs that their checker must detect
 	@tools/setup.sh test
-	$(PY) -m pytest tests/faults -m short
+	$(PY) -m pytest tests/faults -m short -n 2 --dist loadfile
 
 console-test: setup ## run the main browser tests of the console's page in Chromium, some of them with their own stack
 	@tools/setup.sh test browser chromium
-	$(PY) -m pytest tests/console -m "not slow" -W ignore::DeprecationWarning
+	$(PY) -m pytest tests/console -m "not slow" -n 2 -W ignore::DeprecationWarning
 
 console-test-all: setup #: run every browser test of the console's page
 	@tools/setup.sh test browser chromium

@@ -20,10 +20,12 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+from xdist.remote import Producer
 
 from ops.outputs import Outputs
 from tests.console.stand_in import Feed, State, morning
 from tests.e2e.pipeline import Pipeline
+from tests.scopes import ScopeScheduling
 from tools.stack.stack import Stack
 
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
@@ -42,11 +44,18 @@ FLAGS = (
 DESK: ViewportSize = {"width": 1360, "height": 860}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 
+STACK_TESTS = frozenset({"test_api.py", "test_stack.py"})
+
 type Open = Callable[..., Page]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # the names that tools/setup.sh looks for
 
 expect.set_options(timeout=20_000)  # rendering is slow on a busy machine; tests that need speed measure it
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ScopeScheduling:
+    return ScopeScheduling(config, log, lambda file: "stack" if file in STACK_TESTS else file)
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,36 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from xdist.remote import Producer
 
 from local_snowflake.testing import Aws, LocalProcess
 from ops.outputs import Outputs
 from tests.e2e.pipeline import Pipeline
+from tests.scopes import ScopeScheduling
 from tests.service_models import validated
 from tests.statements import parsed_by_others
 from tools.stack.stack import Stack
+
+# The tests that do not use the `pipeline`: they run on moto and a local Snowflake of their own.
+WAREHOUSE_TESTS = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "daily_report",
+        "grants",
+        "hostile_text",
+        "marts",
+        "upgrade",
+        "warehouse",
+        "warehouse_account",
+        "warehouse_by_hand",
+        "warehouse_drift",
+    )
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ScopeScheduling:
+    return ScopeScheduling(config, log, lambda file: "warehouse" if file in WAREHOUSE_TESTS else "stack")
 
 
 @pytest.fixture(scope="session", autouse=True)

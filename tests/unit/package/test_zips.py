@@ -14,9 +14,6 @@ import pytest
 
 from ops import package
 
-# Two concurrent builds on one machine would be slow without testing more.
-pytestmark = pytest.mark.xdist_group("package")
-
 ENTRY_POINTS = {
     "handler": ("handler.main", "handler.redrive"),
     "consumer": ("consumer.main",),
