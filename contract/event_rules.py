@@ -121,7 +121,7 @@ def _checked(event: EventFields) -> Checked:
         return Checked(event.id, event.type, created_at, device_id, None, None, None, user_id)
     fence, confidence = Fence(event.geofence.tag, event.geofence.external_id), event.confidence
     if not device_id or not _fit(fence) or (confidence is not None and confidence % 1):
-        raise ValueError("no device id, a geofence id that is too long, or a fractional confidence")
+        raise ValueError("a device id is missing, a geofence id is too long, or confidence is fractional")
     return Checked(
         event.id,
         event.type,

@@ -124,9 +124,9 @@ def _may_hold_crossings(key: str) -> bool:
 
 
 def read_lines(store: Store, objects: Sequence[Stored]) -> Iterator[Lines | Fault]:
-    """Yield the lines or the fault of each archived object.
+    """For each archived object, yield its lines, or a Fault if it cannot be read.
 
-    Rows of a Parquet file are yielded as the lines of the objects from which the file was made.
+    Rows of a Parquet file are attributed to the objects from which the file was made.
     """
     raw = [each for each in objects if not each.key.endswith(".parquet")]
     yield from read_objects(store, raw)

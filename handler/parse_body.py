@@ -26,7 +26,7 @@ _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class _Events(msgspec.Struct):
-    """The members that make an object an envelope. Decoding only these takes a tenth of the time of `_MEMBERS`."""
+    """The members that make an object an envelope. Decoding only these is ten times as fast as using `_MEMBERS`."""
 
     event: msgspec.Raw = msgspec.Raw()
     events: msgspec.Raw = msgspec.Raw()

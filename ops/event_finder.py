@@ -281,7 +281,9 @@ class Finder(ReachableStores):
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """Return when the consumer, according to its log, processed the batch with the first of these records."""
+        """Return the time at which the consumer, according to its log, processed the batch that contains the first
+        of these records, or None.
+        """
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
             return None

@@ -133,8 +133,8 @@ def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) ->
         )
     if answer.get("status") != "Complete":
         raise Refusal(
-            f"the query on the log {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with"
-            f" status {answer.get('status', 'unknown')}: choose a shorter range"
+            f"the query of log group {group} from {span.start:%Y-%m-%dT%H:%M:%SZ} to {span.end:%H:%M:%SZ} ended with"
+            f" status {answer.get('status', 'unknown')}: try again, or choose a shorter range"
         )
     return answer
 

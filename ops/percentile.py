@@ -1,4 +1,4 @@
-"""The percentile that the console, `milkrun send`, `milkrun demo` and the load test report."""
+"""The percentile calculation shared by the console, `milkrun send`, `milkrun demo` and the load test."""
 
 import math
 from collections.abc import Iterable

@@ -194,8 +194,8 @@ def lines_again(
     pace: Pace,
     kinds: Mapping[str, Kind] = GEOFENCE_KINDS,
 ) -> int:
-    """Send individual archived lines again, each given by its object key and line number; return the number
-    of sent events.
+    """Resend individual archived lines, each identified by object key and line number; return the number of
+    events sent.
     """
     numbers: dict[str, set[int]] = {}
     for key, number in lines:

@@ -22,9 +22,9 @@ from snowpipe.arrow import make_loggers
 
 
 def note_statements() -> dict[str, bool]:
-    """Make the connector record the text of each statement that it sends.
+    """Make the connector record each statement that it sends.
 
-    Returns the texts as keys. A value is False until `main` has reported the statement.
+    Returns a dict from the statement's text to whether `main` has reported it. Each new statement is added to it.
     """
     noted: dict[str, bool] = {}
     execute: Callable[..., object] = SnowflakeCursor.execute

@@ -252,7 +252,7 @@ def loaded() -> LazyGroup:
 
 
 def main() -> int:
-    """Run the command line with the process's arguments; return the exit code."""
+    """Run the CLI with `sys.argv`; return the exit code."""
     restart_if_needed()
     return command_errors.run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain)
 

@@ -157,8 +157,8 @@ def normalized(value: Any, name: str = "") -> Any:
 
 
 def all_handlers() -> dict[str, Callable[..., Mapping[str, Any]]]:
-    """Return our handler and the peers' handlers by name. Ours is imported first, because peers may configure
-    global logging.
+    """Return our handler and the handlers that it is compared with, by name. Ours is imported first, because
+    the others may configure global logging.
     """
     from handler import main
     from tests.bench.peers import limit, naive, powertools

@@ -135,10 +135,10 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Return the requests with a second, conflicting content added for some geofence events.
+    """Return the requests with a conflicting version of some geofence events added.
 
-    The second content has the same event id and another time. It is sent in the same request, or in a later
-    request from the same phone.
+    The conflicting version has the same event id and a different time. It is sent in the same request, or in a
+    later request from the same phone.
     """
     found: list[Post] = []
     later: dict[str, Planned] = {}

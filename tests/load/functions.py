@@ -386,8 +386,8 @@ def _measure_memory(
 def leak_of(
     function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Estimate a function's memory growth per invocation. During its lifetime a busy environment may grow by
-    a tenth of its free memory.
+    """Estimate a function's memory growth per invocation. The limit is a tenth of its free memory over the
+    assumed lifetime of a busy environment.
     """
     every = max(1, calls // 100)
     sizes = memory_of(function, calls, every, leak)

@@ -133,8 +133,9 @@ def window(plan: Sequence[Phase], name: str) -> tuple[float, float]:
 
 
 def leaks_of(plan: Sequence[Phase], samples: Sequence[Sample]) -> dict[str, Leak]:
-    """Estimate the memory growth of each process, except the emulators, that appears in at least 80 % of the
-    samples of the steady phase.
+    """Estimate the memory growth of each process that is present in at least 80 % of the steady phase's samples.
+
+    LocalStack and its Kinesis mock (KEEPERS) are left out. Returns {} if there are fewer than MIN_SAMPLES samples.
     """
     first, last = window(plan, STEADY)
     steady = [sample for sample in samples if first <= sample.at <= last]

@@ -23,8 +23,8 @@ HOURS = Hours(HOUR, HOUR + timedelta(hours=2))
 
 
 def test_spark_and_duckdb_write_the_same_lines_and_file_names(spark: SparkSession, tmp_path: Path) -> None:
-    """The archive covers two hours: a device with 30 % of an hour's events, many types, and each kind of damaged
-    object.
+    """In the archive's first hour one device sends 30 % of the events. The second hour contains many event types
+    and every kind of damaged object.
     """
     skewed = [line(f"m{n}", device="van-mad" if n % 10 < 3 else f"van-{n % 50}") for n in range(600)]
     many = [line(f"t{n}", f"type {n}") for n in range(MAX_TYPES + 20)]

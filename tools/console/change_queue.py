@@ -38,7 +38,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A notification of a changed visit (`docs/consumer.md`)."""
+    """A notification that a visit has changed (`docs/consumer.md`)."""
 
     kind: str
     detail: dict[str, object]

@@ -1,4 +1,4 @@
-"""The queries that the page makes to the stores. The functions block, so call them in a thread."""
+"""The console's queries against the stores, on behalf of its page. The functions block, so call them in a thread."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta

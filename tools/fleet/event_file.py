@@ -63,7 +63,7 @@ def judged(text: str) -> Planned:
 
 
 def is_too_large_alone(line: bytes) -> bool:
-    """Return whether even a request that contains only this line gets a 413, so that the phone drops the event."""
+    """Return whether a request with only this line would still get a 413, in which case the phone drops the event."""
     if len(line) > MAX_INFLATED_BYTES:
         return True
     return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES

@@ -220,7 +220,7 @@ def test_failing_pipe_does_not_delay_files_of_other_pipes(
     assert bench.rows(pipes[0]) == wanted(1)
 
 
-def test_archived_object_fails_without_affecting_other_files(bench: Bench) -> None:
+def test_object_in_glacier_fails_without_affecting_other_files(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.archived = {"k2"}
     assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)

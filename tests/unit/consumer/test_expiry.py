@@ -49,7 +49,7 @@ arrivals = st.tuples(
 @settings(deadline=None, max_examples=150)
 @given(st.lists(arrivals, min_size=1, max_size=6), st.integers(0, 10**6), st.sets(st.integers(0, 80)), SIZES)
 def test_expiry_of_items_does_not_change_recent_visits(all_arrivals, seed, deaths, sizes):
-    """A visit may last longer than its events are stored. If a process is killed, its batch is retried."""
+    """A visit can outlast its stored events. Processes are killed at random calls, and their batches are retried."""
     with small(sizes):
         check_expiry(all_arrivals, seed, deaths)
 

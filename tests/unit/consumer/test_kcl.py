@@ -37,7 +37,7 @@ class Checkpointer:
 
 
 class Input:
-    """Any input from the library: an initialization, a batch, or a request."""
+    """Any input that amazon_kclpy passes to the processor, such as a batch or a shutdown request."""
 
     def __init__(self, checkpointer=None, **named):
         self.checkpointer = checkpointer
@@ -161,7 +161,9 @@ def test_end_of_a_shard_is_checkpointed_but_the_loss_of_its_lease_is_not():
 
 
 def test_end_of_a_shard_is_checkpointed_despite_throttling():
-    """The KCL treats an exception as success, and never reads the child shards of a shard without this checkpoint."""
+    """The KCL treats an exception as success. It reads the child shards only after the end of the
+    parent shard is checkpointed.
+    """
     throttled = Checkpointer("ThrottlingException", "ThrottlingException")
     processor(Consumer()).shard_ended(Input(throttled))
     assert throttled.at == [(None, None)]

@@ -78,7 +78,9 @@ def rounds_archived(folder: Path, batch: int = 20) -> dict[datetime, list[bytes]
 
 
 def random_crossings(seed: int, count: int = 60) -> list[GeofenceEvent]:
-    """Return random events with many equal times, ids with several contents, and gaps as long as the merge gap."""
+    """Return random geofence events. Many share a timestamp, some share an id but differ in content, and some gaps
+    equal the merge gap.
+    """
     pick = random.Random(seed)
     ids = [f"e{seed}-{n}" for n in range(max(2, count * 3 // 4))]
     return [

@@ -413,7 +413,7 @@ def test_lines_of_the_user_are_removed_from_a_file_with_a_custom_key(
     assert [json.loads(each)["_id"] for each in left] == ["b1"]
 
 
-def test_file_that_is_not_json_is_deleted_if_it_contains_an_id(tmp_path: Path, users: Path) -> None:
+def test_non_json_file_is_deleted_if_it_contains_an_id_to_forget(tmp_path: Path, users: Path) -> None:
     folder = tmp_path / "archive" / "events"
     folder.mkdir(parents=True)
     (folder / "theirs.txt").write_text(f"{{ by hand\n{SECRET}\n")

@@ -27,7 +27,7 @@ def test_invalid_range_is_rejected(
     assert message in capsys.readouterr().err
 
 
-def test_archive_with_a_prefix_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_archive_url_with_a_prefix_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--archive", "s3://bucket/events", "--last-hours", "1"])
     assert "without a prefix" in capsys.readouterr().err

@@ -1,4 +1,7 @@
-"""Test with random bytes and headers that the handler keeps its contract. `make fuzz` does so for longer."""
+"""Test that the handler keeps its contract and its CPU limit for hostile requests.
+
+`make fuzz` runs the same fuzzer for longer.
+"""
 
 import gzip
 import json

@@ -205,7 +205,7 @@ def batch(*events: bytes) -> bytes:
 
 
 def plant(stage: Stage, people: list[Person], export: Path) -> None:
-    """Store the data of these people in the same objects and tables of every store."""
+    """Store the data of all these people in every store, mostly in shared objects."""
     mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
     mixed += [event for p in people for event in p.events()[6:]]
     key = stage.put(*mixed)

@@ -52,7 +52,7 @@ WAREHOUSE = (
 
 
 class Freezer:
-    """A TCP proxy that stops the local Snowflake behind it when the first statement arrives."""
+    """A TCP proxy that suspends the local Snowflake (SIGSTOP) when the first statement arrives."""
 
     def __init__(self, snowflake: LocalProcess) -> None:
         assert snowflake.process

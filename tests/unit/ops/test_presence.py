@@ -46,7 +46,7 @@ def test_open_visit_is_contradicted_by_a_later_enter_event_at_another_exclusive_
     assert plant.exit_inferred_at is None
 
 
-def test_first_of_several_contradicting_enter_events_is_the_inferred_exit() -> None:
+def test_exit_is_inferred_from_the_first_of_several_later_enter_events_elsewhere() -> None:
     found = [
         event("enter", 0, "a", fence=FARM), event("enter", 600, "b", fence=PLANT),
         event("exit", 900, "c", fence=PLANT), event("enter", 1500, "d", fence=FARM_2),

@@ -1,4 +1,4 @@
-"""Test the packaged template against policies and properties in the form that Snowflake documents."""
+"""Test the packaged template against IAM policies and integration properties in the format that Snowflake documents."""
 
 import json
 from pathlib import Path

@@ -10,7 +10,9 @@ from local_snowflake.macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
-    """Refuse FLATTEN's arguments PATH, MODE and RECURSIVE, which fakesnow ignores. OUTER is supported."""
+    """Refuse FLATTEN's PATH, MODE and RECURSIVE arguments unless they have their default values, because fakesnow
+    ignores them. OUTER is supported.
+    """
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
     if isinstance(node.parent, exp.Join) and node.parent.side:  # DuckDB loses the rows without elements

@@ -124,7 +124,7 @@ def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     assert "10 events in repeated requests" in trial.stage("archived")["note"]
 
 
-def test_shard_stopped_by_a_failure_is_reported_with_that_failure_until_it_continues(trial):
+def test_stopped_shard_is_reported_with_its_failure_until_consumption_resumes(trial):
     trial.ingest()
     trial.archive()
     trial.load()

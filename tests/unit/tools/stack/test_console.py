@@ -46,7 +46,7 @@ def test_console_starts_and_stops_with_the_stack(up):
     assert not console.is_ready(up.settings)
 
 
-def test_killed_console_leaves_the_stack_running_and_up_restarts_it(up):
+def test_stack_survives_a_killed_console_and_milkrun_up_restarts_the_console(up):
     up.console()
     killed = process(up)
     os.kill(killed.pid, signal.SIGKILL)
