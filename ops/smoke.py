@@ -76,7 +76,7 @@ def command(
     *,
     timeout_s: Annotated[
         float,
-        typer.Option("--patience", min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds."),
+        typer.Option("--timeout", "--patience", min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds."),
     ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,

@@ -6,7 +6,7 @@ const AGAIN = 'Send the identical batch again.';
 // Logical id: [response type, status, code, detail, Retry-After in seconds, other fields].
 const responses = {
   GatewayThrottled: ['THROTTLED', 429, 'throttled', 'Send the identical batch again after the time in Retry-After.', 5],
-  GatewayQuotaExceeded: ['QUOTA_EXCEEDED', 429, 'quota_exceeded', "The day's quota of this key is used up. Keep the batch and send it again later.", 3600],
+  GatewayQuotaExceeded: ['QUOTA_EXCEEDED', 429, 'quota_exceeded', "This API key has used up its daily quota. Keep the batch and send it again later.", 3600],
   GatewayInvalidApiKey: ['INVALID_API_KEY', 403, 'invalid_api_key', "Send the stage's API key in the header x-api-key."],
   GatewayAccessDenied: ['ACCESS_DENIED', 403, 'access_denied', 'Access to this path is denied.'],
   GatewayMissingToken: ['MISSING_AUTHENTICATION_TOKEN', 403, 'no_such_path', 'There is no such path; events go to POST /v1/events.'],

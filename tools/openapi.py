@@ -167,7 +167,7 @@ def openapi() -> Schema:
             "description": "The rule for clients. 2xx: delete the batch. 400: drop the batch and report it; Milkrun "
             "has stored it. 413: split the batch in two and send both halves; drop and report a single event "
             "that gets 413. Any other 4xx: keep the batch, notify the developers, and send the batch again "
-            "with growing pauses. Any other response, or none: send the identical bytes again.",
+            "with increasing delays. Any other response, or none: send the identical bytes again.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [

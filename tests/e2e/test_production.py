@@ -41,7 +41,7 @@ def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     pipe = "{db}.RAW.EVENTS_PIPE"
     pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
     try:
-        code, steps, _ = pipeline.ops("smoke", "--patience", "8", "--json")
+        code, steps, _ = pipeline.ops("smoke", "--timeout", "8", "--json")
     finally:
         pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = FALSE")
     assert code == 1

@@ -70,7 +70,7 @@ class Console:
         self._zone = fleet_day.zone_of(outputs.time_zone)
         self._kinds = functools.cache(lambda: geofence_kinds(outputs, stage))
         self._rule = functools.cache(lambda: rule(outputs, stage))
-        self._queries = StoreQueries(outputs, stage, self._aws, self._session)
+        self._queries = StoreQueries(outputs, stage, self._aws, self._session, self._kinds)
         self._pollers: list[Poller] = []
         self._reconciling: ReconcilePoller | None = None
         self._shared: Shared | None = None

@@ -19,6 +19,7 @@ from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Row
 from tools.console import known_visits, parse_object
 from tools.console.polling import Clients, Session
+from tools.console.replay import Kinds
 
 MAX_VISITS = 5000
 MAX_CSV_VISITS = 50_000
@@ -35,11 +36,12 @@ class Ask(Protocol):
 
 
 class StoreQueries:
-    def __init__(self, outputs: Outputs, stage: str, aws: Clients, session: Session) -> None:
+    def __init__(self, outputs: Outputs, stage: str, aws: Clients, session: Session, kinds: Kinds) -> None:
         self._outputs = outputs
         self._stage = stage
         self._aws = aws
         self._session = session
+        self._kinds = kinds
 
     def where(self, what: str) -> dict[str, object]:
         """Return the steps that an event or object took through the pipeline. Raises Refusal if the warehouse
@@ -91,7 +93,7 @@ class StoreQueries:
         body = archive.body(key) if found else None
         if found is None or body is None:
             return None
-        for event in parse_object.read(key, body, found.modified_at).events:
+        for event in parse_object.read(key, body, found.modified_at, self._kinds()).events:
             if event.line == line if line is not None else event.event_id == event_id:
                 return event
         return None

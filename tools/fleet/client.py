@@ -2,7 +2,7 @@
 
 The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
 it; after 413, split the batch in two and send both halves, or drop a single event; after any other 4xx, keep
-the batch and send it again with growing pauses; after anything else or no response, send the identical bytes
+the batch and send it again with increasing delays; after anything else or no response, send the identical bytes
 again.
 """
 

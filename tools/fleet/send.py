@@ -151,6 +151,7 @@ def command(
     timeout_s: Annotated[
         float,
         typer.Option(
+            "--timeout",
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,

@@ -308,7 +308,7 @@ def test_all_data_of_one_person_is_deleted_and_all_data_of_another_is_kept(
 
     spelled = unicodedata.normalize("NFD", user)
     also = ("--device", ann.device) if by_device else ()
-    report = report_of("--user", spelled, *also, "--sqlite", str(export), "--patience", "30")
+    report = report_of("--user", spelled, *also, "--sqlite", str(export), "--timeout", "30")
     assert report["devices"] == sorted({ann.device, *(["x"] if user.isdigit() else [])})
     assert report["shared_devices"] == {"shared": 1}
     assert built == [("--full-refresh",)]
@@ -400,7 +400,7 @@ def test_forget_deletes_nothing_until_the_new_objects_are_loaded(
     stage.loaded()
     stage.consume(ANN, BOB, entered("a2", "ann", "phone-1"))
     stage.raw.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
-    report = report_of("--user", "ann", "--patience", "0", code=1)
+    report = report_of("--user", "ann", "--timeout", "0", code=1)
     [rest] = report["not_loaded_yet"]
     assert "Run the command again" in report["next"][0]
     assert set(stage.keys("events/")) == {mixed, own, rest}
@@ -437,9 +437,9 @@ def test_interrupted_forget_is_continued_by_the_same_command(
 
     with monkeypatch.context() as patch:
         patch.setattr(forget.forget_copies if step == "forget_results" else forget.archive, step, interrupted)
-        run("--user", "ann", "--yes", "--patience", "0")
+        run("--user", "ann", "--yes", "--timeout", "0")
     assert built == []
-    report_of("--user", "ann", "--patience", "0")
+    report_of("--user", "ann", "--timeout", "0")
     assert built == [("--full-refresh",)]
     assert stage.lines("events/") == [BOB]
     files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
@@ -544,11 +544,11 @@ def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stag
     """Only the archived objects link the person to the device, so they must exist until the event is consumed."""
     stage.put(ANN)
     stage.loaded()
-    report = report_of("--user", "ann", "--patience", "0", code=1)
+    report = report_of("--user", "ann", "--timeout", "0", code=1)
     assert report["not_consumed_yet"] == 1
     assert "Run the command again; after 6 hours, it no longer waits for these events." in report["next"][0]
     stage.consume(ANN)
-    report_of("--user", "ann", "--patience", "0")
+    report_of("--user", "ann", "--timeout", "0")
     assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
 
 
@@ -573,9 +573,9 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
             step,
             interrupted,
         )
-        run("--user", "ann", "--yes", "--patience", "0")
+        run("--user", "ann", "--yes", "--timeout", "0")
     assert built == []
-    report_of("--user", "ann", "--patience", "0")
+    report_of("--user", "ann", "--timeout", "0")
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
     assert built == [("--full-refresh",)]
 
@@ -632,6 +632,6 @@ def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
     old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
     list(compact_with_duckdb(stage.bucket, stale(stage.bucket, HOURS)))
     stage.bucket.delete([old])
-    report_of("--user", "ann", "--patience", "0")
+    report_of("--user", "ann", "--timeout", "0")
     files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
     assert [row["payload"].encode() for key in files for row in stage.parquet_rows(key)] == [BOB]

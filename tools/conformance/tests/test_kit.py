@@ -39,7 +39,7 @@ def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
 
 
 def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
-    """Follow the rule: resend a batch, with growing pauses, until every event in the batch is delivered or
+    """Follow the rule: resend a batch, with increasing delays, until every event in the batch is delivered or
     dropped.
     """
     http = urllib3.PoolManager(retries=False, timeout=0.5)
@@ -295,7 +295,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_run_prints_a_line_per_scenario_and_fails_if_the_app_sends_nothing() -> None:
     with serving(Stage(), "127.0.0.1", 0) as hook:
-        arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--patience", "0.2", "--quiet", "0")
+        arguments = ("run", f"{hook}/hook", "--scenario", "accepted", "--timeout", "0.2", "--quiet", "0")
         plain, as_json = command(*arguments), command(*arguments, "--json")
     assert (plain.returncode, as_json.returncode) == (1, 1)
     assert "✘ accepted" in plain.stdout

@@ -1,6 +1,6 @@
 """The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
 
-An option that has an effect in Snowflake but none here is refused by name.
+An option that has an effect in Snowflake but none here is refused with an error that names it.
 """
 
 import re

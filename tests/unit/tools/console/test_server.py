@@ -45,8 +45,23 @@ class Served:
     """A running console and an HTTP client for it."""
 
     def __init__(self, request_seconds: float = 10.0, time_zone: str = "UTC", **options: object) -> None:
+        outputs = self.outputs(time_zone)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.console, application = made(outputs, options.pop("stage", "local"), port=self.port, **options)
+        self.server = server_of(application, request_seconds)
+        self.thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
+        )
+        self.thread.start()
+        self.http = urllib3.PoolManager(retries=False, timeout=40)
+        self.get("/api/health")
+
+    @staticmethod
+    def outputs(time_zone: str = "UTC") -> Outputs:
+        """Return the outputs of a stage whose stores' addresses are closed ports."""
         nowhere = closed_port()
-        outputs = Outputs.model_validate(
+        return Outputs.model_validate(
             {
                 "endpoint": f"http://127.0.0.1:{nowhere}/v1/events",
                 "time_zone": time_zone,
@@ -68,16 +83,6 @@ class Served:
                 },
             }
         )
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.console, application = made(outputs, options.pop("stage", "local"), port=self.port, **options)
-        self.server = server_of(application, request_seconds)
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [self.listener]}, daemon=True
-        )
-        self.thread.start()
-        self.http = urllib3.PoolManager(retries=False, timeout=40)
-        self.get("/api/health")
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> object:
         named = {name.replace("_", "-"): value for name, value in headers.items()}

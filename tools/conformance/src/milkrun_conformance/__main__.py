@@ -38,7 +38,10 @@ def run(
     host: Host = "127.0.0.1",
     port: Port = 0,
     timeout_s: Annotated[
-        float, typer.Option("--patience", help="Seconds that the app has for what a scenario requires.")
+        float,
+        typer.Option(
+            "--timeout", "--patience", help="Seconds that the app has for what a scenario requires."
+        ),
     ] = 90,
     quiet: Annotated[float, typer.Option(help="Seconds after that in which the app must break no rule.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -187,13 +187,13 @@ SCENARIOS: Mapping[str, Scenario] = {
             _too_large, _split, _when_passed(_split),
         ),
         Scenario(
-            "forbidden", "403 three times", "keeps the batch and sends it again with growing pauses",
+            "forbidden", "403 three times", "keeps the batch and sends it again with increasing delays",
             _forbidden_thrice, _all_of(_all_sent_again, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(
             "token-expired", "401 until the app sends a different token",
-            "keeps the batch, gets a new token, and sends the batch again with growing pauses",
+            "keeps the batch, gets a new token, and sends the batch again with increasing delays",
             _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
