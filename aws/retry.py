@@ -7,7 +7,9 @@ from time import sleep
 
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
-TRIES = 3  # attempts per call, unless the caller gives another number
+TRIES = 3  # attempts per call
+# In functions: handler/publish.py decides how long to retry if Kinesis throttles, and a phone is waiting.
+FUNCTION_TRIES = {"kinesis": 1, "secretsmanager": 2, "sqs": 2, "ssm": 2}
 # The maximum pause after a call's first attempt; it doubles with every attempt.
 S3_BASE_SECONDS = 1.0
 JSON_BASE_SECONDS = 0.1

@@ -14,7 +14,7 @@ from contract.stream_record import StreamRecord
 class KinesisStream:
     """The Kinesis stream `name`.
 
-    Create `kinesis` with `tries=1`, because the caller decides how long to retry when the stream is throttled.
+    `kinesis` should make one attempt per call, because the caller decides how long to retry if the stream throttles.
     """
 
     kinesis: JsonClient

@@ -39,7 +39,10 @@ _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The settings of the visit rule. Stored visits depend on them, so changing them requires a rebuild."""
+    """The settings of the visit rule. Stored visits depend on them, so changing them requires a rebuild.
+
+    A stage may have other values (serverless/stage_settings.yml). dbt_project.yml must have the same ones.
+    """
 
     merge_gap: timedelta = timedelta(seconds=120)
     min_confidence: int = 0

@@ -34,8 +34,8 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings from environment variables. Raises SettingsError."""
-        values: dict[str, object] = dict(environment)
+        """Read the settings from environment variables; an empty one counts as not set. Raises SettingsError."""
+        values: dict[str, object] = {name: value for name, value in environment.items() if value}
         for name in cls.json_variables:
             try:
                 if decoded := msgspec.json.decode(environment.get(name) or "null"):

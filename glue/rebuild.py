@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from consumer.visits import DEFAULT_RULE
 from contract.event_limits import MAX_CONTENTS_PER_EVENT
 from contract.events import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
@@ -70,8 +71,8 @@ CONFLICT = pa.schema(
 class Rule:
     """The stage's settings for the visit rule, and whether to rebuild conflicts."""
 
-    merge_gap_seconds: int = 120
-    min_confidence: int = 0
+    merge_gap_seconds: int = int(DEFAULT_RULE.merge_gap.total_seconds())
+    min_confidence: int = DEFAULT_RULE.min_confidence
     conflicts: bool = True
 
 
@@ -299,7 +300,7 @@ def main(argv: Sequence[str]) -> int:
     add_range(parser)
     parser.add_argument("--name", help="name of the result; default: the range")
     parser.add_argument("--margin-hours", type=int, default=24)
-    parser.add_argument("--merge-gap-seconds", type=int, default=120)
+    parser.add_argument("--merge-gap-seconds", type=int, default=Rule.merge_gap_seconds)
     parser.add_argument("--min-confidence", type=int, default=0)
     parser.add_argument("--without-conflicts", action="store_true")
     given = arguments(parser, argv)

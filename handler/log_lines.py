@@ -8,7 +8,9 @@ from datetime import datetime
 import msgspec
 import structlog
 
+from aws.errors import RetryableError
 from contract import logs
+from handler.http import Refused
 from handler.ingest import Effects
 from handler.validate import Batch
 
@@ -53,3 +55,13 @@ def report(facts: Mapping[str, object], effects: Effects) -> None:
     log.info(logs.EVENTS_INGESTED, **facts, **msgspec.to_builtins(effects))
     if effects.set_aside:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=effects.set_aside_key, set_aside=effects.set_aside)
+
+
+def report_refusal(refused: Refused) -> None:
+    log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code, refused=1)
+
+
+def report_failure(error: Exception) -> None:
+    """Log the traceback of an error that is a bug. Retryable errors are part of the canonical line."""
+    if not isinstance(error, RetryableError):
+        log.error("ingest_failed", exc_info=error)

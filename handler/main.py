@@ -9,11 +9,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import msgspec
-import structlog
 
 from aws.access import Access
 from aws.credentials import preload
-from aws.errors import RetryableError
 from aws.http import fetch
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
@@ -26,7 +24,7 @@ from handler.http import Answer, Refused, Request, Unreadable, answer, problem, 
 from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
-from handler.log_lines import DeviceCounts, facts_of, report
+from handler.log_lines import DeviceCounts, facts_of, report, report_failure, report_refusal
 from handler.parse_body import parse_body
 from handler.settings import Settings
 from handler.signature import Secrets, verify
@@ -34,7 +32,6 @@ from handler.validate import Batch, unreadable, validate
 
 ANSWER_SECONDS = 0.5  # the part of the function's timeout that is reserved for the response
 
-log = structlog.get_logger()
 preload(os.environ)
 
 
@@ -60,14 +57,13 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
     try:
         response = _respond(event, context, request_id, effects, facts)
     except Refused as refused:
-        log.info(logs.REQUEST_REFUSED, status=refused.status, code=refused.code, refused=1)
+        report_refusal(refused)
         said = {"request_id": request_id, **refused.facts}
         headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
         return problem(refused.status, refused.code, refused.detail, said, headers)
     except Exception as error:  # any error: the phone keeps the batch and sends it again
         facts["error"] = logs.message_of(error)
-        if not isinstance(error, RetryableError):
-            log.exception("ingest_failed")
+        report_failure(error)
         response = unavailable(request_id)
     finally:
         gc.enable()
@@ -149,10 +145,8 @@ def _app() -> App:
     access = Access.of_function(os.environ)
     ports = Ports(
         archive=access.archive(settings.archive_bucket),
-        stream=KinesisStream(access.client("kinesis", tries=1), settings.stream_name),
-        redrive_queue=RedriveQueue(
-            access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket
-        ),
+        stream=KinesisStream(access.client("kinesis"), settings.stream_name),
+        redrive_queue=RedriveQueue(access.client("sqs"), settings.redrive_queue_url, settings.archive_bucket),
     )
     secrets = Secrets(lambda: _fetch_secrets(access, settings.signature_secrets))
     keys = Keys(lambda: fetch(settings.jwt_jwks_url))
@@ -163,8 +157,8 @@ def _app() -> App:
 def _fetch_secrets(access: Access, source: str) -> str:
     kind, _, name = source.partition(":")
     if kind == "ssm":
-        found = access.client("ssm", tries=2).get_parameter(Name=name, WithDecryption=True)
+        found = access.client("ssm").get_parameter(Name=name, WithDecryption=True)
         return str(found["Parameter"]["Value"])
     if kind == "secretsmanager":
-        return str(access.client(kind, tries=2).get_secret_value(SecretId=name)["SecretString"])
+        return str(access.client(kind).get_secret_value(SecretId=name)["SecretString"])
     raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter> or secretsmanager:<secret>")

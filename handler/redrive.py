@@ -111,6 +111,6 @@ def _app() -> App:
     settings = Settings.of(os.environ)
     logs.configure(settings.log_level, with_metrics(settings.stage, settings.metrics))
     access = Access.of_function(os.environ)
-    queue = RedriveQueue(access.client("sqs", tries=2), settings.redrive_queue_url, settings.archive_bucket)
-    stream = KinesisStream(access.client("kinesis", tries=1), settings.stream_name)
+    queue = RedriveQueue(access.client("sqs"), settings.redrive_queue_url, settings.archive_bucket)
+    stream = KinesisStream(access.client("kinesis"), settings.stream_name)
     return App(access.archive(settings.archive_bucket), stream, queue.postpone)

@@ -9,7 +9,7 @@ from contract.events import InvalidEvent
 from contract.stream_record import StreamRecord
 from contract.strict_json import parse_json
 from ops import terminal
-from ops.send_records import Pace, labelled, put_all
+from ops.send_to_stream import Pace, labelled, put_all
 from snowpipe.archive import Archive
 
 ON_FAILURE = "aws/lambda/"

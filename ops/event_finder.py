@@ -32,7 +32,7 @@ from ops.read_stores import (
     table_stays,
     utc,
 )
-from ops.send_records import LABEL
+from ops.send_to_stream import LABEL
 from snowpipe.warehouse import Row
 
 # The periods after an event's arrival in S3 that are searched in the other stores. Redrive publishes some events late.

@@ -327,7 +327,8 @@ def command(
     timeout_s: Annotated[
         float,
         typer.Option(
-            "--timeout", "--patience",
+            "--timeout",
+            "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
             help="Number of seconds to wait while Snowpipe makes no progress.",

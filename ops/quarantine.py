@@ -17,6 +17,7 @@ from ops import terminal
 from ops.outputs import Client
 from ops.reachable_stores import require
 from ops.read_stores import readable_lines
+from ops.send_to_stream import RECORDS_AT_ONCE
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PREFIX = "set-aside/"
-RECORDS_A_REQUEST = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and ours are far smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def put_back(
         return [n for (n, _), result in zip(some, answer["Records"], strict=True) if "ErrorCode" in result]
 
     count = 0
-    for some in batched(records, RECORDS_A_REQUEST, strict=False):
+    for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():

@@ -23,8 +23,9 @@ import msgspec
 from contract.events import Kind
 from contract.objects import hour_of
 from handler.parse_body import parse_body
+from handler.request_limits import MAX_EVENTS
 from handler.validate import validate
-from ops import posting
+from ops import post_to_endpoint
 from ops.edit_events import Patch
 from ops.outputs import Outputs
 from ops.read_stores import readable_lines
@@ -38,7 +39,6 @@ RESENT = "milkrun_resent"
 NOTES = "resent/"
 PREFIX = "rejected/"
 _PLACE = re.compile(r"(?P<key>rejected/.+):(?P<line>[0-9]{1,9})")
-MAX_EVENTS = 500
 MAX_BYTES = 900_000
 TIMEOUT_SECONDS = 120.0
 KEPT_DAYS = 90
@@ -342,7 +342,7 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
     """Return a function that posts a body until the response is 202 or 400, as the app does, and returns the
     receipt.
     """
-    post_once = posting.poster(outputs)
+    post_once = post_to_endpoint.poster(outputs)
 
     def post(body: bytes) -> Receipt:
         give_up_at, pause, said = time.monotonic() + timeout_s, 0.2, "no answer"
@@ -353,7 +353,7 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
                     receipt: Receipt = json.loads(answer)
                     return receipt
                 said = f"{outputs.endpoint} answered {status}"
-            except posting.NoAnswerError as error:
+            except post_to_endpoint.NoAnswerError as error:
                 said = str(error)
             if time.monotonic() + pause > give_up_at:
                 raise Refusal(f"{said}; accepted events are recorded, so repeat the command to continue")

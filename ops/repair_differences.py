@@ -9,7 +9,7 @@ from contract.events import Kind
 from ops.object_sets import MEANINGS, MENDABLE, Difference
 from ops.outputs import Outputs
 from ops.replay import lines_again
-from ops.send_records import Pace
+from ops.send_to_stream import Pace
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.deployed_stage import Stage

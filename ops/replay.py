@@ -31,7 +31,7 @@ from ops.discarded_batches import replay_given_up
 from ops.outputs import ROOT
 from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds, readable_lines
-from ops.send_records import Pace, labelled, put_all
+from ops.send_to_stream import Pace, labelled, put_all
 from snowpipe.archive import Archive
 from snowpipe.refusal import Refusal
 

@@ -15,7 +15,7 @@ import typer
 
 from ops import polling, reachable_stores, terminal
 from ops.outputs import Outputs
-from ops.posting import NoAnswerError, poster
+from ops.post_to_endpoint import NoAnswerError, poster
 from ops.read_stores import archived_lines, device_stays
 from snowpipe.warehouse import Warehouse
 
@@ -76,7 +76,13 @@ def command(
     *,
     timeout_s: Annotated[
         float,
-        typer.Option("--timeout", "--patience", min=0, max=terminal.MAX_SECONDS, help="Timeout of each step, in seconds."),
+        typer.Option(
+            "--timeout",
+            "--patience",
+            min=0,
+            max=terminal.MAX_SECONDS,
+            help="Timeout of each step, in seconds.",
+        ),
     ] = 120,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,

@@ -33,7 +33,8 @@ from tools.console import (
 from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
 from tools.console.known_visits import Known
-from tools.console.polling import Clients, Keys, Pace, Poller, Session, Shared
+from tools.console.poll_intervals import Pace
+from tools.console.polling import Clients, Keys, Poller, Session, Shared
 from tools.console.query_parameters import is_number, number, time_of
 from tools.console.reconcile_poller import ReconcilePoller
 from tools.console.replay_answers import ReplayAnswers

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tools.console.request_guard import RequestGuard
 
 # A deployed warehouse is queried rarely, because each query may resume it.
-DEPLOYED_WAREHOUSE_S = 300.0
 # The maximum age of the marts of a stage with an hourly DAG.
 MARTS_TIMEOUT_S = 2.5 * 3600
 REQUEST_SECONDS = 10.0
@@ -208,21 +207,12 @@ def made(
     from tools.console.app import Console
     from tools.console.change_queue import ChangeQueue
     from tools.console.fleet import places_in
-    from tools.console.polling import Clients, Pace
+    from tools.console.poll_intervals import DEPLOYED, LOCAL
+    from tools.console.polling import Clients
     from tools.console.state import ConsoleState
 
     is_local = stage == "local"
-    deployed = Pace(
-        listing=5.0,
-        logs=10.0,
-        visits=15.0,
-        live_visits=120.0,
-        queues=15.0,
-        warehouse=DEPLOYED_WAREHOUSE_S,
-        reconcile=0,
-        give_up_after=90,  # a suspended warehouse takes a while to resume
-    )
-    pace = Pace() if is_local else deployed
+    pace = LOCAL if is_local else DEPLOYED
     if warehouse_every is not None:
         pace = replace(pace, warehouse=warehouse_every)
     if reconcile_every is not None:

@@ -18,6 +18,7 @@ from ops.outputs import Outputs
 from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Snowflake
 from tools.console import health
+from tools.console.poll_intervals import Pace
 from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
 
@@ -25,23 +26,6 @@ from tools.console.state import ConsoleState
 SPARING = 10
 LONGEST_PAUSE_S = 60.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """The number of seconds between two reads of each source; 0 means that the source is read only on demand."""
-
-    listing: float = 2.0
-    live_listing: float = 30.0
-    logs: float = 2.0
-    visits: float = 3.0
-    live_visits: float = 30.0
-    queues: float = 5.0
-    warehouse: float = 5.0
-    reconcile: float = 300.0
-    unwatched: float = 60.0
-    # A warehouse statement is abandoned after this time, because it may never be answered.
-    give_up_after: int = 6
 
 
 class Clients:

@@ -16,10 +16,10 @@ from aws.errors import RetryableError
 from contract.event_rules import geofence_event
 from contract.objects import lines_object
 from contract.stream_record import StreamRecord
-from ops import send_records
+from ops import send_to_stream
 from ops.discarded_batches import given_up, replay_given_up
 from ops.replay import EVER, Progress, Selection, lines_again, price_of, replay
-from ops.send_records import LABEL, Pace, put_all
+from ops.send_to_stream import LABEL, Pace, put_all
 from snowpipe.archive import Object
 from snowpipe.refusal import Refusal
 
@@ -242,7 +242,7 @@ def test_throttled_records_are_sent_again() -> None:
 
 
 def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send_records, "STREAM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(send_to_stream, "STREAM_TIMEOUT_S", 0.2)
 
     class Down(FakeStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ops import reachable_stores
 from ops.outputs import Outputs
-from ops.posting import poster
+from ops.post_to_endpoint import poster
 from snowpipe import warehouse
 from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection

@@ -27,7 +27,8 @@ from snowpipe.refusal import MissingObject, Refusal
 from tests.unit.ops.test_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller
-from tools.console.polling import Keys, Pace, Session, Shared
+from tools.console.poll_intervals import Pace
+from tools.console.polling import Keys, Session, Shared
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, VisitPoller, WarehousePoller
 

@@ -1,0 +1,28 @@
+"""Test that dbt and the consumer apply the same visit rule by default."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+
+from consumer.visits import DEFAULT_RULE
+from contract.event_limits import (
+    MAX_AGE_AT_RECEIPT,
+    MAX_CLOCK_AHEAD,
+    MAX_CONTENTS_PER_EVENT,
+    MAX_DURATION_MINUTES,
+)
+from contract.events import GEOFENCE_KINDS
+
+PROJECT = Path(__file__).parents[3] / "snowpipe/dbt/dbt_project.yml"
+
+
+def test_dbt_variables_equal_the_limits_and_the_visit_rule_of_the_consumer() -> None:
+    variables = yaml.safe_load(PROJECT.read_text())["vars"]
+    assert variables["merge_gap_seconds"] == DEFAULT_RULE.merge_gap.total_seconds()
+    assert variables["min_confidence"] == DEFAULT_RULE.min_confidence
+    assert variables["geofence_kinds"] == GEOFENCE_KINDS
+    assert timedelta(days=variables["max_age_days"]) == MAX_AGE_AT_RECEIPT
+    assert timedelta(hours=variables["max_hours_ahead"]) == MAX_CLOCK_AHEAD
+    assert variables["max_duration_minutes"] == MAX_DURATION_MINUTES
+    assert variables["max_contents_per_event"] == MAX_CONTENTS_PER_EVENT

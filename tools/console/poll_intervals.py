@@ -1,0 +1,33 @@
+"""How often the console reads each store: often on the local stack, rarely where reads cost money."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The number of seconds between two reads of each source; 0 means that the source is read only on demand."""
+
+    listing: float = 2.0
+    live_listing: float = 30.0
+    logs: float = 2.0
+    visits: float = 3.0
+    live_visits: float = 30.0
+    queues: float = 5.0
+    warehouse: float = 5.0
+    reconcile: float = 300.0
+    unwatched: float = 60.0
+    # A warehouse statement is abandoned after this time, because it may never be answered.
+    give_up_after: int = 6
+
+
+LOCAL = Pace()
+DEPLOYED = Pace(
+    listing=5.0,
+    logs=10.0,
+    visits=15.0,
+    live_visits=120.0,
+    queues=15.0,
+    warehouse=300.0,
+    reconcile=0,
+    give_up_after=90,  # a suspended warehouse takes a while to resume
+)
