@@ -65,14 +65,14 @@ def test_records_arrive_on_the_stream_with_their_partition_keys(url: str, access
     kinesis = sdk("kinesis", url)
     kinesis.create_stream(StreamName="s", ShardCount=1)
 
-    assert KinesisStream(access.client("kinesis", tries=1), "s").put(RECORDS) == []
+    assert KinesisStream(access.client("kinesis"), "s").put(RECORDS) == []
 
     shard = kinesis.describe_stream(StreamName="s")["StreamDescription"]["Shards"][0]["ShardId"]
     iterator = kinesis.get_shard_iterator(StreamName="s", ShardId=shard, ShardIteratorType="TRIM_HORIZON")
     got = kinesis.get_records(ShardIterator=iterator["ShardIterator"])["Records"]
     assert [(r["PartitionKey"], r["Data"]) for r in got] == [(r.partition_key, r.data) for r in RECORDS]
     with pytest.raises(RetryableError, match="ResourceNotFound"):
-        KinesisStream(access.client("kinesis", tries=1), "nowhere").put(RECORDS)
+        KinesisStream(access.client("kinesis"), "nowhere").put(RECORDS)
 
 
 def test_claim_check_contains_the_bucket_the_key_and_the_line_numbers(url: str, access: Access) -> None:
@@ -88,4 +88,4 @@ def test_claim_check_contains_the_bucket_the_key_and_the_line_numbers(url: str, 
     queue.postpone(message["ReceiptHandle"], 0)
     assert len(sqs.receive_message(QueueUrl=queue_url)["Messages"]) == 1
     with pytest.raises(RetryableError, match="SQS"):
-        RedriveQueue(access.client("sqs", tries=1), queue_url + "-nowhere", "archive").enqueue(LINES.key, [1])
+        RedriveQueue(access.client("sqs"), queue_url + "-nowhere", "archive").enqueue(LINES.key, [1])
