@@ -279,6 +279,15 @@ def test_file_is_split_into_requests_by_event_count_and_size(tmp_path: Path) -> 
     assert [len(p.events) for p in posts_of_file(file, max_bytes=3)] == [1] * 25
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt: a shell makes processes that run in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_sending_and_prints_the_figures_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(number: int, body: bytes) -> Answer:
         if number == 10:
