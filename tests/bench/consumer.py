@@ -37,8 +37,8 @@ KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
-    """Return events of devices, each of which enters and leaves each of its fences `visits` times,
-    interleaved as on a stream.
+    """Return the events of several devices, interleaved as on a stream. Each device enters and leaves each of its
+    fences `visits` times.
     """
     made = [
         (
@@ -67,7 +67,7 @@ SHAPES = {
     "500": rounds(50, 5),
     # 500 events of 50 devices: each enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # 200 events: 20 devices with five fences each; 200 pairs of device and fence; one pair
+    # 200 events each: of 20 devices at five fences, of 200 pairs of a device and a fence, and of one such pair
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),
@@ -162,7 +162,7 @@ def calls_per_event() -> Figures:
 
 
 def again(data: bytes) -> bytes:
-    """Return the same event with a new id, one hour later."""
+    """Return a copy of the event with a new id and a time one hour later."""
     return data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-')
 
 

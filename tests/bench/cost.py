@@ -211,8 +211,8 @@ def crossings(count: int, run: str) -> consumer.Batch:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Return the units, notifications and stored bytes per event, for two visits per pair whose events arrive
-    one per batch.
+    """Return the units, notifications and stored bytes per event. Each pair has two visits, and each batch
+    contains one event.
     """
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)

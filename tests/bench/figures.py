@@ -66,7 +66,9 @@ def progress(words: str) -> None:
 
 
 def main(measure: Callable[[], Figures | Iterator[Figures]], arguments: Sequence[str]) -> int:
-    """Run a benchmark and print its figures. A benchmark that takes hours repeatedly yields all figures so far."""
+    """Run a benchmark and print its figures. A benchmark that takes hours is an iterator, which yields all figures
+    so far after each step.
+    """
     made = measure()
     figures = Figures()
     for figures in [made] if isinstance(made, Figures) else made:

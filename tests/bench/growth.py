@@ -86,7 +86,7 @@ def table() -> Figures:
 
 
 def crossings(count: int, first: float, run: str) -> list[bytes]:
-    """Return the enters and exits of twenty trucks in turn; each visit lasts five minutes."""
+    """Return enter and exit events of twenty trucks in turn; each visit lasts five minutes."""
     made = []
     for n in range(count):
         kind: Kind = "enter" if n // 20 % 2 == 0 else "exit"

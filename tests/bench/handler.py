@@ -89,7 +89,7 @@ def request_of(body: bytes, encoding: str | None = None) -> dict[str, object]:
 
 
 def cpu_of(call: Callable[[], object], times: int) -> float:
-    """Make the call `times` times; return the mean CPU seconds per call, user and system."""
+    """Make the call `times` times; return the mean CPU seconds per call, user plus system time."""
     began = time.process_time()
     for _ in range(times):
         call()
@@ -216,8 +216,8 @@ class NoOp:
 
 
 def own_work() -> Figures:
-    """Measure our handler's CPU time without its calls to AWS, with ports that do nothing, compared with
-    `json.loads`.
+    """Measure our handler's own CPU time with ports that do nothing instead of calling AWS, and compare it with that
+    of `json.loads`.
     """
     from handler import main
     from handler.ingest import Ports
@@ -286,7 +286,7 @@ def identity() -> Figures:
         seconds = interleaved(*calls, times=20)
         for request in new:
             cases = (without, known, request)
-            order = random.sample(range(3), 3)  # a request leaves the next one with colder caches
+            order = random.sample(range(3), 3)  # each request leaves colder caches for the next one
             rounds.append({case: cpu_of(partial(main.ingest, cases[case], Context()), 1) for case in order})
     found = Figures()
     found.ratios["handler/cached_token@100"] = seconds[1] / seconds[0]

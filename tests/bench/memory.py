@@ -45,7 +45,7 @@ def objects() -> Iterator[Object]:
 
 
 class Bucket:
-    """A fake archive that contains the million objects."""
+    """A fake archive that contains a million objects."""
 
     bucket = "bench"
 

@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test wait
 
 
 class Dispatcher:
-    """A simulated dispatcher, who finds the page's controls by their visible text. Counts the steps and measures
-    the time.
+    """A simulated dispatcher, who finds the page's controls by their visible text. The class counts the dispatcher's
+    steps and measures the time.
     """
 
     def __init__(self, open_page: Open, console: str) -> None:

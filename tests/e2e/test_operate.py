@@ -171,9 +171,8 @@ def verdict_on(pipeline: Pipeline, part: str) -> str:
 
 @dataclass
 class Compared:
-    """The events and object keys of each problem, and the results of `reconcile` without and with --repair.
-
-    All events are from one device.
+    """The events and object keys of each problem that the fixture caused, and the results of `reconcile` without and
+    with --repair. All events are from one device.
     """
 
     deleted_row: tuple[str, list[Event]]
@@ -187,7 +186,9 @@ class Compared:
 
 @pytest.fixture(scope="module")
 def compared(pipeline: Pipeline) -> Iterator[Compared]:
-    """Cause all problems at once, run `reconcile` first without and then with --repair, and yield both results."""
+    """Cause all problems in Compared at once, run `reconcile` first without and then with --repair, and yield the
+    problems with both results.
+    """
     device = f"e2e-{uuid4().hex[:12]}"
     three, one, unseen, gone = [event(device) for _ in range(3)], event(device), event(device), event(device)
     enter, exit_ = round_trip(device, [FARM], MORNING)

@@ -275,7 +275,7 @@ def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
         if not forms & rejected:
             yield Breach("lost", f"the reject with {code} at index {index} is not in S3")
     for (prefix, digest), of_one in hours.items():
-        # A retry in the next hour may add an object with the same content, but never within an hour.
+        # A retry in the next hour may add an object with the same content; a retry in the same hour must not.
         if len(of_one) > min(len(set(of_one)), 2):
             yield Breach("duplicated", f"{prefix}/ has {len(of_one)} objects with digest {digest}")
 

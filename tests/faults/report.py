@@ -73,7 +73,7 @@ SUM = "**all; the longest recovery**"
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return a Markdown table with the totals in its last row."""
+    """Return a Markdown table whose last row contains the totals and the longest recovery time."""
     columns = zip(*(astuple(line)[1:] for line in lines), strict=True)
     sums = [max(column) if n == 3 else sum(column) for n, column in enumerate(columns)]
     heads = [" | ".join(HEADINGS), " | ".join(["---", *["--:"] * (len(HEADINGS) - 1)])]

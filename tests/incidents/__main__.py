@@ -370,7 +370,9 @@ def nothing_lost(lab: Lab) -> str:
 
 @contextmanager
 def opened(folder: str, port: int) -> Iterator[tuple[Lab, bool]]:
-    """Yield a running stack, and whether the warehouse's file system is small enough to be filled."""
+    """Start a stack with its console, and a proxy. Yield the Lab, and whether the warehouse's file system is small
+    enough to be filled.
+    """
     environment = dict(os.environ) | {
         "MILKRUN_LOCAL": folder,
         "MILKRUN_PORT": str(port),

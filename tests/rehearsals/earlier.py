@@ -1,4 +1,7 @@
-"""Unpack Milkrun's version of 2026-11-23 from the repository's history; its commands use the programs of this clone."""
+"""Unpack Milkrun's version of 2026-11-23 from the repository's history.
+
+Its commands run in this clone's Python environments and with this clone's node_modules.
+"""
 
 import io
 import subprocess

@@ -207,7 +207,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return name patterns of those tests of a suite that do not apply, each with the reason."""
+    """Return a name pattern and a reason for each test, or group of tests, of the suite that does not apply."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]

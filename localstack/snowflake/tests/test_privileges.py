@@ -14,7 +14,9 @@ INSUFFICIENT = "Insufficient privileges"
 
 @pytest.fixture
 def role(loading: Warehouse) -> Callable[..., str]:
-    """Return a function that creates a role with given privileges; the role may use the database and its schema RAW."""
+    """Return a function that creates a role with given privileges. By default, the role also gets USAGE on the
+    database and its schema RAW.
+    """
 
     def made(*grants: str, enters: bool = True) -> str:
         name = f"{loading.database}_R{len(loading.run('SHOW ROLES'))}"

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Strict:
     """A fake service that checks the signature of each request and responds with the next of `answers`.
 
-    If the answer is None, it closes the connection without a response.
+    If the answer is None, it closes the connection without a response. If none is left, it responds with 200 and {}.
     """
 
     answers: list[tuple[int, bytes] | None] = field(default_factory=list)

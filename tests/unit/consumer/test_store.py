@@ -126,8 +126,8 @@ class Died(BaseException):
 
 
 def stubborn(chance):
-    """Return a function that often chooses the same actor several times in a row, so that the others miss whole
-    changes.
+    """Return a function that chooses the next actor. It may choose the same actor many times in a row, so that the
+    others miss whole changes.
     """
     stay_probability = chance.choice([0.0, 0.5, 0.9, 0.97])
     last = [""]
@@ -141,7 +141,7 @@ def stubborn(chance):
 
 
 class Stage:
-    """Runs several actors as threads, one call at a time.
+    """A scheduler that runs several actors as threads, one call at a time.
 
     `choose` decides which actor makes the next call, and some calls kill their actor.
     """

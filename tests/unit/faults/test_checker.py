@@ -39,8 +39,8 @@ def exchanged(phone: Phone, post: Post) -> Exchange:
 
 
 def a_run() -> Facts:
-    """Send a morning through the real handler without faults; return the exchanges and the resulting content
-    of all stores.
+    """Send a morning's requests through the real handler without faults. Return the exchanges, and the content that
+    all stores must then have.
     """
     world = World(received_at=NOW)
     exchanges = [exchanged(Phone(world), post) for post in posts(PLAN)]

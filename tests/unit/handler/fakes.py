@@ -1,4 +1,4 @@
-"""Fakes of the handler's ports that record their input and fail on the given calls."""
+"""Fakes of the handler's ports that record their input, and fail with the faults that a test sets."""
 
 import gzip
 import json

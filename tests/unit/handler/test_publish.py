@@ -20,9 +20,9 @@ from tests.unit.handler.fakes import Fault
 
 
 class ScriptedStream:
-    """A stream that throttles each record the given number of times before it accepts the record.
+    """A stream that throttles each record the given number of times before accepting it.
 
-    A negative number makes every call with that record fail.
+    If the number is negative, every call that contains the record fails.
     """
 
     def __init__(self, throttles: dict[str, int]) -> None:

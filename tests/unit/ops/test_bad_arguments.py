@@ -93,7 +93,7 @@ GROUPS = {
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
-    """Yield every program, command and parameter with each invalid value of the parameter."""
+    """Yield (program, command, parameter, value) for each invalid value of each parameter."""
     for program, group in GROUPS.items():
         for name, command in sorted(group.commands.items()):
             for parameter in command.params:

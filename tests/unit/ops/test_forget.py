@@ -238,7 +238,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
 
 
 def of(person: Person, stage: Stage, export: Path) -> dict[str, Sequence[object]]:
-    """Return the data of a person by store, sorted."""
+    """Return a person's data by store, in sorted order within each store."""
     mine = [person.name.encode(), *(each.encode() for each in person.ids)]
 
     def is_mine(text: str | bytes) -> bool:

@@ -225,7 +225,7 @@ class Stage:
         return boto3.client(service)
 
     def access(self) -> SimpleNamespace:
-        """Return boto3 clients instead of Milkrun's own clients, because mock_aws can intercept their requests."""
+        """Return boto3 clients instead of Milkrun's own clients, because mock_aws intercepts only boto3's requests."""
         return SimpleNamespace(client=self.aws)
 
     def archive(self, prefix: str, *lines: bytes) -> str:

@@ -58,7 +58,9 @@ class FakeArchive:
 
 
 class FakeStream:
-    """A stream that throttles the first `refuses` calls, and raises KeyboardInterrupt at call `breaks_at`."""
+    """A stream that throttles the first `refuses` calls, and raises KeyboardInterrupt at call number `breaks_at`,
+    counted from 0.
+    """
 
     def __init__(self, breaks_at: int | None = None, refuses: int = 0) -> None:
         self.taken: list[StreamRecord] = []

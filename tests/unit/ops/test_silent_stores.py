@@ -102,7 +102,7 @@ def stage(port: int) -> Outputs:
 
 
 def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a command that must fail within seconds; return its output."""
+    """Run a command that must fail within 25 seconds; return its output."""
     monkeypatch.setattr(Outputs, "find", lambda _stage, _environment: of)
     monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 0.1)
