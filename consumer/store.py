@@ -318,7 +318,7 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
     """Return the job that adds events to a pair.
 
-    Of several contents with one event id, it contains only the one that counts under the visit rule's point 2.
+    Of events with one id, it contains only the one that counts under the visit rule's point 2.
     """
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)

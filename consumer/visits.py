@@ -4,7 +4,7 @@ A device's visits at a fence are a function of the *set* of its events there: an
 any batching of the same events give the same visits. The warehouse's SQL states the same rule:
 
 1. Events are grouped by (device id, fence tag, fence external id).
-2. If an event id has several contents, only the first counts when they are sorted by (`createdAt` in microseconds,
+2. If events with one id differ in content, only the first counts when they are sorted by (`createdAt` in microseconds,
    `type`, `duration`, `confidence`). A missing duration or confidence sorts first; `type` is compared as sent, by code
    point.
 3. After that, events whose confidence is known and below `min_confidence` do not count.
@@ -94,7 +94,7 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 
 def content_of(event: GeofenceEvent) -> Content:
-    """Return the sort key of the visit rule's point 2, which chooses among several contents of one event id."""
+    """Return the sort key of the visit rule's point 2, which chooses one of the events that share an id."""
     return (
         event.occurred_at,
         event.type,
@@ -104,7 +104,7 @@ def content_of(event: GeofenceEvent) -> Content:
 
 
 def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:
-    """Return one event for each event id of a pair: the content that counts under the visit rule's point 2."""
+    """Return one event for each event id of a pair: the one that counts under the visit rule's point 2."""
     first: dict[str, GeofenceEvent] = {}
     for event in events:
         other = first.setdefault(event.event_id, event)

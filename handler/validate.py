@@ -29,7 +29,7 @@ _NO_KINDS: Mapping[str, Kind] = {}
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """An accepted event whose device (or user) sent other content with the same id earlier in the request."""
+    """An accepted event whose device (or user) sent different content with the same id earlier in the request."""
 
     index: int
     event_id: str

@@ -194,7 +194,7 @@ def test_every_refused_request_gets_the_documented_code(pipeline: Pipeline, case
 
 
 @pytest.mark.stage
-def test_events_with_one_id_and_different_contents_are_accepted_and_reported_as_a_conflict(
+def test_events_with_one_id_but_different_content_are_accepted_and_reported_as_a_conflict(
     pipeline: Pipeline, device: str
 ) -> None:
     sent = event(device)

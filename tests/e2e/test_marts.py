@@ -81,7 +81,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snowflake,
 def history_of(rng: random.Random, device: str) -> list[Delivery]:
     """Return random deliveries of one device's events over several days.
 
-    Events are delivered in order, late, repeatedly, or with different contents under the same id.
+    Events are delivered in order, late, repeatedly, or with different content under the same id.
     """
     made: list[Delivery] = []
     at = START + timedelta(days=rng.randrange(20), minutes=rng.randrange(1440))

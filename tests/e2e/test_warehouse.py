@@ -495,8 +495,8 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Return random geofence events that cover every branch of the visit rule, with ties, gaps at the merge
-    limit, repeated events and conflicting contents.
+    """Return random geofence events that cover every branch of the visit rule. They include equal times, gaps as
+    long as the merge gap, repeated events, and events that share an id but differ in content.
     """
     rng = random.Random(seed)
     lines = []
@@ -861,7 +861,7 @@ def test_visit_disappears_if_its_enter_event_is_replaced_by_an_exit(built: Built
     assert not [row for row in _visits(built.stage) if row["device_id"] == "van-ghost"]
 
 
-def test_event_is_staged_once_and_its_other_contents_are_listed_as_conflicts(
+def test_event_is_staged_once_and_deliveries_with_different_content_are_listed_as_conflicts(
     built: Built,
 ) -> None:
     stage = built.stage

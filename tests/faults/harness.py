@@ -61,7 +61,7 @@ class Scenario:
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
         """Return a morning's requests, about 50: delivery rounds with duplicates, late bursts, conflicting
-        contents and invalid events.
+        versions of events, and invalid events.
         """
         return contradicted(
             posts(

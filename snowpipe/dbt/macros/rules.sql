@@ -80,7 +80,7 @@
 {# The first 64 bits of an event's key: half as wide, and in practice different for any two events. #}
 {% macro key_head(event_key) -%} LEFT({{ event_key }}, 16) {%- endmacro %}
 
-{# A hash that distinguishes different contents of one event id. #}
+{# A hash that distinguishes events with one id but different content. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 
 {# The litres of a pickup; one phone must not make a farm's sum NaN or negative. #}

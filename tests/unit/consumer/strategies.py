@@ -56,8 +56,8 @@ class World:
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
     """Draw an event from few ids and times.
 
-    Ids therefore repeat, some with different contents, and devices often enter and leave at the same second or in
-    quick succession.
+    Ids therefore repeat, sometimes with different content, and devices often enter and leave at the same second or
+    in quick succession.
     """
     world = world or World()
     return st.builds(

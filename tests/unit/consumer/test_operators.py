@@ -112,7 +112,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_contradicted_visits_match_the_presence_rule_on_random_events(aws, seed):
-    """The events include quick re-entries, superseded contents and equal times, and are added in random order."""
+    """The events include quick re-entries, superseded events and equal times, and are added in random order."""
     rng = random.Random(seed)
     fences = [FARM, Fence("farm", "2"), PLANT, Fence("region", "north")]
     some = [

@@ -139,7 +139,7 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Compare in a loop each content of an event with its first content; return the conflicts as rows of CONFLICT."""
+    """Compare each delivery of an event with its first in a plain loop; return the conflicts as rows of CONFLICT."""
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

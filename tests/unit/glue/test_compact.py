@@ -92,7 +92,7 @@ def test_late_object_triggers_recompaction_and_old_files_are_deleted_after_the_g
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(some_lines(20))
 
 
-def test_hour_whose_objects_were_deleted_lists_no_parquet_files(tmp_path: Path) -> None:
+def test_parquet_files_of_an_hour_whose_objects_were_deleted_are_no_longer_listed(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, some_lines(10))
     compacted(store)

@@ -219,7 +219,7 @@ def device_only(event_id: str, device: str) -> bytes:
 def test_events_without_a_user_are_deleted_if_only_the_subject_used_the_device(
     tmp_path: Path, users: Path
 ) -> None:
-    """An event without a user may belong to either of the two drivers of a shared device, so it is kept."""
+    """If two drivers share a device, an event without a user may belong to either of them, so it is kept."""
     users.write_text(f"{ANN}\n")
     others = [
         line("b1", user="bob-1", device="shared"),

@@ -58,7 +58,7 @@ def test_first_failed_step_ends_the_nightly_run_and_is_reported(
     assert [(each["step"], each["ok"], each["problem"]) for each in reports] == [("one", False, str(problem))]
 
 
-def test_repair_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_step_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
     def differing(night: nightly.Night, command: list[str], to_terminal: bool = False) -> tuple[int, None]:
@@ -71,7 +71,7 @@ def test_repair_fails_if_a_difference_remains(monkeypatch: pytest.MonkeyPatch) -
     assert ["--repair" in command for command in ran] == [False, True, False]
 
 
-def test_repair_does_nothing_if_there_are_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repair_step_does_nothing_if_there_are_no_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: (0, {"equal": True}))
     assert nightly.repair(NIGHT) == {"repaired": False}
 

@@ -65,7 +65,7 @@ def test_order_and_batching_within_the_allowed_lateness_do_not_change_windows_or
     seen: set[str] = set()
     for each in coming:
         if each.event_id in seen:
-            continue  # a late second content of an id would make the two sets differ
+            continue  # a late event with a known id but different content would make the results differ
         seen.add(each.event_id)
         newest = max(newest, each.at)
         state, found = advance(loads(state.dumps()), [each], newest - 10 * MINUTE, TIMES)
@@ -99,7 +99,7 @@ def test_visit_without_an_exit_is_reported_once_and_then_abandoned() -> None:
     assert next_timeout(state, TIMES) is None
 
 
-def test_event_for_a_window_that_is_already_decided_is_ignored() -> None:
+def test_event_for_a_window_whose_result_is_final_is_ignored() -> None:
     state, _ = advance(
         State(), [crossing(0, "enter", "a"), crossing(MINUTE, "exit", "b")], 10 * MINUTE, TIMES
     )
@@ -107,7 +107,7 @@ def test_event_for_a_window_that_is_already_decided_is_ignored() -> None:
     assert found == Found((), ())
 
 
-def test_window_is_not_decided_before_its_end() -> None:
+def test_result_of_a_window_is_not_final_before_its_end() -> None:
     state, found = advance(State(), [crossing(MINUTE, "enter", "a")], 4 * MINUTE, TIMES)
     assert found == Found((), ())
     assert next_timeout(state, TIMES) == 5 * MINUTE

@@ -2,7 +2,7 @@
 
 They report the other stores and name Snowflake as unreachable.
 
-The local Snowflake is stopped (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
+The local Snowflake is suspended (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
 is waiting for a response.
 """
 

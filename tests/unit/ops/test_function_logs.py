@@ -1,4 +1,4 @@
-"""Test that log lines of a long range are read with Logs Insights, as its documentation describes.
+"""Test that the log lines of a long time range are read with Logs Insights, as its documentation describes.
 
 LocalStack ignores a query's filter, its statistics and its limits, so this fake implements them: at most
 10,000 rows per response, both ends of the range inclusive, and the status `Running` before `Complete` (Amazon

@@ -78,7 +78,7 @@ class FakeWarehouse:
         ("a/b", False),
     ],
 )
-def test_keys_that_others_chose_are_recognized_as_object_keys(text: str, expected: bool) -> None:
+def test_custom_object_keys_are_recognized_as_keys(text: str, expected: bool) -> None:
     assert is_key(text) is expected
 
 

@@ -116,7 +116,7 @@ def test_required_alarms_are_enabled_only_in_staging_and_prod():
             assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not optional), (stage, name)
 
 
-def test_no_traffic_alarm_is_enabled_only_after_the_launch_of_a_stage_with_enabled_alarms():
+def test_missing_traffic_alarm_is_enabled_only_after_the_launch_of_a_stage_with_enabled_alarms():
     assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
     assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
     assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False

@@ -43,7 +43,7 @@ def test_long_call_raises_an_error_if_the_service_stops_responding(hangs: bool) 
 
 
 def test_snowflake_that_does_not_respond_is_reported_within_the_timeout() -> None:
-    """The server accepts the connection and never responds, like a stopped process."""
+    """The server accepts the connection and never responds, like a suspended process."""
     with silent_port() as port:
         settings = Connection(
             account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http"

@@ -55,7 +55,7 @@ numbered AS (
 
 ),
 
--- Limits the rows of a device that keeps sending new contents of one id (contract/event_limits.py).
+-- Limits the rows of a device that keeps sending new content with the same id (contract/event_limits.py).
 contents AS (
 
     SELECT * FROM numbered

@@ -1,5 +1,5 @@
 -- This run's events that may already be in the ledger (`known_date` is the day of the content there), and those that
--- arrived with several contents. The only scan of the whole ledger reads just the columns key_head and event_date.
+-- arrived with different contents. The only scan of the whole ledger reads just the columns key_head and event_date.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

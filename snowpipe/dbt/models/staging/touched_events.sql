@@ -1,6 +1,7 @@
--- The contents, from the ledger and from this run, of this run's events that an earlier run has seen or that have
--- several contents. They show on which days and hours the other models may have rows of these events. An event that is
--- missing here is new and has one content. Whole ledger rows are read only for the days on which it has such an event.
+-- The contents, from the ledger and from this run, of this run's events that an earlier run has seen or that arrived
+-- with different contents. They show on which days and hours the other models may have rows of these events. An event
+-- that is missing here is new and has one content. Whole ledger rows are read only for the days on which it has such an
+-- event.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

@@ -326,7 +326,7 @@ def test_event_is_shown_with_its_text_its_object_and_a_query_that_finds_it(serve
     assert served.ask("/api/events/999999").status == 404
 
 
-def test_good_and_bad_events_can_be_counted_found_and_deleted_by_a_reset(served):
+def test_good_and_bad_events_are_counted_and_found_until_a_reset_deletes_them(served):
     assert json.loads(served.ask("/api/reset", "POST").data) == {"total": 0, "good": 0, "bad": 0}
     served.receive(event(1), event(2, type="pickup.completed"))
     rejected = {
