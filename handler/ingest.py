@@ -32,9 +32,7 @@ STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
 MAX_ERROR_BYTES = 60 * 1024  # of a response, whose limit is 64 KiB
 _CONFLICT = Reason(
-    "event_id_conflict",
-    "_id",
-    "Accepted, but the same device sent different content with this `_id` earlier.",
+    "event_id_conflict", "_id", "Accepted, but the device sent different content with this `_id` earlier."
 )
 
 

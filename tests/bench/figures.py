@@ -66,7 +66,7 @@ def progress(words: str) -> None:
 
 
 def main(measure: Callable[[], Figures | Iterator[Figures]], arguments: Sequence[str]) -> int:
-    """Run a benchmark and print its figures. A benchmark that takes hours is an iterator, which yields all figures
+    """Run a benchmark and print its figures. `measure` returns the figures or, if it takes hours, yields all figures
     so far after each step.
     """
     made = measure()
