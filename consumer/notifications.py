@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
 from consumer.visit_diff import VisitDiff
-from consumer.visit_row import row
+from consumer.visit_fields import fields_of
 from consumer.visits import Pair, Visit
 
 NotificationKind = Literal["arrived", "departed", "visit_restated"]
@@ -68,9 +68,9 @@ def notification(pair: Pair, version: int, news: News) -> Notification:
         "geofence_tag": pair.fence.tag,
         "geofence_external_id": pair.fence.external_id,
         "version": version,
-        "visit": now and row(pair, now),
+        "visit": now and fields_of(pair, now),
     }
-    return Notification(id_, kind, {**detail, "previous": row(pair, was)} if was else detail)
+    return Notification(id_, kind, {**detail, "previous": fields_of(pair, was)} if was else detail)
 
 
 def _notified(visit: Visit) -> tuple[object, ...]:

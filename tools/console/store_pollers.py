@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from consumer import keys, visit_row
+from consumer import keys, visit_fields
 from contract import logs
 from contract.events import Fence
 from ops import redrive, visits
@@ -154,13 +154,13 @@ class VisitPoller(Poller):
             self._verified[device] = doubtful[device]
         return len(to_ask) <= self.DEVICES_A_LOOK
 
-    def _read(self, _: str, rows: list[visit_row.Row]) -> None:
+    def _read(self, _: str, rows: list[visit_fields.VisitFields]) -> None:
         self.state.visits.read(rows, as_news=False)
 
-    def _opened(self, rows: list[visit_row.Row], as_news: bool) -> None:
+    def _opened(self, rows: list[visit_fields.VisitFields], as_news: bool) -> None:
         self.state.visits.read(rows, as_news=as_news)
 
-    def _of(self, device: str) -> tuple[str, list[visit_row.Row]]:
+    def _of(self, device: str) -> tuple[str, list[visit_fields.VisitFields]]:
         since = datetime.now(UTC) - self.SINCE
         table = self.shared.outputs.visits_table
         return device, visits.visits_of_device(self.shared.aws("dynamodb"), table, device, since)

@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer import notifications, visit_diff, visit_row
+from consumer import notifications, visit_diff, visit_fields
 from consumer.visits import Pair, Rule, Visit, visits_of
 from contract.events import Fence, GeofenceEvent, Kind
 from tools.console import known_visits
@@ -57,7 +57,7 @@ def shown(known: KnownVisits) -> set[tuple[str, str | None, bool]]:
 def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
     return {
         (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))
-        for row in (visit_row.row(PAIR, visit) for visit in visits)
+        for row in (visit_fields.fields_of(PAIR, visit) for visit in visits)
     }
 
 
@@ -96,7 +96,7 @@ def test_outdated_row_of_the_visits_table_does_not_undo_a_notification():
     known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
-    known.read([visit_row.row(PAIR, Visit(BEGIN, "e1"))])
+    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "e1"))])
     assert known.there() == []
 
 
@@ -104,19 +104,21 @@ def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
     known = KnownVisits()
     known.read(
         [
-            visit_row.row(PAIR, Visit(BEGIN, "e1")),
-            visit_row.row(PAIR, Visit(BEGIN + timedelta(hours=1), "e2")),
+            visit_fields.fields_of(PAIR, Visit(BEGIN, "e1")),
+            visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(hours=1), "e2")),
         ]
     )
     known.take_changes()
-    known.reread("truck-1", [visit_row.row(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))])
+    known.reread(
+        "truck-1", [visit_fields.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))]
+    )
     assert known.there() == []
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 
 def test_visit_that_is_loaded_as_history_is_shown_but_not_sent_as_a_change():
     known = KnownVisits()
-    known.read([visit_row.row(PAIR, Visit(BEGIN, "e1"))], as_news=False)
+    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)
     assert [row["device_id"] for row in known.there()] == ["truck-1"]
 
@@ -125,6 +127,6 @@ def test_number_of_visits_in_memory_is_limited(monkeypatch):
     monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
     known = KnownVisits()
     for n in range(400):
-        known.read([visit_row.row(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
+        known.read([visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
     assert len(known.there()) == 50
     assert known.there()[-1]["entered_event_id"] == "e399"

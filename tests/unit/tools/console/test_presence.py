@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import keys, visit_row
+from consumer import keys, visit_fields
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence import presence
@@ -32,9 +32,11 @@ def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random)
     from the archive, in random order. Each value is the id of the event that contradicts the visit, or None.
     """
     known = KnownVisits(tags)
-    inputs: list[GeofenceEvent | visit_row.Row] = [each for each in found if each.kind == "enter"]
+    inputs: list[GeofenceEvent | visit_fields.VisitFields] = [each for each in found if each.kind == "enter"]
     inputs += [
-        visit_row.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+        visit_fields.fields_of(pair, visit)
+        for pair, history in visits_of(found).items()
+        for visit in history.visits
     ]
     rng.shuffle(inputs)
     for each in inputs:
@@ -75,7 +77,9 @@ def test_console_and_presence_rule_agree_for_realistic_collection_rounds() -> No
 def known_of(*found: GeofenceEvent) -> KnownVisits:
     known = KnownVisits()
     known.read(
-        visit_row.row(pair, visit) for pair, history in visits_of(found).items() for visit in history.visits
+        visit_fields.fields_of(pair, visit)
+        for pair, history in visits_of(found).items()
+        for visit in history.visits
     )
     return known
 

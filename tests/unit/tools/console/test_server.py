@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import urllib3
 
-from consumer import visit_row
+from consumer import visit_fields
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from contract.objects import Prefix, lines_object
@@ -525,7 +525,7 @@ def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeyp
         async with asyncio.timeout(10):
             for n in range(2):
                 now = Visit(datetime.now(UTC), f"e-{n}")
-                visit = visit_row.row(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
+                visit = visit_fields.fields_of(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
                 state.tell_visit("arrived", {"id": f"{n}", "version": 1, "visit": visit, "previous": None})
                 while f'"e-{n}"'.encode() not in messages[-1]:
                     messages.append(await anext(page))
@@ -580,7 +580,7 @@ def test_search_finds_trucks_places_events_and_objects(served):
 
 def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(served):
     served.receive(geofence(902, "entered", "truck-902"))
-    row = visit_row.row(
+    row = visit_fields.fields_of(
         Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
     )
     served.tell(served.console.state.visits.read, [row])
@@ -712,7 +712,7 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
 
 
 def test_csv_of_visits_uses_local_time_and_escapes_formulas():
-    row = visit_row.row(
+    row = visit_fields.fields_of(
         Pair("=cmd()", Fence("farm", "1")),
         Visit(
             datetime(2026, 11, 27, 23, 30, tzinfo=UTC), "e", datetime(2026, 11, 28, 0, 10, tzinfo=UTC), "x"

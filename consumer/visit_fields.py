@@ -3,10 +3,10 @@
 from consumer import keys
 from consumer.visits import Pair, Visit
 
-type Row = dict[str, str | float | bool | None]
+type VisitFields = dict[str, str | float | bool | None]
 
 
-def row(pair: Pair, visit: Visit) -> Row:
+def fields_of(pair: Pair, visit: Visit) -> VisitFields:
     return {
         "device_id": pair.device_id,
         "geofence_tag": pair.fence.tag,
