@@ -56,7 +56,7 @@ class Source:
 
     @property
     def version(self) -> str:
-        """Return the part of the Parquet file names that makes them differ from those in the previous manifest."""
+        """Return `<generation>-<attempt>`, which makes the Parquet file names of each attempt unique."""
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:

@@ -1,4 +1,4 @@
-"""Test each correction of fakesnow in `local_snowflake.fixes`, as fakesnow's own tests would."""
+"""Test each fix for fakesnow in `local_snowflake.fixes`."""
 
 import os
 import subprocess

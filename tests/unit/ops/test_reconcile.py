@@ -361,7 +361,7 @@ def test_geofence_events_too_old_for_the_visits_table_are_not_reported_as_missin
 
 
 def test_lost_event_is_reported_until_it_would_have_expired_in_the_visits_table(stage: Stage) -> None:
-    """The lost event is too old to be replayed, but the table would still contain it."""
+    """The lost event is too old to be replayed, but the table would still contain it if it had been consumed."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
         file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))

@@ -47,8 +47,8 @@ class Access:
         self._change(lambda _: now.granted(rights, "", False, moment))
 
     def _adopt(self) -> None:
-        """Assign the default owner to each object that has no owner. A folder from an earlier version
-        contains no owners.
+        """Assign the default owner to each object that has no owner. A folder created by an earlier
+        version contains no owners.
         """
         moment = self.catalog.clock()
         found = list(self._objects())

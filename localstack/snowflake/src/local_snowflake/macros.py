@@ -77,8 +77,8 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
 
 def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
     """Return SQL that defines a macro with one overload per type of `x`. Its parameter `t` is the original
-    type of `x`: it distinguishes a VARIANT (JSON) from text, for which DuckDB chooses the same overload, and
-    contains the scale of a NUMBER.
+    type of `x`. The body needs it because DuckDB chooses the same overload for a VARIANT (JSON) and for text,
+    and because it contains the scale of a NUMBER.
     """
     variants = ", ".join(f"(x {kind}, t{parameters}) AS ({body})" for kind, body in bodies.items())
     return f"CREATE OR REPLACE MACRO {HOME}{name}{variants};\n"

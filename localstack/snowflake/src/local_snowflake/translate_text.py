@@ -76,7 +76,7 @@ MAPPED = re.compile(r"%(?:Y|y|m|d|-d|b|B|a|H|I|p|M|S|f_three|f(?!_))|[^A-Za-z%\"
 
 
 def time_to_str(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite TO_CHAR with a format that sqlglot has already translated."""
+    """Rewrite a TO_CHAR call whose format sqlglot has already translated."""
     form = node.args["format"]
     if not form.is_string:
         return typed("format", node.this, text(strftime_of(form)), kind=TEXT)

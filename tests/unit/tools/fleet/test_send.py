@@ -281,7 +281,7 @@ def test_file_is_split_into_requests_by_event_count_and_size(tmp_path: Path) -> 
 
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
-    """Let SIGINT raise KeyboardInterrupt: a shell makes processes that run in the background ignore it."""
+    """Make SIGINT raise KeyboardInterrupt, because a shell starts background processes with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
