@@ -137,7 +137,7 @@ class _Connection(HTTPConnection):
         super().__init__(url.netloc)
 
     def send(self, data: Any) -> None:
-        """Store a part of a request (its head or its body), so that `call` can send both with one system call."""
+        """Buffer a part of a request (its head or its body), so that `call` can send both with one system call."""
         self._unsent.append(data)
 
     def call(

@@ -48,9 +48,9 @@ class RaceLost(LoggableError):
 class Arrival(NamedTuple):
     """The stream positions of a batch's first record and of the pair's last event in that batch.
 
-    The last event matters, because two consumers of a shard (such as a worker that continues after losing its lease)
-    may split it into different batches. Only a batch that begins after all events of a change proves that the change is
-    complete.
+    A change has been processed completely once a batch begins after the change's last event. Comparing only the starts
+    of batches would not suffice, because two consumers of a shard (such as a worker that continues after losing its
+    lease) may divide its records into different batches.
     """
 
     shard_id: str

@@ -154,7 +154,9 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
         if zips[name].exists() and stamp.exists() and stamp.read_text() == wanted:
             continue
         if not may_build:
-            raise SystemExit(f"{zips[name]} is missing or was not built from these sources: use the zip that was tested")
+            raise SystemExit(
+                f"{zips[name]} is missing or was not built from these sources: use the zip that was tested"
+            )
         dependencies = _dependencies(build, target, recipe)
         staged = target / f"staged-{name}-{os.getpid()}"
         for path in own:

@@ -241,7 +241,7 @@ def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[st
 
 
 def staged_event_ids(warehouse: Warehouse, database: str, event_ids: Iterable[str]) -> Iterator[str]:
-    """Yield those of the given event ids that are in staging, once per row of staging."""
+    """Yield the given event ids that are in staging; an id is repeated for each of its rows."""
     for some in batched(event_ids, 2000, strict=False):
         sql = (
             f"SELECT event_id FROM {database}.STAGING.STG_EVENTS WHERE event_id IN"

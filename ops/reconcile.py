@@ -88,7 +88,7 @@ class Reconciler(ReachableStores):
                     self._warehouse, self._outputs.database, first, last_hour, MAX_NAMED
                 )
             for difference in sets.differences(settled_at, reach, raw=self._warehouse is not None):
-                found.add(self._closer(difference))
+                found.add(self._with_missing_ids(difference))
             if "DynamoDB" not in self._unasked:
                 for first_key, last_key in sets.spans(settled_at):
                     self._crossings(first_key, last_key, found)
@@ -158,10 +158,9 @@ class Reconciler(ReachableStores):
     def _query(self, sql: str, parameters: Sequence[object]) -> Sequence[Row]:
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
-    def _closer(self, difference: Difference) -> Difference:
-        """Return a `rows_differ` difference of an object under `events/` with the ids of the events that RAW lacks.
-
-        Other differences, and those whose object no longer exists, are returned unchanged.
+    def _with_missing_ids(self, difference: Difference) -> Difference:
+        """Add to a `rows_differ` difference under `events/` the ids of the events that are missing from RAW, at most
+        MAX_NAMED. Return any other difference, and one whose object no longer exists, unchanged.
         """
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference

@@ -115,7 +115,7 @@ class Recreation:
             self.progress.unloaded_since = broken.oldest_pending_at - pipes.MESSAGE_DELAY
 
     def _pauses_and_drains(self) -> bool:
-        """Pause the pipe; return whether its queued files are loaded within `settling`.
+        """Pause the pipe; return whether its queued files are loaded within the settling time.
 
         A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS", pendingFileCount).
         Without the pause, the queue might never become empty.

@@ -42,7 +42,7 @@ SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """Yield a stage with a new, empty database to which the DDL has been applied."""
+    """Yield a stage with a new database that contains the DDL's objects but no rows."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.create_objects()
     yield stage

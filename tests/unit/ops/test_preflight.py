@@ -302,7 +302,7 @@ def test_snowflake_principals_must_be_iam_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_osls_and_the_commands_must_use_the_same_region_of_the_aws_partition(aws):
+def test_different_region_for_osls_or_a_partition_other_than_aws_blocks_the_deployment(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [

@@ -177,7 +177,9 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
     key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
     if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
         # In a window, DuckDB accepts no macro that can raise an error.
-        raise unsupported(f"ORDER BY {node.this.sql()} in a window, because it may be a VARIANT. Cast it to a type.")
+        raise unsupported(
+            f"ORDER BY {node.this.sql()} in a window, because it may be a VARIANT. Cast it to a type."
+        )
     if isinstance(node.args.get(key), exp.Expr):
         node.set(key, ordered(node.args[key], what, translation))
     if isinstance(node, exp.Greatest | exp.Least):
