@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
 from isal import isal_zlib
 
 from aws.errors import RetryableError
@@ -23,6 +22,7 @@ from contract.objects import (
 from contract.stream_record import StreamRecord
 from handler.circuit_breaker import CircuitBreaker
 from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
+from handler.receipt import Receipt, errors_of
 from handler.validate import Batch
 
 # A step begins only if there is time for its worst case: three tries of a put with their pauses, one call to the
@@ -30,10 +30,6 @@ from handler.validate import Batch
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
-MAX_ERROR_BYTES = 60 * 1024  # of a response, whose limit is 64 KiB
-_CONFLICT = Reason(
-    "event_id_conflict", "_id", "Accepted, but the device sent different content with this `_id` earlier."
-)
 
 
 class Archive(Protocol):
@@ -55,21 +51,6 @@ class Delivery:
     content_type: str | None
     received_at: datetime
     seconds_left: Clock
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The body of a 202 or 400 response."""
-
-    request_id: str
-    received: int
-    accepted: int
-    duplicates: int
-    rejected: int
-    object_key: str | None
-    rejected_key: str | None
-    errors: list[dict[str, object]]
-    errors_omitted: int = 0
 
 
 @dataclass(slots=True)
@@ -200,26 +181,3 @@ def quarantine(
     stored = lines_object("set-aside", lines, received_at)
     archive.store(stored, {})
     return stored.key
-
-
-def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
-    """Return the errors for the response (reasons of rejected events, and conflicts) and the number of omitted errors.
-
-    A small request can contain 500 invalid events, so the response contains only the errors that fit into
-    MAX_ERROR_BYTES.
-    """
-    found = [
-        (rejected.index, rejected.event_id, reason)
-        for rejected in batch.rejected
-        for reason in rejected.reasons
-    ]
-    found += [(conflict.index, conflict.event_id, _CONFLICT) for conflict in batch.conflicts]
-    errors: list[dict[str, object]] = []
-    left = MAX_ERROR_BYTES
-    for index, event_id, reason in found:
-        error = {"index": index, "event_id": event_id, **msgspec.structs.asdict(reason)}
-        left -= len(msgspec.json.encode(error)) + 1
-        if left < 0:
-            break
-        errors.append(error)
-    return errors, len(found) - len(errors)

@@ -17,8 +17,8 @@ import yaml
 from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
 from contract.event_rules import CrossingFields, EventFields
 from contract.events import GEOFENCE_KINDS
-from handler.ingest import Receipt
 from handler.pings import ID_DIGITS, PING_TYPE
+from handler.receipt import Receipt
 from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.signature import WINDOW_SECONDS
 from tools import error_codes as codes

@@ -25,7 +25,8 @@ from consumer.consume import Outcome
 from consumer.event_bus import EventBus
 from consumer.notifications import Notification
 from contract.objects import LinesObject, Prefix, lines_object
-from handler.ingest import Delivery, Effects, Ports, Receipt
+from handler.ingest import Delivery, Effects, Ports
+from handler.receipt import Receipt
 from handler.validate import Batch
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind

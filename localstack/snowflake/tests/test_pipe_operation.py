@@ -10,7 +10,7 @@ import pytest
 
 from local_snowflake.channel import Message
 from local_snowflake.delivery import Delivery, InOrder
-from local_snowflake.latency import Latency
+from local_snowflake.seconds_range import Latency
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually
 
 PAUSE = "ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE"

@@ -20,8 +20,8 @@ IDLE = {
     "handler.redrive",
 }
 # In addition to the modules that structlog imports if rich is installed, as it is here but not in the zip
-BUDGET = 90
-REDRIVE_BUDGET = 86
+BUDGET = 91
+REDRIVE_BUDGET = 87
 
 
 def imported_by(module: str) -> tuple[int, set[str]]:

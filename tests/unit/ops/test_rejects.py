@@ -11,8 +11,8 @@ from moto import mock_aws
 
 from contract.events import GEOFENCE_KINDS, Reason
 from contract.objects import lines_object
-from handler.ingest import errors_of
 from handler.parse_body import parse_body
+from handler.receipt import errors_of
 from handler.validate import validate
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out

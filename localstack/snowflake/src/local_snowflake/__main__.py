@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn, TextIO, cast
 import structlog
 import typer
 
-from local_snowflake.latency import Latency
+from local_snowflake.seconds_range import Latency
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from local_snowflake.channel import Message
-from local_snowflake.latency import AT_ONCE, Latency
+from local_snowflake.seconds_range import AT_ONCE, Latency
 
 
 class Delivery:

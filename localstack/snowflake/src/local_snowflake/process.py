@@ -23,11 +23,11 @@ from local_snowflake.databases import Databases
 from local_snowflake.delivery import Delivery, InOrder
 from local_snowflake.engine import DurableFakeSnow, lock
 from local_snowflake.integrations import Integrations
-from local_snowflake.latency import Latency
 from local_snowflake.loader import Loader
 from local_snowflake.pipes import Pipes
 from local_snowflake.read_privileges import Reading
 from local_snowflake.roles import Roles
+from local_snowflake.seconds_range import Latency
 from local_snowflake.server import LocalSnowflake, fakesnow_server
 from local_snowflake.snowpipe import Ingest
 from local_snowflake.stages import Stages

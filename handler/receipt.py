@@ -1,0 +1,51 @@
+"""The receipt: the body of a response to a request whose events were handled."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from contract.events import Reason
+from handler.validate import Batch
+
+MAX_ERROR_BYTES = 60 * 1024  # of a response, whose limit is 64 KiB
+_CONFLICT = Reason(
+    "event_id_conflict", "_id", "Accepted, but the device sent different content with this `_id` earlier."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The body of a 202 or 400 response."""
+
+    request_id: str
+    received: int
+    accepted: int
+    duplicates: int
+    rejected: int
+    object_key: str | None
+    rejected_key: str | None
+    errors: list[dict[str, object]]
+    errors_omitted: int = 0
+
+
+def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
+    """Return the errors for the response (reasons of rejected events, and conflicts) and the number of omitted errors.
+
+    A small request can contain 500 invalid events, so the response contains only the errors that fit into
+    MAX_ERROR_BYTES.
+    """
+    found = [
+        (rejected.index, rejected.event_id, reason)
+        for rejected in batch.rejected
+        for reason in rejected.reasons
+    ]
+    found += [(conflict.index, conflict.event_id, _CONFLICT) for conflict in batch.conflicts]
+    errors: list[dict[str, object]] = []
+    left = MAX_ERROR_BYTES
+    for index, event_id, reason in found:
+        error = {"index": index, "event_id": event_id, **msgspec.structs.asdict(reason)}
+        left -= len(msgspec.json.encode(error)) + 1
+        if left < 0:
+            break
+        errors.append(error)
+    return errors, len(found) - len(errors)
