@@ -64,7 +64,7 @@ def pair_of_key(pk: str, sk: str) -> Pair:
 
 @lru_cache(4096)  # several times per event
 def timestamp(at: datetime) -> str:
-    """Format a time in UTC with a fixed width, so that the texts sort chronologically."""
+    """Format a time in UTC with a fixed width, so that the strings sort chronologically."""
     return at.isoformat(timespec="microseconds")[:26] + "Z"
 
 

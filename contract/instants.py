@@ -49,7 +49,7 @@ def instant(text: str) -> datetime:
 
 
 def rejected_form(text: str) -> str:
-    """Return a description of a text's unsupported time format, or "" if the format is unknown."""
+    """Return a description of a string's unsupported time format, or "" if the format is unknown."""
     return next((name for form, name in _REJECTED_FORMS if form.fullmatch(text)), "")
 
 

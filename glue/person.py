@@ -2,9 +2,9 @@
 
 An event belongs to the users that it names at its top level or in `user` (`userId`, `user_id`, `user._id`, …).
 An event that names no user there belongs to the users named elsewhere in it, mainly in its metadata, and to the
-person whose device sent it. Another user's event that mentions the person is kept. Ids are equal if their texts
-are equal after Unicode normalization (NFC); a whole number is equal to the text of its digits. Case matters, as
-everywhere in the contract.
+person whose device sent it. An event of another user that only mentions the person is kept by `forget`. Ids are
+equal if their strings are equal after Unicode normalization (NFC); a whole number is equal to the string of its digits.
+Case matters, as everywhere in the contract.
 """
 
 import base64
@@ -33,7 +33,7 @@ class Names(NamedTuple):
     """The ids that an event names.
 
     `accounts` holds values of `user._id`, `copies` holds user ids outside the contract's fields, and `texts`
-    holds texts in metadata.
+    holds strings in metadata.
     """
 
     users: frozenset[str] = frozenset()

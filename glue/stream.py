@@ -135,8 +135,8 @@ def _read(store: Store, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Record
 def occupancy(events: DataFrame, stream: Stream) -> DataFrame:
     """Return the windows in which a device was inside a fence, and the overdue visits.
 
-    In a row whose `what` is `inside`, `us` is the start of the window; in a row whose `what` is `overdue`, it
-    is the entry time of the visit.
+    The column `what` is `inside` or `overdue`, and `us` (microseconds) is the start of the window or the entry time
+    of the visit, respectively.
     """
     return (
         events.withWatermark("at", f"{stream.lateness_seconds} seconds")

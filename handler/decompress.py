@@ -2,7 +2,7 @@
 
 import zlib
 
-from contract.lines import BYTE_ORDER_MARK
+from contract.ndjson import BYTE_ORDER_MARK
 from handler.http import Refused, Request, Unreadable
 from handler.request_limits import FREE_INFLATED_BYTES, MAX_GZIP_MEMBERS, MAX_INFLATED_BYTES, MAX_INFLATION
 

@@ -14,7 +14,7 @@ import msgspec
 from contract.event_limits import MAX_EVENT_BYTES
 from contract.event_rules import is_id
 from contract.events import InvalidEvent
-from contract.lines import BYTE_ORDER_MARK, lines_in
+from contract.ndjson import BYTE_ORDER_MARK, lines_in
 from contract.strict_json import compact, parse_json
 from handler.content_type import Form
 from handler.http import Refused, Unreadable

@@ -337,7 +337,7 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a text may be the key of an archived object, regardless of who chose the key."""
+    """Return whether a string may be the key of an archived object, regardless of who chose the key."""
     return "/" in text and prefix_of(text) is not None
 
 

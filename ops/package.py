@@ -155,7 +155,7 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
             continue
         if not may_build:
             raise SystemExit(
-                f"{zips[name]} is missing or was not built from these sources: use the zip that was tested"
+                f"{zips[name]} does not exist or was built from other sources, and --no-build forbids a build"
             )
         dependencies = _dependencies(build, target, recipe)
         staged = target / f"staged-{name}-{os.getpid()}"

@@ -292,7 +292,7 @@ def purge_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """After confirmation, delete the objects whose records are all selected.
+    """After confirmation, delete the objects in which every record matches the filters.
 
     Exit code 1: an object was not deleted, because it also contains other records or could not be read.
     """

@@ -122,7 +122,7 @@ def send_command(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
-            help="Set a field to a JSON value, a text, or (with @sha256) an id derived from the event's text.",
+            help="Set a field to a JSON value, a string, or (with @sha256) an id derived from the event's text.",
         ),
     ] = None,
     rename: Annotated[
@@ -205,7 +205,7 @@ def purge(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """After confirmation, delete the objects whose events are all selected. Their rows in RAW are kept.
+    """After confirmation, delete the objects in which every event matches the filters. Their rows in RAW are kept.
 
     Events that were repaired and accepted count as selected. Exit code 1: an object was not deleted, because
     it also contains other events or is damaged.

@@ -159,7 +159,7 @@ def check_range(start: datetime, end: datetime) -> None:
 
 
 def shell_word(text: str) -> str:
-    r"""Quote a text from an event for bash and zsh. Unprintable characters become `\U........` in `$'…'`."""
+    r"""Quote a string from an event for bash and zsh. Unprintable characters become `\U........` in `$'…'`."""
     if text.isprintable():
         return shlex.quote(text)
     escaped = text.replace("\\", r"\\").replace("'", r"\'")

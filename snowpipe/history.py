@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contract.events import InvalidEvent
-from contract.lines import BYTE_ORDER_MARK
+from contract.ndjson import BYTE_ORDER_MARK
 from contract.strict_json import parse_json
 from snowpipe.archive import Archive
 from snowpipe.pipes import HISTORY_REACH, Pipe

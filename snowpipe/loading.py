@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 
-from contract.lines import lines_in
+from contract.ndjson import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
 from snowpipe.pipes import MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status

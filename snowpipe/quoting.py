@@ -1,4 +1,4 @@
-"""Quote texts as SQL literals. The code must be valid in Python 3.11, which Glue runs."""
+"""Quote strings as SQL literals. The code must be valid in Python 3.11, which Glue runs."""
 
 
 def quoted(text: str) -> str:

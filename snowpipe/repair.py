@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from contract.events import InvalidEvent
-from contract.lines import lines_in
+from contract.ndjson import lines_in
 from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from contract.strict_json import compact, parse_json
 from snowpipe.refusal import Refusal

@@ -5,7 +5,7 @@ interruption leaves no object half loaded. An object with a line that is not str
 whole, as Snowpipe does with ON_ERROR = SKIP_FILE.
 
 The columns that the queries in snowpipe/sql need are filled by the contract's parser, because SQLite's own
-functions read "1,5" as the number 1 and truncate a text at its first NUL.
+functions read "1,5" as the number 1 and truncate a string at its first NUL.
 """
 
 import re
@@ -20,7 +20,7 @@ from typing import Protocol
 from contract.event_rules import check
 from contract.events import InvalidEvent
 from contract.instants import fault_at_receipt
-from contract.lines import lines_in
+from contract.ndjson import lines_in
 from contract.objects import hour_of
 from contract.strict_json import parse_json
 from snowpipe.archive import Archive, Object

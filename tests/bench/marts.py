@@ -108,7 +108,7 @@ def scanned(file: Path) -> Counter[tuple[str, str, tuple[str, ...]]]:
 
 
 def widths(session: Snowflake, table: str) -> dict[str, float]:
-    """Return the mean uncompressed bytes of each column's values; texts are measured in a sample of 10,000 rows."""
+    """Return the mean uncompressed bytes of each column's values; strings are measured in a sample of 10,000 rows."""
     _, schema, name = table.upper().split(".")
     kinds = {
         row["column_name"]: row["data_type"]

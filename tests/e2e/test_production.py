@@ -140,7 +140,7 @@ def test_forget_deletes_all_data_of_one_person_and_no_data_of_others(pipeline: P
 
 
 def tables_with(pipeline: Pipeline, *texts: str) -> set[str]:
-    """Return the names of the database's tables in which any of these texts occurs."""
+    """Return the names of the database's tables in which any of these strings occurs."""
     tables = pipeline.rows(
         "SELECT table_schema AS s, table_name AS t FROM {db}.INFORMATION_SCHEMA.TABLES WHERE table_type = 'BASE TABLE'"
     )

@@ -616,7 +616,7 @@ PINGS = [
 
 
 def hostile_events(seed: int) -> list[bytes]:
-    """Return events that the handler accepts, with texts and numbers that database engines are known to read
+    """Return events that the handler accepts, with strings and numbers that database engines are known to read
     differently.
     """
     rng = random.Random(seed)

@@ -1,4 +1,4 @@
-"""Search the console's memory for a text that the user typed, and list places and visits."""
+"""Search the console's memory for a string that the user typed, and list places and visits."""
 
 import csv
 import io

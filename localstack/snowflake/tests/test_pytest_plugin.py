@@ -1,4 +1,4 @@
-"""Test the fixtures that pytest finds once the package is installed, as the README uses them."""
+"""Run the README's examples with the pytest fixtures of the installed package."""
 
 import os
 import re

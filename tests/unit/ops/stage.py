@@ -191,7 +191,7 @@ def _texts(key: str, body: bytes) -> Iterator[bytes]:
 
 
 def _hidden(value: object) -> Iterator[bytes]:
-    """Yield the texts inside a line that are encoded in base64 or in JSON."""
+    """Yield the strings inside a line that are encoded in base64 or in JSON."""
     import base64
 
     if isinstance(value, dict):

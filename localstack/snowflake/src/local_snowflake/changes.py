@@ -119,7 +119,7 @@ def _contains(texts: list[str], *wanted: str) -> bool:
 
 
 def take_object_name(words: Words) -> tuple[str, ...]:
-    """Parse a name, or IDENTIFIER('name') ("Literals and variables as identifiers")."""
+    """Parse a name, or IDENTIFIER('name') (Snowflake: "Literals and variables as identifiers")."""
     if not words.sees("IDENTIFIER", "("):
         return words.take_name()
     words.take("IDENTIFIER", "(")

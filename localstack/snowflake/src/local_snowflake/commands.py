@@ -127,7 +127,7 @@ class Commands:
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
         """Return the SHOW SEQUENCES statement that answers DESC SEQUENCE: both return the same columns
-        ("DESCRIBE SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
+        (Snowflake: "DESCRIBE SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
         """
         take_describe(words, "SEQUENCE")
         name = scope.resolve(words.take_name())

@@ -176,7 +176,7 @@ def copy_of(sql: str, scope: Scope) -> Copy:
 
 def select_of(sql: str) -> tuple[exp.Select, str, Options]:
     """Parse the SELECT of a COPY statement that transforms data. It may read only one stage and have no other
-    clause, aggregate, window function or subquery ("COPY INTO <table>").
+    clause, aggregate, window function or subquery (Snowflake: "COPY INTO <table>").
     """
     select = parsed(sql)
     if not isinstance(select, exp.Select):

@@ -2,7 +2,7 @@
 
 A local queue nearly always delivers each message immediately, once and in order. Code that relies on that
 would fail in production, so messages are delayed, repeated and shuffled at random; a seed makes this
-reproducible. A latency can be set, because Snowpipe typically takes a minute ("Introduction to Snowpipe").
+reproducible. A latency can be set, because Snowpipe typically takes a minute (Snowflake: "Introduction to Snowpipe").
 """
 
 import random

@@ -64,9 +64,10 @@ TIMES = {"TIMESTAMP": "TIMESTAMP_NTZ", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ
 
 
 def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], Mapping[str, str]]) -> None:
-    """Cast each text with a UTC offset in INSERT … VALUES to the type of its column.
+    """Cast each string literal with a UTC offset in INSERT … VALUES to the type of its column.
 
-    DuckDB does not parse the offsets +0200 and -0; Snowflake does ("Date and time input and output formats").
+    DuckDB does not parse the offsets +0200 and -0; Snowflake does (Snowflake: "Date and time input and
+    output formats").
     """
     values = insert.expression
     rows = values.expressions if isinstance(values, exp.Values) else []
@@ -121,7 +122,9 @@ UNITS = {
 
 
 def plain_units(statement: exp.Expr) -> None:
-    """Replace each date part with its canonical name ("Date & time functions": supported date and time parts)."""
+    """Replace each date part with its canonical name (Snowflake: "Date & time functions": supported date
+    and time parts).
+    """
     for node in statement.find_all(exp.DateAdd, exp.DateDiff, exp.TimestampTrunc):
         unit = node.args.get("unit")
         if isinstance(unit, exp.Var) and unit.name.upper() in UNITS:

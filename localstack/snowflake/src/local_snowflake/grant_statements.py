@@ -201,7 +201,7 @@ class Granting:
                 self.access.catalog.set_pipe(pipe.name, "transferred", True)
 
     def _check_is_paused(self, target: Target) -> None:
-        """Raise an error if the target is a pipe that is not paused ("GRANT OWNERSHIP", usage notes)."""
+        """Raise an error if the target is a pipe that is not paused (Snowflake: "GRANT OWNERSHIP", usage notes)."""
         pipe = self.access.catalog.pipe_named(target.name) if target.kind == "PIPE" else None
         if pipe and pipe.paused_on is None:
             raise SnowflakeError(

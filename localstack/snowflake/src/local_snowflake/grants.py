@@ -65,7 +65,7 @@ class Grants:
 
     @cached_property
     def roles_granted_to(self) -> Mapping[tuple[str, str], frozenset[str]]:
-        """The roles granted directly to each grantee, keyed by ("ROLE" or "USER", name)."""
+        """The roles granted directly to each grantee, keyed by (Snowflake: "ROLE" or "USER", name)."""
         found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self.rows:
             if row.kind == "ROLE" and row.privilege == "USAGE":
@@ -150,7 +150,7 @@ class Grants:
 
     def _future(self, kind: str, name: str) -> tuple[Grant, ...]:
         """Return the future grants that apply to an object. The future grants of its database do not apply if
-        its schema has future grants on the same kind of object ("GRANT <privileges>").
+        its schema has future grants on the same kind of object (Snowflake: "GRANT <privileges>").
         """
         database, _, rest = name.partition(".")
         schema = f"{database}.{rest.rpartition('.')[0]}"

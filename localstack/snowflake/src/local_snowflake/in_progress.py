@@ -1,7 +1,8 @@
 """Statements that take longer than one HTTP request.
 
 Snowflake answers within 45 seconds, if necessary with code 333333 and the URL at which the result will be
-available ("Submitting a request to execute SQL statements"). The connector stops waiting after 60 seconds and
+available (Snowflake: "Submitting a request to execute SQL statements"). The connector stops waiting after
+60 seconds and
 sends the statement again with the same request id. That request must join the running statement, because
 otherwise an INSERT would insert its rows twice.
 """

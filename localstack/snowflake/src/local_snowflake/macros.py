@@ -115,7 +115,7 @@ def number_families() -> str:
 
 
 def time_families() -> str:
-    # TIMESTAMP_NTZ ignores the offset of a text and keeps its local time ("Date and time input and output").
+    # TIMESTAMP_NTZ ignores the offset of a string and keeps its local time ("Date and time input and output").
     face = rf"regexp_replace(trim(x), '(:\d{{2}}(\.\d+)?){OFFSET}$', '\1')"
     epoch = (
         "make_timestamp(CASE WHEN abs(try_cast(x AS HUGEINT)) < 31536000000 THEN try_cast(x AS BIGINT) * 1000000 "
@@ -317,7 +317,7 @@ CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NUL
 
 
 def json_macros() -> str:
-    """Return SQL that defines PARSE_JSON for texts that are known only at run time; the keys of each object
+    """Return SQL that defines PARSE_JSON for strings that are known only at run time; the keys of each object
     are sorted.
 
     `json_tree` returns one row per value. The path of a value is the list of the keys and indexes that lead

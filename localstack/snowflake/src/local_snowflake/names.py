@@ -1,4 +1,4 @@
-"""Check names case-sensitively, as Snowflake does ("Identifier requirements"); DuckDB ignores case."""
+"""Check names case-sensitively, as Snowflake does (Snowflake: "Identifier requirements"); DuckDB ignores case."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -57,7 +57,8 @@ class Reading:
             self._expand(name, roles)
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
-        """Check the privileges of the view's owner on the tables that the view reads ("Overview of Views").
+        """Check the privileges of the view's owner on the tables that the view reads (Snowflake: "Overview
+        of Views").
         For functions of the information schema, check the privileges of the roles in use instead.
         """
         owner = self.access.now.owner("VIEW", str(view))
@@ -106,7 +107,7 @@ class Reading:
 
 def histories_of(view: exp.Expr, database: str) -> Iterator[Need]:
     """Yield the tables whose COPY_HISTORY a view reads; any privilege on such a table is enough
-    ("COPY_HISTORY", usage notes).
+    (Snowflake: "COPY_HISTORY", usage notes).
     """
     for table in view.find_all(exp.Table):
         select = table.find_ancestor(exp.Select)

@@ -141,7 +141,9 @@ class Roles:
         return SUCCEEDED
 
     def drop_role(self, words: Words, scope: Scope) -> Result:
-        """Drop a role; the role that drops it becomes the owner of its objects ("DROP ROLE", usage notes)."""
+        """Drop a role; the role that drops it becomes the owner of its objects (Snowflake: "DROP ROLE",
+        usage notes).
+        """
         words.take("DROP", "ROLE")
         if_exists = words.takes("IF", "EXISTS")
         role = words.take_identifier()

@@ -387,7 +387,7 @@ class Ingest:
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
         """Return the waiting files that a pipe may load now; a paused pipe still loads files that were queued
-        before the pause ("Managing Snowpipe").
+        before the pause (Snowflake: "Managing Snowpipe").
         """
         self.catalog.has_histories(pipe.name.database)
         rows = self.catalog.rows(

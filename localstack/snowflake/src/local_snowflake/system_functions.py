@@ -78,7 +78,7 @@ class Functions:
 
     def _force_resume(self, pipe: Pipe, overrides: Sequence[str]) -> None:
         """Resume a pipe by force. Without a second argument, only the check for a changed owner is overridden
-        ("SYSTEM$PIPE_FORCE_RESUME").
+        (Snowflake: "SYSTEM$PIPE_FORCE_RESUME").
         """
         given = {each.strip().upper() for text in overrides for each in text.split(",")}
         given = given or {"OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}

@@ -85,7 +85,9 @@ def is_plain(column: exp.Expr) -> bool:
 
 
 def ordered_sequence(create: exp.Create) -> None:
-    """Remove ORDER and NOORDER: one process generates the values in order, which satisfies both ("CREATE SEQUENCE")."""
+    """Remove ORDER and NOORDER: one process generates the values in order, which satisfies both
+    (Snowflake: "CREATE SEQUENCE").
+    """
     for properties in create.find_all(exp.SequenceProperties):
         kept = [each for each in properties.args.get("options") or () if each.name.upper() not in ORDERS]
         properties.set("options", kept)

@@ -1,4 +1,4 @@
-"""A session's transaction, handled here where Snowflake's rules differ from DuckDB's ("Transactions")."""
+"""A session's transaction, handled here where Snowflake's rules differ from DuckDB's (Snowflake: "Transactions")."""
 
 from contextlib import suppress
 

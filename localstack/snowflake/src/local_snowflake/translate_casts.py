@@ -58,7 +58,7 @@ def cast(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
-    """Refuse TRY_CAST of a value that is not text, which is an error in Snowflake too ("TRY_CAST")."""
+    """Refuse TRY_CAST of a value that is not text, which is an error in Snowflake too (Snowflake: "TRY_CAST")."""
     given = translation.types.of(node.this) if translation.types else None
     is_variant = translation.kind(node.this) == VARIANT
     if is_variant or (given and given.isdisjoint({TEXTS, TEXT_LITERAL})):
@@ -166,7 +166,7 @@ def is_whole_number(node: exp.Expr) -> bool:
 
 def convert_timezone(node: exp.Expr, _: Translation) -> None:
     """Interpret a TIMESTAMP_NTZ in the session's time zone, UTC, if the call names no source time zone
-    ("CONVERT_TIMEZONE").
+    (Snowflake: "CONVERT_TIMEZONE").
     """
     value = node.args["timestamp"]
     if not node.args.get("source_tz") and not is_aggregated(value):

@@ -53,7 +53,8 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translation) -> None:
-    """Rewrite a comparison of text with a number so that it compares numbers ("Data type conversion"). DuckDB
+    """Rewrite a comparison of text with a number so that it compares numbers (Snowflake: "Data type
+    conversion"). DuckDB
     would cast the text '1.4' to the number's type, and thus round it.
     """
     value, beside = node.args[key], other.unnest()

@@ -54,7 +54,7 @@ PERL = re.compile(r"(?<!\\)(?:[*+?}]\?|\(\?)")
 
 def refuse_perl_pattern(node: exp.Expr) -> None:
     """Refuse regular expressions with features that DuckDB supports but Snowflake does not, such as
-    non-greedy quantifiers ("String functions (regular expressions)").
+    non-greedy quantifiers (Snowflake: "String functions (regular expressions)").
     """
     pattern = node.args.get("expression")
     if (
@@ -96,7 +96,9 @@ ELEMENT = re.compile(
 
 
 def strftime_of(form: exp.Expr) -> str:
-    """Translate Snowflake's date and time format into DuckDB's ("Date and time input and output formats")."""
+    """Translate Snowflake's date and time format into DuckDB's (Snowflake: "Date and time input and output
+    formats").
+    """
     parts = list(form.flatten()) if isinstance(form, exp.DPipe) else [form]
     if not all(part.is_string for part in parts):
         raise unsupported("a date or time format that is not a literal")
@@ -113,7 +115,7 @@ def strftime_of(form: exp.Expr) -> str:
 
 
 def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite LISTAGG so that it returns an empty string if there are no rows ("LISTAGG")."""
+    """Rewrite LISTAGG so that it returns an empty string if there are no rows (Snowflake: "LISTAGG")."""
     inner = node.this
     order = inner if isinstance(inner, exp.Order) else None
     value = order.this if order else inner

@@ -81,7 +81,9 @@ def average(node: exp.Expr, translation: Translation) -> exp.Expr:
 
 
 def median(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Rewrite MEDIAN of numbers so that the result has three more decimal digits than the argument ("MEDIAN")."""
+    """Rewrite MEDIAN of numbers so that the result has three more decimal digits than the argument
+    (Snowflake: "MEDIAN").
+    """
     node.set("this", with_three_digits(node.this))
     return node
 
@@ -122,10 +124,11 @@ def unified(node: exp.Expr, translation: Translation) -> None:
 
 
 def array_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite ARRAY_AGG so that it skips NULLs and returns an empty array if there are no rows ("ARRAY_AGG").
+    """Rewrite ARRAY_AGG so that it skips NULLs and returns an empty array if there are no rows (Snowflake:
+    "ARRAY_AGG").
 
     Also rewrite PERCENTILE_CONT of numbers so that the result has three more decimal digits than the argument
-    ("PERCENTILE_CONT").
+    (Snowflake: "PERCENTILE_CONT").
     """
     if isinstance(node.this, exp.PercentileCont) and isinstance(node, exp.WithinGroup):
         for each in node.expression.expressions:
@@ -176,7 +179,7 @@ def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def object_agg(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite OBJECT_AGG so that it skips NULLs and sorts the keys ("OBJECT_AGG")."""
+    """Rewrite OBJECT_AGG so that it skips NULLs and sorts the keys (Snowflake: "OBJECT_AGG")."""
     if isinstance(node.parent, exp.Window):
         raise unsupported("OBJECT_AGG as a window function")
     key, value = node.this, as_variant(node.expression, translation)

@@ -1,6 +1,6 @@
 """Test reading newline-delimited text from phones, laptops and editors."""
 
-from contract.lines import lines_in
+from contract.ndjson import lines_in
 
 
 def test_empty_lines_are_skipped_but_included_in_the_numbering() -> None:
