@@ -14,6 +14,8 @@ _KIND = f"({'|'.join(sorted(ALL_KINDS))})"
 
 
 class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
+    default_if_empty = ("MERGE_GAP_SECONDS", "MIN_CONFIDENCE")
+
     visits_table: Annotated[str, msgspec.Meta(min_length=3)]
     event_bus_name: Name
     stream_name: str = ""  # if given, records of other streams are quarantined

@@ -24,6 +24,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)
+    default_if_empty: ClassVar[tuple[str, ...]] = ()  # never a setting on which security depends
 
     archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
     stage: str = "local"
@@ -34,8 +35,10 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings from environment variables; an empty one counts as not set. Raises SettingsError."""
-        values: dict[str, object] = {name: value for name, value in environment.items() if value}
+        """Read the settings from environment variables. Raises SettingsError."""
+        values: dict[str, object] = {
+            name: value for name, value in environment.items() if value or name not in cls.default_if_empty
+        }
         for name in cls.json_variables:
             try:
                 if decoded := msgspec.json.decode(environment.get(name) or "null"):

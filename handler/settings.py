@@ -12,6 +12,8 @@ _ALGORITHM = "((RS|PS|ES)(256|384|512)|EdDSA)"
 
 
 class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
+    default_if_empty = ("MAX_CLOCK_AHEAD_SECONDS",)
+
     stream_name: Name
     redrive_queue_url: Name
     signature_scheme: Literal["off", "milkrun", "radar"] = "off"

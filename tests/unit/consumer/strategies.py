@@ -54,7 +54,7 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Draw an event from few ids and times.
+    """Draw an event from a small set of ids and times.
 
     Ids therefore repeat, sometimes with different content, and devices often enter and leave at the same second or
     in quick succession.

@@ -13,8 +13,9 @@ from consumer import main
 from consumer.consume import Outcome, Ports, TimeNearlyUp, consume
 from consumer.records import records_of
 from consumer.store import Added, Store
-from consumer.visits import Pair, Rule, visits_of
+from consumer.visits import DEFAULT_RULE, Pair, Rule, visits_of
 from contract.events import Fence
+from contract.settings import SettingsError
 
 from .fakes import FakeBus, FakeSetAside, FakeTable, Inline
 from .strategies import as_json, batch_of, event, events
@@ -240,3 +241,11 @@ def test_function_starts_no_work_that_may_outlast_its_timeout(monkeypatch, milli
     monkeypatch.setattr(main, "app_of", lambda: app)
     answer = main.consume(batch_of([as_json(ENTER)]), Context())
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == first_again
+
+
+def test_empty_visit_rule_settings_mean_the_default_rule():
+    environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
+    rule = main.Settings.of(environment | {"MERGE_GAP_SECONDS": "", "MIN_CONFIDENCE": ""}).rule
+    assert rule == DEFAULT_RULE
+    with pytest.raises(SettingsError, match="NOTIFICATIONS"):
+        main.Settings.of(environment | {"NOTIFICATIONS": ""})

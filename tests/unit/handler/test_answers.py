@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from contract.settings import SettingsError
 from handler import main
 from handler.log_lines import DeviceCounts
 from handler.settings import Settings
@@ -225,6 +226,20 @@ def test_stage_may_allow_device_clocks_up_to_a_day_ahead(phone: Phone) -> None:
             {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
             | {"MAX_CLOCK_AHEAD_SECONDS": "86401"}
         )
+
+
+def test_empty_clock_limit_means_the_default_of_one_hour(phone: Phone) -> None:
+    ahead = [ENTER | {"createdAt": (RECEIVED_AT + timedelta(minutes=n)).isoformat()} for n in (59, 61)]
+    phone.settings = {"MAX_CLOCK_AHEAD_SECONDS": ""}
+    assert phone.post(ahead).codes == ["created_at_in_future"]
+
+
+@pytest.mark.parametrize("name", ["IDENTITY", "SIGNATURE_SCHEME", "STREAM_NAME", "JWT_ALGORITHMS"])
+def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -> None:
+    """An empty value must not turn authentication off."""
+    variables = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
+    with pytest.raises(SettingsError, match=name):
+        Settings.of(variables | {name: ""})
 
 
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
