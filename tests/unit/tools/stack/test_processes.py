@@ -59,13 +59,11 @@ def test_zombie_process_counts_as_ended(processes):
 
 def test_process_can_clean_up_within_its_grace_period_before_it_is_killed(processes, tmp_path):
     code = f"""
-import pathlib, signal, sys
-def tidy(*_):
-    pathlib.Path("{tmp_path}/tidy").touch()
-    sys.exit()
-signal.signal(signal.SIGTERM, tidy)
+import pathlib, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("ready")
-signal.pause()
+signal.sigwait([signal.SIGTERM])
+pathlib.Path("{tmp_path}/tidy").touch()
 """
     process = start(processes, code, grace_s=10)
     printed(processes, "ready")
