@@ -24,7 +24,7 @@ from contract.events import GeofenceEvent
 from local_snowflake.testing import eventually
 from ops.daily_report import report
 from ops.presence import Presence, presence
-from ops.status import staging
+from ops.status_checks import staging
 from snowpipe.settings import Settings
 from snowpipe.warehouse import Snowflake, connect
 from tests.bench.dbt import make_tables, warehouse

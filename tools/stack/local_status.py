@@ -7,7 +7,7 @@ import typer
 
 from ops import status_report, terminal
 from ops.outputs import NoStackError, Outputs
-from ops.status import findings_of
+from ops.status_checks import findings_of
 from ops.status_report import Finding, Source
 from tools.stack.processes import Processes
 from tools.stack.settings import Settings

@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ops import status, status_report
+from ops import status_checks, status_report
 from ops.outputs import Outputs
 from ops.status_report import Finding, Source, ask, verdict
 
@@ -130,9 +130,10 @@ def test_status_warns_if_more_than_a_twentieth_of_the_events_is_rejected(
             codes = {"created_at_in_future": rejected} if rejected else {}
             yield NOW, {"received": 500, "rejected": rejected, "rejected_by_code": codes, "status": 202}
 
-    monkeypatch.setattr(status, "log_lines", log_lines)
+    monkeypatch.setattr(status_checks, "log_lines", log_lines)
     outputs = Mock(spec=Outputs)
-    [logs] = [each for each in status.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch Logs"]
+    sources = status_checks.sources_of(outputs, "dev", NOW)
+    [logs] = [each for each in sources if each.name == "CloudWatch Logs"]
     [found] = [each for each in logs.look() if each.part == "rejects"]
     assert (found.level, found.cause) == (level, cause)
 
@@ -154,7 +155,8 @@ def test_every_section_that_a_status_finding_names_is_in_the_runbook() -> None:
         for line in (root / "docs/runbook.md").read_text().splitlines()
         if line.startswith("## ")
     }
-    source_text = (root / "ops/status.py").read_text() + (root / "tools/stack/local_status.py").read_text()
+    sources = ("ops/status_checks.py", "tools/stack/local_status.py")
+    source_text = "".join((root / source).read_text() for source in sources)
     called = r'\b(?:_problem_if\(\s*[^",]+,\s*|problem\(\s*)(?:"[^"]*"|part),\s*"([^"]+)"'
     assert set(re.findall(called, source_text)) <= headings
     named = {name for name in headings if f'"{name}"' in source_text}
