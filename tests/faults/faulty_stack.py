@@ -20,7 +20,7 @@ from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Proxy
-from tests.faults.table import crossings_of, read_indexes
+from tests.faults.read_visits import crossings_of, read_indexes
 from tests.local_client import local_client
 from tools.stack import localstack, snowflake
 from tools.stack.processes import Process, descendants, description

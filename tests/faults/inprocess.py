@@ -33,7 +33,7 @@ from ops import read_stores
 from tests.faults.checker import Facts, Row
 from tests.faults.phones import Exchange, Phones, Try
 from tests.faults.proxy import Proxy
-from tests.faults.table import read_indexes
+from tests.faults.read_visits import read_indexes
 
 BATCH_SIZE = 20
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
