@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ops.outputs import Outputs
-from tests.load import functions, plots, stack
-from tests.load.tables import markdown, put
+from tests.load import functions, plots, stack, stack_tables
+from tests.load.markdown_tables import markdown, put
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
 
@@ -53,9 +53,9 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
     drained = f"not all empty {after}" if load.drained_s is None else f"empty {load.drained_s:.0f} s {after}"
     equal = "equal" if load.reconciled else "**not equal**"
     tables = {
-        "latency": markdown(stack.latencies(load)),
-        "memory": markdown(stack.memories(load)),
-        "queues": markdown(stack.queues(load))
+        "latency": markdown(stack_tables.latencies(load)),
+        "memory": markdown(stack_tables.memories(load)),
+        "queues": markdown(stack_tables.queues(load))
         + f"\n\nThe queues were {drained}. The numbers of accepted, archived, loaded and consumed events were {equal}.",
     }
     return load.problems, tables

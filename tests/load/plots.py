@@ -8,7 +8,9 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from tests.load.stack import Load, of, window
+from tests.load.load_profile import window
+from tests.load.stack_limits import Load
+from tests.load.stack_tables import of
 
 plt.switch_backend("svg")
 plt.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}

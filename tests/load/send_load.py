@@ -1,50 +1,21 @@
-"""Compute when each request is due: at a steady rate, in bursts, or on a ramp. Requests do not wait for
-earlier requests.
+"""Send each request when it is due. Requests do not wait for earlier requests.
 
 A sender that waits for responses slows down with the server, so its percentiles omit the requests that would
 have waited. Therefore a request's latency is measured from the time at which it is due.
 """
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from tests.load.due_times import due_times
+from tests.load.load_profile import Phase
 from tools.fleet.client import Client, count_in
 from tools.fleet.rounds import Post
 
 SENDERS = 32  # concurrent requests; further requests wait, and the wait counts as latency
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A phase of the load. `first` and `last` are the rates at its start and end, in requests per second. In
-    a burst phase, `at_once` requests are sent together every `every` seconds.
-    """
-
-    name: str
-    seconds: float
-    first: float = 0.0
-    last: float = 0.0
-    at_once: int = 0
-    every: float = 0.0
-
-    def dues(self) -> Iterator[float]:
-        """Yield the time at which each request is due, in seconds after the start of the phase."""
-        if self.at_once:
-            for pulse in range(int(self.seconds // self.every)):
-                yield from [pulse * self.every] * self.at_once
-            return
-        # Request n is due when the integral of the rate reaches n.
-        growth = (self.last - self.first) / self.seconds
-        for n in range(int((self.first + self.last) / 2 * self.seconds)):
-            if abs(growth) < 1e-9:
-                yield n / self.first
-            else:
-                due = (math.sqrt(self.first**2 + 2 * growth * n) - self.first) / growth
-                yield min(max(0.0, due), self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +58,7 @@ def sent(phases: Sequence[Phase], posts: Iterator[Post], client: Client, began: 
     with ThreadPoolExecutor(SENDERS, thread_name_prefix="phone") as phones:
         start = 0.0
         for phase in phases:
-            for after in phase.dues():
+            for after in due_times(phase):
                 due = start + after
                 time.sleep(max(0.0, began + due - time.monotonic()))
                 phones.submit(deliver, phase.name, due, next(posts))
