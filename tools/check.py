@@ -25,7 +25,7 @@ from tools import pins
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
 # The stage and parameters of each variant: the stages as in stage_settings.yml, prod with all optional features, dev
-# with Snowflake's users as `snowpipe bootstrap` prints them, and both stages after their launch.
+# with Snowflake's users as `snowpipe bootstrap` prints them, and dev and prod with the parameters set at launch.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
     "prod-glue": (
         "prod",

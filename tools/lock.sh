@@ -9,7 +9,7 @@ compile() { # arguments: requirements…, then -o and the output file, whose pin
   .venv/bin/uv pip compile -q --universal --python-version "${version:-3.13}" --generate-hashes --no-header \
     --no-annotate "${upgrade[@]}" "$@"
 }
-pins() { # the pins of a file without hashes: "name==version ; marker"
+pins() { # print the pins in the given files, without their hashes: "name==version ; marker"
   sed -n 's/^\([[:alnum:]][^ \\]*==[^\\]*[^ \\]\) *\\\{0,1\}$/\1/p' "$@" | sort -u
 }
 
@@ -28,8 +28,8 @@ for group in "${groups[@]}"; do compile --group "$group" -c "$together" -o "requ
 
 # Separate environments.
 compile --group checkov -o requirements-checkov.txt
-# LocalStack with packages from before its release, because newer cbor2 and pyOpenSSL break it. The override removes a
-# bound of moto that is only for Python 3.14 and conflicts with LocalStack's own bound.
+# LocalStack with packages from before its release, because newer cbor2 and pyOpenSSL break it. The override removes
+# moto's bound on aws-sam-translator, which is only for Python 3.14 and conflicts with LocalStack's own bound.
 compile --exclude-newer 2026-03-01 --override <(echo "aws-sam-translator>=1.105.0") \
   localstack/requirements.in -o localstack/requirements.txt
 compile localstack/lambda_executor/lambda-requirements.in -o localstack/lambda_executor/lambda-requirements.txt

@@ -1,7 +1,7 @@
 """The command line of Milkrun: commands for the local stack, for operators and for the warehouse.
 
-A command's module is imported only when that command runs. `milkrun --help` and the completion of command
-names import none of the modules.
+A command's module is imported only when that command runs or its arguments are completed. `milkrun --help`
+and the completion of command names import none of the modules.
 """
 
 import importlib

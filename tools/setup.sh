@@ -1,9 +1,9 @@
 #!/usr/bin/env -S bash -p
 # Create the environments that a target needs: tools/setup.sh main test lambda localstack dbt outside spark airflow checkov node java
-# main is .venv with what `make demo` needs; test, check, fuzz, browser and bench add their dependency groups to it.
-# lambda, localstack, dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so they are
-# separate environments in .venvs/. node is node_modules. java is only checked for. Environments whose inputs have not
-# changed are skipped.
+# main is .venv with the packages that `make demo` needs; test, check, fuzz, browser and bench add their dependency groups
+# to it. lambda, localstack, dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so
+# they are separate environments in .venvs/. node is node_modules. java is only checked for, and chromium is installed
+# with apt only if the user is root. Environments whose inputs have not changed are skipped.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

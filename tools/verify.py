@@ -46,7 +46,7 @@ KEYS_A_QUERY = 1000
 # The maximum that a run sends and stores, counted on the local stack and rounded up.
 REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
 THROTTLE_REQUESTS = 3_000
-"""The requests of the one test that exceeds the usage plan. The test runs only on deployed stages."""
+"""The maximum number of requests of the one test that exceeds the usage plan; it runs only on deployed stages."""
 WAREHOUSE_MINUTES = 15
 """Minutes of an XSMALL warehouse (1 credit per hour) for queries, one dbt build and one full refresh."""
 
@@ -134,7 +134,7 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
     ops/prices.yml.
     """
     prices = Prices()
-    # Until the first 429, each request that exceeds the usage plan stores one event.
+    # The test of the usage plan sends requests until the first 429, and each of them stores one event.
     beyond = 0 if is_local else THROTTLE_REQUESTS
     requests, events, objects = REQUESTS + beyond, EVENTS + beyond, OBJECTS + beyond
     aws = (
@@ -148,8 +148,8 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
         return
     usd = credits * prices["snowflake.credit"]
     yield (
-        f"Cost at list prices: AWS ${aws:.2f}; Snowflake {credits:.2f} credits (${usd:.2f}), more if "
-        "the full refresh afterwards reads a large stage (--no-marts skips it)."
+        f"Cost at list prices: AWS ${aws:.2f}; Snowflake {credits:.2f} credits (${usd:.2f}). If this stage "
+        "has much data, the full refresh of the marts afterwards costs more (--no-marts skips it)."
     )
     yield (
         "The alarm `set-aside` fires once and notifies its subscribers. The redrive queue is paused for a "

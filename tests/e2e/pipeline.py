@@ -214,8 +214,8 @@ def crossing(device: str, kind: str, at: datetime, fence: Fence = FARM, **fields
 
 
 def round_trip(device: str, fences: Sequence[Fence], begins_at: datetime) -> Iterator[Event]:
-    """Yield the enter and exit events of one visit to each fence, in this order. Each visit lasts ten
-    minutes, and ten minutes pass before the next one.
+    """Yield the enter and exit events of one visit to each fence, in the order of `fences`. Each visit lasts
+    ten minutes, and ten minutes pass before the next one.
     """
     for n, fence in enumerate(fences):
         entered_at = begins_at + timedelta(minutes=20 * n)

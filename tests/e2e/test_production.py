@@ -50,7 +50,7 @@ def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     assert pipeline.ops("smoke", "--json")[0] == 0
 
 
-def test_check_key_command_prints_the_watcher_role_and_its_public_key(
+def test_check_key_command_prints_the_grant_of_the_watcher_role_and_the_public_key_in_kms(
     pipeline: Pipeline,
 ) -> None:
     said = pipeline.ops("check-key").output

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tools.console.app import Console
     from tools.console.request_guard import RequestGuard
 
-# A deployed warehouse is queried rarely, because each query may resume it.
 # The maximum age of the marts of a stage with an hourly DAG.
 MARTS_TIMEOUT_S = 2.5 * 3600
 REQUEST_SECONDS = 10.0

@@ -157,7 +157,7 @@ class Fleet:
         return self.places.get(fence_id)
 
     def devices(self) -> list[str]:
-        """Return the device ids of the trucks, the one whose position arrived last first."""
+        """Return the device ids of the trucks, sorted by the arrival of their latest positions, the latest first."""
         return list(reversed(self._trucks))
 
     def trail(self, device_id: str) -> list[tuple[int, float, float]] | None:

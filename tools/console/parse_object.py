@@ -149,7 +149,8 @@ def _good(
         return
     position = position_of(event)
     if device and position:
-        # Otherwise a position from a clock that is ahead would stay the latest until real time catches up.
+        # Limit the time to the time of receipt. Otherwise a position from a clock that is ahead would stay the
+        # truck's latest position until the actual time has reached it.
         found.positions.append(
             Position(
                 device,

@@ -22,7 +22,7 @@ from tools.console.poll_intervals import Pace
 from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
 
-# A slow source is read again after a multiple of its duration, so that a page causes little load.
+# After a slow read, a poller pauses for this multiple of the read's duration, so that a page causes little load.
 SPARING = 10
 LONGEST_PAUSE_S = 60.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
@@ -90,7 +90,7 @@ class Keys:
 
     def add(self, name: ObjectName) -> bool:
         """Add an object's key; return whether the key is new."""
-        # A 64-bit hash. With 300,000 keys a day, a collision is expected once in a hundred million days.
+        # A 64-bit hash. With 300,000 keys a day, less than one collision is expected in a hundred million days.
         known = hash(name.key)
         with self._lock:
             hour = self._hours.setdefault(name.hour, set())
@@ -180,7 +180,7 @@ class Poller(threading.Thread):
                 self._failures += 1
 
     def failed(self) -> None:
-        """Handle a failed read. A poller that must discard its progress overrides this method."""
+        """Do nothing; a poller overrides this method if something must happen after a failed read."""
 
     def wake(self) -> None:
         self.woken.set()

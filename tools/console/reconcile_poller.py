@@ -1,4 +1,6 @@
-"""Compare the stores repeatedly, as `milkrun reconcile` does, for the page."""
+"""Compare the stores with the code of `milkrun reconcile`, at intervals and on request, and show the result on
+the page.
+"""
 
 import threading
 import time
@@ -10,9 +12,7 @@ from tools.console.polling import Poller, Shared
 
 
 class ReconcilePoller(Poller):
-    """A poller that compares the stores over the last two hours, as `milkrun reconcile` does. Only one
-    comparison runs at a time.
-    """
+    """A poller that compares the events of the last two hours in all stores. Only one comparison runs at a time."""
 
     HOURS = 2
     SETTLE_S = 60

@@ -22,7 +22,7 @@ from tools.console.recent_events import RecentEvents
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """What the marts say about a place's visits: the number of closed visits, their median dwell time, and
+    """The figures of a place's visits in the marts: the number of closed visits, their median dwell time, and
     the times of the latest visit.
     """
 
@@ -34,7 +34,7 @@ class MartPlace:
 
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100
-# Expensive sources are read for this long after the last page was closed.
+# Expensive sources are still read for this long after the last page was closed.
 LINGER_S = 60.0
 
 
@@ -57,7 +57,7 @@ class ConsoleState:
         self.visits = KnownVisits(exclusive_tags)
         # From the stage's visit rule; set after the rule has been read.
         self.min_confidence = 0
-        # Fence → the marts' information about its visits.
+        # Fence id → the figures of the place's visits in the marts.
         self.mart_places: dict[str, MartPlace] = {}
         self.pipeline = Pipeline(self.sources.why_unknown, marts_max_wait_s, clock)
         self.viewers = 0

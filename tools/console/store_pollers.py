@@ -20,7 +20,7 @@ from tools.console.known_visits import FEW_VISITS
 from tools.console.polling import Poller, Session, Shared
 from tools.console.state import MartPlace
 
-# dbt builds the marts hourly.
+# The time between two reads of the marts' figures for each place; dbt builds the marts hourly.
 PLACES_EVERY_S = 300.0
 PLACES_REACH = timedelta(days=35)
 

@@ -1,9 +1,9 @@
 """Send events to the endpoint as a phone does, and report the result of each request.
 
 The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
-it; after 413, split the batch in two and send both halves, or drop a single event; after any other 4xx, keep
-the batch and send it again with increasing delays; after anything else or no response, send the identical bytes
-again.
+it; after 413, split the batch in two and send both halves, or drop the event if the batch has only one; after any
+other 4xx, keep the batch and send it again with increasing delays; after anything else or no response, send the
+identical bytes again.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from tools.stack.identity import NO_DEVICE, Tokens
 type Fate = Literal["delivered", "dropped", "kept"]
 type Json = dict[str, object]
 
-# API Gateway itself answers after 29 seconds.
+# API Gateway responds with 504 if the function has not answered after 29 seconds, so wait a little longer than that.
 _TIMEOUT = urllib3.Timeout(connect=3, read=32)
 
 

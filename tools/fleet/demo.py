@@ -350,7 +350,7 @@ def stack_memory_mib(environment: Mapping[str, str]) -> object:
 def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
     """Send the events of moving trucks until Ctrl-C, then print the totals."""
     if outputs.console_url:
-        terminal.note(f"Watch them on the map: {outputs.console_url}/map  Ctrl-C ends the drive.")
+        terminal.note(f"Watch the trucks on the map: {outputs.console_url}/map  Press Ctrl-C to stop.")
     began = time.monotonic()
     client = Client.of(outputs, timeout_s=REQUEST_TIMEOUT_S)
     with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as stopped:

@@ -18,7 +18,7 @@ from tools.fleet.rounds import SPEED_KMH, Place, Plan, Planned, Post, places
 from tools.fleet.send import Tally
 
 TICK_SECONDS = 3.0
-# Movement is visible if trucks are twelve times as fast as real ones. The events' times are real.
+# Trucks are twelve times as fast as real ones, so that their movement is visible. The events have the actual time.
 LIVE_SPEED_KMH = 12 * SPEED_KMH
 STOP_SECONDS = 20.0
 

@@ -60,7 +60,8 @@ def deploy_functions(settings: Settings, processes: Processes, auth: identity.Au
         identity.publish_keys(settings, _client(settings, "s3"))
         parameters = identity.parameters(settings)
     with alone():
-        # osls would install these itself, but the stack's environment has no access to the package registry.
+        # `osls deploy` would build the zips itself, but needs the package registry for that, which the stack's
+        # environment cannot reach.
         package: list[str | Path] = [sys.executable, "-m", "ops.package", "local"]
         run("package", package, settings.installation_environment, processes)
         environment = settings.aws_environment | {

@@ -26,9 +26,9 @@ WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Settings:
     """A stack's folder, ports and environments.
 
-    The stack's programs inherit `environment`, which contains only those of the caller's variables that are
-    needed to find programs. Package installers get `installation_environment`, because they may need a proxy
-    or another package index.
+    The stack's programs inherit `environment`, which contains only the caller's basic variables, such as PATH
+    and HOME, and those in PASSED_ON. Package installers get `installation_environment`, because they may need
+    a proxy or another package index.
     """
 
     folder: Path

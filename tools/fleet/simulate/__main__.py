@@ -44,7 +44,10 @@ def command(
         typer.Option(
             "--size",
             metavar="SIZE",
-            help="Simulate only this size: 1k, 100k, 1M, `100k, patient` or `1M, patient`. Can be repeated.",
+            help=(
+                "Simulate only this size: 1k, 100k, 1M, or, without the circuit breaker, `100k, patient` or "
+                "`1M, patient`. Can be repeated."
+            ),
         ),
     ] = None,
     minutes: Annotated[float, typer.Option(min=1, max=1440, help="Duration of the outage in minutes.")] = 60,

@@ -1,7 +1,8 @@
 """The flow of events, modelled as queues and workers. SimPy provides the clock.
 
-Events move in parcels. A parcel is a whole number of events that were sent in the same tick. At any time,
-each event is counted exactly once: in a queue, or as delivered.
+Events move in parcels. A parcel is a whole number of events that were sent in the same tick. On the way to
+each destination (archive, visits, warehouse), an event is always counted exactly once: in a queue, as
+delivered, or as given up.
 """
 
 from collections import deque
