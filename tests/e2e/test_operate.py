@@ -621,7 +621,7 @@ def test_live_demo_moves_trucks_until_ctrl_c_and_then_prints_its_totals(pipeline
     running = started(pipeline, "-m", "tools.milkrun", "demo", "--live", "--trucks", "2", "--json")
 
     def positions() -> list[set[str]]:
-        """Return, for each truck, the distinct positions in RAW.EVENTS whose events were created since the demo began."""
+        """Return, for each truck, the distinct positions in RAW.EVENTS of the events created since the demo began."""
         sql = (
             "SELECT payload:user.deviceId::VARCHAR AS truck, payload:location AS at FROM {db}.RAW.EVENTS"
             " WHERE payload:live AND payload:createdAt::VARCHAR >= %s"

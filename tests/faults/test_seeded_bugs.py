@@ -1,4 +1,4 @@
-"""Plant bugs in the real code, and test that the checker detects each one: a checker that never fails proves nothing.
+"""Plant bugs in the real code, and test that the checker detects each of them.
 
 Without a bug, the checker must find no breach under the same load and the same faults.
 """

@@ -58,7 +58,7 @@ def earlier(stack: Stack, tmp_path: Path) -> Earlier:
     """Deploy the earlier version to the servers of an empty stack; return that version."""
     stack.up(only="localstack")
     stack._start([name for name in SERVERS if name != "localstack"])
-    # Packaging installs what is in the zips, so it needs access to the package registry.
+    # Packaging downloads the dependencies of the functions, so it needs access to the package registry.
     environment = {**stack.settings.installation_environment, **stack.settings.aws_environment}
     environment |= {"SLS_NOTIFICATIONS_MODE": "off", "FORCE_COLOR": "0"}
     version = Earlier.unpack(tmp_path / "earlier", environment)
