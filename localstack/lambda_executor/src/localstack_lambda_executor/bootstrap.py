@@ -2,7 +2,7 @@
 the standard library.
 
 A function must not outlive LocalStack, even if LocalStack is killed. Linux sends the parent-death signal
-(PR_SET_PDEATHSIG) when the *thread* that started the process ends, so `process` starts all function processes
+(PR_SET_PDEATHSIG) when the *thread* that started the process ends, so `process.py` starts all function processes
 from one thread that lives as long as LocalStack.
 """
 

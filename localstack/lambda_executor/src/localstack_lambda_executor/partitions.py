@@ -1,7 +1,7 @@
 """Make moto's DynamoDB queries read only the partition that they query.
 
-For every query, moto collects and sorts all items of the table. With 20,000 items, this takes 60 ms, and Milkrun's
-consumer sends several queries per device and fence.
+For every query, moto collects and sorts all items of the table. With 4,000 items, a query took 79 ms; reading only its
+partition, it takes 2 ms. Milkrun's consumer sends several queries per device and fence.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import override
 
 VERSION = "/2018-06-01"
-MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100  # Lambda's limit of 6 MB, and some bytes for the envelope
+MAX_RESPONSE_BYTES = 6 * 1024 * 1024 + 100  # Lambda's limit is 6 MB and 100 bytes
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A function's response. `size` is the number of bytes that the function sent. `body` is empty if this
-    size exceeds the limit.
+    """A function's response. `size` is the number of bytes that the function sent. `body` is empty if `size`
+    exceeds MAX_RESPONSE_BYTES.
     """
 
     body: bytes
@@ -53,7 +53,7 @@ class RuntimeApi:
         self.is_ready = False
         self.is_closed = False
         self.init_error: bytes | None = None
-        self.taken: str | None = None  # the request that the process is working on
+        self.taken: str | None = None  # the id of the request that the process is working on
         self._offered: Request | None = None
         self._answer: Answer | None = None
         self._server = _Server(("127.0.0.1", 0), _handler(self))

@@ -24,7 +24,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Host = Annotated[str, typer.Option(help="Address to listen on; the phone must be able to reach it.")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; for an app on a phone, one that the phone can reach.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")]
 
 
@@ -40,16 +42,20 @@ def run(
     timeout_s: Annotated[
         float,
         typer.Option(
-            "--timeout", "--patience", help="Seconds that the app has for what a scenario requires."
+            "--timeout", "--patience", help="Seconds that the app has to do what a scenario requires."
         ),
     ] = 90,
-    quiet: Annotated[float, typer.Option(help="Seconds after that in which the app must break no rule.")] = 5,
+    quiet: Annotated[
+        float,
+        typer.Option(help="Seconds at the end of a scenario in which the app must still break no rule."),
+    ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run the scenarios against an app, and report whether it follows the rule for clients.
 
     The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the
-    outbox. Exit codes: 0 if the app follows the rule, 1 if it does not, 2 if its hook cannot be reached.
+    outbox. Exit codes: 0 if the app follows the rule, 1 if it does not, 2 if its hook cannot be reached or
+    returns an error.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
         raise typer.BadParameter(

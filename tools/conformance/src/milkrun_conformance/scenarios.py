@@ -1,7 +1,8 @@
-"""The scenarios: how the server responds in each, and what it requires of the client (docs/openapi.yaml has
-the rule).
+"""The scenarios: how the server responds in each, and what the client must do. The rule for clients is in
+docs/openapi.yaml.
 
-Failures begin with a scenario's first request, and the checks examine what the client does with the events in it.
+The server's failures begin with the first request of a scenario. The checks examine what the client does with the
+events of this request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +42,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario. `reply` returns the server's response, `faults` the client's violations of the rule so far,
-    and `settled` whether the client has done everything that the scenario requires.
+    """A scenario. `plays` describes the server's responses, and `wants` what the client must do. `reply` returns
+    the server's response, `faults` the client's violations of the rule so far, and `settled` whether the client has
+    done everything that the scenario requires.
 
     `reply` is called with the earlier requests, and with the current request's event ids and `Authorization` header.
     """

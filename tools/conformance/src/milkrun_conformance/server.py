@@ -30,7 +30,9 @@ SHUTDOWN_SECONDS = 5
 
 
 class Report(TypedDict):
-    """A report on the app's behaviour in a scenario. `ok` is true if the app has broken no rule."""
+    """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario; `ok` is true
+    if the app has broken no rule.
+    """
 
     scenario: str
     plays: str
@@ -153,7 +155,7 @@ class _Protocol(H11Protocol):
 
 async def _close_connection(request: Request) -> None:
     request.state.transport.abort()
-    # The server answers 500 for an application that returns before it has noticed the end of the connection.
+    # If this function returned before the server had noticed the end of the connection, the server would answer 500.
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
