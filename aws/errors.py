@@ -23,15 +23,6 @@ class ServiceError(RetryableError):
         self.code = code
         self.status = status
 
-    @property
-    def is_transient(self) -> bool:
-        """Return whether to retry the request. (AWS SDKs and Tools Reference Guide: "Retry behavior".)
-
-        S3 returns 409 while another write to the same key is in progress. (Amazon S3 User Guide: "How to prevent object
-        overwrites with conditional writes".)
-        """
-        return self.status in TRANSIENT_STATUSES or self.code in TRANSIENT_CODES
-
 
 class PermanentError(Exception):
     """The service will never accept this call, because its content is invalid.
@@ -46,16 +37,3 @@ class PermanentError(Exception):
 
 class MissingObjectError(PermanentError):
     """The object does not exist, or the role has no permission to find out whether it exists."""
-
-
-TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
-TRANSIENT_CODES = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestTimeout",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-    }
-)

@@ -1,4 +1,7 @@
-"""Retry calls after transient errors, and resend the failed parts of batch calls."""
+"""Retry calls after transient errors, and resend the failed parts of batch calls.
+
+The functions' tries of PutRecords, their pauses and their time budget are in handler/publish.py.
+"""
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -8,13 +11,25 @@ from time import sleep
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
 TRIES = 3  # attempts per call
-# In functions: handler/publish.py decides how long to retry if Kinesis throttles, and a phone is waiting.
+# In functions. A call to Kinesis is made once, because handler/publish.py retries it, and a phone is waiting.
 FUNCTION_TRIES = {"kinesis": 1, "secretsmanager": 2, "sqs": 2, "ssm": 2}
 # The maximum pause after a call's first attempt; it doubles with every attempt.
 S3_BASE_SECONDS = 1.0
 JSON_BASE_SECONDS = 0.1
 # The maximum pauses before the rejected parts of a batch call are sent again.
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
+TRANSIENT_CODES = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestTimeout",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+    }
+)
 
 # With the default generator of `random`, environments restored from one snapshot would generate the same numbers.
 # (AWS Lambda Developer Guide: "Handling uniqueness with Lambda SnapStart".)
@@ -24,6 +39,15 @@ _RANDOM = random.SystemRandom()
 def jitter(max_seconds: float) -> float:
     """Return a random number of seconds from 0 to `max_seconds` (full jitter)."""
     return _RANDOM.uniform(0, max_seconds)
+
+
+def is_transient(error: ServiceError) -> bool:
+    """Return whether to retry the request. (AWS SDKs and Tools Reference Guide: "Retry behavior".)
+
+    S3 returns 409 while another write to the same key is in progress. (Amazon S3 User Guide: "How to prevent object
+    overwrites with conditional writes".)
+    """
+    return error.status in TRANSIENT_STATUSES or error.code in TRANSIENT_CODES
 
 
 def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
@@ -38,7 +62,7 @@ def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
         except NoResponseError:
             pass
         except ServiceError as error:
-            if not error.is_transient:
+            if not is_transient(error):
                 raise
         sleep(jitter(base_seconds * 2 ** (attempt - 1)))
     return call()
