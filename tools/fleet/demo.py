@@ -32,7 +32,7 @@ from tools.fleet.client import Client, send
 from tools.fleet.event_file import judged, posts_of_file, read_lines
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
-from tools.fleet.rounds import Plan, Post
+from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, Post
 from tools.fleet.row_latency import Watch
 from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
 from tools.stack import memory
@@ -71,8 +71,8 @@ def command(
         bool, typer.Option("--live", help="Only send traffic in real time, for the map, until Ctrl-C.")
     ] = False,
     seed: Seed = 1,
-    trucks: Trucks = 12,
-    farms: Farms = 40,
+    trucks: Trucks = DEFAULT_TRUCKS,
+    farms: Farms = DEFAULT_FARMS,
     auth: AuthOption = None,
     stage: terminal.Stage = "local",
     yes: terminal.Yes = False,

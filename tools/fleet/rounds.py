@@ -20,6 +20,8 @@ from contract.events import Fence, GeofenceEvent, Kind
 type Form = Literal["array", "envelope", "ndjson"]
 type Json = dict[str, object]
 
+DEFAULT_TRUCKS = 12
+DEFAULT_FARMS = 40
 _KM_PER_DEGREE = 111.2
 SPEED_KMH = 50
 _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
@@ -44,8 +46,8 @@ class Plan:
     run: str
     begins_at: datetime
     seed: int = 1
-    trucks: int = 12
-    farms: int = 40
+    trucks: int = DEFAULT_TRUCKS
+    farms: int = DEFAULT_FARMS
     rounds: int = 2
     duplicates: float = 0.04
     late: float = 0.12

@@ -17,7 +17,7 @@ from ops.percentile import percentile
 from tools.fleet import rounds
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
 from tools.fleet.event_file import posts_of_file
-from tools.fleet.rounds import Plan, Post
+from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, Post
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
@@ -113,8 +113,8 @@ def command(
         typer.Option(min=0, max=terminal.MAX_SECONDS, help="Number of seconds for which to send events."),
     ] = None,
     rate: Annotated[float, typer.Option(min=0.01, help="Maximum number of events per second.")] = math.inf,
-    trucks: Trucks = 12,
-    farms: Farms = 40,
+    trucks: Trucks = DEFAULT_TRUCKS,
+    farms: Farms = DEFAULT_FARMS,
     duplicates: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the events that are sent a second time.")
     ] = 0.04,
