@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-    from tools.console.app import Console
     from tools.console.request_guard import RequestGuard
+    from tools.console.routes import Console
 
 # The maximum age of the marts of a stage with an hourly DAG.
 MARTS_TIMEOUT_S = 2.5 * 3600
@@ -203,11 +203,11 @@ def made(
     tiles: str | None = None,
 ) -> tuple["Console", "RequestGuard"]:
     """Return the console of a stage, and the console's ASGI application behind the request guard."""
-    from tools.console.app import Console
     from tools.console.change_queue import ChangeQueue
     from tools.console.fleet import places_in
     from tools.console.poll_intervals import DEPLOYED, LOCAL
     from tools.console.polling import Clients
+    from tools.console.routes import Console
     from tools.console.state import ConsoleState
 
     is_local = stage == "local"
