@@ -24,7 +24,7 @@ import { feature, mesh } from "topojson-client";
 import type { GeometryCollection, Topology } from "topojson-specification";
 
 import type { Fence, Position } from "../contract";
-import { STATES, type TruckState } from "../trucks";
+import { STATES, type TruckState } from "../truck_state";
 import baseUrl from "./base.json?url";
 import type { Passed, Shown } from "./replay";
 

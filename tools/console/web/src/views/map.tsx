@@ -1,54 +1,22 @@
-/** The map, who is at which place, silent trucks, a truck's trail, and replays. */
+/** The map, and the cards beside it: a truck, a place, silent trucks and all trucks. */
 
-import { computed, signal, useComputed, useSignal, useSignalEffect } from "@preact/signals";
+import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { Age, ageText, clockTime, dateOf, dayName, minuteTime, momentOf, now, span, startOfDay, Time, utc, wallOf } from "../clock";
-import type { Fence, Place, Position, Replay, ReplayRange, Trail, Visit } from "../contract";
-import { fenceName, fences, snapshots, stage, there, trucks, visitChanges } from "../live";
+import { Age, ageText, clockTime, minuteTime, span, utc } from "../clock";
+import type { Fence, Place, Position, Trail } from "../contract";
+import { fenceName, fences, snapshots, stage, trucks, visitChanges } from "../live";
 import type { Chart } from "../map/canvas";
-import { frame, type Passed, type Shown, trailAt } from "../map/replay";
-import { choose, link, type Params, param } from "../route";
+import { type Passed, type Shown, trailAt } from "../map/replay";
+import { coarseMoment, LISTED, moment, onMap, present, replay, replayAt, shown, stated } from "../map/shown";
+import { choose, link, param } from "../route";
 import { isDark } from "../theme";
-import { isContradicted, isOverdue, SILENT_MS, STATES, stateOf, type TruckState } from "../trucks";
-import { Copy, Empty, Failed, Loading, number, plural, useAsked } from "../ui";
+import { SILENT_MS, STATES, type TruckState } from "../truck_state";
+import { Copy, Empty, Loading, number, useAsked } from "../ui";
+import { AtAPlaceNow } from "./at_a_place_now";
 import { LastVisit } from "./places";
-
-/** The current replay, if any; kept while other views are open. */
-const replay = signal<Replay | null>(null);
-const replayAt = signal(0);
-
-/** Trucks and open visits now, or at the time of the replay. */
-const shown = computed<{ trucks: Shown[]; there: Visit[] }>(() => {
-  if (replay.value) return frame(replay.value, replayAt.value);
-  const placed = [...trucks.value.values()].flatMap((truck) =>
-    truck.position
-      ? [{ ...truck, position: truck.position, at: Date.parse(truck.at), heardAt: Date.parse(truck.heard_at) }]
-      : [],
-  );
-  return { trucks: placed, there: there.value };
-});
-
-const LISTED = 300;
-
-const moment = (): number => (replay.value ? replayAt.value : now.value);
-
-/** The time in steps of ten seconds, because every change is drawn, and overdue and silent change slowly. */
-const coarseMoment = computed(() => Math.floor(moment() / 10_000) * 10_000);
-
-const overdue = computed(
-  () => new Set(shown.value.there.filter((visit) => isOverdue(visit, coarseMoment.value)).map((visit) => visit.device_id)),
-);
-
-const stated = computed(() =>
-  shown.value.trucks.map((truck) => ({ ...truck, state: stateOf(truck, overdue.value, coarseMoment.value) })),
-);
-
-/** A link to a truck or place on this map. The replay adds its own time to the address. */
-const onMap = (params: Params): string => link("map", { ...params, tiles: param("tiles") });
-
-const present = (visits: Visit[]): Visit[] => visits.filter((visit) => !isContradicted(visit));
+import { ReplayBar } from "./replay_bar";
 
 export function MapView() {
   const truck = param("truck");
@@ -63,7 +31,7 @@ export function MapView() {
       <div class="map-side">
         {truck && <TruckCard device={truck} />}
         {fence && <FenceCard id={fence} />}
-        <ThereList />
+        <AtAPlaceNow />
         <SilentList />
         <TruckList chosen={truck} />
       </div>
@@ -344,78 +312,6 @@ function FenceCard({ id }: { id: string }) {
   );
 }
 
-function Since({ at }: { at: string }) {
-  const ms = Date.parse(at);
-  return (
-    <time class="n" dateTime={at} title={utc(ms)}>
-      {ageText(moment() - ms)}
-    </time>
-  );
-}
-
-function ThereList() {
-  const onlyLate = useSignal(false);
-  const visits = [...shown.value.there].sort((one, other) => one.entered_at.localeCompare(other.entered_at));
-  const here = present(visits);
-  const gone = visits.filter(isContradicted);
-  const late = here.filter((visit) => isOverdue(visit, coarseMoment.value));
-  const isOnlyLate = onlyLate.value && late.length > 0;
-  const wanted = isOnlyLate ? late : [...here, ...gone];
-  const rows = wanted.slice(0, LISTED);
-  return (
-    <section class="card" aria-labelledby="there">
-      <div class="card-head">
-        <h2 id="there">At a place {replay.value ? "then" : "now"}</h2>
-        <span>
-          {late.length > 0 && (
-            <button type="button" class="late-count n" aria-pressed={isOnlyLate} onClick={() => (onlyLate.value = !isOnlyLate)}>
-              {number(late.length)} overdue
-            </button>
-          )}{" "}
-          <span class="count n">{number(here.length)}</span>
-        </span>
-      </div>
-      {visits.length === 0 ? (
-        <Empty title="No truck is at a place." />
-      ) : (
-        <ul class="list-rows there-rows">
-          {rows.map((visit) => (
-            <ThereRow key={`${visit.device_id}${visit.fence_id}`} visit={visit} />
-          ))}
-        </ul>
-      )}
-      {wanted.length > LISTED && <p class="quiet">{number(wanted.length - LISTED)} more are not listed.</p>}
-    </section>
-  );
-}
-
-function ThereRow({ visit }: { visit: Visit }) {
-  const contradicted = isContradicted(visit);
-  const late = isOverdue(visit, coarseMoment.value);
-  return (
-    <li class={contradicted ? "contradicted" : late ? "overdue" : ""}>
-      <a class="clip" title={fenceName(visit.fence_id)} href={onMap({ fence: visit.fence_id })}>
-        {fenceName(visit.fence_id)}
-      </a>
-      <a class="clip quiet-link" title={visit.device_id} href={onMap({ truck: visit.device_id })}>
-        {visit.device_id}
-      </a>
-      <Since at={visit.entered_at} />
-      {contradicted && (
-        <span class="row-note">
-          exit missing, seen at {fenceName(visit.seen_at_fence_id ?? "")}{" "}
-          {visit.exit_inferred_at && (
-            <time dateTime={visit.exit_inferred_at} title={utc(Date.parse(visit.exit_inferred_at))}>
-              {minuteTime(Date.parse(visit.exit_inferred_at))}
-            </time>
-          )}
-        </span>
-      )}
-      {late && <span class="row-note">overdue: usually {span(visit.usual_dwell_seconds ?? 0)} here</span>}
-    </li>
-  );
-}
-
 function SilentList() {
   const at = coarseMoment.value;
   const silent = shown.value.trucks
@@ -506,196 +402,3 @@ function TruckList({ chosen }: { chosen: string }) {
 }
 
 // --- replay
-
-const TICK_MS = 500;
-const SPEEDS = [1, 10, 60, 300, 900];
-
-function ReplayBar() {
-  const open = useSignal(replay.peek() !== null || param("from") !== "");
-  const problem = useSignal<Error | null>(null);
-  // A link to a time of a replay shows the same after a restart of the console.
-  useEffect(() => {
-    if (!param("from") || !param("to") || replay.peek()) return;
-    load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
-  }, []);
-  if (!open.value)
-    return (
-      <div class="replay">
-        <button type="button" onClick={() => (open.value = true)}>
-          Replay a morning …
-        </button>
-        <span class="quiet">The map is live.</span>
-      </div>
-    );
-  const close = (): void => {
-    replay.value = null;
-    open.value = false;
-    choose({ from: null, to: null, at: null }, true);
-  };
-  return (
-    <section class="replay" aria-label="Replay">
-      {replay.value ? <Player played={replay.value} onClose={close} /> : <Chooser onClose={close} />}
-      {problem.value && <Failed problem={problem.value} what="The linked replay could not be read" />}
-    </section>
-  );
-}
-
-/** Read a time span of the archive and show it at that time, by default where the first truck appears. */
-async function load(from: string, to: string, at: number | null): Promise<void> {
-  const answer = await ask<Replay>("/api/replay", { from, to });
-  const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
-  const begins = Date.parse(answer.from) + (Number.isFinite(first) ? first : 0);
-  replayAt.value = at === null || Number.isNaN(at) ? begins : Math.min(Math.max(at, Date.parse(answer.from)), Date.parse(answer.to));
-  replay.value = answer;
-}
-
-function Chooser({ onClose }: { onClose: () => void }) {
-  const range = useAsked((signal) => ask<ReplayRange>("/api/replay/range", {}, { signal }), []);
-  const from = useSignal("");
-  const to = useSignal("");
-  const reading = useSignal(false);
-  const problem = useSignal<Error | null>(null);
-  const suggested = range.data?.suggested ?? null;
-
-  const fill = (begins: number, ends: number): void => {
-    from.value = wallOf(begins);
-    to.value = wallOf(ends);
-  };
-  useEffect(() => {
-    if (suggested) fill(Date.parse(suggested.from), Date.parse(suggested.to));
-  }, [suggested]);
-  const chooseDay = (name: string): void => {
-    if (name === "suggested" && suggested) return fill(Date.parse(suggested.from), Date.parse(suggested.to));
-    const midnight = startOfDay(name);
-    return fill(midnight + 4 * 3_600_000, midnight + 12 * 3_600_000);
-  };
-  const read = (): void => {
-    problem.value = null;
-    reading.value = true;
-    load(new Date(momentOf(from.value)).toISOString(), new Date(momentOf(to.value)).toISOString(), null)
-      .catch((error: Error) => (problem.value = error))
-      .finally(() => (reading.value = false));
-  };
-  const ready = momentOf(from.value) < momentOf(to.value);
-  return (
-    <form
-      class="replay-form"
-      onSubmit={(event) => {
-        event.preventDefault();
-        read();
-      }}
-    >
-      {range.data && (
-        <label>
-          <span>Day</span>
-          <select onChange={(event) => chooseDay(event.currentTarget.value)}>
-            {suggested && <option value="suggested">latest</option>}
-            {[...range.data.days].reverse().map((day) => (
-              <option key={day} value={day}>
-                {dayName(startOfDay(day))}, morning
-              </option>
-            ))}
-          </select>
-        </label>
-      )}
-      <label>
-        <span>From</span>
-        <input type="datetime-local" required value={from.value} onInput={(event) => (from.value = event.currentTarget.value)} />
-      </label>
-      <label>
-        <span>To</span>
-        <input type="datetime-local" required value={to.value} onInput={(event) => (to.value = event.currentTarget.value)} />
-      </label>
-      <button type="submit" class="primary" disabled={!ready || reading.value}>
-        {reading.value ? "Reading the archive …" : "Load"}
-      </button>
-      <button type="button" onClick={onClose}>
-        Back to live
-      </button>
-      {range.problem && <Failed problem={range.problem} what="The archive cannot be listed" again={range.again} />}
-      {range.data && range.data.days.length === 0 && <p class="quiet">The archive is still empty.</p>}
-      {problem.value && <Failed problem={problem.value} what="The archive could not be read" again={read} />}
-    </form>
-  );
-}
-
-function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
-  const playing = useSignal(false);
-  const speed = useSignal(300);
-  const isOutside = useSignal(false);
-  const from = Date.parse(played.from);
-  const to = Date.parse(played.to);
-  useEffect(() => {
-    if (!playing.value) return undefined;
-    const timer = setInterval(() => {
-      replayAt.value = Math.min(to, replayAt.value + TICK_MS * speed.value);
-      if (replayAt.value >= to) playing.value = false;
-    }, TICK_MS);
-    return () => clearInterval(timer);
-  }, [playing.value, speed.value, to]);
-  const at = replayAt.value;
-  // Update the address at a rate that the browser's history accepts.
-  useEffect(() => {
-    const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
-    return () => clearTimeout(timer);
-  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists omit the time
-  const shownTime = `${dayName(at)} ${clockTime(at)}`;
-  /** Go to the first time in the replay with this time of day. */
-  const goTo = (time: string): void => {
-    const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
-    isOutside.value = time !== "" && wanted === undefined;
-    if (wanted !== undefined) replayAt.value = wanted;
-  };
-  return (
-    <>
-      <button
-        type="button"
-        class="primary play"
-        onClick={() => {
-          if (at >= to) replayAt.value = from;
-          playing.value = !playing.value;
-        }}
-      >
-        {playing.value ? "Pause" : "Play"}
-      </button>
-      <label>
-        <span class="unseen">Speed</span>
-        <select value={speed.value} onChange={(event) => (speed.value = Number(event.currentTarget.value))}>
-          {SPEEDS.map((factor) => (
-            <option key={factor} value={factor}>
-              {factor} ×
-            </option>
-          ))}
-        </select>
-      </label>
-      <output class="replay-time n">
-        <time dateTime={new Date(at).toISOString()} title={utc(at)}>
-          {shownTime}
-        </time>
-      </output>
-      <input
-        type="range"
-        class="slider"
-        aria-label="Time"
-        aria-valuetext={shownTime}
-        min={from}
-        max={to}
-        step={10_000}
-        value={at}
-        onInput={(event) => (replayAt.value = Number(event.currentTarget.value))}
-      />
-      <label class="go-to">
-        <span>Go to</span>
-        <input type="time" aria-label="Go to the time" onChange={(event) => goTo(event.currentTarget.value)} />
-      </label>
-      <button type="button" onClick={onClose}>
-        Back to live
-      </button>
-      <p class="quiet replay-about">
-        {isOutside.value && <strong role="status">This time is outside the replay. </strong>}
-        <Time at={played.from} /> – <Time at={played.to} /> · {plural(played.events, "event")}, {plural(played.trucks.length, "truck")}
-        {played.truncated && " · only the first part is shown: choose a shorter time span"}
-      </p>
-    </>
-  );
-}

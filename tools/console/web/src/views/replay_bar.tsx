@@ -1,0 +1,204 @@
+/** The replay bar of the map: choose a time span of the archive and play it. */
+
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+
+import { ask } from "../api";
+import { clockTime, dateOf, dayName, momentOf, startOfDay, Time, utc, wallOf } from "../clock";
+import type { Replay, ReplayRange } from "../contract";
+import { replay, replayAt } from "../map/shown";
+import { choose, param } from "../route";
+import { Failed, plural, useAsked } from "../ui";
+
+const TICK_MS = 500;
+const SPEEDS = [1, 10, 60, 300, 900];
+
+export function ReplayBar() {
+  const open = useSignal(replay.peek() !== null || param("from") !== "");
+  const problem = useSignal<Error | null>(null);
+  // A link to a time of a replay shows the same after a restart of the console.
+  useEffect(() => {
+    if (!param("from") || !param("to") || replay.peek()) return;
+    load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
+  }, []);
+  if (!open.value)
+    return (
+      <div class="replay">
+        <button type="button" onClick={() => (open.value = true)}>
+          Replay a morning …
+        </button>
+        <span class="quiet">The map is live.</span>
+      </div>
+    );
+  const close = (): void => {
+    replay.value = null;
+    open.value = false;
+    choose({ from: null, to: null, at: null }, true);
+  };
+  return (
+    <section class="replay" aria-label="Replay">
+      {replay.value ? <Player played={replay.value} onClose={close} /> : <Chooser onClose={close} />}
+      {problem.value && <Failed problem={problem.value} what="The linked replay could not be read" />}
+    </section>
+  );
+}
+
+/** Read a time span of the archive and show it at that time, by default where the first truck appears. */
+async function load(from: string, to: string, at: number | null): Promise<void> {
+  const answer = await ask<Replay>("/api/replay", { from, to });
+  const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
+  const begins = Date.parse(answer.from) + (Number.isFinite(first) ? first : 0);
+  replayAt.value = at === null || Number.isNaN(at) ? begins : Math.min(Math.max(at, Date.parse(answer.from)), Date.parse(answer.to));
+  replay.value = answer;
+}
+
+function Chooser({ onClose }: { onClose: () => void }) {
+  const range = useAsked((signal) => ask<ReplayRange>("/api/replay/range", {}, { signal }), []);
+  const from = useSignal("");
+  const to = useSignal("");
+  const reading = useSignal(false);
+  const problem = useSignal<Error | null>(null);
+  const suggested = range.data?.suggested ?? null;
+
+  const fill = (begins: number, ends: number): void => {
+    from.value = wallOf(begins);
+    to.value = wallOf(ends);
+  };
+  useEffect(() => {
+    if (suggested) fill(Date.parse(suggested.from), Date.parse(suggested.to));
+  }, [suggested]);
+  const chooseDay = (name: string): void => {
+    if (name === "suggested" && suggested) return fill(Date.parse(suggested.from), Date.parse(suggested.to));
+    const midnight = startOfDay(name);
+    return fill(midnight + 4 * 3_600_000, midnight + 12 * 3_600_000);
+  };
+  const read = (): void => {
+    problem.value = null;
+    reading.value = true;
+    load(new Date(momentOf(from.value)).toISOString(), new Date(momentOf(to.value)).toISOString(), null)
+      .catch((error: Error) => (problem.value = error))
+      .finally(() => (reading.value = false));
+  };
+  const ready = momentOf(from.value) < momentOf(to.value);
+  return (
+    <form
+      class="replay-form"
+      onSubmit={(event) => {
+        event.preventDefault();
+        read();
+      }}
+    >
+      {range.data && (
+        <label>
+          <span>Day</span>
+          <select onChange={(event) => chooseDay(event.currentTarget.value)}>
+            {suggested && <option value="suggested">latest</option>}
+            {[...range.data.days].reverse().map((day) => (
+              <option key={day} value={day}>
+                {dayName(startOfDay(day))}, morning
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      <label>
+        <span>From</span>
+        <input type="datetime-local" required value={from.value} onInput={(event) => (from.value = event.currentTarget.value)} />
+      </label>
+      <label>
+        <span>To</span>
+        <input type="datetime-local" required value={to.value} onInput={(event) => (to.value = event.currentTarget.value)} />
+      </label>
+      <button type="submit" class="primary" disabled={!ready || reading.value}>
+        {reading.value ? "Reading the archive …" : "Load"}
+      </button>
+      <button type="button" onClick={onClose}>
+        Back to live
+      </button>
+      {range.problem && <Failed problem={range.problem} what="The archive cannot be listed" again={range.again} />}
+      {range.data && range.data.days.length === 0 && <p class="quiet">The archive is still empty.</p>}
+      {problem.value && <Failed problem={problem.value} what="The archive could not be read" again={read} />}
+    </form>
+  );
+}
+
+function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
+  const playing = useSignal(false);
+  const speed = useSignal(300);
+  const isOutside = useSignal(false);
+  const from = Date.parse(played.from);
+  const to = Date.parse(played.to);
+  useEffect(() => {
+    if (!playing.value) return undefined;
+    const timer = setInterval(() => {
+      replayAt.value = Math.min(to, replayAt.value + TICK_MS * speed.value);
+      if (replayAt.value >= to) playing.value = false;
+    }, TICK_MS);
+    return () => clearInterval(timer);
+  }, [playing.value, speed.value, to]);
+  const at = replayAt.value;
+  // Update the address at a rate that the browser's history accepts.
+  useEffect(() => {
+    const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
+    return () => clearTimeout(timer);
+  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists omit the time
+  const shownTime = `${dayName(at)} ${clockTime(at)}`;
+  /** Go to the first time in the replay with this time of day. */
+  const goTo = (time: string): void => {
+    const wanted = [dateOf(from), dateOf(to)].map((date) => momentOf(`${date}T${time}`)).find((each) => each >= from && each <= to);
+    isOutside.value = time !== "" && wanted === undefined;
+    if (wanted !== undefined) replayAt.value = wanted;
+  };
+  return (
+    <>
+      <button
+        type="button"
+        class="primary play"
+        onClick={() => {
+          if (at >= to) replayAt.value = from;
+          playing.value = !playing.value;
+        }}
+      >
+        {playing.value ? "Pause" : "Play"}
+      </button>
+      <label>
+        <span class="unseen">Speed</span>
+        <select value={speed.value} onChange={(event) => (speed.value = Number(event.currentTarget.value))}>
+          {SPEEDS.map((factor) => (
+            <option key={factor} value={factor}>
+              {factor} ×
+            </option>
+          ))}
+        </select>
+      </label>
+      <output class="replay-time n">
+        <time dateTime={new Date(at).toISOString()} title={utc(at)}>
+          {shownTime}
+        </time>
+      </output>
+      <input
+        type="range"
+        class="slider"
+        aria-label="Time"
+        aria-valuetext={shownTime}
+        min={from}
+        max={to}
+        step={10_000}
+        value={at}
+        onInput={(event) => (replayAt.value = Number(event.currentTarget.value))}
+      />
+      <label class="go-to">
+        <span>Go to</span>
+        <input type="time" aria-label="Go to the time" onChange={(event) => goTo(event.currentTarget.value)} />
+      </label>
+      <button type="button" onClick={onClose}>
+        Back to live
+      </button>
+      <p class="quiet replay-about">
+        {isOutside.value && <strong role="status">This time is outside the replay. </strong>}
+        <Time at={played.from} /> – <Time at={played.to} /> · {plural(played.events, "event")}, {plural(played.trucks.length, "truck")}
+        {played.truncated && " · only the first part is shown: choose a shorter time span"}
+      </p>
+    </>
+  );
+}
