@@ -161,7 +161,7 @@ class Finder(ReachableStores):
         for prefix in prefixes:
             keys = [each.key for each in self.archive.received(prefix, start, end)]
             self.searched.append(
-                f"{len(keys)} objects of {prefix} from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
+                f"{len(keys)} objects of {prefix} received from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
                 # Read in groups, because objects that were read but not searched yet are kept in memory.
@@ -282,7 +282,7 @@ class Finder(ReachableStores):
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
         """Return the time at which the consumer, according to its log, processed the batch that contains the first
-        of these records, or None.
+        of the published records, or None.
         """
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
@@ -337,7 +337,7 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a string may be the key of an archived object, regardless of who chose the key."""
+    """Return whether a string may be the key of an archived object, even one without Milkrun's key format."""
     return "/" in text and prefix_of(text) is not None
 
 

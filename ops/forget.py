@@ -7,8 +7,8 @@ Every step can be repeated. The order of the steps ensures that no event of anot
 3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. If they
    do not finish in time, stop.
 4. Delete the data that is recognized by an id: items of the visits table, rows of job results, old versions.
-5. Release the plan. Then delete the old objects with all their versions, and their rows in RAW. From here on,
-   no id is needed.
+5. Set the plan's state to `released`. Then delete the old objects with all their versions, and their rows in RAW.
+   From here on, no id is needed, so any later run can complete the plan.
 6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.
 
 The same command continues an interrupted run. Plans are stored under forget/ and contain object keys and line numbers,
@@ -239,7 +239,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
         return found_by, result
     change_claim_checks(stage, result)
     crossings = list(crossings_of(stage, pairs, objects))
-    # An interrupted run has already deleted the events that the consumer had processed.
+    # An interrupted run may have deleted the events from the visits table, where this run would look for them.
     if not any(
         plan["request"] == result.plan.get("request") and plan.get("state") == CONSUMED for plan in plans
     ):
@@ -255,7 +255,7 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
     }
     events = [event for event, _ in crossings]
     forget_everywhere(stage, found_by.subject, events, hours, sqlite, result)
-    old_keys = {pair["old"] for pair in pairs}  # their rows are deleted as a whole
+    old_keys = {pair["old"] for pair in pairs}  # _after_objects deletes all rows of these objects
     rows = [
         row
         for row in forget_rows.rows_of(stage.warehouse, stage.database, found_by.subject)

@@ -48,8 +48,8 @@ def todo(result: Result) -> Iterator[str]:
     if result.not_consumed:
         yield (
             f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
-            f" Run the command again; after {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours, it no longer waits for"
-            " these events."
+            f" Run the command again. It waits for an event until"
+            f" {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours after the event was received."
         )
         return
     if result.plan["unreadable"]:
@@ -63,10 +63,10 @@ def todo(result: Result) -> Iterator[str]:
 def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     if result.claims_in_flight:
         yield (
-            f"milkrun reconcile --repair{option}   # claim checks in flight refer to a deleted object that also"
-            " contained other people's events"
+            f"milkrun reconcile --repair{option}   # claim checks in flight may refer to a deleted object that"
+            " also contained other people's events"
         )
-    # The consumer skips older events, and `replay` refuses them.
+    # The consumer skips events that are older than MAX_AGE, and `replay` refuses a range that contains them.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
     for device in sorted({pair.device_id for pair in result.visits.replay}):
         yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # other people also used it"

@@ -315,10 +315,10 @@ def warehouse(load: Load, prices: Prices) -> list[Line]:
     ]
 
 
-# The settings of the stage small in serverless/stage_settings.yml.
 type Changes = Mapping[str, Any]
 """Fields of a load with their new values."""
 
+# The settings of the stage small in serverless/stage_settings.yml.
 SMALL: Changes = {
     "provisioned": True,
     "stream_retention_hours": 24,

@@ -1,6 +1,6 @@
 """The hourly and nightly jobs of the warehouse: a series of steps that a person, EventBridge or Airflow can run.
 
-    python -m ops.nightly                                       run all steps from yesterday, 0:00 UTC, until now
+    python -m ops.nightly                                       run all steps for the hours since yesterday, 0:00 UTC
     python -m ops.nightly compact quality                       run only these steps
     python -m ops.nightly --from 2026-11-16 --to 2026-11-20     run all steps for other days
 
@@ -86,7 +86,7 @@ def compact(night: Night) -> Facts:
     """Compact the small objects of the run's hours into Parquet files."""
     bucket = Outputs.find(night.stage, night.environment).bucket
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
-    # Code 1 also means that the job stopped early; a job that completed prints its result.
+    # Exit code 1 means unreadable objects or an unexpected error. Only a job that completed prints a result.
     if code not in (0, 1) or said is None:
         raise StepFailedError("the archive could not be compacted", 1)
     return said

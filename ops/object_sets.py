@@ -10,7 +10,7 @@ from typing import Self
 from contract.objects import hour_of, object_name, prefix_of
 from snowpipe.warehouse import Row
 
-# The number of lines per query for geofence events in RAW.
+# The maximum number of lines in the objects that one query for geofence events in RAW covers.
 LINES_A_QUERY = 25_000
 LAST_RESULT = "reports/reconcile.json"
 """The key in the bucket that stores the result of the last comparison."""
@@ -52,7 +52,7 @@ FROM object WHERE COALESCE(archived_at, logged_at, 0) <= :at GROUP BY hour, pref
 KEPT_DAYS = {"events": 400, "rejected": 90}
 
 MEANINGS = {
-    "not_archived": "accepted, but not in S3",
+    "not_archived": "in a request's log line, but not in S3",
     "not_in_s3": "rows of an object that is in neither the log nor S3",
     "not_loaded": "in S3, but without a row in RAW",
     "rows_differ": "the number of rows in RAW differs from the object's number of lines",
@@ -120,7 +120,7 @@ class Found:
     in_flight: int = 0
     log_reaches: str = ""
     crossings: Crossings = field(default_factory=Crossings)
-    foreign: list[Row] = field(default_factory=list)  # objects under keys that Milkrun did not choose
+    foreign: list[Row] = field(default_factory=list)  # objects whose keys do not have Milkrun's format
     invalid_rows: list[Row] = field(default_factory=list)  # rows of RAW that are not events
     unasked: dict[str, str] = field(default_factory=dict)  # the stores that did not answer, with the reason
 
@@ -173,7 +173,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys that Milkrun chose and that are in S3, but not in the log."""
+        """Return the keys in Milkrun's format that are in S3, but not in the log."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
@@ -183,7 +183,7 @@ class ObjectSets:
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
     def foreign(self) -> list[Row]:
-        """Return the objects under keys that Milkrun did not choose, each with its number of rows in RAW."""
+        """Return the objects whose keys do not have Milkrun's format, each with its number of rows in RAW."""
         sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
@@ -200,7 +200,7 @@ class ObjectSets:
                 "DELETE FROM object WHERE key = ? AND archived_at IS NULL AND rows IS NULL", (old,)
             )
             new = anew[old]
-            while new is not None and new in anew:  # somebody else was forgotten later
+            while new is not None and new in anew:  # a later run of `forget` rewrote it again
                 new = anew[new]
             if new is not None:
                 self.logged([(new, datetime.fromtimestamp(row[0], UTC))])

@@ -55,7 +55,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
 
 
 def concealed(arguments: list[str]) -> list[str]:
-    """Add --conceal if osls would otherwise print the API key, because many people can read the logs."""
+    """Add --conceal if osls would otherwise print the API key, because many people can read the logs of CI."""
     prints_key = arguments[:1] in (["deploy"], ["info"]) and (len(arguments) < 2 or arguments[1][0] == "-")
     return [arguments[0], "--conceal", *arguments[1:]] if prints_key else arguments
 

@@ -144,7 +144,9 @@ def names(place: Place) -> Iterator[Finding]:
 
 
 def alarms(place: Place) -> Iterator[Finding]:
-    """Check that each alarm topic has a subscriber, and that each subscriber has confirmed the subscription."""
+    """Check that each alarm topic has a subscriber, that each subscriber has confirmed the subscription, and that
+    prod's no-traffic alarm is enabled.
+    """
     kinds = ("AWS::CloudWatch::Alarm", "AWS::CloudWatch::CompositeAlarm")
     known = [alarm for kind in kinds for alarm in place.of_type(kind).values()]
     ringing = [alarm for alarm in known if "AlarmActions" in alarm and alarm.get("ActionsEnabled", True)]

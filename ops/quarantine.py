@@ -292,7 +292,7 @@ def purge_command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """After confirmation, delete the objects in which every record matches the filters.
+    """After confirmation, delete the objects in which every record matches WHAT.
 
     Exit code 1: an object was not deleted, because it also contains other records or could not be read.
     """
@@ -308,7 +308,7 @@ def _aside(key: str, number: int, lines: int, text: bytes) -> Aside:
         lines,
         tuple(reason.code for reason in line.reasons),
         data,
-        # The handler's records have no partition key, but their event names the device.
+        # A record that the handler quarantined has no partition key, but its event names the device.
         line.origin.get("partition_key") or _device_in(data) or "set-aside",
     )
 

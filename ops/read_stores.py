@@ -85,7 +85,7 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
     """Return the lines of an archived object; None if it is damaged.
 
     Other programs may write to the bucket, so objects may be plain text, and blank lines and byte order marks are
-    ignored. The keys that Milkrun chooses contain the number of lines, which must match.
+    ignored. A key in Milkrun's format contains the number of lines, which must match.
     """
     text, broken = inflated(body)
     lines = [line for _, line in lines_in(text)]
@@ -103,7 +103,7 @@ def invalid_rows(
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):
-        # Keys that others chose sort before or after the day folders. "0" follows "/" in ASCII.
+        # Keys outside the day folders sort before or after them. In ASCII, "0" follows "/", and ":" follows "9".
         ranges.append(
             "file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s OR file_name BETWEEN %s AND %s"
         )

@@ -135,7 +135,7 @@ class Reconciler(ReachableStores):
             self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end + LOG_DELAY
         )
         for at, line in lines:
-            # A request that got 503 was sent again and has a line of its own.
+            # A request that got a 503 is sent again, and the repeated request has its own log line.
             if line.get("status") in (202, 400):
                 yield from ((key, at) for key in (line.get("object_key"), line.get("rejected_key")) if key)
 
@@ -336,9 +336,11 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
     counted = {} if "Snowflake" in found.unasked else {"geofence events": geofence}
     terminal.show(counted | {"objects in transit, ignored": found.in_flight}, False)
     if found.log_reaches:
-        terminal.out.print(f"the log begins at {found.log_reaches}; what was accepted earlier is unknown")
+        terminal.out.print(
+            f"the log begins at {found.log_reaches}; it is unknown which objects were accepted earlier"
+        )
     if found.foreign:
-        title = "Objects under keys that Milkrun did not choose, with their valid rows in RAW"
+        title = "Objects whose keys do not have Milkrun's format, each with its number of rows in RAW"
         terminal.show_rows(found.foreign, False, title=title)
     if found.invalid_rows:
         terminal.show_rows(

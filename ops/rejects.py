@@ -136,7 +136,7 @@ class Box:
     def _stands_for_another(self, reject: Reject) -> bool:
         """Return whether this event is a failed repair of another reject that still exists or was accepted later.
 
-        In this case, the other reject must be repaired instead of this one.
+        Such an event is skipped, because the other reject is, or was, repaired instead.
         """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
@@ -322,7 +322,7 @@ def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> in
     receipt = post(b"".join(each.line + b"\n" for each in some))
     codes: dict[int, str] = {}
     for error in receipt.get("errors", ()):
-        if error.get("code") != "event_id_conflict":  # it is accepted
+        if error.get("code") != "event_id_conflict":  # an event with this error is accepted
             codes.setdefault(int(error["index"]), str(error["code"]))
     rejected = int(receipt.get("rejected", -1))
     if rejected < 0 or (rejected and not codes):

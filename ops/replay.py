@@ -88,7 +88,7 @@ class Selection:
 
         `odd` is called with the number of each line that is not an event, or not a valid event of its type.
         """
-        kinds = tuple(self.kinds)  # an unknown type may not be a string, and not hashable
+        kinds = tuple(self.kinds)  # not a set, because an invalid event's type may not be hashable
         for number, line in enumerate(lines, 1):
             try:
                 event = parse_json(line)
@@ -241,7 +241,7 @@ def command(
         str | None,
         terminal.text_option(
             "WHAT",
-            "Instead, send the quarantined records with this key prefix or reason code.",
+            "Instead of archived events, send the quarantined records with this key prefix or reason code.",
             "--set-aside",
         ),
     ] = None,
@@ -256,7 +256,8 @@ def command(
     on_failure: Annotated[
         bool,
         typer.Option(
-            "--on-failure", help="Instead, send the batches that the event source mapping discarded."
+            "--on-failure",
+            help="Instead of archived events, send the batches that the event source mapping discarded.",
         ),
     ] = False,
     dry_run: Annotated[

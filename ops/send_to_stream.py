@@ -11,7 +11,7 @@ from handler.publish import publish
 from snowpipe.refusal import Refusal
 
 LABEL = "milkrun_replay"
-RECORDS_AT_ONCE = 100  # of at most 1 MiB each: PutRecords accepts 10 MiB, and ours are far smaller
+RECORDS_AT_ONCE = 100  # PutRecords accepts 10 MiB; a record may have 1 MiB, but ours are far smaller
 # If the stream throttles for this long, the replay stops. The same command can continue it later.
 STREAM_TIMEOUT_S = 30.0
 

@@ -23,7 +23,7 @@ FENCE = {"tag": "smoke", "externalId": "smoke"}
 
 
 def event(device: str) -> dict[str, object]:
-    """Return an enter event of a new device at a fence that only this command uses, so that marts can exclude it."""
+    """Return an enter event of a new device at a fence that only this command uses, so that queries can exclude it."""
     now = datetime.now(UTC)
     return {
         "_id": uuid4().hex[:24],

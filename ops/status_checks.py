@@ -35,7 +35,7 @@ INVALID_ROWS_REACH = timedelta(hours=24)
 MAX_INVALID_ROWS = 1000
 # A few invalid events are normal. A faulty release of the app or a wrong clock causes more.
 REJECTED_SHARE = 0.05
-# Staging may be older than two runs of dbt by this much, because a run takes time.
+# Staging may lag behind RAW by two intervals between dbt runs plus this time, because a run takes time.
 STAGING_MAY_LAG = timedelta(minutes=30)
 DBT_BUILD = "milkrun warehouse dbt build"
 
@@ -49,7 +49,7 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
             "CloudWatch Logs",
             ("ingest", "rejects", "consumer"),
             flow.logs,
-            "what the functions did is unknown",
+            "the results of recent requests and batches are unknown",
         ),
         Source(
             "S3",
@@ -58,21 +58,23 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
             "phones get 503 if S3 is down for them too",
             "s3-unreachable",
         ),
-        Source("SQS", ("redrive", "dead letters"), flow.queues, "waiting claim checks are unknown"),
+        Source(
+            "SQS", ("redrive", "dead letters"), flow.queues, "the number of waiting claim checks is unknown"
+        ),
         Source("Kinesis", ("stream",), flow.stream, "geofence events go to the redrive queue meanwhile"),
-        Source("Lambda", ("event source mapping",), flow.mapping, "whether the consumer runs is unknown"),
+        Source("Lambda", ("event source mapping",), flow.mapping, "it is unknown whether the consumer runs"),
         Source("DynamoDB", ("visits",), flow.visits, "current visits are unknown"),
         Source(
             "Snowflake",
             ("pipes", "failed loads", "invalid rows", "staging", "marts"),
             flow.warehouse,
-            "what is loaded is unknown; the archive has every event",
+            "it is unknown which events are loaded; the archive contains every accepted event",
             "snowflake-unreachable",
         ),
         *(
             []
             if stage == "local"
-            else [Source("CloudWatch", ("alarms",), flow.alarms, "which alarms ring is unknown")]
+            else [Source("CloudWatch", ("alarms",), flow.alarms, "it is unknown which alarms are active")]
         ),
     ]
 
@@ -152,7 +154,7 @@ class _Flow:
         yield _problem_if(kept, "quarantine", "set-aside", cause, command, "nothing in 24 h", newest)
         given_up, newest = self._recent(s3, "aws/lambda/")
         command = f"milkrun replay --on-failure{self._option}"
-        cause = f"{given_up} batches reached the maximum record age in 24 h and were stored in S3"
+        cause = f"{given_up} batches were discarded in the last 24 h and stored in S3"
         yield _problem_if(
             given_up, "given up", "given-up-batches", cause, command, "no batches in 24 h", newest
         )
@@ -249,7 +251,7 @@ class _Flow:
         for pipe in pipes.pipes(self._outputs.database):
             status = pipes.status(session, pipe)
             newest_at = None
-            with suppress(Refusal, *terminal.AWS_ERRORS):  # S3 has a part of its own
+            with suppress(Refusal, *terminal.AWS_ERRORS):  # a failure of S3 is reported by the source S3
                 newest = within(1, partial(archive.newest, pipe.prefix), "S3")
                 newest_at = newest.modified_at if newest else None
             triage = pipe_health.triage(status, newest_at, self._now)

@@ -25,7 +25,8 @@ from snowpipe.deadline import started
 BUDGET_SECONDS = 5.0
 RUNBOOK = "docs/runbook.md"
 
-# The alarms of serverless/alarms.js that wake somebody; a problem with one of these sections is a FAIL, others a WARN.
+# The alarms of serverless/alarms.js that page somebody. A problem whose runbook section has the name of such an alarm
+# is a FAIL, any other problem is a WARN.
 PAGES = frozenset(
     {
         "api-5xx",
@@ -49,7 +50,10 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The state of one part. `next` is the command to run next; `section` is an anchor in the runbook."""
+    """The state of one part of a stage, such as the stream or the marts.
+
+    `cause` describes the state, `next` is the command to run next, and `section` is an anchor in the runbook.
+    """
 
     part: str
     level: Level
@@ -68,7 +72,7 @@ def problem(part: str, section: str, cause: str, next: str, since: datetime | No
 class Source:
     """A store or service that is queried for the state of its parts.
 
-    `unknown` says what is unknown if it does not answer.
+    `unknown` says which facts are unknown, or what happens meanwhile, if the source does not answer.
     """
 
     name: str

@@ -201,7 +201,7 @@ def stopped_by_ctrl_c(stop: Callable[[], object]) -> Iterator[threading.Event]:
         pressed.set()
         stop()
 
-    if previous is not signal.SIG_IGN:  # a shell's background process
+    if previous is not signal.SIG_IGN:  # a shell's background process ignores Ctrl-C
         signal.signal(signal.SIGINT, handle)
     try:
         yield pressed

@@ -19,7 +19,7 @@ EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 
 
 
 def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arrival]:
-    """Return one line that says where the event is, and whether it has arrived there as expected.
+    """Return a one-line summary of the steps, and whether everything has arrived where it should.
 
     A rejected event has arrived if it is stored under `rejected/` and loaded.
     """

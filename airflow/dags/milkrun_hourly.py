@@ -65,8 +65,8 @@ def step(name: str, hours: tuple[str, str]) -> BashOperator:
 def chain(hours: tuple[str, str]) -> None:
     """Create the tasks and set their order.
 
-    Repair runs before dbt, so that the models include every accepted event. Compaction runs beside dbt, because it
-    needs no warehouse.
+    Repair runs before dbt, so that the models include every accepted event. Compaction runs in parallel with
+    dbt, because it needs no warehouse.
     """
     repaired = step("reconcile", hours) >> step("repair", hours)
     with TaskGroup("dbt") as dbt:

@@ -191,7 +191,7 @@ def _texts(key: str, body: bytes) -> Iterator[bytes]:
 
 
 def _hidden(value: object) -> Iterator[bytes]:
-    """Yield the strings inside a line that are encoded in base64 or in JSON."""
+    """Yield the decoded bytes of a line's base64 fields, including those in the JSON text of an invocation record."""
     import base64
 
     if isinstance(value, dict):

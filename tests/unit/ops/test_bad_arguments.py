@@ -57,8 +57,8 @@ BAD = {
     "--instead-of": ("elsewhere/a.json", "set-aside/a", "/", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
-# `load` expects an SQLite file, and a bucket or a folder, where other commands expect times.
 OF_RELOAD = ("", "\udcff")  # a key, where `repair` expects a file
+# `load` expects an SQLite file, and a bucket or a folder, where other commands expect times.
 OF_LOAD = {
     "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
     "--to": ("", "file.db", "sqlite://", "sqlite:///missing/file.db", "sqlite:///folder"),
@@ -105,7 +105,7 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                     values = OF_RELOAD
                 for value in values or BAD.get(option, NUMBERS):
                     if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
-                        continue  # 0 means as fast as possible, the default
+                        continue  # valid: as fast as possible, like the default, 0
                     yield program, name, option, value
 
 
@@ -121,7 +121,7 @@ def arguments(program: str, name: str, option: str, value: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create the files and folders to which the invalid paths refer, in a clone without a running stack."""
+    """Change to a new folder that contains the files and folders named in BAD; return its path."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "array.json").write_text("[1]")

@@ -102,7 +102,7 @@ def test_enter_event_below_the_minimum_confidence_contradicts_no_visit() -> None
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """Compute the contradicting event of each open visit as the rule defines it, by comparing all enter events."""
+    """Find the event that contradicts each open visit by a slow comparison of all enter events."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:
