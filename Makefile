@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -p -c # ignores the caller's BASH_ENV, functions and CDPATH
 .NOTPARALLEL:
 
-# Of the caller's environment variables, only these are passed on; snowpipe/environment.py gives the reasons.
+# Of the caller's environment variables, only these are passed on; cli/environment.py gives the reasons.
 KEPT := PATH HOME USER LOGNAME SHELL TMPDIR TERM COLORTERM LANG JAVA_HOME DISPLAY XDG_% CI GITHUB_% RUNNER_% NO_COLOR COLUMNS \
   http_proxy https_proxy all_proxy no_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY \
   SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE NODE_EXTRA_CA_CERTS \
@@ -19,7 +19,7 @@ STAGE ?=
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
 PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests tools/conformance/tests
-CODE := contract aws handler consumer snowpipe glue airflow ops localstack tools tests
+CODE := contract aws cli handler consumer snowpipe glue airflow ops localstack tools tests
 
 ##@ Try it
 

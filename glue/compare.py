@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     if given.file:
         found = visit_table(pq.read_table(given.file).to_pylist())
     else:
-        from snowpipe.refusal import Refusal
+        from cli.refusal import Refusal
 
         try:
             start, end = (datetime.fromisoformat(summary[side]) for side in ("from", "to"))

@@ -1,6 +1,6 @@
 """Run `milkrun` under its previous name, `python -m ops COMMAND`."""
 
-from snowpipe.environment import restart_if_needed
+from cli.environment import restart_if_needed
 
 if __name__ == "__main__":
     restart_if_needed()  # before anything else is imported

@@ -18,10 +18,10 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from cli.refusal import MissingObject, Refusal
 from ops import fleet_day, terminal
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
-from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Row, Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")

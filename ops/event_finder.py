@@ -325,7 +325,7 @@ class Finder(ReachableStores):
             "SELECT file_name, file_row_number AS n, received_at, device_id"
             f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
         )
-        from snowpipe.refusal import Refusal
+        from cli.refusal import Refusal
 
         try:
             rows = self._warehouse.query(sql, [event_id])

@@ -30,6 +30,7 @@ import typer
 from rich.progress import Progress
 
 from aws.table import Table
+from cli.printable import printable
 from contract.event_limits import MAX_AGE
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
@@ -52,7 +53,6 @@ from ops.forget_report import MAX_RECORD_AGE, Plan, Result, advice, report, todo
 from ops.marts import build_marts
 from ops.outputs import Outputs, environment_of
 from ops.reachable_stores import require
-from snowpipe.printable import printable
 from snowpipe.warehouse import Warehouse
 
 TIMEOUT_SECONDS = 120.0

@@ -10,12 +10,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cli.refusal import Refusal
 from contract.events import GeofenceEvent
 from glue.archive import Bucket, Fault, Stored
 from glue.forget import INVOCATION_RECORDS, SEARCHED_PREFIXES, Rewritten, rewrite
 from glue.person import Subject, id_text, in_line
 from ops import redrive
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from botocore.exceptions import ClientError
 
+from cli.refusal import Refusal
 from glue.archive import Stored
 from ops.outputs import Outputs
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from botocore.exceptions import ClientError
 
+from cli.refusal import Refusal
 from ops.outputs import Outputs
 from ops.polling import until
-from snowpipe.refusal import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient

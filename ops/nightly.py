@@ -21,9 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.refusal import Refusal
 from ops.outputs import ROOT, NoStackError, Outputs, environment_of
 from ops.times import instant
-from snowpipe.refusal import Refusal
 
 DAY = timedelta(days=1)
 FULL_TESTS = ("--vars", "full_tests: true")

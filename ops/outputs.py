@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
+from cli.environment import LOOPBACK
+from cli.refusal import Refusal
 from ops.presence import EXCLUSIVE_TAGS
 from snowpipe.emulator import NO_PROXIES, emulator_session
-from snowpipe.environment import LOOPBACK
-from snowpipe.refusal import Refusal
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Snowflake, connect

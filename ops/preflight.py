@@ -15,11 +15,11 @@ import typer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cli.refusal import Refusal
 from ops import osls, terminal
 from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
 from ops.outputs import Client, NoStackError, Outputs, environment_of
 from snowpipe.policies import SUBSCRIBES
-from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect
 

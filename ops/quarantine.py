@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from aws.retry import send_until_done
+from cli.refusal import Refusal
 from contract.objects import is_content
 from ops import terminal
 from ops.outputs import Client
@@ -19,7 +20,6 @@ from ops.reachable_stores import require
 from ops.read_stores import readable_lines
 from ops.send_to_stream import RECORDS_AT_ONCE
 from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

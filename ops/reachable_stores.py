@@ -3,14 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from cli.command_errors import one_line
+from cli.deadline import NoAnswerError, within
+from cli.refusal import Refusal
 from contract.events import GEOFENCE_KINDS
 from ops import terminal
 from ops.outputs import Client, Outputs
 from ops.read_stores import geofence_kinds
 from snowpipe.archive import Archive
-from snowpipe.command_errors import one_line
-from snowpipe.deadline import NoAnswerError, within
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 BUDGET_SECONDS = 5.0

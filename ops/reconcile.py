@@ -18,6 +18,8 @@ from typing import Annotated
 import typer
 
 from aws.table import Table
+from cli.command_errors import one_line
+from cli.refusal import Refusal
 from consumer import keys
 from consumer.expiry import KEPT_FOR
 from consumer.visits import Pair
@@ -48,8 +50,6 @@ from ops.read_stores import (
     readable_lines,
 )
 from ops.repair_differences import Repairer
-from snowpipe.command_errors import one_line
-from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED
 from snowpipe.warehouse import Row, Warehouse
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.deadline import NoAnswerError, within
 from ops import terminal
 from ops.reachable_stores import BUDGET_SECONDS, require
-from snowpipe.deadline import NoAnswerError, within
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.refusal import Refusal
 from contract.events import Kind
 from contract.objects import hour_of
 from handler.parse_body import parse_body
@@ -30,7 +31,6 @@ from ops.edit_events import Patch
 from ops.outputs import Outputs
 from ops.read_stores import readable_lines
 from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aws.stream import KinesisStream
+from cli.refusal import Refusal
 from contract.events import Kind
 from ops.object_sets import MEANINGS, MENDABLE, Difference
 from ops.outputs import Outputs
@@ -14,7 +15,6 @@ from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Pipe
-from snowpipe.refusal import Refusal
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
 

@@ -20,6 +20,7 @@ import typer
 import yaml
 
 from aws.stream import KinesisStream
+from cli.refusal import Refusal
 from contract.event_limits import MAX_AGE
 from contract.event_rules import check
 from contract.events import GEOFENCE_KINDS, InvalidEvent, Kind
@@ -33,7 +34,6 @@ from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds, readable_lines
 from ops.send_to_stream import Pace, labelled, put_all
 from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
 
 EVER = datetime.min.replace(tzinfo=UTC)
 

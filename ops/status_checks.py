@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from cli.deadline import within
+from cli.refusal import MissingObject, Refusal
 from contract import logs
 from ops import redrive, terminal
 from ops.function_logs import Line as LogLine
@@ -22,8 +24,6 @@ from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, 
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
-from snowpipe.deadline import within
-from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Warehouse
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cli.deadline import started
 from ops import terminal
 from snowpipe import pipe_health
-from snowpipe.deadline import started
 
 BUDGET_SECONDS = 5.0
 RUNBOOK = "docs/runbook.md"

@@ -1,4 +1,4 @@
-"""Options, output and exit codes that all commands share."""
+"""Options and output that the commands in `ops` and `tools` share. `cli` has what all commands share."""
 
 import contextlib
 import json
@@ -29,11 +29,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from aws.errors import PermanentError, RetryableError
+from cli import command_errors
+from cli.finite import finite
+from cli.printable import SafeConsole, printable
 from ops.outputs import Outputs
 from ops.times import instant
-from snowpipe import command_errors
-from snowpipe.finite import finite
-from snowpipe.printable import SafeConsole, printable
 
 # Results go to stdout, all else to stderr, so that `… --json | jq` gets only results.
 out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

@@ -1,6 +1,6 @@
 """The entry point of `python -m snowpipe COMMAND`."""
 
-from snowpipe.environment import restart_if_needed
+from cli.environment import restart_if_needed
 
 if __name__ == "__main__":
     restart_if_needed()  # before anything else is imported

@@ -7,10 +7,10 @@ risk to data; `milkrun warehouse diff` lists the rest.
 
 from collections.abc import Sequence
 
+from cli.refusal import MissingObject, Refusal
 from snowpipe.ddl_files import Definition, same_statement
 from snowpipe.ddl_objects import objects
 from snowpipe.drift import differences
-from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.warehouse import Row, Warehouse
 
 

@@ -12,12 +12,12 @@ owns the role and the topic's policy, and its next deployment would undo such a 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cli.refusal import Refusal
 from snowpipe import apply as applying
 from snowpipe import policies
 from snowpipe.ddl_files import Definition, Parameters
 from snowpipe.pipes import pipes, status
 from snowpipe.policies import Role, Topic
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Warehouse
 
 

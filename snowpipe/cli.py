@@ -12,14 +12,15 @@ from typing import Annotated
 
 import typer
 
+from cli import command_errors
+from cli.print_rows import show, tell
+from cli.refusal import Refusal
 from snowpipe import apply as applying
-from snowpipe import archive, command_errors, pipe_commands, policies, run_dbt, sqlite
+from snowpipe import archive, pipe_commands, policies, run_dbt, sqlite
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.deployed_stage import Json, Outputs, stage_of
 from snowpipe.drift import differences
-from snowpipe.print_rows import show, tell
-from snowpipe.refusal import Refusal
 from snowpipe.roles import administrator, operator
 from snowpipe.settings import load, load_aws
 

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.deadline import NoAnswerError, within
+from cli.refusal import Refusal
 from snowpipe import archive, ddl_files, pipes, warehouse
 from snowpipe.archive import Archive
 from snowpipe.ddl_files import Definition, Parameters
-from snowpipe.deadline import NoAnswerError, within
 from snowpipe.pipes import Kind, Pipe
-from snowpipe.refusal import Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Settings, load
 from snowpipe.warehouse import Snowflake

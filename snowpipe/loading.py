@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 
+from cli.refusal import Refusal
 from contract.ndjson import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
 from snowpipe.pipes import MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
 from snowpipe.quoting import quoted
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Warehouse
 
 MAX_FILES = 1000  # per COPY (COPY INTO <table>, FILES)

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import typer
 
+from cli.deadline import NoAnswerError
+from cli.print_rows import show, tell
+from cli.refusal import Refusal
 from contract.objects import metadata
 from snowpipe import apply as applying
 from snowpipe import archive, loading, pipe_health, pipes
-from snowpipe.deadline import NoAnswerError
 from snowpipe.deployed_stage import Json, Outputs, Since, Stage, Which, stage_of
 from snowpipe.history import FAILED, Narrow
 from snowpipe.history import history as copy_history
 from snowpipe.history import validate as validate_failed
 from snowpipe.pipes import Pipe
-from snowpipe.print_rows import show, tell
 from snowpipe.recreate import Recreation
-from snowpipe.refusal import Refusal
 from snowpipe.repair import REPAIRED, repaired_object
 from snowpipe.roles import administrator, loader
 from snowpipe.times import instant

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from cli.refusal import Refusal
 from snowpipe.ddl_files import Parameters
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 type Policy = dict[str, Any]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from cli.refusal import Refusal
 from snowpipe import pipes
 from snowpipe.archive import Archive, Object
 from snowpipe.ddl_files import Definition
@@ -23,7 +24,6 @@ from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, unloaded
 from snowpipe.pipes import Pipe
 from snowpipe.quoting import quoted
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 # In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).

@@ -5,11 +5,11 @@ import zlib
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cli.refusal import Refusal
 from contract.events import InvalidEvent
 from contract.ndjson import lines_in
 from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from contract.strict_json import compact, parse_json
-from snowpipe.refusal import Refusal
 
 REPAIRED = "milkrun-repaired"
 """The name of the metadata entry that says which file or object this object repairs."""

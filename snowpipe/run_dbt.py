@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from cli.environment import for_installation
+from cli.refusal import Refusal
 from snowpipe import arrow
-from snowpipe.environment import for_installation
-from snowpipe.refusal import Refusal
 from snowpipe.roles import transformer
 from snowpipe.settings import Settings
 from snowpipe.warehouse import url_of

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr, StringConstraints, ValidationError, model_validator
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 from snowpipe.roles import Role
 
 # Names are unquoted in statements, so only safe characters are allowed.

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
+from cli.refusal import Refusal
 from contract.event_rules import check
 from contract.events import InvalidEvent
 from contract.instants import fault_at_receipt
@@ -25,7 +26,6 @@ from contract.objects import hour_of
 from contract.strict_json import parse_json
 from snowpipe.archive import Archive, Object
 from snowpipe.history import inflated, problem_of
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row
 
 _SCHEMA = """

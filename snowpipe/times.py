@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 
 
 def instant(text: str) -> datetime:

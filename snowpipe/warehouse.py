@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 from itertools import repeat
 from typing import Any, Protocol
 
+from cli.deadline import NoAnswerError, while_alive, within
+from cli.refusal import MissingObject, Refusal
 from snowpipe.arrow import make_loggers
 from snowpipe.check.sqlapi import host_of
-from snowpipe.deadline import NoAnswerError, while_alive, within
-from snowpipe.refusal import MissingObject, Refusal
 from snowpipe.roles import Role
 from snowpipe.settings import Connection
 

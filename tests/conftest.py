@@ -2,7 +2,7 @@
 
 import os
 
-from snowpipe.environment import without_proxy_on_loopback
+from cli.environment import without_proxy_on_loopback
 
 if os.environ.get("MILKRUN_E2E_OUTPUTS", ".json").endswith(".json"):  # not the name of a stage
     for name in [name for name in os.environ if name.startswith("AWS_")]:

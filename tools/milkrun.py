@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from snowpipe import command_errors
-from snowpipe.environment import restart_if_needed
+from cli import command_errors
+from cli.environment import restart_if_needed
 
 LOCAL, OPERATE, WAREHOUSE = "Local stack", "Operate a stage", "Warehouse"
 

@@ -7,7 +7,7 @@
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-keep_only_what_installing_needs() { # keep the variables for proxies, certificates and indexes; snowpipe/environment.py has the same list
+keep_only_what_installing_needs() { # keep the variables for proxies, certificates and indexes; cli/environment.py has the same list
   local name
   for name in $(compgen -e); do
     case $name in

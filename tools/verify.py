@@ -21,6 +21,7 @@ from xml.etree import ElementTree as ET
 import typer
 from rich.text import Text
 
+from cli.refusal import Refusal
 from consumer.visits import Pair, pair_of
 from contract.event_rules import geofence_event
 from contract.events import InvalidEvent
@@ -36,7 +37,6 @@ from ops.monthly_bill import Prices
 from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
 from ops.read_stores import device_stays, geofence_kinds, readable_lines, stream_records
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 
 ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"

@@ -17,12 +17,12 @@ from uuid import uuid4
 import urllib3
 from typer.testing import CliRunner
 
+from cli.refusal import Refusal
 from contract.events import Fence
 from ops import read_stores
 from ops.marts import build_marts
 from ops.outputs import Outputs
 from ops.read_stores import Stay
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Snowflake
 from tests.local_client import local_client
 from tools.milkrun import app

@@ -8,10 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from cli.refusal import Refusal
 from local_snowflake.testing import LocalProcess
 from ops import daily_report, fleet_day
 from ops.daily_report import Report, as_csv, as_html
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Snowflake
 
 AMSTERDAM = ZoneInfo("Europe/Amsterdam")

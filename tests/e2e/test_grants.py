@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.refusal import Refusal
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe import settings, warehouse
 from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.ddl_files import DDL
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row, Snowflake
 from tests.unit.snowpipe.warehouse_stage import Stage
 

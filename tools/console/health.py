@@ -9,7 +9,7 @@ from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 
 type State = Literal["starting", "ok", "down", "off", "idle"]
 

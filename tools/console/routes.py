@@ -16,11 +16,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from cli.refusal import Refusal
 from ops import daily_report, fleet_day
 from ops.outputs import Outputs
 from ops.read_stores import geofence_kinds, rule
 from snowpipe.archive import Archive
-from snowpipe.refusal import Refusal
 from tools.console import (
     health,
     lookups,

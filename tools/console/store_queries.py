@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from cli.refusal import MissingObject
 from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
@@ -15,7 +16,6 @@ from ops.outputs import Outputs
 from ops.read_stores import utc
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
-from snowpipe.refusal import MissingObject
 from snowpipe.warehouse import Row
 from tools.console import known_visits, parse_object
 from tools.console.polling import Clients, Session

@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table as Grid
 
 from aws.table import Table
+from cli.refusal import Refusal
 from consumer.visits import Pair
 from ops import read_stores, terminal
 from ops.marts import build_marts
@@ -25,7 +26,6 @@ from ops.outputs import Outputs, environment_of
 from ops.percentile import percentile
 from ops.polling import until
 from ops.read_stores import Stay
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Warehouse
 from tools.fleet import rounds
 from tools.fleet.client import Client, send

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
+from cli.refusal import Refusal
 from contract.event_rules import geofence_event
 from contract.events import GEOFENCE_KINDS
 from contract.ndjson import lines_in
 from handler.parse_body import Parts
 from handler.request_limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.validate import validate
-from snowpipe.refusal import Refusal
 from tools.fleet.rounds import Planned, Post
 
 # The outcome of an event that alone makes a request too large: the rule for clients is to drop it.

@@ -2,7 +2,7 @@
 MILKRUN_LOCAL and MILKRUN_PORT select the stack.
 """
 
-from snowpipe.environment import restart_if_needed
+from cli.environment import restart_if_needed
 
 if __name__ == "__main__":
     restart_if_needed()  # before anything else is imported

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cli import command_errors
 from ops import terminal
 from ops.outputs import ROOT
-from snowpipe import command_errors
 from tools.stack import console as guest
 from tools.stack import identity
 from tools.stack import logs as log_files

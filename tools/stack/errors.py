@@ -1,6 +1,6 @@
 """The errors that a command of the local stack raises."""
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 
 
 class StackError(Refusal):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.environment import for_installation, for_programs
 from ops.outputs import ROOT
-from snowpipe.environment import for_installation, for_programs
 from tools.stack.errors import StackError
 
 REGION = "us-east-1"

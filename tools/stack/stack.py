@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from cli.deadline import within
+from cli.refusal import Refusal
 from ops.outputs import ROOT, Outputs
-from snowpipe.deadline import within
-from snowpipe.refusal import Refusal
 from tools.stack import console, deploy, identity, localstack, private, snowflake
 from tools.stack.errors import LostStateError, StackError
 from tools.stack.identity import Auth

@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from cli.deadline import NoAnswerError
 from contract.events import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
 from ops import reachable_stores
 from ops.outputs import ROOT
 from snowpipe import warehouse
-from snowpipe.deadline import NoAnswerError
 from tests.unit.ops.stage import Stage
 from tests.unit.snowpipe.silent_port import silent_port
 from tools.milkrun import app
@@ -192,7 +192,7 @@ def test_command_ends_even_if_a_statement_hangs(freezer: Freezer, tmp_path: Path
     """The process must not wait for the connector, which closes its session at exit."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"
-        "from snowpipe.command_errors import run\n"
+        "from cli.command_errors import run\n"
         f"warehouse.ANSWER_SECONDS = {LIMIT_SECONDS}\n"
         "sys.exit(run(app, sys.argv[1:], obj=os.environ, environment=os.environ, tell=complain))"
     )

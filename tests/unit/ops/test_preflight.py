@@ -9,10 +9,10 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from moto import mock_aws
 
+from cli.refusal import Refusal
 from ops import preflight
 from ops.existing_resources import LOOKUPS, Account, named
 from ops.preflight import Place
-from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection
 from tests.unit.serverless.templates import EVERYTHING, resources
 

@@ -9,6 +9,7 @@ import pytest
 import typer
 from moto import mock_aws
 
+from cli.refusal import Refusal
 from contract.events import GEOFENCE_KINDS, Reason
 from contract.objects import lines_object
 from handler.parse_body import parse_body
@@ -16,7 +17,6 @@ from handler.receipt import errors_of
 from handler.validate import validate
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
-from snowpipe.refusal import Refusal
 from tests.rejects import reject_line, unreadable_line
 
 NOW = datetime.now(UTC)

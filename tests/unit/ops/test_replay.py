@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aws.errors import RetryableError
+from cli.refusal import Refusal
 from contract.event_rules import geofence_event
 from contract.objects import lines_object
 from contract.stream_record import StreamRecord
@@ -21,7 +22,6 @@ from ops.discarded_batches import given_up, replay_given_up
 from ops.replay import EVER, Progress, Selection, lines_again, price_of, replay
 from ops.send_to_stream import LABEL, Pace, put_all
 from snowpipe.archive import Object
-from snowpipe.refusal import Refusal
 
 NOW = datetime.now(UTC).replace(minute=30, second=0, microsecond=0)
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 from typer.testing import CliRunner
 
+from cli.refusal import Refusal
 from ops import reachable_stores
 from ops.outputs import Outputs
 from ops.post_to_endpoint import poster
 from snowpipe import warehouse
-from snowpipe.refusal import Refusal
 from snowpipe.settings import Connection
 from tools.milkrun import app
 

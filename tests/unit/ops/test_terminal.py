@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
+from cli.printable import SafeConsole
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.smoke import event, follow
-from snowpipe.printable import SafeConsole
 from snowpipe.settings import Connection
 from tools.milkrun import app
 

@@ -81,6 +81,7 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
     ours = {
         "contract",
         "aws",
+        "cli",
         "handler",
         "consumer",
         "snowpipe",

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from snowpipe.finite import finite
-from snowpipe.print_rows import show
+from cli.finite import finite
+from cli.print_rows import show
 
 ROOT = Path(__file__).parents[3]
 

@@ -20,12 +20,13 @@ MAY_IMPORT = {
     "aws": {"contract"},
     "handler": {"contract", "aws"},
     "consumer": {"contract", "aws"},
-    "snowpipe": {"contract", "aws"},
-    "glue": PRODUCT,
-    "ops": {*PRODUCT, "glue"},
-    "tools.stack": {*PRODUCT, "glue", "ops", *STAND_ALONE},
-    "tools.console": {*PRODUCT, "ops", "tools.stack"},
-    "tools.fleet": {*PRODUCT, "ops", "tools.stack"},
+    "cli": {"contract", "aws"},
+    "snowpipe": {"contract", "aws", "cli"},
+    "glue": {*PRODUCT, "cli"},
+    "ops": {*PRODUCT, "cli", "glue"},
+    "tools.stack": {*PRODUCT, "cli", "glue", "ops", *STAND_ALONE},
+    "tools.console": {*PRODUCT, "cli", "ops", "tools.stack"},
+    "tools.fleet": {*PRODUCT, "cli", "ops", "tools.stack"},
 }
 PACKAGES = {*MAY_IMPORT, *STAND_ALONE, "tools", "tests"}
 FOLDERS = {

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from snowflake.connector.errors import ProgrammingError
 
+from cli.refusal import Refusal
 from local_snowflake.testing import free_port
 from snowpipe.history import bad_lines
 from snowpipe.pipe_health import triage
 from snowpipe.pipes import Status
 from snowpipe.quoting import quoted
-from snowpipe.refusal import Refusal
 from snowpipe.settings import load
 from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake

@@ -4,14 +4,17 @@ import gzip
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from snowpipe.refusal import Refusal
-from snowpipe.settings import load
+from cli.deadline import NoAnswerError
+from cli.refusal import Refusal
+from snowpipe.settings import Connection, load
 from snowpipe.warehouse import connect
+from tests.unit.snowpipe.silent_port import silent_port
 
 # A token without a signature: {"iss": "https://example.com", "sub": "ci"}
 OIDC_TOKEN = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2V4YW1wbGUuY29tIiwic3ViIjoiY2kifQ."
@@ -178,3 +181,18 @@ def test_missing_or_ambiguous_sign_in_method_is_refused_without_revealing_secret
     with pytest.raises(Refusal) as refused:
         load(environment | {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_DATABASE": "MILKRUN_DEV"})
     assert "SNOWFLAKE_" in str(refused.value)
+
+
+def test_snowflake_that_does_not_respond_is_reported_within_the_timeout() -> None:
+    """The server accepts the connection and never responds, like a suspended process."""
+    with silent_port() as port:
+        settings = Connection(
+            account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http"
+        )
+        began = time.monotonic()
+        with (
+            pytest.raises(NoAnswerError, match=f"Snowflake at http://127.0.0.1:{port}"),
+            connect(settings, 1),
+        ):
+            pass
+        assert time.monotonic() - began < 15, "one second, and the time to import the connector"

@@ -26,7 +26,7 @@ HEAVY = {
     "matplotlib",
     "uvicorn",
 }
-OURS = {"contract", "aws", "handler", "consumer", "snowpipe", "glue", "ops", "tools"}
+OURS = {"contract", "aws", "cli", "handler", "consumer", "snowpipe", "glue", "ops", "tools"}
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

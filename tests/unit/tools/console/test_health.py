@@ -5,7 +5,7 @@ secrets.
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 from tools.console.health import Sources, cause_of
 
 

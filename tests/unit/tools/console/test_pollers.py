@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from cli.refusal import MissingObject, Refusal
 from consumer.visits import Rule
 from contract import logs
 from contract.events import GEOFENCE_KINDS
@@ -23,7 +24,6 @@ from ops.outputs import Outputs
 from ops.polling import until
 from ops.presence import EXCLUSIVE_TAGS
 from snowpipe.archive import Object
-from snowpipe.refusal import MissingObject, Refusal
 from tests.unit.ops.test_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller

@@ -17,13 +17,13 @@ from zoneinfo import ZoneInfo
 import pytest
 import urllib3
 
+from cli.refusal import Refusal
 from consumer import visit_fields
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from contract.objects import Prefix, lines_object
 from ops.outputs import Outputs
 from ops.polling import until
-from snowpipe.refusal import Refusal
 from snowpipe.warehouse import Row
 from tools.console import lookups, parse_object, static_page, store_queries, stream
 from tools.console.command import made, server_of

@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 from rich.progress import Progress
 
+from cli.refusal import Refusal
 from ops.outputs import Outputs
-from snowpipe.refusal import Refusal
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools.fleet import demo

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from cli.refusal import Refusal
 from ops import terminal
 from ops.percentile import percentile
-from snowpipe.refusal import Refusal
 from tools.fleet.client import Client, send
 from tools.fleet.event_file import posts_of_file, read_lines
 from tools.fleet.rounds import Planned, Post

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.environment import for_commands, for_installation
 from ops.outputs import ROOT
-from snowpipe.environment import for_commands, for_installation
 
 MAIN = (
     "requirements.txt",

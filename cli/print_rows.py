@@ -1,14 +1,13 @@
 """Print messages to stderr, and rows to stdout as JSON or as a table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 
 import typer
 
-from snowpipe.finite import finite
-from snowpipe.warehouse import Row
+from cli.finite import finite
 
 
 def tell(line: str) -> None:
@@ -24,7 +23,7 @@ def shown(value: object) -> object:
     return str(value)
 
 
-def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
+def show(rows: Sequence[Mapping[str, object]], as_json: bool, none: str = "no rows") -> None:
     """Print rows as a JSON list, as a table, or as one block per row if the table is too wide for the terminal."""
     if as_json:
         typer.echo(json.dumps(finite(rows), default=shown, indent=2, allow_nan=False))
@@ -37,7 +36,7 @@ def show(rows: Sequence[Row], as_json: bool, none: str = "no rows") -> None:
     from rich.measure import Measurement
     from rich.table import Table
 
-    from snowpipe.printable import printable
+    from cli.printable import printable
 
     texts = [["" if value is None else printable(str(value)) for value in row.values()] for row in rows]
     console, table = Console(), Table(*map(escape, rows[0]))

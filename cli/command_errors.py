@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import typer
 
 from aws.errors import PermanentError, RetryableError
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 
 COULD_NOT_LOOK = 2
 TRACEBACK = "MILKRUN_TRACEBACK"

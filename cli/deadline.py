@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from time import monotonic
 
-from snowpipe.refusal import Refusal
+from cli.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
