@@ -48,7 +48,7 @@ class Source:
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
-    attempt: int = 0  # earlier attempts with the same objects, some of which could not be read
+    attempt: int = 0  # number of earlier attempts with the same objects, because some could not be read
 
     @property
     def generation(self) -> str:

@@ -15,8 +15,8 @@ A plan contains object keys and line numbers, but neither ids nor hashes of ids.
 events were deleted, and `--finish` needs no list of ids.
 
 Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. In a body or record that cannot be read as an
-event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/, old
-versions of objects, and the warehouse. `milkrun forget` covers these too.
+event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/,
+noncurrent versions of other objects, and the warehouse. `milkrun forget` covers these too.
 """
 
 import argparse

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from glue.archive import Store
 from glue.rows import checksum
 
-FULL_BYTES = 256 * 1024 * 1024  # a file is closed after the first row group that exceeds this
+FULL_BYTES = 256 * 1024 * 1024  # a file is closed after the row group with which its size reaches this
 ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, uncompressed
 
 

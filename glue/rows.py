@@ -23,7 +23,8 @@ UNREADABLE = (
 OTHER = "__other__"  # the folder for rare types and for types that are not valid folder names
 _MAX_TYPE_BYTES = 120
 
-# The columns of RAW.EVENTS, with those by which readers select and prune. `payload` is the line as archived.
+# The columns by which readers select and prune, and the columns of RAW.EVENTS except `scanned_at`. `payload` is the
+# line as archived.
 LINE = pa.schema(
     [
         ("event_id", pa.string()),

@@ -138,7 +138,10 @@ def _visit_rows(visits: Sequence[tuple[tuple[str, str, str], Visit]]) -> pa.Reco
 
 
 def conflicts_of(facts: DataFrame) -> DataFrame:
-    """Return one row for each content of an event that differs from the content of the event's first delivery."""
+    """Return one row for each content of an event that differs from the content of the event's first delivery.
+
+    At most MAX_CONTENTS_PER_EVENT - 1 contents are returned per event.
+    """
     several = (
         facts.where("event_key IS NOT NULL")
         .groupBy("event_key")

@@ -9,8 +9,8 @@ Results are exactly-once: a batch's files are named by the batch number, and Spa
 with the same input and state, so the repeated batch replaces its own files. A window is counted in the one
 batch in which the watermark passes its end, so each row of `trucks_inside` is final. Events later than the
 allowed lateness are dropped here and counted as `late`; the warehouse still contains them. A phone with a fast
-clock cannot advance the watermark for others, because an event's time is never later than the time at which the
-store wrote its object.
+clock cannot advance the watermark for others, because the watermark uses an event's time or, if it is earlier, the
+time at which the store wrote the event's object.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """

@@ -1,7 +1,7 @@
 """Create missing warehouse objects in the order of the numbered DDL files, and update existing ones.
 
 Views are replaced with COPY GRANTS, because Snowflake cannot alter a view's query (Snowflake: "CREATE VIEW",
-CREATE OR ALTER VIEW). Finally, `apply` repairs those other differences that a statement can repair without
+CREATE OR ALTER VIEW). Finally, `apply` repairs the other differences that a statement can repair without
 risk to data; `milkrun warehouse diff` lists the rest.
 """
 

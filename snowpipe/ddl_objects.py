@@ -26,7 +26,7 @@ class Object:
     kind: str
     name: str
     definition: str
-    """The DDL file."""
+    """The name of the DDL file."""
     properties: dict[str, Value] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
     """For a table, the type and NOT NULL of each column, by column name."""

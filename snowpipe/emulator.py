@@ -33,7 +33,7 @@ def emulator_session(region: str | None) -> "Session":
     # S3's settings are a section of their own, which the list above does not contain.
     session.get_component("config_store").set_config_provider("s3", ConstantProvider({}))
     made = boto3.Session("test", "test", region_name=region or "us-east-1", botocore_session=session)
-    # Otherwise each session reads the models of its services again, which takes five sixths of a client's CPU.
+    # Otherwise each session reads its services' models again, which takes five sixths of the CPU time of a new client.
     session.register_component("data_loader", _loader())
     return made
 

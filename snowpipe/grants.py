@@ -89,7 +89,7 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return the grants to the DDL's roles, and the grants on its objects to any role, except OWNERSHIP."""
+    """Return the grants to these roles, and the grants to any role on the objects in `present`, except OWNERSHIP."""
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")

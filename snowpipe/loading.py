@@ -63,7 +63,7 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the files that are missing from the load history; return their keys, and the keys that are too old.
+    """Queue the files that are missing from the load history; return their keys, and those of files that are too old.
 
     `prefix`, such as `dt=2026-11-16/`, and `since` (a time of receipt) restrict the files.
     """

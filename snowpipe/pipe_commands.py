@@ -289,8 +289,8 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
     except Refusal:
         if before.state != "PAUSED":
             raise
-        # Snowflake documents no error number for a stale pipe. Only the owner may force a pipe. If the cause
-        # is a different one, this statement fails, too.
+        # Snowflake documents no error number for a stale pipe, so the owner forces the pipe to resume after any
+        # error. If the cause is a different one, this statement fails, too.
         with stage.warehouse(administrator) as owner:
             pipes.force_resume(owner, pipe)
         since = since or before.ingested_at

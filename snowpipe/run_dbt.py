@@ -41,8 +41,8 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
     named = connection.model_dump(mode="json", exclude=left_out, exclude_none=True) | {
         name: secret.get_secret_value() for name, secret in secrets.items() if secret
     }
-    # For these two methods dbt needs an authenticator; without one, it signs in with the key or the password
-    # (dbt-snowflake's profile).
+    # For workload identity and for a token, dbt needs an authenticator; without one, it signs in with the key or
+    # the password (dbt-snowflake's profile).
     if connection.workload_identity_provider:
         named["authenticator"] = "workload_identity"
     elif secrets["token"]:

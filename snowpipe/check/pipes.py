@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-# How long a failed load counts: two hourly checks may fail without missing one.
+# Failed loads of this many hours are counted, so that an hourly check also finds those that two failed checks missed.
 FAILED_LOADS_HOURS = 3
 
 

@@ -60,7 +60,7 @@ def test_parquet_files_are_stored_by_day_and_type_outside_the_prefixes_loaded_by
     }
 
 
-def test_compacted_row_has_the_same_columns_as_a_row_of_raw_events(tmp_path: Path) -> None:
+def test_compacted_row_contains_the_fields_the_object_and_the_line_of_its_event(tmp_path: Path) -> None:
     [key] = archived(tmp_path, [line("e1", "user.updated_trip", HOUR, "van-9")])
     compacted(Folder(tmp_path))
     [file] = compacted_files(Folder(tmp_path), HOURS)

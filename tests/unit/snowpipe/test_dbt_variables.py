@@ -1,4 +1,4 @@
-"""Test that dbt and the consumer apply the same visit rule by default."""
+"""Test that dbt uses the contract's limits and, by default, the consumer's visit rule."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from contract.events import GEOFENCE_KINDS
 PROJECT = Path(__file__).parents[3] / "snowpipe/dbt/dbt_project.yml"
 
 
-def test_dbt_variables_equal_the_limits_and_the_visit_rule_of_the_consumer() -> None:
+def test_dbt_variables_equal_the_limits_of_the_contract_and_the_visit_rule_of_the_consumer() -> None:
     variables = yaml.safe_load(PROJECT.read_text())["vars"]
     assert variables["merge_gap_seconds"] == DEFAULT_RULE.merge_gap.total_seconds()
     assert variables["min_confidence"] == DEFAULT_RULE.min_confidence
