@@ -83,8 +83,8 @@ def check_answer(operation: OperationModel, answer: Mapping[str, object], *, enc
 
 
 def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
-    """Check an HTTP request to an AWS service with a JSON protocol; if `answer` is given, check that response
-    (status 200) instead.
+    """Check the body of a request to an AWS service with a JSON protocol against the service's model. If `answer` is
+    given, check this response body (of status 200) against the model instead. ModelError lists every violation.
     """
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:
@@ -181,7 +181,8 @@ def _size(shape: Shape, size: float, where: str, unit: str, form: Form) -> Itera
 
 @contextmanager
 def validated(answers: Answers = "raise") -> Iterator[None]:
-    """Check each request that a botocore client or the adapter sends in this process, and each response.
+    """Check each request that a botocore client or the adapter (aws/json_client.py) sends in this process, and each
+    response unless `answers` is "ignore".
 
     An invalid request raises ModelError before it is sent. Invalid responses are not the caller's fault, so all of them
     raise one ModelError at the end.

@@ -111,7 +111,9 @@ def backfill() -> int:
 
 
 def recreate() -> int:
-    """Run the part of recreate that reads the archive; return the number of objects that neither pipe loaded."""
+    """Run the part of recreate that reads the archive; return the number of objects that neither the old nor
+    the new pipe has loaded.
+    """
     with tempfile.TemporaryDirectory() as folder:
         recreation = Recreation(
             Loaded(lambda _: False),

@@ -18,7 +18,7 @@ VISIBILITY_SECONDS = 60
 
 
 def event(number: int) -> bytes:
-    """Return a geofence event of about 400 bytes, the typical size of the fleet's events."""
+    """Return a geofence event of about 400 bytes."""
     return json.dumps(
         {
             "_id": f"{number:032x}",

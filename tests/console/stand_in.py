@@ -62,7 +62,7 @@ def now() -> datetime:
 
 
 def zone_in_which_it_is_one_in_the_afternoon() -> str:
-    """Return a time zone in which it is 13:00 now, so that the tests' morning always falls on the current day."""
+    """Return a time zone in which it is between 13:00 and 14:00 now, so that the tests' morning is always today's."""
     # As in POSIX, + is west of Greenwich in these names.
     return f"Etc/GMT{now().hour - 13:+d}"
 

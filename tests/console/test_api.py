@@ -243,7 +243,7 @@ def test_reconcile_runs_on_demand_and_refuses_a_second_concurrent_run(api):
     assert done["equal"] is True, done["differences"]
 
 
-def test_morning_is_replayed_from_the_archive(api, pipeline, device):
+def test_posted_positions_and_visit_are_replayed_from_the_archive(api, pipeline, device):
     fence = Fence("farm", "farm-replay")
     begin = datetime.now(UTC) - timedelta(minutes=30)
     sent = [

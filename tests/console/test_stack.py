@@ -196,7 +196,9 @@ def test_hostile_text_sent_to_the_endpoint_is_shown_as_text(
 
 
 class OwnConsole:
-    """A console in its own process, which reaches AWS and Snowflake through relays that a test can cut."""
+    """A console that runs in a separate process. It connects to AWS and Snowflake through TCP relays, so that a test
+    can interrupt these connections.
+    """
 
     def __init__(self, folder: Path, aws: Relay, snowflake: Relay, pipeline: Pipeline) -> None:
         self.url = f"http://127.0.0.1:{OWN_PORT}"

@@ -3,7 +3,8 @@ tests.load.aws`.
 
 It prints the port on which it listens on loopback. It simulates the calls of S3, Kinesis, SQS, DynamoDB and
 EventBridge that our functions use. It is a separate process, so that its CPU time does not count as the functions'.
-`--scale 0` responds immediately; `--throttle` makes Kinesis return throttling errors.
+`--scale 0` responds immediately. `--throttle` makes every PutRecords call fail with InternalFailure, which the ingest
+function handles like throttling.
 """
 
 import argparse

@@ -19,7 +19,7 @@ MIN_SAMPLES = 20  # With fewer samples, on a very busy machine, the run fails wi
 FUNCTION_MB = {"ingest": 1024, "redrive": 512, "consume": 512, "check": 256}
 LIFE_S = 4 * 3600
 # The consumer caches the keys of the last 4,096 pairs and times; on a laptop it takes hours to fill this cache.
-# tests.load.functions checks its growth after the cache is full.
+# tests.load.functions checks the consumer's growth after the cache is full.
 FILLING_BYTES = {"consume": 6 * 2**20}
 STACK_BYTES = 2 * 2**30
 DAY_S = 8 * 3600

@@ -60,7 +60,7 @@ def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     )
 
 
-def test_rebuild_with_a_skewed_device_skips_only_the_damaged_object(
+def test_rebuild_skips_only_the_damaged_object_although_one_device_sends_a_third_of_the_events(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     store = Folder(tmp_path)

@@ -1,6 +1,6 @@
-"""Test that the stream's rows equal those of the rule and the Beam job, and are written exactly once despite SIGKILL.
+"""Test that the stream's rows equal those that glue/occupancy.py computes, and its windows also those of the Beam job.
 
-Damaged objects must not stop the stream.
+Each row must be written exactly once even after SIGKILL, and damaged objects must not stop the stream.
 """
 
 import json
@@ -63,7 +63,9 @@ def landed(folder: Path, events: Iterable[GeofenceEvent], each: int = 15) -> lis
 
 
 def expected(events: list[GeofenceEvent], until: datetime) -> tuple[Windows, list[tuple[object, ...]]]:
-    """Return the windows and overdue visits that the rule produces for all pairs, without Spark."""
+    """Return the rows of `trucks_inside` and `overdue_exits` that the stream must have written up to the watermark
+    `until`. They are computed without Spark, by calling `glue.occupancy.advance` once for each device and fence.
+    """
     pairs: dict[tuple[str, Fence], list[GeofenceEvent]] = {}
     for event in events:
         pairs.setdefault((event.device_id, event.fence), []).append(event)
@@ -94,7 +96,7 @@ def stream_of(folder: Path, objects_per_batch: int = 4) -> Stream:
     )
 
 
-def test_windows_and_overdue_exits_match_the_rule_and_the_beam_job(
+def test_stream_matches_the_occupancy_rule_and_its_windows_match_the_beam_job(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     events = morning(1)
