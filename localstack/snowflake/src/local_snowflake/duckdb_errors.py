@@ -7,8 +7,8 @@ import re
 
 import duckdb
 
+from local_snowflake.duckdb_macros import OTHER_DATES, TIMESTAMP
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing, unsupported
-from local_snowflake.macros import OTHER_DATES, TIMESTAMP
 
 UNKNOWN_COLUMNS = (
     re.compile(r'Referenced column "(?P<column>[^"]+)" (?:not found|was not found)'),

@@ -15,7 +15,7 @@ from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
 from fakesnow.transforms import show
 
 from local_snowflake import fixes
-from local_snowflake.macros import creation_sql
+from local_snowflake.duckdb_macros import creation_sql
 from local_snowflake.objects_sql import macros_of
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import literal, quoted

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlglot import exp
 
-from local_snowflake.macros import HOME
+from local_snowflake.duckdb_macros import HOME
 
 TEXT, NUMBER, BOOLEAN, NULL = "text", "number", "boolean", "null"
 VARIANT, MAYBE, SCALAR = "variant", "maybe a variant", "scalar"

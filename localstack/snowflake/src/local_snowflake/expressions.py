@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import snowflake.connector.errors
 from sqlglot import exp
 
-from local_snowflake.macros import OFFSET, TIMESTAMP
+from local_snowflake.duckdb_macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:

@@ -4,8 +4,8 @@ import duckdb
 import snowflake.connector.errors
 
 from local_snowflake.duckdb_errors import worded
+from local_snowflake.duckdb_macros import error_of
 from local_snowflake.errors import unsupported
-from local_snowflake.macros import error_of
 
 
 def refused(command: str, error: Exception) -> Exception:

@@ -1,6 +1,6 @@
 """Rewrite a statement so that DuckDB returns the same result as Snowflake.
 
-Column types are unknown here, so an expression that depends on them becomes a macro call (`macros.py`), which
+Column types are unknown here, so an expression that depends on them becomes a macro call (`duckdb_macros.py`), which
 DuckDB resolves when it binds the statement. `supported_sql.py` has already checked that every part of the
 statement is supported.
 """

@@ -6,6 +6,8 @@ from sqlglot import exp
 
 from local_snowflake.column_types import NUMBER as NUMBER_TYPE
 from local_snowflake.column_types import TEXTS, differ, groups
+from local_snowflake.duckdb_macros import HOME
+from local_snowflake.duckdb_macros import NUMBER as NUMBER_PATTERN
 from local_snowflake.errors import unsupported
 from local_snowflake.expression_types import (
     BOOLEAN,
@@ -22,8 +24,6 @@ from local_snowflake.expression_types import (
     text,
     typed,
 )
-from local_snowflake.macros import HOME
-from local_snowflake.macros import NUMBER as NUMBER_PATTERN
 from local_snowflake.translate_text import scalar_of
 from local_snowflake.translate_values import unified
 from local_snowflake.translation import Translation
