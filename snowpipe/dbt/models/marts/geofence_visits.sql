@@ -1,3 +1,4 @@
+-- models/intermediate/restated_visits.sql has the rule of visits; this table stores the visits that it returns.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',
