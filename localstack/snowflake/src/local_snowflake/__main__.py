@@ -86,7 +86,7 @@ def serve(
     except OSError as error:
         fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port")
 
-    # fakesnow and the connector take seconds to import, so everything that may fail is done first.
+    # fakesnow and the connector take seconds to import, so everything that can fail without them is done first.
     from local_snowflake.engine import FolderInUse
     from local_snowflake.process import Process
 

@@ -42,7 +42,7 @@ class Catalog:
         """Increases with every statement that may change an object, which makes earlier plans stale."""
         self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
-        self._preparing = threading.Lock()  # the loader and a session may call this concurrently
+        self._preparing = threading.Lock()  # the loader and a session may call `has_histories` concurrently
         self.dropped: set[str] = set()
         """Dropped databases that may still be the current database of a session."""
         with fakesnow.cursor() as cursor:

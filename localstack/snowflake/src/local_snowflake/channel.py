@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 RECEIVE = 10  # SQS's maximum per call
 MAX_KEY_BYTES = 1024
-MAX_OBJECT_BYTES = 2**50  # S3's maximum object size is 50 TB
+MAX_OBJECT_BYTES = 2**50  # well above S3's maximum object size of 50 TB
 GONE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 
 

@@ -161,7 +161,7 @@ class Bulk:
         return done
 
 
-class keeping_schema:  # reads as a statement
+class keeping_schema:  # in lower case, because it is used like a function: `with keeping_schema(duck):`
     """A context manager that restores the session's current schema, because loading changes it."""
 
     def __init__(self, duck: duckdb.DuckDBPyConnection) -> None:

@@ -61,7 +61,9 @@ class OnError:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """The options of the JSON format that affect loading. Any other option is refused if it would have an effect."""
+    """The file format options that affect how JSON is loaded. `of` refuses options that would change the result
+    but are not implemented, such as STRIP_NULL_VALUES = TRUE, and ignores the other options of the format.
+    """
 
     compression: str = "AUTO"
     """AUTO, GZIP or NONE."""
@@ -95,7 +97,8 @@ IGNORED_WHEN_FALSE = {
     "ENABLE_OCTAL",
     "TRIM_SPACE",
 }
-# Date formats matter only for conversions within a file, which do not exist in JSON.
+# Some of these options are ignored. The formats of dates and times, for example, control conversions while a file is
+# read, and JSON values are not converted.
 KNOWN_FORMAT_OPTIONS = IGNORED_WHEN_FALSE | {
     "TYPE",
     "COMPRESSION",
@@ -175,8 +178,8 @@ def copy_of(sql: str, scope: Scope) -> Copy:
 
 
 def select_of(sql: str) -> tuple[exp.Select, str, Options]:
-    """Parse the SELECT of a COPY statement that transforms data. It may read only one stage and have no other
-    clause, aggregate, window function or subquery (Snowflake: "COPY INTO <table>").
+    """Parse the SELECT of a COPY statement that transforms data. It may have only a select list and a FROM clause
+    with one stage, and may contain no aggregate, window function or subquery (Snowflake: "COPY INTO <table>").
     """
     select = parsed(sql)
     if not isinstance(select, exp.Select):

@@ -35,9 +35,8 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return Snowflake's error for a string that DuckDB cannot cast. If Snowflake would accept it,
-    because it supports more date and offset formats than DuckDB (Snowflake: "Date and time input and
-    output formats"),
+    """Return Snowflake's error for a string that DuckDB cannot cast. If Snowflake would accept the string, because
+    it supports more date and offset formats than DuckDB (Snowflake: "Date and time input and output formats"),
     return a refusal instead.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):

@@ -100,9 +100,9 @@ class DurableFakeSnow(FakeSnow):
         self._shut_in(folder)
 
     def _shut_in(self, folder: Path) -> None:
-        """Prevent statements from accessing files outside the folder, loading extensions or changing
-        settings. DuckDB's page "Securing DuckDB" describes these three settings, none of which can be changed
-        while the database is open.
+        """Prevent statements from accessing files outside the folder, loading extensions or changing DuckDB's
+        settings. The three settings that are set here cannot be changed back while the database is open. Source:
+        DuckDB's page "Securing DuckDB".
         """
         self.duck_conn.execute(f"SET allowed_directories = [{literal(f'{folder}/')}]")
         self.duck_conn.execute("SET enable_external_access = false")

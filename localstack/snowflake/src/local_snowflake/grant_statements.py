@@ -29,7 +29,8 @@ class Target:
     kind: str
     name: str
     of: str | None = None
-    """The kind of object to which ALL or FUTURE refers; `kind` is then the kind in the grant's row."""
+    """The kind of object to which ALL or FUTURE refers, such as TABLE; `kind` is then the whole phrase, such as FUTURE
+    TABLES IN SCHEMA."""
     all: bool = False
 
     @property

@@ -65,7 +65,7 @@ class Grants:
 
     @cached_property
     def roles_granted_to(self) -> Mapping[tuple[str, str], frozenset[str]]:
-        """The roles granted directly to each grantee, keyed by (Snowflake: "ROLE" or "USER", name)."""
+        """The roles granted directly to each grantee, keyed by ("ROLE" or "USER", name)."""
         found: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         for row in self.rows:
             if row.kind == "ROLE" and row.privilege == "USAGE":

@@ -1,10 +1,9 @@
 """Statements that take longer than one HTTP request.
 
-Snowflake answers within 45 seconds, if necessary with code 333333 and the URL at which the result will be
-available (Snowflake: "Submitting a request to execute SQL statements"). The connector stops waiting after
-60 seconds and
-sends the statement again with the same request id. That request must join the running statement, because
-otherwise an INSERT would insert its rows twice.
+Snowflake answers within 45 seconds. If a statement is still running then, the answer is code 333333 and the URL at
+which the result will be available (Snowflake: "Submitting a request to execute SQL statements"). The connector stops
+waiting after 60 seconds and sends the statement again with the same request id. That request must join the running
+statement, because otherwise an INSERT would insert its rows twice.
 """
 
 import asyncio
@@ -86,7 +85,8 @@ async def _answer_of(statement: Statement) -> list[Message]:
     except Exception:
         if not messages:
             raise
-        # Starlette answers a failure and raises it afterwards; by then the answer is complete, and logged.
+        # After an exception, Starlette sends an error response and then raises the exception again. The response is
+        # complete by then, and `_at_once` in server.py has logged it.
     return messages
 
 

@@ -1,7 +1,6 @@
 """The text of a VARIANT: strict JSON with the keys of each object sorted, as Snowflake stores and shows it,
-because an OBJECT does not preserve the order of its keys (Snowflake: "Semi-structured data types").
-Numbers are written
-as in the original text.
+because an OBJECT does not preserve the order of its keys (Snowflake: "Semi-structured data types"). Numbers are
+written as in the original text.
 """
 
 from typing import Any

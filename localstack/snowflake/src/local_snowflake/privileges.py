@@ -13,7 +13,7 @@ SYSTEM_ROLES: Mapping[str, tuple[str, ...]] = {
 }
 """Each role with the roles to which it is granted. Source: "Overview of Access Control", system-defined roles.
 
-PUBLIC is granted to every user and role without a grant."""
+Every user and role has PUBLIC, although no grant of PUBLIC is stored."""
 
 ROLE_PRIVILEGES: Mapping[str, tuple[str, ...]] = {
     "SYSADMIN": ("CREATE DATABASE", "CREATE WAREHOUSE"),

@@ -57,9 +57,8 @@ class Reading:
             self._expand(name, roles)
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
-        """Check the privileges of the view's owner on the tables that the view reads (Snowflake: "Overview
-        of Views").
-        For functions of the information schema, check the privileges of the roles in use instead.
+        """Check the privileges of the view's owner on the tables that the view reads (Snowflake: "Overview of
+        Views"). For functions of the information schema, check the privileges of the reader's roles instead.
         """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:

@@ -31,8 +31,8 @@ from local_snowflake.sql import Scope, Words
 
 log = structlog.get_logger()
 
-# The package has a function of the same name, which hides the module from `import`.
 type Json = dict[str, Any]
+# The package fakesnow has a function `server`, which hides the module of the same name from `import`.
 fakesnow_server: Any = import_module("fakesnow.server")
 
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -138,7 +138,7 @@ class LocalSnowflake:
             error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
             await failure(error)(scope, receive, send)
             return
-        # fakesnow would open a database file wherever FAKESNOW_DB_PATH says, and skip statements by nop_regexes.
+        # fakesnow would open database files in the folder FAKESNOW_DB_PATH, and skip statements that match nop_regexes.
         given = request["data"].get("SESSION_PARAMETERS") or {}
         autocommit = {"AUTOCOMMIT": given["AUTOCOMMIT"]} if "AUTOCOMMIT" in given else {}
         request["data"]["SESSION_PARAMETERS"] = autocommit
@@ -189,7 +189,7 @@ class LocalSnowflake:
         if session is None:
             await self.app(*replayed(scope, request), send)
             return
-        # A session is one DuckDB cursor: one statement at a time, as in Snowflake.
+        # A session is one DuckDB cursor, which can run only one statement at a time.
         async with self._turns[token]:
             verb = ""
             try:
@@ -198,7 +198,7 @@ class LocalSnowflake:
                 log.info("statement_refused", code=error.code, reason=error.message)
                 await failure(error)(scope, receive, send)
                 return
-            except Exception as error:  # Otherwise, the connector would retry a bug of ours for minutes.
+            except Exception as error:  # After HTTP 500, the connector would retry the statement for minutes.
                 log.exception("statement_failed")
                 await failure(SnowflakeError("000603", "XX000", f"local Snowflake: {error!r}"))(
                     scope, receive, send

@@ -1,7 +1,7 @@
-"""fakesnow's session with the corrections that dbt and other SQL need.
+"""fakesnow's session, with corrections for dbt's SQL and other statements.
 
-Each one corrects a case in which fakesnow 0.12.1 fails or silently gives a wrong answer; compatibility.md
-lists them. Statements that cannot be corrected are refused with a message.
+Each correction concerns a case in which fakesnow 0.12.1 fails or silently gives a wrong answer. Statements that
+cannot be corrected are refused with an error that names them.
 """
 
 import time
@@ -203,7 +203,7 @@ class LocalCursor(FakeSnowflakeCursor):
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
         show = expression if isinstance(expression, exp.Show) else None
-        for raw in list(expression.find_all(exp.RawString)):  # $$…$$, which fakesnow lost in COMMENT = $$…$$
+        for raw in list(expression.find_all(exp.RawString)):  # $$…$$, which fakesnow loses in COMMENT = $$…$$
             raw.replace(exp.Literal.string(raw.this))
         params = with_values(expression, params)
         refuse_context_functions(expression)
@@ -266,7 +266,8 @@ class LocalCursor(FakeSnowflakeCursor):
         if isinstance(transformed, DDL):
             self._conn.commit_open()
         elif isinstance(transformed, exp.Transaction) and self._conn.in_transaction:
-            self._execute_and_describe(sqlglot.parse_one(DONE, read="duckdb"))  # Snowflake ignores it
+            # Snowflake ignores a second BEGIN.
+            self._execute_and_describe(sqlglot.parse_one(DONE, read="duckdb"))
             return
         self._execute_one(transformed, params)
         self._follow_table(transformed)

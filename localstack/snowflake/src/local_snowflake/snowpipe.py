@@ -55,7 +55,7 @@ class Ingest:
         self.notices = Notices(catalog, channels.aws)
         self.activity: defaultdict[str, Activity] = defaultdict(Activity)
         self.problems: dict[str, str] = {}
-        """Current problems, with a region's queue or with loading."""
+        """Descriptions of the current problems. The key is the region whose queue cannot be reached, or `loading`."""
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] = lambda: None
         self._inbox: queue.Queue[Message] = queue.Queue(maxsize=2 * MAX_FILES)

@@ -13,7 +13,7 @@ from local_snowflake.errors import unsupported
 from local_snowflake.lengths import columns_of, limit_of
 from local_snowflake.sql import hidden, literal, quoted
 
-# Options about storage, costs and comments, which change no result of a query.
+# Options that are implemented, or that change no result of a query.
 ACCEPTED = (
     exp.ClusterProperty, exp.CopyGrantsProperty, exp.LikeProperty, exp.SchemaCommentProperty, exp.SecureProperty,
     exp.SequenceProperties, exp.TemporaryProperty, exp.TransientProperty,
@@ -63,8 +63,8 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Raise an error for a column type that DuckDB would replace with another type, such as DECFLOAT, or for
-    a structured type.
+    """Refuse column types that DuckDB cannot represent: types such as DECFLOAT, which DuckDB would replace with
+    another type, structured types, and times or timestamps with fewer than six fractional digits.
     """
     for column in statement.find_all(exp.ColumnDef):
         kind = column.args.get("kind")

@@ -1,5 +1,5 @@
-"""Helpers for tests: a local Snowflake in its own process, an emulated AWS for it, and a separate warehouse
-for each test.
+"""Helpers for tests: a local Snowflake in its own process, an emulated AWS for it, and a separate database and
+bucket for each test.
 """
 
 import gzip
@@ -189,8 +189,8 @@ class Warehouse:
 
     @contextmanager
     def as_role(self, role: str, **options: object) -> Iterator["Warehouse"]:
-        """Yield this warehouse with a connection that uses another role; the connection is closed at the end
-        of the `with` block.
+        """Yield a copy of this object whose connection uses another role; the connection is closed at the end of
+        the `with` block.
         """
         other = copy(self)
         other.connection = self.local.connect(database=self.database, role=role, **options)

@@ -44,10 +44,10 @@ class TransactionalConnection(FakeSnowflakeConnection):
             )
 
     def outlive_failure(self) -> None:
-        """Begin a new transaction after a failed statement if the previous one had changed nothing;
-        otherwise, note that it is aborted.
+        """After a failed statement, replace an open transaction that has changed nothing with a new one. If it has
+        changed something, note whether DuckDB has aborted it.
 
-        The failure ends the transaction in DuckDB, but would not end it in Snowflake.
+        A failed statement can abort its transaction in DuckDB, but not in Snowflake.
         """
         with suppress(duckdb.Error):
             self._duck_conn.fetchall()  # DuckDB accepts no statement while a result is unread

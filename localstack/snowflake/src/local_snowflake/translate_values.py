@@ -94,7 +94,7 @@ def with_three_digits(value: exp.Expr) -> exp.Expr:
 
 
 def as_variant(value: exp.Expr, translation: Translation) -> exp.Expr:
-    """Format a timestamp within a VARIANT as Snowflake does: with milliseconds and an offset."""
+    """Format a timestamp within a VARIANT as Snowflake does: with milliseconds and, for a TIMESTAMP_TZ, an offset."""
     types = translation.types
     given = types.of(value) if types else frozenset()
     if is_aggregated(value) or (given is not None and TIMESTAMP not in given):

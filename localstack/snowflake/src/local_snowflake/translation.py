@@ -1,4 +1,6 @@
-"""The kinds of a statement's expressions, as far as the translation can infer them."""
+"""Infer whether an expression is text, a number, a boolean, NULL, a VARIANT or another scalar, as far as this is
+possible without the column types.
+"""
 
 from dataclasses import dataclass
 
@@ -26,8 +28,8 @@ from local_snowflake.expression_types import (
 
 @dataclass
 class Translation:
-    """Infers the kind of an expression in one statement; `variants` are the names of the columns that may be
-    VARIANTs.
+    """Infers the kinds of one statement's expressions: `text`, `number`, `boolean`, `null`, `variant`, `maybe a
+    variant` or, for any other value, `scalar`. `variants` are the names of the columns that may be VARIANTs.
     """
 
     variants: frozenset[str]
@@ -83,8 +85,8 @@ class Translation:
 
 
 def aliases_of_variants(statement: exp.Expr, known: frozenset[str]) -> frozenset[str]:
-    """Return `known` plus the names in the statement that may denote VARIANTs: aliases of such expressions,
-    names in column lists, and FLATTEN's columns VALUE and THIS.
+    """Return `known` plus the names in the statement that may denote VARIANTs: aliases of expressions that may be
+    VARIANTs, names in column lists, and FLATTEN's columns VALUE and THIS.
     """
     aliases = [
         node for node in statement.find_all(exp.Alias) if isinstance(node.args.get("alias"), exp.Identifier)
