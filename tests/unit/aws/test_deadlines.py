@@ -100,7 +100,7 @@ def test_call_over_tls_ends_in_time_if_the_peer_sends_slowly(trusted: Path) -> N
         assert seconds_of_a_failing_call(url) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_call_over_tls_ends_in_time_if_the_peer_reads_nothing(trusted: Path) -> None:
+def test_call_over_tls_ends_in_time_if_the_peer_stops_reading(trusted: Path) -> None:
     with peer([], 0, trusted) as url:
         assert seconds_of_a_failing_call(url, b"x" * 8_000_000) <= CALL_SECONDS + SLACK_SECONDS
 
@@ -153,10 +153,12 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
         assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_all_attempts_of_a_put_fit_into_the_handlers_time_budget(
+def test_all_attempts_of_each_of_the_handlers_calls_fit_into_its_time_budget(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """STORE_SECONDS must cover three attempts and the longest pauses between them."""
+    """STORE_SECONDS must cover three attempts and the longest pauses between them, STREAM_SECONDS and ENQUEUE_SECONDS
+    the attempts that a function makes.
+    """
     from aws.retry import FUNCTION_TRIES, TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS
 

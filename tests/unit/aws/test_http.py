@@ -157,6 +157,16 @@ def test_certificates_are_loaded_once_for_all_endpoints(
     assert len(read) == 1
 
 
+def test_consecutive_calls_use_one_connection() -> None:
+    with strict_service() as service:
+        endpoint = endpoint_at(service)
+        post(endpoint)
+        first = endpoint._connection.sock
+        assert first is not None
+        assert post(endpoint) == 200
+        assert endpoint._connection.sock is first
+
+
 def test_connection_closed_by_the_service_is_reopened() -> None:
     with strict_service() as service:
         service.closes = True

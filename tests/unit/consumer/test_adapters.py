@@ -1,4 +1,4 @@
-"""Test the adapters for DynamoDB, EventBridge and S3 with responses that report a partial failure."""
+"""Test the adapters for DynamoDB, EventBridge and S3 with responses that report a complete or partial failure."""
 
 from urllib.parse import unquote
 

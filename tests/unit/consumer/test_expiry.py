@@ -216,7 +216,7 @@ def test_no_event_is_added_to_a_chunk_if_all_later_chunks_have_expired():
 
 @pytest.mark.parametrize("left", [0, 1, None])
 def test_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
-    """DynamoDB has deleted only some of the expired chunks."""
+    """DynamoDB has deleted some of the expired chunks (`left` is 0 or 1) or all of them (None)."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e

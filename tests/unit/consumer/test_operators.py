@@ -249,6 +249,8 @@ def test_quarantined_objects_with_custom_keys_are_listed_and_purged(aws, tmp_pat
     assert unreadable == []
     purged = quarantine.purge(s3, aws.bucket, quarantine.set_aside(s3, aws.bucket, "set-aside/", []))
     assert purged == (1, [])
+    kept = s3.list_objects_v2(Bucket=aws.bucket)["Contents"]
+    assert {each["Key"] for each in kept} == {"set-aside/", "set-aside/empty.ndjson"}
 
 
 def test_dry_run_counts_quarantined_records_and_sends_nothing(aws, tmp_path):

@@ -64,7 +64,9 @@ def test_device_id_in_user_takes_precedence_over_the_top_level_device_id() -> No
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_event_that_is_not_a_geofence_event_needs_a_device_id_or_a_user_id(user: dict[str, str]) -> None:
+def test_device_id_or_user_id_suffices_for_an_event_that_is_not_a_geofence_event(
+    user: dict[str, str],
+) -> None:
     check(TRIP | {"user": user})
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from copy import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 
@@ -213,6 +214,14 @@ def other_content_not_archived(facts: Facts) -> Facts:
     return replace(facts, exchanges=[replace(first, post=more), *rest])
 
 
+def rejected_event_also_accepted(facts: Facts) -> Facts:
+    """Add an accepted event with the id of a rejected one."""
+    rejected = next(e for x in facts.exchanges for e in x.post.events if e.code and e.event_id)
+    key = min(events_of(facts))
+    line = json.dumps({"_id": rejected.event_id}).encode()
+    return replace(facts, objects={**facts.objects, key: [*facts.objects[key], line]})
+
+
 CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
     (object_missing, "lost"),
     (line_changed, "not sent"),
@@ -238,7 +247,12 @@ CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
     (dwell_not_stored, "wrong visit"),
     (ended_visit_in_the_index_of_open_visits, "wrong visit"),
     (index_of_open_visits_empty, "wrong visit"),
+    (rejected_event_also_accepted, "both"),
 ]
+
+
+def test_changes_cover_every_kind_of_deviation() -> None:
+    assert {kind for _, kind in CHANGES} == set(get_args(Kind.__value__))
 
 
 @pytest.mark.parametrize(("change", "kind"), CHANGES, ids=lambda value: getattr(value, "__name__", value))

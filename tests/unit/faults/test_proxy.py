@@ -205,17 +205,16 @@ def test_kill_fault_kills_only_the_caller_named_in_its_rule(upstream: Upstream) 
     with Proxy(upstream.url, processes=lambda: names) as proxy:
         command = [sys.executable, "-c", CALLER, proxy.url + "/", SIGNED.format("sqs")]
         with proxy.rules(Rule(Fault.KILL_AFTER, "sqs", caller="loader", times=1)):
-            other = subprocess.Popen(["sleep", "30"])
+            other = subprocess.Popen(command, stdout=subprocess.PIPE)
             names[other.pid] = "another"
+            assert other.communicate(timeout=20)[0] == b"done\n"
+            assert other.returncode == 0
             caller = subprocess.Popen(command, stdout=subprocess.PIPE)
             names[caller.pid] = "loader"
-            assert caller.wait(20) == -9
-            assert caller.communicate()[0] == b""
-            assert other.poll() is None
-            other.kill()
-            other.wait()
-        assert [path for _, path, _, _ in upstream.requests] == ["/"], "the call was executed"
-        assert proxy.calls["loader → sqs "] == 1
+            assert caller.communicate(timeout=20)[0] == b""
+            assert caller.returncode == -9
+        assert [path for _, path, _, _ in upstream.requests] == ["/", "/"], "both calls were executed"
+        assert proxy.calls["another → sqs "] == proxy.calls["loader → sqs "] == 1
 
 
 def test_slow_fault_delays_the_call_but_executes_it(proxy: Proxy, upstream: Upstream) -> None:

@@ -197,7 +197,7 @@ def test_missing_setting_is_logged_and_causes_a_503(
     assert "ARCHIVE_BUCKET" in capsys.readouterr().out
 
 
-def test_step_that_may_exceed_the_remaining_time_is_not_started(phone: Phone) -> None:
+def test_events_are_not_stored_if_storing_may_exceed_the_remaining_time(phone: Phone) -> None:
     assert phone.post([ENTER], remaining_ms=12_900).status == 503
     assert phone.world.calls == [], "half a second is reserved for the response"
 
