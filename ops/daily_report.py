@@ -334,7 +334,7 @@ def _day_name(text: str) -> str:
         if text in NAMED:
             return text
         day = date.fromisoformat(text)
-        if not 2000 <= day.year < 3000:  # the first and last days of the calendar have no midnight in UTC
+        if not 2000 <= day.year < 3000:  # in years 1 and 9999, midnight may overflow in UTC
             raise ValueError(text)
         return day.isoformat()
     except ValueError:

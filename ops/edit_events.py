@@ -66,7 +66,9 @@ class Patch:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise typer.BadParameter(f"{text!r}: write PATH=VALUE")
+        raise typer.BadParameter(
+            f"{text!r} contains no equals sign: write PATH=VALUE, or OLD=NEW for --rename"
+        )
     return name, value
 
 

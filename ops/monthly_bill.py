@@ -299,7 +299,10 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and this search."""
+    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and this search.
+
+    The ledger contains the keys of all events (docs/adr/0097-narrow-look-at-the-ledger.md).
+    """
     runs = DAYS_A_MONTH * 24 * 60 / load.freshness_minutes
     row_bytes = load.event_bytes * load.work.gzip_share
     new_rows = load.events_per_day * load.freshness_minutes / (24 * 60)

@@ -50,7 +50,7 @@ def command(
 ) -> None:
     """Migrate the visits table to the current item layout after an upgrade (docs/upgrade.md).
 
-    Run the command once the last consumer of the previous version has stopped. It can be interrupted and
+    Run the command after the last consumer of the previous version has stopped. It can be interrupted and
     repeated.
     """
     outputs = terminal.outputs_of(context, stage)

@@ -60,7 +60,7 @@ def set_aside(s3: "S3Client", bucket: str, what: str, unreadable: list[str]) -> 
     for listed in archive.objects(what if is_prefix else PREFIX):
         key = listed.key
         body = archive.body(key) if is_content(key, listed.size) else None
-        if body is None:  # not an object of records, or deleted since it was listed
+        if body is None:  # a folder marker, an empty object, or deleted since it was listed
             continue
         try:
             lines = readable_lines(body, key)

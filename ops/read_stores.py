@@ -171,7 +171,7 @@ def stream_records(
                     record["ApproximateArrivalTimestamp"],
                     record["Data"],
                 )
-            # Full pages may follow an empty one; only the lag shows the end.
+            # An empty page may be followed by pages with records, unless the lag is 0.
             if not answer["Records"] and answer.get("MillisBehindLatest", 0) == 0:
                 break
             iterator = answer.get("NextShardIterator")

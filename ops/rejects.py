@@ -2,7 +2,7 @@
 
 A repaired event is sent through the API like the events of a phone. Its field `milkrun_resent` names the
 object and the line of the rejected event. Accepted events are recorded under `resent/`, so that a repeated
-command continues an interrupted one and sends no event twice.
+command continues an interrupted one and skips these events.
 """
 
 import base64
