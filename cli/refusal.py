@@ -1,4 +1,4 @@
-"""The exceptions that end a command with a message for the user."""
+"""The exception that ends a command with a message for the user."""
 
 
 class Refusal(Exception):
@@ -11,7 +11,3 @@ class Refusal(Exception):
     def __init__(self, line: str, exit_code: int = 2) -> None:
         super().__init__(line)
         self.exit_code = exit_code
-
-
-class MissingObject(Refusal):
-    """A table, view, pipe or stage does not exist or is hidden from the role; Snowflake does not say which."""

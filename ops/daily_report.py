@@ -18,11 +18,11 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from cli.refusal import MissingObject, Refusal
+from cli.refusal import Refusal
 from ops import fleet_day, terminal
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import MissingObject, Row, Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")
 """The fence tags of collections, as in the dbt variable collection_tags."""

@@ -7,7 +7,6 @@ from itertools import batched
 from typing import TYPE_CHECKING, NamedTuple
 
 from aws.table import Table, loaded
-from cli.refusal import MissingObject
 from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
 from consumer.visits import Pair, Rule, Visit
@@ -18,7 +17,7 @@ from handler.settings import Settings
 from ops.outputs import Outputs
 from ops.visits_items import events_in, visits_in
 from snowpipe.history import inflated
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import MissingObject, Row, Warehouse
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import urllib3
 
 from cli.deadline import within
-from cli.refusal import MissingObject, Refusal
+from cli.refusal import Refusal
 from contract import logs
 from ops import redrive, terminal
 from ops.function_logs import Line as LogLine
@@ -24,7 +24,7 @@ from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, 
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import MissingObject, Warehouse
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

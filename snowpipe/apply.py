@@ -7,11 +7,11 @@ risk to data; `milkrun warehouse diff` lists the rest.
 
 from collections.abc import Sequence
 
-from cli.refusal import MissingObject, Refusal
+from cli.refusal import Refusal
 from snowpipe.ddl_files import Definition, same_statement
 from snowpipe.ddl_objects import objects
 from snowpipe.drift import differences
-from snowpipe.warehouse import Row, Warehouse
+from snowpipe.warehouse import MissingObject, Row, Warehouse
 
 
 def changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[str]:

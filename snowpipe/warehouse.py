@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from cli.deadline import NoAnswerError, while_alive, within
-from cli.refusal import MissingObject, Refusal
+from cli.refusal import Refusal
 from snowpipe.arrow import make_loggers
 from snowpipe.check.sqlapi import host_of
 from snowpipe.roles import Role
@@ -26,6 +26,10 @@ _NO_PRIVILEGE = 3001
 _NO_SUCH_OBJECT = (2003, 2043)
 _NOT_CONNECTED = range(250001, 252000)
 _NO_ROLE = 390189
+
+
+class MissingObject(Refusal):
+    """A table, view, pipe or stage does not exist or is hidden from the role; Snowflake does not say which."""
 
 
 class Warehouse(Protocol):

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cli.refusal import MissingObject
 from consumer.visits import Rule
 from contract.objects import ObjectName, object_name
 from ops.outputs import Outputs
-from snowpipe.warehouse import Snowflake
+from snowpipe.warehouse import MissingObject, Snowflake
 from tools.console import health
 from tools.console.poll_intervals import Pace
 from tools.console.replay import Kinds

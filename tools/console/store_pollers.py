@@ -7,13 +7,12 @@ from typing import ClassVar
 
 import msgspec
 
-from cli.refusal import MissingObject
 from consumer import keys, visit_fields
 from contract import logs
 from contract.events import Fence
 from ops import redrive, visits
 from ops.read_stores import utc
-from snowpipe.warehouse import Row, Snowflake
+from snowpipe.warehouse import MissingObject, Row, Snowflake
 from tools.console.archive_poller import ArchivePoller
 from tools.console.event_rates import WINDOW_S
 from tools.console.known_visits import FEW_VISITS

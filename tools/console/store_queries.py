@@ -6,7 +6,6 @@ from decimal import Decimal
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from cli.refusal import MissingObject
 from consumer import keys
 from contract.events import Fence
 from contract.objects import object_name
@@ -16,7 +15,7 @@ from ops.outputs import Outputs
 from ops.read_stores import utc
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
-from snowpipe.warehouse import Row
+from snowpipe.warehouse import MissingObject, Row
 from tools.console import known_visits, parse_object
 from tools.console.polling import Clients, Session
 from tools.console.replay import Kinds

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from cli.refusal import MissingObject, Refusal
+from cli.refusal import Refusal
 from consumer.visits import Rule
 from contract import logs
 from contract.events import GEOFENCE_KINDS
@@ -24,6 +24,7 @@ from ops.outputs import Outputs
 from ops.polling import until
 from ops.presence import EXCLUSIVE_TAGS
 from snowpipe.archive import Object
+from snowpipe.warehouse import MissingObject
 from tests.unit.ops.test_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller
