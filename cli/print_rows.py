@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import typer
 
-from cli.finite import finite
+from cli.json_numbers import finite
 
 
 def tell(line: str) -> None:

@@ -30,7 +30,7 @@ from typer.core import TyperGroup
 
 from aws.errors import PermanentError, RetryableError
 from cli import command_errors
-from cli.finite import finite
+from cli.json_numbers import finite
 from cli.printable import SafeConsole, printable
 from ops.outputs import Outputs
 from ops.times import instant

@@ -9,10 +9,8 @@ import botocore.exceptions
 import pytest
 import typer
 from rich.console import Console
-from rich.text import Text
 from typer.testing import CliRunner
 
-from cli.printable import SafeConsole
 from ops import terminal
 from ops.outputs import NoStackError, Outputs
 from ops.polling import until
@@ -80,12 +78,6 @@ def test_printed_json_decodes_to_the_original_value(capsys: pytest.CaptureFixtur
     value = {"device": HOSTILE.replace("\ud800", "") + "\U000e0001 é"}
     terminal.print_json(value)
     assert json.loads(capsys.readouterr().out) == value
-
-
-def test_safe_console_escapes_control_characters() -> None:
-    file = io.StringIO()
-    SafeConsole(file=file, force_terminal=False).print("a\x1b[31mb", Text("c\u202ed"))
-    assert file.getvalue().strip() == r"a\u001b[31mb c\u202ed"
 
 
 def test_wide_values_are_wrapped_and_never_truncated(printed: io.StringIO) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.environment import for_commands, for_installation
+from cli.environment import for_installation
 from ops.outputs import ROOT
 
 MAIN = (
@@ -251,18 +251,3 @@ def test_setup_and_stack_pass_the_same_variables_to_package_installers():
     assert {name for name in found if name in KEPT | DROPPED} - {"TZ"} == set(KEPT)
     assert found["TZ"] == "UTC"
     assert found["NO_PROXY"] == found["no_proxy"] == "localhost,127.0.0.1,::1"
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, {}),
-        ({"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}, {"AWS_PROFILE": "dev", "PYTHONUNBUFFERED": "1"}),
-        ({"PYTHONPATH": "/x", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}),
-        ({"PYTHONDONTWRITEBYTECODE": "1"}, {}),
-        ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
-    ],
-)
-def test_command_inherits_all_environment_variables_except_python_settings(given, wanted):
-    assert for_commands(given) == wanted
-    assert for_commands(for_commands(given)) == wanted  # otherwise the command would restart itself forever
