@@ -1,4 +1,4 @@
--- models/intermediate/restated_visits.sql has the rule of visits; this table stores the visits that it returns.
+-- The rule of visits is in models/intermediate/restated_visits.sql; this table stores its visits.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',
