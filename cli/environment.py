@@ -1,8 +1,9 @@
 """The environment variables that our programs inherit from the caller.
 
 A developer's environment often changes how Python, Node, uv, boto3, dbt or git behave (proxy, AWS profile,
-PYTHONPATH, NODE_OPTIONS), so each program that we start gets only the variables listed here. This module uses
-only the standard library, because entry points call it before they import anything.
+PYTHONPATH, NODE_OPTIONS). Programs of the local stack and package installers therefore get only the variables
+listed here, and our own commands get all variables except those that change how Python runs. This module uses only
+the standard library, because entry points call it before they import anything else.
 """
 
 import os
@@ -33,7 +34,7 @@ _PERSON = {
     "PWD",
     "JAVA_HOME",
 }
-_PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}  # in either case
+_PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}  # in lower or upper case
 _CERTIFICATES = {
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -41,7 +42,7 @@ _CERTIFICATES = {
     "CURL_CA_BUNDLE",
     "NODE_EXTRA_CA_CERTS",
 }
-# These determine from where packages are installed, and to where, so an installer needs them.
+# Variables that determine where packages come from and where they are stored, so an installer needs them.
 _INSTALLATION = re.compile(
     r"XDG_(CACHE|CONFIG|DATA)_HOME|NETRC|PYENV_ROOT|NPM_TOKEN"
     r"|UV_(CACHE_DIR|DEFAULT_INDEX|INDEX\w*|EXTRA_INDEX_URL|FIND_LINKS|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT"

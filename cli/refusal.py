@@ -5,7 +5,7 @@ class Refusal(Exception):
     """A command failed or was refused; the message is one line for the user.
 
     `exit_code` is 2 if the result could not be determined (no connection, privilege or object), and 1 if the
-    check found a problem.
+    command found a problem.
     """
 
     def __init__(self, line: str, exit_code: int = 2) -> None:

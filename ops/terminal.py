@@ -1,4 +1,7 @@
-"""Options and output that the commands in `ops` and `tools` share. `cli` has what all commands share."""
+"""Options and output that the commands in `ops` and `tools` share.
+
+The package `cli` contains the parts that all commands share.
+"""
 
 import contextlib
 import json

@@ -15,6 +15,6 @@ from cli.environment import for_commands
         ({"http_proxy": "p", "NO_PROXY": "*"}, {"http_proxy": "p", "NO_PROXY": "*", "no_proxy": "*"}),
     ],
 )
-def test_command_inherits_all_environment_variables_except_python_settings(given, wanted):
+def test_command_inherits_all_variables_except_those_that_change_how_python_runs(given, wanted):
     assert for_commands(given) == wanted
     assert for_commands(for_commands(given)) == wanted  # otherwise the command would restart itself forever
