@@ -93,7 +93,7 @@ def test_renamed_table_keeps_its_load_history(staged: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("sql", ["CREATE OR REPLACE TABLE RAW.EVENTS AS SELECT nope", "DROP VIEW RAW.EVENTS"])
-def test_table_keeps_its_load_history_if_its_replacement_fails(staged: Warehouse, sql: str) -> None:
+def test_table_keeps_its_load_history_if_replacing_or_dropping_it_fails(staged: Warehouse, sql: str) -> None:
     staged.run(staged.copy())
     staged.refused(sql)
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]

@@ -31,7 +31,7 @@ TEXT = "CASE WHEN t = 'JSON' THEN (x::JSON)->>'$' ELSE x END"
 OTHER_DATES = r"\s*(\d{1,2}/\d{1,2}/\d{4}|\d{1,2}-[A-Za-z]{3}-\d{4}|[A-Za-z]{3},? ).*"
 OTHER_DATES += r"|\s*\d{4}-\d{1,2}-\d{1,2}[Tt ]\d{1,2}\s*"
 SCALE = r"regexp_extract(t, ',(\d+)', 1)"
-# A FLOAT has about 15 digits ("Numeric data types"), which is what Snowflake writes; DuckDB writes up to 17.
+# Snowflake writes a FLOAT with about 15 digits ("Numeric data types"); DuckDB writes up to 17.
 LONG_FLOAT = (
     r"length(ltrim(regexp_replace(split_part(x::VARCHAR, 'e', 1), '\.0$|[^0-9]', '', 'g'), '0')) > 15"
 )
@@ -66,7 +66,8 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
     """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
-    if kind in ("Date", "Timestamp"):  # not NULL, because Snowflake reads these forms
+    if kind in ("Date", "Timestamp"):
+        # Not NULL, even for a TRY_ function, because Snowflake accepts these date formats.
         refusal = raised("000002", "0A000", "'the format of this date: ' || x")
         other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
     strict = (
@@ -77,8 +78,8 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
 
 def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
     """Return SQL that defines a macro with one overload per type of `x`. Its parameter `t` is the original
-    type of `x`. The body needs it because DuckDB chooses the same overload for a VARIANT (JSON) and for text,
-    and because it contains the scale of a NUMBER.
+    type of `x`. The body needs `t` because DuckDB chooses the same overload for a VARIANT (JSON) and for text,
+    and because `t` contains the scale of a NUMBER.
     """
     variants = ", ".join(f"(x {kind}, t{parameters}) AS ({body})" for kind, body in bodies.items())
     return f"CREATE OR REPLACE MACRO {HOME}{name}{variants};\n"
