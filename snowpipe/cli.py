@@ -80,7 +80,7 @@ def bootstrap(
         bool, typer.Option(help="Also change the role and the topic in AWS. Only for an emulated AWS.")
     ] = False,
 ) -> None:
-    """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set
+    """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set,
     and stop.
     """
     stage = stage_of(context, outputs)

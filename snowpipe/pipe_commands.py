@@ -258,14 +258,14 @@ def resume(
     since: Annotated[
         str | None,
         typer.Option(
-            metavar="TIME", help="Time at which a stale pipe was paused. Default: the time of its last load."
+            metavar="TIME", help="Time at which the pipe was paused. Default for a stale pipe: its last load."
         ),
     ] = None,
 ) -> None:
     """Resume pipes.
 
-    If a pipe is stale (paused for more than 14 days), the files whose notifications have expired are loaded
-    as well.
+    If a pipe is stale (paused for more than 14 days), or with --since, the files whose notifications have
+    expired are loaded as well.
     """
     start = None if since is None else instant(since)
     stage = stage_of(context, outputs)

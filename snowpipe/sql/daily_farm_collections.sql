@@ -1,4 +1,4 @@
--- Visits to farms by UTC day from RAW.EVENTS: the figures of MARTS.DAILY_FARM_COLLECTIONS without dbt. One row per
+-- Visits to farms by UTC day from RAW.EVENTS: most columns of MARTS.DAILY_FARM_COLLECTIONS without dbt. One row per
 -- day and fence. The visit rule is explained in dbt/models/intermediate/restated_visits.sql. Invalid rows
 -- (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an impossible time.
 WITH said AS (

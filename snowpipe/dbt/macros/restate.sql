@@ -63,7 +63,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# The rows of a model that this run, or an earlier attempt at it, has added. #}
+{# The condition that this run, or an earlier attempt at it, has added a row. #}
 {% macro of_this_run() -%} read_through > {{ mark('completed_through') }} {%- endmacro %}
 
 {# The ledger as of the last run; none if the run reads the whole history or rebuilds the ledger itself. #}
@@ -121,8 +121,8 @@
     {% do return((modules.datetime.datetime.strptime(hour, form) + modules.datetime.timedelta(hours=1)).strftime(form)) %}
 {%- endmacro %}
 
-{# dbt's incremental strategy `restate`: delete the restated rows and insert the new ones in one transaction. The new
-   rows are a view, so that a run need not write them to a table first. This is safe, because every model's query
+{# Our incremental strategy `restate` for dbt: delete the restated rows and insert the new ones in one transaction. The
+   new rows are a view, so that a run need not write them to a table first. This is safe, because every model's query
    returns the same rows before and after its deletes. #}
 {% macro get_incremental_restate_sql(arg_dict) -%}
     {% set columns = get_quoted_csv(arg_dict['dest_columns'] | map(attribute='name')) %}
@@ -137,7 +137,7 @@
     {% do return(snowflake_dml_explicit_transaction(dml)) %}
 {%- endmacro %}
 
-{# Which rows to delete, as the WHERE clauses of one or several statements; each clause prunes by one column. #}
+{# The rows to delete: the USING and WHERE clauses of one or several statements, each of which prunes by one column. #}
 {% macro restated(what, rows) -%}
     {% set clauses = [] %}
     {% if what in ('visits', 'heads') and reads_everything() %}

@@ -6,7 +6,7 @@
     {%- do return('(SELECT * FROM ' ~ relation ~ ' WHERE ' ~ part ~ ') AS restated_rows') -%}
 {%- endmacro %}
 
-{# The rows of a model that the run may have changed. #}
+{# The condition for the rows of a model that the run may have changed. #}
 {% macro restated_part(model_name) -%}
     {%- if model_name in ('stg_events', 'stg_geofence_events', 'stg_pickups') -%}
         {%- set part = among('event_date', ref('touched_days'), 'event_date') -%}

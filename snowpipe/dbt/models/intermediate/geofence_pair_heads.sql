@@ -1,5 +1,5 @@
--- What the next run needs to know about a pair without reading its history: its last visit, the start of its first
--- one, and the time of its last event (`last_event_at`: of the pair; `visit_last_event_at`: of the visit).
+-- A summary of each pair, so that the next run need not read the pair's history: its last visit, the start of its first
+-- one, and the time of the last event (`last_event_at`: of the pair; `visit_last_event_at`: of the visit).
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

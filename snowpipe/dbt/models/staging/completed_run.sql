@@ -1,5 +1,5 @@
--- Built last, after every model that reads new_events, because the next run starts from this mark. A run that fails
--- does not change the mark, so the next run reads the same rows again.
+-- Built after every other model that reads new_events, except read_rows, because the next run starts from this mark. A
+-- run that fails does not change the mark, so the next run reads the same rows again.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('stg_events') }}

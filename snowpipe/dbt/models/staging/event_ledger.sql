@@ -1,5 +1,5 @@
--- With this table, duplicates are found however old the first delivery is. It is the only table of which a run reads
--- every row (repeated_events reads `key_head`), so it is narrow and must stay so.
+-- With this table, duplicates are found however old the first delivery is. A run reads every row of it
+-- (repeated_events reads `key_head`), so it is narrow and must stay so.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -38,8 +38,8 @@ loaded AS (
 
 ),
 
--- A recreated pipe may load a file again; the line is then the same row. A query for a time of receipt reads only the
--- rows of that time, because they are partitioned by it.
+-- A recreated pipe may load a file again; the line is then the same row. Because the window is partitioned by
+-- received_at, a query for a time of receipt reads only the rows of that time.
 first_scan AS (
 
     SELECT * FROM loaded

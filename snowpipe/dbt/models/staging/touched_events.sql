@@ -1,7 +1,7 @@
 -- The contents, from the ledger and from this run, of this run's events that an earlier run has seen or that arrived
 -- with different contents. They show on which days and hours the other models may have rows of these events. An event
--- that is missing here is new and has one content. Whole ledger rows are read only for the days on which it has such an
--- event.
+-- that is not in this table is new and has one content. Complete rows of the ledger are read only for the days on which
+-- it may contain one of these events (`known_date`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
