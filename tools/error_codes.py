@@ -55,8 +55,8 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     },
     413: {
         "body_too_large": "The body is larger than 1 MiB as sent.",
-        "inflated_body_too_large": "The decompressed body is larger than 4 MiB, or larger than "
-        "both 64 KiB and 100 times its size as sent.",
+        "inflated_body_too_large": "The decompressed body is larger than 4 MiB, or than 100 times its size "
+        "as sent plus 64 KiB.",
         "too_many_events": "The request contains more than 500 events.",
     },
     415: {
@@ -64,7 +64,7 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
         "unsupported_encoding": "The content encoding is neither gzip nor identity.",
     },
 }
-# API Gateway's own responses (serverless/api.yml), sent without calling the function.
+# API Gateway's own responses (serverless/gateway-responses.js), sent without calling the function.
 GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
     403: {
         "invalid_api_key": "The API key is missing or unknown.",

@@ -58,7 +58,7 @@ RECEIPT: Schema = {
 
 ERROR: Schema = {
     "type": "object",
-    "description": "One reason for one event. `code` is stable; `message` is meant for people.",
+    "description": "One reason for one event. `code` never changes; `message` is a human-readable explanation.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
         "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
@@ -101,7 +101,8 @@ HAS_USER: Schema = {
 }
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
-    "description": "An event without `user`, or whose `user` is null, gets its `userId`, `deviceId` and `_id`.",
+    "description": "The user of the events: an event without `user`, or whose `user` is null, gets the "
+    "`userId`, `deviceId` and `_id` of this one.",
 }
 LACKS_WHAT_EVENTS_HAVE: Schema = {
     "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}
@@ -363,8 +364,8 @@ def _problem_schema() -> Schema:
             "type": {"type": "string"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "code": {"type": "string", "description": "A stable code."},
-            "detail": {"type": "string", "description": "An explanation for people."},
+            "code": {"type": "string", "description": "The error code, which never changes."},
+            "detail": {"type": "string", "description": "A human-readable explanation."},
             "request_id": {"type": "string"},
             "limit": {"type": "integer", "description": "Only with status 413: the limit that was exceeded."},
         },
