@@ -101,7 +101,7 @@ console-web: #: build the console's page from tools/console/web (Node)
 console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static
 
-console-pictures: setup #: take screenshots of each view with 0 to 2,000 trucks, light and dark, desk and phone
+console-pictures: setup #: take screenshots of each view with 0 to 2,000 trucks, light and dark, for desktops and phones
 	@tools/setup.sh test browser chromium
 	$(PY) -m tests.console.pictures
 

@@ -65,7 +65,7 @@ const alarms = {
   'ingest-throttled': page('Lambda throttled the ingest function.', lambda('Ingest', 'Throttles', 'Sum'), over(0), periods(60, 5, 2)),
   // Redrive
   'redrive-errors': warn('The redrive function failed or timed out.', lambda('Redrive', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
-  // Not the age of the oldest message, because SQS ignores messages that are received repeatedly and never deleted.
+  // Not SQS's metric for the age of the oldest message, because it ignores messages that keep failing.
   'redrive-waiting': warn('Claim checks have waited in the redrive queue for 15 minutes, because the stream is still throttled.',
     over(0), periods(60, 15), undeleted('RedriveQueue')),
   'dead-letters': page('Claim checks used up their attempts, so the consumer has not received their archived events.',
