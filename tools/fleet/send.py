@@ -97,7 +97,9 @@ def _run_id(text: str) -> str:
 FILE_HELP = "Send the events of this file (NDJSON, plain or gzipped) instead of sample traffic."
 Trucks = Annotated[int, typer.Option(min=1, help="Number of trucks in the sample traffic.")]
 Farms = Annotated[int, typer.Option(min=1, help="Number of farms in the sample traffic.")]
-Seed = Annotated[int, typer.Option(help="Seed of the sample traffic; equal seeds give equal rounds.")]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the sample traffic; equal seeds produce the same collection rounds.")
+]
 
 
 def command(
