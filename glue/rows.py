@@ -132,7 +132,7 @@ _NAMES = tuple(kind.encode() for kind in GEOFENCE_KINDS)
 def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
     """Parse a line with the contract's own parser. Returns None if the line is not a geofence event.
 
-    About 19 of 20 lines are positions, so a line is parsed only if it contains a geofence type's name, or a
+    Most lines are positions, so a line is parsed only if it contains a geofence type's name, or a
     backslash, which may be an escape in that name.
     """
     if any(name in line for name in _NAMES) or b"\\" in line:

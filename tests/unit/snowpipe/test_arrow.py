@@ -1,5 +1,5 @@
-"""Test the connector's Arrow reader in several threads at once. Most of the started processes would hang without
-`make_loggers`.
+"""Test the connector's Arrow reader in several threads at once. Without `make_loggers`, about half of the processes
+with connector 4.8.0, the version in dbt's environment, hang.
 """
 
 import subprocess
