@@ -91,7 +91,7 @@ def region(place: Place) -> Iterator[Finding]:
         )
         yield Finding("blocks", "region_differs", place.account.region, detail)
     if place.account.partition != "aws":
-        detail = "only the partition aws is supported (docs/deploy.md, Regions and partitions)"
+        detail = "only the partition aws is supported (docs/deploy.md, Deploy)"
         yield Finding("blocks", "partition_unsupported", place.account.partition, detail)
 
 
