@@ -1,7 +1,7 @@
 """A pytest plugin for the outside suites: it makes the connector use plain HTTP, and writes one JSON line per
 test to the file that `OUTSIDE_RESULTS` names.
 
-A test's outcome is the worst outcome of its setup, call and teardown. A failed test's text ends with the
+A test's outcome is the worst outcome of its setup, call and teardown. The field `text` of a failed test ends with the
 refusals that the local Snowflake returned during the test, because dbt writes them only to its own log.
 """
 
@@ -23,7 +23,8 @@ worst: dict[str, tuple[str, str, str]] = {}
 """The outcome of each running test, the error that failed it, and that error with all output and refusals."""
 refusals: list[str] = []
 seen: dict[int, tuple[BaseException, str]] = {}
-"""The output and refusals of each exception, because a failed class fixture raises the same exception in each test."""
+"""The output and refusals that belong to each exception, keyed by the exception's id. They are kept for later tests,
+because a class fixture that failed raises the same exception again in each test."""
 initialize = errors.Error.__init__
 
 

@@ -1,11 +1,11 @@
 """Run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake, and publish the results.
 
-`python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, runs
-each test file in the environment `.venvs/outside` against a new local Snowflake, and writes `outside.md` once every
-file has results. A test file that already has results for the current source code of local_snowflake is not run again,
-so an interrupted run can be resumed. A test passes, is refused (the local Snowflake named what it does not support),
-fails after a refusal (with another error, which the refusal may have caused), does not apply
-(`not_applicable.tsv` gives the reason), or fails. The exit code is 1 if a test fails without a refusal.
+`python localstack/snowflake/outside/run.py [dbt|sqlalchemy] [test file …]` downloads the source distributions, and runs
+each test file in the environment `.venvs/outside` against a new local Snowflake. A run of both suites then writes
+`outside.md`. A test file that already has results for the current source code of local_snowflake is not run again, so
+an interrupted run can be resumed. A test passes, is refused (the local Snowflake named an unsupported feature), fails
+after a refusal (with another error, which the refusal may have caused), does not apply (`not_applicable.tsv` gives the
+reason), is skipped by the suite itself, or fails. The exit code is 1 if a test fails without a refusal.
 """
 
 import csv
@@ -236,9 +236,10 @@ def escaped(text: str) -> str:
 
 HEAD = """Written by `make outside-suites` (`outside/run.py`). The tests come from the source distributions of
 dbt-snowflake (the adapter tests of `dbt-tests-adapter`) and snowflake-sqlalchemy. *Refused*: the local Snowflake
-refused a statement and named what it does not support. *Failed after a refusal*: a statement was refused,
-and the test then failed with another error, which may be caused by the refusal. *Skipped*: the suite itself
-skips the test. The number of *failed* tests must be 0."""
+refused a statement and named the unsupported feature. *Failed after a refusal*: a statement was refused,
+and the test then failed with another error, which may be caused by the refusal. *Not applicable*: the test fails for
+the reason given in `outside/not_applicable.tsv`. *Skipped*: the suite itself skips the test. The number of *failed*
+tests must be 0."""
 
 
 def main() -> int:

@@ -105,7 +105,7 @@ def test_copy_options_that_a_pipe_does_not_support_are_refused(ready: Warehouse,
         "SELECT * FROM @RAW.EVENTS_STAGE",
     ],
 )
-def test_pipe_may_select_only_plain_columns_of_its_stage(ready: Warehouse, select: str) -> None:
+def test_pipe_may_contain_only_a_simple_select_from_its_stage(ready: Warehouse, select: str) -> None:
     ready.run("CREATE TABLE RAW.ONE (v VARIANT)")
     assert "simple SELECT" in ready.refused(f"CREATE PIPE RAW.P AS COPY INTO RAW.ONE FROM ({select})")
 
