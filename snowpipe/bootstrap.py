@@ -1,7 +1,7 @@
 """Set up the warehouse of a new stage, in the order that Snowflake and AWS require.
 
 Snowflake chooses two IAM users, which may be the same, and both need permissions in AWS. The first user
-assumes our role to read the bucket. It is known once the storage integration exists, and the role must trust
+assumes our role to read the bucket. This user is known once the storage integration exists, and the role must trust
 it (`trust-policy` prints the policy) before Snowflake can read the bucket. The second user subscribes
 Snowflake's queue to the topic. The topic's policy must allow that (`sns-policy` prints the policy) before
 CREATE PIPE can subscribe. If a permission is missing, the run stops and prints the parameters to set; the

@@ -151,7 +151,7 @@ def backfill(
     end: datetime,
     on_copied: Callable[[int], None] = lambda _: None,
 ) -> Backfilled:
-    """Load the objects that were received from `start` to `end` (by the hour in the keys) and are not loaded yet.
+    """Load the objects received from the hour of `start` through the hour of `end` that are not loaded yet.
 
     COPY would load a file that is also in the pipe's queue a second time, so objects that may be queued are
     skipped. The backfill can be interrupted and repeated. Its memory use does not grow with the number of

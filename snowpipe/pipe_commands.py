@@ -108,7 +108,8 @@ def refresh(
     prefix: Annotated[
         str,
         typer.Option(
-            metavar="PREFIX", help="Queue only files whose keys have this prefix, such as dt=2026-11-16/."
+            metavar="PREFIX",
+            help="Queue only files with this prefix under events/ or rejected/, such as dt=2026-11-16/.",
         ),
     ] = "",
     since: Annotated[
