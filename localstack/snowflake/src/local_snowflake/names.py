@@ -21,7 +21,8 @@ class Columns:
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The types (`column_types.py`) of all columns with the same name, keyed by the name in upper case."""
     tables: Mapping[tuple[str, ...], Mapping[str, str]] = field(default_factory=dict)
-    """The DuckDB type of each column of a table, in column order; all names are in upper case."""
+    """The DuckDB types of each table's columns, in column order. The keys are a table's full name and a column's name,
+    all in upper case."""
 
 
 def check_names(statement: exp.Expr, columns: Columns) -> None:

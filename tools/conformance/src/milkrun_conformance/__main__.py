@@ -49,7 +49,7 @@ def run(
         float,
         typer.Option(help="Seconds at the end of a scenario in which the app must still break no rule."),
     ] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON.")] = False,
 ) -> None:
     """Run the scenarios against an app, and report whether it follows the rule for clients.
 
