@@ -145,8 +145,7 @@ def command(
 ) -> None:
     """Estimate the monthly cost of a load at list prices, by component, and compare alternatives.
 
-    The alternatives are Firehose, an HTTP API, a function URL and cheaper settings. The cost of dbt's
-    warehouse is based mostly on assumptions, so it is shown separately.
+    The cost of dbt's warehouse is based mostly on assumptions, so it is shown separately.
     """
     prices = Prices()
     load = Load(

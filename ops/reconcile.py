@@ -252,7 +252,7 @@ def command(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Compare accepted, archived and loaded events, and list the missing events.
+    """Compare accepted, archived, loaded and consumed events, and list the differences.
 
     The exit code is 0 if nothing is missing, 1 if there are differences, and 2 if something could not be
     checked.

@@ -162,10 +162,7 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects that were received in a range of hours and are not loaded yet.
-
-    Each COPY statement loads at most 1,000 files.
-    """
+    """Load the objects that were received in a range of hours and are not loaded yet."""
     first, last = instant(start), instant(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")

@@ -16,8 +16,8 @@ COMMON_FROM = 5
 """An option that at least this many commands share, with the same explanation, is explained only once."""
 COMMON = """## Common options
 
-Many commands have these options. Each command has `--help`. A TIME is written in ISO 8601, such as
-2026-11-16T08:00Z, or as a phrase such as `2 hours ago`.
+Many commands have these options. A TIME is written in ISO 8601, such as 2026-11-16T08:00Z, or as a
+phrase such as `2 hours ago`.
 """
 
 

@@ -94,7 +94,7 @@ ENTRIES = (
         "reconcile",
         "ops.reconcile:command",
         OPERATE,
-        "Compare accepted, archived and loaded events, and list the missing events.",
+        "Compare accepted, archived, loaded and consumed events, and list the differences.",
     ),
     Entry(
         "replay",

@@ -90,7 +90,7 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    Ctrl-C ends the command. If the local stack's console is already running, the command only prints its address.
+    If the local stack's console is already running, the command only prints its address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):

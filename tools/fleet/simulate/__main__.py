@@ -59,10 +59,7 @@ def command(
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second.
-
-    The table shows how large the backlog becomes and how long the recovery takes.
-    """
+    """Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second."""
     known = sizes()
     if unknown := set(only or ()) - set(known):
         raise typer.BadParameter(f"unknown size {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
