@@ -181,8 +181,8 @@ def _spare_memory() -> None:
     import ctypes
     import sys
 
-    # The Snowflake connector imports both if they are installed (its extra `pandas`); we fetch rows without
-    # them.
+    # The Snowflake connector imports numpy and pyarrow if they are installed (its extra `pandas`); we fetch
+    # rows without them.
     for name in ("numpy", "pyarrow"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importing it fails from now on
     # glibc would give each thread its own arena, which never shrinks.
