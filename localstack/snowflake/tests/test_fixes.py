@@ -1,4 +1,4 @@
-"""Test each fix for fakesnow in `local_snowflake.fixes`."""
+"""Test corrections of fakesnow: NULL timestamps, its temporary folder, DESC TABLE and sequences."""
 
 import os
 import subprocess

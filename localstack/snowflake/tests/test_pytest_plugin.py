@@ -1,4 +1,4 @@
-"""Run the README's examples with the pytest fixtures of the installed package."""
+"""Run the README's example, and tests with and without AWS, with the pytest fixtures of the installed package."""
 
 import os
 import re

@@ -1,5 +1,5 @@
-"""Fixes for bugs in fakesnow 0.12.1, each with its reason. `tests/test_fixes.py` contains the tests that
-fakesnow would need.
+"""Fixes for bugs in fakesnow 0.12.1, each with its reason. Their tests are in `tests/test_fixes.py` and
+`tests/test_other_objects.py`.
 """
 
 import shutil
