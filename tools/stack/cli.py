@@ -65,8 +65,8 @@ AuthOption = Annotated[
     Auth | None,
     typer.Option(
         help=(
-            "Credentials that the local stack requires: the API key (key), or also a token from the stack's "
-            "own issuer (jwt). Default: unchanged, and key for a new stack."
+            "Credentials that the local stack requires: the API key (key), or the API key and a token from the "
+            "stack's own issuer (jwt). Default: unchanged, or key for a new stack."
         )
     ),
 ]
