@@ -1,7 +1,8 @@
-"""DynamoDB, emulated by moto, which executes one call at a time.
+"""DynamoDB, emulated by moto, one call at a time.
 
 LocalStack's own provider downloads a Java program, whereas moto already runs in LocalStack's process. But moto is
-not thread-safe: two conflicting conditional writes can both succeed, and a scan fails during a concurrent write.
+not thread-safe: two conflicting conditional writes can both succeed, and a scan fails during a concurrent write. So a
+lock serializes all calls.
 """
 
 import threading

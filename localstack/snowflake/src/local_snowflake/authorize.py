@@ -140,7 +140,7 @@ class Authority:
             container = "DATABASE" if kind == "SCHEMA" else "SCHEMA"
             self.require_of(roles, frozenset({f"CREATE {kind}"}), container, _home(name))
 
-    # ---- the other statements that are read word by word
+    # ---- the other statements that are parsed with `Words`
 
     def statement(self, statement: tuple[str, ...], words: Words, scope: Scope) -> None:
         """Check the privileges for an ALTER, DESC, USE, LIST or COMMENT statement. Queries are checked in

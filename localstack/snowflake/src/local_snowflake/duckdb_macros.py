@@ -1,8 +1,9 @@
 """DuckDB macros with Snowflake's semantics where DuckDB's differ.
 
 DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported
-combination of types has its own overload. Other types are refused (`translate.py`). The macros are in the
-database `memory`, are created at each start, and are called by their full name.
+combination of types has its own overload. For other types, DuckDB finds no overload, and its error becomes a refusal
+(`duckdb_errors.py`). The macros are in the database `memory`, are created at each start, and are called by their full
+name.
 """
 
 import re

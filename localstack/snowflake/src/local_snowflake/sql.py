@@ -1,6 +1,6 @@
 """Parse Snowflake's statements from the tokens of sqlglot's tokenizer, because sqlglot has no grammar for
-pipes and integrations. Its tokenizer handles quoting, comments and dollar-quoted strings as in every other
-statement.
+pipes and integrations. Its tokenizer handles the quoting, comments and dollar-quoted strings of these statements,
+too.
 """
 
 import re

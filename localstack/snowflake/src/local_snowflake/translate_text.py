@@ -45,7 +45,7 @@ def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
             node.set(name, as_text(argument, translation))
     if isinstance(node, exp.Concat | exp.ConcatWs):
         node.set("expressions", [as_text(each, translation) for each in node.expressions])
-    # sqlglot would write the argument four times, for the case that it is binary.
+    # sqlglot would write the argument four times, in case it is binary.
     return exp.Anonymous(this="length", expressions=[node.this]) if isinstance(node, exp.Length) else None
 
 
