@@ -27,7 +27,7 @@ def runs(pid: int) -> bool:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"  # the name in (…) may contain any character, even ")"
+    return stat.rpartition(")")[2].split()[0] not in "ZX"  # the name in brackets may contain a ")"
 
 
 def children(pid: int) -> list[int]:
