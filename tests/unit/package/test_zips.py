@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,11 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
     }
     expected = {content.split("/")[0] for content in package.CONTENTS[name]}
     assert tops & ours == expected
+    lock = (package.ROOT / "requirements-lambda.txt").read_text()
+    pinned = set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
+    installed = {top.split("-")[0].replace("_", "-") for top in tops if top.endswith(".dist-info")}
+    assert installed
+    assert installed <= pinned
     assert not {"snowflake", "fakesnow", "duckdb", "amazon_kclpy", "pytest", "typer"} & tops
     assert "consumer/kcl.py" not in files
     if name == "check":

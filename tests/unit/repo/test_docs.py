@@ -18,7 +18,7 @@ TOUR = ROOT / "docs" / "tour.md"
 DECISIONS = sorted((ROOT / "docs" / "adr").glob("*.md"))
 PAGES = [str(page.relative_to(ROOT)) for page in [TOUR, *DECISIONS] if page.exists()]
 TOP_LEVEL = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
-# S3 prefixes, and paths that exist only after a command has run
+# S3 prefixes
 NOT_FILES = {"events", "rejected", "set-aside"}
 
 

@@ -109,11 +109,13 @@ def test_every_alarm_notifies_a_topic_when_it_fires_and_when_it_ends(variant):
         assert alarm["AlarmActions"] in ([{"Ref": "AlarmTopic"}], [{"Ref": "PageTopic"}])
 
 
-def test_required_alarms_are_enabled_only_in_staging_and_prod():
+def test_alarms_that_need_no_parameter_are_enabled_only_in_staging_and_prod():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
-            optional = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
-            assert alarm["ActionsEnabled"] is (stage in ("staging", "prod") and not optional), (stage, name)
+            # These need the parameter expectTraffic or checkPipes.
+            needs_parameter = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
+            expected = stage in ("staging", "prod") and not needs_parameter
+            assert alarm["ActionsEnabled"] is expected, (stage, name)
 
 
 def test_missing_traffic_alarm_is_enabled_only_after_the_launch_of_a_stage_with_enabled_alarms():

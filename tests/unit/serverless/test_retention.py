@@ -45,7 +45,7 @@ def test_retention_page_matches_the_template_for_the_stream_queues_and_logs(stag
         assert group["RetentionInDays"] == kept("CloudWatch logs", stage)
 
 
-def test_forget_prints_the_retention_periods_of_the_retention_page() -> None:
+def test_retention_periods_that_forget_reports_match_the_retention_page() -> None:
     assert kept("Kinesis stream", "prod") == forget_remaining.STREAM_HOURS
     assert kept("redrive queue and dead-letter queue", "prod") == forget_remaining.QUEUE_DAYS
     assert kept("DynamoDB point-in-time recovery", "prod") == forget_remaining.RECOVERY_DAYS

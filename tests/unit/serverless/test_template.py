@@ -299,7 +299,7 @@ def test_custom_domain_and_firewall_are_not_created_by_default(stage):
 CONTENT_LENGTHS = (0, 1, 1_048_576, 3_999_999, 4_000_000, 9_999_999, 10_000_000, 10_485_760, 123_456_789)
 
 
-def test_firewall_blocks_exactly_the_bodies_that_are_too_large_for_lambda():
+def test_firewall_blocks_exactly_the_bodies_of_4_mb_or_more_and_lambda_accepts_the_others():
     rule, _ = properties(EVERYTHING, "ApiFirewall")["Rules"]
     statement = rule["Statement"]["RegexMatchStatement"]
     assert statement["FieldToMatch"] == {"SingleHeader": {"Name": "content-length"}}

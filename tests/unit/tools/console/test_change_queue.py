@@ -84,6 +84,7 @@ def test_only_the_archive_topic_and_the_visits_bus_may_send_to_the_queue(account
     senders = {s["Principal"]["Service"]: s["Condition"]["ArnEquals"] for s in policy["Statement"]}
     assert set(senders) == {"sns.amazonaws.com", "events.amazonaws.com"}
     assert senders["sns.amazonaws.com"]["aws:SourceArn"].endswith(":milkrun-test-archive")
+    assert senders["events.amazonaws.com"]["aws:SourceArn"].endswith(f":rule/milkrun-test-visits/{live.name}")
     assert all(s["Action"] == "sqs:SendMessage" for s in policy["Statement"])
 
 

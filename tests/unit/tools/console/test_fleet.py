@@ -99,7 +99,7 @@ def test_geofence_centre_is_not_moved_by_one_wrong_position():
     assert 60 <= row["radius_m"] <= 1000
 
 
-def test_geofence_shape_from_a_file_has_priority_over_events_and_estimates():
+def test_geofence_shape_from_a_file_has_priority_over_an_event_and_an_event_over_an_estimate():
     known = Fleet([Place(Fence("farm", "f1"), centre=(1.0, 2.0), radius_m=50, source="file")])
     known.crossed(crossing(5.8, 53.1, centre=(5.0, 53.0), radius_m=70.0))
     assert known.places["farm#f1"].centre == (1.0, 2.0)
@@ -152,7 +152,7 @@ def test_type_of_the_last_event_explains_why_a_truck_is_silent(type_, reason):
     assert row["heard_at"] > row["at"]
 
 
-def test_reason_for_silence_depends_on_whether_the_truck_was_moving():
+def test_reason_for_silence_depends_on_whether_the_truck_was_moving_or_inside_a_geofence():
     fleet = Fleet()
     fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
     fleet.moved(Position("truck-1", 200.0, 200.0, 5.9, 53.1, "user.updated_trip"))

@@ -69,7 +69,7 @@ def test_console_and_presence_rule_agree_for_any_set_of_events(
     assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
 
 
-def test_console_and_presence_rule_agree_for_realistic_collection_rounds() -> None:
+def test_console_and_presence_rule_agree_for_real_delivery_rounds() -> None:
     found = delivery_rounds()
     assert shown(found, ("stop",), random.Random(1)) == by_rule(found, ("stop",))
 

@@ -26,7 +26,7 @@ from ops.outputs import Outputs
 from ops.polling import until
 from snowpipe.warehouse import Row
 from tools.console import lookups, parse_object, static_page, store_queries, stream
-from tools.console.command import made, server_of
+from tools.console.command import _listener, made, server_of
 from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
 from tools.console.stream import MAX_BEHIND, Hub
@@ -46,7 +46,8 @@ class Served:
 
     def __init__(self, request_seconds: float = 10.0, time_zone: str = "UTC", **options: object) -> None:
         outputs = self.outputs(time_zone)
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.open = contextlib.ExitStack()
+        self.listener = self.open.enter_context(_listener(0))
         self.port = self.listener.getsockname()[1]
         self.console, application = made(outputs, options.pop("stage", "local"), port=self.port, **options)
         self.server = server_of(application, request_seconds)
@@ -118,6 +119,7 @@ class Served:
         self.console.hub.close()
         self.server.should_exit = True
         self.thread.join(15)
+        self.open.close()
         assert not self.thread.is_alive()
 
 
@@ -225,7 +227,7 @@ def test_content_security_policy_allows_only_the_configured_tile_server():
         with_tiles.end()
 
 
-def test_connections_with_incomplete_requests_are_closed_and_delay_no_other_request(capfd):
+def test_connections_with_incomplete_requests_are_closed_and_do_not_block_other_requests(capfd):
     console = Served(request_seconds=1.0)
     try:
         halves = [socket.create_connection(("127.0.0.1", console.port), timeout=20) for _ in range(200)]

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -191,5 +192,8 @@ def test_unreachable_stack_ends_the_demo_quickly_with_a_one_line_error(
     fault: Exception | None, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "REQUEST_TIMEOUT_S", 0.1)
-    with Ledger() as ledger, Progress(disable=True) as bars, pytest.raises(Refusal, match=said):
+    began = time.monotonic()
+    with Ledger() as ledger, Progress(disable=True) as bars, pytest.raises(Refusal, match=said) as refused:
         Demo(cast(Outputs, UnreachableStack(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)
+    assert time.monotonic() - began < 10
+    assert "\n" not in str(refused.value)

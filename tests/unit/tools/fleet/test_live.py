@@ -55,7 +55,9 @@ def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
         assert all(a != b for a, b in pairwise(kinds))
 
 
-def test_ctrl_c_stops_the_trucks_and_reports_the_events_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trucks_stop_when_the_stop_event_is_set_and_their_requests_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(live, "TICK_SECONDS", 0.0)
 
     class Phone:
@@ -64,11 +66,11 @@ def test_ctrl_c_stops_the_trucks_and_reports_the_events_sent(monkeypatch: pytest
 
     stopped = threading.Event()
 
-    def press_after_three(tally: Tally) -> None:
+    def stop_after_three(tally: Tally) -> None:
         if tally.requests == 3:
             stopped.set()
 
-    assert drive(LiveFleet(PLAN), Phone(), press_after_three, stopped).requests == 3
+    assert drive(LiveFleet(PLAN), Phone(), stop_after_three, stopped).requests == 3
 
 
 def test_live_demo_with_an_events_file_is_refused(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_requests_do_not_exceed_the_batch_size() -> None:
     assert max(len(post.events) for post in posts(small)) == 5
 
 
-def test_endless_fleet_adds_trucks_daily_in_bounded_memory() -> None:
+def test_endless_mornings_bring_new_trucks_and_use_bounded_memory() -> None:
     sent = endless(replace(PLAN, trucks=3, farms=5))
     ids = {event.event_id[8:14] for post in islice(sent, 100) for event in post.events}
     assert len(ids) > 3

@@ -38,9 +38,11 @@ def process(of: Stack) -> object:
 
 
 def test_console_starts_and_stops_with_the_stack(up):
-    assert up.console() == up.settings.console_url
-    assert console.is_ready(up.settings)
     running = process(up)
+    assert running is not None
+    assert up.console() == up.settings.console_url
+    assert process(up) == running
+    assert console.is_ready(up.settings)
     up.down()
     assert not running.is_alive()
     assert not console.is_ready(up.settings)
@@ -53,8 +55,10 @@ def test_stack_survives_a_killed_console_and_milkrun_up_restarts_the_console(up)
     until(killed.is_alive, lambda alive: not alive, timeout_s=5)
     assert up.is_up()
     up.up()
+    restarted = process(up)
+    assert restarted is not None
+    assert restarted.pid != killed.pid
     assert up.console()
-    assert process(up).pid != killed.pid
 
 
 def test_stack_starts_without_the_console_if_its_port_is_in_use(up, capsys):

@@ -231,7 +231,9 @@ def test_caches_stay_in_the_home_directory_if_it_is_writable(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", f"export -p > {tree.root}/seen; exit 1")
     tree.setup("node")
-    assert "npm_config_cache" not in (tree.root / "seen").read_text()
+    seen = (tree.root / "seen").read_text()
+    assert "npm_config_cache" not in seen
+    assert "UV_CACHE_DIR" not in seen
 
 
 @pytest.mark.parametrize("place", ["a folder", "a link"])

@@ -441,7 +441,7 @@ def log_files(environment: dict[str, str], **texts: str) -> Iterator[Settings]:
     yield settings
 
 
-def test_logs_command_shows_the_last_lines_of_each_log_file_with_its_name(environment, capsys):
+def test_logs_command_shows_the_last_lines_of_each_function_and_server_with_its_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="a\nb\nc\n", localstack="Ready.\n", deploy="long\n"):
         assert cli.main(["logs", "-n", "2"], environment) == 0
     assert capsys.readouterr().out.splitlines() == [
