@@ -43,7 +43,7 @@ class Case:
     statement: str
     expected: str
     basis: str
-    """`example`: an example of the page, with its output. `rule`: derived from a rule that the page states."""
+    """`example`: an example on the page, with its output. `rule`: derived from a rule that the page states."""
     page: str
 
 

@@ -32,7 +32,7 @@ def decompress(body: bytes, content_encoding: str) -> bytes:
 def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
     """Return the id of each event, in order: its `_id`, or a hash of the event if `_id` is missing or null.
 
-    Raise UnreadableBodyError if the text is not JSON, or not NDJSON although its content type says so.
+    Raise UnreadableBodyError if the text or, for NDJSON, one of its lines is not valid JSON.
     """
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
