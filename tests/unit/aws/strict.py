@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Strict:
-    """A fake service that checks the signature of each request and responds with the next of `answers`.
+    """A fake service that responds to each request with the next of `answers`, or with 403 if the signature is wrong.
 
     If the answer is None, it closes the connection without a response. If none is left, it responds with 200 and {}.
     """

@@ -153,7 +153,7 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
         assert seconds_of_a_failing_call(url.replace("http:", "https:")) <= CALL_SECONDS + SLACK_SECONDS
 
 
-def test_all_attempts_of_each_of_the_handlers_calls_fit_into_its_time_budget(
+def test_all_attempts_of_a_call_fit_into_the_time_budget_that_the_handler_has_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """STORE_SECONDS must cover three attempts and the longest pauses between them, STREAM_SECONDS and ENQUEUE_SECONDS

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import subprocess
 import time
 
 import pytest
@@ -228,6 +229,10 @@ def test_health_check_detects_a_missing_worker_and_a_shard_without_a_sign_of_lif
         monkeypatch.setenv(name, value)
     health = Health(tmp_path)
     assert kcl.main(["--health"]) == 1
+    with subprocess.Popen("true") as ended:
+        pass
+    (tmp_path / "worker").write_text(str(ended.pid))
+    assert health.problems(60) == ["no worker is running"]
     health.begin()
     health.note("shardId-1", "running")
     assert kcl.main(["--health"]) == 0

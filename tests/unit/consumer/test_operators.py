@@ -178,7 +178,7 @@ def stream_of(aws) -> list[bytes]:
     return sorted(found)
 
 
-def test_quarantined_records_are_resent_unchanged(aws, tmp_path):
+def test_quarantined_records_are_resent_with_the_same_content(aws, tmp_path):
     bad, worse = as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"\xff\x00"
     consume(bad, worse)
     environment = outputs(aws, tmp_path)

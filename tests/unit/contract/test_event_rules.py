@@ -27,7 +27,7 @@ def reasons_of(event: object) -> list[tuple[str, str]]:
 
 def test_all_fields_of_a_geofence_event_are_read() -> None:
     event = geofence_event(json.dumps(ENTER | {"duration": 3, "confidence": 2}).encode())
-    assert event.event_id == ENTER["_id"]
+    assert (event.event_id, event.type) == (ENTER["_id"], ENTER["type"])
     assert (event.kind, event.device_id, event.fence) == ("enter", "van-1", Fence("farm", "farm-7"))
     assert event.occurred_at == datetime(2026, 11, 16, 8, 0, 0, 123000, UTC)
     assert (event.duration_minutes, event.confidence) == (3.0, 2)

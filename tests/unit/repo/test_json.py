@@ -1,5 +1,5 @@
-"""Test that no code writes NaN or Infinity to JSON. Python's json does so by default, but other parsers
-reject it.
+"""Test that no code writes NaN or Infinity to JSON. Python's json writes both by default, but other parsers reject
+such texts.
 """
 
 import ast

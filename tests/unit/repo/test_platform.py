@@ -63,7 +63,7 @@ def test_linux_only_calls_are_guarded_by_a_platform_check_or_by_handling_attribu
     assert not found
 
 
-def test_demo_installs_no_package_that_has_wheels_only_for_linux() -> None:
+def test_demo_installs_no_package_that_is_known_to_have_wheels_only_for_linux() -> None:
     [targets] = [line for line in (ROOT / "Makefile").read_text().splitlines() if "setup.sh main" in line][:1]
     assert targets.split()[1:] == ["main", "lambda", "localstack", "dbt", "node"]
     for name in OF_THE_DEMO:

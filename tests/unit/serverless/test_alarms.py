@@ -195,7 +195,7 @@ def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
     assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
 
 
-def test_metric_catalogue_names_its_sources_and_contains_only_used_metrics():
+def test_metric_catalogue_names_its_sources_and_contains_only_used_metrics_and_warnings():
     read = {(row[0], row[1]) for row in metric_rows("prod")}
     for alarm in all_alarms(EVERYTHING).values():
         read |= {(metric["Namespace"], metric["MetricName"]) for metric in metrics_of(alarm)}

@@ -61,7 +61,7 @@ def test_stack_survives_a_killed_console_and_milkrun_up_restarts_the_console(up)
     assert up.console()
 
 
-def test_stack_starts_without_the_console_if_its_port_is_in_use(up, capsys):
+def test_milkrun_up_succeeds_without_the_console_if_the_consoles_port_is_in_use(up, capsys):
     up.processes.end(process(up))
     environment = {"MILKRUN_LOCAL": str(up.settings.folder), "MILKRUN_PORT": str(up.settings.port)}
     with socket.create_server(("127.0.0.1", up.settings.console_port)):

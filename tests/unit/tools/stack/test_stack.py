@@ -156,6 +156,7 @@ def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch)
     monkeypatch.setattr(deploy, "deploy_functions", interrupt)
     with pytest.raises(KeyboardInterrupt):
         trial_stack.up()
+    assert trial_stack.processes.recorded() == []
     assert not server.is_ready(trial_stack.settings)
 
 
@@ -251,9 +252,11 @@ def test_failed_repair_ends_only_the_processes_that_it_started(trial_stack, serv
     trial_stack.up()
     aws = trial_stack.processes.alive("localstack")
     kill(trial_stack, "snowflake")
-    monkeypatch.setattr(stack.SERVERS["snowflake"], "code", "raise SystemExit('no')")
-    with pytest.raises(StackError, match="exited during startup"):
+    monkeypatch.setattr(stack.SERVERS["snowflake"], "code", "import time; time.sleep(600)")
+    monkeypatch.setattr(stack.SERVERS["snowflake"], "READY_S", 0.5)
+    with pytest.raises(StackError, match="was not ready after"):
         trial_stack.up()
+    assert trial_stack.processes.alive("snowflake") is None
     assert trial_stack.processes.alive("localstack") == aws
     assert trial_stack.settings.outputs_file.exists()
 
