@@ -58,13 +58,13 @@ check-collection: # pytest-xdist requires the same test ids in every process
 
 unit: setup ## run the unit tests
 	@tools/setup.sh test check bench fuzz
-	MILKRUN_LAMBDA_PYTHON=.venvs/lambda/bin/python $(PY) -m pytest tests/unit $(PACKAGE_TESTS) -m "not slow" -n 2
+	$(PY) -m pytest tests/unit -m "not slow" -n 2
 
 unit-slow: setup #: run the slow unit tests (a fuzzer, repeated builds of the zips and the wheel, a job killed at every step)
 	@tools/setup.sh test check bench fuzz
 	$(PY) -m pytest tests/unit -m slow
 
-packages: setup #: build each stand-alone package's wheel and run its tests in an empty environment
+packages: setup #: build each stand-alone package's wheel (local Snowflake, Lambda executor, conformance kit) and run its tests in an empty environment
 	tools/packages.sh
 
 outside-suites: setup #: run the tests of dbt-snowflake and snowflake-sqlalchemy against the local Snowflake (ONLY=dbt or sqlalchemy)
