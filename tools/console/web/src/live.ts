@@ -41,7 +41,7 @@ export const gaps = signal(0);
 
 export const down = computed(() => sources.value.filter((source) => source.state === "down"));
 
-/** If all of these cannot be reached, AWS as a whole is unavailable, and one message is enough. */
+/** If none of these sources can be reached, AWS as a whole is unavailable, and one message is enough. */
 const OF_AWS = ["archive", "logs", "visits", "queues"];
 export const isAwsGone = computed(() => {
   const gone = new Set(down.value.filter((source) => source.cause === "unreachable").map((source) => source.name));
@@ -121,7 +121,7 @@ export function connect(): void {
   }
   stream.addEventListener("error", () => {
     lost();
-    // The browser opens it again by itself, unless the server answered with an error.
+    // The browser reopens the stream by itself, unless the server answered with an error.
     if (stream.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
   });
 }

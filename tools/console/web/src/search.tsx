@@ -34,7 +34,7 @@ export function Search() {
   /** Whether Enter was pressed before the answer to the typed text arrived; it takes effect on arrival. */
   const entered = useRef(false);
 
-  // Before the first paint, so that a slash typed immediately is not lost.
+  // Listen before the first paint, so that a slash typed immediately is not lost.
   useLayoutEffect(() => {
     const focus = (event: KeyboardEvent): void => {
       const typing = (event.target as Element).closest("input, select, textarea");

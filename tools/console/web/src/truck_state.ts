@@ -6,10 +6,10 @@ import type { Shown } from "./map/replay";
 export type TruckState = "moving" | "at place" | "stopped" | "late" | "silent";
 export const STATES: readonly TruckState[] = ["moving", "at place", "stopped", "late", "silent"];
 
-/** A truck without events for this long is silent, because the phones of moving trucks send some every few minutes. */
+/** A truck without events for this long is silent, because phones of moving trucks send an event every few minutes. */
 export const SILENT_MS = 15 * 60_000;
 const STANDING_KMH = 2;
-/** Overdue: longer there than twice the usual dwell at that place. */
+/** A truck is overdue if it stays longer than this multiple of the usual dwell time at the place. */
 const OVERDUE = 2;
 
 export const isContradicted = (visit: Visit): boolean => visit.contradicted_by_event_id !== null;

@@ -33,7 +33,7 @@ const DRAW_EVERY_MS = 500;
 const MARGIN_PX = 48;
 const LEGEND_PX = 20;
 const NAMED_TRUCKS = 50;
-/** Up to this zoom, trucks closer together than this are shown as one disc with their number. */
+/** Up to zoom level CLUSTER_TO_ZOOM, trucks closer together than CLUSTER_PX are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
 /** The maximum number of times shown along a trail. */
@@ -91,7 +91,7 @@ const NAME_OFFSET = 1.1;
 type Features = GeoJSON.FeatureCollection;
 const NOTHING: Features = { type: "FeatureCollection", features: [] };
 
-/** Device ids have up to 128 characters. The map shows only their beginning, the list all of it. */
+/** Device ids have up to 128 characters. The map shows only their beginning, and the list shows them in full. */
 const NAME_LENGTH = 24;
 const NAME_PX = 11;
 const shortened = (name: string): string => (name.length > NAME_LENGTH ? `${name.slice(0, NAME_LENGTH - 1)}…` : name);
@@ -518,7 +518,7 @@ export class Chart {
     const pen = document.createElement("canvas").getContext("2d") as CanvasRenderingContext2D;
     pen.font = `${NAME_PX}px ${FONT.join()}`;
     const width = this.element.clientWidth;
-    // More trucks are mostly clusters, which have no names.
+    // A larger number of trucks is mostly shown as clusters, which have no names.
     const named = trucks.length <= NAMED_TRUCKS ? trucks : [];
     const longest = named.reduce((most, truck) => Math.max(most, nameSpace(pen, truck.device_id)), 0);
     const right = Math.max(MARGIN_PX, Math.min(longest + 8, width / 2));

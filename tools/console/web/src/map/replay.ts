@@ -68,7 +68,7 @@ export function insideAt(visits: Visit[], at: number): Visit[] {
     if (visit.exit_inferred_at) return at < Date.parse(visit.exit_inferred_at);
     return visit.open || (visit.last_seen_at !== null && at <= Date.parse(visit.last_seen_at));
   });
-  // At that moment nothing contradicted them yet.
+  // At that moment, no event contradicted these visits yet.
   return inside.map((visit) => ({ ...visit, contradicted_by_event_id: null }));
 }
 

@@ -28,7 +28,7 @@ export const LISTED = 300;
 
 export const moment = (): number => (replay.value ? replayAt.value : now.value);
 
-/** The time in steps of ten seconds, because every change is drawn, and overdue and silent change slowly. */
+/** The time in steps of ten seconds, because every change is drawn, and trucks rarely become overdue or silent. */
 export const coarseMoment = computed(() => Math.floor(moment() / 10_000) * 10_000);
 
 const overdue = computed(

@@ -323,7 +323,7 @@ function Detail({ chosen }: { chosen: Chosen }) {
   const query = chosen.event ? { event_id: chosen.event } : { key: chosen.key, line: chosen.line };
   const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [snapshots.value]);
   const heading = useRef<HTMLHeadingElement>(null);
-  // Before the first paint, so that an immediate Escape closes it.
+  // Focus before the first paint, so that an immediate Escape closes the event.
   useLayoutEffect(() => heading.current?.focus(), [asked.data]);
   const close = (): void => choose({ event: null, key: null, line: null });
   const event = asked.data;

@@ -255,7 +255,7 @@ function SourcesCard() {
   );
 }
 
-/** The original error, for those who repair it; closed by default. */
+/** The original error message, for operators; collapsed by default. */
 function StuckDetail({ pipeline: { stages, stuck_at } }: { pipeline: Pipeline }) {
   const detail = stages.find((stage) => stage.name === stuck_at)?.detail;
   if (!detail) return null;
