@@ -62,7 +62,7 @@ def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
 
 
 crossings = st.lists(
-    st.tuples(st.sampled_from(["enter", "exit", "dwell"]), st.integers(0, 40)), min_size=1, max_size=8
+    st.tuples(st.sampled_from(["enter", "exit", "dwell"]), st.integers(0, 12)), min_size=1, max_size=8
 )
 
 
@@ -79,6 +79,8 @@ def test_page_shows_the_correct_visits_after_repeated_and_reordered_notification
     assert {row["entered_event_id"] for row in known.there()} == {
         visit.entered_event_id for visit in visits if visit.is_open
     }
+    changes, _ = known.take_changes()
+    assert len({change["id"] for change in changes}) == len(changes), "a repeated notification is ignored"
 
 
 def test_brief_exit_followed_by_an_enter_is_shown_as_one_restated_visit():
@@ -98,6 +100,18 @@ def test_outdated_row_of_the_visits_table_does_not_undo_a_notification():
         known.tell(kind, detail)
     known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "e1"))])
     assert known.there() == []
+
+
+def test_outdated_row_of_the_visits_table_does_not_restore_a_visit_that_was_merged_with_another():
+    apart = [crossing(1, "enter", 0), crossing(2, "exit", 5), crossing(3, "enter", 10)]
+    notices, _ = notified([apart, [crossing(4, "enter", 6), crossing(5, "exit", 9)]])
+    known = KnownVisits()
+    for kind, detail in notices:
+        known.tell(kind, detail)
+    known.take_changes()
+    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=10), "e3"))])
+    assert known.take_changes() == ([], False)
+    assert [row["entered_event_id"] for row in known.there()] == ["e1"]
 
 
 def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():

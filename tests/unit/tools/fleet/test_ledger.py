@@ -74,6 +74,9 @@ def test_receipt_whose_numbers_do_not_add_up_is_counted_as_wrong(ledger: Ledger)
     good = answered(MORNING[0])
     ledger.add(replace(good, answer=good.answer | {"accepted": 0}))
     assert ledger.wrong_receipts == 1
+    one_more = {"accepted": good.answer["accepted"] - 1, "rejected": good.answer["rejected"] + 1}
+    ledger.add(replace(good, answer=good.answer | one_more))
+    assert ledger.wrong_receipts == 2, "more rejected events than errors"
 
 
 def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
@@ -121,6 +124,7 @@ def test_events_too_old_for_the_consumer_are_not_expected_to_be_consumed(tmp_pat
         assert ledger.count("crossing") > 0
         assert ledger.count("recent") == 0
         assert list(ledger.stays(recent=True)) == []
+        assert ledger.pairs_not_consumed(9) == []
         assert list(ledger.stays())
 
 
