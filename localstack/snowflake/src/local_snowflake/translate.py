@@ -2,7 +2,7 @@
 
 Column types are not known for certain here, because they are inferred from the names of columns (`column_types.py`).
 An expression that depends on them becomes a macro call (`duckdb_macros.py`), which DuckDB resolves when it binds the
-statement. `supported_sql.py` has already checked that every part of the statement is supported.
+statement. `sql_allowlist.py` has already checked that every part of the statement is supported.
 """
 
 from collections.abc import Callable
