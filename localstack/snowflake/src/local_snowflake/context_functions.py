@@ -4,8 +4,8 @@ from fakesnow.conn import FakeSnowflakeConnection
 from sqlglot import exp
 
 from local_snowflake.actor import Actor
-from local_snowflake.expressions import unsupported
 from local_snowflake.fakesnow_transforms import Params
+from local_snowflake.fakesnow_wrong_answers import unsupported
 
 
 def positions_of_order(statement: exp.Expr) -> list[int]:

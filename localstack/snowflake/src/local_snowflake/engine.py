@@ -14,7 +14,7 @@ from fakesnow import info_schema, macros
 from fakesnow.instance import GLOBAL_DATABASE_NAME, FakeSnow
 from fakesnow.transforms import show
 
-from local_snowflake import fixes
+from local_snowflake import fakesnow_patches
 from local_snowflake.duckdb_macros import creation_sql
 from local_snowflake.objects_sql import macros_of
 from local_snowflake.session import LocalConnection
@@ -82,9 +82,9 @@ class DurableFakeSnow(FakeSnow):
         self.attach(GLOBAL_DATABASE_NAME)
         self.duck_conn.execute(info_schema.fs_global_creation_sql())
         self.duck_conn.execute(show.fs_global_creation_sql())
-        self.duck_conn.execute(fixes.shown_relations())
+        self.duck_conn.execute(fakesnow_patches.shown_relations())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
-        fixes.apply()
+        fakesnow_patches.apply()
         # A session without a database uses `memory`, and may use FLATTEN too.
         self.duck_conn.execute(macros.creation_sql("memory"))
         self.duck_conn.execute(macros_of("memory"))

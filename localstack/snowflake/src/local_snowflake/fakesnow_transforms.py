@@ -18,7 +18,7 @@ from fakesnow import transforms
 from fakesnow.cursor import FakeSnowflakeCursor
 from sqlglot import exp, parse_one
 
-from local_snowflake.expressions import unsupported
+from local_snowflake.fakesnow_wrong_answers import unsupported
 from local_snowflake.sql import literal
 
 type Params = list[object] | dict[str, object] | None

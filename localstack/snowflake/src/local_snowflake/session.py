@@ -18,7 +18,7 @@ from fakesnow.transforms.merge import operations
 from snowflake.connector.cursor import DictCursor
 from sqlglot import exp
 
-from local_snowflake import fakesnow_transforms, fixes, information_schema
+from local_snowflake import fakesnow_patches, fakesnow_transforms, information_schema
 from local_snowflake.actor import Actor
 from local_snowflake.assignments import cast_assigned
 from local_snowflake.column_names import keep_headings
@@ -32,7 +32,8 @@ from local_snowflake.context_functions import (
 )
 from local_snowflake.duckdb_errors import worded
 from local_snowflake.errors import SnowflakeError
-from local_snowflake.expressions import (
+from local_snowflake.fakesnow_transforms import Params
+from local_snowflake.fakesnow_wrong_answers import (
     cast_times,
     flatten_options,
     one_path,
@@ -41,7 +42,6 @@ from local_snowflake.expressions import (
     unsupported,
     write_plainly,
 )
-from local_snowflake.fakesnow_transforms import Params
 from local_snowflake.lengths import keep_lengths
 from local_snowflake.names import Columns, check_names
 from local_snowflake.objects_sql import macros_of
@@ -62,7 +62,7 @@ from local_snowflake.translate import translate
 
 log = structlog.get_logger()
 
-fixes.remove_temporary_folder()
+fakesnow_patches.remove_temporary_folder()
 
 CONFLICT_TRIES = 20
 CONFLICT_PAUSE_SECONDS = 0.05

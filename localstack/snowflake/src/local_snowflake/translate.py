@@ -13,6 +13,7 @@ from local_snowflake.column_types import Types
 from local_snowflake.expression_types import (
     WANTS_TEXT,
 )
+from local_snowflake.infer_kinds import Translation, aliases_of_variants
 from local_snowflake.translate_casts import (
     anonymous,
     cast,
@@ -51,7 +52,6 @@ from local_snowflake.translate_values import (
     unified,
     within_domain,
 )
-from local_snowflake.translation import Translation, aliases_of_variants
 
 REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None]] = {
     **dict.fromkeys(WANTS_TEXT, wants_text),

@@ -19,8 +19,8 @@ from local_snowflake.expression_types import (
     is_aggregated,
     typed,
 )
+from local_snowflake.infer_kinds import Translation
 from local_snowflake.translate_text import as_text, scalar_of
-from local_snowflake.translation import Translation
 
 WHOLE_TYPES = {exp.DType.BIGINT, exp.DType.INT, exp.DType.SMALLINT, exp.DType.TINYINT}
 DECIMAL_TYPES = {exp.DType.DECIMAL}

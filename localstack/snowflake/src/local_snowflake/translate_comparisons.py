@@ -24,9 +24,9 @@ from local_snowflake.expression_types import (
     text,
     typed,
 )
+from local_snowflake.infer_kinds import Translation
 from local_snowflake.translate_text import scalar_of
 from local_snowflake.translate_values import unified
-from local_snowflake.translation import Translation
 
 ORDERS = {
     exp.Max: "MAX", exp.Min: "MIN", exp.ArgMax: "MAX_BY", exp.ArgMin: "MIN_BY", exp.Greatest: "GREATEST",

@@ -12,7 +12,7 @@ from local_snowflake.expression_types import (
     text,
     typed,
 )
-from local_snowflake.translation import Translation
+from local_snowflake.infer_kinds import Translation
 
 TEXT_ARGUMENTS = ("this", "expression", "substr", "replacement", "delimiter", "fill_pattern", "from_", "to")
 NUMBERS_OF = {exp.Pad: {"expression"}, exp.Left: {"expression"}, exp.Right: {"expression"}}

@@ -12,9 +12,9 @@ from local_snowflake.expression_types import (
     text,
     type_of,
 )
+from local_snowflake.infer_kinds import Translation
 from local_snowflake.json_text import parsed, place_and_message, text_of
 from local_snowflake.translate_text import as_text
-from local_snowflake.translation import Translation
 
 NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log: "1e-320"}
 

@@ -1,4 +1,4 @@
-"""Fixes for bugs in fakesnow 0.12.1, each with its reason. Their tests are in `tests/test_fixes.py` and
+"""Patches for bugs in fakesnow 0.12.1, each with its reason. Their tests are in `tests/test_fakesnow_patches.py` and
 `tests/test_other_objects.py`.
 """
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from local_snowflake.fixes import timestamps
+from local_snowflake.fakesnow_patches import timestamps
 from local_snowflake.testing import Warehouse
 
 BEFORE_1970 = datetime(1969, 12, 31, 23, 59, 59, 500_000)
