@@ -33,24 +33,26 @@ from local_snowflake.translate_comparisons import (
     set_operation,
     simple_case,
 )
-from local_snowflake.translate_text import group_concat, time_to_str, to_char, wants_text
-from local_snowflake.translate_values import (
-    array,
-    array_agg,
+from local_snowflake.translate_numbers import (
     average,
     count,
     divide,
-    json_object,
     median,
     multiply,
-    object_agg,
-    parse_json,
     remainder,
     sign,
-    to_variant,
     total,
-    unified,
     within_domain,
+)
+from local_snowflake.translate_text import group_concat, time_to_str, to_char, wants_text
+from local_snowflake.translate_variants import (
+    array,
+    array_agg,
+    json_object,
+    object_agg,
+    parse_json,
+    to_variant,
+    unified,
 )
 
 REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None]] = {

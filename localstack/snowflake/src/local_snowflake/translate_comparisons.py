@@ -26,7 +26,7 @@ from local_snowflake.expression_types import (
 )
 from local_snowflake.infer_kinds import Translation
 from local_snowflake.translate_text import scalar_of
-from local_snowflake.translate_values import unified
+from local_snowflake.translate_variants import unified
 
 ORDERS = {
     exp.Max: "MAX", exp.Min: "MIN", exp.ArgMax: "MAX_BY", exp.ArgMin: "MIN_BY", exp.Greatest: "GREATEST",

@@ -1,0 +1,88 @@
+"""Rewrite arithmetic and aggregates of numbers."""
+
+from sqlglot import exp
+
+from local_snowflake.errors import unsupported
+from local_snowflake.expression_types import (
+    call,
+    is_aggregated,
+    text,
+    type_of,
+)
+from local_snowflake.infer_kinds import Translation
+
+NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log: "1e-320"}
+
+
+def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
+    """Make SQRT, LN or LOG raise an error for an argument for which Snowflake fails but DuckDB returns NaN or
+    -Infinity.
+    """
+    value = node.expression if isinstance(node, exp.Log) else node.this
+    if is_aggregated(value):
+        return node
+    name = type(node).__name__.upper()
+    return call("within", value.copy(), node.copy(), exp.Literal.number(NOT_BELOW[type(node)]), text(name))
+
+
+def count(node: exp.Expr, _: Translation) -> None:
+    if isinstance(node.this, exp.Column) and isinstance(node.this.this, exp.Star):
+        raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL: name a column")
+
+
+def total(node: exp.Expr, translation: Translation) -> None:
+    if translation.types and translation.types.of(node.this) == frozenset({"boolean"}):
+        raise unsupported(
+            f"{node.sql(dialect='snowflake')}: the argument is a BOOLEAN; cast it, or use COUNT_IF"
+        )
+
+
+def divide(node: exp.Expr, _: Translation) -> exp.Expr:
+    aggregated = "any_" if is_aggregated(node) else ""
+    return call(f"{aggregated}divide", node.this, node.expression, type_of(node.this))
+
+
+def remainder(node: exp.Expr, _: Translation) -> exp.Expr:
+    return call("remainder", node.this, node.expression)
+
+
+def multiply(node: exp.Expr, _: Translation) -> None:
+    """Cast integer literals in a product to 64 bits: in Snowflake they are NUMBER(38, 0), in DuckDB 32-bit integers."""
+    for name in ("this", "expression"):
+        factor = node.args[name].unnest()
+        if isinstance(factor, exp.Literal) and factor.is_int:
+            node.set(name, exp.cast(factor.copy(), "BIGINT", dialect="duckdb"))
+
+
+def sign(node: exp.Expr, _: Translation) -> exp.Expr:
+    return exp.cast(exp.Sign(this=node.this.copy()), "BIGINT", dialect="duckdb")
+
+
+def average(node: exp.Expr, translation: Translation) -> exp.Expr:
+    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits than the argument."""
+    total(node, translation)
+    parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
+    window = node.parent if isinstance(node.parent, exp.Window) else None
+    if window:
+        for at, part in enumerate(parts):
+            over = window.copy()
+            over.set("this", part)
+            parts[at] = over
+    made = call("any_divide", *parts, type_of(parts[0]))
+    if window:
+        window.replace(made)
+        return node
+    return made
+
+
+def median(node: exp.Expr, _: Translation) -> exp.Expr:
+    """Rewrite MEDIAN of numbers so that the result has three more decimal digits than the argument
+    (Snowflake: "MEDIAN").
+    """
+    node.set("this", with_three_digits(node.this))
+    return node
+
+
+def with_three_digits(value: exp.Expr) -> exp.Expr:
+    thousandths = exp.cast(exp.Literal.number(1), exp.DataType.build("DECIMAL(4,3)", dialect="duckdb"))
+    return exp.Mul(this=exp.Paren(this=value.copy()), expression=thousandths)
