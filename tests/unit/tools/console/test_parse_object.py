@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contract.events import Reason
@@ -45,7 +45,11 @@ def good(**fields: object) -> dict[str, object]:
     } | fields
 
 
+LONG = "x" * 9999
+
+
 @settings(max_examples=60, deadline=None)
+@example([{"_id": LONG, "type": LONG, "createdAt": LONG, "deviceId": LONG}])
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values), min_size=1, max_size=3))
 def test_any_json_object_becomes_one_event_with_limited_field_lengths(events):
     for prefix in ("events", "rejected"):

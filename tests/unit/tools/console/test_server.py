@@ -582,10 +582,13 @@ def test_search_finds_trucks_places_events_and_objects(served):
 
 def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(served):
     served.receive(geofence(902, "entered", "truck-902"))
-    row = visit_fields.fields_of(
-        Pair("truck-902", Fence("farm", "farm-38")), Visit(datetime.now(UTC) - timedelta(seconds=9), "e-902")
-    )
-    served.tell(served.console.state.visits.read, [row])
+    farm, now = Fence("farm", "farm-38"), datetime.now(UTC)
+    yesterday = Visit(now - timedelta(days=1, minutes=5), "e-9", now - timedelta(days=1), "x-9")
+    rows = [
+        visit_fields.fields_of(Pair("truck-9", farm), yesterday),
+        visit_fields.fields_of(Pair("truck-902", farm), Visit(now - timedelta(seconds=9), "e-902")),
+    ]
+    served.tell(served.console.state.visits.read, rows)
     [place] = [each for each in served.get("/api/places")["places"] if each["fence_id"] == "farm#farm-38"]
     assert (place["there"], place["visits_today"], place["last_device_id"]) == (1, 1, "truck-902")
 

@@ -503,6 +503,16 @@ def test_clone_and_its_parent_folders_cannot_be_used_as_the_stack_folder(folder)
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
 
+def test_clone_and_its_parent_folder_cannot_be_used_even_if_they_contain_a_lock_file(tmp_path, monkeypatch):
+    """In any other folder, a lock file shows that an earlier `up` has created the files."""
+    monkeypatch.setattr(stack, "ROOT", tmp_path / "clone")
+    for folder in (tmp_path, tmp_path / "clone"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".lock").touch()
+        with pytest.raises(StackError, match="contains other files"):
+            Stack.of({"MILKRUN_LOCAL": str(folder)})._refuse_what_is_not_ours()
+
+
 def test_folder_with_files_of_a_deployed_stage_can_be_used_as_the_stack_folder(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
