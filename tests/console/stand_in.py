@@ -26,7 +26,8 @@ from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence import presence
 from tools.console.request_guard import HEADERS, policy
-from tools.fleet.rounds import Plan, posts
+from tools.fleet.phones import posts
+from tools.fleet.rounds import Plan
 
 type Json = dict[str, Any]
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

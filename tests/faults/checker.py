@@ -23,7 +23,8 @@ from contract.objects import object_name
 from ops.read_stores import Stay, stay
 from tests.faults.phones import Exchange
 from tests.faults.receipts import Json, response_problems, stored_form
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 
 type Kind = Literal[
     "lost",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import urllib3
 
 from tools.fleet.client import Fate, fate_of
-from tools.fleet.rounds import Post
+from tools.fleet.phones import Post
 
 LONGEST_PAUSE_S = 5.0
 # Longer than an ingest request that waits for a failing stream, and shorter than API Gateway's 29 s.

@@ -13,7 +13,8 @@ import yaml
 
 from tests.faults.phones import Try
 from tools.fleet.client import rejects_in
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 
 type Json = dict[str, Any]
 

@@ -20,7 +20,7 @@ from itertools import chain, count, islice
 from tests.faults.faulty_stack import FaultyStack, proxy_url
 from tests.faults.harness import Scenario
 from tests.faults.proxy import Fault, Rule
-from tools.fleet.rounds import Post
+from tools.fleet.phones import Post
 from tools.stack.stack import Stack
 
 LOAD_S = 45.0

@@ -18,7 +18,7 @@ from tests.e2e.test_kcl import Worker
 from tests.faults.faulty_stack import wait_for
 from tests.faults.harness import Scenario, rejected, wait_until_applied
 from tests.faults.proxy import Fault, Rule
-from tools.fleet.rounds import Post
+from tools.fleet.phones import Post
 from tools.stack.kcl import environment_for
 
 short = pytest.mark.short

@@ -33,7 +33,8 @@ from tests.faults.checker import Breach, Kind
 from tests.faults.harness import contradicted, converged
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
-from tools.fleet.rounds import Plan, posts
+from tools.fleet.phones import posts
+from tools.fleet.rounds import Plan
 
 type Bug = Callable[[], AbstractContextManager[object]]
 type Faults = Callable[[], Sequence[Rule]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tests.load.due_times import due_times
 from tests.load.load_profile import Phase
 from tools.fleet.client import Client, count_in
-from tools.fleet.rounds import Post
+from tools.fleet.phones import Post
 
 SENDERS = 32  # concurrent requests; further requests wait, and the wait counts as latency
 

@@ -13,8 +13,9 @@ from tests.load.load_profile import phases
 from tests.load.send_load import SENDERS, sent
 from tests.load.stack_limits import DRAIN_S, Load, leaks_of
 from tests.load.watch import Watch
-from tools.fleet import rounds
+from tools.fleet import phones
 from tools.fleet.client import Client
+from tools.fleet.rounds import Plan
 from tools.fleet.send import new_run_id
 from tools.stack.settings import Settings
 
@@ -24,8 +25,8 @@ CLIENT_TIMEOUT_S = 120.0
 
 def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed: int) -> Load:
     plan = phases(rate, steady_s)
-    posts = rounds.endless(
-        rounds.Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
+    posts = phones.endless(
+        Plan(run=new_run_id(), begins_at=datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=40)
     )
     client = Client(outputs.endpoint, outputs.api_key, timeout_s=CLIENT_TIMEOUT_S, connections=SENDERS)
     began_at, began = datetime.now(UTC), time.monotonic()

@@ -22,7 +22,8 @@ from typing import Literal
 import urllib3
 
 from ops.outputs import Outputs
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 from tools.stack.identity import NO_DEVICE, Tokens
 
 type Fate = Literal["delivered", "dropped", "kept"]

@@ -27,12 +27,13 @@ from ops.percentile import percentile
 from ops.polling import until
 from ops.read_stores import Stay
 from snowpipe.warehouse import Warehouse
-from tools.fleet import rounds
+from tools.fleet import phones
 from tools.fleet.client import Client, send
 from tools.fleet.event_file import judged, posts_of_file, read_lines
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
-from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
 from tools.fleet.row_latency import Watch
 from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
 from tools.stack import memory
@@ -99,7 +100,7 @@ def command(
         if events:
             posts, total = posts_of_file(events, judge=judged), _lines_in(events, bars)
         else:
-            posts, total = rounds.posts(plan), sum(len(post.events) for post in rounds.posts(plan))
+            posts, total = phones.posts(plan), sum(len(post.events) for post in phones.posts(plan))
         with Ledger(Path(folder) / "ledger.sqlite") as ledger:
             demo = Demo(outputs, ledger, bars)
             lines = demo.run(posts, total, lambda: build_marts(environment_of(stage, context.obj)))

@@ -18,7 +18,8 @@ from contract.ndjson import lines_in
 from handler.parse_body import Parts
 from handler.request_limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
 from handler.validate import validate
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 
 # The outcome of an event that alone makes a request too large: the rule for clients is to drop it.
 TOO_LARGE = "body_too_large"

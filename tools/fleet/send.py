@@ -14,10 +14,11 @@ import typer
 
 from ops import terminal
 from ops.percentile import percentile
-from tools.fleet import rounds
+from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
 from tools.fleet.event_file import posts_of_file
-from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, checked_run_id
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
@@ -89,7 +90,7 @@ class Tally:
 
 def _run_id(text: str) -> str:
     try:
-        return rounds.checked_run_id(text)
+        return checked_run_id(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -187,7 +188,7 @@ def command(
             invalid=invalid,
             batch_size=batch or 20,
         )
-        posts = rounds.endless(plan) if events or duration else rounds.posts(plan)
+        posts = phones.endless(plan) if events or duration else phones.posts(plan)
         terminal.err.print(f"run {plan.run}, seed {seed}")
     if events:
         posts = until_events(posts, events)

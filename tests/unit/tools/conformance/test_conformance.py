@@ -17,7 +17,8 @@ from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools import error_codes as codes
 from tools.fleet.client import Client
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 
 
 def deliver(endpoint: str, events: list[dict[str, object]]) -> None:

@@ -23,7 +23,8 @@ from ops import terminal
 from ops.percentile import percentile
 from tools.fleet.client import Client, send
 from tools.fleet.event_file import posts_of_file, read_lines
-from tools.fleet.rounds import Planned, Post
+from tools.fleet.phones import Post
+from tools.fleet.rounds import Planned
 from tools.fleet.send import Tally, for_seconds, until_events
 from tools.milkrun import app
 
