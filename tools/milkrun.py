@@ -74,7 +74,7 @@ ENTRIES = (
     ),
     Entry(
         "status",
-        "tools.stack.local_status:command",
+        "tools.stack.status_command:command",
         OPERATE,
         "Show whether a stage is healthy and, if it is not, what is wrong and what to do next.",
     ),
@@ -173,7 +173,7 @@ ENTRIES = (
     # Earlier names of commands.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),
-    Entry("top", "tools.stack.local_status:command", OPERATE, hidden=True),
+    Entry("top", "tools.stack.status_command:command", OPERATE, hidden=True),
 )
 
 

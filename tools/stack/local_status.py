@@ -1,13 +1,8 @@
-"""`milkrun status`: show whether a stage is healthy; for the local stack, also check its processes and its disk."""
+"""The findings of `milkrun status` about the local stack: its processes and its free disk space."""
 
 import shutil
 from collections.abc import Iterator, Mapping
 
-import typer
-
-from ops import status_report, terminal
-from ops.outputs import NoStackError, Outputs
-from ops.status_checks import findings_of
 from ops.status_report import Finding, Source
 from tools.stack.processes import Processes
 from tools.stack.settings import Settings
@@ -54,30 +49,3 @@ def _disk(settings: Settings) -> Finding:
         return Finding("disk", "OK", f"{megabytes:,} MB free")
     cause = f"full: {megabytes} MB free in {folder}; make room there"
     return Finding("disk", "FAIL", cause, None, "milkrun up", "the-disk-is-full")
-
-
-def command(
-    context: typer.Context,
-    *,
-    stage: terminal.Stage = "local",
-    watch: status_report.Watch = False,
-    wide: status_report.AsWide = False,
-    as_json: terminal.AsJson = False,
-) -> None:
-    """Show whether a stage is healthy and, if it is not, what is wrong and what to do next.
-
-    Exit codes: 0 (OK), 1 (WARN), 2 (FAIL).
-    """
-    environment: Mapping[str, str] = context.obj
-    local = [laptop_source(environment)] if stage == "local" else []
-
-    def look() -> list[Finding]:
-        try:
-            outputs = Outputs.find(stage, environment)
-        except NoStackError as problem:
-            if stage != "local":
-                raise
-            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_report.ask(local)]
-        return findings_of(outputs, stage, local)
-
-    raise typer.Exit(status_report.report(look, stage, as_json=as_json, wide=wide, watch=watch))

@@ -1,0 +1,41 @@
+"""`milkrun status`: show whether a stage is healthy; for the local stack, also check its processes and its disk.
+
+The checks of any stage are in `ops/status_checks.py`, and the report is in `ops/status_report.py`.
+"""
+
+from collections.abc import Mapping
+
+import typer
+
+from ops import status_report, terminal
+from ops.outputs import NoStackError, Outputs
+from ops.status_checks import findings_of
+from ops.status_report import Finding
+from tools.stack.local_status import laptop_source
+
+
+def command(
+    context: typer.Context,
+    *,
+    stage: terminal.Stage = "local",
+    watch: status_report.Watch = False,
+    wide: status_report.AsWide = False,
+    as_json: terminal.AsJson = False,
+) -> None:
+    """Show whether a stage is healthy and, if it is not, what is wrong and what to do next.
+
+    Exit codes: 0 (OK), 1 (WARN), 2 (FAIL).
+    """
+    environment: Mapping[str, str] = context.obj
+    local = [laptop_source(environment)] if stage == "local" else []
+
+    def look() -> list[Finding]:
+        try:
+            outputs = Outputs.find(stage, environment)
+        except NoStackError as problem:
+            if stage != "local":
+                raise
+            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_report.ask(local)]
+        return findings_of(outputs, stage, local)
+
+    raise typer.Exit(status_report.report(look, stage, as_json=as_json, wide=wide, watch=watch))
