@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ops.outputs import Outputs
 from tests.load import functions, plots, stack, stack_tables
+from tests.load.load_profile import DEFAULT_RATE, DEFAULT_STEADY_S
 from tests.load.markdown_tables import markdown, put
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
@@ -98,8 +99,12 @@ def leaks() -> tuple[list[str], dict[str, str]]:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--only", default="functions,stack")
-    parser.add_argument("--rate", type=float, default=4.0, help="requests per second, with 20 events each")
-    parser.add_argument("--steady", type=float, default=240.0, help="length of the steady phase in seconds")
+    parser.add_argument(
+        "--rate", type=float, default=DEFAULT_RATE, help="requests per second, with 20 events each"
+    )
+    parser.add_argument(
+        "--steady", type=float, default=DEFAULT_STEADY_S, help="length of the steady phase in seconds"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="write the tables into docs/load.md")
     given = parser.parse_args(argv)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEADY = "steady"
+DEFAULT_RATE = 4.0  # requests per second, with up to 20 events each (`make load RATE=…`)
+DEFAULT_STEADY_S = 240.0
 
 
 @dataclass(frozen=True, slots=True)
