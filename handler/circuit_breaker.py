@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from handler.publish import MAX_ROUNDS, Published
+from handler.publish_with_retries import MAX_ROUNDS, Published
 
 OPEN_SECONDS = 5.0
 

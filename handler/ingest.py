@@ -21,7 +21,7 @@ from contract.objects import (
 )
 from contract.stream_record import StreamRecord
 from handler.circuit_breaker import CircuitBreaker
-from handler.publish import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
+from handler.publish_with_retries import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
 from handler.receipt import Receipt, errors_of
 from handler.validate import Batch
 

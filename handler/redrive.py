@@ -21,7 +21,7 @@ from contract.metrics import with_metrics
 from contract.objects import lines_of
 from contract.stream_record import archived_record
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
-from handler.publish import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish
+from handler.publish_with_retries import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish
 from handler.settings import Settings
 
 BACKOFF_BASE_SECONDS = 2

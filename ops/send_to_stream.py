@@ -8,7 +8,7 @@ from itertools import batched
 from aws.stream import KinesisStream
 from cli.refusal import Refusal
 from contract.stream_record import StreamRecord
-from handler.publish import publish
+from handler.publish_with_retries import publish
 
 LABEL = "milkrun_replay"
 RECORDS_AT_ONCE = 100  # PutRecords accepts 10 MiB; a record may have 1 MiB, but ours are far smaller

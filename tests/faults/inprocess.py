@@ -26,7 +26,7 @@ from werkzeug.serving import make_server
 
 import consumer.main
 import handler.main
-import handler.publish
+import handler.publish_with_retries
 import handler.redrive
 from local_snowflake.testing import Aws, LocalProcess, Warehouse
 from ops import read_stores
@@ -271,7 +271,7 @@ def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
         }
         until_the_end.enter_context(patch.dict(os.environ, environment))
         # Backoff only slows the tests down, because no real service has to recover.
-        for module in (handler.redrive, handler.publish):
+        for module in (handler.redrive, handler.publish_with_retries):
             until_the_end.enter_context(patch.object(module, "BACKOFF_BASE_SECONDS", 0))
         for app in (handler.main._app, handler.redrive._app, consumer.main.app_of):
             app.cache_clear()

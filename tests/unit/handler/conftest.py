@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract import logs
-from handler import main, publish
+from handler import main, publish_with_retries
 from handler.identity import Tokens
 from tests.unit.handler.fakes import Context, World, app
 
@@ -49,7 +49,7 @@ class Phone:
         application = replace(app(self.world, **self.settings), tokens=self.tokens)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(main, "_app", lambda: application)
-            patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+            patch.setattr(publish_with_retries, "BACKOFF_BASE_SECONDS", 0.0)
             given = main.ingest(event, Context(**context))  # type: ignore[arg-type]
         return Answer(given["statusCode"], given["headers"], json.loads(given["body"]))
 

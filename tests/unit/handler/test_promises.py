@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aws.errors import RetryableError
 from contract.events import GEOFENCE_KINDS
 from contract.objects import object_name
-from handler import publish
+from handler import publish_with_retries
 from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Delivery, Effects, ingest
 from handler.parse_body import Parts
 from handler.validate import validate
@@ -137,7 +137,7 @@ def in_time(world: World, events: list[dict[str, object]], seconds: float) -> No
     delivery = Delivery("request-1", None, None, AT, seconds_left)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+            patch.setattr(publish_with_retries, "BACKOFF_BASE_SECONDS", 0.0)
             ingest(batch, world.ports(), delivery, Effects())
     finally:
         assert seconds_left() >= 0, world.calls

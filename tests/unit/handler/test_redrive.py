@@ -7,7 +7,7 @@ import pytest
 
 from aws.errors import RetryableError
 from contract.objects import lines_object
-from handler import publish, redrive
+from handler import publish_with_retries, redrive
 from handler.ingest import STREAM_SECONDS
 from handler.redrive import App
 from tests.unit.contract.test_objects import AT
@@ -64,7 +64,7 @@ def claim(*lines: int, key: str = STORED.key) -> dict[str, object]:
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(publish, "BACKOFF_BASE_SECONDS", 0.0)
+    monkeypatch.setattr(publish_with_retries, "BACKOFF_BASE_SECONDS", 0.0)
     return Desk()
 
 

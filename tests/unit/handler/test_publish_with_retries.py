@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aws.errors import PermanentError, RetryableError
 from contract.stream_record import StreamRecord
 from handler.circuit_breaker import OPEN_SECONDS, CircuitBreaker
-from handler.publish import (
+from handler.publish_with_retries import (
     BACKOFF_CAP_SECONDS,
     MAX_ROUNDS,
     publish,

@@ -1,4 +1,4 @@
-"""Publish geofence events.
+"""Publish geofence events; retry throttled records with backoff and within a time budget.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
 "PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects the whole call, which is then split in half.
