@@ -223,6 +223,31 @@ def rejected_event_also_accepted(facts: Facts) -> Facts:
     return replace(facts, objects={**facts.objects, key: [*facts.objects[key], line]})
 
 
+def accepted_event_also_rejected(facts: Facts) -> Facts:
+    accepted = next(e for x in facts.exchanges for e in x.post.events if e.code is None)
+    key = min(key for key in facts.objects if key.startswith("rejected/"))
+    reject = {
+        "index": 0,
+        "event_id": accepted.event_id,
+        "reasons": [{"code": "missing_id"}],
+        "event": json.loads(accepted.text),
+    }
+    lines = [*facts.objects[key], json.dumps(reject).encode()]
+    return replace(facts, objects={**facts.objects, key: lines})
+
+
+def reject_missing_in_the_archive(facts: Facts) -> Facts:
+    gone = min(key for key in facts.objects if key.startswith("rejected/"))
+    rows = [row for row in facts.rejects_loaded or () if row.file_name != gone]
+    objects = {key: lines for key, lines in facts.objects.items() if key != gone}
+    return replace(facts, objects=objects, rejects_loaded=rows)
+
+
+def row_changed(facts: Facts) -> Facts:
+    first, *rest = facts.loaded or ()
+    return replace(facts, loaded=[first._replace(payload=first.payload.replace("live", "dead")), *rest])
+
+
 CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
     (object_missing, "lost"),
     (line_changed, "not sent"),
@@ -249,6 +274,9 @@ CHANGES: list[tuple[Callable[[Facts], Facts], Kind]] = [
     (ended_visit_in_the_index_of_open_visits, "wrong visit"),
     (index_of_open_visits_empty, "wrong visit"),
     (rejected_event_also_accepted, "both"),
+    (accepted_event_also_rejected, "both"),
+    (reject_missing_in_the_archive, "lost"),
+    (row_changed, "not sent"),
 ]
 
 
