@@ -20,8 +20,7 @@ class ServiceError(RetryableError):
 
     def __init__(self, service: str, code: str, status: int) -> None:
         super().__init__(f"{service}: {code}")
-        self.code = code
-        self.status = status
+        self.code, self.status = code, status
 
 
 class PermanentError(Exception):

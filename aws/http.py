@@ -37,10 +37,7 @@ type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getadd
 
 
 def endpoint_of(service: str, region: str) -> str:
-    """Return the URL of a service in a region of the partition aws or aws-cn.
-
-    (AWS General Reference: "Service endpoints".)
-    """
+    """Return a service's URL in a region of partition aws or aws-cn. (AWS General Reference: "Service endpoints".)"""
     suffix = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     return f"https://{service}.{region}.{suffix}"
 
@@ -101,7 +98,7 @@ class Endpoint(threading.local):
 
     def __init__(self, name: str, url: str, signer: Signer) -> None:
         self.name, self._signer, self._parts = name, signer, urlsplit(url)
-        self._connection = _Connection(self._parts)
+        self._connection = _Connection(name, self._parts)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Send one request without retries, and return the response within CALL_SECONDS.
@@ -111,26 +108,28 @@ class Endpoint(threading.local):
         target = self._parts.path.rstrip("/") + path
         unsigned = {"host": self._parts.netloc, **headers}
         signed = self._signer.signed(method, target, unsigned, body, datetime.now(UTC))
-        return self._connection.call(self.name, method, target, body, signed)
+        return self._connection.call(method, target, body, signed)
 
 
 def fetch(url: str) -> bytes:
     """Send an unsigned GET request, and return the body of the response within CALL_SECONDS. Raises RetryableError."""
     parts, host = urlsplit(url), str(urlsplit(url).hostname)
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
-    with closing(_Connection(parts)) as connection:
-        response = connection.call(host, "GET", target, max_bytes=MAX_FETCHED_BYTES)
+    with closing(_Connection(host, parts, MAX_FETCHED_BYTES)) as connection:
+        response = connection.call("GET", target, None, {})
     if response.status != 200:
         raise ServiceError(host, str(response.status), response.status)
     return response.body
 
 
 class _Connection(HTTPConnection):
-    """An HTTP connection on which each call has one deadline for all its steps."""
+    """An HTTP connection on which each call has one deadline for all its steps. `name` is for error messages."""
 
     sock: "_DeadlineSocket | None"
 
-    def __init__(self, url: SplitResult) -> None:
+    def __init__(self, name: str, url: SplitResult, max_bytes: int | None = None) -> None:
+        """`max_bytes` limits how much of each response's body is read."""
+        self._name, self._max_bytes = name, max_bytes
         self._trust = _trust() if url.scheme == "https" else None
         self.default_port = 443 if self._trust else 80
         self._unsent: list[bytes] = []
@@ -140,19 +139,8 @@ class _Connection(HTTPConnection):
         """Buffer a part of a request (its head or its body), so that `call` can send both with one system call."""
         self._unsent.append(data)
 
-    def call(
-        self,
-        name: str,
-        method: str,
-        target: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        max_bytes: int | None = None,
-    ) -> Response:
-        """Send a request, and return the response within CALL_SECONDS.
-
-        Raises NoResponseError with `name` in its message.
-        """
+    def call(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Response:
+        """Send a request, and return the response within CALL_SECONDS. Raises NoResponseError."""
         deadline = time.monotonic() + CALL_SECONDS
         try:
             # A connection that is readable between two requests was closed by the service.
@@ -161,13 +149,13 @@ class _Connection(HTTPConnection):
             if not self.sock:
                 self.sock = self._connected(min(deadline, time.monotonic() + CONNECT_SECONDS))
             self.sock.deadline = deadline
-            self.request(method, target, body, headers or {})
+            self.request(method, target, body, headers)
             self.sock.sendall(b"".join(self._unsent))
             response = self.getresponse()
-            return Response(response.status, response.read(max_bytes))
+            return Response(response.status, response.read(self._max_bytes))
         except (HTTPException, OSError) as error:
             self.close()
-            raise NoResponseError(f"{name}: {type(error).__name__}") from error
+            raise NoResponseError(f"{self._name}: {type(error).__name__}") from error
         finally:
             self._unsent.clear()
 
@@ -210,10 +198,7 @@ def resolve(host: str, port: int, seconds: float) -> Sequence[Address]:
 
 
 def _connect_to_any(addresses: Sequence[Address], deadline: float) -> "_DeadlineSocket":
-    """Return a connection to the first address that accepts one. Raises OSError.
-
-    The addresses share the time until `deadline`.
-    """
+    """Connect to the first address that accepts. The addresses share the time until `deadline`. Raises OSError."""
     failure: OSError = OSError("the name has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         left = _remaining(deadline)

@@ -22,15 +22,8 @@ class KinesisStream:
 
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         """Make one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
-        answer = self.kinesis.send(
-            "PutRecords",
-            {
-                "StreamName": self.name,
-                "Records": [
-                    {"Data": record.data, "PartitionKey": record.partition_key} for record in records
-                ],
-            },
-        )
+        entries = [{"Data": record.data, "PartitionKey": record.partition_key} for record in records]
+        answer = self.kinesis.send("PutRecords", {"StreamName": self.name, "Records": entries})
         # PutRecords returns 200 even if single records were throttled, and lists the results in request order.
         try:
             outcome = msgspec.json.decode(answer, type=_Outcome)

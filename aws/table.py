@@ -15,6 +15,7 @@ type Key = tuple[str, str]
 type Failures = dict[Key, Exception]
 
 GETS_PER_REQUEST = 100
+_TYPES = {str: "S", int: "N", bool: "BOOL"}
 
 
 def key_of(item: Item) -> Key:
@@ -44,12 +45,9 @@ class Table:
         return found, failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
-        """Put the item if the stored item's `version` is `expected` (None: if no item is stored). Otherwise return
-        False.
-        """
-        return self._put_if(
-            item, "attribute_not_exists(pk)" if expected is None else "version = :v", expected
-        )
+        """Put the item if the stored `version` is `expected` (None: if no item is stored). Otherwise return False."""
+        condition = "attribute_not_exists(pk)" if expected is None else "version = :v"
+        return self._put_if(item, condition, expected)
 
     def put_newer(self, item: Item) -> bool:
         """Put the item unless the stored item's `version` is the same or higher. In that case return False."""
@@ -70,12 +68,12 @@ class Table:
                 return
             request["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
-    def _put_if(self, item: Item, condition: str, version: int | None = None) -> bool:
-        values = {} if version is None else {"ExpressionAttributeValues": {":v": {"N": str(version)}}}
+    def _put_if(self, item: Item, condition: str, version: int | None) -> bool:
+        request = {"TableName": self.name, "Item": dumped(item), "ConditionExpression": condition}
+        if version is not None:
+            request["ExpressionAttributeValues"] = {":v": {"N": str(version)}}
         try:
-            self.dynamodb.put_item(
-                TableName=self.name, Item=dumped(item), ConditionExpression=condition, **values
-            )
+            self.dynamodb.put_item(**request)
         except ServiceError as error:
             if error.code == "ConditionalCheckFailedException":
                 return False
@@ -98,18 +96,8 @@ class Table:
 
 
 def dumped(item: Item) -> dict[str, dict[str, object]]:
-    # One expression: this runs for every attribute of every item.
-    return {
-        name: {"S": value}
-        if isinstance(value, str)
-        else {"BOOL": value}
-        if isinstance(value, bool)
-        else {"N": str(value)}
-        for name, value in item.items()
-    }
+    return {k: {_TYPES[type(v)]: str(v) if type(v) is int else v} for k, v in item.items()}
 
 
 def loaded(item: Mapping[str, Mapping[str, Any]]) -> Item:
-    return {
-        name: int(value["N"]) if "N" in value else next(iter(value.values())) for name, value in item.items()
-    }
+    return {k: int(v["N"]) if "N" in v else next(iter(v.values())) for k, v in item.items()}

@@ -15,6 +15,8 @@ from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Kind, R
 # One batch read returns at most 100 logs.
 PAIRS_AT_ONCE = 100
 
+type Entry = tuple[Record, GeofenceEvent]
+
 
 @dataclass(frozen=True, slots=True)
 class Poison:
@@ -40,10 +42,7 @@ class Ports:
 
 @dataclass(slots=True)
 class Outcome(Counts):
-    """The outcome of a batch.
-
-    `stopped_at` is the first unfinished record; Kinesis delivers that record and all later ones again.
-    """
+    """The outcome of a batch. Kinesis delivers `stopped_at`, the first unfinished record, and all later ones again."""
 
     records: int = 0
     consumed: int = 0
@@ -80,7 +79,7 @@ def consume(
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))
-    pairs: dict[Pair, list[tuple[Record, GeofenceEvent]]] = {}
+    pairs: dict[Pair, list[Entry]] = {}
     poison: list[Poison] = []
     for record in all_records:
         try:
@@ -104,12 +103,7 @@ def consume(
     return outcome
 
 
-def _add(
-    pairs: Mapping[Pair, Sequence[tuple[Record, GeofenceEvent]]],
-    batch_begins: int,
-    ports: Ports,
-    outcome: Outcome,
-) -> None:
+def _add(pairs: Mapping[Pair, Sequence[Entry]], batch_begins: int, ports: Ports, outcome: Outcome) -> None:
     refused: list[Poison] = []
     events = {pair: [event for _, event in some] for pair, some in pairs.items()}
     arrivals = {

@@ -32,19 +32,11 @@ class EventBus:
             failures |= failed
         return failures
 
-    def _put(self, notifications: Sequence[Notification]) -> list[str]:
-        answer = self.events.put_events(
-            Entries=[
-                {
-                    "EventBusName": self.name,
-                    "Source": SOURCE,
-                    "DetailType": notice.kind,
-                    "Detail": msgspec.json.encode(notice.detail).decode(),
-                }
-                for notice in notifications
-            ]
-        )
-        # PutEvents returns 200 even if single entries failed, and lists the results in request order.
-        return [
-            n.id for n, result in zip(notifications, answer["Entries"], strict=True) if "ErrorCode" in result
+    def _put(self, some: Sequence[Notification]) -> list[str]:
+        bus = {"EventBusName": self.name, "Source": SOURCE}
+        entries = [
+            bus | {"DetailType": n.kind, "Detail": msgspec.json.encode(n.detail).decode()} for n in some
         ]
+        # PutEvents returns 200 even if single entries failed, and lists the results in request order.
+        results = self.events.put_events(Entries=entries)["Entries"]
+        return [n.id for n, result in zip(some, results, strict=True) if "ErrorCode" in result]

@@ -27,7 +27,7 @@ LOG_BYTES = 1024 - 160
 KEPT_EVENTS = 3
 CHUNK_BYTES = 16_000
 
-_TYPES = {
+_TYPE = {
     "enter": "user.entered_geofence",
     "dwell": "user.dwelled_in_geofence",
     "exit": "user.exited_geofence",
@@ -170,9 +170,6 @@ def rule_of(item: Item) -> Rule:
     return Rule(timedelta(seconds=gap_seconds), min_confidence)
 
 
-# --- texts --------------------------------------------------------------------------------------------
-
-
 def packed(events: Sequence[GeofenceEvent]) -> str:
     """Encode sorted events as JSON arrays: microseconds since the previous event, kind, id, and optional values."""
     rows: list[list[object]] = []
@@ -180,7 +177,7 @@ def packed(events: Sequence[GeofenceEvent]) -> str:
     for event in events:
         at, rank, event_id = order_of(event)
         number = keys.microseconds(at)
-        type_ = None if event.type == _TYPES[event.kind] else event.type
+        type_ = None if event.type == _TYPE[event.kind] else event.type
         row = [number - before, rank, event_id, event.confidence, event.duration_minutes, type_]
         rows.append(_trimmed(row))
         before = number
@@ -193,10 +190,9 @@ def unpacked(pair: Pair, text: str) -> tuple[GeofenceEvent, ...]:
         passed, rank, event_id, confidence, minutes, type_ = row + [None] * (6 - len(row))
         number += passed
         kind, at = KINDS[rank], keys.of_microseconds(number)
-        type_ = type_ or _TYPES[kind]
-        found.append(
-            GeofenceEvent(event_id, type_, kind, pair.device_id, pair.fence, at, minutes, confidence)
-        )
+        type_ = type_ or _TYPE[kind]
+        event = GeofenceEvent(event_id, type_, kind, pair.device_id, pair.fence, at, minutes, confidence)
+        found.append(event)
     return tuple(found)
 
 

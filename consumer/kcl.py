@@ -89,9 +89,8 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
             "retrievalMode": "POLLING",  # fan-out costs extra per consumer and shard
             "maxRecords": 500,
             "callProcessRecordsEvenForEmptyRecordList": "true",  # shows that an idle shard is alive
-            "shutdownGraceMillis": int(
-                self.kcl_grace_seconds * 1000
-            ),  # without it, no process can checkpoint
+            # Without it, no process can checkpoint at shutdown.
+            "shutdownGraceMillis": int(self.kcl_grace_seconds * 1000),
             **self.kcl_properties,
         }
 
@@ -243,10 +242,8 @@ class Health:
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
             _exit(f"Other users can write to {self._folder}: set KCL_STATE_FOLDER to a private folder")
-        for file in (self._folder / name for name in ("worker", PROPERTIES)):
+        for file in (self._folder / "worker", self._folder / PROPERTIES, *self._folder.glob("shard-*")):
             file.unlink(missing_ok=True)
-        for file in self._folder.glob("shard-*"):
-            file.unlink()
         (self._folder / "worker").write_text(str(os.getpid()))
 
     def note(self, shard_id: str, state: str) -> None:

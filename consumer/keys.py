@@ -20,9 +20,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def quoted(part: str) -> str:
-    if "#" in part or "%" in part:
-        return part.replace("%", "%25").replace("#", "%23")
-    return part
+    return part.replace("%", "%25").replace("#", "%23")
 
 
 def unquoted(part: str) -> str:

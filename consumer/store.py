@@ -88,10 +88,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Added(Counts):
-    """The result of adding events to a pair.
-
-    `refused` maps the id of each event that DynamoDB will never store to the error.
-    """
+    """The result for a pair. `refused` maps the id of each event that DynamoDB will never store to the error."""
 
     refused: dict[str, PermanentError] = field(default_factory=dict)
 
@@ -137,9 +134,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """The visit store. `executor` runs the requests of different pairs in parallel; only notifications of
-    `kinds` are published.
-    """
+    """The visit store. `executor` runs the pairs' requests in parallel; only notifications of `kinds` are published."""
 
     table: Table
     bus: Bus
@@ -148,9 +143,7 @@ class Store:
     kinds: frozenset[NotificationKind] = ALL_KINDS
 
     def add(
-        self,
-        events: Mapping[Pair, Sequence[GeofenceEvent]],
-        arrivals: Mapping[Pair, Arrival] | None = None,
+        self, events: Mapping[Pair, Sequence[GeofenceEvent]], arrivals: Mapping[Pair, Arrival] | None = None
     ) -> dict[Pair, Added | Exception]:
         """Add events to each pair, and return the result for each pair.
 
@@ -217,9 +210,10 @@ class Store:
             self.table.put_newer(item_layout.chunk_item(job.pair, chunk, job.log))
 
     def _forget_position(self, job: _Job) -> None:
-        """Remove the position from the stored log.
+        """Remove the position from the stored log, so that the next batch repeats step 3 of the failed change.
 
-        Lambda may discard this batch, and then later batches must not imply that the change is complete.
+        Lambda may discard this batch. The position would then imply to later batches that the change is complete, and
+        the chunks or notifications that could not be written or published would be lost.
         """
         if job.log.position:
             item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
@@ -316,10 +310,7 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Return the job that adds events to a pair.
-
-    Of events with one id, it contains only the one that counts under the visit rule's point 2.
-    """
+    """Return a pair's job. Of events with one id, it contains the one that counts under the visit rule's point 2."""
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
     repeated = len(events) - len(waiting) - superseded

@@ -105,10 +105,7 @@ def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
 
 
 def _checked(event: EventFields) -> Checked:
-    """Apply the rules that the field types cannot express, and return the event's values.
-
-    Raises ValueError if a rule is violated.
-    """
+    """Return an event's values. Raises ValueError if a rule that the field types cannot express is violated."""
     created_at = instant(event.created_at)
     user = event.user or _NOBODY
     device_id, user_id = user.device_id or event.top_device_id, user.user_id or user.id
@@ -122,16 +119,10 @@ def _checked(event: EventFields) -> Checked:
     fence, confidence = Fence(event.geofence.tag, event.geofence.external_id), event.confidence
     if not device_id or not _fit(fence) or (confidence is not None and confidence % 1):
         raise ValueError("a device id is missing, a geofence id is too long, or confidence is fractional")
-    return Checked(
-        event.id,
-        event.type,
-        created_at,
-        device_id,
-        fence,
-        plausible_minutes(event.duration),
-        None if confidence is None else int(confidence),
-        user_id,
-    )
+    minutes, level = event.duration, None if confidence is None else int(confidence)
+    if minutes is not None and not 0 <= minutes <= MAX_DURATION_MINUTES:
+        minutes = None
+    return Checked(event.id, event.type, created_at, device_id, fence, minutes, level, user_id)
 
 
 def _fit(ids: Iterable[str]) -> bool:
@@ -142,10 +133,6 @@ def _fit(ids: Iterable[str]) -> bool:
 def is_id(value: object) -> bool:
     """Return whether a value is a valid id. Ids above the limits would make PutRecords and DynamoDB writes fail."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
-
-
-def plausible_minutes(duration: float | None) -> float | None:
-    return duration if duration is not None and 0 <= duration <= MAX_DURATION_MINUTES else None
 
 
 def geofence_event(raw: bytes, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> GeofenceEvent:

@@ -73,10 +73,7 @@ def prefix_of(key: str) -> Prefix | None:
 
 
 def hour_of(key: str) -> datetime | None:
-    """Return the hour in the folder names of a key, or None if there is none.
-
-    The rest of the key may have any format.
-    """
+    """Return the hour in the folder names of a key, or None if there is none. The rest may have any format."""
     found = _FOLDER.match(key)
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else None
@@ -91,15 +88,11 @@ class LinesObject:
     lines: int
 
 
-def zlib_gzipped(text: bytes) -> bytes:
-    return gzip.compress(text, 1, mtime=0)
-
-
 def lines_object(
     prefix: Prefix,
     lines: Sequence[bytes],
     received_at: datetime,
-    gzipped: Callable[[bytes], bytes] = zlib_gzipped,
+    gzipped: Callable[[bytes], bytes] = lambda text: gzip.compress(text, 1, mtime=0),
 ) -> LinesObject:
     """Return an object with the lines as gzipped NDJSON. Equal lines in the same hour give the same key.
 
@@ -148,9 +141,8 @@ def reject_line(rejected: Rejected, *, content_type: str | None, app_version: st
 def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
     """Return the line to store under `set-aside/`: a record that can never be processed, the reasons, and its origin.
 
-    The record is stored under `event` if it is strict JSON, otherwise under `record_base64`. `origin` must be
-    the same when the record is delivered again (a stream and a sequence number, never a time or a request
-    id).
+    The record is stored under `event` if it is strict JSON, otherwise under `record_base64`. `origin` must be the same
+    when the record is delivered again: a stream and a sequence number, never the time or id of an invocation.
     """
     line: dict[str, object] = {"reasons": tuple(reasons), "origin": dict(origin)}
     try:
@@ -162,10 +154,7 @@ def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[st
 
 
 def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
-    """Return values as object metadata: percent-encoded, because S3 accepts only ASCII, and truncated.
-
-    Empty values are omitted.
-    """
+    """Return the non-empty values as object metadata: percent-encoded, because S3 accepts only ASCII, and truncated."""
     return {name: _cut(value) for name, value in values.items() if value}
 
 

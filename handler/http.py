@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import TypedDict
 
 import msgspec
@@ -75,11 +74,9 @@ def _from_base64(body: str) -> bytes:
         return body.encode("utf-8", "surrogatepass")  # not from a gateway; the text is stored as unreadable
 
 
-# --- responses ------------------------------------------------------------------------------------
-
-
-# Lambda's return value for both payload formats.
 class Answer(TypedDict):
+    """A response, as Lambda returns it for both payload formats."""
+
     statusCode: int
     headers: Mapping[str, str]
     body: str
@@ -96,21 +93,11 @@ def answer(status: int, body: Mapping[str, object], content_type: str, headers: 
 
 
 def problem(
-    status: int,
-    code: str,
-    detail: str,
-    facts: Mapping[str, object],
-    headers: Mapping[str, str] = MappingProxyType({}),
+    status: int, code: str, detail: str, facts: Mapping[str, object], headers: Mapping[str, str]
 ) -> Answer:
     """Return a response with problem details (RFC 9457): a stable `code` for programs, and `detail` for people."""
-    body = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        **facts,
-    }
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, **facts}
     return answer(status, body, "application/problem+json", headers)
 
 

@@ -11,14 +11,7 @@ from isal import isal_zlib
 
 from aws.errors import RetryableError
 from contract.events import Reason
-from contract.objects import (
-    LinesObject,
-    Prefix,
-    lines_object,
-    metadata,
-    quarantine_line,
-    reject_line,
-)
+from contract.objects import LinesObject, Prefix, lines_object, metadata, quarantine_line, reject_line
 from contract.stream_record import StreamRecord
 from handler.circuit_breaker import CircuitBreaker
 from handler.publish_with_retries import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
@@ -121,14 +114,9 @@ def _store(prefix: Prefix, lines: Sequence[bytes], archive: Archive, delivery: D
     if delivery.seconds_left() < STORE_SECONDS:
         raise RetryableError("no time left to store the events")
     stored = lines_object(prefix, lines, delivery.received_at, _gzipped)
-    facts = metadata(
-        {
-            "received-at": delivery.received_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "request-id": delivery.request_id,
-            "app-version": delivery.app_version,
-        }
-    )
-    archive.store(stored, facts)
+    at = delivery.received_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    facts = {"received-at": at, "request-id": delivery.request_id, "app-version": delivery.app_version}
+    archive.store(stored, metadata(facts))
     return stored.key
 
 

@@ -95,7 +95,7 @@ def _respond(
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})
     detail = "The request contains no valid event. Its events are stored as rejected; do not send them again."
-    return problem(400, "no_valid_event", detail, msgspec.to_builtins(receipt))
+    return problem(400, "no_valid_event", detail, msgspec.to_builtins(receipt), {})
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
@@ -112,10 +112,7 @@ def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
 
 
 def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
-    """Check a request's content type, signature and size, then validate its events.
-
-    Raises Refused before anything is stored.
-    """
+    """Check a request's content type, signature and size, then validate its events. Raises Refused."""
     form = form_of(request)
     try:
         if speaker.kind == "signature":

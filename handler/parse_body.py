@@ -50,28 +50,20 @@ class Parts:
 
 
 def parse_body(text: bytes, form: Form) -> Parts:
-    """Split a body into its events.
-
-    Raises Unreadable if that is impossible, or Refused (413) if there are more than MAX_EVENTS.
-    """
+    """Split a body into its events. Raises Unreadable, or Refused (413) if there are more than MAX_EVENTS."""
     text = text.removeprefix(BYTE_ORDER_MARK)
     if not text.strip():
         raise Unreadable("empty_body", "The body is empty.")
-    parts = _lines(text) if form == "ndjson" else _json(text)
+    if form == "ndjson":
+        parts = Parts(_counted([line for _, line in islice(lines_in(text), MAX_EVENTS + 1)]), {})
+    else:
+        try:
+            parts = replace(_split_valid_json(compact(text)), compact=True)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            parts = _split_invalid_json(text.strip())
     if not parts.raws:
         raise Unreadable("no_events", "The body contains no event.")
     return parts
-
-
-def _lines(text: bytes) -> Parts:
-    return Parts(_counted([line for _, line in islice(lines_in(text), MAX_EVENTS + 1)]), {})
-
-
-def _json(text: bytes) -> Parts:
-    try:
-        return replace(_split_valid_json(compact(text)), compact=True)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return _split_invalid_json(text.strip())
 
 
 def _split_valid_json(text: bytes) -> Parts:
@@ -137,10 +129,7 @@ def _counted[T](parts: list[T]) -> list[T]:
 
 
 def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
-    """Append members to the compact text of an object.
-
-    Existing members with the same names, which must be null, are removed.
-    """
+    """Append members to an object's compact text; remove existing ones with the same names, which must be null."""
     if b":null" in text:
         members = _MEMBERS.decode(text)
         if members.keys() & added.keys():
@@ -183,14 +172,11 @@ def _member(text: bytes) -> tuple[str, bytes]:
     found = _MEMBER.fullmatch(text)
     if found is None:
         raise Unreadable("not_json", "The body is not JSON.")
-    return _name(found[1]), found[2]
-
-
-def _name(literal: bytes) -> str:
     try:
-        return str(msgspec.json.decode(literal))
+        name = str(msgspec.json.decode(found[1]))
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return literal.decode("utf-8", "backslashreplace")
+        name = found[1].decode("utf-8", "backslashreplace")
+    return name, found[2]
 
 
 def _elements(text: bytes) -> list[bytes]:
@@ -216,9 +202,8 @@ def _elements(text: bytes) -> list[bytes]:
             elements.append(text[begin : at - 1].strip())
             begin = at
     else:
-        raise Unreadable(
-            "not_json", "The body is not JSON, and has too many brackets for its events to be separated."
-        )
+        message = "The body is not JSON, and has too many brackets for its events to be separated."
+        raise Unreadable("not_json", message)
     if (len(elements) <= MAX_EVENTS and at != len(text)) or not elements:
         raise Unreadable("not_json", "The body is not JSON.")
     if elements == [b""]:

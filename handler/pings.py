@@ -5,7 +5,6 @@ duplicate. Pings are archived and loaded into the warehouse, but not published.
 """
 
 import hashlib
-from collections.abc import Mapping
 from typing import TypeGuard
 
 import msgspec
@@ -44,10 +43,6 @@ def as_event(text: bytes, ping: dict[str, object]) -> bytes:
     The same members are added to `ping`, the ping's parsed value.
     """
     digest = hashlib.sha256(text).hexdigest()
-    added: Mapping[str, str] = {
-        "_id": digest[:ID_DIGITS],
-        "type": PING_TYPE,
-        "createdAt": str(ping["updatedAt"]),
-    }
+    added = {"_id": digest[:ID_DIGITS], "type": PING_TYPE, "createdAt": str(ping["updatedAt"])}
     ping |= added
     return with_members(text, {name: msgspec.json.encode(value) for name, value in added.items()})

@@ -50,10 +50,7 @@ def publish(
     pause: Callable[[float], None] = time.sleep,
     rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all records, then resend the throttled ones after pauses, while rounds and time are left.
-
-    Returns the outcome.
-    """
+    """Send all records, then resend the throttled ones after pauses, while rounds and time are left."""
     outcome = Published(refused=list(records))
     for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:

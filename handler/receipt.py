@@ -34,12 +34,8 @@ def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
     A small request can contain 500 invalid events, so the response contains only the errors that fit into
     MAX_ERROR_BYTES.
     """
-    found = [
-        (rejected.index, rejected.event_id, reason)
-        for rejected in batch.rejected
-        for reason in rejected.reasons
-    ]
-    found += [(conflict.index, conflict.event_id, _CONFLICT) for conflict in batch.conflicts]
+    found = [(event.index, event.event_id, reason) for event in batch.rejected for reason in event.reasons]
+    found += [(index, event_id, _CONFLICT) for index, event_id in batch.conflicts]
     errors: list[dict[str, object]] = []
     left = MAX_ERROR_BYTES
     for index, event_id, reason in found:

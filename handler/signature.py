@@ -60,10 +60,7 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Raise Refused (403) unless the request is signed as the stage requires.
-
-    The headers are checked before the body is read.
-    """
+    """Check the headers, then the body. Raises Refused (403) unless the request is signed as the stage requires."""
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):

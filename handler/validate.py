@@ -27,25 +27,18 @@ MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """An accepted event whose device (or user) sent different content with the same id earlier in the request."""
-
-    index: int
-    event_id: str
-
-
 @dataclass(slots=True)
 class Batch:
     """The validated events of a request.
 
-    `lines` are the accepted events as they are stored, and `records` the geofence events among them.
+    `lines` are the accepted events as they are stored, and `records` the geofence events among them. `conflicts` are
+    the indexes and ids of accepted events whose device (or user) sent different content with the same id earlier.
     """
 
     lines: list[bytes] = field(default_factory=list)
     records: list[StreamRecord] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: list[tuple[int, str]] = field(default_factory=list)
     duplicates: int = 0
     other_user: int = 0
     devices: Counter[str] = field(default_factory=Counter)  # accepted events by device
@@ -108,7 +101,7 @@ def validate(
             continue
         else:
             known.add(text)
-            batch.conflicts.append(Conflict(index, event.id))
+            batch.conflicts.append((index, event.id))
         if speaker.user is not None:
             batch.other_user += _user_id(value) not in (None, speaker.user)
         batch.lines.append(text)
