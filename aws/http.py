@@ -58,11 +58,7 @@ def _signing_key(scope: str, secret: str) -> bytes:
 
 
 class Signer:
-    """Signs requests by adding the headers of Signature Version 4.
-
-    botocore's signer takes 0.2 ms per call, mostly for building its own request and header objects. (AWS IAM User
-    Guide: "Create a signed AWS API request".)
-    """
+    """Signs requests with Signature Version 4. (AWS IAM User Guide: "Create a signed AWS API request".)"""
 
     def __init__(self, credentials: Credentials, region: str, service: str) -> None:
         self._credentials, self._region, self._service = credentials, region, service
@@ -101,10 +97,7 @@ class Endpoint(threading.local):
         self._connection = _Connection(name, self._parts)
 
     def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """Send one request without retries, and return the response within CALL_SECONDS.
-
-        Raises NoResponseError or CredentialsError.
-        """
+        """Send a request within CALL_SECONDS, without retries. Raises NoResponseError or CredentialsError."""
         target = self._parts.path.rstrip("/") + path
         unsigned = {"host": self._parts.netloc, **headers}
         signed = self._signer.signed(method, target, unsigned, body, datetime.now(UTC))
@@ -221,10 +214,7 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 class _DeadlineSocket(socket.socket):
-    """A socket whose reads and writes time out at the call's deadline.
-
-    A socket's own timeout restarts with every byte, so a slow peer could block a call indefinitely.
-    """
+    """A socket whose reads and writes time out at the call's deadline; its own timeout restarts with every byte."""
 
     deadline = 0.0
 
@@ -247,10 +237,7 @@ class _TlsSocket(_DeadlineSocket, ssl.SSLSocket):
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """Return a TLS context with the SDK's certificates.
-
-    It is cached, because loading the certificates takes 17 ms and a function has several endpoints.
-    """
+    """Return a TLS context with the SDK's certificates. It is cached, because loading them takes 17 ms."""
     botocore = find_spec("botocore")
     assert botocore
     assert botocore.origin

@@ -4,7 +4,7 @@ The functions' tries of PutRecords, their pauses and their time budget are in ha
 """
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from itertools import batched
 from time import sleep
 
@@ -21,16 +21,14 @@ JSON_BASE_SECONDS = 0.1
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
-TRANSIENT_CODES = frozenset(
-    {
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "RequestTimeout",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-    }
-)
+TRANSIENT_CODES: Set[str] = {
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+}
 
 # With the default generator of `random`, environments restored from one snapshot would generate the same numbers.
 # (AWS Lambda Developer Guide: "Handling uniqueness with Lambda SnapStart".)

@@ -12,10 +12,7 @@ from contract.stream_record import StreamRecord
 
 @dataclass(frozen=True, slots=True)
 class KinesisStream:
-    """The Kinesis stream `name`.
-
-    `kinesis` should make one attempt per call, because the caller decides how long to retry if the stream throttles.
-    """
+    """The Kinesis stream `name`. `kinesis` should make one attempt per call, because callers of `put` retry."""
 
     kinesis: JsonClient
     name: str

@@ -37,9 +37,8 @@ class Table:
         """Return the items that exist, and the failures by key. An eventually consistent read costs half as much."""
         found: dict[Key, Item] = {}
         failures: Failures = {}
-        for some, failed in self.executor.map(
-            lambda some: self._get_some(some, consistent), batched(wanted, GETS_PER_REQUEST, strict=False)
-        ):
+        groups = batched(wanted, GETS_PER_REQUEST, strict=False)
+        for some, failed in self.executor.map(lambda group: self._get_some(group, consistent), groups):
             found |= some
             failures |= failed
         return found, failures

@@ -28,10 +28,7 @@ class Poison:
 
 class SetAside(Protocol):
     def keep(self, poison: Sequence[Poison]) -> str:
-        """Quarantine the records in one S3 object, so that operators can resend them.
-
-        Returns the object's key; repeating the call with the same records creates no second object.
-        """
+        """Quarantine the records in one S3 object, and return its key. Repeating the call creates no second object."""
 
 
 @dataclass(frozen=True, slots=True)

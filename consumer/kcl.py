@@ -168,8 +168,7 @@ class ShardProcessor:
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
         """Checkpoint `record`, or the end of the shard if it is None. Returns False if every attempt failed.
 
-        Without a checkpoint, records are delivered again, but at the end of a shard its child shards are never read. If
-        another worker has taken over the shard, no checkpoint is needed, and the result is True.
+        If another worker has taken over the shard, no checkpoint is needed, and the result is True.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):
@@ -225,10 +224,7 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """The worker's health, stored in a folder: a file with its process id, and one file per shard.
-
-    The modification time of a shard's file is the last sign of life of the shard's process.
-    """
+    """The worker's health in a folder: a file with its process id, and one per shard, modified at each sign of life."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -254,10 +250,7 @@ class Health:
             file.write_text(state)
 
     def problems(self, stale_seconds: float) -> list[str]:
-        """Return the reasons why the worker is unhealthy, if any.
-
-        A shard process that waits for DynamoDB is healthy, because a restart would not help.
-        """
+        """Return the worker's problems. Waiting for DynamoDB is not one, because a restart would not help."""
         try:
             os.kill(int((self._folder / "worker").read_text()), 0)
         except (OSError, ValueError):

@@ -52,10 +52,7 @@ def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Return the pair to which an item with this key belongs, in the current or the previous layout.
-
-    In both layouts, the joined keys begin with the device, the tag and the external id.
-    """
+    """Return an item's pair. Its joined keys begin with device, tag and external id, also in the previous layout."""
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
 

@@ -72,11 +72,11 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
 
 
 def _log(items: Mapping[str, Item], events: tuple[GeofenceEvent, ...], rule: Rule) -> PairLog:
-    visits = (visit_of(item) for sk, item in items.items() if sk == "head" or sk.startswith("v#"))
+    stored = (item for sk, item in items.items() if sk == "head" or sk.startswith("v#"))
+    # A head may have no visit, and a deleted visit has no `entered_at`.
+    visits = (msgspec.convert(item, Visit, strict=False) for item in stored if "entered_at" in item)
     first = next((event for event in events if counts(event, rule.min_confidence)), None)
-    earlier = (
-        v for v in visits if v and (first is None or (v.entered_at, 0, v.entered_event_id) < order_of(first))
-    )
+    earlier = (v for v in visits if first is None or (v.entered_at, 0, v.entered_event_id) < order_of(first))
     base = max(earlier, key=lambda v: (v.entered_at, v.entered_event_id), default=None)
     if base and first and (base.exited_at is None or base.exited_at >= first.occurred_at):
         seen_at = base.last_seen_at if base.last_seen_at and base.last_seen_at < first.occurred_at else None
@@ -106,8 +106,3 @@ def event_of(pair: Pair, key: str) -> GeofenceEvent:
         duration_minutes=float(minutes) if minutes else None,
         confidence=int(confidence) if confidence else None,
     )
-
-
-def visit_of(item: Item) -> Visit | None:
-    """Return the visit in an item; None for a head without a visit and for a deleted visit."""
-    return msgspec.convert(item, Visit, strict=False) if "entered_at" in item else None

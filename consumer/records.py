@@ -25,10 +25,7 @@ type Position = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a stream.
-
-    `arrived_at` is its arrival time according to Kinesis. A record with a `fault` is quarantined without being parsed.
-    """
+    """A record that arrived at Kinesis at `arrived_at`. With a `fault`, it is quarantined without being parsed."""
 
     data: bytes
     partition_key: str
@@ -94,20 +91,14 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Return aws_kinesis_agg's protobuf message type.
-
-    The library's own decoding function is not used, because it drops the rest of a record after an error.
-    """
+    """Return aws_kinesis_agg's message type, because its decoder drops the rest of a record after an error."""
     # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord
 
 
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
-    """Parse the geofence event of a record.
-
-    Raises InvalidEvent, for example if `createdAt` is too long after the record's arrival at Kinesis.
-    """
+    """Parse a record's geofence event. Raises InvalidEvent, also if `createdAt` is too long after the arrival."""
     if record.fault:
         raise InvalidEvent((record.fault,))
     event = geofence_event(record.data, kinds)

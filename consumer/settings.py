@@ -11,6 +11,7 @@ from consumer.visits import DEFAULT_RULE, Rule
 from contract.settings import Name, StageSettings
 
 _KIND = f"({'|'.join(sorted(ALL_KINDS))})"
+_KINDS = f"^ *(none|{_KIND}( *, *{_KIND})*) *$"
 
 
 class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
@@ -22,9 +23,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     merge_gap_seconds: Annotated[int, msgspec.Meta(ge=0)] = int(DEFAULT_RULE.merge_gap.total_seconds())
     min_confidence: Annotated[int, msgspec.Meta(ge=0, le=3)] = DEFAULT_RULE.min_confidence
     # The kinds to publish, separated by commas, or `none`.
-    notifications: Annotated[str, msgspec.Meta(pattern=f"^ *(none|{_KIND}( *, *{_KIND})*) *$")] = ",".join(
-        ALL_KINDS
-    )
+    notifications: Annotated[str, msgspec.Meta(pattern=_KINDS)] = ",".join(ALL_KINDS)
 
     @property
     def notification_kinds(self) -> frozenset[NotificationKind]:

@@ -260,10 +260,7 @@ class Store:
         job.took(new)
 
     def _start_again(self, job: _Job) -> None:
-        """Another process has changed the log: discard our copy, so that the log is read again.
-
-        Raises RaceLost after MAX_RACES attempts.
-        """
+        """Discard our copy of a log that another process has changed. Raises RaceLost after MAX_RACES attempts."""
         job.races += 1
         if job.races == MAX_RACES:
             # The message omits the pair, because its key contains a device id.

@@ -17,7 +17,7 @@ MAX_AGE = timedelta(days=80)
 DEFAULT_CLOCK_AHEAD_SECONDS = 3600
 MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
 
-# Other durations count as unknown, because they would make sums and averages infinite.
+# A longer or negative duration counts as unknown. Huge numbers would make sums and averages infinite.
 MAX_DURATION_MINUTES = 400 * 24 * 60
 
 # The maximum number of different contents that a store keeps for one event (same `Owned.event_key`): for visits the

@@ -36,6 +36,7 @@ class User(msgspec.Struct, kw_only=True, gc=False):
 
 
 _NOBODY = User()
+_MINUTES = f"Minutes, from 0 to {MAX_DURATION_MINUTES}; any other number counts as unknown."
 
 
 class GeofenceFields(msgspec.Struct, gc=False):
@@ -57,12 +58,7 @@ class CrossingFields(EventFields, kw_only=True, gc=False):
     """The fields that Milkrun reads from a geofence event. `confidence` may have a decimal point, as in 2.0."""
 
     geofence: GeofenceFields
-    duration: Annotated[
-        float | None,
-        msgspec.Meta(
-            description=f"Minutes, from 0 to {MAX_DURATION_MINUTES}; any other number counts as unknown."
-        ),
-    ] = None
+    duration: Annotated[float | None, msgspec.Meta(description=_MINUTES)] = None
     confidence: Annotated[float, msgspec.Meta(ge=0, le=3)] | None = None
 
 
@@ -90,10 +86,7 @@ class Checked(msgspec.Struct, frozen=True, gc=False):
 
 
 def check(value: object, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Checked:
-    """Validate one event, and return its values. Raises InvalidEvent with every reason.
-
-    The event is a geofence event if its `type` is among `kinds`.
-    """
+    """Validate an event (a geofence event if its `type` is in `kinds`), and return its values. Raises InvalidEvent."""
     type_ = value.get("type") if isinstance(value, dict) else None
     is_crossing = isinstance(type_, str) and type_ in kinds
     try:

@@ -52,10 +52,7 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
 
 
 def configure(level: str = "INFO", *before_printing: structlog.typing.Processor) -> None:
-    """Configure structlog. Each entry point calls this once.
-
-    The processors in `before_printing`, such as `contract.metrics.with_metrics(stage)`, receive the complete line.
-    """
+    """Configure structlog, once per entry point. The processors in `before_printing` receive the complete line."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -6,7 +6,7 @@ metric. (Amazon CloudWatch User Guide: "Specification: Embedded metric format".)
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Literal
 
@@ -39,19 +39,17 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.LOADS_CHECKED: ("failed_loads",),
 }
 # The metrics of the alarms in serverless/alarms.js. With METRICS=alarms there are no others; each costs $0.30 a month.
-ALARMED = frozenset(
-    {
-        "events_per_device",
-        "rejected_device_mismatch",
-        "set_aside",
-        "set_aside_share",
-        "pipe_lag_seconds",
-        "pipe_deaf_seconds",
-        "pipe_stopped",
-        "failed_loads",
-        "throttled",
-    }
-)
+ALARMED: Set[str] = {
+    "events_per_device",
+    "rejected_device_mismatch",
+    "set_aside",
+    "set_aside_share",
+    "pipe_lag_seconds",
+    "pipe_deaf_seconds",
+    "pipe_stopped",
+    "failed_loads",
+    "throttled",
+}
 # Each code that occurs becomes a metric of its own, such as rejected_missing_id.
 _BY_CODE = "rejected_by_code"
 

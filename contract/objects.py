@@ -94,10 +94,7 @@ def lines_object(
     received_at: datetime,
     gzipped: Callable[[bytes], bytes] = lambda text: gzip.compress(text, 1, mtime=0),
 ) -> LinesObject:
-    """Return an object with the lines as gzipped NDJSON. Equal lines in the same hour give the same key.
-
-    The gzip header contains no timestamp, so they also give the same bytes.
-    """
+    """Return an object with the lines as gzipped NDJSON. Equal lines in the same hour give the same key and bytes."""
     text = b"\n".join([*lines, b""])
     hour = received_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
     name = ObjectName(prefix, hour, hashlib.sha256(text).hexdigest(), len(lines))
@@ -111,10 +108,7 @@ def lines_of(body: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rejected event, or a body that cannot be split into events.
-
-    `text` is strict JSON if `is_json`, otherwise the bytes as sent.
-    """
+    """A rejected event or unreadable body. `text` is strict JSON if `is_json`, otherwise the bytes as sent."""
 
     index: int
     event_id: str | None

@@ -57,10 +57,7 @@ def _has_huge_integer(raw: bytes) -> bool:
 
 
 def _is_too_deep(raw: bytes) -> bool:
-    """Return whether a text is nested deeper than MAX_DEPTH levels.
-
-    It is too deep if brackets are left after removing the innermost pairs MAX_DEPTH times.
-    """
+    """Return whether any brackets are left after removing the innermost pairs MAX_DEPTH times."""
     brackets = _outside_strings(raw).translate(_BRACES_AS_BRACKETS, _NOT_BRACKETS)
     if b"[" * (MAX_DEPTH + 1) in brackets:
         return True

@@ -22,10 +22,7 @@ class CircuitBreaker:
     opened_at: float | None = None
 
     def rounds(self) -> int:
-        """Return how many rounds of PutRecords calls this request may make.
-
-        The number is 0 while the circuit breaker is open, 1 for the trial after that, otherwise MAX_ROUNDS.
-        """
+        """Return a request's rounds of calls: 0 while the breaker is open, then 1 as a trial, otherwise MAX_ROUNDS."""
         if self.opened_at is None:
             return MAX_ROUNDS
         return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1

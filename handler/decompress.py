@@ -10,10 +10,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def inflated(request: Request) -> bytes:
-    """Return the body, inflated if it is compressed.
-
-    Raises Refused (413) if the inflated body is too large, or Unreadable if it is not valid gzip.
-    """
+    """Return the body, inflated if it is compressed. Raises Refused (413, too large) or Unreadable (not valid gzip)."""
     body = request.body
     if "gzip" not in request.codings:
         return body

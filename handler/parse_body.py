@@ -67,7 +67,7 @@ def parse_body(text: bytes, form: Form) -> Parts:
 
 
 def _split_valid_json(text: bytes) -> Parts:
-    """Split valid JSON that has no whitespace outside strings. The events in it may violate strict JSON."""
+    """Split valid JSON without whitespace outside strings into its events, which may still violate strict JSON."""
     if text.startswith(b"["):
         return _array(text, {})
     if not text.startswith(b"{"):
@@ -138,7 +138,7 @@ def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
     return b"%b%b%b}" % (text[:-1], b"," if len(text) > 2 else b"", new)
 
 
-# --- bodies that are not strict JSON ------------------------------------------------------------
+# --- splitting at brackets, commas and strings ----------------------------------------------------
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _MEMBER = re.compile(rb"(%b)\s*+:\s*+(.*+)" % _STRING, re.DOTALL)
@@ -180,10 +180,7 @@ def _member(text: bytes) -> tuple[str, bytes]:
 
 
 def _elements(text: bytes) -> list[bytes]:
-    """Split the text of one array or object at its outermost commas.
-
-    Stops after MAX_EVENTS + 1 elements. Raises Unreadable if it cannot be split.
-    """
+    """Split an array's or object's text at its outermost commas, up to MAX_EVENTS + 1 elements. Raises Unreadable."""
     elements: list[bytes] = []
     open_brackets = bytearray(_CLOSES.get(text[:1], b""))
     begin = at = 1

@@ -38,10 +38,7 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """Return the compact text of a ping with the added members that make it an event.
-
-    The same members are added to `ping`, the ping's parsed value.
-    """
+    """Add the members that make a ping an event to `ping`, and return its compact `text` with the same members."""
     digest = hashlib.sha256(text).hexdigest()
     added = {"_id": digest[:ID_DIGITS], "type": PING_TYPE, "createdAt": str(ping["updatedAt"])}
     ping |= added

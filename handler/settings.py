@@ -9,6 +9,7 @@ from contract.settings import Name, StageSettings
 
 # With a symmetric algorithm or "none", anybody who has the public keys could create tokens.
 _ALGORITHM = "((RS|PS|ES)(256|384|512)|EdDSA)"
+_ALGORITHMS = f"^{_ALGORITHM}([ ,]+{_ALGORITHM})*$"
 
 
 class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
@@ -22,9 +23,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     jwt_issuer: str = ""
     jwt_audience: str = ""
     jwt_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(https://|http://127\.0\.0\.1:|$)")] = ""
-    jwt_algorithms: Annotated[str, msgspec.Meta(pattern=f"^{_ALGORITHM}([ ,]+{_ALGORITHM})*$")] = (
-        "RS256,ES256"
-    )
+    jwt_algorithms: Annotated[str, msgspec.Meta(pattern=_ALGORITHMS)] = "RS256,ES256"
     jwt_device_claim: str = "device_id"
     # How far `createdAt` may be ahead of our clock: at most a day (contract.event_limits.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS

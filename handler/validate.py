@@ -153,10 +153,7 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
-    """Truncate the messages of reasons, because the parser's messages quote names of any length.
-
-    If `code` is not empty, it replaces their codes.
-    """
+    """Truncate the messages, because the parser quotes names of any length. A `code` replaces the reasons' codes."""
     return tuple(
         Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )
