@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Self
 
 from aws.archive import Archive
 from aws.credentials import Credentials, function_credentials, session_credentials
@@ -28,19 +29,17 @@ class Access:
     tries: Mapping[str, int] = MappingProxyType({})
 
     @classmethod
-    def of_function(cls, environment: Mapping[str, str]) -> "Access":
+    def of_function(cls, environment: Mapping[str, str]) -> Self:
         """Use a function's credentials. Raises CredentialsError, or ValueError if no region is set."""
         return cls._of(environment, function_credentials(environment), FUNCTION_TRIES)
 
     @classmethod
-    def of_user(cls, environment: Mapping[str, str]) -> "Access":
+    def of_user(cls, environment: Mapping[str, str]) -> Self:
         """Use the credentials of a tool's user. Raises the same errors as `of_function`."""
         return cls._of(environment, session_credentials(), {})
 
     @classmethod
-    def _of(
-        cls, environment: Mapping[str, str], credentials: Credentials, tries: Mapping[str, int]
-    ) -> "Access":
+    def _of(cls, environment: Mapping[str, str], credentials: Credentials, tries: Mapping[str, int]) -> Self:
         region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
         if not region:
             raise ValueError("AWS_REGION is not set")

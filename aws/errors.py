@@ -24,10 +24,7 @@ class ServiceError(RetryableError):
 
 
 class PermanentError(Exception):
-    """The service will never accept this call, because its content is invalid.
-
-    `detail` is the service's message. It may quote the content of the call, so it must not be logged.
-    """
+    """The service will never accept this call. `detail`, its message, may quote the call, so it must not be logged."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)

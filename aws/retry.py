@@ -20,6 +20,8 @@ JSON_BASE_SECONDS = 0.1
 # The maximum pauses before the rejected parts of a batch call are sent again.
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
+# The errors to retry. (AWS SDKs and Tools Reference Guide: "Retry behavior".) S3 returns 409 while another write to the
+# same key is in progress. (Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
 TRANSIENT_CODES: Set[str] = {
     "ProvisionedThroughputExceededException",
@@ -40,15 +42,6 @@ def jitter(max_seconds: float) -> float:
     return _RANDOM.uniform(0, max_seconds)
 
 
-def is_transient(error: ServiceError) -> bool:
-    """Return whether to retry the request. (AWS SDKs and Tools Reference Guide: "Retry behavior".)
-
-    S3 returns 409 while another write to the same key is in progress. (Amazon S3 User Guide: "How to prevent object
-    overwrites with conditional writes".)
-    """
-    return error.status in TRANSIENT_STATUSES or error.code in TRANSIENT_CODES
-
-
 def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
     """Call `call` until it succeeds, at most `tries` times, and return its result.
 
@@ -61,7 +54,7 @@ def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
         except NoResponseError:
             pass
         except ServiceError as error:
-            if not is_transient(error):
+            if error.status not in TRANSIENT_STATUSES and error.code not in TRANSIENT_CODES:
                 raise
         sleep(jitter(base_seconds * 2 ** (attempt - 1)))
     return call()

@@ -214,12 +214,8 @@ def run_shard(settings: KclSettings) -> None:
         report(records, outcome)
         return outcome
 
-    processor = ShardProcessor(
-        consume_and_report,
-        stream=settings.stream_name,
-        give_up_seconds=settings.kcl_give_up_seconds,
-        alive=Health(Path(settings.kcl_state_folder)).note,
-    )
+    alive, give_up_seconds = Health(Path(settings.kcl_state_folder)).note, settings.kcl_give_up_seconds
+    processor = ShardProcessor(consume_and_report, settings.stream_name, give_up_seconds, alive)
     KCLProcess(processor, output_file=to_daemon).run()
 
 

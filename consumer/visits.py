@@ -95,12 +95,8 @@ def pair_of(event: GeofenceEvent) -> Pair:
 
 def content_of(event: GeofenceEvent) -> Content:
     """Return the sort key of the visit rule's point 2, which chooses one of the events that share an id."""
-    return (
-        event.occurred_at,
-        event.type,
-        float("-inf") if event.duration_minutes is None else event.duration_minutes,
-        -1 if event.confidence is None else event.confidence,
-    )
+    minutes = float("-inf") if event.duration_minutes is None else event.duration_minutes
+    return event.occurred_at, event.type, minutes, -1 if event.confidence is None else event.confidence
 
 
 def first_contents(events: Iterable[GeofenceEvent]) -> Iterable[GeofenceEvent]:

@@ -73,21 +73,19 @@ def _is_instant(given: object) -> bool:
         return False
 
 
-_STRING = (_Rule(lambda given: isinstance(given, str), "wrong_type", "be a string"),)
+_STRING = (_Rule(lambda x: isinstance(x, str), "wrong_type", "be a string"),)
 _FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
 _TIME = (
-    _Rule(
-        lambda given: not _is_number(given), "wrong_type", "be a string; this is a number, such as an epoch"
-    ),
+    _Rule(lambda x: not _is_number(x), "wrong_type", "be a string; this is a number, such as an epoch"),
     *_STRING,
     _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
 )
 _NUMBER = (_Rule(_is_number, "wrong_type", "be a number"),)
 _CONFIDENCE = (
-    _Rule(lambda given: _is_number(given) and not given % 1, "wrong_type", "be a whole number"),
-    _Rule(lambda given: given in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
+    _Rule(lambda x: _is_number(x) and not x % 1, "wrong_type", "be a whole number"),
+    _Rule(lambda x: x in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
 )
 _EVENT: Mapping[str, _Field] = {
     "_id": _Field(_ID, "missing_id"),

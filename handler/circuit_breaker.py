@@ -13,9 +13,8 @@ OPEN_SECONDS = 5.0
 class CircuitBreaker:
     """Opens when the stream accepts no record of a request. After OPEN_SECONDS, one request makes a trial call.
 
-    Without a circuit breaker, each request during an outage would hold its concurrency slot until its budget ends. Each
-    execution environment has its own circuit breaker and handles one request at a time. The wall clock is used, because
-    the monotonic clock stops while an environment is frozen.
+    Each execution environment has its own circuit breaker and handles one request at a time. The wall clock is used,
+    because the monotonic clock stops while an environment is frozen.
     """
 
     now: Callable[[], float] = time.time

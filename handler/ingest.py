@@ -157,15 +157,13 @@ def _try_to_publish(
         effects.queued = len(left)
 
 
-def quarantine(
-    archive: Archive, records: Sequence[StreamRecord], object_key: str, received_at: datetime
-) -> str:
+def quarantine(archive: Archive, records: Sequence[StreamRecord], object_key: str, at: datetime) -> str:
     """Store the records that the stream will never accept, with their origin. Returns the object's key."""
     reason = Reason("refused_by_stream", "", "Kinesis rejects this record permanently.")
     lines = [
         quarantine_line([reason], record.data, {"object_key": object_key, "line": str(record.line)})
         for record in records
     ]
-    stored = lines_object("set-aside", lines, received_at)
+    stored = lines_object("set-aside", lines, at)
     archive.store(stored, {})
     return stored.key

@@ -29,11 +29,7 @@ class Receipt:
 
 
 def errors_of(batch: Batch) -> tuple[list[dict[str, object]], int]:
-    """Return the errors for the response (reasons of rejected events, and conflicts) and the number of omitted errors.
-
-    A small request can contain 500 invalid events, so the response contains only the errors that fit into
-    MAX_ERROR_BYTES.
-    """
+    """Return the errors (reasons and conflicts) that fit into MAX_ERROR_BYTES, and the number of omitted errors."""
     found = [(event.index, event.event_id, reason) for event in batch.rejected for reason in event.reasons]
     found += [(index, event_id, _CONFLICT) for index, event_id in batch.conflicts]
     errors: list[dict[str, object]] = []

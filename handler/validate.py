@@ -123,10 +123,7 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
 
 
 def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
-    """Return an event's text, with the envelope's ids added if the event has no `user` or a null one.
-
-    Apart from the members added to a ping, nothing else is added to an event.
-    """
+    """Return an event's text, with the envelope's ids added if the event has no `user` or a null one."""
     if not isinstance(value, dict) or value.get("user") is not None:
         return text
     value["user"] = identity
@@ -134,7 +131,6 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 
 
 def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
-    # `latest` depends on the stage's maxClockAheadSeconds, `earliest` on contract/event_limits.py.
     if is_ahead:
         message = "`createdAt` is too far ahead of our clock; check the phone's clock."
         return invalid("created_at_in_future", "createdAt", message)
