@@ -116,12 +116,11 @@ def fetch(url: str) -> bytes:
 
 
 class _Connection(HTTPConnection):
-    """An HTTP connection on which each call has one deadline for all its steps. `name` is for error messages."""
+    """An HTTP connection. Each call has one deadline for all its steps, and reads at most `max_bytes` of a body."""
 
     sock: "_DeadlineSocket | None"
 
     def __init__(self, name: str, url: SplitResult, max_bytes: int | None = None) -> None:
-        """`max_bytes` limits how much of each response's body is read."""
         self._name, self._max_bytes = name, max_bytes
         self._trust = _trust() if url.scheme == "https" else None
         self.default_port = 443 if self._trust else 80

@@ -7,12 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from contract.event_limits import (
-    DEFAULT_CLOCK_AHEAD_SECONDS,
-    MAX_AGE_AT_RECEIPT,
-    MAX_EVENT_BYTES,
-    MAX_ID_CHARS,
-)
+from contract import event_limits
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Kind, Owned, Reason, invalid
 from contract.objects import Rejected
@@ -55,7 +50,7 @@ def validate(
     kinds: Mapping[str, Kind],
     received_at: datetime,
     speaker: Speaker = ANYBODY,
-    max_ahead: timedelta = timedelta(seconds=DEFAULT_CLOCK_AHEAD_SECONDS),
+    max_ahead: timedelta = timedelta(seconds=event_limits.DEFAULT_CLOCK_AHEAD_SECONDS),
 ) -> Batch:
     """Validate the events of a request, and count each exactly once: in `lines`, `rejected` or `duplicates`."""
     batch = Batch()
@@ -63,7 +58,7 @@ def validate(
     first: dict[Owned, bytes] = {}
     contents: dict[Owned, set[bytes]] = {}  # of the events that occur more than once
     rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
-    earliest, latest = received_at - MAX_AGE_AT_RECEIPT, received_at + max_ahead
+    earliest, latest = received_at - event_limits.MAX_AGE_AT_RECEIPT, received_at + max_ahead
     integers_fit = all_integers_fit(b" ".join(parts.raws))
     for index, raw in enumerate(parts.raws):
         if rejected and (again := rejected.get(raw)):
@@ -79,8 +74,8 @@ def validate(
                 text, event_kinds = as_event(text, value), _NO_KINDS
             if parts.identity:
                 text = _named(text, value, parts.identity)
-            if size > MAX_EVENT_BYTES:
-                message = f"The event has {size} bytes; the limit is {MAX_EVENT_BYTES}."
+            if size > event_limits.MAX_EVENT_BYTES:
+                message = f"The event has {size} bytes; the limit is {event_limits.MAX_EVENT_BYTES}."
                 raise invalid("event_too_large", "", message)
             event = check(value, event_kinds)
             if not earliest <= event.created_at <= latest:
@@ -134,13 +129,13 @@ def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
     if is_ahead:
         message = "`createdAt` is too far ahead of our clock; check the phone's clock."
         return invalid("created_at_in_future", "createdAt", message)
-    message = f"`createdAt` is more than {MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
+    message = f"`createdAt` is more than {event_limits.MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
     return invalid("created_at_too_old", "createdAt", message)
 
 
 def _event_id(value: object) -> str | None:
     event_id = value.get("_id") if isinstance(value, dict) else None
-    return event_id[:MAX_ID_CHARS] if isinstance(event_id, str) else None
+    return event_id[: event_limits.MAX_ID_CHARS] if isinstance(event_id, str) else None
 
 
 def _user_id(value: object) -> object:
