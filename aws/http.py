@@ -87,10 +87,7 @@ class Signer:
 
 
 class Endpoint(threading.local):
-    """An AWS host, with one connection per thread: `__init__` runs once in each thread that uses the endpoint.
-
-    Every request is signed. `name` is the name of the service in error messages.
-    """
+    """An AWS host, with one connection per thread, because `__init__` runs once in each thread that uses it."""
 
     def __init__(self, name: str, url: str, signer: Signer) -> None:
         self.name, self._signer, self._parts = name, signer, urlsplit(url)
@@ -173,10 +170,7 @@ def _remaining(deadline: float) -> float:
 
 
 def resolve(host: str, port: int, seconds: float) -> Sequence[Address]:
-    """Resolve a host name with getaddrinfo, and return its addresses. Raises TimeoutError or OSError.
-
-    A lookup cannot be interrupted, so it runs in a daemon thread, which is abandoned after the timeout.
-    """
+    """Resolve a host in a daemon thread, because a lookup cannot be interrupted. Raises TimeoutError or OSError."""
     answer: Future[Sequence[Address]] = Future()
 
     def look_up() -> None:

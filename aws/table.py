@@ -24,10 +24,7 @@ def key_of(item: Item) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The DynamoDB table `name`. `executor` runs the requests of one call in parallel.
-
-    Queries and consistent reads reflect every write that completed before they began.
-    """
+    """The DynamoDB table `name`. `executor` runs the requests of one call in parallel."""
 
     dynamodb: JsonClient
     name: str

@@ -81,7 +81,7 @@ def _log(items: Mapping[str, Item], events: tuple[GeofenceEvent, ...], rule: Rul
     if base and first and (base.exited_at is None or base.exited_at >= first.occurred_at):
         seen_at = base.last_seen_at if base.last_seen_at and base.last_seen_at < first.occurred_at else None
         begun = Visit(base.entered_at, base.entered_event_id, last_seen_at=seen_at)
-        if first.kind == "enter" and not base.exit_missed:  # it followed an exit that has expired
+        if first.kind == "enter" and not base.exit_missed:  # the enter followed an exit that has expired
             begun = replace(begun, exited_at=first.occurred_at, exited_event_id=first.event_id)
         base = begun
     return PairLog(0, events, base, has_chunks=base is not None)

@@ -121,9 +121,8 @@ class _Job:
 
     @property
     def is_pending(self) -> bool:
-        if not self.log.is_pending:
-            return False
-        return not (self.arrival and self.log.position and self.arrival.is_behind(self.log.position))
+        is_done = self.arrival and self.log.position and self.arrival.is_behind(self.log.position)
+        return self.log.is_pending and not is_done
 
     def took(self, new: _New) -> None:
         self.result.repeated += len(new.repeated)

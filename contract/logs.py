@@ -9,11 +9,11 @@ import traceback
 import msgspec
 import structlog
 
-# handler: one per request with a valid credential, content type and size, whatever the response. Fields: status,
-#   credential (its kind), received, accepted, duplicates, rejected, conflicts, other_user (events of a user other than
-#   the token's), rejected_by_code, object_key, rejected_key, events_per_device (the maximum of this hour in this
-#   execution environment), published, queued, lateness_seconds (of the oldest accepted event), store_ms, publish_ms,
-#   total_ms
+# handler: one per request with a valid credential, content type and size, whatever the response. Fields: status, error,
+#   credential (its kind), body_bytes, received, accepted, duplicates, rejected, conflicts, other_user (events of a user
+#   other than the token's), rejected_by_code, object_key, rejected_key, set_aside_key, events_per_device (the maximum
+#   of this hour in this execution environment), published, queued, set_aside, lateness_seconds (of the oldest accepted
+#   event), store_ms, publish_ms, total_ms
 EVENTS_INGESTED = "events_ingested"
 # handler: one per request that got 401, 403, 413 or 415 and was not stored. Fields: status, code, refused = 1
 REQUEST_REFUSED = "request_refused"

@@ -52,7 +52,7 @@ def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: st
         elif isinstance(rules, tuple):
             for passes, code, must in rules:
                 if not passes(given):
-                    # The name of the time format, because the text itself may be personal data.
+                    # Name the format of the time instead of quoting it, because the text may be personal data.
                     form = rejected_form(str(given)) if code == "invalid_created_at" else ""
                     yield Reason(code, field, f"`{field}` must {must}{form and f'; this is {form}'}.")
                     break
