@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import boto3
@@ -53,14 +54,29 @@ def test_verify_uses_the_snowflake_account_of_the_given_stage(
         run_tests(stage, LABEL, "", "", given)
 
 
-def test_claim_counts_as_verified_only_if_every_case_of_its_test_passed() -> None:
+CLAIMS = """| claim | source | relied on by | pinned by | checked on AWS by |
+|---|---|---|---|---|
+| one | "Page" | `a.py` | `tests/e2e/t.py::a` | `milkrun verify` |
+| two | "Page" | `a.py` | `tests/e2e/t.py::b` | `milkrun verify` |
+| three | "Page" | `a.py` | `tests/e2e/t.py::a`, `tests/e2e/t.py::b` | `milkrun verify` |
+| four | "Page" | `a.py` | `tests/e2e/t.py::c` | `milkrun verify` |
+| five | "Page" | `a.py` | `tests/e2e/t.py::b` | a person |
+"""
+
+
+def test_claim_counts_as_verified_only_if_every_case_of_its_tests_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = [
-        Result("t.py::a", "passed", ""),
-        Result("t.py::a", "failed", "AssertionError"),
-        Result("t.py::b", "passed", ""),
-        Result("t.py::c", "skipped", ""),
+        Result("tests/e2e/t.py::a", "passed", ""),
+        Result("tests/e2e/t.py::a", "failed", "AssertionError"),
+        Result("tests/e2e/t.py::b", "passed", ""),
+        Result("tests/e2e/t.py::c", "skipped", ""),
     ]
-    assert passed(results) == {"t.py::b"}
+    assert passed(results) == {"tests/e2e/t.py::b"}
+    (tmp_path / "claims.md").write_text(CLAIMS)
+    monkeypatch.setattr(verify, "ASSUMPTIONS", tmp_path / "claims.md")
+    assert list(verify.assumptions(passed(results))) == ["two"]
 
 
 class Raw:
