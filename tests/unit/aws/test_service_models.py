@@ -6,6 +6,8 @@ import json
 import boto3
 import pytest
 
+from aws.credentials import FixedCredentials
+from aws.json_client import JsonClient
 from tests.service_models import ModelError, check, check_answer, check_http, service_model, validated
 
 RECORD = {"Data": b"x", "PartitionKey": "device"}
@@ -72,6 +74,14 @@ def test_response_that_violates_the_model_is_rejected():
     for wrong in ({}, {"Records": [result | {"SequenceNumber": "one"}]}, {"Record": []}):
         with pytest.raises(ModelError):
             check_http(headers, b"", json.dumps(wrong).encode())
+
+
+def test_invalid_request_of_the_adapter_or_of_boto3_is_not_sent():
+    nowhere, keys = "http://127.0.0.1:9", FixedCredentials("AKID", "secret", None)
+    sdk = boto3.client("kinesis", region_name="eu-west-1", endpoint_url=nowhere)
+    for client in (JsonClient("kinesis", "eu-west-1", keys, nowhere), sdk):
+        with pytest.raises(ModelError, match="501 items"), validated():
+            client.put_records(StreamName="s", Records=[RECORD] * 501)
 
 
 def test_invalid_response_of_a_fake_service_is_reported_when_validation_ends(monkeypatch):
