@@ -136,7 +136,7 @@ print([r.data for r in records_of({batch_of([aggregated(b"a", b"b")])!r})])
     assert found.stdout.strip() == "[b'a', b'b']"
 
 
-def test_first_failed_record_is_reported_to_kinesis():
+def test_outcome_names_the_first_failed_record_and_its_error():
     world = World()
     failing = {"truck-3": ConnectionError("throttled"), "truck-2": TimeoutError("slow")}
     ports = Ports(FailingStore(world.ports.store, failing), world.aside)

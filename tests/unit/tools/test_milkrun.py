@@ -1,5 +1,5 @@
-"""Test that the command `milkrun` starts fast, lists and completes its subcommands, suggests corrections of
-misspelt subcommands, and accepts earlier spellings.
+"""Test that the command `milkrun` imports few modules for its help, lists and completes its subcommands, suggests
+corrections of misspelt subcommands, and accepts earlier spellings.
 """
 
 import os
