@@ -198,6 +198,17 @@ def test_pending_file_is_counted_once_while_it_moves_to_the_waiting_files(
     assert counts == [2]
 
 
+def test_loaded_file_whose_notification_arrives_again_does_not_wait_for_a_paused_pipe(bench: Bench) -> None:
+    pipe = bench.pipe()
+    bench.ingest.load_files(pipe, files(1))
+    bench.catalog.set_pipe(pipe.name, "paused_on", bench.catalog.clock())
+    paused = bench.catalog.pipe(pipe.name)
+    bench.ingest.load_files(paused, files(1))
+    assert bench.ingest.pending(paused)[0] == 0
+    bench.ingest.load_files(paused, files(1, 2))
+    assert bench.ingest.pending(paused)[0] == 1
+
+
 def test_failing_pipe_does_not_delay_files_of_other_pipes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

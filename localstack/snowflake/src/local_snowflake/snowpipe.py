@@ -9,6 +9,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -263,13 +264,23 @@ class Ingest:
             if waiting:
                 return set(files), None
             with self._pending:
-                self.put_waiting(pipe, files)
+                if left := self._not_loaded(pipe, files):
+                    self.put_waiting(pipe, left)
                 self._count_in_flight(pipe, -in_flight)
                 in_flight = 0
             log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
             return set(), None
         finally:
             self._count_in_flight(pipe, -in_flight)
+
+    def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
+        """Return the files without those that the pipe has loaded, because a notification may arrive again after a
+        pause.
+        """
+        loaded: set[str] = set()
+        with suppress(NotRunnable):
+            loaded = self.loader.loaded_by_pipe(self.loader.plan(pipe), [file.file_name for file in files])
+        return [file for file in files if file.file_name not in loaded]
 
     def _count_in_flight(self, pipe: Pipe, files: int) -> None:
         with self._pending:
