@@ -1,5 +1,5 @@
 """Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of
-`tests.load.aws`.
+`tests.load.simulated_aws`.
 
 An environment handles one invocation at a time and mostly waits, so one vCPU can serve many environments.
 This measures the number of environments that saturate the vCPU (the knee), the invocations per second at that
@@ -177,7 +177,7 @@ def simulated_aws(*options: str, cpu: int | None = None) -> Iterator[str]:
     """
     pinned = [] if cpu is None else ["taskset", "-c", str(cpu)]
     process = subprocess.Popen(
-        [*pinned, sys.executable, "-m", "tests.load.aws", *options],
+        [*pinned, sys.executable, "-m", "tests.load.simulated_aws", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,5 +1,6 @@
-"""Simulate the AWS services that our functions call, with their latencies in a region: `python -m
-tests.load.aws`.
+"""Simulate the AWS services that our functions call, with their latencies in a region.
+
+`python -m tests.load.simulated_aws` starts the simulation.
 
 It prints the port on which it listens on loopback. It simulates the calls of S3, Kinesis, SQS, DynamoDB and
 EventBridge that our functions use. It is a separate process, so that its CPU time does not count as the functions'.
@@ -107,7 +108,7 @@ class Simulated:
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.load.aws", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.load.simulated_aws", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--throttle", action="store_true")
     given = parser.parse_args()
