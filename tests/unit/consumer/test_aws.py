@@ -29,10 +29,10 @@ class Context:
         return 60_000
 
 
-def consume(*datas: bytes | str, first: int = 1):
+def consume(*datas: bytes | str, first: int = 1, stream: str = "geofence"):
     main.app_of.cache_clear()
     log_lines.log = structlog.get_logger()  # its first use binds it to the current standard output
-    return main.consume(batch_of(datas, first=first), Context())
+    return main.consume(batch_of(datas, first=first, stream=stream), Context())
 
 
 def stored_visits(aws: Aws, pair: Pair = HOME):
@@ -76,6 +76,13 @@ def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, caps
     )  # fmt: skip
     line = next(json.loads(t) for t in capsys.readouterr().out.splitlines() if "records_set_aside" in t)
     assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
+
+
+def test_records_of_a_stream_other_than_the_stages_are_quarantined(aws, capsys):
+    assert consume(as_json(ENTER), stream="other") == {"batchItemFailures": []}
+    line = next(json.loads(t) for t in capsys.readouterr().out.splitlines() if "records_set_aside" in t)
+    assert line["codes"] == ["wrong_stream"]
+    assert stored_visits(aws) == []
 
 
 def test_log_of_a_batch_does_not_grow_with_the_number_of_invalid_records(aws, capsys):
