@@ -19,8 +19,7 @@ _VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
 class Access:
     """Creates AWS clients for one region.
 
-    `endpoints` holds the AWS_ENDPOINT_URL… environment variables. A service without one uses AWS's own endpoint.
-    `tries` holds the attempts per call of the services for which they are not TRIES.
+    `endpoints` holds the AWS_ENDPOINT_URL… variables, and `tries` the attempts per call where they are not TRIES.
     """
 
     region: str

@@ -30,10 +30,7 @@ class Archive:
         self._endpoint = Endpoint("S3", self.url, Signer(credentials, region, "s3"))
 
     def store(self, lines: LinesObject, facts: Mapping[str, str]) -> bool:
-        """Put an object with `facts` as its metadata; return False if it already exists.
-
-        (Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".) Raises RetryableError.
-        """
+        """Put an object with `facts` as its metadata; return False if it already exists. Raises RetryableError."""
         headers = {"content-type": "application/gzip", "if-none-match": "*"}
         headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
         response = self._send("PUT", lines.key, headers, lines.body)

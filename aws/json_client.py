@@ -26,10 +26,7 @@ _PERMANENT = frozenset({"ValidationException", "InvalidArgumentException"})
 
 
 class JsonClient:
-    """A client with the same methods as boto3's, such as `client.put_item(TableName=…)`. Thread-safe.
-
-    Raises PermanentError, ServiceError, NoResponseError or CredentialsError.
-    """
+    """A thread-safe client with boto3's methods, like `put_item(TableName=…)`. Raises the errors of aws/errors.py."""
 
     def __init__(
         self, service: str, region: str, credentials: Credentials, url: str = "", tries: int = TRIES

@@ -1,7 +1,4 @@
-"""Retry calls after transient errors, and resend the failed parts of batch calls.
-
-The functions' tries of PutRecords, their pauses and their time budget are in handler/publish_with_retries.py.
-"""
+"""Retry calls after transient errors, and resend the failed parts of batch calls."""
 
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
@@ -11,8 +8,7 @@ from time import sleep
 from aws.errors import NoResponseError, PermanentError, ServiceError
 
 TRIES = 3  # attempts per call
-# In functions. A call to Kinesis is made once, because handler/publish_with_retries.py retries it, and a phone
-# is waiting.
+# In functions, because a phone may be waiting. handler/publish_with_retries.py retries calls to Kinesis.
 FUNCTION_TRIES = {"kinesis": 1, "secretsmanager": 2, "sqs": 2, "ssm": 2}
 # The maximum pause after a call's first attempt; it doubles with every attempt.
 S3_BASE_SECONDS = 1.0

@@ -41,8 +41,7 @@ def head_key(pair: Pair) -> Key:
 def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = None) -> bool:
     """Migrate a pair: write its items in the current layout. Returns False if it has no items in the previous layout.
 
-    The migration can be interrupted and repeated, because it writes the same items each time. Old items are not
-    deleted.
+    The migration can be interrupted and repeated, because it writes the same items each time and deletes none.
     """
     pk, sk = head_key(pair)
     head = next(table.query(pk, sk, sk), None)

@@ -69,10 +69,7 @@ class Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """Counts of events by effect, changed visits, orphan exits, and notifications.
-
-    A `superseded` event changes nothing, because another event with the same id takes precedence.
-    """
+    """Counts of the effects of events. Another event with the same id takes precedence over a `superseded` one."""
 
     added: int = 0
     repeated: int = 0
@@ -341,10 +338,7 @@ def _among(pair: Pair, event_id: str, chunks: Sequence[Item]) -> GeofenceEvent |
 
 
 def _part_of(order: Order, chunks: Sequence[Chunk]) -> int:
-    """Return the index of the part (a chunk or the log) in which an event with this `order_of` key belongs.
-
-    It is the first chunk whose last event sorts at or after the key, otherwise the log, which follows the last chunk.
-    """
+    """Return the index of the first chunk whose last event sorts at or after `order`, otherwise that of the log."""
     return bisect_left(chunks, order, key=lambda chunk: order_of(chunk.events[-1]))
 
 

@@ -102,10 +102,9 @@ def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
 
 def _array(text: bytes, identity: Mapping[str, str]) -> Parts:
     try:
-        raws = [bytes(raw) for raw in _counted(_ARRAY.decode(text))]
+        return Parts([bytes(raw) for raw in _counted(_ARRAY.decode(text))], identity)
     except (msgspec.MsgspecError, RecursionError):
         return Parts(_counted(_elements(text)), identity)
-    return Parts(raws, identity)
 
 
 def _identity(user: bytes) -> dict[str, str]:

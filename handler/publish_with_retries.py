@@ -32,12 +32,9 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 
 @dataclass(slots=True)
 class Published:
-    """The number of published records (`taken`) and of PutRecords calls, and the records that were not published.
+    """The outcome of publishing. Kinesis may accept the `refused` records later, and never the `malformed` ones."""
 
-    Those in `refused` may be published later; Kinesis will never accept those in `malformed`.
-    """
-
-    taken: int = 0
+    taken: int = 0  # published records
     calls: int = 0
     refused: list[StreamRecord] = field(default_factory=list)
     malformed: list[StreamRecord] = field(default_factory=list)

@@ -49,10 +49,8 @@ class App:
 def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Publish the records of one claim check after another. Returns the ids of the messages that stay in the queue.
 
-    After a RetryableError for one claim check, the remaining ones are returned to the queue untried.
-
-    If any record of a claim check was throttled, the whole claim check stays in the queue. Publishing its other records
-    again is harmless, because visits are a function of the set of events.
+    After a RetryableError, the remaining claim checks are not tried. If one record was throttled, its whole claim check
+    stays; publishing the other records again is harmless, because visits are a function of the set of events.
     """
     logs.bind(request_id=context.aws_request_id)
     app, messages = _app(), event["Records"]
