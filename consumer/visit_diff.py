@@ -1,6 +1,6 @@
 """Compare a pair's visits before and after adding new events. Pure functions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,6 +8,7 @@ from consumer.visits import Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
 type Start = tuple[datetime, str]
+type Events = Iterable[GeofenceEvent]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,7 @@ class VisitDiff:
         return sum(self.before.get(start) != self.after.get(start) for start in starts)
 
 
-def visit_diff(
-    start: Visit | None,
-    stored: Iterable[GeofenceEvent],
-    added: Sequence[GeofenceEvent],
-    removed: Sequence[GeofenceEvent],
-    rule: Rule,
-) -> VisitDiff:
+def visit_diff(start: Visit | None, stored: Events, added: Events, removed: Events, rule: Rule) -> VisitDiff:
     """Compare the visits without and with the new events.
 
     `stored` is in order, and `start` is the last visit before it. `added` are the new events, and `removed` the stored
