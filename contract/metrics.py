@@ -50,8 +50,6 @@ ALARMED: Set[str] = {
     "failed_loads",
     "throttled",
 }
-# Each code that occurs becomes a metric of its own, such as rejected_missing_id.
-_BY_CODE = "rejected_by_code"
 
 type Unit = Literal["Count", "Milliseconds", "Seconds", "Percent"]
 type Wanted = Literal["all", "alarms"]
@@ -68,7 +66,8 @@ def with_metrics(stage: str, wanted: Wanted = "all") -> Processor:
     """Return a structlog processor that adds the metrics of `stage` to canonical lines."""
 
     def processor(_logger: object, _method: str, line: EventDict) -> EventDict:
-        by_code = {f"rejected_{code}": count for code, count in line.get(_BY_CODE, {}).items()}
+        # Each code that occurs becomes a metric of its own, such as rejected_missing_id.
+        by_code = {f"rejected_{code}": count for code, count in line.get("rejected_by_code", {}).items()}
         counted = [f for f in METRICS.get(line["event"], ()) if isinstance(line.get(f), int | float)]
         fields = [f for f in (*counted, *by_code) if wanted == "all" or f in ALARMED]
         if not fields:

@@ -23,7 +23,6 @@ from contract.strict_json import compact, parse_json
 Prefix = Literal["events", "rejected", "set-aside"]
 
 MAX_METADATA_BYTES = 64
-_PLAIN = "-._~:"
 
 _PREFIXES = get_args(Prefix)
 _FOLDER = re.compile(r"[a-z-]+/dt=([0-9]{4}-[0-9]{2}-[0-9]{2})/hh=([0-9]{2})/")
@@ -155,5 +154,5 @@ def metadata(values: Mapping[str, str | None]) -> dict[str, str]:
 def _cut(value: str) -> str:
     """Percent-encode as many whole characters as fit into MAX_METADATA_BYTES."""
     beginnings = (value[:end] for end in range(MAX_METADATA_BYTES, -1, -1))
-    encoded = (quote(beginning, safe=_PLAIN, errors="replace") for beginning in beginnings)
+    encoded = (quote(beginning, safe="-._~:", errors="replace") for beginning in beginnings)
     return next(text for text in encoded if len(text) <= MAX_METADATA_BYTES)

@@ -82,7 +82,6 @@ _TIME = (
     *_STRING,
     _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
 )
-_NUMBER = (_Rule(_is_number, "wrong_type", "be a number"),)
 _CONFIDENCE = (
     _Rule(lambda x: _is_number(x) and not x % 1, "wrong_type", "be a whole number"),
     _Rule(lambda x: x in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),
@@ -98,6 +97,6 @@ _GEOFENCE = {name: _Field(_ID, "missing_geofence") for name in ("tag", "external
 _CROSSING: Mapping[str, _Field] = {
     **_EVENT,
     "geofence": _Field(_GEOFENCE, "missing_geofence"),
-    "duration": _Field(_NUMBER),
+    "duration": _Field((_Rule(_is_number, "wrong_type", "be a number"),)),
     "confidence": _Field(_CONFIDENCE),
 }
