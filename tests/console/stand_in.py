@@ -27,7 +27,7 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence import presence
 from tools.console.request_guard import HEADERS, policy
 from tools.fleet.phones import posts
-from tools.fleet.rounds import Plan
+from tools.fleet.plan import Plan
 
 type Json = dict[str, Any]
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -33,7 +33,7 @@ from tools.fleet.event_file import judged, posts_of_file, read_lines
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
-from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
+from tools.fleet.plan import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
 from tools.fleet.row_latency import Watch
 from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
 from tools.stack import memory

@@ -15,7 +15,8 @@ from uuid import uuid4
 from contract.events import Fence
 from tools.fleet.client import Delivery
 from tools.fleet.phones import Post
-from tools.fleet.rounds import SPEED_KMH, Place, Plan, Planned, places
+from tools.fleet.plan import Plan
+from tools.fleet.rounds import SPEED_KMH, Place, Planned, places
 from tools.fleet.send import Tally
 
 TICK_SECONDS = 3.0

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 
+from tools.fleet.plan import Plan
 from tools.fleet.rounds import (
     Form,
     Json,
     Place,
-    Plan,
     Planned,
     Truck,
     compact,

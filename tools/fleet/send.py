@@ -18,7 +18,15 @@ from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
 from tools.fleet.event_file import posts_of_file
 from tools.fleet.phones import Post
-from tools.fleet.rounds import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, checked_run_id
+from tools.fleet.plan import (
+    DEFAULT_DUPLICATES,
+    DEFAULT_FARMS,
+    DEFAULT_INVALID,
+    DEFAULT_LATE,
+    DEFAULT_TRUCKS,
+    Plan,
+    checked_run_id,
+)
 
 
 def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
@@ -120,13 +128,13 @@ def command(
     farms: Farms = DEFAULT_FARMS,
     duplicates: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the events that are sent a second time.")
-    ] = 0.04,
+    ] = DEFAULT_DUPLICATES,
     late: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the events that are sent late, in shuffled bursts.")
-    ] = 0.12,
+    ] = DEFAULT_LATE,
     invalid: Annotated[
         float, typer.Option(min=0, max=1, help="Number of invalid events to add, as a share of all events.")
-    ] = 0.012,
+    ] = DEFAULT_INVALID,
     batch: Annotated[
         int | None, typer.Option(min=1, max=500, help="Maximum number of events per request.")
     ] = None,

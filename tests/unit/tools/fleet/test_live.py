@@ -16,7 +16,7 @@ from tools.fleet import live
 from tools.fleet.client import Delivery
 from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
 from tools.fleet.phones import Post
-from tools.fleet.rounds import Plan
+from tools.fleet.plan import Plan
 from tools.fleet.send import Tally
 from tools.milkrun import app
 

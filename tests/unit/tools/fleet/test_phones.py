@@ -14,7 +14,8 @@ from contract.events import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet.phones import Post, endless, posts
-from tools.fleet.rounds import Plan, Planned
+from tools.fleet.plan import Plan
+from tools.fleet.rounds import Planned
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
 MORNING = list(posts(PLAN))
