@@ -250,6 +250,7 @@ def test_ids_added_from_the_envelope_do_not_count_towards_the_event_size(phone: 
         (gzip.compress(text([TRIP]))[:-9], GZIP, "bad_gzip"),
         (gzip.compress(text([TRIP])) + b"more", GZIP, "bad_gzip"),
         (zlib.compress(text([TRIP])), GZIP, "bad_gzip"),
+        (gzip.compress(text([TRIP])) + gzip.compress(b"") * 63, GZIP, "bad_gzip"),
     ],
 )
 def test_unreadable_body_is_stored_unchanged(

@@ -85,7 +85,15 @@ def test_archived_event_is_published_even_if_new_rules_would_reject_it(desk: Des
 
 @pytest.mark.parametrize(
     "body",
-    ["not json", "{}", claim(9), claim(0), claim(3), claim(1, key="events/gone")],
+    [
+        "not json",
+        "{}",
+        claim(9),
+        claim(0),
+        claim(3),
+        claim(1, key="events/gone"),
+        claim(1) | {"bucket": "another"},
+    ],
 )
 def test_invalid_claim_check_is_returned_to_the_queue_without_delaying_the_others(
     desk: Desk, body: object
