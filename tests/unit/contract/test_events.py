@@ -1,6 +1,6 @@
 """Test the identity of events."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from contract.event_rules import check
@@ -9,6 +9,7 @@ from contract.events import Owned
 IDS = st.text(st.characters(codec="utf-8"), max_size=6) | st.sampled_from(["1", "1:d", "d", "u", "1:u3:a:b"])
 
 
+@example(("d", "1:d", "1"), ("d", "1", "d:1"))
 @given(st.tuples(st.sampled_from("du"), IDS, IDS), st.tuples(st.sampled_from("du"), IDS, IDS))
 def test_event_keys_are_equal_only_for_the_same_owner_and_id(one: object, other: object) -> None:
     assert (Owned(*one).event_key == Owned(*other).event_key) == (one == other)

@@ -19,7 +19,7 @@ def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
 ) -> None:
     logs.configure("INFO")
     log = structlog.get_logger()
-    logs.bind(request_id="r-1")
+    logs.bind(request_id="r-1", shard_id="s-1")
     log.info(logs.EVENTS_INGESTED, accepted=2, note="two\nlines")
     logs.bind(request_id="r-2")
     log.debug("below_the_level")
@@ -30,7 +30,9 @@ def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
     assert (first["event"], first["request_id"], first["accepted"], first["level"]) == (
         "events_ingested", "r-1", 2, "info",
     )  # fmt: skip
+    assert first["shard_id"] == "s-1"
     assert (second["request_id"], second["accepted"]) == ("r-2", 3)
+    assert "shard_id" not in second, "an id of the previous invocation"
 
 
 def test_each_exception_in_a_cycle_of_causes_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:

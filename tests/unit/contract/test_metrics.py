@@ -43,6 +43,11 @@ def test_canonical_log_line_contains_its_metrics(logged):
     assert line["object_key"] == "events/k"
 
 
+def test_unit_of_a_metric_follows_from_the_suffix_of_its_name():
+    names = ("total_ms", "lateness_seconds", "set_aside_share", "accepted")
+    assert [metrics.unit_of(name) for name in names] == ["Milliseconds", "Seconds", "Percent", "Count"]
+
+
 def test_rejected_events_are_counted_by_code(logged):
     line = logged(logs.EVENTS_INGESTED, rejected=3, rejected_by_code={"missing_id": 2, "field_length": 1})
     names = {m["Name"] for m in line["_aws"]["CloudWatchMetrics"][0]["Metrics"]}

@@ -41,6 +41,7 @@ def test_same_lines_in_the_same_hour_give_the_same_key_and_bytes() -> None:
     first = lines_object("events", [b"{}"], AT)
     again = lines_object("events", [b"{}"], AT.replace(minute=0).astimezone(timezone(timedelta(hours=5))))
     assert first == again
+    assert first.body[4:8] == bytes(4), "the gzip header contains no time"
     assert first.key.startswith("events/dt=2026-11-16/hh=08/")
     assert first.key.endswith(".1.ndjson.gz")
 
@@ -56,6 +57,9 @@ def test_different_lines_give_different_keys() -> None:
         "events/dt=2026-11-16/hh=08/abc.1.ndjson.gz",
         "other/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
         "events/dt=2026-13-16/hh=08/" + "a" * 64 + ".1.ndjson.gz",
+        "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz.bak",
+        "events/dt=2026-11-16/hh=08/copy/" + "a" * 64 + ".1.ndjson.gz",
+        "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".01.ndjson.gz",
     ],
 )
 def test_key_in_another_format_is_not_parsed(key: str) -> None:
@@ -93,6 +97,7 @@ def test_empty_object_counts_as_content_only_if_its_key_has_a_line_count(
         ("rejected/dt=2026-11-31/hh=08/any.json", "rejected", None),
         ("events/any.json", "events", None),
         ("eventsdt=2026-11-16/hh=08/any.json", None, None),
+        ("copy/events/dt=2026-11-16/hh=08/any.json", None, None),
     ],
 )
 def test_prefix_and_hour_are_read_from_the_folders_of_a_key(
