@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from contract.event_rules import geofence_event
-from contract.events import GeofenceEvent, InvalidEvent, Kind, Reason
+from contract.events import GeofenceEvent, InvalidEvent, Reason
+from contract.geofence_kinds import Kind
 from contract.invocation import LambdaEvent
 
 MAX_AHEAD = timedelta(hours=24)

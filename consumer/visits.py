@@ -28,7 +28,8 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from contract.events import Fence, GeofenceEvent, Kind
+from contract.events import Fence, GeofenceEvent
+from contract.geofence_kinds import Kind
 
 Content = tuple[datetime, str, float, int]
 Order = tuple[datetime, int, str]

@@ -1,24 +1,13 @@
 """A geofence event, the identity of every event, and the reasons why an event is invalid."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 import msgspec
 
-Kind = Literal["enter", "dwell", "exit"]
-
-# Some senders write an underscore after `user`. A stage may configure other types (GEOFENCE_KINDS).
-GEOFENCE_KINDS: Mapping[str, Kind] = {
-    "user.entered_geofence": "enter",
-    "user_entered_geofence": "enter",
-    "user.dwelled_in_geofence": "dwell",
-    "user_dwelled_in_geofence": "dwell",
-    "user.exited_geofence": "exit",
-    "user_exited_geofence": "exit",
-}
+from contract.geofence_kinds import Kind
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):

@@ -10,7 +10,8 @@ import msgspec
 import pyarrow as pa
 
 from contract.event_rules import geofence_event
-from contract.events import GEOFENCE_KINDS, GeofenceEvent, InvalidEvent, Owned
+from contract.events import GeofenceEvent, InvalidEvent, Owned
+from contract.geofence_kinds import GEOFENCE_KINDS
 from contract.instants import fault_at_receipt, instant
 from contract.objects import hour_of
 from glue.archive import HOUR, Lines, Stored

@@ -20,7 +20,8 @@ import pytest
 
 from consumer.visits import visits_of
 from contract.event_rules import check, geofence_event
-from contract.events import GEOFENCE_KINDS, GeofenceEvent
+from contract.events import GeofenceEvent
+from contract.geofence_kinds import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from local_snowflake.testing import Aws, LocalProcess, eventually

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from contract.events import Fence, GeofenceEvent, Kind
+from contract.events import Fence, GeofenceEvent
+from contract.geofence_kinds import Kind
 from contract.objects import lines_of
 from glue.archive import Folder, objects_of
 from glue.beam import main as beam_main

@@ -12,7 +12,8 @@ from typing import TypeIs
 import msgspec
 
 from consumer import keys
-from contract.events import GEOFENCE_KINDS, Fence, GeofenceEvent, Kind
+from contract.events import Fence, GeofenceEvent
+from contract.geofence_kinds import GEOFENCE_KINDS, Kind
 from contract.instants import instant
 from ops.read_stores import readable_lines
 

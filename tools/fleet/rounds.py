@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
-from contract.events import Fence, GeofenceEvent, Kind
+from contract.events import Fence, GeofenceEvent
+from contract.geofence_kinds import Kind
 from tools.fleet.plan import Plan
 
 type Form = Literal["array", "envelope", "ndjson"]

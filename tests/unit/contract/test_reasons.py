@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contract.event_rules import check
-from contract.events import GEOFENCE_KINDS, InvalidEvent, Reason
+from contract.events import InvalidEvent, Reason
+from contract.geofence_kinds import GEOFENCE_KINDS
 from contract.reasons import reasons_of
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.contract.test_event_rules import ENTER, TRIP

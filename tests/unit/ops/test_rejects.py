@@ -10,7 +10,8 @@ import typer
 from moto import mock_aws
 
 from cli.refusal import Refusal
-from contract.events import GEOFENCE_KINDS, Reason
+from contract.events import Reason
+from contract.geofence_kinds import GEOFENCE_KINDS
 from contract.objects import lines_object
 from handler.parse_body import parse_body
 from handler.receipt import errors_of
