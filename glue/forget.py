@@ -315,7 +315,7 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="file with one device id per line; all events of these devices are deleted",
     )
-    parser.add_argument("--request", required=True, help="name of the plan, the same in both runs")
+    parser.add_argument("--request", required=True, help="name of the plan; use the same name with --finish")
     parser.add_argument(
         "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
     )

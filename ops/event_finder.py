@@ -220,7 +220,11 @@ class Finder(ReachableStores):
             if key in (line.get("object_key"), line.get("rejected_key")):
                 names = ("status", "published", "queued", "set_aside")
                 named: Details = {name: line[name] for name in names if name in line}
-                yield Step("answered, some left for redrive" if line.get("queued") else "answered", at, named)
+                yield Step(
+                    "answered, some events enqueued for redrive" if line.get("queued") else "answered",
+                    at,
+                    named,
+                )
                 return
 
     def _lines_of(self, function: str, name: str, about: datetime) -> Iterator[LogLine]:

@@ -194,7 +194,12 @@ def _archive(load: Load, line: _LineOf, way: Way) -> Iterator[Line]:
     objects = load.requests * load.work.puts_a_request
     if way == "firehose":
         rounded = math.ceil(load.event_bytes / (5 * KB)) * 5 * KB
-        yield line("Firehose", "GB, 5 KB per record", load.events * rounded / GB, "firehose.gb_in")
+        yield line(
+            "Firehose",
+            "GB, each record rounded up to a multiple of 5 KB",
+            load.events * rounded / GB,
+            "firehose.gb_in",
+        )
         # Firehose closes an object at 128 MB or after five minutes.
         objects = max(load.gb * GB / 128e6, DAYS_A_MONTH * SECONDS_A_DAY / 300)
     yield line("S3", "PUT", objects, "s3.put")

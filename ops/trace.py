@@ -54,7 +54,7 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
     if "gone from S3" in by_name and len(by_name) > 1:
         yield f"GONE: {place} is no longer in S3"
     if "not on the stream" in by_name and "not consumed" in by_name:
-        queued = "answered, some left for redrive" in by_name
+        queued = "answered, some events enqueued for redrive" in by_name
         yield (
             "WAITS FOR THE STREAM: queued for redrive"
             if queued

@@ -207,7 +207,7 @@ def command(
         typer.Option(
             parser=_fence,
             metavar="FENCE",
-            help="List the open visits at this fence, written as tag/externalId.",
+            help="List the open visits at this fence (format: tag/externalId).",
         ),
     ] = None,
     since: Annotated[

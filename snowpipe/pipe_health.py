@@ -67,15 +67,17 @@ def triage(  # noqa: PLR0911 - one per cause
         if before(status.received_at, newest):
             return Triage(
                 False,
-                "no notification of the newest object: the bucket's notification, the topic's policy (sns-policy) or "
-                "the subscription (recreate --all) is wrong, or notifications were lost (refresh)",
+                "Snowflake received no notification for the newest object: check the bucket's notification "
+                "configuration, the topic's policy (`sns-policy` prints it) and the subscription (`recreate --all` "
+                "repairs it); if notifications were lost, run `refresh`",
             )
         if before(status.forwarded_at, newest):
             return Triage(
                 False,
-                "notifications arrive but match no path: compare the URL of the pipe's stage with the keys",
+                "notifications arrive, but no object key matches the pipe's path: compare the URL of the pipe's "
+                "stage with the keys",
             )
-        return Triage(False, "the newest object was forwarded but not loaded: see history --failed")
+        return Triage(False, "the newest object was forwarded but not loaded: see `history --failed`")
     if status.ingested_at is None:
         return Triage(True, "running; nothing loaded yet")
     return Triage(True, f"running; loaded its newest file {span(now - status.ingested_at)} ago")

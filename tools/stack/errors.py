@@ -19,8 +19,8 @@ class LostStateError(StackError):
         }[part]
         super().__init__(
             (
-                f"{lost} only in memory, so they are lost; {left}. Nothing was deleted. To delete the remaining "
-                "data and start empty, run: milkrun up --discard"
+                f"{lost} only in memory, so they are lost; {left}. This command deleted nothing. To delete the "
+                "remaining data and start empty, run: milkrun up --discard"
             ),
             1,
         )

@@ -195,7 +195,11 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 def named(refusal: str) -> str:
     """Return a short form of a refusal's message, without the names that differ between runs."""
     shape = re.search(r"(\S+) is not among the verified functions", refusal)
-    return shape[1] if shape else re.sub(r"[(\"'].*", "…", refusal.strip())[:100]
+    return shape[1] if shape else shortened(re.sub(r"[(\"'].*", "…", refusal.strip()), 100)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
 
 
 def last_line(text: str) -> str:
@@ -203,7 +207,7 @@ def last_line(text: str) -> str:
     said = (
         " ".join(errors[:2]) if errors and errors[0].endswith(":") else (errors or [text.strip()[-200:]])[0]
     )
-    return said.removeprefix("snowflake.connector.errors.")[:200]
+    return shortened(said.removeprefix("snowflake.connector.errors."), 200)
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ REJECT = [
         (REJECT, "REJECTED: missing_geofence geofence: m, stored in s3://…/events/dt=", 0),
         ([*STORED, Step("not loaded", None, {"key": KEY})], "NOT LOADED", 1),
         ([*LOADED, *LOST], "NOT PUBLISHED", 1),
-        ([*LOADED, Step("answered, some left for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
+        ([*LOADED, Step("answered, some events enqueued for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
         ([*PUBLISHED, Step("not consumed", None)], "NOT CONSUMED", 1),
         ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
         ([], "NOT FOUND", 1),

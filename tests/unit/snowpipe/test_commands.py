@@ -239,12 +239,12 @@ LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
         (status(pendingFileCount=9, oldestFileTimestamp=LONG_AGO), None, False, "stuck: 9"),
         (status(pendingFileCount=9, oldestFileTimestamp=NOW), None, True, "loading: 9"),
         (status(), None, True, "nothing loaded yet"),
-        (status(lastReceivedMessageTimestamp=LONG_AGO), LATELY, False, "notification"),
+        (status(lastReceivedMessageTimestamp=LONG_AGO), LATELY, False, "no notification"),
         (
             status(lastReceivedMessageTimestamp=NOW, lastForwardedMessageTimestamp=LONG_AGO),
             LATELY,
             False,
-            "no path",
+            "no object key matches",
         ),
         (
             status(

@@ -160,7 +160,7 @@ class Functions:
             if argument not in ("TABLE_NAME", "START_TIME", "END_TIME", "PIPE_NAME"):
                 raise unsupported(f"the argument {argument} of COPY_HISTORY")
             if argument.endswith("_NAME") and not value.is_string:
-                raise unsupported(f"COPY_HISTORY with {argument} that is not a string literal")
+                raise unsupported(f"COPY_HISTORY with a {argument} that is not a string literal")
         table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)
