@@ -210,7 +210,10 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
 
 
 def _there_are(session: boto3.Session) -> str:
-    """Return a sentence that lists the deployed stages of this account and region; "" if they cannot be listed."""
+    """Return the end of an error message, which lists this account's stages in this region and the stage `local`.
+
+    Return "" if the stages cannot be listed.
+    """
     import botocore.exceptions
 
     try:

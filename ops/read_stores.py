@@ -226,7 +226,10 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
 
 
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
-    """Return the number of rows in RAW.REJECTED from these objects. An object stored under two hours counts once."""
+    """Return the number of rows in RAW.REJECTED from these objects.
+
+    If the same object is stored under two hour prefixes, its rows count once.
+    """
     if not object_keys:
         return 0
     found: set[tuple[str, int]] = set()

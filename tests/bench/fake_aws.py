@@ -66,8 +66,8 @@ def indexes() -> tuple[Index, ...]:
 
 
 def size_of(item: Item) -> int:
-    """Return an item's billed size in bytes: names and strings in UTF-8, half a byte per digit plus one for a
-    number, one for a Boolean.
+    """Return an item's billed size in bytes: the UTF-8 bytes of names and strings; for a number, one byte plus half
+    a byte per digit; one byte for a Boolean.
     """
     return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 

@@ -1,4 +1,4 @@
-"""Send each request when it is due. Requests do not wait for earlier requests.
+"""Send each request when it is due, even if earlier ones have no response yet: up to SENDERS at the same time.
 
 A sender that waits for responses slows down with the server, so its percentiles omit the requests that would
 have waited. Therefore a request's latency is measured from the time at which it is due.

@@ -127,8 +127,9 @@ class Stack:
         return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
-        """Start the parts whose process has died; return notes for the user. The other parts keep running
-        with their data.
+        """Resume suspended processes and restart dead ones; return notes for the user.
+
+        Raises LostStateError if LocalStack or its Kinesis mock has died, because their data was only in memory.
         """
         notes = [
             f"{each.name} (pid {each.pid}) was stopped and now continues." for each in self.processes.wake()

@@ -158,7 +158,9 @@ def test_notification_versions_keep_increasing_after_all_items_of_a_device_have_
 
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
 def test_remaining_items_of_an_expired_pair_do_not_hide_a_new_change(left):
-    """A process is killed before it writes its chunk. The next process must not treat the change as complete."""
+    """A process is killed after it has committed a change and before it writes the change's chunk. The next process
+    must complete the change, and not take an item of the expired pair for that chunk.
+    """
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
     seen = []

@@ -34,7 +34,7 @@ def test_same_visits_in_a_different_order_are_equal(rows: Rows) -> None:
     assert differences(pa.Table.from_pylist(rows, VISIT), visit_table(reversed(rows))) == []
 
 
-def test_zoneless_times_and_decimals_from_the_connector_do_not_count_as_differences(rows: Rows) -> None:
+def test_naive_datetimes_and_decimals_from_the_connector_do_not_count_as_differences(rows: Rows) -> None:
     from_connector = [
         row
         | {"entered_at": row["entered_at"].replace(tzinfo=None)}

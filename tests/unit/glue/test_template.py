@@ -100,7 +100,7 @@ def test_each_glue_job_installs_the_published_requirements(job: str) -> None:
 
 
 def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
-    """Every direct and indirect requirement has a hash, so that pip installs nothing else and builds nothing."""
+    """Each direct or indirect requirement has a hash, so pip installs nothing else. `--only-binary` prevents builds."""
     text = requirements().decode()
     assert text.startswith("--only-binary :all:\n")
     blocks = re.findall(r"^([\w-]+)==\S+((?:.*\n(?=    ))*.*)", text, re.MULTILINE)

@@ -198,7 +198,7 @@ def test_token_signed_with_another_key_under_a_known_key_id_is_refused(issuer: I
     assert refused(issuer.tokens(), issuer.token(OTHER_KEY)) == "invalid_token"
 
 
-def test_token_that_violates_rfc_7515_is_refused(issuer: Issuer) -> None:
+def test_token_with_an_invalid_part_or_a_critical_header_is_refused(issuer: Issuer) -> None:
     header, payload, signature = issuer.token().split(".")
     deep = base64.urlsafe_b64encode(
         b'{"alg":"ES256","kid":"ec","x":' + b"[" * 3000 + b"]" * 3000 + b"}"

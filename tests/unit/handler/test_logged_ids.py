@@ -100,7 +100,7 @@ def test_log_line_is_short_even_for_a_huge_claim_check(capsys: pytest.CaptureFix
     [lambda: KeyError(IDS[1]), lambda: PermanentError("dynamodb: ValidationException", IDS[1])],
     ids=["key", "aws"],
 )
-def test_no_id_in_a_batch_that_the_consumer_fails_to_process_is_logged(
+def test_failed_batch_logs_no_ids(
     capsys: pytest.CaptureFixture[str], failure: Callable[[], Exception]
 ) -> None:
     records = [record(number) for number in "12"]

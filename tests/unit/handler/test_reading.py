@@ -121,7 +121,7 @@ def test_null_user_is_replaced_with_the_ids_from_the_envelope(phone: Phone, even
     )
 
 
-def test_only_the_top_level_null_user_is_replaced(phone: Phone) -> None:
+def test_nested_null_user_is_kept(phone: Phone) -> None:
     event = b'{"_id":"a","type":"t","createdAt":"2026-11-16T08:00:00Z","x":[{"user":null},"user:null",1.50]}'
     phone.post(b'{"event":%b,"user":{"deviceId":"d"}}' % event)
     assert phone.world.lines("events") == [event[:-1] + b',"user":{"deviceId":"d"}}']

@@ -52,7 +52,10 @@ def set_columns(update: exp.Update) -> Assigned:
 
 
 def rows_of(source: exp.Expr | None) -> Iterator[list[exp.Expr]]:
-    """Yield the expressions of each row of VALUES or, for a query, of each SELECT up to the first star (`*`)."""
+    """Yield the expressions of each row of VALUES or, for a query, of each SELECT.
+
+    A SELECT's expressions after a star (`*`) are omitted, because their positions are unknown.
+    """
     if isinstance(source, exp.Values):
         yield from (row.expressions for row in source.expressions)
     elif isinstance(source, exp.SetOperation):

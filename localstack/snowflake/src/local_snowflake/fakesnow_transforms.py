@@ -122,8 +122,8 @@ def next_value(node: exp.Expr) -> exp.Expr:
 
 
 def comment_on_table(statement: exp.Expr, cursor: FakeSnowflakeCursor) -> exp.Expr:
-    """Record a table's comment. fakesnow stores a NULL comment as 'None', fails on quotes, and keeps the
-    comment of a table that has been replaced.
+    """Record a table's comment correctly. fakesnow's own transform stores NULL as 'None', fails on quotes, and keeps
+    the comment of a table that has been replaced.
     """
     made = transforms.extract_comment_on_table(statement)
     table, comment = made.args.get("table_comment") or (None, None)

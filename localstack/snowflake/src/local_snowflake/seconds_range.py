@@ -1,4 +1,4 @@
-"""The time that a notification takes from the queue to the pipe."""
+"""The simulated latency of a notification between the queue and the pipe, in seconds or as a range of seconds."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,7 @@
 """The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
 
-An option that has an effect in Snowflake but none here is refused with an error that names it.
+An option is accepted if it is implemented or does not affect the results of queries. Any other option is refused with
+an error that names it.
 """
 
 import re
@@ -29,7 +30,7 @@ IDENTITY = (exp.AutoIncrementColumnConstraint, exp.GeneratedAsIdentityColumnCons
 
 
 def refuse_options(create: exp.Create) -> None:
-    """Raise an error for an option or a column constraint that would have no effect here."""
+    """Raise an error that names the first option or column constraint that is not accepted."""
     if create.kind not in ("TABLE", "VIEW", "SEQUENCE"):
         return
     properties = create.args.get("properties")

@@ -38,9 +38,7 @@ def unreachable_s3() -> Refusal:
         pytest.param(ValueError("odd"), "other", id="a fault of ours"),
     ],
 )
-def test_source_failure_is_classified_as_unreachable_credentials_or_other(
-    fault: Exception, cause: str
-) -> None:
+def test_cause_of_a_source_failure_is_classified(fault: Exception, cause: str) -> None:
     assert cause_of(fault) == cause
 
 
