@@ -65,6 +65,8 @@ def test_consecutive_visits_within_the_merge_gap_become_one():
     merged, later = history(*flapping).visits
     assert merged == Visit(at(0), "a", at(270), "z", last_seen_at=at(5))
     assert later == Visit(at(391), "later")
+    (reopened,) = history(event("enter", 0, "a"), event("exit", 10, minutes=1.0), event("enter", 20)).visits
+    assert reopened == Visit(at(0), "a")
     assert len(history(*flapping, merge_gap=timedelta(seconds=119)).visits) == 4
 
 

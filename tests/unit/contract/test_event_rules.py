@@ -99,6 +99,7 @@ def test_unknown_types_and_fields_are_not_validated() -> None:
         ({"geofence": "farm"}, [("wrong_type", "geofence")]),
         ({"geofence": {"tag": "farm"}}, [("missing_geofence", "geofence.externalId")]),
         ({"geofence": {"tag": "", "externalId": "x"}}, [("field_length", "geofence.tag")]),
+        ({"geofence": {"tag": "x", "externalId": "日" * 86}}, [("field_length", "geofence.externalId")]),
         ({"confidence": 4}, [("out_of_range", "confidence")]),
         ({"confidence": True}, [("wrong_type", "confidence")]),
         ({"confidence": 2.5}, [("wrong_type", "confidence")]),
