@@ -18,7 +18,10 @@ class KinesisStream:
     name: str
 
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """Make one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
+        """Make one PutRecords call; return the records that failed, because of throttling or an internal error.
+
+        Raises RetryableError or PermanentError if the call fails.
+        """
         entries = [{"Data": record.data, "PartitionKey": record.partition_key} for record in records]
         answer = self.kinesis.send("PutRecords", {"StreamName": self.name, "Records": entries})
         # PutRecords returns 200 even if single records were throttled, and lists the results in request order.

@@ -41,12 +41,12 @@ class Table:
         return found, failures
 
     def put_version(self, item: Item, expected: int | None) -> bool:
-        """Put the item if the stored `version` is `expected` (None: if no item is stored). Otherwise return False."""
+        """Put the item and return True if the stored `version` is `expected` (None: no item), otherwise False."""
         condition = "attribute_not_exists(pk)" if expected is None else "version = :v"
         return self._put_if(item, condition, expected)
 
     def put_newer(self, item: Item) -> bool:
-        """Put the item unless the stored item's `version` is the same or higher. In that case return False."""
+        """Put the item and return True, unless the stored `version` is the same or higher; then return False."""
         return self._put_if(item, "attribute_not_exists(pk) OR version < :v", int(item["version"]))
 
     def query(self, pk: str, first: str, last: str) -> Iterator[Item]:

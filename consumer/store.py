@@ -101,7 +101,7 @@ class _New(NamedTuple):
 
 @dataclass(slots=True)
 class _Job:
-    """The events of one pair that are still to be added, and its log. One change adds at most `at_once` events."""
+    """One pair's log, and the events that are still to be added to it. One change adds at most `at_once` events."""
 
     pair: Pair
     waiting: list[GeofenceEvent]

@@ -19,7 +19,7 @@ PATTERN = f"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[Tt ]{_HOUR}:{_SIXTIETH}(?::{_SIXTIE
 _is_instant = re.compile(_DATE_AND_TIME + _OFFSET).fullmatch  # fromisoformat checks the ranges
 
 _REJECTED_FORMS = [
-    (r"[-+]?[0-9]{9,}([.,][0-9]+)?", "an epoch number"),
+    (r"[-+]?[0-9]{9,}([.,][0-9]+)?", "a Unix timestamp"),
     (r"(?s).*[0-9]\s?[AaPp]\.?[Mm]\b.*", "a 12-hour clock"),
     (_DATE_AND_TIME, "a time without an offset"),
     (r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date without a time"),

@@ -72,7 +72,7 @@ def prefix_of(key: str) -> Prefix | None:
 
 
 def hour_of(key: str) -> datetime | None:
-    """Return the hour in the folder names of a key, or None if there is none. The rest may have any format."""
+    """Return the hour in the folders of an object key (`dt=…/hh=…`), or None. The file name may have any format."""
     found = _FOLDER.match(key)
     try:
         return datetime.fromisoformat(f"{found[1]}T{found[2]}:00Z") if found else None

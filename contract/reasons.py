@@ -78,7 +78,11 @@ _FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
 _TIME = (
-    _Rule(lambda x: not _is_number(x), "wrong_type", "be a string; this is a number, such as an epoch"),
+    _Rule(
+        lambda x: not _is_number(x),
+        "wrong_type",
+        "be a string with a time and an offset, not a number such as a Unix timestamp",
+    ),
     *_STRING,
     _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
 )

@@ -99,7 +99,11 @@ def _respond(
 
 
 def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
-    """Return the credential of a request without reading its body. Raises Refused (401) or RetryableError."""
+    """Return the kind of a request's credential, and the device and user that a token names.
+
+    A token is verified here; a signature is verified later, because that needs the body. Raises Refused (401) or
+    RetryableError.
+    """
     # Gateways and function URLs always add `requestContext`. A direct invocation, which lacks it, needs IAM permission.
     # (Amazon API Gateway Developer Guide: "Lambda proxy integrations in API Gateway".)
     if "requestContext" not in event:

@@ -24,7 +24,10 @@ BACKOFF_CAP_SECONDS = 1.0
 
 class Stream(Protocol):
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-        """Make one PutRecords call; return the throttled records. Raises RetryableError or PermanentError."""
+        """Make one PutRecords call; return the records that failed, because of throttling or an internal error.
+
+        Raises RetryableError or PermanentError if the call fails.
+        """
 
 
 type Clock = Callable[[], float]  # seconds until the invocation times out

@@ -173,7 +173,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
         )
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         answered = isinstance(error, botocore.exceptions.ClientError)
-        others = _there_are(session) if answered else ""
+        others = _deployed_stages(session) if answered else ""
         raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
     warehouse = load(environment_of(stage, environment)).connection
     # The query matches prefixes, so a stage "dev" also finds the names of "dev-app".
@@ -209,7 +209,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     )
 
 
-def _there_are(session: boto3.Session) -> str:
+def _deployed_stages(session: boto3.Session) -> str:
     """Return the end of an error message, which lists this account's stages in this region and the stage `local`.
 
     Return "" if the stages cannot be listed.
