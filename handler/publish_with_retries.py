@@ -1,4 +1,4 @@
-"""Publish geofence events; retry throttled records with backoff and within a time budget.
+"""Publish geofence events; retry failed records with backoff and within a time budget.
 
 All records of a request fit into one PutRecords call: 500 records, 10 MiB. (Amazon Kinesis Data Streams API Reference:
 "PutRecords".) If a call nevertheless exceeds a limit, Kinesis rejects the whole call, which is then split in half.
@@ -50,7 +50,7 @@ def publish(
     pause: Callable[[float], None] = time.sleep,
     rounds: int = MAX_ROUNDS,
 ) -> Published:
-    """Send all records, then resend the throttled ones after pauses, while rounds and time are left."""
+    """Send all records, then resend the failed ones after pauses, while rounds and time are left."""
     outcome = Published(refused=list(records))
     for attempt in range(rounds):
         if not outcome.refused or seconds_left() <= 0:
