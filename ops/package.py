@@ -61,6 +61,7 @@ def install_dependencies(build: str, folder: Path) -> None:
             f"requirements-lambda.txt could not be installed: {' '.join(installed.stderr.split())}"
         )
     shutil.rmtree(folder / "bin", ignore_errors=True)
+    (folder / ".lock").unlink(missing_ok=True)  # uv's
     for service in (folder / "botocore" / "data").iterdir():
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
