@@ -71,7 +71,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> I
     yield url
     process.terminate()
     try:
-        process.wait(120)  # the interpreter's finalization takes 5 to 10 s of CPU time, so longer on a busy machine
+        process.wait(120)  # the interpreter's finalization alone takes 5 to 10 s of CPU time
     finally:
         process.kill()
 
