@@ -230,14 +230,13 @@ class Ingest:
         retry necessary, or None.
         """
         files = list({file.file_name: file for file in files}.values())
-        in_flight = 0 if waiting else len(files)  # a waiting file is already counted, by its row
+        fresh = self._not_loaded(pipe, files)
+        if len(fresh) < len(files):
+            log.info("files_already_in_history", pipe=str(pipe.name), files=len(files) - len(fresh))
+        in_flight = 0 if waiting else len(fresh)  # a waiting file is already counted, by its row
         self._count_in_flight(pipe, in_flight)
         try:
             plan = self.runnable(pipe, draining)
-            known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
-            fresh = [file for file in files if file.file_name not in known]
-            if len(fresh) < len(files):
-                log.info("files_already_in_history", pipe=str(pipe.name), files=len(files) - len(fresh))
             unread: set[StagedFile] = set()
             for batch in in_batches(fresh):
                 read = self.loader.read(plan, batch)
@@ -262,20 +261,20 @@ class Ingest:
         except (NotRunnable, duckdb.Error) as error:
             reason = self.reason_to_wait(pipe, error)
             if waiting:
-                return set(files), None
+                return set(fresh), None
             with self._pending:
-                if left := self._not_loaded(pipe, files):
+                if left := self._not_loaded(pipe, fresh):
                     self.put_waiting(pipe, left)
                 self._count_in_flight(pipe, -in_flight)
                 in_flight = 0
-            log.info("files_waiting", pipe=str(pipe.name), files=len(files), state=reason.state)
+            log.info("files_waiting", pipe=str(pipe.name), files=len(fresh), state=reason.state)
             return set(), None
         finally:
             self._count_in_flight(pipe, -in_flight)
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
-        """Return the files without those that the pipe has loaded, because a notification may arrive again after a
-        pause.
+        """Return the files without those that the pipe has loaded, because a notification may arrive again. If the
+        pipe's statement is invalid, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):

@@ -110,8 +110,10 @@ class LocalProcess:
     @contextmanager
     def days_later(self, days: float) -> Iterator[None]:
         self._set_clock(days)
-        yield
-        self._set_clock(0)
+        try:
+            yield
+        finally:
+            self._set_clock(0)
 
     def _set_clock(self, days_ahead: float) -> None:
         call = HTTPConnection("127.0.0.1", self.port)
