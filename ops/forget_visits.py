@@ -221,8 +221,8 @@ def _without(pair: Pair, items: Sequence[Item], event_ids: Collection[str]) -> _
     unwritten = list(missing_chunks(items))
     chunks |= {chunk.sk: chunk for chunk in unwritten}
     parts: list[Chunk | PairLog] = [*item_layout.in_order(chunks.values()), log]
-    # `base` is the last visit before the oldest stored event. The events of that visit have expired, so if it began
-    # or ended with a removed event, it cannot be computed again.
+    # `base` is the last visit before the oldest stored event. Its own events have expired, so if it
+    # began or ended with a removed event, it cannot be recomputed and is dropped.
     base = None if _is_of(parts[0].base, event_ids) else parts[0].base
     changed, count, new = list[Chunk](), 0, log
     for part in parts:

@@ -173,7 +173,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys in Milkrun's format that are in S3, but not in the log."""
+        """Return the keys of objects that are in S3 although no log line names them (keys in Milkrun's format only)."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]
