@@ -16,7 +16,7 @@ const SPEEDS = [1, 10, 60, 300, 900];
 export function ReplayBar() {
   const open = useSignal(replay.peek() !== null || param("from") !== "");
   const problem = useSignal<Error | null>(null);
-  // A link to a time of a replay shows the same after a restart of the console.
+  // A link contains the time range of its replay, so it still works after the console has restarted.
   useEffect(() => {
     if (!param("from") || !param("to") || replay.peek()) return;
     load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
