@@ -52,7 +52,10 @@ ANYBODY = Speaker("api_key")
 
 
 class Keys:
-    """The provider's public keys by key id. While it cannot be reached, the last fetched keys stay in use."""
+    """The provider's public keys by key id, fetched again after an hour or if a token names an unknown key.
+
+    While the provider cannot be reached, the last fetched keys stay in use.
+    """
 
     def __init__(self, fetch: Callable[[], bytes], clock: Callable[[], float] = time.time) -> None:
         """`fetch` returns a JWK set or raises RetryableError."""
