@@ -1,8 +1,8 @@
 """Write docs/performance.md from performance.template.md and the figures of a run.
 
 `{{handler/naive@100}}` is replaced by that ratio or rate with two decimals, or in the format after a bar
-(`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. The tables of goals and growth
-are generated here.
+(`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. The tables of goals, growth
+and the handler's memory are generated here.
 """
 
 import importlib.metadata
@@ -60,6 +60,16 @@ CEILINGS = (
         for name in ("backfill", "recreate", "validate", "monitor", "reconcile")
     ),
 )
+# The bodies in tests/bench/handler.py, in the words of the page.
+REQUESTS = {
+    "500 events": "500 events of 8 kB",
+    "empty arrays": "63 events full of empty arrays",
+    "small objects": "63 events full of small objects",
+    "one huge event": "one event full of empty arrays",
+    "invalid array": "63 events full of empty arrays, after a `NaN`",
+    "too many events": "1.4 million empty objects",
+    "padding": "500 events of 8 kB, padded with spaces to 4 MiB",
+}
 DBT_PLOT = "![dbt](images/perf-dbt.svg)"
 PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", "isal", "moto", "duckdb")
 
@@ -134,7 +144,10 @@ def grows(k: float) -> str:
 
 
 def memory(known: dict[str, float]) -> str:
-    label = "handler/peak_mib "
-    return ", ".join(
-        f"{name.removeprefix(label)} {v:.0f}" for name, v in known.items() if name.startswith(label)
-    )
+    """Return the table of the handler's peak memory. A figure's name has the response's status in brackets."""
+    rows = [
+        f"| {REQUESTS.get(found[1], found[1])} | {found[2]} | {mib:.0f} |"
+        for name, mib in known.items()
+        if (found := re.fullmatch(r"handler/peak_mib (.+) \((\d+)\)", name))
+    ]
+    return "\n".join(["| body of about 4 MiB | status | MiB |", "|---|---|---|", *rows])

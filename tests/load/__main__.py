@@ -52,12 +52,13 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
     plots.draw(load, IMAGES / "load.svg")
     after = "after the last response"
     drained = f"not all empty {after}" if load.drained_s is None else f"empty {load.drained_s:.0f} s {after}"
-    equal = "equal" if load.reconciled else "**not equal**"
+    complete = "every accepted event was archived and loaded, and every geofence event was consumed"
+    found = f"no difference: {complete}" if load.reconciled else "**differences**"
     tables = {
         "latency": markdown(stack_tables.latencies(load)),
         "memory": markdown(stack_tables.memories(load)),
         "queues": markdown(stack_tables.queues(load))
-        + f"\n\nThe queues were {drained}. The numbers of accepted, archived, loaded and consumed events were {equal}.",
+        + f"\n\nThe queues were {drained}. `milkrun reconcile` found {found}.",
     }
     return load.problems, tables
 

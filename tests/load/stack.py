@@ -40,7 +40,8 @@ def run(settings: Settings, outputs: Outputs, rate: float, steady_s: float, seed
 
 
 def reconciled(settings: Settings, since: datetime) -> bool:
-    """Return whether `milkrun reconcile` finds that all accepted events are archived, loaded and consumed.
+    """Return whether `milkrun reconcile` finds that all accepted events are archived and loaded, and all
+    geofence events are consumed.
 
     It ignores the last minute.
     """

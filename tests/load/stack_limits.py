@@ -47,7 +47,7 @@ class Load:
         return [
             *([f"{undelivered} requests were never delivered"] if undelivered else []),
             *([f"queues were not empty within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
-            *([] if self.reconciled else ["accepted, archived, loaded and consumed events are not equal"]),
+            *([] if self.reconciled else ["`milkrun reconcile` found differences"]),
             *(
                 [f"only {self.steady_samples} memory samples in the steady phase"]
                 if self.steady_samples < MIN_SAMPLES
