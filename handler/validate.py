@@ -145,7 +145,10 @@ def _user_id(value: object) -> object:
 
 
 def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
-    """Truncate the messages, because the parser quotes names of any length. A `code` replaces the reasons' codes."""
+    """Truncate each reason's message, because the parser's messages quote field names of any length.
+
+    If `code` is given, it replaces the code of every reason.
+    """
     return tuple(
         Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
     )

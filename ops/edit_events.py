@@ -46,7 +46,10 @@ class Patch:
         return bool(self.set or self.rename or self.delete or self.map)
 
     def apply(self, event: Mapping[str, object], text: str) -> dict[str, object]:
-        """Return a patched copy of an event. `text` is the event as it was sent, from which `@sha256` derives an id."""
+        """Return a patched copy of an event.
+
+        A value `@sha256` is replaced with an id derived from `text`, the event as it was sent.
+        """
         changed = copy.deepcopy(dict(event))
         for old, new in self.rename.items():
             if (value := _take(changed, old)) is not _MISSING:

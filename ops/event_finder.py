@@ -42,7 +42,7 @@ LOG_REACH = timedelta(minutes=10)
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 type Details = dict[str, Any]
-"""Facts about a step, for the output."""
+"""Details of a step, such as its object key, that the output shows."""
 
 
 @dataclass(frozen=True, slots=True)

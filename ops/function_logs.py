@@ -70,7 +70,7 @@ def log_lines(
 
 
 def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
-    """Return the retention period of a function's log in days; None means that the log never expires."""
+    """Return the retention period of a function's log in days; None if the log never expires or does not exist."""
     name = f"/aws/lambda/milkrun-{stage}-{function}"
     groups = outputs.aws("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]
     return next((group.get("retentionInDays") for group in groups if group["logGroupName"] == name), None)

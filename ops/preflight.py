@@ -240,7 +240,8 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     yield from _user("snowflakeUserArn", reads)
     if not reads:
         detail = (
-            "Snowflake may not read the archive yet: follow docs/deploy.md, Snowflake, after this deployment"
+            "Snowflake is not allowed to read the archive yet: follow docs/deploy.md, Snowflake, after this "
+            "deployment"
         )
         yield Finding("warns", "snowflake_not_trusted", "snowflakeUserArn", detail)
     statements = [
@@ -253,7 +254,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     yield from _user("snowflakeSnsUserArn", subscribes)
     if not subscribes:
         detail = (
-            "Snowflake may not subscribe to the topic"
+            "the topic's policy does not allow Snowflake to subscribe"
             + (", and a stage that allowed it before loses the permission" if reads else " yet")
             + ": set the value that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
         )

@@ -22,7 +22,7 @@ def labelled(line: bytes, event: Mapping[str, object], label: str) -> bytes:
 
 
 class Pace:
-    """Limits the average number of records per second over a whole replay."""
+    """A rate limiter, shared by all calls of a replay. After a pause, it catches up on at most one second's records."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -34,7 +34,10 @@ class Pace:
 
 
 def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
-    """Send records at the rate of `pace`; return their number. Raises Refusal if the stream keeps throttling."""
+    """Send records at the rate of `pace`; return their number.
+
+    Raises Refusal if the stream keeps throttling or rejects a record as malformed.
+    """
     count = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))

@@ -149,8 +149,8 @@ def time_option(help_: str, *names: str) -> Any:
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 
-FIRST_HOUR = "First hour to include, by the time at which the events were received."
-LAST_HOUR = "Last hour to include, by the time at which the events were received."
+FIRST_HOUR = "First hour to include (time of receipt)."
+LAST_HOUR = "Last hour to include (time of receipt)."
 From = Annotated[datetime, time_option(FIRST_HOUR, "--from")]
 To = Annotated[datetime, time_option(LAST_HOUR, "--to")]
 

@@ -79,10 +79,10 @@ def competing_enters(
     exclusive_tags: Collection[str],
     rule: Callable[[], Rule],
 ) -> list[GeofenceEvent]:
-    """Return the enter events of a device at exclusive places since the beginning of its first open visit there.
+    """Return a device's enter events at exclusive places, from the start of its earliest open visit at such a place.
 
-    If the device has been at only one exclusive place since then, return [] without reading the events or the
-    visit rule.
+    Events below the rule's minimum confidence are omitted. If the device has been at only one exclusive place
+    since then, return [] without reading the events or the visit rule.
     """
     visits = [
         row for row in visits_of_device(dynamodb, table, device) if row["geofence_tag"] in exclusive_tags

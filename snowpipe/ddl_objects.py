@@ -29,7 +29,7 @@ class Object:
     """The name of the DDL file."""
     properties: dict[str, Value] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
-    """For a table, the type and NOT NULL of each column, by column name."""
+    """For a table, each column's type and nullability (such as `NUMBER NOT NULL`), by column name."""
     body: str = ""
     """The query of a view, or the COPY statement of a pipe."""
     managed: bool = False

@@ -17,7 +17,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
-BY_HAND = "manually, because the table's data depends on it"
+BY_HAND = "change the table manually, because the change may affect its data"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
 """Properties that are not compared. An integration of another kind must be dropped and created again."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}

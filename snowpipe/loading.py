@@ -101,7 +101,7 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
 def refresh_pipe(
     warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
 ) -> list[str]:
-    """Run REFRESH, which queues the files of the last 7 days missing from the load history; return the queued keys."""
+    """Run REFRESH, which queues files of the last 7 days that are not in the load history. Return the queued keys."""
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
         options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"

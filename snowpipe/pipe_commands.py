@@ -147,7 +147,7 @@ def backfill(
         typer.Option(
             "--from",
             metavar="TIME",
-            help="First hour to include, by the time at which the events were received.",
+            help="First hour to include (time of receipt).",
         ),
     ],
     end: Annotated[
@@ -155,7 +155,7 @@ def backfill(
         typer.Option(
             "--to",
             metavar="TIME",
-            help="Last hour to include, by the time at which the events were received.",
+            help="Last hour to include (time of receipt).",
         ),
     ] = "now",
     outputs: Outputs = None,

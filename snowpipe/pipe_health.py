@@ -14,7 +14,7 @@ LOAD_DELAY = timedelta(minutes=5)
 _STATES: Mapping[str, str] = {
     "STOPPED_CLONED": "a clone of another database's pipe: recreate it",
     "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
-    "STOPPED_STAGE_ALTERED": "the location of its stage has changed: recreate",
+    "STOPPED_STAGE_ALTERED": "its stage's location has changed: recreate the pipe",
     "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: apply, then recreate",
     "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
     "STOPPED_MISSING_PIPE": "the pipe does not exist: apply",

@@ -91,7 +91,10 @@ def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
 
 
 def server_time(warehouse: Warehouse) -> datetime:
-    """Return the current time by Snowflake's clock, which determines Snowflake's limits of 7 and 14 days."""
+    """Return Snowflake's current time.
+
+    Snowflake measures by its own clock how far REFRESH (7 days) and COPY_HISTORY (14 days) reach back.
+    """
     (row,) = warehouse.query("SELECT CURRENT_TIMESTAMP() AS NOW")
     now: datetime = row["now"]
     return now.astimezone(UTC)

@@ -116,10 +116,10 @@ def _ping(event: Schema) -> Schema:
     fields = event["properties"]
     return {
         "type": "object",
-        "description": "A position without a crossing, as SDKs send it, without `_id`, `type` and `createdAt`. "
-        f"It is stored with `type` = `{PING_TYPE}`, `createdAt` = `updatedAt`, and as its `_id` the first "
-        f"{ID_DIGITS} hex digits of the SHA-256 of its text without insignificant whitespace. Pings are not "
-        "published.",
+        "description": "A position that is not a geofence event. SDKs send it without `_id`, `type` and "
+        f"`createdAt`. It is stored with `type` = `{PING_TYPE}` and `createdAt` = `updatedAt`. Its `_id` is the "
+        f"first {ID_DIGITS} hex digits of the SHA-256 of its text without insignificant whitespace. It is not "
+        "published to the stream.",
         "required": ["deviceId", "latitude", "longitude", "updatedAt"],
         "properties": {
             "deviceId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},

@@ -1,6 +1,4 @@
-"""Compare the stores with the code of `milkrun reconcile`, at intervals and on request, and show the result on
-the page.
-"""
+"""Run the comparison of `milkrun reconcile` at intervals and on request, and show its result on the page."""
 
 import threading
 import time

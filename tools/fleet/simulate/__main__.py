@@ -54,7 +54,9 @@ def command(
     plots: Annotated[
         Path | None,
         typer.Option(
-            parser=_folder, metavar="FOLDER", help="Existing folder for diagrams (SVG), one per service."
+            parser=_folder,
+            metavar="FOLDER",
+            help="Write one SVG diagram per service into this folder, which must exist.",
         ),
     ] = None,
     as_json: terminal.AsJson = False,
