@@ -96,7 +96,7 @@ QUERIES = {
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(sent=st.lists(events(), min_size=1, max_size=40))
-def test_sqlite_and_the_warehouse_read_any_text_and_number_alike(
+def test_sqlite_and_the_warehouse_return_the_same_result_for_any_text_or_number(
     stage: Stage, tmp_path: Path, sent: list[dict[str, object]]
 ) -> None:
     # Snowpipe loads each key once. The first event makes the object of each example new.

@@ -125,7 +125,7 @@ def test_stream_matches_the_occupancy_rule_and_its_windows_match_the_beam_job(
 def test_objects_not_written_by_the_handler_do_not_stop_the_stream(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    """The objects are a repaired copy with an operator's own key, and an empty upload."""
+    """The objects are a copy whose key an operator chose (`repaired.ndjson.gz`) and an empty file."""
     events = morning(3, trucks=3)
     keys = landed(tmp_path, events)
     by_hand = (tmp_path / keys[0]).with_name("repaired.ndjson.gz")

@@ -252,7 +252,7 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     st.sets(st.integers(0, 12)),
     SIZES,
 )
-def test_no_notification_is_lost_when_a_shard_moves_between_killed_workers(
+def test_no_notification_is_lost_when_workers_of_a_moved_shard_are_killed_and_restarted(
     batches, seed, deaths, failures, sizes
 ):
     with small(sizes):
@@ -260,7 +260,10 @@ def test_no_notification_is_lost_when_a_shard_moves_between_killed_workers(
 
 
 def check_shard_that_moves(batches, seed, deaths, failures):
-    """Two workers read the shard from its checkpoint, because the first one continues after losing its lease."""
+    """Check that two workers that read one shard at the same time lose no notification.
+
+    This happens when a worker continues after losing its lease.
+    """
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))
     published = iter(range(10**9))

@@ -19,7 +19,10 @@ TRIP = {"_id": "a", "type": "t", "createdAt": "2026-11-16T08:00:00Z", "deviceId"
 
 
 def refusal(scheme: str, headers: dict[str, str]) -> str:
-    """Return the code with which `verify` refuses a request with these headers, or "" if it accepts the request."""
+    """Return the error code if `verify` refuses these headers, otherwise "".
+
+    The status precedes the code unless it is 403.
+    """
     try:
         verify(scheme, headers, lambda: BODY, lambda: SECRETS, NOW)
     except Refused as refused:
