@@ -11,7 +11,7 @@ from consumer.store import Added, Arrival, Counts, Store
 from consumer.visits import Pair, pair_of
 from contract.event_limits import MAX_AGE
 from contract.events import GeofenceEvent, InvalidEvent, Reason
-from contract.geofence_kinds import GEOFENCE_KINDS, Kind
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 
 # One batch read returns at most 100 logs.
 PAIRS_AT_ONCE = 100

@@ -12,7 +12,7 @@ from typing import Any
 
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent, Reason
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from contract.invocation import LambdaEvent
 
 MAX_AHEAD = timedelta(hours=24)

@@ -29,7 +29,7 @@ import msgspec
 from msgspec.structs import replace
 
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 
 Content = tuple[datetime, str, float, int]
 Order = tuple[datetime, int, str]

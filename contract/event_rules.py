@@ -12,7 +12,7 @@ import msgspec
 
 from contract.event_limits import MAX_DURATION_MINUTES, MAX_ID_BYTES, MAX_ID_CHARS
 from contract.events import Fence, GeofenceEvent, InvalidEvent, Owned, invalid
-from contract.geofence_kinds import GEOFENCE_KINDS, Kind
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from contract.instants import PATTERN, instant
 from contract.strict_json import parse_json
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):

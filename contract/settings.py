@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Self
 
 import msgspec
 
-from contract.geofence_kinds import GEOFENCE_KINDS, Kind
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from contract.logs import LoggableError
 from contract.metrics import Wanted
 

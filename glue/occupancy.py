@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 
 SECOND_US = 1_000_000
 _RANK = {"enter": 0, "dwell": 1, "exit": 2}

@@ -21,7 +21,7 @@ IMPORTED = (
     "contract/event_limits.py",
     "contract/event_rules.py",
     "contract/events.py",
-    "contract/geofence_kinds.py",
+    "contract/geofence_event_types.py",
     "contract/instants.py",
     "contract/objects.py",
     "contract/reasons.py",

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from consumer.visits import DEFAULT_RULE
 from contract.event_limits import MAX_CONTENTS_PER_EVENT
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql

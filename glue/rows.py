@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent, Owned
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.instants import fault_at_receipt, instant
 from contract.objects import hour_of
 from glue.archive import HOUR, Lines, Stored

@@ -10,7 +10,7 @@ import msgspec
 from contract import event_limits
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Owned, Reason, invalid
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from contract.objects import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json

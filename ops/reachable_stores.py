@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from cli.command_errors import one_line
 from cli.deadline import NoAnswerError, within
 from cli.refusal import Refusal
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from ops import terminal
 from ops.outputs import Client, Outputs
 from ops.read_stores import geofence_kinds

@@ -11,7 +11,7 @@ from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
 from consumer.visits import Pair, Rule, Visit
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from contract.ndjson import lines_in
 from contract.objects import hour_folder, lines_of, object_name
 from handler.settings import Settings

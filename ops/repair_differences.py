@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aws.stream import KinesisStream
 from cli.refusal import Refusal
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from ops.object_sets import MEANINGS, MENDABLE, Difference
 from ops.outputs import Outputs
 from ops.replay import lines_again

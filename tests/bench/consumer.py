@@ -21,7 +21,7 @@ from consumer.event_bus import EventBus
 from consumer.records import records_of
 from consumer.store import Store
 from consumer.visits import Rule
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from tests.bench import figures
 from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, progress

@@ -14,7 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from tests.bench import consumer, figures, handler
 from tests.bench.fake_aws import Aws, Inline
 from tests.bench.figures import Figures, Points, progress

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from consumer.consume import consume
 from consumer.records import records_of
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.strict_json import parse_json
 from tests.bench import consumer, figures
 from tests.bench.fake_aws import Aws, Inline

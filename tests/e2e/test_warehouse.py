@@ -21,7 +21,7 @@ import pytest
 from consumer.visits import visits_of
 from contract.event_rules import check, geofence_event
 from contract.events import GeofenceEvent
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from local_snowflake.testing import Aws, LocalProcess, eventually

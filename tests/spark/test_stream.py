@@ -20,7 +20,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from contract.objects import lines_of
 from glue.archive import Folder, objects_of
 from glue.beam import main as beam_main

@@ -13,7 +13,7 @@ import msgspec
 
 from consumer import keys
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import GEOFENCE_KINDS, Kind
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from contract.instants import instant
 from ops.read_stores import readable_lines
 

@@ -13,7 +13,7 @@ from typing import IO, cast
 
 from cli.refusal import Refusal
 from contract.event_rules import geofence_event
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.ndjson import lines_in
 from handler.parse_body import Parts
 from handler.request_limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES

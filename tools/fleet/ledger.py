@@ -16,7 +16,7 @@ from typing import Literal, Self, cast
 from consumer.visits import Pair, visits_of
 from contract.event_limits import MAX_AGE
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from ops.read_stores import Stay, stay
 from tools.fleet.client import Delivery, count_in, rejects_in
 from tools.fleet.event_file import TOO_LARGE

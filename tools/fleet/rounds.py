@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from tools.fleet.plan import Plan
 
 type Form = Literal["array", "envelope", "ndjson"]

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 
 START = datetime(2026, 11, 16, 8, tzinfo=UTC)
 TYPES: dict[Kind, str] = {

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from contract.event_rules import check
 from contract.events import InvalidEvent, Reason
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.reasons import reasons_of
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.contract.test_event_rules import ENTER, TRIP

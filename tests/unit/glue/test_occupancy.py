@@ -6,7 +6,7 @@ from typing import get_args
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from glue.occupancy import SECOND_US, Crossing, Found, State, Times, advance, crossing, loads, next_timeout
 
 MINUTE = 60 * SECOND_US

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hypothesis import strategies as st
 
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.instants import PATTERN
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 

@@ -24,7 +24,7 @@ from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.visits import Pair, Rule, pair_of, visits_of
 from contract.event_rules import geofence_event
 from contract.events import Fence, Reason
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import quarantine_line
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale

@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.deadline import NoAnswerError
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
 from ops import reachable_stores
 from ops.outputs import ROOT

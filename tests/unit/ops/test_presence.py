@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from consumer.visits import Rule, counting_events, order_of, pair_of, visits_of
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.instants import instant
 from ops.presence import EXCLUSIVE_TAGS, presence
 from tests.unit.consumer.strategies import START, World, event, events

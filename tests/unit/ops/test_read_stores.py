@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from consumer.visits import Rule
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from ops.read_stores import StreamRecord, event_ids_among, geofence_kinds, latest_mart_visits, rule
 from snowpipe.warehouse import Row
 

@@ -20,7 +20,7 @@ from aws.table import dumped
 from consumer.item_layout import PairLog, log_item
 from consumer.visits import Pair, Rule
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import ObjectName, lines_object
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
 from ops.outputs import ROOT, Client

@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from cli.refusal import Refusal
 from contract.events import Reason
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object
 from handler.parse_body import parse_body
 from handler.receipt import errors_of

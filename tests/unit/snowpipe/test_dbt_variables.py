@@ -12,7 +12,7 @@ from contract.event_limits import (
     MAX_CONTENTS_PER_EVENT,
     MAX_DURATION_MINUTES,
 )
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 
 PROJECT = Path(__file__).parents[3] / "snowpipe/dbt/dbt_project.yml"
 

@@ -13,7 +13,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object, metadata
 from ops.object_sets import ObjectSets
 from ops.outputs import Outputs

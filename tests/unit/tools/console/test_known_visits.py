@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from consumer import notifications, visit_diff, visit_fields
 from consumer.visits import Pair, Rule, Visit, visits_of
 from contract.events import Fence, GeofenceEvent
-from contract.geofence_kinds import Kind
+from contract.geofence_event_types import Kind
 from tools.console import known_visits
 from tools.console.known_visits import KnownVisits
 

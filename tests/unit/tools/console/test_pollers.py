@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from cli.refusal import Refusal
 from consumer.visits import Rule
 from contract import logs
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name
 from ops.outputs import Outputs
 from ops.polling import until

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import islice, pairwise
 
 from contract.event_rules import geofence_event
-from contract.geofence_kinds import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet.phones import Post, endless, posts
