@@ -14,7 +14,7 @@ from aws.access import Access
 from aws.credentials import FixedCredentials, session_credentials
 from cli.environment import LOOPBACK
 from cli.refusal import Refusal
-from ops.presence import EXCLUSIVE_TAGS
+from ops.presence_rule import EXCLUSIVE_TAGS
 from snowpipe.emulator import NO_PROXIES, emulator_session
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load

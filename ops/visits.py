@@ -1,4 +1,4 @@
-"""`milkrun visits`: list the visits of a device, or the devices that are at a fence now (`ops/presence.py`)."""
+"""`milkrun visits`: list the visits of a device, or the devices that are at a fence now (`ops/presence_rule.py`)."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
 from ops.outputs import Client
-from ops.presence import contradictions
+from ops.presence_rule import contradictions
 from ops.reachable_stores import require
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def contradictions_of_device(
     exclusive_tags: Collection[str],
     rule: Callable[[], Rule],
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return the enter events that contradict a device's open visits, by (device, fence) pair (`ops/presence.py`)."""
+    """Return a device's enter events that contradict open visits, by (device, fence) pair (`ops/presence_rule.py`)."""
     return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
 
 

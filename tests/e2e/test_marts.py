@@ -23,13 +23,13 @@ from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent
 from local_snowflake.testing import eventually
 from ops.daily_report import report
-from ops.presence import Presence, presence
+from ops.presence_rule import Presence, presence
 from ops.status_checks import staging
 from snowpipe.settings import Settings
 from snowpipe.warehouse import Snowflake, connect
 from tests.bench.dbt import make_tables, warehouse
 from tests.model_runs import Dbt
-from tests.unit.ops.test_presence import ROUNDS, delivery_rounds
+from tests.unit.ops.test_presence_rule import ROUNDS, delivery_rounds
 
 pytestmark = pytest.mark.slow  # each test runs dbt several times
 START = datetime(2026, 3, 1, tzinfo=UTC)

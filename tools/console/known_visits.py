@@ -11,7 +11,7 @@ import msgspec
 from consumer import keys, visit_fields
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent
-from ops.presence import EXCLUSIVE_TAGS
+from ops.presence_rule import EXCLUSIVE_TAGS
 from tools.console import parse_object
 from tools.console.presence_index import PresenceIndex
 

@@ -1,6 +1,6 @@
 """The known enter events at exclusive places, and the open visits that these events contradict.
 
-The rule is in `ops/presence.py`. Enter events come from visits (the first enter event of each), from archived
+The rule is in `ops/presence_rule.py`. Enter events come from visits (the first enter event of each), from archived
 events and, if there is a contradiction, from the visits table, which also contains the later enter events of
 merged visits.
 """
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from consumer.visits import Pair, content_of
 from contract.events import Fence, GeofenceEvent
-from ops.presence import EXCLUSIVE_TAGS, contradictions, position_of
+from ops.presence_rule import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
 """The maximum number of enter events per device. Only the last one at each place, and the one after it, matter."""

@@ -8,7 +8,7 @@ from itertools import batched
 from consumer import keys
 from consumer.visits import Rule, visits_of
 from contract.geofence_event_types import Kind
-from ops.presence import EXCLUSIVE_TAGS, presence
+from ops.presence_rule import EXCLUSIVE_TAGS, presence
 from snowpipe.archive import Archive, Object
 from tools.console import known_visits, parse_object
 from tools.console.known_visits import VisitRow

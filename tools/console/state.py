@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ops.presence import EXCLUSIVE_TAGS
+from ops.presence_rule import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place, PlaceRow
 from tools.console.health import Sources

@@ -14,8 +14,8 @@ from consumer import main
 from consumer.visits import Rule, visits_of
 from contract.events import Fence
 from ops import move_visits, quarantine, read_stores, visits
-from ops.presence import EXCLUSIVE_TAGS, presence
-from tests.unit.ops.test_presence import delivery_rounds
+from ops.presence_rule import EXCLUSIVE_TAGS, presence
+from tests.unit.ops.test_presence_rule import delivery_rounds
 from tools.milkrun import app
 
 from .strategies import START, as_json, batch_of, event

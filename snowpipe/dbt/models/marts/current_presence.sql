@@ -1,4 +1,4 @@
--- The rule is that of ops/presence.py; tests/e2e/test_marts.py compares both on the same sets of events.
+-- The rule is that of ops/presence_rule.py; tests/e2e/test_marts.py compares both on the same sets of events.
 {{ config(materialized='view') }}
 
 WITH open_visits AS (

@@ -22,7 +22,7 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name
 from ops.outputs import Outputs
 from ops.polling import until
-from ops.presence import EXCLUSIVE_TAGS
+from ops.presence_rule import EXCLUSIVE_TAGS
 from snowpipe.archive import Object
 from snowpipe.warehouse import MissingObject
 from tests.unit.ops.test_outputs import FILE

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from consumer import keys, visit_fields
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
-from ops.presence import presence
+from ops.presence_rule import presence
 from tests.unit.consumer.strategies import World, event, events
-from tests.unit.ops.test_presence import delivery_rounds
+from tests.unit.ops.test_presence_rule import delivery_rounds
 from tools.console.known_visits import KnownVisits
 
 FARM, FARM_2, PLANT, REGION = (

@@ -15,7 +15,7 @@ from consumer.visits import Rule, counting_events, order_of, pair_of, visits_of
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.instants import instant
-from ops.presence import EXCLUSIVE_TAGS, presence
+from ops.presence_rule import EXCLUSIVE_TAGS, presence
 from tests.unit.consumer.strategies import START, World, event, events
 
 ROUNDS = Path(__file__).resolve().parents[4] / "shared/data/delivery-rounds.ndjson.gz"
