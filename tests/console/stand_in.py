@@ -27,7 +27,7 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import presence
 from tools.console.request_guard import HEADERS, policy
 from tools.fleet.phones import posts
-from tools.fleet.plan import Plan
+from tools.fleet.traffic_settings import Plan
 
 type Json = dict[str, Any]
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

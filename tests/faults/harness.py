@@ -14,8 +14,8 @@ from tests.faults.faulty_stack import FaultyStack, wait_for
 from tests.faults.phones import Exchange, Phones
 from tests.faults.proxy import Rule
 from tools.fleet.phones import Post, posts
-from tools.fleet.plan import Plan
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_settings import Plan
 
 # Seconds without progress after which a promise counts as broken
 NO_PROGRESS_S = 75.0

@@ -34,7 +34,7 @@ from tests.faults.harness import contradicted, converged
 from tests.faults.inprocess import Snowflake, moto, pipeline
 from tests.faults.proxy import Fault, Proxy, Rule
 from tools.fleet.phones import posts
-from tools.fleet.plan import Plan
+from tools.fleet.traffic_settings import Plan
 
 type Bug = Callable[[], AbstractContextManager[object]]
 type Faults = Callable[[], Sequence[Rule]]

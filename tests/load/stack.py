@@ -15,8 +15,8 @@ from tests.load.stack_limits import DRAIN_S, Load, leaks_of
 from tests.load.watch import Watch
 from tools.fleet import phones
 from tools.fleet.client import Client
-from tools.fleet.plan import Plan
 from tools.fleet.send import new_run_id
+from tools.fleet.traffic_settings import Plan
 from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]

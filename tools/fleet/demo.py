@@ -33,9 +33,9 @@ from tools.fleet.event_file import judged, posts_of_file, read_lines
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
-from tools.fleet.plan import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
 from tools.fleet.row_latency import Watch
 from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
+from tools.fleet.traffic_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack

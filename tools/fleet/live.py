@@ -15,9 +15,9 @@ from uuid import uuid4
 from contract.events import Fence
 from tools.fleet.client import Delivery
 from tools.fleet.phones import Post
-from tools.fleet.plan import Plan
 from tools.fleet.rounds import SPEED_KMH, Place, Planned, places
 from tools.fleet.send import Tally
+from tools.fleet.traffic_settings import Plan
 
 TICK_SECONDS = 3.0
 # Trucks are twelve times as fast as real ones, so that their movement is visible. The events have the actual time.

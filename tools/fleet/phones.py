@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from tools.fleet.plan import Plan
 from tools.fleet.rounds import (
     Form,
     Json,
@@ -24,6 +23,7 @@ from tools.fleet.rounds import (
     truck_of,
     written,
 )
+from tools.fleet.traffic_settings import Plan
 
 
 @dataclass(frozen=True, slots=True)

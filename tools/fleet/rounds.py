@@ -15,7 +15,7 @@ from typing import Literal
 
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
-from tools.fleet.plan import Plan
+from tools.fleet.traffic_settings import Plan
 
 type Form = Literal["array", "envelope", "ndjson"]
 type Json = dict[str, object]

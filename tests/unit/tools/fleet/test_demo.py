@@ -26,7 +26,7 @@ from tools.fleet.demo import Demo
 from tools.fleet.event_file import TOO_LARGE, judged, posts_of_file
 from tools.fleet.ledger import Ledger
 from tools.fleet.phones import posts
-from tools.fleet.plan import Plan
+from tools.fleet.traffic_settings import Plan
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC), trucks=1, invalid=0)
 

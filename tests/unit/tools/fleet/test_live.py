@@ -16,8 +16,8 @@ from tools.fleet import live
 from tools.fleet.client import Delivery
 from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
 from tools.fleet.phones import Post
-from tools.fleet.plan import Plan
 from tools.fleet.send import Tally
+from tools.fleet.traffic_settings import Plan
 from tools.milkrun import app
 
 BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)

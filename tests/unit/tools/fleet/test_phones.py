@@ -14,8 +14,8 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet.phones import Post, endless, posts
-from tools.fleet.plan import Plan
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_settings import Plan
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
 MORNING = list(posts(PLAN))
