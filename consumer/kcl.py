@@ -36,8 +36,8 @@ import structlog
 
 from aws.access import Access
 from aws.retry import jitter
+from consumer.batch_log import report
 from consumer.consume import Outcome, consume
-from consumer.log_lines import report
 from consumer.ports import ports_of
 from consumer.records import Record
 from consumer.settings import Settings

@@ -4,9 +4,9 @@ import os
 from functools import cache
 
 from aws.access import Access
+from consumer.batch_log import report
 from consumer.consume import Ports
 from consumer.consume import consume as consume_records
-from consumer.log_lines import report
 from consumer.ports import ports_of
 from consumer.records import records_of
 from consumer.settings import Settings

@@ -24,8 +24,8 @@ from handler.http import Answer, Refused, Request, Unreadable, answer, problem, 
 from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
-from handler.log_lines import DeviceCounts, facts_of, report, report_failure, report_refusal
 from handler.parse_body import parse_body
+from handler.request_log import DeviceCounts, facts_of, report, report_failure, report_refusal
 from handler.settings import Settings
 from handler.signature import Secrets, verify
 from handler.validate import Batch, unreadable, validate

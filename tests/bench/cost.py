@@ -25,8 +25,8 @@ import yaml
 
 from aws.credentials import FixedCredentials
 from aws.json_client import JsonClient
+from consumer.batch_log import report
 from consumer.consume import consume
-from consumer.log_lines import report
 from consumer.records import records_of
 from contract import logs
 from contract.metrics import with_metrics

@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from consumer import log_lines, main
+from consumer import batch_log, main
 from consumer.visits import Pair, visits_of
 from contract.events import Fence
 from ops import read_stores
@@ -31,7 +31,7 @@ class Context:
 
 def consume(*datas: bytes | str, first: int = 1, stream: str = "geofence"):
     main.app_of.cache_clear()
-    log_lines.log = structlog.get_logger()  # its first use binds it to the current standard output
+    batch_log.log = structlog.get_logger()  # its first use binds it to the current standard output
     return main.consume(batch_of(datas, first=first, stream=stream), Context())
 
 
@@ -118,7 +118,7 @@ print([m for m in ('boto3', 'botocore', 'google.protobuf') if m in sys.modules])
 WORKER = """
 import json, os, sys
 from concurrent.futures import ThreadPoolExecutor
-from consumer import log_lines, main
+from consumer import main
 batches = json.load(sys.stdin)
 class Context:
     aws_request_id = "w"

@@ -7,7 +7,7 @@ import pytest
 
 from contract.settings import SettingsError
 from handler import main
-from handler.log_lines import DeviceCounts
+from handler.request_log import DeviceCounts
 from handler.settings import Settings
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import RECEIVED_AT, Context, Fault

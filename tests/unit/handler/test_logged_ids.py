@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from aws.errors import PermanentError
+from consumer.batch_log import report
 from consumer.consume import Outcome
-from consumer.log_lines import report
 from consumer.records import Record as StreamRecord
 from consumer.store import RaceLost
 from contract.instants import instant
