@@ -21,9 +21,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.parse_time import parse_time
 from cli.refusal import Refusal
 from ops.outputs import ROOT, NoStackError, Outputs, environment_of
-from ops.times import instant
 
 DAY = timedelta(days=1)
 FULL_TESTS = ("--vars", "full_tests: true")
@@ -228,8 +228,8 @@ def command(
     """Run the jobs and print the result of each step as a line of JSON. dbt's output goes to standard error."""
     now = datetime.now(UTC)
     try:
-        first = instant(start, now) if start else datetime.combine(now - DAY, datetime.min.time(), UTC)
-        night = Night(first, instant(end, now), stage, os.environ)
+        first = parse_time(start, now) if start else datetime.combine(now - DAY, datetime.min.time(), UTC)
+        night = Night(first, parse_time(end, now), stage, os.environ)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     if night.start >= night.end:

@@ -34,9 +34,9 @@ from typer.core import TyperGroup
 from aws.errors import PermanentError, RetryableError
 from cli import command_errors
 from cli.json_numbers import finite
+from cli.parse_time import parse_time
 from cli.printable import SafeConsole, printable
 from ops.outputs import Outputs
-from ops.times import instant
 
 # Results go to stdout, all else to stderr, so that `… --json | jq` gets only results.
 out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
@@ -134,7 +134,7 @@ def fail(problem: str) -> None:
 def time(text: str) -> datetime:
     """Parse an option that is a time: ISO 8601, or a phrase such as `2 hours ago`."""
     try:
-        return instant(text, datetime.now(UTC))
+        return parse_time(text, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -11,8 +11,7 @@ from contract.ndjson import BYTE_ORDER_MARK
 from contract.strict_json import parse_json
 from snowpipe.archive import Archive
 from snowpipe.pipes import HISTORY_REACH, Pipe
-from snowpipe.quoting import quoted
-from snowpipe.times import literal
+from snowpipe.quoting import quoted, timestamp_literal
 from snowpipe.warehouse import Row, Warehouse
 
 # Statuses of a file that is not completely in the table and that no pipe loads again. (Snowflake:
@@ -61,7 +60,7 @@ def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = 
 
 def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
     # A START_TIME before the 14 days is an error, so limit it by Snowflake's own clock, with a margin.
-    start = f"GREATEST({literal(since)}, DATEADD('minute', -{_REACH_MINUTES}, CURRENT_TIMESTAMP()))"
+    start = f"GREATEST({timestamp_literal(since)}, DATEADD('minute', -{_REACH_MINUTES}, CURRENT_TIMESTAMP()))"
     sql = f"""
         SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,
             FIRST_ERROR_LINE_NUMBER, LAST_LOAD_TIME, FILE_SIZE, PIPE_NAME

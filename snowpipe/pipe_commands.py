@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.deadline import NoAnswerError
+from cli.parse_time import parse_time
 from cli.print_rows import show, tell
 from cli.refusal import Refusal
 from contract.objects import metadata
@@ -20,7 +21,6 @@ from snowpipe.pipes import Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.repair import REPAIRED, repaired_object
 from snowpipe.roles import administrator, loader
-from snowpipe.times import instant
 from snowpipe.warehouse import Row, Snowflake
 
 QUEUE_TIMEOUT = timedelta(minutes=10)
@@ -66,7 +66,7 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of files to list per pipe.")] = 1000,
 ) -> None:
     """List Snowflake's attempts to load files, newest first (COPY_HISTORY, which goes back 14 days)."""
-    start = instant(since)
+    start = _time(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
         narrow = Narrow(FAILED if failed else (), limit=limit)
@@ -85,7 +85,7 @@ def validate(
 
     Exit code 1: there are such files.
     """
-    start = instant(since)
+    start = _time(since)
     stage = stage_of(context, outputs)
     with stage.warehouse(loader) as session:
         rows = [
@@ -122,7 +122,7 @@ def refresh(
     Exit code 1: REFRESH cannot queue some files, because they are older than 7 days or were received before the
     pipe was recreated. Load them with `backfill`.
     """
-    start = None if since is None else instant(since)
+    start = None if since is None else _time(since)
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -163,7 +163,7 @@ def backfill(
     pipe: Which = None,
 ) -> None:
     """Load the objects that were received in a range of hours and are not loaded yet."""
-    first, last = instant(start), instant(end)
+    first, last = _time(start), _time(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
     stage = stage_of(context, outputs)
@@ -265,7 +265,7 @@ def resume(
     If a pipe is stale (paused for more than 14 days), or with --since, the files whose notifications have
     expired are loaded as well.
     """
-    start = None if since is None else instant(since)
+    start = None if since is None else _time(since)
     stage = stage_of(context, outputs)
     rows = []
     with stage.warehouse(loader) as session:
@@ -332,3 +332,10 @@ def recreate(
             repaired = recreation.run()
             rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": repaired})
     show(rows, as_json, none="no pipe needs to be recreated; --all recreates every pipe")
+
+
+def _time(text: str) -> datetime:
+    try:
+        return parse_time(text, datetime.now(UTC))
+    except ValueError as error:
+        raise Refusal(str(error)) from None

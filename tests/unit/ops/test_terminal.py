@@ -1,4 +1,4 @@
-"""Test that all commands print values safely, and report an error in one line with exit code 2."""
+"""Test that all commands print values safely and readably, and report an error in one line with exit code 2."""
 
 import io
 import json
@@ -199,3 +199,19 @@ def test_columns_omitted_on_a_narrow_terminal_are_listed(
     printed = text.getvalue()
     assert "truck-01-0a1b2c3d  06:30  ten characters" in printed
     assert "omitted, because the terminal is narrow: key (use --wide or --json)" in printed
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, ""),
+        (datetime(2026, 11, 22, 12, 30, tzinfo=UTC), "2026-11-22T12:30:00.000Z"),
+        ({"a": 1, "b": None}, "a 1, b "),
+        ({}, "none"),
+        (0.25, "0.25"),
+        (1234.5, "1234"),
+        ("x", "x"),
+    ],
+)
+def test_values_are_formatted_for_people(value: object, words: str) -> None:
+    assert terminal.in_words(value) == words

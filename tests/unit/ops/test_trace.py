@@ -1,10 +1,12 @@
-"""Test that `milkrun trace` prints a one-line verdict, and that its exit code says whether the event has arrived."""
+"""Test that `milkrun trace` prints a one-line verdict, that its exit code says whether the event has arrived, and that
+its steps are in order.
+"""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ops.event_finder import Finder, Step, in_order
+from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
 from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, verdict
 from tests.unit.ops.test_terminal import NOWHERE
@@ -71,3 +73,57 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     assert finder.object(KEY) == []
     assert finder.request("r", now, now) == []
     assert in_order([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("events/by-hand.json", True),
+        ("rejected/dt=2026-11-16/hh=08/copy.ndjson.gz", True),
+        ("set-aside/x", True),
+        ("events", False),
+        ("compacted/x.parquet", False),
+        ("a/b", False),
+    ],
+)
+def test_custom_object_keys_are_recognized_as_keys(text: str, expected: bool) -> None:
+    assert is_key(text) is expected
+
+
+def test_trace_orders_steps_by_time_and_puts_steps_without_a_time_after_their_predecessor() -> None:
+    steps = [
+        Step("archived", AT + timedelta(seconds=2)),
+        Step("received", AT + timedelta(seconds=1)),
+        Step("consumed", None),
+        Step("happened", AT),
+        Step("loaded", AT + timedelta(seconds=5)),
+    ]
+    assert [step.what for step in in_order(steps)] == [
+        "happened",
+        "received",
+        "archived",
+        "consumed",
+        "loaded",
+    ]
+    assert [row["lag_s"] for row in lags(in_order(steps))] == [-1, 0, 1, None, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "covered"),
+    [
+        ({"first_sequence_number": "10", "last_sequence_number": "20"}, True),
+        ({"first_sequence_number": "10", "last_sequence_number": "15"}, True),
+        ({"first_sequence_number": "16", "last_sequence_number": "20"}, False),
+        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "16"}, True),
+        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "15"}, False),
+        ({"records": 0}, False),
+    ],
+)
+def test_log_line_of_a_batch_covers_the_sequence_numbers_that_the_batch_processed(
+    line: dict[str, object], covered: bool
+) -> None:
+    assert _covers(line, 15) == covered
+
+
+def test_trace_shows_a_repeated_step_once() -> None:
+    assert len(in_order([Step("archived", AT), Step("archived", AT)])) == 1

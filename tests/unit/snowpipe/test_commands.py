@@ -19,7 +19,6 @@ from snowpipe.pipe_health import triage
 from snowpipe.pipes import Status
 from snowpipe.quoting import quoted
 from snowpipe.settings import load
-from snowpipe.times import instant
 from snowpipe.warehouse import Snowflake
 from tests.unit.snowpipe.warehouse_stage import command
 
@@ -278,12 +277,6 @@ def test_invalid_lines_are_listed_by_number_and_truncated_gzip_is_reported() -> 
     cut = list(bad_lines(gzip.compress(text)[:-9]))
     assert cut[-1].problem == "the gzip is truncated"
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
-
-
-@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
-def test_time_before_year_1_or_after_year_9999_is_refused(text: str) -> None:
-    with pytest.raises(Refusal, match="year"):
-        instant(text)
 
 
 def test_sql_literal_preserves_quotes_and_backslashes() -> None:

@@ -1,4 +1,4 @@
-"""Test functions that many commands share: parsing times, polling, waiting for loaded rows, and formatting values."""
+"""Test polling, and measuring how long objects take to be loaded."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -6,36 +6,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-import pytest
-
 from contract.objects import ObjectName
-from ops.event_finder import Step, _covers, in_order, is_key, lags
 from ops.polling import until
-from ops.terminal import in_words
-from ops.times import instant
 from snowpipe.warehouse import Row
 from tools.fleet.row_latency import Watch
 
 NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        ("2026-11-16T08:00Z", datetime(2026, 11, 16, 8, tzinfo=UTC)),
-        ("2026-11-16T09:00+01:00", datetime(2026, 11, 16, 8, tzinfo=UTC)),
-        ("2026-11-16", datetime(2026, 11, 16, tzinfo=UTC)),
-        ("2 hours ago", NOW - timedelta(hours=2)),
-        ("now", NOW),
-    ],
-)
-def test_time_is_parsed_from_iso_8601_or_a_phrase(text: str, at: datetime) -> None:
-    assert instant(text, NOW) == at
-
-
-def test_invalid_time_raises_value_error() -> None:
-    with pytest.raises(ValueError, match="is not a time"):
-        instant("soonish, perhaps", NOW)
 
 
 def test_polling_ends_when_the_condition_holds() -> None:
@@ -65,21 +41,6 @@ class FakeWarehouse:
     @contextmanager
     def connect(self) -> Iterator["FakeWarehouse"]:
         yield self
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("events/by-hand.json", True),
-        ("rejected/dt=2026-11-16/hh=08/copy.ndjson.gz", True),
-        ("set-aside/x", True),
-        ("events", False),
-        ("compacted/x.parquet", False),
-        ("a/b", False),
-    ],
-)
-def test_custom_object_keys_are_recognized_as_keys(text: str, expected: bool) -> None:
-    assert is_key(text) is expected
 
 
 def name(lines: int, prefix: str = "events") -> str:
@@ -128,58 +89,3 @@ def test_latency_watch_reports_a_failure_of_the_warehouse() -> None:
         watch.expect(name(3), NOW)
         wait_for(watch, 0)
     assert str(watch.fault) == "down"
-
-
-def test_trace_orders_steps_by_time_and_puts_steps_without_a_time_after_their_predecessor() -> None:
-    steps = [
-        Step("archived", NOW + timedelta(seconds=2)),
-        Step("received", NOW + timedelta(seconds=1)),
-        Step("consumed", None),
-        Step("happened", NOW),
-        Step("loaded", NOW + timedelta(seconds=5)),
-    ]
-    assert [step.what for step in in_order(steps)] == [
-        "happened",
-        "received",
-        "archived",
-        "consumed",
-        "loaded",
-    ]
-    assert [row["lag_s"] for row in lags(in_order(steps))] == [-1, 0, 1, None, 4]
-
-
-@pytest.mark.parametrize(
-    ("line", "covered"),
-    [
-        ({"first_sequence_number": "10", "last_sequence_number": "20"}, True),
-        ({"first_sequence_number": "10", "last_sequence_number": "15"}, True),
-        ({"first_sequence_number": "16", "last_sequence_number": "20"}, False),
-        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "16"}, True),
-        ({"first_sequence_number": "10", "last_sequence_number": "20", "stopped_at": "15"}, False),
-        ({"records": 0}, False),
-    ],
-)
-def test_log_line_of_a_batch_covers_the_sequence_numbers_that_the_batch_processed(
-    line: dict[str, object], covered: bool
-) -> None:
-    assert _covers(line, 15) == covered
-
-
-def test_trace_shows_a_repeated_step_once() -> None:
-    assert len(in_order([Step("archived", NOW), Step("archived", NOW)])) == 1
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (None, ""),
-        (NOW, "2026-11-22T12:30:00.000Z"),
-        ({"a": 1, "b": None}, "a 1, b "),
-        ({}, "none"),
-        (0.25, "0.25"),
-        (1234.5, "1234"),
-        ("x", "x"),
-    ],
-)
-def test_values_are_formatted_for_people(value: object, words: str) -> None:
-    assert in_words(value) == words

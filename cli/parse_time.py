@@ -1,11 +1,12 @@
-"""Parse times in ISO 8601, and phrases such as `2 hours ago` and `now`."""
+"""Parse the times that users enter: ISO 8601, and phrases such as `2 hours ago` and `now`."""
 
 from datetime import UTC, datetime
 
 
-def instant(text: str, now: datetime) -> datetime:
-    """Parse a time; return it in UTC. A time without an offset is assumed to be in UTC. Raises ValueError if
-    the text is invalid.
+def parse_time(text: str, now: datetime) -> datetime:
+    """Parse a time or an English phrase relative to `now`; return it in UTC, which is also the default time zone.
+
+    Raises ValueError if the text is invalid.
     """
     try:
         at = datetime.fromisoformat(text.strip())
@@ -23,7 +24,8 @@ def instant(text: str, now: datetime) -> datetime:
         )
         if found is None:
             raise ValueError(
-                f"{text!r} is not a time: write, for example, 2026-11-16T08:00Z or `2 hours ago`"
+                f"{text!r} is not a time: give an ISO 8601 time such as 2026-11-16T08:00Z, or a phrase such as "
+                "`2 hours ago`"
             ) from None
         at = found
     try:
