@@ -47,8 +47,9 @@ FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 def install_dependencies(build: str, folder: Path) -> None:
     """Install requirements-lambda.txt for the platform of the build, without files that no function needs."""
     uv = Path(sys.executable).parent / "uv"
+    version = (ROOT / ".python-version").read_text().strip()
     command = [
-        str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", "3.13",
+        str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", version,
         "--python", sys.executable, "--only-binary", ":all:", "--require-hashes",
         # uv's own list lacks the certificates of company proxies.
         "--system-certs", "-r", "requirements-lambda.txt",
@@ -145,7 +146,7 @@ def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
 
 
 def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
-    recipe = (ROOT / "requirements-lambda.txt", Path(__file__).resolve())
+    recipe = (ROOT / ".python-version", ROOT / "requirements-lambda.txt", Path(__file__).resolve())
     zips = {}
     for name in CONTENTS:
         zips[name] = target / f"{name}.zip"

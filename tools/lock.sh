@@ -6,8 +6,8 @@ set -eu
 cd "$(dirname "$0")/.."
 upgrade=("$@")
 compile() { # arguments: requirements…, then -o and the output file, whose pins are kept if possible
-  .venv/bin/uv pip compile -q --universal --python-version "${version:-3.13}" --generate-hashes --no-header \
-    --no-annotate "${upgrade[@]}" "$@"
+  .venv/bin/uv pip compile -q --universal --python-version "${version:-$(cat .python-version)}" --generate-hashes \
+    --no-header --no-annotate "${upgrade[@]}" "$@"
 }
 pins() { # print the pins in the given files, without their hashes: "name==version ; marker"
   sed -n 's/^\([[:alnum:]][^ \\]*==[^\\]*[^ \\]\) *\\\{0,1\}$/\1/p' "$@" | sort -u

@@ -104,6 +104,7 @@ failed() {
 
 # --- environments ----------------------------------------------------------------------------------
 
+python_version=$(cat .python-version)
 GROUPS_OF_MAIN=(test check fuzz browser bench) # each has a requirements-GROUP.txt
 
 make_main() { # create .venv with the requested groups and those of earlier runs
@@ -114,10 +115,10 @@ make_main() { # create .venv with the requested groups and those of earlier runs
   wanted=$(hash_of "${files[@]}" "${PROJECTS[@]/%//pyproject.toml}")
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
-  if ! is_python 3.13 .venv/bin/python; then
+  if ! is_python "$python_version" .venv/bin/python; then
     local python
-    python=$(find_python 3.13)
-    "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python3.13-venv."
+    python=$(find_python "$python_version")
+    "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python$python_version-venv."
   fi
   step "environment .venv${made[*]:+ with ${made[*]}}" install_main "${files[@]}"
   echo "${made[*]}" >.venv/.groups
@@ -139,7 +140,7 @@ install_main() { # requirements…
 }
 
 make_environment() { # arguments: name, requirements, other inputs, command to run after installing, Python version
-  local name=$1 requirements=$2 inputs=$3 after=${4:-true} version=${5:-3.13}
+  local name=$1 requirements=$2 inputs=$3 after=${4:-true} version=${5:-$python_version}
   local folder=.venvs/$name wanted
   # shellcheck disable=SC2086 # inputs are several words
   wanted=$(hash_of $requirements $inputs)

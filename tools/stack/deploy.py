@@ -29,7 +29,7 @@ FUNCTIONS = (
     "snowpipe/check",
     "requirements-lambda.txt",
 )
-FUNCTIONS_BUILD = ("ops/package.py", "package-lock.json")
+FUNCTIONS_BUILD = ("ops/package.py", ".python-version", "package-lock.json")
 WAREHOUSE = ("snowpipe/ddl",)
 
 

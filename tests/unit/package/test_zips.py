@@ -173,7 +173,7 @@ def test_zips_built_in_another_folder_are_identical(arm64, tmp_path):
         else:
             shutil.copy(source, elsewhere / name)
     (elsewhere / "ops").mkdir()
-    for name in ("ops/package.py", "requirements-lambda.txt"):
+    for name in ("ops/package.py", "requirements-lambda.txt", ".python-version"):
         shutil.copy(package.ROOT / name, elsewhere / name)
     made = subprocess.run(
         [sys.executable, "ops/package.py", "arm64"],
@@ -225,7 +225,8 @@ def digest(path: Path) -> str:
 
 def test_second_concurrent_build_waits_and_reuses_the_zip_of_the_first(tmp_path, monkeypatch):
     """A demo and a test may deploy their stacks concurrently."""
-    shutil.copyfile(package.ROOT / "requirements-lambda.txt", tmp_path / "requirements-lambda.txt")
+    for name in ("requirements-lambda.txt", ".python-version"):
+        shutil.copyfile(package.ROOT / name, tmp_path / name)
     running, counts = [], []
 
     def install(_build: str, folder: Path) -> None:

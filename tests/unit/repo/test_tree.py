@@ -1,5 +1,5 @@
 """Test that imports follow the rules of docs/architecture.md, that the make targets named in README.md and
-CONTRIBUTING.md exist, and that `make demo` accepts any file name.
+CONTRIBUTING.md exist, that `make demo` accepts any file name, and that all files name the same Python version.
 """
 
 import ast
@@ -144,3 +144,14 @@ def test_make_demo_accepts_an_events_file_with_any_name(tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert output.splitlines()[-2:] == ["[--events]", f"[{name}]"]
+
+
+def test_files_that_name_the_python_version_agree_with_dot_python_version() -> None:
+    version = (ROOT / ".python-version").read_text().strip()
+    for name, text in {
+        "serverless.yml": f"  runtime: python{version}\n",
+        "pyproject.toml": f'python_version = "{version}"\n',
+        "consumer/kcl.py": f'"processingLanguage": "python/{version}"',
+        "localstack/lambda_executor/src/localstack_lambda_executor/executor.py": f'RUNTIME = "python{version}"\n',
+    }.items():
+        assert text in (ROOT / name).read_text(), name

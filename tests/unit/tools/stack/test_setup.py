@@ -41,6 +41,7 @@ class Tree:
             (self.programs / name).symlink_to(str(shutil.which(name)))
         (root / "tools").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tools" / "setup.sh", root / "tools")
+        shutil.copy(ROOT / ".python-version", root)
         for name in (*MAIN, "requirements-test.txt", "package.json", "package-lock.json"):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(f"{name}\n")
