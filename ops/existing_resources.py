@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ops.outputs import Client
+from ops.stage_outputs import Client
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient

@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from cli.refusal import Refusal
 from glue.archive import Stored
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Warehouse
 
 if TYPE_CHECKING:

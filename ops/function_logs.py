@@ -18,8 +18,8 @@ import msgspec
 from botocore.exceptions import ClientError
 
 from cli.refusal import Refusal
-from ops.outputs import Outputs
 from ops.polling import until
+from ops.stage_outputs import Outputs
 
 if TYPE_CHECKING:
     from mypy_boto3_logs import CloudWatchLogsClient

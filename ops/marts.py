@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 
 from ops import terminal
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:

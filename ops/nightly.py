@@ -23,7 +23,7 @@ import typer
 
 from cli.parse_time import parse_time
 from cli.refusal import Refusal
-from ops.outputs import ROOT, NoStackError, Outputs, environment_of
+from ops.stage_outputs import ROOT, NoStackError, Outputs, environment_of
 
 DAY = timedelta(days=1)
 FULL_TESTS = ("--vars", "full_tests: true")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ops.existing_resources import Resources
-from ops.outputs import ROOT, NoStackError
+from ops.stage_outputs import ROOT, NoStackError
 
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
 DEFAULT_REGION = "us-east-1"

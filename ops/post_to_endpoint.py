@@ -12,7 +12,7 @@ import botocore.exceptions
 import urllib3
 
 from ops import reachable_stores
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 
 
 class NoAnswerError(Exception):

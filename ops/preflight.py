@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cli.refusal import Refusal
 from ops import osls, terminal
 from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
-from ops.outputs import Client, NoStackError, Outputs, environment_of
+from ops.stage_outputs import Client, NoStackError, Outputs, environment_of
 from snowpipe.policies import SUBSCRIBES
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect

@@ -15,10 +15,10 @@ from aws.retry import send_until_done
 from cli.refusal import Refusal
 from contract.objects import is_content
 from ops import terminal
-from ops.outputs import Client
 from ops.reachable_stores import require
 from ops.read_stores import readable_lines
 from ops.send_to_stream import RECORDS_AT_ONCE
+from ops.stage_outputs import Client
 from snowpipe.archive import Archive
 
 if TYPE_CHECKING:

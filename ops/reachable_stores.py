@@ -8,8 +8,8 @@ from cli.deadline import NoAnswerError, within
 from cli.refusal import Refusal
 from contract.geofence_event_types import GEOFENCE_KINDS
 from ops import terminal
-from ops.outputs import Client, Outputs
 from ops.read_stores import geofence_kinds
+from ops.stage_outputs import Client, Outputs
 from snowpipe.archive import Archive
 from snowpipe.warehouse import Warehouse
 

@@ -15,7 +15,7 @@ from contract.geofence_event_types import Kind
 from contract.ndjson import lines_in
 from contract.objects import hour_folder, lines_of, object_name
 from handler.settings import Settings
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from ops.visits_items import events_in, visits_in
 from snowpipe.history import inflated
 from snowpipe.warehouse import MissingObject, Row, Warehouse

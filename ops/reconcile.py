@@ -40,7 +40,6 @@ from ops.object_sets import (
     Reach,
     hour_name,
 )
-from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.reachable_stores import ReachableStores, tell, unreachable, with_or_without_warehouse
 from ops.read_stores import (
@@ -50,6 +49,7 @@ from ops.read_stores import (
     readable_lines,
 )
 from ops.repair_differences import Repairer
+from ops.stage_outputs import NoStackError, Outputs
 from snowpipe.repair import REPAIRED
 from snowpipe.warehouse import Row, Warehouse
 

@@ -28,8 +28,8 @@ from handler.request_limits import MAX_EVENTS
 from handler.validate import validate
 from ops import post_to_endpoint
 from ops.edit_events import Patch
-from ops.outputs import Outputs
 from ops.read_stores import readable_lines
+from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import typer
 
 from ops import terminal
 from ops.edit_events import Patch
-from ops.outputs import Outputs
 from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds
 from ops.rejects import Box, Reject, Repaired, Selection, Sent, groups, poster, repaired, send, try_out
+from ops.stage_outputs import Outputs
 
 app = terminal.group()
 

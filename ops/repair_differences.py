@@ -8,9 +8,9 @@ from aws.stream import KinesisStream
 from cli.refusal import Refusal
 from contract.geofence_event_types import Kind
 from ops.object_sets import MEANINGS, MENDABLE, Difference
-from ops.outputs import Outputs
 from ops.replay import lines_again
 from ops.send_to_stream import Pace
+from ops.stage_outputs import Outputs
 from snowpipe import loading
 from snowpipe.archive import Archive
 from snowpipe.deployed_stage import Stage

@@ -30,10 +30,10 @@ from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import parse_json
 from ops import quarantine, terminal
 from ops.discarded_batches import replay_given_up
-from ops.outputs import ROOT
 from ops.reachable_stores import require
 from ops.read_stores import geofence_kinds, readable_lines
 from ops.send_to_stream import Pace, labelled, put_all
+from ops.stage_outputs import ROOT
 from snowpipe.archive import Archive
 
 EVER = datetime.min.replace(tzinfo=UTC)

@@ -14,9 +14,9 @@ from uuid import uuid4
 import typer
 
 from ops import polling, reachable_stores, terminal
-from ops.outputs import Outputs
 from ops.post_to_endpoint import NoAnswerError, poster
 from ops.read_stores import archived_lines, device_stays
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Warehouse
 
 FENCE = {"tag": "smoke", "externalId": "smoke"}

@@ -18,8 +18,8 @@ from ops import redrive, terminal
 from ops.function_logs import Line as LogLine
 from ops.function_logs import log_lines
 from ops.object_sets import LAST_RESULT
-from ops.outputs import Client, Outputs
 from ops.read_stores import invalid_rows
+from ops.stage_outputs import Client, Outputs
 from ops.status_report import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive

@@ -36,7 +36,7 @@ from cli import command_errors
 from cli.json_numbers import finite
 from cli.parse_time import parse_time
 from cli.printable import SafeConsole, printable
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 
 # Results go to stdout, all else to stderr, so that `… --json | jq` gets only results.
 out = SafeConsole(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)

@@ -13,9 +13,9 @@ from consumer import keys, visit_fields
 from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
-from ops.outputs import Client
 from ops.presence_rule import contradictions
 from ops.reachable_stores import require
+from ops.stage_outputs import Client
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -34,9 +34,9 @@ from ops.forget_rows import TABLES, forget_objects
 from ops.forget_visits import forget_pairs
 from ops.marts import build_marts
 from ops.monthly_bill import Prices
-from ops.outputs import ROOT, Outputs, environment_of
 from ops.polling import until
 from ops.read_stores import device_stays, geofence_kinds, readable_lines, stream_records
+from ops.stage_outputs import ROOT, Outputs, environment_of
 from snowpipe.warehouse import Warehouse
 
 ASSUMPTIONS = ROOT / "docs" / "reference" / "assumptions.md"

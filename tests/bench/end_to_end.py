@@ -26,7 +26,7 @@ from contract import logs
 from contract.objects import lines_object
 from ops import read_stores
 from ops.function_logs import log_lines
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row, Snowflake
 from tests.bench import figures, handler
 from tests.bench.figures import Figures, progress

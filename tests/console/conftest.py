@@ -22,7 +22,7 @@ from playwright.sync_api import (
 )
 from xdist.remote import Producer
 
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.console.stand_in import Feed, State, morning
 from tests.e2e.pipeline import Pipeline
 from tests.scopes import ScopeScheduling

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import typer
 import urllib3
 
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.e2e.pipeline import crossing, event, written
 
 TICK = os.sysconf("SC_CLK_TCK")

@@ -19,7 +19,7 @@ from contract import logs
 from contract.events import Fence
 from contract.objects import object_name
 from ops.function_logs import log_lines
-from ops.outputs import ROOT, Outputs
+from ops.stage_outputs import ROOT, Outputs
 from snowpipe.archive import Archive
 from tests.e2e.pipeline import Pipeline, crossing, event, eventually, written
 from tools.console.command import made, server_of

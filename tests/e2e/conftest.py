@@ -16,7 +16,7 @@ import pytest
 from xdist.remote import Producer
 
 from local_snowflake.testing import Aws, LocalProcess
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.e2e.pipeline import Pipeline
 from tests.scopes import ScopeScheduling
 from tests.service_models import validated

@@ -21,8 +21,8 @@ from cli.refusal import Refusal
 from contract.events import Fence
 from ops import read_stores
 from ops.marts import build_marts
-from ops.outputs import Outputs
 from ops.read_stores import Stay
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row, Snowflake
 from tests.local_client import local_client
 from tools.milkrun import app

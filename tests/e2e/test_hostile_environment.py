@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens
 

@@ -18,7 +18,7 @@ from consumer.visits import visits_of
 from contract.event_rules import geofence_event
 from contract.events import Fence
 from ops import read_stores
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip
 from tools.stack.kcl import environment_for
 

@@ -16,7 +16,7 @@ from itertools import permutations
 import psutil
 import pytest
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tests.e2e.pipeline import eventually
 from tools.stack import console, localstack
 from tools.stack.stack import Stack

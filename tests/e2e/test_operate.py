@@ -21,8 +21,8 @@ from consumer import keys
 from consumer.visits import Pair
 from contract.events import Fence, Reason
 from contract.objects import lines_object, quarantine_line
-from ops.outputs import ROOT
 from ops.read_stores import Stay
+from ops.stage_outputs import ROOT
 from ops.visits_items import missing_chunks
 from snowpipe.warehouse import Row
 from tests.e2e.faults import FaultProxy

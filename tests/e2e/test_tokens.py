@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from contract import logs
 from ops.function_logs import log_lines
-from ops.outputs import Outputs, TokenIssuer
+from ops.stage_outputs import Outputs, TokenIssuer
 from tests.e2e.faults import environment_of
 from tests.e2e.pipeline import Answer, Event, Pipeline, crossing, event, eventually
 from tools.fleet.client import Client
@@ -199,7 +199,7 @@ def test_verify_gets_tokens_from_the_local_issuer_or_from_the_token_command(
         "--json",
     )
     program = (
-        "import sys; from ops.outputs import TokenIssuer; from tools.stack.identity import Tokens; "
+        "import sys; from ops.stage_outputs import TokenIssuer; from tools.stack.identity import Tokens; "
         f"print(Tokens(TokenIssuer(**{issuer}))(sys.argv[1]))"
     )
     command = shlex.join([sys.executable, "-c", program])

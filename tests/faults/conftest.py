@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.faults import report
 from tests.faults.faulty_stack import FaultyStack, proxy_url
 from tests.faults.harness import Result, Scenario

@@ -14,7 +14,7 @@ from itertools import batched
 from typing import Any
 
 from ops import read_stores
-from ops.outputs import ROOT, Outputs
+from ops.stage_outputs import ROOT, Outputs
 from snowpipe.warehouse import Row as WarehouseRow
 from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from contract.objects import lines_object
-from ops.outputs import ROOT, Outputs
+from ops.stage_outputs import ROOT, Outputs
 from snowpipe.roles import administrator
 from snowpipe.warehouse import connect
 from tests.e2e.pipeline import crossing, event

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.load import functions, plots, stack, stack_tables
 from tests.load.load_profile import DEFAULT_RATE, DEFAULT_STEADY_S
 from tests.load.markdown_tables import markdown, put

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from ops.outputs import Outputs
 from ops.polling import until
+from ops.stage_outputs import Outputs
 from tests.load.load_profile import phases
 from tests.load.send_load import SENDERS, sent
 from tests.load.stack_limits import DRAIN_S, Load, leaks_of

@@ -13,7 +13,7 @@ import urllib3
 
 from contract import logs
 from ops import redrive
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Warehouse
 from tools.stack.processes import Process, Processes, descendants, description, memory
 from tools.stack.settings import Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ops.osls import alone
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 COMMIT = "e556c79"  # the last one of 2026-11-23
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 NOT_RUN = (
     "make check",  # part of `make test`

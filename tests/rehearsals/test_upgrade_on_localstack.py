@@ -18,7 +18,7 @@ import pytest
 import urllib3
 
 from contract.events import Fence
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import connect
 from tests.e2e.pipeline import FARM, Pipeline, crossing, eventually, round_trip
 from tests.rehearsals.earlier import Earlier

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ops import terminal
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tools.stack import console as stack_console
 from tools.stack.settings import LOOPBACK, Settings
 
@@ -250,7 +250,7 @@ def _version() -> str:
     except PackageNotFoundError:
         import tomllib
 
-        from ops.outputs import ROOT
+        from ops.stage_outputs import ROOT
 
         project: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         return str(project["version"])

@@ -14,7 +14,7 @@ from typing import Any
 
 from consumer.visits import Rule
 from contract.objects import ObjectName, object_name
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import MissingObject, Snowflake
 from tools.console import health
 from tools.console.poll_intervals import Pace

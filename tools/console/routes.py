@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from cli.refusal import Refusal
 from ops import daily_report, fleet_day
-from ops.outputs import Outputs
 from ops.read_stores import geofence_kinds, rule
+from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
 from tools.console import (
     health,

@@ -11,8 +11,8 @@ from contract.events import Fence
 from contract.objects import object_name
 from ops import daily_report, visits
 from ops.event_finder import Finder, Step, lags
-from ops.outputs import Outputs
 from ops.read_stores import utc
+from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.warehouse import MissingObject, Row

@@ -21,7 +21,7 @@ from typing import Literal
 
 import urllib3
 
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
 from tools.stack.identity import NO_DEVICE, Tokens

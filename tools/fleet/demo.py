@@ -22,10 +22,10 @@ from cli.refusal import Refusal
 from consumer.visits import Pair
 from ops import read_stores, terminal
 from ops.marts import build_marts
-from ops.outputs import Outputs, environment_of
 from ops.percentile import percentile
 from ops.polling import until
 from ops.read_stores import Stay
+from ops.stage_outputs import Outputs, environment_of
 from snowpipe.warehouse import Warehouse
 from tools.fleet import phones
 from tools.fleet.client import Client, send

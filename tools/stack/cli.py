@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cli import command_errors
 from ops import terminal
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.stack import console as guest
 from tools.stack import identity
 from tools.stack import logs as log_files

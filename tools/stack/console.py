@@ -6,7 +6,7 @@ The console starts in the background. No other part of the stack waits for the c
 import socket
 import sys
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ops.osls import OSLS, alone
-from ops.outputs import ROOT, tags_of
+from ops.stage_outputs import ROOT, tags_of
 from snowpipe.emulator import NO_PROXIES, emulator_session
 from tools.stack import identity, private, snowflake
 from tools.stack.errors import StackError

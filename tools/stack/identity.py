@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from ops.outputs import TokenIssuer
+from ops.stage_outputs import TokenIssuer
 from tools.stack import private
 from tools.stack.errors import StackError
 from tools.stack.settings import Settings

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from ops.outputs import ROOT, NoStackError, Outputs
+from ops.stage_outputs import ROOT, NoStackError, Outputs
 
 # Settings that start the worker sooner than in production, where the first record may take two minutes.
 IMPATIENT = (

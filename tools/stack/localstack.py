@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.stack.errors import StackError
 from tools.stack.processes import Process, Processes, descendants
 from tools.stack.settings import LOOPBACK, WITHOUT_PROXY, Settings

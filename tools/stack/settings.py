@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.environment import for_installation, for_programs
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.stack.errors import StackError
 
 REGION = "us-east-1"

@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.stack import private
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cli.deadline import within
 from cli.refusal import Refusal
-from ops.outputs import ROOT, Outputs
+from ops.stage_outputs import ROOT, Outputs
 from tools.stack import console, deploy, identity, localstack, private, snowflake
 from tools.stack.errors import LostStateError, StackError
 from tools.stack.identity import Auth

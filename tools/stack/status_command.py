@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import typer
 
 from ops import status_report, terminal
-from ops.outputs import NoStackError, Outputs
+from ops.stage_outputs import NoStackError, Outputs
 from ops.status_checks import findings_of
 from ops.status_report import Finding
 from tools.stack.local_status import laptop_source

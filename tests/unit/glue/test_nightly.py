@@ -15,7 +15,7 @@ from typer import BadParameter
 from typer.testing import CliRunner
 
 from ops import nightly
-from ops.outputs import NoStackError
+from ops.stage_outputs import NoStackError
 
 NIGHT = nightly.Night(
     datetime(2026, 11, 16, tzinfo=UTC), datetime(2026, 11, 17, tzinfo=UTC), "local", os.environ

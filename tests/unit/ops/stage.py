@@ -22,7 +22,7 @@ from contract.event_rules import geofence_event
 from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Bucket
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from ops.visits_items import visits_in
 from snowpipe import sqlite as sqlite_export
 from snowpipe.settings import Connection

@@ -25,7 +25,7 @@ from cli.deadline import NoAnswerError
 from contract.geofence_event_types import GEOFENCE_KINDS
 from local_snowflake.testing import Aws, LocalProcess
 from ops import reachable_stores
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from snowpipe import warehouse
 from tests.unit.ops.stage import Stage
 from tests.unit.snowpipe.silent_port import silent_port

@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from cli.refusal import Refusal
 from contract import logs
 from ops.function_logs import log_lines
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.service_models import check, check_answer, service_model
 
 START = datetime(2026, 11, 27, tzinfo=UTC)

@@ -23,8 +23,8 @@ from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import ObjectName, lines_object
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
-from ops.outputs import ROOT, Client
 from ops.reconcile import Reconciler
+from ops.stage_outputs import ROOT, Client
 from snowpipe.warehouse import Row
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cli.refusal import Refusal
 from ops import reachable_stores
-from ops.outputs import Outputs
 from ops.post_to_endpoint import poster
+from ops.stage_outputs import Outputs
 from snowpipe import warehouse
 from snowpipe.settings import Connection
 from tools.milkrun import app

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from ops import status_checks, status_report
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from ops.status_report import Finding, Source, ask, verdict
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ops import terminal
-from ops.outputs import NoStackError, Outputs
 from ops.polling import until
 from ops.smoke import event, follow
+from ops.stage_outputs import NoStackError, Outputs
 from snowpipe.settings import Connection
 from tools.milkrun import app
 

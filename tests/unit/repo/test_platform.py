@@ -5,7 +5,7 @@ handles AttributeError, and that the demo installs no package that is known to b
 import ast
 from pathlib import Path
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 NEEDED = ("contract", "aws", "cli", "handler", "consumer", "snowpipe", "glue", "ops", "tools", "localstack")
 LINUX_ONLY = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools.milkrun import ENTRIES, loaded
 
 # Listing the commands needs none of these. Importing one takes between 0.1 and 2 seconds.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 from tools import pins
 
 

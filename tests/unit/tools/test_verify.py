@@ -16,7 +16,7 @@ from moto import mock_aws
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object, metadata
 from ops.object_sets import ObjectSets
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tools import verify
 from tools.verify import Result, passed, remove, run_tests
 

@@ -20,12 +20,12 @@ from consumer.visits import Rule
 from contract import logs
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.objects import lines_object, object_name
-from ops.outputs import Outputs
 from ops.polling import until
 from ops.presence_rule import EXCLUSIVE_TAGS
+from ops.stage_outputs import Outputs
 from snowpipe.archive import Object
 from snowpipe.warehouse import MissingObject
-from tests.unit.ops.test_outputs import FILE
+from tests.unit.ops.test_stage_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller
 from tools.console.poll_intervals import Pace

@@ -22,8 +22,8 @@ from consumer import visit_fields
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from contract.objects import Prefix, lines_object
-from ops.outputs import Outputs
 from ops.polling import until
+from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
 from tools.console import lookups, parse_object, static_page, store_queries, stream
 from tools.console.command import _listener, made, server_of

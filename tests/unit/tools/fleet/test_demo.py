@@ -17,7 +17,7 @@ import pytest
 from rich.progress import Progress
 
 from cli.refusal import Refusal
-from ops.outputs import Outputs
+from ops.stage_outputs import Outputs
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools.fleet import demo

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops.polling import until
-from tests.unit.ops.test_outputs import FILE
+from tests.unit.ops.test_stage_outputs import FILE
 from tests.unit.tools.stack.test_stack import Trial, free_base
 from tools.stack import cli, console, deploy, stack
 from tools.stack.errors import StackError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.environment import for_installation
-from ops.outputs import ROOT
+from ops.stage_outputs import ROOT
 
 MAIN = (
     "requirements.txt",

@@ -20,8 +20,8 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
-from ops.outputs import ROOT
 from ops.polling import until
+from ops.stage_outputs import ROOT
 from tools.stack import cli, console, deploy, identity, localstack, logs, private, snowflake, stack
 from tools.stack.errors import StackError
 from tools.stack.settings import Settings

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from ops.outputs import NoStackError, Outputs, environment_of
+from ops.stage_outputs import NoStackError, Outputs, environment_of
 
 FILE = {
     "endpoint": "http://127.0.0.1:4566/x",
