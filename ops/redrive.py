@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
 HIDDEN_SECONDS = 60
+# A poll that waits asks all of the queue's servers, so it misses no message. (Amazon SQS Developer Guide: "Amazon SQS
+# short and long polling".)
+LONG_POLL_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
             QueueUrl=queue_url,
             MaxNumberOfMessages=BATCH,
             VisibilityTimeout=HIDDEN_SECONDS,
-            WaitTimeSeconds=1,
+            WaitTimeSeconds=LONG_POLL_SECONDS,
             MessageSystemAttributeNames=["SentTimestamp"],
         )
         fresh = [m for m in answer.get("Messages", ()) if m["MessageId"] not in seen]

@@ -29,7 +29,7 @@ from contract.objects import quarantine_line
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
-from ops import forget
+from ops import forget, redrive
 from ops.visits_items import events_in
 from snowpipe.warehouse import Row
 from tests.rejects import reject_line, unreadable_line
@@ -81,6 +81,7 @@ def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stag
     monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: stage.outputs)
     monkeypatch.setattr(forget.read_stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
     monkeypatch.setattr(forget.read_stores, "rule", lambda _outputs, _stage: Rule())
+    monkeypatch.setattr(redrive, "LONG_POLL_SECONDS", 0)  # moto has only one server
     return stage
 
 
