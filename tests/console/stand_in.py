@@ -25,7 +25,7 @@ from aiohttp import web
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import presence
-from tools.console.request_guard import HEADERS, policy
+from tools.console.security_headers import HEADERS, policy
 from tools.fleet.phones import posts
 from tools.fleet.traffic_settings import Plan
 

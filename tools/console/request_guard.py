@@ -1,51 +1,16 @@
-"""Refuse requests from other sites, and set headers that restrict the browser.
+"""Refuse requests from other sites, and add the security headers to each response.
 
 Pages of other sites can send requests to loopback through the user's browser. Therefore a request is refused
 if its Host header (DNS rebinding) or its Origin header names another site.
 """
 
-import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tools.console.responses import problem
-
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-}
-
-
-def policy(tiles: str | None) -> str:
-    """Return the value of the Content-Security-Policy header, which allows no host except the console's own
-    and that of --tiles.
-    """
-    elsewhere = ""
-    if tiles:
-        at = urlsplit(re.sub(r"[{}]", "", tiles))
-        elsewhere = f" {at.scheme}://{at.netloc}"
-    return "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self'",
-            "style-src 'self'",
-            f"img-src 'self' data: blob:{elsewhere}",
-            "font-src 'self'",
-            f"connect-src 'self'{elsewhere}",
-            "worker-src 'self' blob:",
-            "manifest-src 'self'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
-    )
+from tools.console.security_headers import HEADERS, policy
 
 
 class RequestGuard:
