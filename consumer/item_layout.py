@@ -17,7 +17,7 @@ from msgspec.structs import astuple, replace
 
 from aws.table import Item
 from consumer import keys
-from consumer.expiry import KEPT_FOR, OPEN_KEPT_FOR, expires_at
+from consumer.item_lifetime import KEPT_FOR, OPEN_KEPT_FOR, expires_at
 from consumer.notifications import News
 from consumer.visits import DEFAULT_RULE, KINDS, Order, Pair, Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent

@@ -21,7 +21,7 @@ from aws.table import Table
 from cli.command_errors import one_line
 from cli.refusal import Refusal
 from consumer import keys
-from consumer.expiry import KEPT_FOR
+from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import Pair
 from contract import logs
 from contract.event_limits import MAX_AGE

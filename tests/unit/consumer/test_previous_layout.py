@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from consumer import previous_layout
-from consumer.expiry import KEPT_FOR
+from consumer.item_lifetime import KEPT_FOR
 from consumer.keys import timestamp
 from consumer.visits import visits_of
 
 from .fakes import FakeBus, FakeTable
 from .strategies import event
-from .test_expiry import DAY
+from .test_item_lifetime import DAY
 from .test_store import HOME, Died, deliver, store
 
 CASES = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.expiry import KEPT_FOR
+from consumer.item_lifetime import KEPT_FOR
 from consumer.store import Store
 from consumer.visits import Rule, visits_of
 
