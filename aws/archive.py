@@ -8,7 +8,7 @@ from aws.credentials import Credentials
 from aws.errors import MissingObjectError, ServiceError
 from aws.http import Endpoint, Response, Signer, endpoint_of
 from aws.retry import S3_BASE_SECONDS, TRIES, retrying
-from contract.objects import LinesObject
+from contract.archive_object import LinesObject
 
 _XML_CODE = re.compile(rb"<Code>([^<]{1,128})</Code>")
 # S3 returns AccessDenied for a missing key if the role may not list the bucket.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from aws.archive import Archive
 from consumer.consume import Poison
-from contract.objects import lines_object, quarantine_line
+from contract.archive_object import lines_object, quarantine_line
 
 
 @dataclass(frozen=True, slots=True)

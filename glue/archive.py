@@ -19,8 +19,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
+from contract.archive_object import hour_folder, is_content, lines_object, object_name, quarantine_line
 from contract.events import Reason
-from contract.objects import hour_folder, is_content, lines_object, object_name, quarantine_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from contract.objects import hour_folder
+from contract.archive_object import hour_folder
 from glue.archive import Fault, Hours, Store, Stored, objects_of, read_objects, set_aside
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet

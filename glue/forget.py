@@ -36,7 +36,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from contract.objects import Prefix, hour_folder, hour_of, is_content, lines_object, object_name, prefix_of
+from contract.archive_object import (
+    Prefix,
+    hour_folder,
+    hour_of,
+    is_content,
+    lines_object,
+    object_name,
+    prefix_of,
+)
 from glue.archive import Fault, Hours, Store, Stored, T, in_threads, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
 from glue.jobs import add_archive, arguments, choose_engine, parser_of, report

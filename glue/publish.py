@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("compact", "rebuild", "stream", "forget")
 IMPORTED = (
     "contract/__init__.py",
+    "contract/archive_object.py",
     "contract/event_limits.py",
     "contract/event_rules.py",
     "contract/events.py",
     "contract/geofence_event_types.py",
     "contract/instants.py",
-    "contract/objects.py",
     "contract/reasons.py",
     "contract/strict_json.py",
     "consumer/__init__.py",

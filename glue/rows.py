@@ -9,11 +9,11 @@ from urllib.parse import quote
 import msgspec
 import pyarrow as pa
 
+from contract.archive_object import hour_of
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent, Owned
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.instants import fault_at_receipt, instant
-from contract.objects import hour_of
 from glue.archive import HOUR, Lines, Stored
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

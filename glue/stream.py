@@ -30,7 +30,7 @@ from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
-from contract.objects import hour_of, is_content
+from contract.archive_object import hour_of, is_content
 from glue.archive import Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout

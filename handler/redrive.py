@@ -16,9 +16,9 @@ from aws.errors import RetryableError
 from aws.queue import ClaimCheck, RedriveQueue
 from aws.stream import KinesisStream
 from contract import logs
+from contract.archive_object import lines_of
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
-from contract.objects import lines_of
 from contract.stream_record import archived_record
 from handler.ingest import STORE_SECONDS, STREAM_SECONDS, Archive, quarantine
 from handler.publish_with_retries import CLAIM_CHECK_BUDGET_SECONDS, Clock, Stream, publish

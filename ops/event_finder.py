@@ -16,10 +16,10 @@ from typing import Any
 from aws.table import Table
 from consumer.visits import pair_of
 from contract import logs
+from contract.archive_object import object_name, prefix_of
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
 from contract.instants import instant
-from contract.objects import object_name, prefix_of
 from ops.function_logs import Line as LogLine
 from ops.function_logs import log_lines
 from ops.reachable_stores import ReachableStores

@@ -31,10 +31,10 @@ from rich.progress import Progress
 
 from aws.table import Table
 from cli.printable import printable
+from contract.archive_object import hour_folder, object_name
 from contract.event_limits import MAX_AGE
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
-from contract.objects import hour_folder, object_name
 from glue import forget as archive
 from glue.archive import READERS, Bucket, Fault, Stored, in_threads
 from glue.forget import Found, Rewritten

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from contract.objects import hour_of, object_name, prefix_of
+from contract.archive_object import hour_of, object_name, prefix_of
 from snowpipe.warehouse import Row
 
 # The maximum number of lines in the objects that one query for geofence events in RAW covers.

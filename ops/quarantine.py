@@ -13,7 +13,7 @@ import typer
 
 from aws.retry import send_until_done
 from cli.refusal import Refusal
-from contract.objects import is_content
+from contract.archive_object import is_content
 from ops import terminal
 from ops.reachable_stores import require
 from ops.read_stores import readable_lines

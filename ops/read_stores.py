@@ -10,10 +10,10 @@ from aws.table import Table, loaded
 from consumer import keys
 from consumer.settings import Settings as ConsumerSettings
 from consumer.visits import Pair, Rule, Visit
+from contract.archive_object import hour_folder, lines_of, object_name
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
 from contract.ndjson import lines_in
-from contract.objects import hour_folder, lines_of, object_name
 from handler.settings import Settings
 from ops.stage_outputs import Outputs
 from ops.visits_items import events_in, visits_in

@@ -24,10 +24,10 @@ from consumer import keys
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import Pair
 from contract import logs
+from contract.archive_object import hour_folder, hour_of, prefix_of
 from contract.event_limits import MAX_AGE
 from contract.events import Fence
 from contract.instants import instant
-from contract.objects import hour_folder, hour_of, prefix_of
 from ops import terminal
 from ops.function_logs import log_days, log_lines
 from ops.object_sets import (

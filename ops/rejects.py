@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cli.refusal import Refusal
+from contract.archive_object import hour_of
 from contract.geofence_event_types import Kind
-from contract.objects import hour_of
 from handler.parse_body import parse_body
 from handler.request_limits import MAX_EVENTS
 from handler.validate import validate

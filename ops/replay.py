@@ -21,11 +21,11 @@ import yaml
 
 from aws.stream import KinesisStream
 from cli.refusal import Refusal
+from contract.archive_object import hour_of, is_content, prefix_of
 from contract.event_limits import MAX_AGE
 from contract.event_rules import check
 from contract.events import InvalidEvent
 from contract.geofence_event_types import GEOFENCE_KINDS, Kind
-from contract.objects import hour_of, is_content, prefix_of
 from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import parse_json
 from ops import quarantine, terminal

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cli.refusal import Refusal
-from contract.objects import hour_of, is_content
+from contract.archive_object import hour_of, is_content
 from snowpipe.ddl_files import Parameters
 from snowpipe.emulator import NO_PROXIES, emulator_session
 from snowpipe.settings import Aws, Settings

@@ -10,7 +10,7 @@ from cli.deadline import NoAnswerError
 from cli.parse_time import parse_time
 from cli.print_rows import show, tell
 from cli.refusal import Refusal
-from contract.objects import metadata
+from contract.archive_object import metadata
 from snowpipe import apply as applying
 from snowpipe import archive, loading, pipe_health, pipes
 from snowpipe.deployed_stage import Json, Outputs, Since, Stage, Which, stage_of

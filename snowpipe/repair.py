@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.refusal import Refusal
+from contract.archive_object import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from contract.events import InvalidEvent
 from contract.ndjson import lines_in
-from contract.objects import LinesObject, Prefix, hour_of, lines_object, prefix_of
 from contract.strict_json import compact, parse_json
 
 REPAIRED = "milkrun-repaired"

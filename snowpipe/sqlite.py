@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Protocol
 
 from cli.refusal import Refusal
+from contract.archive_object import hour_of
 from contract.event_rules import check
 from contract.events import InvalidEvent
 from contract.instants import fault_at_receipt
 from contract.ndjson import lines_in
-from contract.objects import hour_of
 from contract.strict_json import parse_json
 from snowpipe.archive import Archive, Object
 from snowpipe.history import inflated, problem_of

@@ -23,9 +23,9 @@ from rich.text import Text
 
 from cli.refusal import Refusal
 from consumer.visits import Pair, pair_of
+from contract.archive_object import hour_folder
 from contract.event_rules import geofence_event
 from contract.events import InvalidEvent
-from contract.objects import hour_folder
 from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal

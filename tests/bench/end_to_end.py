@@ -23,7 +23,7 @@ from uuid import uuid4
 import urllib3
 
 from contract import logs
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from ops import read_stores
 from ops.function_logs import log_lines
 from ops.stage_outputs import Outputs

@@ -18,7 +18,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, cast
 
-from contract.objects import ObjectName
+from contract.archive_object import ObjectName
 from ops.object_sets import ObjectSets
 from snowpipe import loading
 from snowpipe.archive import Archive, Object

@@ -16,8 +16,8 @@ import urllib3
 
 from aws.json_client import JsonClient
 from contract import logs
+from contract.archive_object import object_name
 from contract.events import Fence
-from contract.objects import object_name
 from ops.function_logs import log_lines
 from ops.stage_outputs import ROOT, Outputs
 from snowpipe.archive import Archive

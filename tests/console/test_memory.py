@@ -22,7 +22,7 @@ import pytest
 import urllib3
 from moto.server import ThreadedMotoServer
 
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from local_snowflake.testing import Aws, LocalProcess, free_port
 from tests.console.load import QueueListener, cpu_seconds, memory_mib
 from tests.e2e.pipeline import event, eventually

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from contract.archive_object import object_name
 from contract.events import Fence
-from contract.objects import object_name
 from tests.e2e.pipeline import Pipeline, crossing, event, eventually, round_trip
 
 pytestmark = pytest.mark.stage

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from local_snowflake.testing import eventually
 from snowpipe import archive, settings
 from tests.unit.snowpipe.warehouse_stage import CommandResult, command

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.objects import object_name
+from contract.archive_object import object_name
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from tests.unit.snowpipe.warehouse_stage import Stage
 

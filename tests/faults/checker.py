@@ -17,9 +17,9 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from consumer.visits import Pair, Visit, visits_of
+from contract.archive_object import object_name
 from contract.event_limits import MAX_AGE
 from contract.events import GeofenceEvent
-from contract.objects import object_name
 from ops.read_stores import Stay, stay
 from tests.faults.phones import Exchange
 from tests.faults.receipts import Json, response_problems, stored_form

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 import urllib3
 
+from contract.archive_object import object_name
 from contract.events import Fence
-from contract.objects import object_name
 from ops import read_stores
 from ops.marts import build_marts
 from tests.e2e.pipeline import crossing, event, eventually

@@ -24,7 +24,7 @@ from aws.stream import KinesisStream
 from consumer.consume import Outcome
 from consumer.event_bus import EventBus
 from consumer.notifications import Notification
-from contract.objects import LinesObject, Prefix, lines_object
+from contract.archive_object import LinesObject, Prefix, lines_object
 from handler.ingest import Delivery, Effects, Ports
 from handler.receipt import Receipt
 from handler.validate import Batch

@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports(include=["handler", "contract"]):
     from contract import logs
-    from contract.objects import object_name
+    from contract.archive_object import object_name
     from handler import decompress, http, main, parse_body, request_limits, validate
 
 import base64

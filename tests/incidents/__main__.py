@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from ops.stage_outputs import ROOT, Outputs
 from snowpipe.roles import administrator
 from snowpipe.warehouse import connect

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from consumer.visits import visits_of
-from contract.objects import lines_object, lines_of
+from contract.archive_object import lines_object, lines_of
 from glue import compact, rebuild
 from glue.archive import Folder, Hours, objects_of
 from glue.jobs import report

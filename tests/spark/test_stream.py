@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from contract.archive_object import lines_of
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
-from contract.objects import lines_of
 from glue.archive import Folder, objects_of
 from glue.beam import main as beam_main
 from glue.beam import trucks_inside

@@ -6,7 +6,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
-from contract.objects import ObjectName, object_name
+from contract.archive_object import ObjectName, object_name
 from snowpipe.archive import Archive
 from tools.console import parse_object
 from tools.console.change_queue import ChangeQueue, Notice, Stored

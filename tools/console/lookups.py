@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from contract.objects import object_name
+from contract.archive_object import object_name
 from ops import fleet_day
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe

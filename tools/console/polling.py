@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from consumer.visits import Rule
-from contract.objects import ObjectName, object_name
+from contract.archive_object import ObjectName, object_name
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import MissingObject, Snowflake
 from tools.console import health

@@ -7,8 +7,8 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from consumer import keys
+from contract.archive_object import object_name
 from contract.events import Fence
-from contract.objects import object_name
 from ops import daily_report, visits
 from ops.event_finder import Finder, Step, lags
 from ops.read_stores import utc

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Self
 
-from contract.objects import object_name
+from contract.archive_object import object_name
 from ops.read_stores import NAMES_PER_QUERY
 from snowpipe.warehouse import Warehouse
 

@@ -18,10 +18,10 @@ from aws.errors import MissingObjectError, PermanentError, RetryableError
 from aws.http import endpoint_of
 from aws.json_client import JsonClient
 from aws.stream import KinesisStream
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from contract.stream_record import StreamRecord
 from tests.unit.aws.strict import Strict, strict_service
-from tests.unit.contract.test_objects import AT
+from tests.unit.contract.test_archive_object import AT
 
 REGION = "eu-west-1"
 CREDENTIALS = FixedCredentials("AKID", "secret/+", "token==")

@@ -17,8 +17,8 @@ from aws.archive import Archive
 from aws.credentials import FixedCredentials
 from aws.errors import NoResponseError
 from aws.http import Endpoint, Signer
-from contract.objects import lines_object
-from tests.unit.contract.test_objects import AT
+from contract.archive_object import lines_object
+from tests.unit.contract.test_archive_object import AT
 
 CREDENTIALS = FixedCredentials("AKID", "secret", None)
 CALL_SECONDS = 0.4

@@ -13,9 +13,9 @@ from aws.credentials import FixedCredentials
 from aws.errors import MissingObjectError, RetryableError
 from aws.queue import RedriveQueue
 from aws.stream import KinesisStream
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from contract.stream_record import StreamRecord
-from tests.unit.contract.test_objects import AT
+from tests.unit.contract.test_archive_object import AT
 
 REGION = "us-east-1"
 LINES = lines_object("events", [b'{"a":1}'], AT)

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from consumer.visits import Rule, visits_of
+from contract.archive_object import Prefix, lines_object, lines_of
 from contract.event_limits import MAX_CONTENTS_PER_EVENT
 from contract.event_rules import check
 from contract.events import Fence, GeofenceEvent, Owned
 from contract.geofence_event_types import Kind
-from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Folder, Store, floor_hour
 from glue.rebuild import rows_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from contract.objects import hour_folder, lines_of
+from contract.archive_object import hour_folder, lines_of
 from glue.archive import Folder, Hours, Stored
 from glue.compact import (
     MAX_TYPES,

@@ -11,8 +11,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from contract.archive_object import lines_object, lines_of, quarantine_line
 from contract.events import Reason
-from contract.objects import lines_object, lines_of, quarantine_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main

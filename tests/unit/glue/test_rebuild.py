@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contract.archive_object import lines_of
 from contract.event_limits import MAX_CONTENTS_PER_EVENT
-from contract.objects import lines_of
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, stale
 from glue.rebuild import Rebuild, Rebuilt, Rule, begin, finish, main, parts_of, rebuild_with_duckdb, rows_of

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum, auto
 
 from aws.errors import PermanentError, RetryableError
-from contract.objects import LinesObject
+from contract.archive_object import LinesObject
 from contract.stream_record import StreamRecord
 from handler import main
 from handler.circuit_breaker import CircuitBreaker

@@ -12,15 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws.errors import RetryableError
+from contract.archive_object import object_name
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import object_name
 from handler import publish_with_retries
 from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Delivery, Effects, ingest
 from handler.parse_body import Parts
 from handler.validate import validate
 from local_snowflake.files import FileFormat, read
+from tests.unit.contract.test_archive_object import AT
 from tests.unit.contract.test_event_rules import ENTER
-from tests.unit.contract.test_objects import AT
 from tests.unit.handler.conftest import Answer, Phone
 from tests.unit.handler.fakes import Fault, World
 from tests.unit.handler.strategies import broken_events, events, lists, requests

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from aws.errors import RetryableError
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from handler import publish_with_retries, redrive
 from handler.ingest import STREAM_SECONDS
 from handler.redrive import App
-from tests.unit.contract.test_objects import AT
+from tests.unit.contract.test_archive_object import AT
 from tests.unit.handler.fakes import ArchiveFake, Fault, World
 
 EVENTS = [

@@ -18,8 +18,8 @@ from pyarrow import parquet
 from aws.table import Item, Table, loaded
 from consumer.store import Store
 from consumer.visits import Rule, Visit, pair_of
+from contract.archive_object import Prefix, lines_object, lines_of
 from contract.event_rules import geofence_event
-from contract.objects import Prefix, lines_object, lines_of
 from glue.archive import Bucket
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually
 from ops.stage_outputs import Outputs

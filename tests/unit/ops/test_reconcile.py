@@ -19,9 +19,9 @@ from moto import mock_aws
 from aws.table import dumped
 from consumer.item_layout import PairLog, log_item
 from consumer.visits import Pair, Rule
+from contract.archive_object import ObjectName, lines_object
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import ObjectName, lines_object
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
 from ops.reconcile import Reconciler
 from ops.stage_outputs import ROOT, Client

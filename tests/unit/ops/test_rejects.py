@@ -10,9 +10,9 @@ import typer
 from moto import mock_aws
 
 from cli.refusal import Refusal
+from contract.archive_object import lines_object
 from contract.events import Reason
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import lines_object
 from handler.parse_body import parse_body
 from handler.receipt import errors_of
 from handler.validate import validate

@@ -14,8 +14,8 @@ import pytest
 
 from aws.errors import RetryableError
 from cli.refusal import Refusal
+from contract.archive_object import lines_object
 from contract.event_rules import geofence_event
-from contract.objects import lines_object
 from contract.stream_record import StreamRecord
 from ops import send_to_stream
 from ops.discarded_batches import given_up, replay_given_up

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from contract.objects import ObjectName
+from contract.archive_object import ObjectName
 from ops.polling import until
 from snowpipe.warehouse import Row
 from tools.fleet.row_latency import Watch

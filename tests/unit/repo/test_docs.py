@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from consumer.visits import visits_of
+from contract.archive_object import lines_object
 from contract.event_rules import geofence_event
-from contract.objects import lines_object
 
 ROOT = Path(__file__).resolve().parents[3]
 TOUR = ROOT / "docs" / "tour.md"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.refusal import Refusal
-from contract.objects import lines_of
+from contract.archive_object import lines_of
 from snowpipe.repair import repaired_object
 
 NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from contract.objects import Prefix, lines_object
+from contract.archive_object import Prefix, lines_object
 from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import apply, archive, settings, warehouse
 from snowpipe.cli import main

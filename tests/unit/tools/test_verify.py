@@ -13,8 +13,8 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from contract.archive_object import lines_object, metadata
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import lines_object, metadata
 from ops.object_sets import ObjectSets
 from ops.stage_outputs import Outputs
 from tools import verify

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from contract.archive_object import Prefix, lines_object
 from contract.events import Reason
-from contract.objects import Prefix, lines_object
 from tests.rejects import reject_line, unreadable_line
 from tools.console import parse_object
 

@@ -18,8 +18,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from cli.refusal import Refusal
 from consumer.visits import Rule
 from contract import logs
+from contract.archive_object import lines_object, object_name
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import lines_object, object_name
 from ops.polling import until
 from ops.presence_rule import EXCLUSIVE_TAGS
 from ops.stage_outputs import Outputs

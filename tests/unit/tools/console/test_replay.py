@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consumer.visits import Rule
+from contract.archive_object import lines_object
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.objects import lines_object
 from snowpipe.archive import Object
 from tests.e2e.pipeline import crossing, written
 from tools.console import replay

@@ -20,8 +20,8 @@ import urllib3
 from cli.refusal import Refusal
 from consumer import visit_fields
 from consumer.visits import Pair, Visit
+from contract.archive_object import Prefix, lines_object
 from contract.events import Fence
-from contract.objects import Prefix, lines_object
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import boto3
 from moto import mock_aws
 
-from contract.objects import lines_object
+from contract.archive_object import lines_object
 from tests.unit.tools.console.test_server import Served
 from tools.console.polling import Session
 from tools.console.store_queries import StoreQueries

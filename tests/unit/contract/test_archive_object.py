@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contract.events import Reason
-from contract.objects import (
+from contract.archive_object import (
     MAX_METADATA_BYTES,
     hour_of,
     is_content,
@@ -20,6 +19,7 @@ from contract.objects import (
     prefix_of,
     quarantine_line,
 )
+from contract.events import Reason
 from tests.rejects import reject_line, unreadable_line
 
 AT = datetime(2026, 11, 16, 8, 59, 59, 999999, UTC)
