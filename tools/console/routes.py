@@ -23,12 +23,14 @@ from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
 from tools.console import (
     health,
-    lookups,
+    place_list,
     recent_events,
     responses,
+    search,
     sent_events,
     static_page,
     visit_list,
+    visits_csv,
 )
 from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
@@ -235,10 +237,10 @@ class Console:
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def search(self, request: Request) -> Response:
-        return json(lookups.search(self.state, request.query_params.get("q", "")))
+        return json(search.search(self.state, request.query_params.get("q", "")))
 
     async def places(self, _: Request) -> Response:
-        return json({"places": lookups.places(self.state, self._zone, datetime.now(UTC))})
+        return json({"places": place_list.places(self.state, self._zone, datetime.now(UTC))})
 
     async def report(self, request: Request) -> Response:
         text = request.query_params.get("day", "")
@@ -276,7 +278,7 @@ class Console:
         first = await anext(parts)
 
         async def text() -> AsyncIterator[str]:
-            yield lookups.visits_csv_header(self._zone) + self._csv(first)
+            yield visits_csv.header(self._zone) + self._csv(first)
             async for some in parts:
                 yield self._csv(some)
 
@@ -286,7 +288,7 @@ class Console:
         )
 
     def _csv(self, visits: list[Known]) -> str:
-        return lookups.visits_csv((self.state.visits.row(visit) for visit in visits), self._zone)
+        return visits_csv.as_csv((self.state.visits.row(visit) for visit in visits), self._zone)
 
     async def daily(self, request: Request) -> Response:
         n = number(request, "days", 14, 366)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
-from zoneinfo import ZoneInfo
 
 import pytest
 import urllib3
@@ -25,9 +24,8 @@ from contract.events import Fence
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
-from tools.console import lookups, parse_object, static_page, store_queries, stream
+from tools.console import parse_object, search, static_page, store_queries, stream
 from tools.console.command import _listener, made, server_of
-from tools.console.known_visits import KnownVisits
 from tools.console.state import ConsoleState
 from tools.console.stream import MAX_BEHIND, Hub
 
@@ -532,7 +530,7 @@ def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeyp
                 while f'"e-{n}"'.encode() not in messages[-1]:
                     messages.append(await anext(page))
         ticking.cancel()
-        assert lookups.search(state, "farm-1")["places"], "the place is found before the archive was read"
+        assert search.search(state, "farm-1")["places"], "the place is found before the archive was read"
         return messages
 
     assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
@@ -714,22 +712,3 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
         assert [(day["date"], day["litres"]) for day in days] == [("2026-11-27", 1000), ("2026-11-28", 1000)]
     finally:
         console.end()
-
-
-def test_csv_of_visits_uses_local_time_and_escapes_formulas():
-    row = visit_fields.fields_of(
-        Pair("=cmd()", Fence("farm", "1")),
-        Visit(
-            datetime(2026, 11, 27, 23, 30, tzinfo=UTC), "e", datetime(2026, 11, 28, 0, 10, tzinfo=UTC), "x"
-        ),
-    )
-    known = KnownVisits()
-    known.read([row])
-    amsterdam = ZoneInfo("Europe/Amsterdam")
-    header, [line] = (
-        lookups.visits_csv_header(amsterdam),
-        lookups.visits_csv(known.rows(), amsterdam).splitlines(),
-    )
-    assert header.endswith("entered (Europe/Amsterdam),left (Europe/Amsterdam)\r\n")
-    assert line.startswith("'=cmd(),farm,1,2026-11-27T23:30:00.000Z,2026-11-28T00:10:00.000Z,2400.0")
-    assert line.endswith("2026-11-28 00:30:00,2026-11-28 01:10:00")
