@@ -68,7 +68,7 @@ ENTRIES = (
     ),
     Entry(
         "simulate",
-        "tools.fleet.simulate.__main__:command",
+        "tools.outage_simulation.__main__:command",
         LOCAL,
         "Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second.",
     ),

@@ -1,1 +1,1 @@
-"""The simulated fleet: generated traffic, the demo, and the simulation of outages."""
+"""The simulated fleet: generated traffic and the demo."""

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "tools.stack": {*PRODUCT, "cli", "glue", "ops", *STAND_ALONE},
     "tools.console": {*PRODUCT, "cli", "ops", "tools.stack"},
     "tools.fleet": {*PRODUCT, "cli", "ops", "tools.stack"},
+    "tools.outage_simulation": {"ops"},
 }
 PACKAGES = {*MAY_IMPORT, *STAND_ALONE, "tools", "tests"}
 FOLDERS = {

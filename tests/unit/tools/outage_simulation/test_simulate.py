@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from tools.fleet.simulate.__main__ import command
-from tools.fleet.simulate.flow import QUEUES, TICK, Flow, Outage, Sample, expected_recovery, simulate
-from tools.fleet.simulate.plots import draw
-from tools.fleet.simulate.sizes import CLAIM_SECONDS, REQUEST_SECONDS, Size, production, sizes
+from tools.outage_simulation.__main__ import command
+from tools.outage_simulation.flow import QUEUES, TICK, Flow, Outage, Sample, expected_recovery, simulate
+from tools.outage_simulation.plots import draw
+from tools.outage_simulation.sizes import CLAIM_SECONDS, REQUEST_SECONDS, Size, production, sizes
 
 ALL = sizes()
 OUTAGES = (Outage("kinesis"), Outage("snowpipe"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from tools.fleet.simulate.flow import QUEUES, Simulation
+from tools.outage_simulation.flow import QUEUES, Simulation
 
 plt.switch_backend("svg")
 plt.rcParams |= {"svg.hashsalt": "milkrun", "svg.fonttype": "none", "font.size": 9}

@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 
 import yaml
 
-PARAMS = Path(__file__).parents[3] / "serverless" / "stage_settings.yml"
+PARAMS = Path(__file__).parents[2] / "serverless" / "stage_settings.yml"
 
 # From docs/load.md: an invocation's waiting time (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) plus its CPU time
 # divided by its share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).

@@ -12,7 +12,7 @@ from typing import Literal
 
 import simpy
 
-from tools.fleet.simulate.sizes import Size
+from tools.outage_simulation.sizes import Size
 
 type Part = Literal["kinesis", "snowpipe"]
 type Process = Generator[simpy.Event]

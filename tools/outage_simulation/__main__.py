@@ -1,4 +1,4 @@
-"""The command line of the simulation: `python -m tools.fleet.simulate --help`."""
+"""The command line of the simulation: `python -m tools.outage_simulation --help`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ops import terminal
-from tools.fleet.simulate.flow import QUEUES, Outage, Part, Simulation, expected_recovery, simulate
-from tools.fleet.simulate.sizes import sizes
+from tools.outage_simulation.flow import QUEUES, Outage, Part, Simulation, expected_recovery, simulate
+from tools.outage_simulation.sizes import sizes
 
 PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
@@ -72,7 +72,7 @@ def command(
         simulations = [simulate(known[name], outage) for name in chosen]
         rows += [row(simulation) for simulation in simulations]
         if plots:
-            from tools.fleet.simulate.plots import draw
+            from tools.outage_simulation.plots import draw
 
             draw(simulations, plots / f"outage-{part}.svg")
     terminal.show_rows(rows, as_json)
