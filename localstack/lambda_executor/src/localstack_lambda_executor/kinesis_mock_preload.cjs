@@ -14,6 +14,6 @@ net.Server.prototype.listen = function (...args) {
   return listen.apply(this, args);
 };
 
-// kinesis.py sets KINESIS_MOCK_PARENT.
+// kinesis_mock_parent.py sets KINESIS_MOCK_PARENT.
 const parent = Number(process.env.KINESIS_MOCK_PARENT) || process.ppid;
 setInterval(() => process.ppid === parent || process.kill(process.pid, "SIGKILL"), 500).unref();

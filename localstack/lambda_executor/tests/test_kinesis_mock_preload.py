@@ -12,7 +12,7 @@ import pytest
 
 from localstack_lambda_executor import process
 
-PRELOAD = Path(process.__file__).with_name("kinesis_mock.cjs")
+PRELOAD = Path(process.__file__).with_name("kinesis_mock_preload.cjs")
 LISTENS = "require('node:net').createServer().listen(0); console.log('ready')"
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
