@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from tests.load.load_profile import window
-from tests.load.stack_limits import Load
+from tests.load.pass_criteria import Load
 from tests.load.stack_tables import of
 
 plt.switch_backend("svg")

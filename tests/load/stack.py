@@ -10,8 +10,8 @@ from pathlib import Path
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from tests.load.load_profile import phases
+from tests.load.pass_criteria import DRAIN_S, Load, leaks_of
 from tests.load.send_load import SENDERS, sent
-from tests.load.stack_limits import DRAIN_S, Load, leaks_of
 from tests.load.watch import Watch
 from tools.fleet import phones
 from tools.fleet.client import Client

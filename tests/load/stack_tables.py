@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ops.percentile import percentile
 from tests.load.load_profile import STEADY, window
-from tests.load.stack_limits import Load
+from tests.load.pass_criteria import Load
 from tests.load.watch import KEEPERS, Sample
 
 

@@ -1,5 +1,5 @@
-"""The limits of the load test on the local stack, its results, and the problems in them: lost events, queues that do
-not drain, and memory leaks.
+"""The pass criteria of the load test on the local stack, and its results: the test fails if events are lost, queues do
+not drain, or memory leaks.
 """
 
 from collections import defaultdict
