@@ -34,8 +34,8 @@ from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.row_latency import Watch
-from tools.fleet.send import FILE_HELP, Farms, Seed, Trucks, new_run_id
-from tools.fleet.traffic_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan
+from tools.fleet.traffic_options import EventsFile, Farms, Seed, Trucks
+from tools.fleet.traffic_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, new_run_id
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack
@@ -64,10 +64,7 @@ class Line:
 def command(
     context: typer.Context,
     *,
-    events: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, metavar="FILE", help=FILE_HELP),
-    ] = None,
+    events: EventsFile = None,
     live: Annotated[
         bool, typer.Option("--live", help="Only send traffic in real time, for the map, until Ctrl-C.")
     ] = False,

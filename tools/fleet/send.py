@@ -1,13 +1,11 @@
 """`milkrun send`: send sample traffic or a file to a stage, and print the totals."""
 
 import math
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +16,7 @@ from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
 from tools.fleet.event_file import posts_of_file
 from tools.fleet.phones import Post
+from tools.fleet.traffic_options import EventsFile, Farms, Seed, Trucks
 from tools.fleet.traffic_settings import (
     DEFAULT_DUPLICATES,
     DEFAULT_FARMS,
@@ -26,6 +25,7 @@ from tools.fleet.traffic_settings import (
     DEFAULT_TRUCKS,
     Plan,
     checked_run_id,
+    new_run_id,
 )
 
 
@@ -103,21 +103,10 @@ def _run_id(text: str) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
-FILE_HELP = "Send the events of this file (NDJSON, plain or gzipped) instead of sample traffic."
-Trucks = Annotated[int, typer.Option(min=1, help="Number of trucks in the sample traffic.")]
-Farms = Annotated[int, typer.Option(min=1, help="Number of farms in the sample traffic.")]
-Seed = Annotated[
-    int, typer.Option(help="Seed of the sample traffic; equal seeds produce the same collection rounds.")
-]
-
-
 def command(
     context: typer.Context,
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, metavar="FILE", help=FILE_HELP),
-    ] = None,
+    file: EventsFile = None,
     events: Annotated[int | None, typer.Option(min=1, help="Number of events to send.")] = None,
     duration: Annotated[
         float | None,
@@ -214,7 +203,3 @@ def command(
         raise typer.Exit(130)
     if tally.undelivered:
         raise typer.Exit(1)
-
-
-def new_run_id() -> str:
-    return secrets.token_hex(4)

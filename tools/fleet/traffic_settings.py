@@ -1,5 +1,6 @@
 """The parameters of the sample traffic, and their defaults."""
 
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -9,6 +10,10 @@ DEFAULT_FARMS = 40
 DEFAULT_DUPLICATES = 0.04
 DEFAULT_LATE = 0.12
 DEFAULT_INVALID = 0.012
+
+
+def new_run_id() -> str:
+    return secrets.token_hex(4)
 
 
 def checked_run_id(text: str) -> str:

@@ -1,0 +1,21 @@
+"""The command-line options that `milkrun demo` and `milkrun send` share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EventsFile = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        help="Send the events of this file (NDJSON, plain or gzipped) instead of sample traffic.",
+    ),
+]
+Trucks = Annotated[int, typer.Option(min=1, help="Number of trucks in the sample traffic.")]
+Farms = Annotated[int, typer.Option(min=1, help="Number of farms in the sample traffic.")]
+Seed = Annotated[
+    int, typer.Option(help="Seed of the sample traffic; equal seeds produce the same collection rounds.")
+]
