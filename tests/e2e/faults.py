@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from tests.e2e.pipeline import Pipeline
-from tests.faults.proxy import Fault, Proxy, Rule
+from tests.faults.fault_proxy import Fault, Proxy, Rule
 
 
 class FaultProxy:

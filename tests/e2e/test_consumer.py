@@ -14,7 +14,7 @@ from contract.events import Fence
 from ops.read_stores import Stay
 from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.pipeline import FARM, Event, Pipeline, crossing, eventually, round_trip
-from tests.faults.proxy import Fault
+from tests.faults.fault_proxy import Fault
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MORNING = NOW - timedelta(hours=6)

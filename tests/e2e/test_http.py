@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import (
 from handler.signature import sign
 from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.pipeline import Answer, Pipeline, crossing, event, eventually, written
-from tests.faults.proxy import Fault
+from tests.faults.fault_proxy import Fault
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[2] / "docs/openapi.yaml").read_text())
 SCHEMAS = DOCUMENT["components"]["schemas"]

@@ -27,7 +27,7 @@ from ops.visits_items import missing_chunks
 from snowpipe.warehouse import Row
 from tests.e2e.faults import FaultProxy
 from tests.e2e.pipeline import FARM, Event, Pipeline, crossing, event, eventually, round_trip, written
-from tests.faults.proxy import Fault
+from tests.faults.fault_proxy import Fault
 
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=6)
 RECONCILE = ("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.faults import FaultProxy, environment_of
 from tests.e2e.pipeline import FARM, Event, Pipeline, crossing, event, eventually, round_trip
-from tests.faults.proxy import Fault
+from tests.faults.fault_proxy import Fault
 
 NOW = datetime.now(UTC)
 

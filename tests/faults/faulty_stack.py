@@ -18,8 +18,8 @@ from ops.stage_outputs import ROOT, Outputs
 from snowpipe.warehouse import Row as WarehouseRow
 from snowpipe.warehouse import Snowflake, connect
 from tests.faults.checker import Facts, MartFacts, Row
+from tests.faults.fault_proxy import Proxy
 from tests.faults.phones import Exchange, Phones
-from tests.faults.proxy import Proxy
 from tests.faults.read_visits import crossings_of, read_indexes
 from tests.local_client import local_client
 from tools.stack import localstack, snowflake

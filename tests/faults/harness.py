@@ -10,9 +10,9 @@ from zlib import crc32
 
 from ops.marts import build_marts
 from tests.faults.checker import Breach, Facts, check, check_marts, settled
+from tests.faults.fault_proxy import Rule
 from tests.faults.faulty_stack import FaultyStack, wait_for
 from tests.faults.phones import Exchange, Phones
-from tests.faults.proxy import Rule
 from tools.fleet.phones import Post, posts
 from tools.fleet.rounds import Planned
 from tools.fleet.traffic_settings import Plan

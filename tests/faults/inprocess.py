@@ -31,8 +31,8 @@ import handler.redrive
 from local_snowflake.testing import Aws, LocalProcess, Warehouse
 from ops import read_stores
 from tests.faults.checker import Facts, Row
+from tests.faults.fault_proxy import Proxy
 from tests.faults.phones import Exchange, Phones, Try
-from tests.faults.proxy import Proxy
 from tests.faults.read_visits import read_indexes
 
 BATCH_SIZE = 20

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import chain, count, islice
 
+from tests.faults.fault_proxy import Fault, Rule
 from tests.faults.faulty_stack import FaultyStack, proxy_url
 from tests.faults.harness import Scenario
-from tests.faults.proxy import Fault, Rule
 from tools.fleet.phones import Post
 from tools.stack.stack import Stack
 

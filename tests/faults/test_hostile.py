@@ -14,8 +14,8 @@ from contract.events import Fence
 from ops import read_stores
 from ops.marts import build_marts
 from tests.e2e.pipeline import crossing, event, eventually
+from tests.faults.fault_proxy import Fault, Rule
 from tests.faults.faulty_stack import FaultyStack
-from tests.faults.proxy import Fault, Rule
 
 JSON = {"content-type": "application/json"}
 NDJSON = {"content-type": "application/x-ndjson"}

@@ -15,9 +15,9 @@ from uuid import uuid4
 import pytest
 
 from tests.e2e.test_kcl import Worker
+from tests.faults.fault_proxy import Fault, Rule
 from tests.faults.faulty_stack import wait_for
 from tests.faults.harness import Scenario, rejected, wait_until_applied
-from tests.faults.proxy import Fault, Rule
 from tools.fleet.phones import Post
 from tools.stack.kcl import environment_for
 

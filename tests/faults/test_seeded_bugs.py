@@ -30,9 +30,9 @@ from handler.receipt import Receipt
 from handler.validate import Batch
 from tests.faults import inprocess
 from tests.faults.checker import Breach, Kind
+from tests.faults.fault_proxy import Fault, Proxy, Rule
 from tests.faults.harness import contradicted, converged
 from tests.faults.inprocess import Snowflake, moto, pipeline
-from tests.faults.proxy import Fault, Proxy, Rule
 from tools.fleet.phones import posts
 from tools.fleet.traffic_settings import Plan
 

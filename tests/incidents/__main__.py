@@ -26,8 +26,8 @@ from ops.stage_outputs import ROOT, Outputs
 from snowpipe.roles import administrator
 from snowpipe.warehouse import connect
 from tests.e2e.pipeline import crossing, event
+from tests.faults.fault_proxy import Fault, Proxy, Rule
 from tests.faults.faulty_stack import PROXY_PORT_OFFSET, proxy_url
-from tests.faults.proxy import Fault, Proxy, Rule
 from tools.fleet.client import Client
 from tools.stack.stack import Stack
 

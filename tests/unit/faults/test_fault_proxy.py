@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import urllib3
 
-from tests.faults.proxy import Fault, Proxy, Rule
+from tests.faults.fault_proxy import Fault, Proxy, Rule
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=test/20261123/us-east-1/{}/aws4_request, SignedHeaders=host"
 http = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(connect=1, read=2))
