@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from aws.archive import Archive
 from consumer.consume import Poison
-from contract.archive_object import lines_object, quarantine_line
+from contract.archive_object import lines_object
+from contract.rejected_lines import quarantine_line
 
 
 @dataclass(frozen=True, slots=True)

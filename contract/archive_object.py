@@ -1,24 +1,18 @@
-"""S3 objects: keys, compressed lines, and the lines for rejected events and quarantined records.
+"""S3 objects of the archive: keys, compressed lines and metadata.
 
     events/dt=2026-11-16/hh=08/<SHA-256 of the uncompressed lines>.<number of lines>.ndjson.gz
 
 The hash depends only on the lines, so storing the same request again in the same hour creates no second object.
 """
 
-import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, get_args
 from urllib.parse import quote
-
-import msgspec
-
-from contract.events import InvalidEvent, Reason
-from contract.strict_json import compact, parse_json
 
 Prefix = Literal["events", "rejected", "set-aside"]
 
@@ -103,47 +97,6 @@ def lines_object(
 def lines_of(body: bytes) -> list[bytes]:
     """Return the lines of an object's body, which may consist of several gzip members."""
     return gzip.decompress(body).splitlines()
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A rejected event or unreadable body. `text` is strict JSON if `is_json`, otherwise the bytes as sent."""
-
-    index: int
-    event_id: str | None
-    text: bytes
-    is_json: bool
-    reasons: Sequence[Reason]
-    content_encoding: str | None = None
-
-
-def reject_line(rejected: Rejected, *, content_type: str | None, app_version: str | None) -> bytes:
-    """Return the line to store under `rejected/`: a rejected event or body, with the reasons."""
-    line: dict[str, object] = {"reasons": rejected.reasons, "index": rejected.index}
-    if rejected.is_json:
-        line |= {"event_id": rejected.event_id, "event": msgspec.Raw(rejected.text)}
-    else:
-        line |= {
-            "body_base64": base64.b64encode(rejected.text).decode(),
-            "content_type": content_type,
-            "content_encoding": rejected.content_encoding,
-        }
-    return msgspec.json.encode({**line, "app_version": app_version} if app_version else line)
-
-
-def quarantine_line(reasons: Iterable[Reason], record: bytes, origin: Mapping[str, str]) -> bytes:
-    """Return the line to store under `set-aside/`: a record that can never be processed, the reasons, and its origin.
-
-    The record is stored under `event` if it is strict JSON, otherwise under `record_base64`. `origin` must be the same
-    when the record is delivered again: a stream and a sequence number, never the time or id of an invocation.
-    """
-    line: dict[str, object] = {"reasons": tuple(reasons), "origin": dict(origin)}
-    try:
-        parse_json(record)
-        line["event"] = msgspec.Raw(compact(record))
-    except InvalidEvent:
-        line["record_base64"] = base64.b64encode(record).decode()
-    return msgspec.json.encode(line)
 
 
 def metadata(values: Mapping[str, str | None]) -> dict[str, str]:

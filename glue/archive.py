@@ -19,8 +19,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
-from contract.archive_object import hour_folder, is_content, lines_object, object_name, quarantine_line
+from contract.archive_object import hour_folder, is_content, lines_object, object_name
 from contract.events import Reason
+from contract.rejected_lines import quarantine_line
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

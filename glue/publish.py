@@ -25,6 +25,7 @@ IMPORTED = (
     "contract/geofence_event_types.py",
     "contract/instants.py",
     "contract/reasons.py",
+    "contract/rejected_lines.py",
     "contract/strict_json.py",
     "consumer/__init__.py",
     "snowpipe/__init__.py",

@@ -10,8 +10,9 @@ from typing import Protocol
 from isal import isal_zlib
 
 from aws.errors import RetryableError
-from contract.archive_object import LinesObject, Prefix, lines_object, metadata, quarantine_line, reject_line
+from contract.archive_object import LinesObject, Prefix, lines_object, metadata
 from contract.events import Reason
+from contract.rejected_lines import quarantine_line, reject_line
 from contract.stream_record import StreamRecord
 from handler.circuit_breaker import CircuitBreaker
 from handler.publish_with_retries import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish

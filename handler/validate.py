@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 import msgspec
 
 from contract import event_limits
-from contract.archive_object import Rejected
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Owned, Reason, invalid
 from contract.geofence_event_types import Kind
+from contract.rejected_lines import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json
 from handler.content_type import Form

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from contract import archive_object
-from contract.archive_object import Rejected
+from contract import rejected_lines
 from contract.events import Reason
+from contract.rejected_lines import Rejected
 
 
 def reject_line(
@@ -17,7 +17,7 @@ def reject_line(
 ) -> bytes:
     """Return the line for a rejected event that is strict JSON."""
     rejected = Rejected(index, event_id, event, True, reasons)
-    return archive_object.reject_line(rejected, content_type=None, app_version=app_version)
+    return rejected_lines.reject_line(rejected, content_type=None, app_version=app_version)
 
 
 def unreadable_line(
@@ -25,4 +25,4 @@ def unreadable_line(
 ) -> bytes:
     """Return the line for a rejected body that is not strict JSON."""
     rejected = Rejected(0, None, body, False, reasons, content_encoding)
-    return archive_object.reject_line(rejected, content_type=content_type, app_version=None)
+    return rejected_lines.reject_line(rejected, content_type=content_type, app_version=None)

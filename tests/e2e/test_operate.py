@@ -19,8 +19,9 @@ import pytest
 from aws.table import loaded
 from consumer import keys
 from consumer.visits import Pair
-from contract.archive_object import lines_object, quarantine_line
+from contract.archive_object import lines_object
 from contract.events import Fence, Reason
+from contract.rejected_lines import quarantine_line
 from ops.read_stores import Stay
 from ops.stage_outputs import ROOT
 from ops.visits_items import missing_chunks

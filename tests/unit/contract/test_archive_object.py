@@ -1,7 +1,6 @@
-"""Test the keys, bodies and lines of archive objects."""
+"""Test the keys, bodies and metadata of archive objects."""
 
 import gzip
-import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -17,13 +16,9 @@ from contract.archive_object import (
     metadata,
     object_name,
     prefix_of,
-    quarantine_line,
 )
-from contract.events import Reason
-from tests.rejects import reject_line, unreadable_line
 
 AT = datetime(2026, 11, 16, 8, 59, 59, 999999, UTC)
-REASON = Reason("missing_id", "_id", "`_id` is missing.")
 lines = st.lists(st.binary(min_size=1).filter(lambda line: not set(line) & set(b"\r\n")), min_size=1)
 
 
@@ -108,34 +103,6 @@ def test_prefix_and_hour_are_read_from_the_folders_of_a_key(
 
 def test_body_of_several_gzip_members_is_read_completely() -> None:
     assert lines_of(gzip.compress(b"a\n") + gzip.compress(b"b\n")) == [b"a", b"b"]
-
-
-def test_rejected_event_is_stored_as_sent() -> None:
-    line = reject_line([REASON], b'{"n":1.50}', index=3, event_id=None, app_version="1.2")
-    assert line.endswith(b'"index":3,"event_id":null,"event":{"n":1.50},"app_version":"1.2"}')
-    assert json.loads(line)["reasons"] == [
-        {"code": "missing_id", "field": "_id", "message": "`_id` is missing."}
-    ]
-
-
-def test_body_that_is_not_json_is_stored_as_base64() -> None:
-    line = unreadable_line([REASON], b"\xff\n", content_type="application/json", content_encoding=None)
-    assert json.loads(line) | {"reasons": []} == {
-        "reasons": [],
-        "index": 0,
-        "body_base64": "/wo=",
-        "content_type": "application/json",
-        "content_encoding": None,
-    }
-
-
-def test_quarantined_record_is_stored_as_base64_unless_it_is_strict_json() -> None:
-    origin = {"stream": "s", "sequence_number": "1"}
-    assert json.loads(quarantine_line([REASON], b'{ "a": 1 }', origin))["event"] == {"a": 1}
-    assert (
-        json.loads(quarantine_line([REASON], b'{"a":1,"a":2}', origin))["record_base64"]
-        == "eyJhIjoxLCJhIjoyfQ=="
-    )
 
 
 @given(st.dictionaries(st.just("app-version"), st.text(st.characters()), max_size=1))

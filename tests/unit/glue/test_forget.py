@@ -11,8 +11,9 @@ import boto3
 import pytest
 from moto import mock_aws
 
-from contract.archive_object import lines_object, lines_of, quarantine_line
+from contract.archive_object import lines_object, lines_of
 from contract.events import Reason
+from contract.rejected_lines import quarantine_line
 from glue.archive import Folder, Hours, Stored
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.forget import candidates, main

@@ -22,10 +22,10 @@ from aws.table import dumped
 from consumer import keys
 from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.visits import Pair, Rule, pair_of, visits_of
-from contract.archive_object import quarantine_line
 from contract.event_rules import geofence_event
 from contract.events import Fence, Reason
 from contract.geofence_event_types import GEOFENCE_KINDS
+from contract.rejected_lines import quarantine_line
 from glue.archive import Hours
 from glue.compact import compact_with_duckdb, stale
 from local_snowflake.testing import Aws, LocalProcess
