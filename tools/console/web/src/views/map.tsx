@@ -1,22 +1,25 @@
-/** The map, and the cards beside it: a truck, a place, silent trucks and all trucks. */
+/** The map. Its replay bar and the cards and lists beside it are in their own files. */
 
 import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { Age, ageText, clockTime, minuteTime, span, utc } from "../clock";
-import type { Fence, Place, Position, Trail } from "../contract";
-import { fenceName, fences, snapshots, stage, trucks, visitChanges } from "../live";
+import { minuteTime } from "../clock";
+import type { Fence, Position, Trail } from "../contract";
+import { fences, snapshots, stage, trucks } from "../live";
 import type { Chart } from "../map/canvas";
-import { type Passed, type Shown, trailAt } from "../map/replay";
-import { coarseMoment, LISTED, moment, onMap, present, replay, replayAt, shown, stated } from "../map/shown";
-import { choose, link, param } from "../route";
+import { type Passed, trailAt } from "../map/replay";
+import { present, replay, replayAt, shown, stated } from "../map/shown";
+import { choose, param } from "../route";
 import { isDark } from "../theme";
-import { SILENT_MS, STATES, type TruckState } from "../truck_state";
-import { Copy, Empty, Loading, number, useAsked } from "../ui";
+import { STATES, type TruckState } from "../truck_state";
+import { Empty, Loading, useAsked } from "../ui";
 import { AtAPlaceNow } from "./at_a_place_now";
-import { LastVisit } from "./places";
+import { FenceCard } from "./fence_card";
 import { ReplayBar } from "./replay_bar";
+import { SilentTrucks } from "./silent_trucks";
+import { TruckCard } from "./truck_card";
+import { TruckList } from "./truck_list";
 
 export function MapView() {
   const truck = param("truck");
@@ -32,7 +35,7 @@ export function MapView() {
         {truck && <TruckCard device={truck} />}
         {fence && <FenceCard id={fence} />}
         <AtAPlaceNow />
-        <SilentList />
+        <SilentTrucks />
         <TruckList chosen={truck} />
       </div>
     </div>
@@ -168,237 +171,3 @@ function useTrail(device: string): Passed[] {
     result.current = [...asked.data.points.map(([at, lon, lat]): Passed => [at, [lon, lat]]), ...since.current];
   return result.current;
 }
-
-function Inside({ truck }: { truck: Shown }) {
-  const ids = truck.inside;
-  if (ids.length === 0)
-    return <span class="quiet">{moment() - truck.heardAt > SILENT_MS ? "silent" : "under way"}</span>;
-  return (
-    <>
-      {ids.map((id, i) => (
-        <span key={id}>
-          {i > 0 && ", "}
-          {fenceName(id)}
-        </span>
-      ))}
-    </>
-  );
-}
-
-function TruckCard({ device }: { device: string }) {
-  const truck = shown.value.trucks.find((each) => each.device_id === device);
-  const liveTruck = trucks.value.get(device);
-  return (
-    <section class="card" aria-label="The chosen truck">
-      <div class="card-head">
-        <h2 class="wrap">{device}</h2>
-        <button type="button" onClick={() => choose({ truck: null })}>
-          Close
-        </button>
-      </div>
-      {!truck ? (
-        <p class="quiet">No position of this truck is known{replay.value ? " at that time" : ""}.</p>
-      ) : (
-        <dl class="facts">
-          <div>
-            <dt>Where</dt>
-            <dd>
-              <Inside truck={truck} />
-            </dd>
-          </div>
-          <div>
-            <dt>Last heard from</dt>
-            <dd>
-              {replay.value ? clockTime(truck.heardAt) : <Age at={new Date(truck.heardAt).toISOString()} />}
-              {!replay.value && " ago"}
-            </dd>
-          </div>
-          {!replay.value && moment() - truck.heardAt > SILENT_MS && (
-            <div>
-              <dt>Likely reason for silence</dt>
-              <dd>{truck.silence}</dd>
-            </div>
-          )}
-          <div>
-            <dt>Speed, heading</dt>
-            <dd>
-              {truck.speed_kmh === null ? "–" : `${number(truck.speed_kmh)} km/h`},{" "}
-              {truck.heading === null ? "–" : `${number(truck.heading)}°`}
-            </dd>
-          </div>
-          <div>
-            <dt>Position</dt>
-            <dd>
-              {truck.position[1].toFixed(4)}, {truck.position[0].toFixed(4)}
-              {!replay.value && liveTruck?.accuracy_m ? ` ± ${number(liveTruck.accuracy_m)} m` : ""}
-            </dd>
-          </div>
-          {!replay.value && liveTruck && (
-            <div>
-              <dt>Last event</dt>
-              <dd class="wrap">{liveTruck.last_type}</dd>
-            </div>
-          )}
-        </dl>
-      )}
-      <p class="links">
-        <a href={link("visits", { device, by: "truck" })}>Visits</a>
-        <a href={link("events", { device })}>Events</a>
-        <Copy text={location.href} label="Copy link" />
-      </p>
-    </section>
-  );
-}
-
-function FenceCard({ id }: { id: string }) {
-  const fence = fences.value.get(id);
-  const inside = present(shown.value.there).filter((visit) => visit.fence_id === id);
-  const from = { file: "read from the fence file", geometry: "sent with its events", events: "estimated from where phones crossed it" };
-  const asked = useAsked(
-    replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
-    [id, replay.value === null, snapshots.value, visitChanges.value],
-  );
-  const place = asked.data?.places.find((each) => each.fence_id === id);
-  return (
-    <section class="card" aria-label="The chosen fence">
-      <div class="card-head">
-        <h2 class="wrap">{fence?.name ?? id}</h2>
-        <button type="button" onClick={() => choose({ fence: null })}>
-          Close
-        </button>
-      </div>
-      <p>
-        {inside.length === 0
-          ? fence || !snapshots.value
-            ? `No truck is there${replay.value ? "" : " now"}.`
-            : "No place with this name is known."
-          : inside.map((visit) => (
-              <a class="wrap block" key={visit.device_id} href={onMap({ truck: visit.device_id })}>
-                {visit.device_id}
-              </a>
-            ))}
-      </p>
-      {place && (
-        <dl class="facts">
-          <div>
-            <dt>Last visit</dt>
-            <dd>
-              <LastVisit place={place} />
-            </dd>
-          </div>
-          <div>
-            <dt>Visits today</dt>
-            <dd>{number(place.visits_today)}</dd>
-          </div>
-          {place.usual_dwell_seconds !== null && (
-            <div>
-              <dt>Usual stay</dt>
-              <dd>{span(place.usual_dwell_seconds)}</dd>
-            </div>
-          )}
-        </dl>
-      )}
-      {fence && (
-        <p class="quiet">
-          {fence.kind}, {fence.radius_m ? `radius about ${number(fence.radius_m)} m` : "size unknown"}; {from[fence.source]}
-        </p>
-      )}
-      <p class="links">
-        <a href={link("visits", { fence: id })}>Visits</a>
-        <a href={link("places", { q: fence?.name ?? id })}>Show in the list of places</a>
-        <Copy text={location.href} label="Copy link" />
-      </p>
-    </section>
-  );
-}
-
-function SilentList() {
-  const at = coarseMoment.value;
-  const silent = shown.value.trucks
-    .filter((truck) => at - truck.heardAt > SILENT_MS)
-    .sort((one, other) => one.heardAt - other.heardAt);
-  if (silent.length === 0) return null;
-  return (
-    <section class="card" aria-labelledby="silent">
-      <div class="card-head">
-        <h2 id="silent">Silent trucks</h2>
-        <span class="count n">{number(silent.length)}</span>
-      </div>
-      <ul class="list-rows">
-        {silent.slice(0, LISTED).map((truck) => (
-          <li key={truck.device_id}>
-            <a class="clip" title={truck.device_id} href={onMap({ truck: truck.device_id })}>
-              {truck.device_id}
-            </a>
-            <span />
-            <span class="n" title={utc(truck.heardAt)}>
-              {ageText(moment() - truck.heardAt)}
-            </span>
-            {truck.silence && <span class="row-note">{truck.silence}</span>}
-          </li>
-        ))}
-      </ul>
-      {silent.length > LISTED && <p class="quiet">{number(silent.length - LISTED)} more are not listed.</p>}
-    </section>
-  );
-}
-
-function TruckList({ chosen }: { chosen: string }) {
-  const wanted = useSignal("");
-  const all = [...shown.value.trucks].sort((one, other) =>
-    one.device_id.localeCompare(other.device_id, "en", { numeric: true }),
-  );
-  const found = all.filter((truck) => truck.device_id.toLowerCase().includes(wanted.value.toLowerCase()));
-  return (
-    <section class="card" aria-labelledby="trucks">
-      <div class="card-head">
-        <h2 id="trucks">Trucks</h2>
-        <span class="count n">{number(all.length)}</span>
-      </div>
-      {all.length > 12 && (
-        <input
-          type="search"
-          class="find"
-          aria-label="Find a truck"
-          placeholder="Find a truck"
-          value={wanted.value}
-          onInput={(event) => (wanted.value = event.currentTarget.value)}
-        />
-      )}
-      {all.length === 0 ? (
-        <Empty title="No truck has sent a position yet.">
-          {!replay.value && (
-            <>
-              Send sample traffic: <code>./milkrun send</code>
-            </>
-          )}
-        </Empty>
-      ) : (
-        <ul class="list-rows">
-          {found.slice(0, LISTED).map((truck) => (
-            <li key={truck.device_id} class={truck.device_id === chosen ? "chosen" : ""}>
-              <a
-                class="clip"
-                title={truck.device_id}
-                href={onMap({ truck: truck.device_id })}
-                aria-current={truck.device_id === chosen ? "true" : undefined}
-              >
-                {truck.device_id}
-              </a>
-              <span class="clip">
-                <Inside truck={truck} />
-              </span>
-              <span class="n" title={utc(truck.heardAt)}>
-                {ageText(moment() - truck.heardAt)}
-              </span>
-            </li>
-          ))}
-        </ul>
-      )}
-      {all.length > 0 && found.length === 0 && <p class="quiet">No truck matches.</p>}
-      {found.length > LISTED && <p class="quiet">{number(found.length - LISTED)} more are not listed: type part of a name.</p>}
-    </section>
-  );
-}
-
-// --- replay
