@@ -23,12 +23,13 @@ from tests.service_models import validated
 from tests.statements import parsed_by_others
 from tools.stack.stack import Stack
 
-# The tests that do not use the `pipeline`: they run on moto and a local Snowflake of their own.
-WAREHOUSE_TESTS = frozenset(
+# The files whose tests do not use the `pipeline`. Most run on moto and a local Snowflake of their own.
+INDEPENDENT_TESTS = frozenset(
     f"test_{name}.py"
     for name in (
         "daily_report",
         "grants",
+        "hostile_environment",
         "hostile_text",
         "marts",
         "upgrade",
@@ -42,7 +43,7 @@ WAREHOUSE_TESTS = frozenset(
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ScopeScheduling:
-    return ScopeScheduling(config, log, lambda file: "warehouse" if file in WAREHOUSE_TESTS else "stack")
+    return ScopeScheduling(config, log, lambda file: file if file in INDEPENDENT_TESTS else "stack")
 
 
 @pytest.fixture(scope="session", autouse=True)
