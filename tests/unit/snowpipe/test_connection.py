@@ -67,11 +67,13 @@ class Refusing(socketserver.StreamRequestHandler):
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     before = threading.enumerate()
     with Proxy() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
             monkeypatch.setenv(name, server.url)
         for name in ("NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, "")
+        # The connector would pause for a second and then try again.
+        monkeypatch.setattr("snowflake.connector.time_util.TimeoutBackoffCtx.should_retry", False)
         # With AWS credentials in its environment, the connector would also call AWS.
         monkeypatch.setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
         yield server
@@ -116,7 +118,7 @@ def test_every_documented_form_of_an_account_name_connects_to_its_host(
     environment = SIGN_IN | {f"SNOWFLAKE_{name}": value for name, value in given.items()}
     with (
         pytest.raises(Refusal) as refused,
-        connect(load(environment).connection, give_up_after_s=1),
+        connect(load(environment).connection, give_up_after_s=10),
     ):
         pass
     assert proxy.dialled() == {dialled}
@@ -155,7 +157,7 @@ def test_each_sign_in_method_sends_only_its_own_credentials(
         f"SNOWFLAKE_{name}": str(tmp_path / "token") if value == "FILE" else value
         for name, value in (where | given).items()
     }
-    with pytest.raises(Refusal), connect(load(environment).connection, give_up_after_s=1):
+    with pytest.raises(Refusal), connect(load(environment).connection, give_up_after_s=10):
         pass
     (login, *_) = [
         json.loads(body)["data"] for body in proxy.bodies if b"LOGIN_NAME" in body or b"PROVIDER" in body
