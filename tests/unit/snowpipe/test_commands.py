@@ -65,8 +65,10 @@ def test_invalid_outputs_file_is_refused_with_a_one_line_error(tmp_path: Path, t
 
 @pytest.mark.parametrize("arguments", [["apply"], ["query", "SELECT 1"], ["history"], ["pause"]])
 def test_refused_connection_to_snowflake_is_reported_with_a_one_line_error(
-    tmp_path: Path, arguments: list[str]
+    tmp_path: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The connector would pause for a second and then try again.
+    monkeypatch.setattr("snowflake.connector.time_util.TimeoutBackoffCtx.should_retry", False)
     said = command(outputs(tmp_path, port=free_port()), *arguments)
     assert said.code == 2
     assert one_line(said.err)

@@ -151,6 +151,12 @@ class Stream:
                 return data
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses_before_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("snowflake.connector.time_util.TimeoutBackoffCtx.should_retry", False)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+
+
 @pytest.fixture(scope="module")
 def served() -> Iterator[Served]:
     made = Served()
