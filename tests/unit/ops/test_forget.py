@@ -292,11 +292,11 @@ def gzip_text(body: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("user", "by_device"),
     [
-        ("7788990011", False),
-        ("🚚 Jürgen Öz-7f3c21", False),
-        ('o\'neil "7f3c21"; --', True),
+        ('🚚 o\'Öz "7f3c21"; --', False),
+        pytest.param("7788990011", False, marks=pytest.mark.slow),
+        pytest.param("🚚 Jürgen Öz-7f3c21", True, marks=pytest.mark.slow),
     ],
-    ids=["digits", "not-ascii", "quotes-and-device"],
+    ids=["quotes-not-ascii", "digits", "not-ascii-and-device"],
 )
 def test_all_data_of_one_person_is_deleted_and_all_data_of_another_is_kept(
     stage: Stage, built: list[tuple[str, ...]], tmp_path: Path, user: str, by_device: bool
@@ -418,7 +418,14 @@ def test_forget_deletes_nothing_until_the_new_objects_are_loaded(
     assert built == [("--full-refresh",)]
 
 
-@pytest.mark.parametrize("step", ["forget_results", "delete_old", "compact_again"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("forget_results", marks=pytest.mark.slow),
+        "delete_old",
+        pytest.param("compact_again", marks=pytest.mark.slow),
+    ],
+)
 def test_interrupted_forget_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
@@ -474,8 +481,13 @@ def test_table_that_dbt_does_not_build_is_reported_if_it_contains_the_persons_id
 
 @pytest.mark.parametrize(
     "shared",
-    ["x'; rm -rf ~ #", "line 1\nline 2", "\x1b[2K\u202e'\\n\U000e0041"],
-    ids=["shell", "lines", "hidden"],
+    [
+        "x'; rm -rf ~ #\nline 2\x1b[2K\u202e\\n\U000e0041",
+        pytest.param("x'; rm -rf ~ #", marks=pytest.mark.slow),
+        pytest.param("line 1\nline 2", marks=pytest.mark.slow),
+        pytest.param("\x1b[2K\u202e'\\n\U000e0041", marks=pytest.mark.slow),
+    ],
+    ids=["all", "shell", "lines", "hidden"],
 )
 def test_forget_quotes_device_ids_in_the_commands_that_it_prints(stage: Stage, shared: str) -> None:
     stage.put(entered("a1", "ann", shared), entered("b1", "bob", shared))
@@ -554,7 +566,14 @@ def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stag
     assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
 
 
-@pytest.mark.parametrize("step", ["delete_rows", "delete_old", "refresh_marts"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "delete_rows",
+        pytest.param("delete_old", marks=pytest.mark.slow),
+        pytest.param("refresh_marts", marks=pytest.mark.slow),
+    ],
+)
 def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:

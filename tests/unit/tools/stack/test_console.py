@@ -24,6 +24,7 @@ def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     monkeypatch.setattr(
         stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
     )
+    monkeypatch.setattr(stack, "INVENTORY_S", 0.2)  # the trial program accepts connections but never responds
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: None)
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: None)
     monkeypatch.setattr(deploy, "outputs", lambda of, *_: FILE | {"aws_endpoint_url": of.endpoint_url})
