@@ -25,7 +25,7 @@ import time
 import zlib
 
 from local_snowflake.copy_into import FileFormat
-from local_snowflake.files import read
+from local_snowflake.parse_staged_file import read
 from tests.unit.handler import costly
 from tests.unit.handler.fakes import Context, World, app
 

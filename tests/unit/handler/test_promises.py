@@ -18,7 +18,7 @@ from handler import publish_with_retries
 from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS, Delivery, Effects, ingest
 from handler.parse_body import Parts
 from handler.validate import validate
-from local_snowflake.files import FileFormat, read
+from local_snowflake.parse_staged_file import FileFormat, read
 from tests.unit.contract.test_archive_object import AT
 from tests.unit.contract.test_event_rules import ENTER
 from tests.unit.handler.conftest import Answer, Phone

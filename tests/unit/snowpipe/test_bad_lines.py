@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from local_snowflake.files import FileFormat, read
+from local_snowflake.parse_staged_file import FileFormat, read
 from snowpipe.history import bad_lines
 
 MARK = b"\xef\xbb\xbf"

@@ -16,7 +16,7 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import PIPE_HISTORY, TABLE_HISTORY, Pipe
 from local_snowflake.copy_into import BATCH
 from local_snowflake.errors import stage_failure
-from local_snowflake.files import BadRow, Content, Row, UnreadableFile, read
+from local_snowflake.parse_staged_file import BadRow, Content, Row, UnreadableFile, read
 from local_snowflake.plans import NotRunnable, Plan, plan_of_pipe
 from local_snowflake.sql import Name, hidden, quoted
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from local_snowflake.copy_into import FileFormat, OnError
-from local_snowflake.files import UnreadableFile, read, uncompressed
+from local_snowflake.parse_staged_file import UnreadableFile, read, uncompressed
 
 JSON = FileFormat()
 values = st.recursive(
