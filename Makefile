@@ -197,7 +197,7 @@ nightly: setup #: run the steps of the hourly DAG without Airflow
 
 kcl: setup #: run a KCL worker on the local stack, in addition to the function
 	@tools/setup.sh test
-	@$(PY) -m tools.stack.kcl
+	@$(PY) -m tools.stack.start_kcl_worker
 
 ##@ Help
 

@@ -20,7 +20,7 @@ from contract.events import Fence
 from ops import read_stores
 from ops.stage_outputs import ROOT
 from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip
-from tools.stack.kcl import environment_for
+from tools.stack.start_kcl_worker import environment_for
 
 pytestmark = pytest.mark.slow
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)

@@ -19,7 +19,7 @@ from tests.faults.fault_proxy import Fault, Rule
 from tests.faults.faulty_stack import wait_for
 from tests.faults.harness import Scenario, rejected, wait_until_applied
 from tools.fleet.phones import Post
-from tools.stack.kcl import environment_for
+from tools.stack.start_kcl_worker import environment_for
 
 short = pytest.mark.short
 

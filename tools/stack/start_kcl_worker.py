@@ -1,5 +1,5 @@
-"""Run a KCL worker in addition to the `consume` function: `make kcl` on this clone's stack, `python -m
-tools.stack.kcl STAGE` on a deployed stage.
+"""Start a KCL worker in addition to the `consume` function: `make kcl` on this clone's stack, `python -m
+tools.stack.start_kcl_worker STAGE` on a deployed stage.
 
 The worker and the function process the same stream. Visits depend only on the set of events, so processing
 each event twice does not change them.
