@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import itemgetter
 from typing import Any, cast
 
@@ -18,7 +19,9 @@ from botocore.exceptions import ClientError
 
 from cli.refusal import Refusal
 from contract import logs
+from ops import function_logs
 from ops.function_logs import log_lines
+from ops.polling import until
 from ops.stage_outputs import Outputs
 from tests.service_models import check, check_answer, service_model
 
@@ -95,6 +98,11 @@ class Logs:
     def _between(self, start: float, end: float) -> list[tuple[float, str]]:
         first = bisect_left(self._lines, start, key=itemgetter(0))
         return self._lines[first : bisect_right(self._lines, end, key=itemgetter(0))]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function_logs, "until", partial(until, every_s=0.01))
 
 
 class Stage:

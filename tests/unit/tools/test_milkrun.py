@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cli import command_errors
 from ops.stage_outputs import ROOT
-from tools.milkrun import ENTRIES, loaded
+from tools.milkrun import ENTRIES, app, complain, loaded
 
 # Listing the commands needs none of these. Importing one takes between 0.1 and 2 seconds.
 HEAVY = {
@@ -70,10 +71,11 @@ def test_command_list_shows_the_first_paragraph_of_each_commands_help(entry) -> 
     ("typed", "meant"),
     [("reconsile", "reconcile"), ("trase", "trace"), ("quarentine", "quarantine"), ("dmeo", "demo")],
 )
-def test_misspelt_command_is_refused_with_a_suggestion_of_the_correct_one(typed: str, meant: str) -> None:
-    ended = run("-m", "tools.milkrun", typed)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
+def test_misspelt_command_is_refused_with_a_suggestion_of_the_correct_one(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_errors.run(app, [typed], obj={}, environment={}, tell=complain) == 2
+    assert capsys.readouterr().err.startswith(f"No such command '{typed}'. Did you mean '{meant}'")
 
 
 def test_misspelt_warehouse_command_is_refused_with_a_suggestion_of_the_correct_one() -> None:
