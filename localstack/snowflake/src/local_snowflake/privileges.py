@@ -1,5 +1,5 @@
-"""The privileges of each kind of object. Source: Snowflake's page "Access control privileges". Only kinds
-that exist here are listed; a grant on any other kind is refused.
+"""The privileges of each kind of object. Source: Snowflake's page "Access control privileges". Only
+the kinds of object that the local Snowflake has are listed; a grant on any other kind is refused.
 """
 
 from collections.abc import Mapping

@@ -5,7 +5,7 @@ To support another function, add a case to `sql_allowlist.tsv`: a statement, the
 documentation gives or implies, and the page. Then run `python -m local_snowflake.sql_allowlist`. It writes
 `supported_sql.md`, which lists all cases, and `sql_allowlist_shapes.txt`, the only file that a running
 process reads. A shape is the form of a function, operator or clause in a case: its name, the arguments that
-it has, and words that choose between meanings, such as a date part.
+it has, and keywords that choose between meanings, such as a date part.
 """
 
 import csv
@@ -151,11 +151,11 @@ HEAD = """To support another function, add a case to `src/local_snowflake/sql_al
 `python -m local_snowflake.sql_allowlist`, which generates this page.
 
 A function, operator or clause is supported if a case uses it in the same form: with the same optional arguments and
-the same words, such as a date part. The arguments may have other values. Everything else is refused with an error
-that names it. Each case is a test (`test_sql_allowlist.py`). *By* is the basis of the answer: an `example` with its
-output on Snowflake's page, or a `rule` that the page states. Numbers are compared by value, so 1.50 equals 1.5. A
-VARIANT is shown as compact JSON. `ERROR n` is an error with Snowflake's error number, and `REFUSED` is a refusal by
-the local Snowflake."""
+the same keywords (such as the date part in DATEADD). The arguments may have other values. Everything else is refused
+with an error that names it. Each case is a test (`test_sql_allowlist.py`). The column *by* says what the expected
+answer is based on: with `example`, Snowflake's page shows this statement with its output; with `rule`, the page states
+a rule from which the answer follows. Numbers are compared by value, so 1.50 equals 1.5. A VARIANT is shown as compact
+JSON. `ERROR n` is an error with Snowflake's error number, and `REFUSED` is a refusal by the local Snowflake."""
 
 
 def main() -> None:

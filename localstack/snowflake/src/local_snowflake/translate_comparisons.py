@@ -80,7 +80,10 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
         return
     inner = node.unnest()
     if is_aggregated(node):
-        raise unsupported("an aggregated VARIANT compared with a literal: cast it")
+        raise unsupported(
+            "a comparison of an aggregated VARIANT with a literal: "
+            "cast the argument of the aggregate or window function"
+        )
     if type(inner) is exp.JSONExtract:
         made = scalar_of(inner)
         made = made if literal == TEXT else typed("float" if literal == NUMBER else "boolean", made)
