@@ -262,8 +262,8 @@ def resume(
 ) -> None:
     """Resume pipes.
 
-    If a pipe is stale (paused for more than 14 days), or with --since, the files whose notifications have
-    expired are loaded as well.
+    If a pipe is stale (paused for more than 14 days) or --since is given, the command also loads the files whose
+    notifications have expired.
     """
     start = None if since is None else _time(since)
     stage = stage_of(context, outputs)

@@ -12,14 +12,14 @@ LOAD_DELAY = timedelta(minutes=5)
 
 # SYSTEM$PIPE_STATUS, "executionState".
 _STATES: Mapping[str, str] = {
-    "STOPPED_CLONED": "a clone of another database's pipe: recreate it",
+    "STOPPED_CLONED": "a clone of another database's pipe: run `recreate`",
     "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
-    "STOPPED_STAGE_ALTERED": "its stage's location has changed: recreate the pipe",
-    "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: apply, then recreate",
-    "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: apply",
-    "STOPPED_MISSING_PIPE": "the pipe does not exist: apply",
-    "STOPPED_MISSING_TABLE": "its table does not exist: apply, then backfill",
-    "STALLED_COMPILATION_ERROR": "its COPY no longer compiles: see `error`, then recreate",
+    "STOPPED_STAGE_ALTERED": "its stage's location has changed: run `recreate`",
+    "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: run `apply`, then `recreate`",
+    "STOPPED_FILE_FORMAT_DROPPED": "its file format was dropped: run `apply`",
+    "STOPPED_MISSING_PIPE": "the pipe does not exist: run `apply`",
+    "STOPPED_MISSING_TABLE": "its table does not exist: run `apply`, then `backfill`",
+    "STALLED_COMPILATION_ERROR": "its COPY no longer compiles: see `error`, then run `recreate`",
     "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
     "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
     "STALLED_INTERNAL_ERROR": "an error inside Snowflake: contact its support",
@@ -49,8 +49,8 @@ def triage(  # noqa: PLR0911 - one per cause
     if status.state == "PAUSED":
         return Triage(
             False,
-            f"paused with {status.pending} file(s) waiting: resume, which also repairs a pipe that was paused for "
-            "over 14 days",
+            f"paused with {status.pending} file(s) waiting: run `resume`, which also repairs a pipe that was paused "
+            "for over 14 days",
         )
     if status.state != "RUNNING":
         words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
