@@ -145,13 +145,16 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
 
 
 def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> GeofenceEvent | None:
-    """Return the event, or None if its time was already impossible on receipt. dbt's typed_events has the same rule."""
+    """Return the event, or None if there is none or its time was implausible when it was received.
+
+    dbt's typed_events has the same rule.
+    """
     hour = hour_of(stored.key) or stored.modified_at
     return None if event is None or fault_at_receipt(event.occurred_at, hour, hour + HOUR) else event
 
 
 def _owned(line: bytes, stored: Stored) -> Owned | None:
-    """Return the owner and the id of the event in a line; None if there is no event or its time was impossible.
+    """Return the owner and the id of the event in a line; None if there is no event or its time was implausible.
 
     dbt's typed_events has the same rule.
     """

@@ -1,6 +1,6 @@
 -- Visits to farms by UTC day from RAW.EVENTS: most columns of MARTS.DAILY_FARM_COLLECTIONS without dbt. One row per
 -- day and fence. The visit rule is explained in dbt/models/intermediate/restated_visits.sql. Invalid rows
--- (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an impossible time.
+-- (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,

@@ -1,6 +1,6 @@
 -- Totals per device by the UTC day of its own clock, from RAW.EVENTS: MARTS.FLEET_DAILY without dbt, kilometres and
 -- visits. One row per day and device.
--- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an impossible time.
+-- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
 WITH said AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
