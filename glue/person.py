@@ -314,7 +314,9 @@ def names_in_line(subject: Subject, line: bytes) -> Names:
 
 
 def in_line(subject: Subject, line: bytes) -> bool:
-    """Return whether a line of events/, rejected/ or set-aside/ belongs to the subject."""
+    """Return whether a line of an object under events/, rejected/ or set-aside/ contains data of the subject (the
+    person or device to forget).
+    """
     if b"_base64" not in line and subject.quickly_ruled_out(line):
         return False
     try:

@@ -139,7 +139,7 @@ def command(
     ] = 60,
     small: Annotated[
         bool,
-        typer.Option("--small", help="Use the settings of the stage small in serverless/stage_settings.yml."),
+        typer.Option("--small", help="Use the settings of stage `small` in serverless/stage_settings.yml."),
     ] = False,
     as_json: terminal.AsJson = False,
 ) -> None:

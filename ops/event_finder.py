@@ -139,7 +139,7 @@ class Finder(ReachableStores):
     def _lines(self, key: str, body: bytes | None) -> Sequence[bytes]:
         lines = readable_lines(body) if body else ()
         if lines is None:
-            self.searched.append(f"{key}, which cannot be read")
+            self.searched.append(f"{key} (unreadable, so not searched)")
         return lines or ()
 
     def _archived_lines(

@@ -61,7 +61,11 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 
 @dataclass(frozen=True)
 class Stage:
-    """The stores of a stage, and the number of seconds to wait for Snowpipe while it makes no progress."""
+    """The stores of a stage.
+
+    `timeout_s`: give up if Snowpipe or the consumer makes no progress for this many seconds (the consumer: at most
+    forget_visits.CHANGE_SECONDS).
+    """
 
     name: str
     outputs: Outputs
@@ -331,7 +335,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Number of seconds to wait while Snowpipe makes no progress.",
+            help="Give up if Snowpipe or the consumer makes no progress for this many seconds (the consumer: at "
+            "most 60).",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

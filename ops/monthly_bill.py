@@ -326,7 +326,7 @@ def warehouse(load: Load, prices: Prices) -> list[Line]:
 type Changes = Mapping[str, Any]
 """Fields of a load with their new values."""
 
-# The settings of the stage small in serverless/stage_settings.yml.
+# The settings of stage `small` in serverless/stage_settings.yml.
 SMALL: Changes = {
     "provisioned": True,
     "stream_retention_hours": 24,

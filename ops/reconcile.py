@@ -63,8 +63,9 @@ class Reconciler(ReachableStores):
     """Compares the stores of one stage. Without a warehouse, it compares only the log and S3."""
 
     def look(self, start: datetime, end: datetime, settled_at: datetime) -> Found:
-        """Compare the objects that were received in these hours and stored no later than `settled_at`; return
-        the result.
+        """Compare the log, S3, Snowflake and DynamoDB for the objects that were received in these hours.
+
+        Objects that were stored after `settled_at` are not compared, only counted as in flight.
         """
         first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         last = end.astimezone(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
