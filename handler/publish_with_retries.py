@@ -35,7 +35,10 @@ type Clock = Callable[[], float]  # seconds until the invocation times out
 
 @dataclass(slots=True)
 class Published:
-    """The outcome of publishing. Kinesis may accept the `refused` records later, and never the `malformed` ones."""
+    """The outcome of publishing.
+
+    Kinesis may accept the `refused` records later; it will never accept the `malformed` ones.
+    """
 
     taken: int = 0  # published records
     calls: int = 0

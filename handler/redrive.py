@@ -39,7 +39,11 @@ class ReadableArchive(Archive, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """The function's ports. `postpone(receipt_handle, seconds)` hides a message from the queue's consumers."""
+    """The function's ports.
+
+    `postpone(receipt_handle, seconds)` sets a message's visibility timeout, so that it is received again only after
+    that time.
+    """
 
     archive: ReadableArchive
     stream: Stream

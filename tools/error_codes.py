@@ -1,6 +1,6 @@
 """All codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
 
-docs/openapi.yaml is generated from this list. The codes never change. A test compares the list with the
+docs/openapi.yaml is generated from this list. The codes are stable across versions. A test compares the list with the
 handler's source.
 """
 

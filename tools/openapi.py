@@ -58,7 +58,8 @@ RECEIPT: Schema = {
 
 ERROR: Schema = {
     "type": "object",
-    "description": "One reason for one event. `code` never changes; `message` is a human-readable explanation.",
+    "description": "One reason for one event. `code` is stable across versions; `message` is a human-readable "
+    "explanation.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
         "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
@@ -364,7 +365,7 @@ def _problem_schema() -> Schema:
             "type": {"type": "string"},
             "title": {"type": "string"},
             "status": {"type": "integer"},
-            "code": {"type": "string", "description": "The error code, which never changes."},
+            "code": {"type": "string", "description": "A stable, machine-readable error code."},
             "detail": {"type": "string", "description": "A human-readable explanation."},
             "request_id": {"type": "string"},
             "limit": {"type": "integer", "description": "Only with status 413: the limit that was exceeded."},

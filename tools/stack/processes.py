@@ -28,7 +28,7 @@ class Process:
         return found is not None and abs(found - self.started) < SAME_START_S
 
     def is_stopped(self, besides: Sequence["Process"] = ()) -> bool:
-        """Return whether the process, or a child process that is not in `besides`, is stopped (SIGSTOP)."""
+        """Return whether the process, or any descendant that is not in `besides`, is stopped (SIGSTOP)."""
         others = {each.pid for each in besides}
         children = (each for each in descendants(self) if each.pid not in others)
         return any(_is_stopped(each.pid) for each in (self, *children))
