@@ -245,8 +245,8 @@ def own_work() -> Figures:
 
 
 def identity() -> Figures:
-    """Measure requests of 100 events with a known token and with a new ES256 token, compared with requests
-    without a token.
+    """Measure the additional CPU time of a request of 100 events with a cached token, and with a new ES256 token,
+    relative to a request without a token.
     """
     import jwt
     from cryptography.hazmat.primitives.asymmetric import ec

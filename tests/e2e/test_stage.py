@@ -1,5 +1,5 @@
-"""Tests that `milkrun verify` runs in addition to the API tests: redrive queue, replay, reconcile, warehouse
-and gateway.
+"""Tests of the redrive queue, replay, reconcile, the warehouse, the gateway and an alarm. `milkrun verify` runs them
+in addition to the API tests.
 
 Tests of behaviour that only AWS has are skipped on the local stack.
 """

@@ -57,7 +57,7 @@ def test_statement_rejected_by_snowflake_is_reported_with_a_one_line_error(stage
 @pytest.mark.parametrize(
     "sql", ["CREATE TEMPORARY TABLE RAW.T (a INT)", "SELECT 1 AS a WHERE FALSE", "SELECT NULL AS a"]
 )
-def test_statement_that_returns_no_rows_is_not_an_error(stage: Stage, sql: str) -> None:
+def test_ddl_empty_results_and_null_values_are_not_errors(stage: Stage, sql: str) -> None:
     assert stage.run("query", sql).code == 0
     json.loads(stage.run("query", sql.replace("RAW.T", "RAW.U"), "--json").out)
 

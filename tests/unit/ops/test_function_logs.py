@@ -125,7 +125,7 @@ def keys(count: int) -> list[str]:
 
 
 def test_log_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
-    """One hour of the log has ten lines per second. Every other hour has one line at its beginning."""
+    """One hour of the log has ten lines per second. Each of the other 23 hours has one line, at its start."""
     busy = [START + timedelta(hours=9, milliseconds=100 * number) for number in range(36_000)]
     borders = [START + timedelta(hours=hour) for hour in range(24) if hour != 9]
     client = Logs(busy + borders)

@@ -301,7 +301,7 @@ def test_dry_run_of_discarded_batches_counts_their_records() -> None:
     assert (done["sent"], done["would_send"], done["label"]) == (0, 2, None)
 
 
-def test_replay_sends_the_geofence_types_of_the_stage() -> None:
+def test_replay_sends_only_events_of_the_stages_geofence_types() -> None:
     stream = FakeStream()
     own = replace(EVERYTHING, kinds={"fence.crossed_in": "enter"})
     replay(archive([line(1), line(2, "fence.crossed_in"), PLAIN]), stream, own, label="r")
