@@ -53,7 +53,12 @@ def everything_at(port):
     }
 
 
-COMMANDS = [("deploy",), ("deploy", "function", "--function", "ingest"), ("remove",), ("info",)]
+COMMANDS = [
+    ("deploy",),
+    ("remove",),
+    pytest.param(("deploy", "function", "--function", "ingest"), marks=pytest.mark.slow),
+    pytest.param(("info",), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -66,7 +71,13 @@ def test_osls_rejects_stage_local_without_an_endpoint_before_any_call(listener, 
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "example.test", "127.0.0.1.example.test", "localhost.example.test"]
+    "host",
+    [
+        "0.0.0.0",
+        "127.0.0.1.example.test",
+        pytest.param("example.test", marks=pytest.mark.slow),
+        pytest.param("localhost.example.test", marks=pytest.mark.slow),
+    ],
 )
 def test_osls_rejects_stage_local_with_an_endpoint_that_is_not_loopback(listener, host):
     port, calls = listener
