@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 BATCH = 10
 # The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
 HIDDEN_SECONDS = 60
-# A poll that waits asks all of the queue's servers, so it misses no message. (Amazon SQS Developer Guide: "Amazon SQS
-# short and long polling".)
+# A long poll asks all of the queue's servers, so an empty response means that no message is visible. (Amazon SQS
+# Developer Guide: "Amazon SQS short and long polling".)
 LONG_POLL_SECONDS = 1
 
 

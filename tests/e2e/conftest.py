@@ -23,7 +23,7 @@ from tests.service_models import validated
 from tests.statements import parsed_by_others
 from tools.stack.stack import Stack
 
-# The files whose tests do not use the `pipeline`. Most run on moto and a local Snowflake of their own.
+# The files whose tests do not use the fixture `pipeline`. Most start moto and a local Snowflake instead.
 INDEPENDENT_TESTS = frozenset(
     f"test_{name}.py"
     for name in (

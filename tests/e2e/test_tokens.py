@@ -67,7 +67,7 @@ class Provider:
                 pass
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             self.url = f"http://127.0.0.1:{server.server_port}"
             self.tokens, self.strangers = (
                 Tokens(TokenIssuer(issuer=self.url, audience=AUDIENCE, private_key_file=self.folder / name))

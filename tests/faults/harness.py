@@ -137,7 +137,7 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Return the requests, and add a conflicting version of every `every`-th geofence event.
+    """Return the requests, with a conflicting version of every `every`-th geofence event added.
 
     The conflicting version has the same event id and a different time. It is sent in the same request, or in a
     later request from the same phone.

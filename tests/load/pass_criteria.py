@@ -1,5 +1,6 @@
-"""The pass criteria of the load test on the local stack, and its results: the test fails if events are lost, queues do
-not drain, or memory leaks.
+"""The results of the load test on the local stack, and its pass criteria.
+
+The test fails if events are lost, queues do not drain, or memory leaks.
 """
 
 from collections import defaultdict

@@ -69,7 +69,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> I
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     yield url
-    process.kill()  # LocalStack keeps nothing, and its orderly exit takes seconds, or minutes on a busy machine
+    process.kill()  # LocalStack keeps nothing, and its exit after SIGTERM has taken from 7 s to over 2 min
     process.wait(20)
 
 

@@ -91,7 +91,7 @@ def strict_service(certificate: ssl.SSLContext | None = None) -> Iterator[Strict
         server.socket = certificate.wrap_socket(server.socket, server_side=True)
         scheme = "https"
     service.url = f"{scheme}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
         yield service

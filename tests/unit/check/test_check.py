@@ -148,7 +148,7 @@ class Snowflake(ThreadingHTTPServer):
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers
         super().__init__(("127.0.0.1", 0), _Answers)
-        Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     @property
     def url(self):

@@ -67,7 +67,7 @@ class Refusing(socketserver.StreamRequestHandler):
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     before = threading.enumerate()
     with Proxy() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
             monkeypatch.setenv(name, server.url)
         for name in ("NO_PROXY", "no_proxy"):
