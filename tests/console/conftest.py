@@ -4,6 +4,7 @@ To use a running stack (with its console) instead of starting one, set MILKRUN_E
 outputs.json.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,9 +24,10 @@ from playwright.sync_api import (
 from xdist.remote import Producer
 
 from ops.stage_outputs import Outputs
-from tests.console.stand_in import Feed, State, morning
+from tests.console.stand_in import Feed, State, morning, zone_in_which_it_is_one_in_the_afternoon
 from tests.e2e.pipeline import Pipeline
 from tests.scopes import ScopeScheduling
+from tools.stack import private
 from tools.stack.stack import Stack
 
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
@@ -133,6 +135,13 @@ def pipeline() -> Iterator[Pipeline]:
         else:
             environment = dict(os.environ) | {"MILKRUN_LOCAL": FOLDER, "MILKRUN_PORT": PORT}
             stack = until_the_end.enter_context(Stack.of(environment))
+            # The page shows today's visits, and the tests send those of the past seven hours. Only the console and the
+            # report use this time zone, and the console reads it when it starts.
+            file = stack.settings.outputs_file
+            deployed = json.loads(file.read_text())
+            private.write(
+                file, json.dumps(deployed | {"time_zone": zone_in_which_it_is_one_in_the_afternoon()})
+            )
             stack.console()
             outputs = stack.outputs()
         warehouse = until_the_end.enter_context(outputs.warehouse())
