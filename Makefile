@@ -77,7 +77,7 @@ e2e: setup ## run the end-to-end tests against their own stack
 
 e2e-slow: setup #: run the end-to-end tests that take minutes each (repeated dbt runs, verify, KCL, forget)
 	@tools/setup.sh test fuzz check
-	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py
+	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py -n 2
 
 kills: setup #: kill each process and each ordered pair of processes of a local stack, and repair it with `milkrun up`
 	@tools/setup.sh test
@@ -90,6 +90,10 @@ faults-short: setup ## run some fault scenarios, and seeded bugs that their chec
 console-test: setup ## run the main browser tests of the console's page in Chromium, some of them with their own stack
 	@tools/setup.sh test browser chromium
 	$(PY) -m pytest tests/console -m "not slow" -n 2 -W ignore::DeprecationWarning
+
+console-test-slow: setup #: run the browser tests that `make test` leaves out and that need no stack
+	@tools/setup.sh test browser chromium
+	$(PY) -m pytest tests/console/test_page.py tests/console/test_dispatcher.py -m slow -n 2 -W ignore::DeprecationWarning
 
 console-test-all: setup #: run every browser test of the console's page
 	@tools/setup.sh test browser chromium

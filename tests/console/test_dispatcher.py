@@ -139,6 +139,7 @@ def test_search_finds_archive_objects_by_key(feed: Feed, open_page: Open) -> Non
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text(key)
 
 
+@pytest.mark.slow
 def test_geofences_from_a_file_are_drawn_with_their_shapes(feed: Feed, open_page: Open) -> None:
     corners = [[5.7, 53.2], [5.72, 53.2], [5.72, 53.21], [5.7, 53.2]]
     feed.state.fences.append(fence("farm#farm-4", polygon=corners, source="file"))
@@ -163,6 +164,7 @@ def test_pressing_enter_extends_the_search_to_the_warehouse_and_the_archive(
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("long-ago-1")
 
 
+@pytest.mark.slow
 def test_enter_pressed_before_the_matches_appear_opens_the_match_for_the_complete_text(
     feed: Feed, open_page: Open
 ) -> None:
@@ -225,6 +227,7 @@ def test_place_table_shows_when_and_by_which_truck_a_place_was_last_visited(
     expect(page).to_have_url(re.compile("q=38"))
 
 
+@pytest.mark.slow
 def test_overlapping_visits_are_drawn_in_separate_lanes_with_truck_names(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     farm = page.locator(".row").filter(has_text="farm-1")
@@ -261,6 +264,7 @@ def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
+@pytest.mark.slow
 def test_link_with_an_invalid_date_shows_today(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     today = page.get_by_label("Day", exact=True).input_value()
@@ -270,6 +274,7 @@ def test_link_with_an_invalid_date_shows_today(feed: Feed, open_page: Open) -> N
         expect(page.get_by_label("Day", exact=True)).to_have_value(today)
 
 
+@pytest.mark.slow
 def test_incomplete_date_is_not_changed_while_the_user_types(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     expect(page.locator(".visit")).to_have_count(4)
@@ -284,6 +289,7 @@ def test_incomplete_date_is_not_changed_while_the_user_types(feed: Feed, open_pa
     expect(page).to_have_url(re.compile("date=2026-11-27"))
 
 
+@pytest.mark.slow
 def test_visits_of_the_previous_date_disappear_when_another_date_is_chosen(
     feed: Feed, open_page: Open
 ) -> None:
@@ -310,6 +316,7 @@ def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_pa
     expect(milk).to_contain_text("1,700 l")
 
 
+@pytest.mark.slow
 def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_utc(
     feed: Feed, open_page: Open
 ) -> None:
@@ -334,6 +341,7 @@ def test_visits_and_the_daily_report_can_be_downloaded(feed: Feed, open_page: Op
         assert download.value.suggested_filename.endswith(suffix)
 
 
+@pytest.mark.slow
 def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> None:
     """The second server represents a restarted console, which assigns different sequence numbers to the same
     events.
@@ -362,6 +370,7 @@ def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> No
         expect(again.get_by_role("region", name="The chosen fence")).to_contain_text("farm-38")
 
 
+@pytest.mark.slow
 def test_chosen_truck_is_visible_among_two_thousand_clustered_trucks(open_page: Open) -> None:
     state = empty()
     state.trucks = ring_of_trucks(2000, 0)
@@ -375,11 +384,13 @@ def test_chosen_truck_is_visible_among_two_thousand_clustered_trucks(open_page: 
         )
 
 
+@pytest.mark.slow
 def test_link_to_a_visit_that_is_not_listed_shows_a_message(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?visit=truck-9+farm%23farm-1+gone")
     expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
 
 
+@pytest.mark.slow
 def test_replay_time_stays_in_the_url_when_a_truck_is_chosen(open_page: Open) -> None:
     state = morning(3, hours_ago=3)
     with Feed(state) as feed:

@@ -80,6 +80,7 @@ def test_view_is_accessible_and_fits_the_screen_width(
 
 
 @pytest.mark.parametrize(("dark", "phone"), SCREENS)
+@pytest.mark.slow
 def test_event_details_error_banner_and_replay_are_accessible(
     feed: Feed, open_page: Open, dark: bool, phone: bool
 ) -> None:
@@ -115,6 +116,7 @@ def test_views_and_event_details_can_be_opened_with_the_keyboard(feed: Feed, ope
     expect(page.get_by_role("complementary")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_arrow_keys_move_the_focus_between_visits(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?by=truck")
     bars = page.locator(".row").first.locator(".visit")
@@ -166,6 +168,7 @@ def test_table_columns_do_not_move_when_a_count_changes(feed: Feed, open_page: O
     assert "tabular-nums" in count.evaluate("e => getComputedStyle(e).fontVariantNumeric")
 
 
+@pytest.mark.slow
 def test_first_contentful_paint_happens_within_a_second(feed: Feed, open_page: Open) -> None:
     def first_paint() -> bool:
         page = open_page(f"{feed.url}/map")
@@ -186,10 +189,10 @@ def test_first_contentful_paint_happens_within_a_second(feed: Feed, open_page: O
     ("view", "says"),
     [
         ("map", "No truck has sent a position yet."),
-        ("pipeline", "No events in the last hour."),
+        pytest.param("pipeline", "No events in the last hour.", marks=pytest.mark.slow),
         ("events", "No events yet."),
         ("visits", "No visit on this day."),
-        ("places", "No place is known yet."),
+        pytest.param("places", "No place is known yet.", marks=pytest.mark.slow),
     ],
 )
 def test_view_without_data_explains_why_it_is_empty(open_page: Open, view: str, says: str) -> None:
@@ -237,6 +240,7 @@ def test_expired_credentials_show_a_single_banner_that_says_to_sign_in_again(
     expect(page.locator("[data-stage=accepted]")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_stopped_local_aws_shows_a_single_banner_with_the_command_that_starts_it(
     feed: Feed, open_page: Open
 ) -> None:
@@ -383,6 +387,7 @@ def test_page_shows_a_truck_moving_and_entering_a_geofence(feed: Feed, open_page
     eventually(lambda: drawn(page, "trucks") == len(feed.state.trucks))
 
 
+@pytest.mark.slow
 def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Open) -> None:
     state = empty()
     state.trucks = [
@@ -424,6 +429,7 @@ def test_new_visit_appears_on_the_timeline(feed: Feed, open_page: Open) -> None:
     expect(page.locator(".row").filter(has_text="truck-new")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_trail_of_the_chosen_truck_is_drawn_and_labelled_with_times(feed: Feed, open_page: Open) -> None:
     way = max(feed.state.replay["trucks"], key=lambda each: len(each["t"]))
     page = open_page(f"{feed.url}/map?truck={way['device_id']}")
@@ -432,6 +438,7 @@ def test_trail_of_the_chosen_truck_is_drawn_and_labelled_with_times(feed: Feed, 
     expect(page.locator(".map")).to_have_attribute("data-times", re.compile(r"^\d\d:\d\d( \d\d:\d\d){3,}$"))
 
 
+@pytest.mark.slow
 def test_slider_shows_the_trucks_at_the_chosen_time_of_the_replayed_morning(
     feed: Feed, open_page: Open
 ) -> None:

@@ -28,6 +28,7 @@ INDEPENDENT_TESTS = frozenset(
     f"test_{name}.py"
     for name in (
         "daily_report",
+        "dbt_models",
         "grants",
         "hostile_environment",
         "hostile_text",

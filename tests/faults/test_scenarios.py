@@ -373,7 +373,6 @@ def test_promises_hold_if_phone_clocks_are_hours_ahead_or_months_behind(scenario
 # --- after all scenarios
 
 
-@short
 def test_staging_and_marts_contain_every_event_of_all_scenarios_once(scenario: Scenario) -> None:
     """Run dbt once, and check the events of all earlier scenarios."""
     scenario.check_marts()

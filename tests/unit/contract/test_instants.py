@@ -96,7 +96,7 @@ class OneLine:
 def test_spark_and_sqlite_accept_the_same_device_times_as_dbt(
     at: datetime, code: str | None, tmp_path: Path
 ) -> None:
-    """tests/e2e/test_warehouse.py tests the same device times with dbt."""
+    """tests/e2e/test_dbt_models.py tests the same device times with dbt."""
     line = json.dumps(ENTER | {"createdAt": at.isoformat()}).encode()
     read = Lines(Stored(KEY, len(line), RECEIVED), [line])
     assert fact_rows(read, conflicts=False).num_rows == (code is None)
