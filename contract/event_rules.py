@@ -125,7 +125,7 @@ def _fit(ids: Iterable[str]) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """Return whether a value is a valid id. Ids above the limits would make PutRecords and DynamoDB writes fail."""
+    """Return whether a value is a valid id. With longer ids, PutRecords and DynamoDB writes would fail."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and len(value.encode()) <= MAX_ID_BYTES
 
 

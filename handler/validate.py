@@ -16,8 +16,8 @@ from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json
 from handler.content_type import Form
 from handler.identity import ANYBODY, Speaker
+from handler.location_pings import as_event, is_ping
 from handler.parse_body import Parts, with_members
-from handler.pings import as_event, is_ping
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}

@@ -87,7 +87,7 @@ class Finder(ReachableStores):
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
-        """Return the steps of the objects that a request stored; [] if the log does not contain the request."""
+        """Return the steps of the objects that a request stored; [] if the log does not have it or cannot be read."""
         if "CloudWatch Logs" in self._unasked:
             return []
         self.searched.append(f"the log of ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}")

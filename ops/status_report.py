@@ -1,124 +1,24 @@
-"""The report of `milkrun status`: whether the stage is healthy and, if not, what is wrong and which command to run.
-
-All sources are queried concurrently, each for at most BUDGET_SECONDS. If a source does not answer, the report
-says what is therefore unknown, and the other sources are not delayed.
+"""Print the findings of `milkrun status`: whether the stage is healthy and, if not, what is wrong and which command to
+run. The findings and their texts are in `ops/status_checks.py`.
 """
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import wait
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from itertools import groupby
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from cli.deadline import started
 from ops import terminal
-from snowpipe import pipe_health
+from ops.status_findings import BUDGET_SECONDS, LEVELS, Finding, age, verdict
 
-BUDGET_SECONDS = 5.0
 RUNBOOK = "docs/runbook.md"
-
-# The alarms of serverless/alarms.js that page somebody. A problem whose runbook section has the name of such an alarm
-# is a FAIL, any other problem is a WARN.
-PAGES = frozenset(
-    {
-        "api-5xx",
-        "no-traffic",
-        "ingest-errors",
-        "ingest-throttled",
-        "dead-letters",
-        "iterator-age-hour",
-        "consume-stopped",
-        "given-up-batches",
-        "lost-batches",
-        "set-aside-share",
-        "archive-undelivered",
-    }
-)
-
-type Level = Literal["OK", "WARN", "FAIL"]
-LEVELS: Sequence[Level] = ("OK", "WARN", "FAIL")
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The state of one part of a stage, such as the stream or the marts.
-
-    `cause` describes the state, `next` is the command to run next, and `section` is an anchor in the runbook.
-    """
-
-    part: str
-    level: Level
-    cause: str
-    since: datetime | None = None
-    next: str = ""
-    section: str = ""
-
-
-def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
-    """Return a finding: FAIL if the alarm with this runbook section wakes somebody, otherwise WARN."""
-    return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A store or service that is queried for the state of its parts.
-
-    `unknown` says which facts are unknown, or what happens meanwhile, if the source does not answer.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    look: Callable[[], Iterable[Finding]]
-    unknown: str
-    section: str = ""
-
-
-def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> list[Finding]:
-    """Query all sources; return their findings in order. If a source fails or times out, each of its parts is
-    reported as FAIL.
-    """
-    running = [started(partial(_look, source)) for source in sources]
-    wait(running, budget_seconds)
-    late = f"no answer within {budget_seconds:g} s"
-    return [
-        finding
-        for source, look in zip(sources, running, strict=True)
-        for finding in (look.result() if look.done() else _unreachable(source, late))
-    ]
-
-
-def _look(source: Source) -> list[Finding]:
-    try:
-        return list(source.look())
-    except Exception as error:  # any exception is this source's answer
-        return _unreachable(source, one_line(error))
-
-
-def _unreachable(source: Source, cause: str) -> list[Finding]:
-    cause = f"{source.name}: {cause}; {source.unknown}"
-    return [Finding(part, "FAIL", cause, section=source.section) for part in source.parts]
-
-
-def one_line(error: Exception) -> str:
-    text = " ".join((str(error) or type(error).__name__).split())
-    return text if len(text) <= 160 else text[:160] + "…"
-
-
-def verdict(findings: Iterable[Finding]) -> Level:
-    """Return the worst level of the findings."""
-    return max((finding.level for finding in findings), key=LEVELS.index, default="OK")
-
-
-# --- the command ----------------------------------------------------------------------------------
 
 
 def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> None:
@@ -144,10 +44,6 @@ def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> 
         if finding.level != "OK" and finding.section and (wide or not finding.next):
             table.add_row("", "", Text(f"{RUNBOOK}#{finding.section}"))
     terminal.out.print(table)
-
-
-def age(delta: timedelta) -> str:
-    return f"{pipe_health.span(delta)} ago"
 
 
 def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:

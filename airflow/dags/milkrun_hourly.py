@@ -84,7 +84,7 @@ def chain(hours: tuple[str, str]) -> None:
 
 with DAG(
     "milkrun_hourly",
-    description="Reconcile the archive with the warehouse, repair, transform, compact, report.",
+    description="Load missing objects, run dbt, compact the archive, count accepted and rejected events.",
     # An hour's last objects are written and loaded some minutes after its end.
     schedule="20 * * * *" if FRESHNESS_MINUTES == 60 else timedelta(minutes=FRESHNESS_MINUTES),
     start_date=datetime(2026, 11, 16),

@@ -16,7 +16,7 @@ from consumer.visits import Rule
 from contract.archive_object import ObjectName, object_name
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import MissingObject, Snowflake
-from tools.console import health
+from tools.console import source_states
 from tools.console.poll_intervals import Pace
 from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
@@ -171,9 +171,9 @@ class Poller(threading.Thread):
             except Exception as fault:  # an error in one source must not affect the others
                 if self.shared.over.is_set():
                     return
-                if health.is_about_credentials(fault):
+                if source_states.is_about_credentials(fault):
                     self.shared.aws.renew()
-                self._say("down", health.reason_of(fault), health.cause_of(fault))
+                self._say("down", source_states.reason_of(fault), source_states.cause_of(fault))
                 self.failed()
                 self._wait(RETRY_S[min(self._failures, len(RETRY_S) - 1)])
                 self._failures += 1
@@ -188,6 +188,8 @@ class Poller(threading.Thread):
         self.woken.wait(seconds)
         self.woken.clear()
 
-    def _say(self, state: health.State, reason: str | None = None, cause: health.Cause | None = None) -> None:
+    def _say(
+        self, state: source_states.State, reason: str | None = None, cause: source_states.Cause | None = None
+    ) -> None:
         if self.source:
             self.shared.tell(self.state.sources.say, self.source, state, reason, cause)

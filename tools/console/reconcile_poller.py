@@ -4,7 +4,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 
-from tools.console import health, parse_object
+from tools.console import parse_object, source_states
 from tools.console.pipeline import Reconciled
 from tools.console.polling import Poller, Shared
 
@@ -40,7 +40,7 @@ class ReconcilePoller(Poller):
         try:
             result = self._compared()
         except Exception as fault:  # shown instead of the result; the sources report their own errors
-            problem = self.state.sources.without_secrets(health.reason_of(fault))
+            problem = self.state.sources.without_secrets(source_states.reason_of(fault))
             result = Reconciled("failed", problem=problem)
         self.shared.tell(self._done, result, time.monotonic() - self._began_at)
         return 0.1

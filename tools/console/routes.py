@@ -22,12 +22,12 @@ from ops.read_stores import geofence_kinds, rule
 from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
 from tools.console import (
-    health,
     place_list,
     recent_events,
     responses,
     search,
     sent_events,
+    source_states,
     static_page,
     visit_list,
     visits_csv,
@@ -339,8 +339,8 @@ class Console:
         try:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
-            reason = health.reason_of(fault)
-            self.state.sources.say(source, "down", reason, health.cause_of(fault))
+            reason = source_states.reason_of(fault)
+            self.state.sources.say(source, "down", reason, source_states.cause_of(fault))
             said = self.state.sources.why_down(source) or self.state.sources.without_secrets(reason)
             raise Problem(503, said, source) from None
         self.state.sources.say(source, "ok")

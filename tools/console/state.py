@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from ops.presence_rule import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place, PlaceRow
-from tools.console.health import Sources
 from tools.console.known_visits import Change, KnownVisits, VisitRow, known
 from tools.console.parse_object import Read
 from tools.console.pipeline import Pipeline
 from tools.console.recent_events import RecentEvents
+from tools.console.source_states import Sources
 
 
 @dataclass(frozen=True, slots=True)

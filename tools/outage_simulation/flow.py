@@ -221,8 +221,8 @@ QUEUES = ("phones", "redrive", "stream", "pipe")
 
 
 def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulation:
-    """Simulate an outage until all queues have been short again for an hour, or until `limit` seconds after
-    the outage; return the simulation.
+    """Simulate an outage until for one hour no event in a queue has been older than two ticks (20 s), or until `limit`
+    seconds after the outage.
     """
     flow = Flow(size, outage)
     samples: list[Sample] = []

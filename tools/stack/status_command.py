@@ -1,16 +1,16 @@
 """`milkrun status`: show whether a stage is healthy; for the local stack, also check its processes and its disk.
 
-The checks of any stage are in `ops/status_checks.py`, and the report is in `ops/status_report.py`.
+The checks of any stage are in `ops/status_checks.py`, and `ops/status_report.py` prints their findings.
 """
 
 from collections.abc import Mapping
 
 import typer
 
-from ops import status_report, terminal
+from ops import status_findings, status_report, terminal
 from ops.stage_outputs import NoStackError, Outputs
 from ops.status_checks import findings_of
-from ops.status_report import Finding
+from ops.status_findings import Finding
 from tools.stack.local_status import laptop_source
 
 
@@ -35,7 +35,7 @@ def command(
         except NoStackError as problem:
             if stage != "local":
                 raise
-            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_report.ask(local)]
+            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_findings.ask(local)]
         return findings_of(outputs, stage, local)
 
     raise typer.Exit(status_report.report(look, stage, as_json=as_json, wide=wide, watch=watch))

@@ -15,7 +15,7 @@ import pytest
 
 from ops import status_checks, status_report
 from ops.stage_outputs import Outputs
-from ops.status_report import Finding, Source, ask, verdict
+from ops.status_findings import Finding, Source, ask, verdict
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 WELL = Finding("archive", "OK", "reachable")
@@ -81,7 +81,7 @@ def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> N
 def test_status_command_ends_even_if_a_source_hangs() -> None:
     code = (
         "import threading, sys\n"
-        "from ops.status_report import Source, ask\n"
+        "from ops.status_findings import Source, ask\n"
         "found = ask([Source('Snowflake', ('pipes',), lambda: threading.Event().wait(60), 'x')], 0.2)\n"
         "print(found[0].level)\n"
     )

@@ -40,7 +40,7 @@ def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
 
 def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
     """Follow the rule: resend a batch, with increasing delays, until every event in the batch is delivered or
-    dropped.
+    deleted.
     """
     http = urllib3.PoolManager(retries=False, timeout=0.5)
     body = gzip.compress(json.dumps(events).encode(), mtime=0)

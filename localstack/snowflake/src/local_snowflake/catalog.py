@@ -42,7 +42,9 @@ class Catalog:
         """Increases with every statement that may change an object, which makes earlier plans stale."""
         self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
-        self._preparing = threading.Lock()  # the loader and a session may call `has_histories` concurrently
+        self._preparing = (
+            threading.Lock()
+        )  # the loader and a session may call `create_histories` concurrently
         self.dropped: set[str] = set()
         """Dropped databases that may still be the current database of a session."""
         with fakesnow.cursor() as cursor:
@@ -96,9 +98,9 @@ class Catalog:
             for database, schema, name in self.rows(f"SELECT database_name, schema_name, name FROM {table}")
         ]
 
-    def has_histories(self, database: str) -> None:
-        """Create a database's hidden history tables if they do not exist. Must be called before each query of
-        these tables.
+    def create_histories(self, database: str) -> None:
+        """Create a database's hidden history tables if they do not exist. Call this before each query of these
+        tables.
         """
         with self._preparing:
             if database not in self.prepared:
@@ -174,7 +176,7 @@ class Catalog:
         with self.transaction() as cursor:
             self._drop_pipe(cursor, name)
         self.changed()
-        self.has_histories(name.database)
+        self.create_histories(name.database)
         self.rows(f"DELETE FROM {hidden(name.database)}._local_pending WHERE pipe_id = ?", [pipe.pipe_id])
 
     def _drop_pipe(self, cursor: duckdb.DuckDBPyConnection, name: Name) -> None:

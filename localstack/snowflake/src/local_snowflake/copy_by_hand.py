@@ -56,7 +56,7 @@ class Bulk:
         if len(copy.files) > MAX_NAMED_FILES:
             raise compilation(f"the maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
-        self.catalog.has_histories(plan.target.database)
+        self.catalog.create_histories(plan.target.database)
         with self._turns[plan.target]:  # of two concurrent COPYs, the second one finds the files loaded
             files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan), session)
             if not files:

@@ -236,7 +236,7 @@ class Loader:
 
     def _commit(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
         database = plan.target.database
-        self.catalog.has_histories(database)
+        self.catalog.create_histories(database)
         with self.catalog.transaction() as cursor:
             insert_rows(cursor, plan, [(file, file.content.rows) for file in files])
             for file in files:
@@ -253,7 +253,7 @@ class Loader:
         """
         assert plan.pipe
         database = plan.target.database
-        self.catalog.has_histories(database)
+        self.catalog.create_histories(database)
         rows = self.catalog.rows(
             f"""SELECT DISTINCT file_name FROM {hidden(database)}._local_history
                 WHERE pipe_id = ? AND last_load_time > ? AND file_name IN (SELECT unnest(?::VARCHAR[]))""",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sqlglot import exp
 
 from local_snowflake.errors import SnowflakeError, compilation, missing
-from local_snowflake.sql_allowlist import checked_part
+from local_snowflake.supported_sql import checked_part
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class Pipes:
                     StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"], self.catalog.clock())
                 )
         known = self.loader.loaded_by_pipe(plan, [file.file_name for file in files])
-        self.catalog.has_histories(plan.target.database)
+        self.catalog.create_histories(plan.target.database)
         with self.catalog.fakesnow.cursor() as duck:
             known |= self.loader.loaded_by_hand(duck, plan.target, plan.stage.url).keys()
         fresh = [file for file in files if file.file_name not in known]

@@ -212,7 +212,9 @@ class LocalSnowflake:
                 self.catalog.changed()
 
     def _prepare(self, request: Json, session: LocalConnection) -> tuple[str, str]:
-        """Return the statement's first word and the SQL that fakesnow should run."""
+        """Run the statement if this server implements it itself. Return the statement's first word and the SQL for
+        fakesnow: the statement, its translation, or a query of the result.
+        """
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
         if request.get("describeOnly") and verb in NOT_DESCRIBED:

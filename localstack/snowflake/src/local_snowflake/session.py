@@ -47,7 +47,7 @@ from local_snowflake.names import Columns, check_names
 from local_snowflake.objects_sql import macros_of
 from local_snowflake.session_errors import refused
 from local_snowflake.sql import hidden, quoted
-from local_snowflake.sql_allowlist import check
+from local_snowflake.supported_sql import check
 from local_snowflake.tables import (
     clone,
     identities,

@@ -336,7 +336,7 @@ class Ingest:
 
     def put_waiting(self, pipe: Pipe, files: Sequence[StagedFile]) -> None:
         database = pipe.name.database
-        self.catalog.has_histories(database)
+        self.catalog.create_histories(database)
         now = self.catalog.clock()
         with self.catalog.transaction() as cursor:
             cursor.executemany(
@@ -374,7 +374,7 @@ class Ingest:
             raise problem
 
     def waiting_since(self, pipe: Pipe) -> tuple[int, datetime | None]:
-        self.catalog.has_histories(pipe.name.database)
+        self.catalog.create_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT count(DISTINCT file_name), min(received_on)
                 FROM {hidden(pipe.name.database)}._local_pending WHERE pipe_id = ? AND created_on > ?""",
@@ -387,7 +387,7 @@ class Ingest:
             database = self.loader.plan(pipe).target.database
         except NotRunnable:
             return None, None
-        self.catalog.has_histories(database)
+        self.catalog.create_histories(database)
         rows = self.catalog.rows(
             f"""SELECT file_name, last_load_time FROM {hidden(database)}._local_history
                 WHERE pipe_id = ? AND status <> 'Load failed' ORDER BY last_load_time DESC LIMIT 1""",
@@ -399,7 +399,7 @@ class Ingest:
         """Return the waiting files that a pipe may load now; a paused pipe still loads files that were queued
         before the pause (Snowflake: "Managing Snowpipe").
         """
-        self.catalog.has_histories(pipe.name.database)
+        self.catalog.create_histories(pipe.name.database)
         rows = self.catalog.rows(
             f"""SELECT DISTINCT bucket, key, file_name, file_size, received_on
                 FROM {hidden(pipe.name.database)}._local_pending

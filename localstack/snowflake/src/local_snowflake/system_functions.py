@@ -166,7 +166,7 @@ class Functions:
             raise missing("Database", table.database)
         # "COPY_HISTORY", usage notes: any privilege on the table
         self.authority.require(actor_of(scope), (), "TABLE", str(table))
-        self.catalog.has_histories(table.database)
+        self.catalog.create_histories(table.database)
         start = arguments["START_TIME"].sql(dialect="snowflake")
         limits = ""
         if end := arguments.get("END_TIME"):

@@ -2,7 +2,7 @@
 
 Column types are not known for certain here. A column's table is not resolved, so its possible types are those of all
 known columns and aliases with its name (`column_types.py`). An expression that depends on them becomes a macro call
-(`duckdb_macros.py`), which DuckDB resolves when it binds the statement. `sql_allowlist.py` has already checked that
+(`duckdb_macros.py`), which DuckDB resolves when it binds the statement. `supported_sql.py` has already checked that
 every part of the statement is supported.
 """
 

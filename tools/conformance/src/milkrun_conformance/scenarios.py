@@ -98,7 +98,7 @@ def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Rep
 def _not_sent_again(seen: Sequence[Seen]) -> list[str]:
     again = [later for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
     return (
-        [f"the events were sent again {len(again)} times after {seen[0].status}: delete or drop the batch"]
+        [f"events of the batch were in {len(again)} more request(s) after {seen[0].status}: delete the batch"]
         if again
         else []
     )
@@ -146,7 +146,7 @@ def _split(seen: Sequence[Seen]) -> list[str]:
     if any(len(ids) > 1 and whole.count(ids) > 1 for ids in whole):
         faults.append("the same batch was sent again after 413: split it in two")
     if whole.count(giant) > 1:
-        faults.append("a single event was sent again after 413: drop and report it")
+        faults.append("a single event was sent again after 413: delete and report it")
     delivered = {event for each in seen if each.status == 202 for event in each.ids}
     if missing := set(seen[0].ids) - set(giant) - delivered:
         faults.append(f"{len(missing)} events that are small enough on their own were not delivered")
@@ -182,10 +182,10 @@ SCENARIOS: Mapping[str, Scenario] = {
             "deletes the batch and changes no event's time",
             _one_rejected("created_at_in_future"), _not_sent_again, _at_once,
         ),
-        Scenario("invalid", "400", "drops the batch and reports it", _first(Reply(400)), _not_sent_again, _at_once),
+        Scenario("invalid", "400", "deletes the batch and reports it", _first(Reply(400)), _not_sent_again, _at_once),
         Scenario(
             "too-large", "413 until the batch is small enough; one event is always too large",
-            "splits the batch in two and drops the event that is too large",
+            "splits the batch in two and deletes the event that is too large",
             _too_large, _split, _when_passed(_split),
         ),
         Scenario(

@@ -1,4 +1,4 @@
-"""Test that every case in sql_allowlist.tsv gives the answer, error or refusal that the file states."""
+"""Test that every case in supported_sql.tsv gives the answer, error or refusal that the file states."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pytest
 from snowflake import connector
 from snowflake.connector.constants import FIELD_TYPES
 
-from local_snowflake import sql_allowlist
-from local_snowflake.sql_allowlist import Case, cases, statements_of
+from local_snowflake import supported_sql
+from local_snowflake.supported_sql import Case, cases, statements_of
 from local_snowflake.testing import LocalProcess
 
 CASES = cases()
@@ -93,8 +93,8 @@ def test_at_least_400_cases_are_verified() -> None:
 
 
 def test_allowlist_contains_exactly_the_shapes_of_the_verified_cases() -> None:
-    assert sql_allowlist.SHAPES.read_text().splitlines() == sql_allowlist.shapes()
+    assert supported_sql.SHAPES.read_text().splitlines() == supported_sql.shapes()
 
 
 def test_supported_sql_page_is_up_to_date() -> None:
-    assert (Path(__file__).parents[1] / sql_allowlist.PAGE).read_text() == sql_allowlist.page()
+    assert (Path(__file__).parents[1] / supported_sql.PAGE).read_text() == supported_sql.page()

@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
 from cli.refusal import Refusal
-from tools.console.health import Sources, cause_of
+from tools.console.source_states import Sources, cause_of
 
 
 def test_failure_messages_contain_no_secrets() -> None:

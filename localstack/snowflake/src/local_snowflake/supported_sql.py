@@ -1,9 +1,9 @@
 """The allowlist of SQL: a statement may use only the functions, operators and clauses that a verified case
 uses.
 
-To support another function, add a case to `sql_allowlist.tsv`: a statement, the answer that Snowflake's
-documentation gives or implies, and the page. Then run `python -m local_snowflake.sql_allowlist`. It writes
-`supported_sql.md`, which lists all cases, and `sql_allowlist_shapes.txt`, the only file that a running
+To support another function, add a case to `supported_sql.tsv`: a statement, the answer that Snowflake's
+documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes
+`supported_sql.md`, which lists all cases, and `supported_sql_shapes.txt`, the only file that a running
 process reads. A shape is the form of a function, operator or clause in a case: its name, the arguments that
 it has, and keywords that choose between meanings, such as a date part.
 """
@@ -19,8 +19,8 @@ from sqlglot import exp
 
 from local_snowflake.errors import unsupported
 
-FILE = Path(__file__).parent / "sql_allowlist.tsv"
-SHAPES = Path(__file__).parent / "sql_allowlist_shapes.txt"
+FILE = Path(__file__).parent / "supported_sql.tsv"
+SHAPES = Path(__file__).parent / "supported_sql_shapes.txt"
 PAGE = "supported_sql.md"
 # Nodes that name or contain something and compute nothing.
 LEAVES = (exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Var, exp.DataType, exp.DataTypeParam, exp.Placeholder,
@@ -147,12 +147,12 @@ def page() -> str:
     return "\n".join(made)
 
 
-HEAD = """To support another function, add a case to `src/local_snowflake/sql_allowlist.tsv` and run
-`python -m local_snowflake.sql_allowlist`, which generates this page.
+HEAD = """To support another function, add a case to `src/local_snowflake/supported_sql.tsv` and run
+`python -m local_snowflake.supported_sql`, which generates this page.
 
 A function, operator or clause is supported if a case uses it in the same form: with the same optional arguments and
 the same keywords (such as the date part in DATEADD). The arguments may have other values. Everything else is refused
-with an error that names it. Each case is a test (`test_sql_allowlist.py`). The column *by* says what the expected
+with an error that names it. Each case is a test (`test_supported_sql.py`). The column *by* says what the expected
 answer is based on: with `example`, Snowflake's page shows this statement with its output; with `rule`, the page states
 a rule from which the answer follows. Numbers are compared by value, so 1.50 equals 1.5. A VARIANT is shown as compact
 JSON. `ERROR n` is an error with Snowflake's error number, and `REFUSED` is a refusal by the local Snowflake."""
