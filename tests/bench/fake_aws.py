@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 
 from aws.errors import ServiceError
 
-TEMPLATE = Path(__file__).parents[2] / "serverless" / "visits.yml"
+TEMPLATE = Path(__file__).parents[2] / "serverless" / "visits_table.yml"
 type Attribute = dict[str, Any]
 """A value with its type, such as {"N": "5"}."""
 type Item = dict[str, Attribute]

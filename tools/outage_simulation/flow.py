@@ -18,7 +18,7 @@ type Part = Literal["kinesis", "snowpipe"]
 type Process = Generator[simpy.Event]
 
 TICK = 10.0  # the duration of a parcel, and the time between two samples, in seconds
-RECORD_AGE_SECONDS = 21_600  # serverless.yml: older records are written to S3, and an alarm fires
+RECORD_AGE_SECONDS = 21_600  # serverless/functions.yml: older records are written to S3, and an alarm fires
 
 
 @dataclass(frozen=True, slots=True)

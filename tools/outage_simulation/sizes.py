@@ -20,7 +20,7 @@ PATIENT_REQUEST_SECONDS = (
 CLAIM_SECONDS = 0.050  # redrive, one claim check: read its object, put its records
 BATCH_SECONDS = 0.26  # consume, 200 records: about one call per record, sixteen concurrently, 0.04 s of CPU
 
-CONSUME_BATCH = 200  # serverless.yml: the batchSize of consume
+CONSUME_BATCH = 200  # serverless/functions.yml: the batchSize of consume
 SHARD_RECORDS = 1000  # per second; Amazon Kinesis Data Streams Developer Guide: "Quotas and limits"
 EVENT_BYTES = 500
 SHARD_BYTES = 1_000_000

@@ -213,8 +213,8 @@ def test_no_dependency_is_built_from_source():
     assert "--no-binary" not in source
 
 
-def test_serverless_yml_uses_every_zip():
-    text = (package.ROOT / "serverless.yml").read_text()
+def test_every_zip_is_used_by_a_function():
+    text = (package.ROOT / "serverless" / "functions.yml").read_text()
     for name in package.CONTENTS:
         assert f"dist/${{param:build}}/{name}.zip" in text
 
