@@ -90,6 +90,7 @@ QUERIES = {
 }
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     deadline=None,

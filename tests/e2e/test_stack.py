@@ -29,6 +29,7 @@ from tools.stack import localstack
 from tools.stack.processes import Process, descendants
 from tools.stack.stack import Stack
 
+pytestmark = pytest.mark.slow  # a second LocalStack; `make packages` tests the plugin alone
 ROLE = "arn:aws:iam::000000000000:role/trial"
 
 

@@ -116,6 +116,7 @@ class Breaking:
         return rows
 
 
+@pytest.mark.slow
 def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -207,6 +208,7 @@ def test_recreate_loads_a_file_once_if_its_notification_arrives_during_the_pause
     assert stage.count() == 1
 
 
+@pytest.mark.slow
 def test_pipe_that_cannot_load_its_queued_files_is_recreated_without_waiting(stage: Stage) -> None:
     keys = [stage.put([event("before")])]
     stage.loaded(keys)
@@ -397,6 +399,7 @@ def test_files_wait_for_a_paused_pipe_and_are_loaded_after_resume(stage: Stage) 
     stage.loaded([key])
 
 
+@pytest.mark.slow
 def test_bootstrap_stops_at_each_step_that_must_be_done_in_aws(
     aws: Aws, local: LocalProcess, tmp_path: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_changed_tables_stages_and_pipes_are_reported_but_not_repaired(stage: St
     assert "MILKRUN_BUCKET" in refused.err
 
 
+@pytest.mark.slow
 def test_pipe_reports_load_errors_to_the_error_topic_even_after_it_is_recreated(
     stage: Stage, aws: Aws
 ) -> None:
