@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jiter
@@ -11,6 +12,7 @@ from contract.event_limits import MAX_DEPTH
 from contract.events import invalid
 
 _DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
 _LONG_BY_20 = b"0" * 15  # every twentieth byte of the 309 digits that an integer beyond a double has
 _LONG_INTEGER = re.compile(rb"(?<![-+.0-9eE])-?[0-9]{309,}+(?![.eE])")
@@ -44,6 +46,16 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
 def compact(raw: bytes) -> bytes:
     """Remove whitespace outside strings from a JSON text; nothing else changes (1.50 stays 1.50)."""
     return msgspec.json.format(raw, indent=-1)
+
+
+def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
+    """Append members to an object's compact text; remove existing ones with the same names, which must be null."""
+    if b":null" in text:
+        members = _MEMBERS.decode(text)
+        if members.keys() & added.keys():
+            text = msgspec.json.encode({name: raw for name, raw in members.items() if name not in added})
+    new = b",".join(b"%b:%b" % (msgspec.json.encode(name), raw) for name, raw in added.items())
+    return b"%b%b%b}" % (text[:-1], b"," if len(text) > 2 else b"", new)
 
 
 def all_integers_fit(text: bytes) -> bool:

@@ -211,7 +211,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return the ids in an object's events, as one `Names` per event."""
+    """Return the distinct `Names` of an object's events."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)

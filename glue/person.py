@@ -95,7 +95,7 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
-    """Yield values outside the contract's fields that may be user ids, and whether their field is named `userId`.
+    """Yield each value outside the contract's fields that may be a user id, after whether its field is named `userId`.
 
     Every text in `metadata` may be a user id.
     """

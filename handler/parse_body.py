@@ -127,16 +127,6 @@ def _counted[T](parts: list[T]) -> list[T]:
     return parts
 
 
-def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
-    """Append members to an object's compact text; remove existing ones with the same names, which must be null."""
-    if b":null" in text:
-        members = _MEMBERS.decode(text)
-        if members.keys() & added.keys():
-            text = msgspec.json.encode({name: raw for name, raw in members.items() if name not in added})
-    new = b",".join(b"%b:%b" % (msgspec.json.encode(name), raw) for name, raw in added.items())
-    return b"%b%b%b}" % (text[:-1], b"," if len(text) > 2 else b"", new)
-
-
 # --- splitting at brackets, commas and strings ----------------------------------------------------
 
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'

@@ -11,13 +11,13 @@ from contract import event_limits
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Owned, Reason, invalid
 from contract.geofence_event_types import Kind
+from contract.location_pings import as_event, is_ping
 from contract.rejected_lines import Rejected
 from contract.stream_record import StreamRecord, stream_record
-from contract.strict_json import all_integers_fit, compact, parse_json
+from contract.strict_json import all_integers_fit, compact, parse_json, with_members
 from handler.content_type import Form
 from handler.identity import ANYBODY, Speaker
-from handler.location_pings import as_event, is_ping
-from handler.parse_body import Parts, with_members
+from handler.parse_body import Parts
 
 MAX_MESSAGE_CHARS = 200
 _NO_KINDS: Mapping[str, Kind] = {}

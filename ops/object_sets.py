@@ -13,7 +13,7 @@ from snowpipe.warehouse import Row
 # The maximum number of lines in the objects that one query for geofence events in RAW covers.
 LINES_A_QUERY = 25_000
 LAST_RESULT = "reports/reconcile.json"
-"""The key in the bucket that stores the result of the last comparison."""
+"""The key of the object that contains the result of the last comparison."""
 MAX_NAMED = 1000
 
 _TABLES = """
@@ -126,7 +126,9 @@ class Found:
 
     @property
     def equal(self) -> bool | None:
-        """Return whether nothing is missing; None if no difference was found, but a store did not answer."""
+        """Return True if there is no difference, False if there is one, and None if a store did not answer and the
+        others show none.
+        """
         return False if self.differences else None if self.unasked else True
 
     def add(self, difference: Difference) -> None:

@@ -17,7 +17,7 @@ import yaml
 from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
 from contract.event_rules import CrossingFields, EventFields
 from contract.geofence_event_types import GEOFENCE_KINDS
-from handler.location_pings import ID_DIGITS, PING_TYPE
+from contract.location_pings import ID_DIGITS, PING_TYPE
 from handler.receipt import Receipt
 from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.signature import WINDOW_SECONDS
@@ -209,7 +209,7 @@ def _operation() -> Schema:
         "operationId": "postEvents",
         "summary": "Store events and publish geofence events.",
         "description": f"A request has at most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} bytes "
-        f"decompressed, and {MAX_EVENTS} events. Sending the same request again stores nothing twice.",
+        f"decompressed, and {MAX_EVENTS} events. Sending the same request again is safe: each event counts once.",
         "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
         "parameters": [
             _header(

@@ -166,7 +166,7 @@ class KnownVisits:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """Record an enter event from the archive. The event must be one that the visit rule counts."""
+        """Record an enter event from the archive. It must have at least the visit rule's minimum confidence."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:

@@ -17,8 +17,8 @@ FULL_BELOW_MB = 50
 
 
 def laptop_source(environment: Mapping[str, str]) -> Source:
-    """Return the source of findings about the local stack: its free disk space, and the processes that were
-    not stopped on purpose.
+    """Return the source of findings about the local stack: its free disk space, and whether each
+    process that should be running is alive, dead or suspended (SIGSTOP).
     """
 
     def look() -> Iterator[Finding]:

@@ -156,7 +156,7 @@ def test_throttled_checkpoint_is_retried_but_not_after_losing_the_lease():
         )
 
 
-def test_end_of_a_shard_is_checkpointed_but_the_loss_of_its_lease_is_not():
+def test_shard_end_and_requested_shutdown_are_checkpointed_but_a_lost_lease_is_not():
     ended, asked = Checkpointer(), Checkpointer()
     shard = processor(Consumer())
     shard.lease_lost(Input())

@@ -34,7 +34,7 @@ def imported_by(module: str) -> tuple[int, set[str]]:
     return count, {*names}
 
 
-def test_ingest_imports_no_idle_module_and_stays_within_its_import_budget() -> None:
+def test_ingest_imports_no_unused_module_and_stays_within_its_import_budget() -> None:
     count, names = imported_by("handler.main")
     assert not IDLE & names
     assert count <= BUDGET

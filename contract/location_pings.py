@@ -11,7 +11,7 @@ import msgspec
 
 from contract.event_rules import Id, Instant, is_id
 from contract.instants import instant
-from handler.parse_body import with_members
+from contract.strict_json import with_members
 
 PING_TYPE = "location.ping"
 ID_DIGITS = 24
