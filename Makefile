@@ -91,9 +91,9 @@ console-test: setup ## run the main browser tests of the console's page in Chrom
 	@tools/setup.sh test browser chromium
 	$(PY) -m pytest tests/console -m "not slow" -n 2 -W ignore::DeprecationWarning
 
-console-test-slow: setup #: run the browser tests that `make test` leaves out and that need no stack
+console-test-slow: setup #: run the browser tests that `make test` leaves out, except those of memory and dispatchers' questions
 	@tools/setup.sh test browser chromium
-	$(PY) -m pytest tests/console/test_page.py tests/console/test_dispatcher.py -m slow -n 2 -W ignore::DeprecationWarning
+	$(PY) -m pytest tests/console -m slow --ignore tests/console/test_memory.py --ignore tests/console/test_questions.py -n 2 -W ignore::DeprecationWarning
 
 console-test-all: setup #: run every browser test of the console's page
 	@tools/setup.sh test browser chromium
