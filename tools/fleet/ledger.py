@@ -38,7 +38,9 @@ CREATE TABLE crossing (
     device_id TEXT, tag TEXT, external_id TEXT, event_id TEXT, occurred_at TEXT, type TEXT, kind TEXT,
     duration REAL, confidence INT
 );
-CREATE TABLE refusal (digest BLOB PRIMARY KEY, rejects INT) WITHOUT ROWID;
+CREATE TABLE refusal (
+    digest BLOB, rejected_key TEXT, rejects INT, PRIMARY KEY (digest, rejected_key)
+) WITHOUT ROWID;
 CREATE TABLE object (key TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
@@ -95,7 +97,7 @@ class Ledger:
             "INSERT INTO crossing VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [_row(event.crossing) for event in truly_accepted if event.crossing],
         )
-        self._note_rejects(events)
+        self._note_rejects(events, answer.get("rejected_key"))
         if delivery.fate == "delivered":
             answered = [event.event_id for i, event in enumerate(events) if i not in codes]
             self.answered_copies += len(answered)
@@ -107,14 +109,15 @@ class Ledger:
 
     @property
     def distinct_rejects(self) -> int:
-        """Return the number of rejected events expected in `rejected/`; a resent request counts once."""
+        """Return the number of rejected events expected in `rejected/`; a resent request counts once per object."""
         return int(self._db.execute("SELECT SUM(rejects) FROM refusal").fetchone()[0] or 0)
 
-    def _note_rejects(self, events: Sequence[Planned]) -> None:
+    def _note_rejects(self, events: Sequence[Planned], rejected_key: object) -> None:
         rejects = [f"{i} {event.text}" for i, event in enumerate(events) if _is_rejected(event)]
         if rejects:
             digest = hashlib.sha256("\n".join(rejects).encode("utf-8", "surrogateescape")).digest()
-            self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?)", (digest, len(rejects)))
+            row = (digest, str(rejected_key or ""), len(rejects))
+            self._db.execute("INSERT OR IGNORE INTO refusal VALUES (?, ?, ?)", row)
 
     def mark(self, place: Place, event_ids: Iterable[str], *, only_ours: bool = False) -> None:
         """Mark the event ids as found in a store.

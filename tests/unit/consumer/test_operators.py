@@ -5,12 +5,13 @@ import json
 import random
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from aws.table import dumped
-from consumer import main
+from consumer import main, previous_layout
 from consumer.visits import Rule, visits_of
 from contract.events import Fence
 from ops import move_visits, quarantine, read_stores, visits
@@ -291,6 +292,8 @@ def test_move_visits_command_migrates_all_items_to_the_current_layout(aws, tmp_p
     dynamodb = aws.client("dynamodb")
     for item in case["items"]:
         dynamodb.put_item(TableName=aws.table, Item=dumped(item))
+    now = START.timestamp()  # the items have not expired yet
+    monkeypatch.setattr(previous_layout, "time", SimpleNamespace(time=lambda: now))
     settings = main.Settings.of(aws.environment)
     monkeypatch.setattr(move_visits.read_stores, "consumer_settings", lambda *_: settings)
     environment = outputs(aws, tmp_path)

@@ -6,6 +6,7 @@ it was stopped in the middle of its last change, or some of the items had expire
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,13 +16,15 @@ from consumer.keys import timestamp
 from consumer.visits import visits_of
 
 from .fakes import FakeBus, FakeTable
-from .strategies import event
+from .strategies import START, event
 from .test_item_lifetime import DAY
 from .test_store import HOME, Died, deliver, store
 
 CASES = {
     case["name"]: case for case in json.loads(Path(__file__).with_name("previous_layout.json").read_text())
 }
+
+NOW = START.timestamp()  # the items have not expired yet
 
 
 def old_table(case):
@@ -44,14 +47,15 @@ def test_migrated_pair_keeps_its_visits_and_publishes_no_notification(name):
     table = old_table(case)
     expected = visits_of(sent(case))
     for pair in expected:
-        assert previous_layout.move(table, bus, pair, store(table).rule)
+        assert previous_layout.move(table, bus, pair, store(table).rule, NOW)
         assert table.visits(pair) == list(expected[pair].visits)
     assert bus.notified == []
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "expired" not in name])
-def test_next_event_migrates_a_pair_wherever_the_previous_consumer_stopped(name):
+def test_next_event_migrates_a_pair_wherever_the_previous_consumer_stopped(name, monkeypatch):
     """The last batch is delivered again with one more event."""
+    monkeypatch.setattr(previous_layout, "time", SimpleNamespace(time=lambda: NOW))
     case, bus = CASES[name], FakeBus()
     table, events = old_table(case), sent(case)
     batch = [*events[-4:], event("enter", 3600, "next")]

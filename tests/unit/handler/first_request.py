@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -57,6 +58,7 @@ def main() -> None:
     import handler.main
 
     init_ms = (time.process_time() - began) * 1000
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     known = {*sys.modules}
     os.environ["AWS_ENDPOINT_URL"] = here
     if snapshot:
@@ -64,7 +66,7 @@ def main() -> None:
     event = {
         "_id": "e1",
         "type": "user.entered_geofence",
-        "createdAt": "2026-11-28T08:00:00.000Z",
+        "createdAt": now,
         "user": {"deviceId": "d1"},
         "geofence": {"tag": "store", "externalId": "1"},
     }

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -19,7 +20,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from aws.table import dumped
-from consumer import keys
+from consumer import keys, previous_layout
 from consumer.item_layout import Chunk, PairLog, chunk_item, log_item
 from consumer.visits import Pair, Rule, pair_of, visits_of
 from contract.event_rules import geofence_event
@@ -375,8 +376,12 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     assert stage.items() == []
 
 
-def test_forget_keeps_other_peoples_events_in_a_pair_of_the_previous_layout(stage: Stage) -> None:
+def test_forget_keeps_other_peoples_events_in_a_pair_of_the_previous_layout(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """For 90 days after an upgrade, the visits table may contain pairs in the previous layout."""
+    now = HOUR.timestamp()  # the items have not expired yet
+    monkeypatch.setattr(previous_layout, "time", SimpleNamespace(time=lambda: now))
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
     pair = keys.pair_of_key(case["items"][0]["pk"], "head")
@@ -556,12 +561,14 @@ def test_forget_reports_claim_checks_in_flight_whose_object_is_deleted(stage: St
 
 def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
     """Only the archived objects link the person to the device, so they must exist until the event is consumed."""
-    stage.put(ANN)
+    now = datetime.now(UTC).isoformat()
+    recent = line("a1", user={"userId": "ann", "deviceId": "phone-1"}, createdAt=now)
+    stage.put(recent)
     stage.loaded()
     report = report_of("--user", "ann", "--timeout", "0", code=1)
     assert report["not_consumed_yet"] == 1
     assert "waits for an event until 6 hours after the event was received" in report["next"][0]
-    stage.consume(ANN)
+    stage.consume(recent)
     report_of("--user", "ann", "--timeout", "0")
     assert (stage.items(), stage.keys("events/"), stage.raw.count()) == ([], [], 0)
 

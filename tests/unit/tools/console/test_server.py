@@ -584,7 +584,17 @@ def test_search_finds_trucks_places_events_and_objects(served):
     assert served.get("/api/search?q=")["trace"] is None
 
 
-def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(served):
+@pytest.fixture
+def served_in_the_afternoon() -> Iterator[Served]:
+    """Yield a console in whose time zone it is between 13:00 and 14:00 now, so that the last minute is always today."""
+    # As in POSIX, + is west of Greenwich in these names.
+    served = Served(time_zone=f"Etc/GMT{datetime.now(UTC).hour - 13:+d}")
+    yield served
+    served.end()
+
+
+def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(served_in_the_afternoon):
+    served = served_in_the_afternoon
     served.receive(geofence(902, "entered", "truck-902"))
     farm, now = Fence("farm", "farm-38"), datetime.now(UTC)
     yesterday = Visit(now - timedelta(days=1, minutes=5), "e-9", now - timedelta(days=1), "x-9")

@@ -110,6 +110,15 @@ def test_rejected_events_of_a_resent_request_are_counted_once(ledger: Ledger) ->
     assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
 
 
+def test_rejected_events_of_a_request_resent_in_the_next_hour_are_counted_twice(ledger: Ledger) -> None:
+    """The object's key contains the hour, so the second request stores its rejected events in a second object."""
+    first = answered(next(post for post in MORNING if any(event.code for event in post.events)))
+    for delivery in (first, replace(first, answer=first.answer | {"rejected_key": "rejected/b"})):
+        ledger.add(delivery)
+    assert ledger.distinct_rejects == ledger.rejected_truth.total() > 0
+    assert ledger.keys("rejected/") == ["rejected/a", "rejected/b"]
+
+
 def test_repeated_events_do_not_change_the_expected_visits(ledger: Ledger) -> None:
     for post in [*MORNING, *reversed(MORNING)]:
         ledger.add(answered(post))
