@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tests.bench.figures import Figures, progress
 SIZES = (1, 20, 100, 500)
 ROUNDS = 15
 FOLDER = Path(__file__).parents[2]
+START = datetime.now(UTC) - timedelta(hours=1)  # recent, because the handler rejects old events
 
 
 class Context:
@@ -54,7 +55,7 @@ def events(count: int) -> list[dict[str, object]]:
         event: dict[str, object] = {
             "_id": f"{random.getrandbits(96):024x}",
             "type": "user.entered_geofence" if n % 5 == 0 else "user.updated_trip",
-            "createdAt": f"2026-11-16T08:{n // 60 % 60:02}:{n % 60:02}.123Z",
+            "createdAt": f"{START + timedelta(seconds=n % 3600):%Y-%m-%dT%H:%M:%S}.123Z",
             "live": True,
             "user": {
                 "userId": f"driver-{n % 12:02}",
@@ -308,7 +309,8 @@ def largest_requests() -> dict[str, dict[str, object]]:
         [e | {"metadata": {"note": random.choice(noise) * 7}} for e in events(500)]
     ).encode()
     assert len(ordinary) < room
-    head = b'{"_id":"%d","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceId":"d","x":['
+    at = f"{START:%Y-%m-%dT%H:%M:%SZ}".encode()
+    head = b'{"_id":"%d","type":"t","createdAt":"' + at + b'","deviceId":"d","x":['
 
     def filled(with_: bytes) -> bytes:
         one = [head % n + with_ * ((65_000 - len(head)) // len(with_)) + b"0]}" for n in range(63)]

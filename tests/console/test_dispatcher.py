@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.console import stand_in
 from tests.console.conftest import Open
 from tests.console.stand_in import Feed, State, empty, iso, morning, now, ring_of_trucks, truck, visit
 from tests.console.test_page import drawn, map_is_drawn, violations
@@ -318,7 +319,7 @@ def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_pa
 
 @pytest.mark.slow
 def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_utc(
-    feed: Feed, open_page: Open
+    feed: Feed, open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed.state.stage["time_zone"] = "America/Los_Angeles"
     totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
@@ -327,7 +328,9 @@ def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_u
     days = page.get_by_role("region", name="Daily totals")
     expect(days).to_contain_text("figures for Sun 29 Mar")
     expect(days.locator(".plot-span").first).to_contain_text("Sun 29 Mar")
-    feed.state.days[0]["date"] = f"{now():%Y-%m-%d}"
+    three = now().replace(hour=3)  # still the day before in Los Angeles; the page shows the server's time
+    monkeypatch.setattr(stand_in, "now", lambda: three)
+    feed.state.days[0]["date"] = f"{three:%Y-%m-%d}"
     page.reload()
     expect(days).to_contain_text("figures for today")
     expect(days.locator(".plot").nth(1)).to_contain_text("900 l")
@@ -346,7 +349,9 @@ def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> No
     """The second server represents a restarted console, which assigns different sequence numbers to the same
     events.
     """
-    with Feed(three_trucks()) as before, Feed(three_trucks()) as after:
+    first, second = three_trucks(), three_trucks()
+    second.stage["time_zone"] = first.stage["time_zone"]  # differs if an hour began in between
+    with Feed(first) as before, Feed(second) as after:
         for feed, others in ((before, 2), (after, 7)):
             for n in range(others):
                 feed.keep_good({"event_id": f"other-{n}-{others}"})

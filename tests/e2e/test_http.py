@@ -76,15 +76,16 @@ def test_accepted_events_are_archived_published_and_become_visits(pipeline: Pipe
 @pytest.mark.stage
 def test_repeated_request_adds_no_object(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
-    first, second = pipeline.post(sent), pipeline.post(sent)
-    if first.body["object_key"][:26] != second.body["object_key"][:26]:
-        pytest.skip("a new hour began between the two requests")
+    answers = [pipeline.post(sent), pipeline.post(sent)]
+    if len({answer.body["object_key"][:26] for answer in answers}) > 1:  # an hour began between the requests
+        answers.append(pipeline.post(sent))
+    first, second = answers[-2:]
     assert first.body["object_key"] == second.body["object_key"]
     versions = pipeline.aws("s3").list_object_versions(
         Bucket=pipeline.outputs.bucket, Prefix=first.body["object_key"]
     )["Versions"]
     assert len(versions) == 1
-    assert pipeline.published(device) == [sent, sent]
+    assert pipeline.published(device) == [sent] * len(answers)
 
 
 @pytest.mark.stage

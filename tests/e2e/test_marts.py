@@ -303,7 +303,8 @@ WITH numbered AS (SELECT SEQ4() + {first} AS n FROM TABLE(GENERATOR(ROWCOUNT => 
 SELECT
     PARSE_JSON(
         '{{"_id":"' || n || '","type":"' || IFF(MOD(n, 2) = 0, 'user.entered_geofence', 'user.exited_geofence')
-        || '","createdAt":"' || REPLACE(DATEADD('second', n, '2026-11-01'::TIMESTAMP_NTZ)::VARCHAR, ' ', 'T')
+        || '","createdAt":"'
+        || REPLACE(DATEADD('second', n, DATEADD('day', -20, CURRENT_DATE())::TIMESTAMP_NTZ)::VARCHAR, ' ', 'T')
         || 'Z","user":{{"deviceId":"van"}},"geofence":{{"tag":"farm","externalId":"f"}}}}'
     ),
     'events/' || n, 1, CURRENT_TIMESTAMP()::TIMESTAMP_NTZ, CURRENT_TIMESTAMP()

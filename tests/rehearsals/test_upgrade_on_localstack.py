@@ -91,10 +91,11 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
     with opened(stack) as pipeline:
         assert kept(pipeline) == before
         assert loaded(pipeline) == 12
-        again = pipeline.post(*sent[TRUCKS[0]])
-        assert again.body["object_key"] == batches[0].body["object_key"], (
-            "a repeated request must add no object"
-        )
+        key = batches[0].body["object_key"]
+        soon = datetime.now(UTC) + timedelta(seconds=30)
+        if f"dt={soon:%Y-%m-%d}/hh={soon:%H}" in key:  # in the next hour, the object would have another key
+            again = pipeline.post(*sent[TRUCKS[0]])
+            assert again.body["object_key"] == key, "a repeated request must add no object"
 
         # "Transfer dbt's tables to dbt's role", "Events identified by device and id": same rows after a full refresh.
         for relations, schema in product(("TABLES", "VIEWS"), ("STAGING", "MARTS")):
