@@ -21,7 +21,9 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The pending work of a pair's last change. Events are identified by their sort keys."""
+    """What a pair's last change had not yet written. The lists contain sort keys of events (`e#…`): `first` and
+    `lesser` were to be added; `superseded` were no longer to count.
+    """
 
     first: list[str] = []
     lesser: list[str] = []

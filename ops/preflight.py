@@ -240,8 +240,8 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     yield from _user("snowflakeUserArn", reads)
     if not reads:
         detail = (
-            "Snowflake is not allowed to read the archive yet: follow docs/deploy.md, Snowflake, after this "
-            "deployment"
+            "Snowflake is not allowed to read the archive yet. After this deployment, follow the section "
+            "Snowflake of docs/deploy.md"
         )
         yield Finding("warns", "snowflake_not_trusted", "snowflakeUserArn", detail)
     statements = [

@@ -276,7 +276,8 @@ def command(
 ) -> None:
     """Send archived or quarantined geofence events, or discarded batches, to the consumer again.
 
-    Objects and lines that cannot be read are listed, and the rest is sent; the exit code is then 1.
+    Archived and quarantined objects and lines that cannot be read are listed, and the rest is sent; the exit code is
+    then 1.
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("use one of --from (or --prefix), --set-aside and --on-failure")

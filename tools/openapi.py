@@ -349,7 +349,8 @@ def _receipt() -> Schema:
     return {
         "type": "object",
         "description": "received = accepted + duplicates + rejected; an unreadable body counts as one event. "
-        "`accepted` is the number of lines in the object `object_key`, `rejected` that in `rejected_key`. A "
+        "`accepted` is the number of lines in the object with the key `object_key`, and `rejected` is the "
+        "number of lines in the object with the key `rejected_key`. A "
         "response has at most 64 KiB; `errors_omitted` is the number of errors that did not fit.",
         "required": list(properties),
         "properties": properties,

@@ -98,7 +98,7 @@ def test_apply_reverts_only_safe_changes_and_diff_names_a_repair_for_the_others(
     assert named(stage) == set()
 
 
-def test_changed_tables_stages_and_pipes_are_reported_but_not_repaired(stage: Stage) -> None:
+def test_changed_tables_stages_and_pipes_are_reported_and_apply_is_refused(stage: Stage) -> None:
     stage.create_objects()
     raw = f"{stage.database}.RAW"
     (pipe,) = stage.query(f"DESC PIPE {raw}.REJECTED_PIPE")

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tools.console.stream import encode
+from tools.console.page_updates import encode
 
 __all__ = ["ON_ERRORS", "Problem", "Raw", "as_file", "download", "encode", "json", "problem"]
 Raw = msgspec.Raw

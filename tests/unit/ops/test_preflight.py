@@ -75,7 +75,7 @@ def stack_of(aws, template, name="milkrun-dev"):
     ("limit", "unreserved", "found"),
     [(10, 10, True), (172, 172, True), (173, 173, False), (1000, 1000, False), (1000, 150, True)],
 )
-def test_stage_dev_reserves_73_concurrent_executions_and_needs_173_unreserved_ones(
+def test_stage_dev_can_be_deployed_only_if_173_concurrent_executions_are_unreserved(
     aws, limit, unreserved, found
 ):
     client = account_with(limit, unreserved)

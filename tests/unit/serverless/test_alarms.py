@@ -78,7 +78,7 @@ def test_status_command_treats_exactly_the_paging_alarms_as_failures():
     assert pages == PAGES
 
 
-def test_every_alarm_section_of_the_runbook_contains_means_check_and_do():
+def test_every_alarm_section_of_the_runbook_has_the_parts_means_check_and_do():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Check**", "**Do**"):

@@ -158,7 +158,9 @@ def any_macros() -> str:
     evaluated at run time.
     """
     text = raised(
-        "000002", "0A000", "'a cast of an aggregated text or VARIANT: cast the argument of the aggregate'"
+        "000002",
+        "0A000",
+        "'a cast of the result of an aggregate over text or VARIANT; cast its argument instead'",
     )
     is_text = "typeof(x) IN ('VARCHAR', 'JSON')"
     no_format = raised("000002", "0A000", "'a format for ' || typeof(x)")

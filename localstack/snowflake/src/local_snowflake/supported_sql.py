@@ -1,9 +1,9 @@
 """The allowlist of SQL: a statement may use only the functions, operators and clauses that a verified case
 uses.
 
-To support another function, add a case to `supported_sql_cases.tsv`: a statement, the answer that Snowflake's
+To support another function, add a case to `supported_functions.tsv`: a statement, the answer that Snowflake's
 documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes
-`supported_sql.md`, which lists all cases, and `supported_sql_shapes.txt`, the only file that a running
+`supported_sql.md`, which lists all cases, and `generated_sql_shapes.txt`, the only file that a running
 process reads. A shape is the form of a function, operator or clause in a case: its name, the arguments that
 it has, and keywords that choose between meanings, such as a date part.
 """
@@ -19,8 +19,8 @@ from sqlglot import exp
 
 from local_snowflake.errors import unsupported
 
-FILE = Path(__file__).parent / "supported_sql_cases.tsv"
-SHAPES = Path(__file__).parent / "supported_sql_shapes.txt"
+FILE = Path(__file__).parent / "supported_functions.tsv"
+SHAPES = Path(__file__).parent / "generated_sql_shapes.txt"
 PAGE = "supported_sql.md"
 # Nodes that name or contain something and compute nothing.
 LEAVES = (exp.Identifier, exp.Literal, exp.Null, exp.Boolean, exp.Var, exp.DataType, exp.DataTypeParam, exp.Placeholder,
@@ -147,7 +147,7 @@ def page() -> str:
     return "\n".join(made)
 
 
-HEAD = """To support another function, add a case to `src/local_snowflake/supported_sql_cases.tsv` and run
+HEAD = """To support another function, add a case to `src/local_snowflake/supported_functions.tsv` and run
 `python -m local_snowflake.supported_sql`, which generates this page.
 
 A function, operator or clause is supported if a case uses it in the same form: with the same optional arguments and

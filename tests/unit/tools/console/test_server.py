@@ -24,10 +24,10 @@ from contract.events import Fence
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
-from tools.console import parse_object, search, static_page, store_queries, stream
+from tools.console import page_updates, parse_object, search, static_page, store_queries
 from tools.console.command import _listener, made, server_of
+from tools.console.page_updates import MAX_BEHIND, Hub
 from tools.console.state import ConsoleState
-from tools.console.stream import MAX_BEHIND, Hub
 
 HOSTILE = "<script>alert('x')</script>\u202e"
 SECRETS = ("the-api-key", "the-password")
@@ -465,9 +465,9 @@ def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
     assert set(snapshot) == {"stage", "sources", "fences", "trucks", "there", "pipeline", "events"}
     assert snapshot["events"]["counted"] == {"good": 0, "bad": 0}
     served.receive(event(1, "truck-9"))
-    trucks = stream.until("trucks")["trucks"]
+    trucks = page_updates.until("trucks")["trucks"]
     assert [truck["device_id"] for truck in trucks] == ["truck-9"]
-    events = stream.until("events")
+    events = page_updates.until("events")
     assert ([each["event_id"] for each in events["good"]], events["counted"]) == (
         ["e1"],
         {"good": 1, "bad": 0},
@@ -520,7 +520,7 @@ def test_slow_page_receives_a_snapshot_instead_of_the_backlog_of_changes():
 
 
 def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeypatch):
-    monkeypatch.setattr(stream, "TICK_S", 60.0)
+    monkeypatch.setattr(page_updates, "TICK_S", 60.0)
 
     async def received() -> list[bytes]:
         state = ConsoleState({"stage": "local"})

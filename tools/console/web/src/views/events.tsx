@@ -7,7 +7,7 @@ import { ask } from "../api";
 import { span, Time } from "../clock";
 import type { Event, EventDetail, EventPage, Journey } from "../contract";
 import { bad, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
-import { pretty } from "../pretty";
+import { pretty } from "../pretty_json";
 import { choose, link, param } from "../route";
 import { Copy, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 

@@ -1,4 +1,4 @@
-"""The stream of server-sent events. Each message is encoded once for all open pages."""
+"""The server-sent events that update the open pages. Each message is encoded once for all pages."""
 
 import asyncio
 import time
