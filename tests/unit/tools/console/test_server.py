@@ -465,9 +465,9 @@ def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
     assert set(snapshot) == {"stage", "sources", "fences", "trucks", "there", "pipeline", "events"}
     assert snapshot["events"]["counted"] == {"good": 0, "bad": 0}
     served.receive(event(1, "truck-9"))
-    trucks = page_updates.until("trucks")["trucks"]
+    trucks = stream.until("trucks")["trucks"]
     assert [truck["device_id"] for truck in trucks] == ["truck-9"]
-    events = page_updates.until("events")
+    events = stream.until("events")
     assert ([each["event_id"] for each in events["good"]], events["counted"]) == (
         ["e1"],
         {"good": 1, "bad": 0},
