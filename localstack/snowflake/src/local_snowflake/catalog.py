@@ -99,8 +99,8 @@ class Catalog:
         ]
 
     def create_histories(self, database: str) -> None:
-        """Create a database's hidden history tables if they do not exist. Call this before each query of these
-        tables.
+        """Create a database's hidden tables of load histories and queued files if they do not exist. Call this before
+        each query of these tables.
         """
         with self._preparing:
             if database not in self.prepared:

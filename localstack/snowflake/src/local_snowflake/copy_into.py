@@ -62,7 +62,8 @@ class OnError:
 @dataclass(frozen=True)
 class FileFormat:
     """The file format options that affect how JSON is loaded. `of` refuses options that would change the result
-    but are not implemented, such as STRIP_NULL_VALUES = TRUE, and ignores the other options of the format.
+    but are not implemented, such as STRIP_NULL_VALUES = TRUE, and options that Snowflake does not have. It ignores
+    all others, such as DATE_FORMAT.
     """
 
     compression: str = "AUTO"
@@ -246,7 +247,9 @@ def on_error_of(copy: Copy, default: str) -> OnError:
 
 
 def projections(copy: Copy) -> list[str]:
-    """Return the select list in Snowflake's SQL; `$1` and the METADATA$ columns become columns of the batch table."""
+    """Return the select list in Snowflake's SQL. `$1` becomes C1, and C1 and the METADATA$ columns are columns of the
+    view BATCH, which contains the rows to load.
+    """
     if copy.select is None:
         return ["C1"]
     return [
@@ -257,7 +260,7 @@ def projections(copy: Copy) -> list[str]:
 
 def _as_batch_column(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Parameter):
-        # t.$1 is a column that contains the parameter, which was visited before
+        # `$1` itself, or the `$1` in `t.$1`, which sqlglot parses as a column that contains a parameter (see below).
         if node.name != "1":
             raise compilation(f"invalid identifier '${node.name}': JSON has one column, $1", "000904")
         return exp.column("C1")

@@ -35,9 +35,9 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return Snowflake's error for a string that DuckDB cannot cast. If Snowflake would accept the string, because
-    it supports more date and offset formats than DuckDB (Snowflake: "Date and time input and output formats"),
-    return a refusal instead.
+    """Return Snowflake's error for a string or number that DuckDB cannot cast. Return a refusal instead if Snowflake
+    would accept the string, because it supports more date and offset formats than DuckDB (Snowflake: "Date and time
+    input and output formats"), or if the kind of error is unknown.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]
@@ -57,7 +57,9 @@ def not_converted(message: str) -> SnowflakeError:
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error for an error of DuckDB's binder, catalog or casts; None for any other kind of error."""
+    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts; None for any other
+    kind of error.
+    """
     if isinstance(error, duckdb.ConversionException):
         return not_converted(str(error).splitlines()[0])
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):

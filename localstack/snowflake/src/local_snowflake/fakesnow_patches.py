@@ -52,7 +52,7 @@ HAS_KEY = """CASE WHEN EXISTS (
         AND key.constraint_type = '{}' AND list_contains(key.constraint_column_names, column_name)
     ) THEN 'Y' ELSE 'N' END AS"""
 DESCRIBED = {
-    # An integer expression whose type comes from neither a cast nor a column.
+    # These types occur for integer expressions whose type comes from neither a cast nor a column.
     "ELSE data_type END": "WHEN data_type IN ('INTEGER', 'SMALLINT', 'TINYINT', 'HUGEINT') THEN 'NUMBER(38,0)'"
     " ELSE data_type END",
     "'N' AS \"primary key\"": HAS_KEY.format("PRIMARY KEY") + ' "primary key"',

@@ -150,8 +150,9 @@ class Granting:
         return [Target(target.of, name) for name in self.access.now.names_in(target.of, target.name)]
 
     def _check_may_grant(self, actor: Actor, privilege: str, target: Target) -> None:
-        """Raise an error unless the actor's roles own the object (or its schema, if the schema has managed
-        access), hold the privilege with the grant option, or have MANAGE GRANTS.
+        """Raise an error unless the actor's roles have MANAGE GRANTS, own the object, or hold the privilege with the
+        grant option. In a schema with managed access, only MANAGE GRANTS or ownership of the schema is enough;
+        in other schemas and in databases, grants on future objects require MANAGE GRANTS.
         """
         if not self.access.enforced:
             return

@@ -159,7 +159,9 @@ class Grants:
         )
 
     def dropped(self, kind: str, name: str) -> "Grants":
-        """Return the grants after dropping an object; dropping a container drops everything in it."""
+        """Return the grants after dropping an object. Dropping a container drops everything in it, and dropping a role
+        or user also drops the grants to it.
+        """
 
         def gone(row: Grant) -> bool:
             if (row.kind, row.name) == (kind, name):

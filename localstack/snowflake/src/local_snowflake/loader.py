@@ -199,7 +199,7 @@ class Loader:
 
     def load(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
         """Commit all rows and all history rows in one transaction, and set each file's result. If the table
-        refuses a row, the files are loaded one by one, so that only the file with that row fails.
+        refuses a row, the files are loaded one by one, so that ON_ERROR applies only to the file with that row.
         """
         for file in files:
             file.keep_what_loads(plan)

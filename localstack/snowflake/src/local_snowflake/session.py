@@ -133,7 +133,7 @@ class LocalCursor(FakeSnowflakeCursor):
         **kwargs: object,
     ) -> FakeSnowflakeCursor:
         """Execute a statement as fakesnow does, but raise a connector error for every failure, and retry
-        after a write conflict.
+        after a write conflict outside a transaction.
         """
         for _ in range(CONFLICT_TRIES):
             try:
@@ -323,9 +323,9 @@ class LocalCursor(FakeSnowflakeCursor):
         return bool(found.fetchall())
 
     def _follow_table(self, done: exp.Expr) -> None:
-        """Update COPY's load history after a change to the table: delete the history when the table is
-        emptied, dropped or replaced, and move it when the table is renamed (Snowflake: "COPY INTO <table>",
-        "COPY_HISTORY").
+        """Update the load history after a change to the table (Snowflake: "COPY INTO <table>", "COPY_HISTORY"). When
+        the table is emptied, dropped or replaced, mark its entries from users' COPY statements as forgotten; a
+        pipe's entries are kept. When the table is renamed, write the new name into all its entries.
         """
         table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
         gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))

@@ -228,6 +228,9 @@ class Ingest:
     ) -> tuple[set[StagedFile], Exception | None]:
         """Load files through a pipe. Return the files that must be retried, and the error that makes the
         retry necessary, or None.
+
+        `waiting` means that the files are already recorded as waiting, and `draining` that a paused pipe loads
+        them, too.
         """
         files = list({file.file_name: file for file in files}.values())
         fresh = self._not_loaded(pipe, files)

@@ -3,9 +3,12 @@ uses.
 
 To support another function, add a case to `supported_functions.tsv`: a statement, the answer that Snowflake's
 documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes
-`supported_sql.md`, which lists all cases, and `generated_sql_shapes.txt`, the only file that a running
-process reads. A shape is the form of a function, operator or clause in a case: its name, the arguments that
-it has, and keywords that choose between meanings, such as a date part.
+`supported_sql.md`, which lists all cases, and `generated_sql_shapes.txt`, the only one of these files that a running
+process reads. If the case's test then fails, DuckDB or fakesnow gives another answer: correct the translation
+(`translate.py`, `duckdb_macros.py`).
+
+A shape is the form of a function, operator or clause in a case: its name, the arguments that it has, and keywords
+that choose between meanings, such as a date part.
 """
 
 import csv

@@ -98,7 +98,7 @@ ORDERS = {"ORDER", "NOORDER"}
 
 
 def identities(create: exp.Create, database: str) -> Iterator[str]:
-    """Give each AUTOINCREMENT column a default, and yield the statement that creates the column's sequence.
+    """Give each AUTOINCREMENT or IDENTITY column a default, and yield the statement that creates the column's sequence.
 
     The sequence's name contains its start and step, so that DESC TABLE can show them.
     """

@@ -279,8 +279,8 @@ class Warehouse:
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
-        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no
-        message can deliver the files again, and the files' age is counted from that moment.
+        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no message
+        can deliver the files again, so the time from which their age is counted does not change.
         """
         pipe = f"{self.database}.RAW.{name}"
         eventually(

@@ -53,9 +53,9 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translation) -> None:
-    """Rewrite a comparison of text with a number so that it compares numbers (Snowflake: "Data type
-    conversion"). DuckDB
-    would cast the text '1.4' to the number's type, and thus round it.
+    """Rewrite a comparison of text with a number, of which one is a literal, so that it compares numbers (Snowflake:
+    "Data type conversion"). DuckDB would cast the text '1.4' to the number's type, and thus round it. Refuse a
+    comparison of different types if neither operand is a literal.
     """
     value, beside = node.args[key], other.unnest()
     types = translation.types
