@@ -1,9 +1,9 @@
 """`python -m tools.check`: run the static checks other than those of Python code.
 
 Every direct dependency must be pinned, and no tracked file may contain the host name of a package registry.
-Every stage is packaged with dummy credentials, and cfn-lint and checkov check the resulting templates.
-yamllint checks the YAML files, and sqlfluff the DDL. A check is skipped if its inputs have not changed since
-it last passed.
+Every stage is packaged with dummy credentials. cfn-lint checks all the resulting templates, and checkov those of
+dev and prod. yamllint checks the YAML files, and sqlfluff the DDL. A check is skipped if its inputs have not
+changed since it last passed.
 """
 
 import fcntl

@@ -46,7 +46,10 @@ ENTRIES = (
         "Stop the local stack. Only the data of the local Snowflake is kept.",
     ),
     Entry(
-        "logs", "tools.stack.cli:logs", LOCAL, "Print the logs of the functions, LocalStack and Snowflake."
+        "logs",
+        "tools.stack.cli:logs",
+        LOCAL,
+        "Print the logs of the functions, LocalStack, Snowflake and the console.",
     ),
     Entry(
         "token",
@@ -70,7 +73,7 @@ ENTRIES = (
         "simulate",
         "tools.outage_simulation.__main__:command",
         LOCAL,
-        "Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second.",
+        "Simulate an outage of Kinesis, and one of Snowpipe, at 1k, 100k and 1M events per second.",
     ),
     Entry(
         "status",

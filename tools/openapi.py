@@ -166,10 +166,11 @@ def openapi() -> Schema:
             "title": "Milkrun",
             "version": "1",
             "summary": "Accepts every event that a mobile app sends.",
-            "description": "The rule for clients. 2xx: delete the batch. 400: drop the batch and report it; Milkrun "
-            "has stored it. 413: split the batch in two and send both halves; drop and report a single event "
-            "that gets 413. Any other 4xx: keep the batch, notify the developers, and send the batch again "
-            "with increasing delays. Any other response, or none: send the identical bytes again.",
+            "description": "The rule for clients. 2xx: delete the batch. 400: delete the batch and notify the "
+            "developers; Milkrun has stored it. 413: split the batch in two and send both halves; if a single event "
+            "gets 413, delete it and notify the developers. Any other 4xx: keep the batch, notify the developers, "
+            "and send the batch again with increasing delays. Any other response, or none: send the identical "
+            "bytes again.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [
@@ -274,7 +275,8 @@ def _responses() -> Schema:
             },
         },
         "400": _problem(
-            "The body is unreadable or contains no valid event: drop the batch and report it. Milkrun has stored it.",
+            "The body is unreadable or contains no valid event: delete the batch and notify the developers. "
+            "Milkrun has stored it.",
             "NoValidEvent",
         ),
     }

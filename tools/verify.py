@@ -84,8 +84,8 @@ def command(
     """Run the end-to-end tests against a stage, and delete the data that they created.
 
     The command prints the assumptions of docs/reference/assumptions.md that the tests verified. It needs the
-    test environment: run `tools/setup.sh test fuzz check`. Exit code 1: a test failed, or some data could not
-    be deleted.
+    test environment: run `tools/setup.sh test fuzz check`. Exit code 1: a test failed, no test
+    ran, some data could not be deleted, or the marts could not be rebuilt.
     """
     outputs = terminal.outputs_of(context, stage)
     if outputs.ingest_function and not (outputs.token_issuer or token_command):
@@ -249,7 +249,7 @@ def remove(
     devices: set[str] = set()
     for key in _recent(store, since):
         answer = s3.get_object(Bucket=outputs.bucket, Key=key)
-        lines = readable_lines(answer["Body"].read()) or []  # other senders may store objects there
+        lines = readable_lines(answer["Body"].read()) or []  # an object of another sender may be damaged
         if answer["Metadata"].get("app-version") != label and not (
             lines and all(label.encode() in line for line in lines)
         ):

@@ -719,7 +719,7 @@ class Feed:
                 ][:8],
                 "objects": sorted({each["key"] for each in state.good if like(each["key"])})[:8],
                 "trace": request.query.get("q", "").strip() or None,
-                "searched": "trucks, places, and the latest events by id, device and object",
+                "searched": "trucks, places, and the latest events by id and object key",
             }
         )
 

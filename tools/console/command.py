@@ -54,8 +54,8 @@ def command(
             min=0,
             max=terminal.MAX_SECONDS,
             help=(
-                "Seconds between two queries of Snowflake while a page is open; 0 means never. Default: 5 "
-                "for the local stack, 300 for a deployed stage."
+                "Seconds between two queries of Snowflake while a page is open; 0 means only on demand. "
+                "Default: 5 for the local stack, 300 for a deployed stage."
             ),
         ),
     ] = None,
@@ -76,7 +76,7 @@ def command(
             exists=True,
             dir_okay=False,
             metavar="FILE",
-            help="GeoJSON file with the fences. Default: estimate the fences from events.",
+            help="GeoJSON file with the fences. Default: derive the fences from events.",
         ),
     ] = None,
     tiles: Annotated[

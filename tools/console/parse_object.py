@@ -180,7 +180,7 @@ def _crossing(
     position: tuple[float, float] | None,
 ) -> Crossing:
     geofence = event.get("geofence")
-    assert _is(geofence)  # because it has a fence
+    assert _is(geofence)  # because the event has a fence
     metadata = geofence.get("metadata")
     named = text(geofence.get("description")) or text(metadata.get("name") if _is(metadata) else None)
     confidence = event.get("confidence")

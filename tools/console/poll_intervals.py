@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pace:
-    """The number of seconds between two reads of each source; 0 means that the source is read only on demand."""
+    """The number of seconds between two reads of each source; 0 means that the source is read only on demand.
+
+    `live_listing` and `live_visits` apply while the console receives notifications, and `unwatched` while no page is
+    open.
+    """
 
     listing: float = 2.0
     live_listing: float = 30.0

@@ -7,7 +7,7 @@ from tools.console.fleet import PlaceRow
 from tools.console.state import ConsoleState
 
 MOST = 8
-SEARCHED = "trucks, places, and the latest events by id, device and object"
+SEARCHED = "trucks, places, and the latest events by id and object key"
 
 
 def search(state: ConsoleState, text: str) -> dict[str, object]:

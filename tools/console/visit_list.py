@@ -131,7 +131,9 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return the console's version of a visit (`held`) if it is newer than the version in the mart (`visit`)."""
+    """Return the console's version of a visit (`held`) if it is newer than the version `visit` from the mart or the
+    visits table; otherwise `visit`.
+    """
     if held is None or (held.version < 0 and not visit.is_open):
         return visit
     held.crossings = held.crossings or visit.crossings

@@ -1,9 +1,9 @@
 """Send events to the endpoint as a phone does, and report the result of each request.
 
-The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, drop the batch and report
-it; after 413, split the batch in two and send both halves, or drop the event if the batch has only one; after any
-other 4xx, keep the batch and send it again with increasing delays; after anything else or no response, send the
-identical bytes again.
+The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, delete the batch and report
+it as dropped; after 413, split the batch in two and send both halves, or delete the event and report it as dropped if
+it is the only one in the batch; after any other 4xx, keep the batch and send it again with increasing delays; after
+anything else or no response, send the identical bytes again.
 """
 
 import gzip

@@ -164,7 +164,7 @@ class Demo:
             self._bars.advance(task, len(delivery.post.events))
 
     def _find_archived(self) -> None:
-        """Read every archive object that a response named, and mark the object's events as archived."""
+        """Read every object in `events/` that a response named, and mark the object's events as archived."""
         keys = self._ledger.keys("events/")
         task = self._bars.add_task("archived", total=self._ledger.count("accepted"))
         with ThreadPoolExecutor(CONCURRENCY) as readers:
@@ -175,8 +175,8 @@ class Demo:
                 self._bars.advance(task, len(lines))
 
     def _find_published(self, began_at: datetime) -> None:
-        """Read the stream repeatedly, from the beginning of this run, until every geofence event has been
-        found; mark the events as published.
+        """Read the stream repeatedly, from the beginning of this run, until every geofence event has been found
+        or TIMEOUT_S seconds have passed; mark the events found as published.
         """
         kinesis = self._outputs.aws("kinesis")
         task = self._bars.add_task("published", total=self._ledger.count("crossing"))
@@ -192,8 +192,8 @@ class Demo:
         until(read, lambda n: n >= self._ledger.count("crossing"), timeout_s=TIMEOUT_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Read the visits table, a few (device, fence) pairs at a time, until it contains every recent event;
-        mark the events as consumed.
+        """Read the visits table, a few (device, fence) pairs at a time, until it contains every recent event or
+        TIMEOUT_S seconds have passed; mark the events found as consumed.
         """
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 

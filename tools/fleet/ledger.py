@@ -172,7 +172,8 @@ class Ledger:
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:
         """Yield the visits that the visit rule derives from the events that should be accepted, with one
-        (device, fence) pair in memory at a time.
+        (device, fence) pair in memory at a time. If `recent` is true, events that are too old for the consumer
+        are left out.
         """
         rows = self._db.execute("SELECT * FROM crossing ORDER BY device_id, tag, external_id")
         events = (_event(row) for row in rows)

@@ -1,8 +1,8 @@
 """The requests that the phones of a fleet send on a morning, with what real phones do wrong: dead zones, shuffled and
 late batches, duplicates and invalid events.
 
-`posts(plan)` yields the requests in the order in which they are sent, and keeps only one stretch of each
-truck's round in memory. The same plan always produces the same bytes.
+`posts(plan)` yields the requests in the order in which they are sent, and keeps only one stretch of each truck's
+round (the drive to a place and the stop there) in memory. The same plan always produces the same bytes.
 """
 
 import heapq

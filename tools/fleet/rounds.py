@@ -1,5 +1,5 @@
 """The rounds of milk collection trucks on a morning: where each truck drives and stops, and the events that its
-phone records. `phones.py` turns them into requests.
+phone records. `phones.py` turns the events into requests.
 
 Each event has its expected outcome (accepted, or rejected with a code), so the sender knows what to expect without
 asking the system under test.
@@ -212,7 +212,7 @@ def _stop(truck: Truck, minutes: float) -> None:
 
 
 def stretches(truck: Truck, plant: Place, farms: list[Place]) -> Iterator[None]:
-    """Advance the truck through its morning, one stretch at a time, and yield after each stretch."""
+    """Advance the truck through its morning, and yield after each stretch: the drive to a place and the stop there."""
     for _ in range(truck.plan.rounds):
         truck.tell("user.started_trip")
         tour = truck.rng.sample(farms, min(len(farms), truck.rng.randint(4, 5)))

@@ -91,8 +91,8 @@ class Watch:
             with self._lock:
                 del self._pending[row["file_name"]]
             self.rows[table] += expected.rows
-            # Rows from before the POST (the same batch, sent again) have no latency. Compare whole seconds,
-            # because S3's clock and ours may differ by as much.
+            # Rows loaded before the POST (the same batch had been sent earlier) have no latency. Allow for a
+            # second, because Snowflake's clock and ours may differ.
             if row["scanned_at"] > expected.posted_at - timedelta(seconds=1):
                 waited = (seen_at - expected.posted_at).total_seconds()
                 self.latencies.extend([waited] * expected.rows)

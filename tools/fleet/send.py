@@ -166,7 +166,7 @@ def command(
 
     With --events or --duration, the load continues until that number of events has been sent or that time has
     passed. After Ctrl-C the command prints the results so far and ends. It asks for confirmation before it sends
-    sample traffic to a deployed stage.
+    sample traffic to a deployed stage. Exit code 1: some events were not delivered before the timeout.
     """
     outputs = terminal.outputs_of(context, stage)
     if not file:

@@ -13,8 +13,8 @@ PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
 
 def row(simulation: Simulation) -> dict[str, object]:
-    """Return a simulation's row in the table: the largest backlogs, the greatest age of a waiting event, the
-    recovery time, and the number of lost events.
+    """Return a simulation's row in the table: the service that is out, the largest backlogs, the greatest age of a
+    waiting event, the recovery time (simulated and by formula), and the numbers of events given up and lost.
     """
     recovered = [simulation.recovered_after(queue) for queue in QUEUES]
     by_formula = expected_recovery(simulation.size, simulation.outage)
@@ -61,7 +61,7 @@ def command(
     ] = None,
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Simulate an outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second."""
+    """Simulate an outage of Kinesis, and one of Snowpipe, at 1k, 100k and 1M events per second."""
     known = sizes()
     if unknown := set(only or ()) - set(known):
         raise typer.BadParameter(f"unknown size {', '.join(sorted(unknown))}; choose from {', '.join(known)}")

@@ -46,7 +46,7 @@ class Sample:
     redrive: int
     stream: int
     consumed: int
-    given_up: int  # older than the record age: in S3, for `milkrun replay --on-failure`
+    given_up: int  # older than RECORD_AGE_SECONDS: in S3, where `milkrun replay --on-failure` finds them
     pipe: int
     loaded: int
     oldest: dict[str, float]

@@ -111,8 +111,8 @@ def up(
 
 
 def ensure_up(context: typer.Context, auth: Auth | None = None) -> None:
-    """Start the local stack if it is not running, and deploy it again if it requires a credential other than
-    `auth`.
+    """Start the local stack if it is not running. If `auth` is given and the stack requires another kind of
+    credential, deploy it again.
     """
     with _stack(context) as (stack, _):
         is_right = stack.is_up() and auth in (None, identity.current(stack.settings))
@@ -186,7 +186,10 @@ def logs(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Logs to print, such as ingest, consume, localstack or snowflake. Default: all logs.",
+            help=(
+                "Logs to print, such as ingest, consume, localstack or snowflake. Default: all logs except deploy "
+                "and apply."
+            ),
         ),
     ] = None,
     *,
@@ -197,7 +200,7 @@ def logs(
         int, typer.Option("--lines", "-n", min=0, help="Number of existing lines to print from each log.")
     ] = 40,
 ) -> None:
-    """Print the logs of the functions, LocalStack and Snowflake."""
+    """Print the logs of the functions, LocalStack, Snowflake and the console."""
     with _stack(context) as (stack, _):
         files = log_files.sources(stack.settings, names or ())
         log_files.show(files, lines, follow, Console(highlight=False))

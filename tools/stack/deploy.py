@@ -108,7 +108,9 @@ def _client(settings: Settings, service: str) -> Any:
 
 
 def outputs(settings: Settings, auth: identity.Auth) -> dict[str, object]:
-    """Return the content for `outputs.json`, which is read from the deployed CloudFormation stack."""
+    """Return the content of `outputs.json`: the outputs of the deployed CloudFormation stack, the API key, and the
+    settings with which clients connect to the local stack.
+    """
     cloudformation = _client(settings, "cloudformation")
     [stack] = cloudformation.describe_stacks(StackName=STACK_NAME)["Stacks"]
     value = {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}

@@ -12,7 +12,7 @@ from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 
 COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red")
-ONLY_IF_NAMED = ("deploy", "apply")  # logs of `up`, which shows them if it fails
+ONLY_IF_NAMED = ("deploy", "apply")  # logs of steps of `up`, which prints the error of a failed step
 TAIL_BYTES = 256 * 1024
 LOOK_AGAIN_S = 0.3
 

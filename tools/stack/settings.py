@@ -16,8 +16,8 @@ ACCOUNT = "000000000000"
 LOOPBACK = "127.0.0.1"
 # ~/.aws may name another endpoint or a profile that requires a login, or may not be readable.
 WITHOUT_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
-# Variables that a developer may set for the stack: log level, the functions' architecture, their AWS
-# endpoint.
+# Variables that a developer may set for the stack: LocalStack's log level, output without colours, the functions'
+# architecture, and the functions' AWS endpoint.
 PASSED_ON = ("LS_LOG", "NO_COLOR", "MILKRUN_ARCHITECTURE", "MILKRUN_LAMBDA_ENDPOINT")
 WITHOUT_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -51,7 +51,7 @@ class Settings:
             | WITHOUT_AWS_FILES
             | {name: environment[name] for name in PASSED_ON if name in environment},
             installation_environment=for_installation(environment)
-            # uv fails without a cache; tools/setup.sh uses the same folder then.
+            # uv fails without a cache. tools/setup.sh uses the same folder if the home folder is not writable.
             | ({} if writable else {"UV_CACHE_DIR": str(ROOT / ".venvs/cache/uv")}),
         )
 

@@ -25,7 +25,8 @@ from tools.stack.settings import LOOPBACK, Settings
 NEEDED_MB = 1000
 ANSWERS_S = 30.0
 INVENTORY_S = 5.0
-# Files of `ops` and `snowpipe` in the folder, which also exist if only deployed stages have been used.
+# The names (or their beginnings) of files that `ops` and `snowpipe` create in the stack's folder, also for deployed
+# stages, so the folder may contain them before a local stack exists.
 WITHOUT_A_STACK = ("replay", "dbt", "recreate-")
 # Files that a stack and its tools create in its folder; `down` removes nothing else.
 MADE = re.compile(
