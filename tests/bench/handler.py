@@ -2,8 +2,8 @@
 
 First it checks that all handlers do the same work: the same events in the object and on the stream. The
 results are CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and
-medians; our handler's CPU time without its calls, as a multiple of `json.loads` of the same body; and the
-peak memory (VmHWM above the idle process) of the largest allowed requests.
+medians; our handler's CPU time without its calls, as a multiple of `json.loads` of the same body; the additional
+CPU time of a request with a token; and the peak memory (VmHWM above the idle process) of the largest allowed requests.
 """
 
 import base64

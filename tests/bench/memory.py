@@ -134,7 +134,7 @@ def validated() -> int:
 
 
 def monitor() -> int:
-    """Return the number of keys that the monitoring function lists: at most a page of a thousand for each of
+    """Return the number of objects whose write times the monitoring function reads: at most a thousand for each of
     two hours.
     """
 

@@ -1,5 +1,5 @@
-"""Measure the memory and CPU usage of the console's process with 2,000 trucks, including while a large CSV
-file is downloaded.
+"""Measure the CPU usage of the console's process while 2,000 trucks send positions, and its peak memory up to the end
+of the download of a large CSV file.
 
 The stores are moto's S3 and a local Snowflake, so no stack is needed. `pytest -s` prints the measurements.
 """

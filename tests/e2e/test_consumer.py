@@ -77,8 +77,8 @@ def shape(stays: list[Stay]) -> list[tuple[object, ...]]:
 
 
 def flapping(device: str) -> Iterator[Event]:
-    """Yield a morning's events: regular visits, visits so close together that they are merged, a visit with a
-    missing exit, and an orphan exit.
+    """Yield a device's events of six hours: four regular visits, three visits so close together that they are merged
+    into one, a visit with a missing exit, an open visit, and an orphan exit.
     """
     farms = [Fence("farm", f"farm-{n}") for n in range(4)]
     yield from round_trip(device, farms, MORNING)

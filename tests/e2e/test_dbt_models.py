@@ -30,7 +30,7 @@ from tests.e2e.test_warehouse import MORNING, event
 from tests.unit.contract.instants import ACCEPTED, REJECTED
 from tests.unit.snowpipe.warehouse_stage import Stage
 
-pytestmark = pytest.mark.slow  # dbt runs twice before the first test
+pytestmark = pytest.mark.slow  # dbt runs three times before the first test
 SQL = Path(__file__).parents[2] / "snowpipe" / "sql"
 
 
@@ -116,7 +116,7 @@ FORGED = PICKUP | {"user": {"deviceId": "van-thief"}, "metadata": {"litres": 1}}
 RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)
 FORMS = [event(f"form-{n}", createdAt=text, actualCreatedAt=text) for n, (text, _) in enumerate(ACCEPTED)]
 
-# Objects that an operator put under events/ by hand, and the reason why each is invalid
+# Lines of an object that an operator put under events/ by hand, and the reason why each line is invalid
 BY_HAND = [
     (b'[{"_id":"man-2","type":"x","deviceId":"man-dev","createdAt":"2026-11-28T12:54:50Z"}]', "not_an_object"),
     (b"null", "not_an_object"),
@@ -563,7 +563,7 @@ def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: P
     assert stage.done(*to).rows == [{"objects": 0, "lines": 0, "left_out": []}]
 
 
-@pytest.mark.timeout(900)  # two runs of dbt, on a busy machine
+@pytest.mark.timeout(900)  # a run of dbt, on a busy machine
 def test_full_refresh_produces_the_same_result_as_incremental_runs(built: Built) -> None:
     """tests/e2e/test_marts.py makes the same comparison for many random histories."""
     stage = built.stage

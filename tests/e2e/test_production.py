@@ -164,7 +164,9 @@ def staged(pipeline: Pipeline, *event_ids: str) -> set[str]:
 
 
 def test_deployed_api_has_a_json_access_log_without_personal_data(pipeline: Pipeline) -> None:
-    """osls configures the access log after it has deployed the template, so the template does not contain the log."""
+    """osls configures the access log after it has deployed the template, so the template does not contain the
+    log's settings.
+    """
     api = pipeline.aws("apigateway")
     [found] = [each for each in api.get_rest_apis()["items"] if each["name"].startswith("milkrun-")]
     [stage] = api.get_stages(restApiId=found["id"])["item"]

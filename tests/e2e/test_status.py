@@ -1,4 +1,4 @@
-"""Test `milkrun status` on a real stack: it reports each problem with the next command to run, and a frozen
+"""Test `milkrun status` on a running stack: it reports each problem with the next command to run, and a frozen
 store does not delay the report on the other parts.
 """
 

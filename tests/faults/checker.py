@@ -63,8 +63,9 @@ class Facts:
     """The content of the stores after a run. The value of a store that was not read is None.
 
     `objects` maps the key of each object added to the bucket to its lines. `there_now` is the content of the
-    table's index of open visits. `notifications` are the events on the bus, each with its `detail-type` and
-    `detail`.
+    table's index of open visits. `loaded` and `rejects_loaded` are the rows of RAW.EVENTS and RAW.REJECTED.
+    `notifications` are the events on the bus, each with its `detail-type` and `detail`. `ended_at` is the time at
+    which the stores were read.
     """
 
     exchanges: Sequence[Exchange]

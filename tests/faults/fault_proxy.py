@@ -69,7 +69,7 @@ class Rule:
     as `Batch*`.
 
     The fault applies to the fraction `share` of the matching calls, chosen by `seed` and the call's number,
-    and to at most `times` calls. `applied` counts the affected calls.
+    and to at most `times` calls. `seconds` is the delay of a SLOW call. `applied` counts the affected calls.
     """
 
     fault: Fault
@@ -307,7 +307,7 @@ class Proxy:
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:
-    """Return which of these processes owns this local port of a loopback connection; None if none of them does."""
+    """Return the id of the process in `pids` that owns this local port of a loopback connection; None if none does."""
     local = f"0100007F:{port:04X}"
     inode = None
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:

@@ -186,7 +186,7 @@ def _other_content(event: Planned, by: timedelta) -> Planned:
 
 
 def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) -> tuple[list[Breach], float]:
-    """Poll until no breach remains or the number of breaches stops changing.
+    """Poll until no breach remains, or the number of breaches has not changed for `no_progress_s` seconds.
 
     Returns the remaining breaches and the time at which polling ended.
     """

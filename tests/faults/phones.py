@@ -1,7 +1,7 @@
 """Phones that follow the client's rule and record every request with all its responses.
 
-The rule: on 2xx, delete the batch; on 400, drop it; on 413, split it; on any other 4xx, keep it and try
-again; otherwise, or without a response, send the identical bytes again. These phones drop a batch on 413,
+The rule: on 2xx or 400, delete the batch; on 413, split it; on any other 4xx, keep it and send it again later;
+on any other status, or without a response, send the identical bytes again. These phones delete a batch on 413,
 because their batches are never too large. `tools.fleet.client` implements the whole rule, but does not record
 every response.
 """
@@ -40,7 +40,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A request with all its responses in order.
+    """A request with all its responses in order, and what the phone did with the batch after the last one (`fate`).
 
     If `broke` is true, the phone and its batch were lost after a failure; `archived` then contains the
     indices of those events that are in S3 anyway.

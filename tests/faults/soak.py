@@ -1,8 +1,8 @@
 """Apply random faults at random times under steady load, in chapters (`make soak MINUTES=30 SEED=7`).
 
-A chapter is 45 seconds of load with some faults, after which every event must arrive. The run ends with the
-first chapter that breaks a promise. That chapter is then repeated with fewer faults for up to ten minutes,
-and the shortest list of faults that still breaks a promise is printed with the seed.
+A chapter is 45 seconds of load with some faults, after which every event must arrive. The run ends after
+MINUTES, or with the first chapter that breaks a promise. Such a chapter is repeated with fewer faults for up to ten
+minutes, and the shortest list of faults that still breaks a promise is printed with the seed.
 """
 
 import argparse

@@ -42,7 +42,7 @@ def reconciled(settings: Settings, since: datetime) -> bool:
     """Return whether `milkrun reconcile` finds that all accepted events are archived and loaded, and all
     geofence events are consumed.
 
-    It ignores the last minute.
+    The command ignores objects that were stored in the last minute.
     """
 
     def reconcile() -> tuple[int, str]:

@@ -24,8 +24,8 @@ KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by des
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample. `memory` maps a process's name and id (`ingest 4711`) to its bytes; `buffered` is the size
-    of DuckDB's buffers in the local Snowflake's memory.
+    """One sample, taken `at` seconds after the start of the load. `memory` maps a process's name and id
+    (`ingest 4711`) to its bytes; `buffered` is the size of DuckDB's buffers in the local Snowflake's memory.
 
     `queues` maps each queue to its length, and `behind_s` to the seconds by which the last consumed batch
     lagged.
@@ -61,8 +61,8 @@ class Watch:
         self._thread.join()
 
     def waiting(self) -> float:
-        """Return the total length of the queues in the last sample; 1 if there is no sample yet. Raises the
-        error that stopped the sampling, if any.
+        """Return the number of claim checks, files and records that waited in the redrive queue, the pipes and the
+        stream at the last sample; 1 if there is no sample yet. Raises the error that stopped the sampling, if any.
         """
         if self.fault:
             raise self.fault

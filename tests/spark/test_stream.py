@@ -1,4 +1,4 @@
-"""Test that the stream's rows equal those that glue/occupancy.py computes, and its windows also those of the Beam job.
+"""Test that the stream writes the rows that glue/occupancy.py computes, and counts the same trucks as the Beam job.
 
 Each row must be written exactly once even after SIGKILL, and damaged objects must not stop the stream.
 """
@@ -97,7 +97,7 @@ def stream_of(folder: Path, objects_per_batch: int = 4) -> Stream:
     )
 
 
-def test_stream_matches_the_occupancy_rule_and_its_windows_match_the_beam_job(
+def test_stream_follows_the_occupancy_rule_and_counts_the_same_trucks_as_the_beam_job(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     events = morning(1)

@@ -54,7 +54,8 @@ def play(
     """Run the scenarios one after another, and return a report for each.
 
     The app has `timeout_s` seconds to do what the scenario requires. Then the app gets one more event, so
-    that it reads its outbox again, and must break no rule for `quiet` seconds.
+    that it reads its outbox again. After it has sent another request, but at the latest after `timeout_s` seconds, it
+    must break no rule for `quiet` seconds.
     """
     return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 

@@ -30,7 +30,8 @@ class Reply:
     """A response from the server.
 
     If `status` is None, the server closes the connection without a response. If `hold` is true, it first
-    keeps the connection open until the client gives up or the scenario ends.
+    keeps the connection open until the client gives up or the scenario ends. `rejected` contains the ids of the
+    events that a 202 reports as rejected, and `code` is their error code or that of an error response.
     """
 
     status: int | None

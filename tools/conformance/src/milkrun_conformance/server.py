@@ -30,8 +30,8 @@ SHUTDOWN_SECONDS = 5
 
 
 class Report(TypedDict):
-    """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario; `ok` is true
-    if the app has broken no rule.
+    """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario. `faults`
+    lists the app's violations, or that it sent nothing; `ok` is true if `faults` is empty.
     """
 
     scenario: str
