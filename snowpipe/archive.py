@@ -69,7 +69,7 @@ class Archive:
         """Like `received`, but omit objects whose keys contain no hour, which saves requests."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
-            # One listing per day.
+            # One listing for each whole day, and one per hour for the rest of the range.
             day = hour.hour == 0 and hour + timedelta(days=1) <= end
             for found in self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/")):
                 if is_content(found.key, found.size) and hour_of(found.key):

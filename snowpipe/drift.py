@@ -206,7 +206,7 @@ def _described(warehouse: Warehouse, each: Object) -> dict[str, str]:
 
 
 def _same(deployed: object, wanted: str | tuple[str, ...]) -> bool:
-    """Return whether a deployed value equals the DDL's value, ignoring case and the order of lists."""
+    """Return whether a deployed value equals the DDL's value, ignoring a text's case and a list's order."""
     text = _text(deployed)
     if isinstance(wanted, tuple):
         return sorted(text.split(",")) == sorted(wanted)

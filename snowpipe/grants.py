@@ -56,7 +56,9 @@ class Difference:
 class Wanted:
     grants: frozenset[Grant]
     tolerated: frozenset[tuple[str, str, str, str]]
-    """Role, privilege, kind and schema of each GRANT ON ALL …, which also covers objects outside the DDL."""
+    """The role, privilege, kind and schema of each GRANT ON ALL … or ON FUTURE …, which also covers objects outside
+    the DDL.
+    """
 
 
 def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wanted:

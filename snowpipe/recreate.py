@@ -117,7 +117,8 @@ class Recreation:
     def _pauses_and_drains(self) -> bool:
         """Pause the pipe; return whether its queued files are loaded within the settling time.
 
-        A paused pipe still loads its queue but accepts no new files ("SYSTEM$PIPE_STATUS", pendingFileCount).
+        A paused pipe still loads the files queued before the pause, but no later ones ("SYSTEM$PIPE_STATUS",
+        pendingFileCount).
         Without the pause, the queue might never become empty.
         """
         began_at = pipes.server_time(self.warehouse)

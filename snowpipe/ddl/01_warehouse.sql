@@ -1,4 +1,4 @@
--- A statement that exceeds one of these timeouts is probably a mistake, and costs credits.
+-- A statement that runs or waits until one of these timeouts is probably a mistake, and could cost credits.
 CREATE WAREHOUSE IF NOT EXISTS {warehouse} WITH
 WAREHOUSE_SIZE = 'XSMALL'
 AUTO_SUSPEND = 60

@@ -1,4 +1,4 @@
--- `reconcile` compares the number of each object's rows with the number of lines in its key.
+-- `reconcile` compares the number of each object's rows with the number of lines that its key states.
 CREATE OR REPLACE VIEW {database}.OPS.LOADED_FILES
 COPY GRANTS
 COMMENT = 'One row per object with rows in RAW'

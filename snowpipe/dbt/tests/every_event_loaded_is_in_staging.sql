@@ -1,4 +1,5 @@
--- Checks only rows that are old enough that every file of their time has been committed.
+-- The first query checks the ledger, but only for rows so old that every file of their time has been committed. The
+-- second checks that the rows read by this run are in stg_events.
 {%- set checked %}
     invalid_code IS NULL
     AND scanned_at <= DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('scanned_through') }})

@@ -122,7 +122,7 @@ def test_unconfirmed_prices_are_listed_below_the_bill(prices):
     assert "Check these prices, which no source confirms: firehose.gb_in" in table
 
 
-def test_bill_shows_the_date_of_the_oldest_price(tmp_path):
+def test_prices_have_the_date_of_the_oldest_price(tmp_path):
     made = tmp_path / "prices.yml"
     made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
     assert Prices(made).as_of == date(2025, 1, 2)
@@ -153,7 +153,7 @@ def test_bill_of_the_stage_small_uses_its_deployed_settings(prices):
     assert total(replace(LOAD, **SMALL), prices) / LOAD.events * 1e6 <= 2.20
 
 
-def test_recommended_settings_exist_and_save_the_amount_shown(prices):
+def test_recommended_settings_are_stage_settings_that_save_money(prices):
     given = yaml.safe_load((templates.check.ROOT / "serverless" / "stage_settings.yml").read_text())[
         "default"
     ]
@@ -198,7 +198,7 @@ def test_scale_page_shows_the_figures_of_the_bill() -> None:
     page = (Path(__file__).parents[3] / "docs" / "scale.md").read_text()
     rates, batches = (1_000, 100_000, 1_000_000), (20, 20, 100)
     loads = [Load(rate * 86_400, batch) for rate, batch in zip(rates, batches, strict=True)]
-    # Every benchmark run measures CPU again; its share of the cost is small.
+    # The tolerance is for the CPU time, which each benchmark run measures again; its share of the cost is small.
     assert numbers_of(page, "**a month**") == pytest.approx(
         [total(load, Prices()) for load in loads], rel=0.02
     )

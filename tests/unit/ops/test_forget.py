@@ -221,7 +221,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.put_parquet("rebuilt/r/visits/1.parquet", [row for p in people for row in p.results()])
     stage.put_parquet("streamed/live/overdue_exits/1.parquet", [row for p in people for row in p.overdue()])
     stage.bucket.write("streamed/live/checkpoint/state/1.delta", b"\x00")
-    # A purged reject leaves a version for 30 days.
+    # A purged reject remains in the bucket as a noncurrent version for 30 days.
     purged = stage.put(*(p.rejects()[0] for p in people[:1]), prefix="rejected")
     stage.loaded()
     stage.s3.delete_object(Bucket=stage.bucket.name, Key=purged)

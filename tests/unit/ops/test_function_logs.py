@@ -1,7 +1,7 @@
 """Test that the log lines of a long time range are read with Logs Insights, as its documentation describes.
 
-LocalStack ignores a query's filter, its statistics and its limits, so this fake implements them: at most
-10,000 rows per response, both ends of the range inclusive, and the status `Running` before `Complete` (Amazon
+LocalStack ignores a query's filter, its statistics and its limits, so the tests use a fake. It returns at most
+10,000 rows per response, includes both ends of the range, and has the status `Running` before `Complete` (Amazon
 CloudWatch Logs API Reference: "StartQuery", "GetQueryResults"). Requests and responses are checked with
 botocore's service models.
 """

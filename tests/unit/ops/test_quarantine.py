@@ -1,4 +1,4 @@
-"""Test that every quarantined record can be listed and exported for repair."""
+"""Test that every quarantined record can be exported for repair."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,9 @@ BAD_UTF8 = b'{"_id":"a","note":"\xff"}'
     ids=["event", "bad-utf8-in-json", "text", "bytes", "deep"],
 )
 def test_each_exported_record_is_a_json_line_in_utf8(tmp_path: Path, data: bytes, expected: object) -> None:
-    """Previously, a record with invalid UTF-8 made `milkrun quarantine show` fail for all records."""
+    """`milkrun quarantine show` converts records in the same way. Previously, one record with invalid UTF-8 made it
+    fail for all records.
+    """
     file = tmp_path / "aside.ndjson"
     assert write(file, [Aside("set-aside/x", 1, 1, ("invalid_json_value",), data, "van")]) == 1
     [line] = file.read_text(encoding="utf-8").splitlines()

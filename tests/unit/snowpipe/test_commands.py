@@ -93,7 +93,7 @@ def test_apply_sql_refuses_a_database_name_that_contains_sql(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("arguments", [["apply"], ["status"], ["pause"], ["history"], ["refresh"]])
-def test_database_name_that_contains_sql_is_refused_by_every_command(
+def test_database_name_that_contains_sql_is_refused_by_warehouse_commands(
     tmp_path: Path, arguments: list[str]
 ) -> None:
     said = command(outputs(tmp_path, database="X.RAW.P SET COMMENT = '' --", port=1), *arguments)

@@ -176,7 +176,7 @@ def test_each_sign_in_method_sends_only_its_own_credentials(
         {"TOKEN": "t"},
     ],
 )
-def test_missing_or_ambiguous_sign_in_method_is_refused_without_revealing_secrets(
+def test_missing_or_ambiguous_sign_in_settings_are_refused(
     given: Mapping[str, str],
 ) -> None:
     environment = {f"SNOWFLAKE_{name}": value for name, value in given.items()}

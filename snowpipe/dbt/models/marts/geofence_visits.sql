@@ -1,4 +1,4 @@
--- The rule of visits is in models/intermediate/restated_visits.sql; this table stores its visits.
+-- The rule that derives visits from events is in models/intermediate/restated_visits.sql; this table stores its result.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

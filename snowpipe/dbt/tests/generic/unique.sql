@@ -1,4 +1,4 @@
-{# Like dbt's own test; not_null explains why this one exists. #}
+{# Like dbt's own test; the comment in not_null.sql explains why this one exists. #}
 {% test unique(model, column_name) %}
     SELECT {{ column_name }}
     FROM {{ model }}

@@ -263,7 +263,7 @@ def test_objects_that_arrive_during_a_read_are_each_counted_once(shared, archive
         pytest.param(b"", id="empty"),
     ],
 )
-def test_object_that_is_not_gzip_does_not_stop_the_poller(shared, archive, body):
+def test_object_that_is_not_valid_gzip_does_not_stop_the_poller(shared, archive, body):
     with running(ArchivePoller(shared)) as reader:
         assert isinstance(reader, ArchivePoller)
         broken = archive.put("broken")

@@ -298,7 +298,7 @@ def test_visits_response_names_the_unreachable_stores(served):
     assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake", "visits"]
 
 
-def test_no_response_contains_a_secret(served):
+def test_responses_and_reported_failures_contain_no_secret(served):
     paths = ("/api/stage", "/api/sources", "/api/pipeline", "/api/where?event_id=e1", "/api/daily", "/")
     for path in paths:
         text = served.ask(path).data.decode()

@@ -88,8 +88,8 @@ time.sleep(600)
 
 
 def test_process_that_restarts_its_child_is_stopped_before_the_child(processes):
-    """LocalStack restarts its Kinesis mock when the mock ends, so a mock that was ended first could outlive
-    LocalStack.
+    """LocalStack restarts its Kinesis mock when the mock ends. If the mock were ended first, the restarted one could
+    outlive LocalStack.
     """
     code = """
 import subprocess
