@@ -19,7 +19,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkContext, SpawnContext
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,15 @@ type Invocation = Mapping[str, object]
 type Entry = Callable[[Any, Any], object]
 
 
+@dataclass(frozen=True)
 class Context:
+    timeout_ms: int
     aws_request_id = function_name = "load"
     memory_limit_in_mb = 1024
     invoked_function_arn = "arn:aws:lambda:us-east-1:000000000000:function:load"
 
     def get_remaining_time_in_millis(self) -> int:
-        return 28_000
+        return self.timeout_ms
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Function:
     prepare: Callable[[int], Iterator[Invocation]]
     is_good: Callable[[object], bool]
     throttled: bool = False  # by Kinesis
+
+    @property
+    def context(self) -> Context:
+        """The context of an invocation with the timeout that serverless/functions.yml sets."""
+        return Context(28_000 if self.entry is _ingest else 60_000)
 
 
 def _ingest() -> Entry:
@@ -221,7 +229,7 @@ def environment(
     Before waiting at the barrier `go`, the function is imported and invoked once, so that it is warm.
     """
     os.sched_setaffinity(0, {cpu})
-    handler, invocations, context = function.entry(), function.prepare(number), Context()
+    handler, invocations, context = function.entry(), function.prepare(number), function.context
     with Path(os.devnull).open("w") as devnull:
         stdout, sys.stdout = sys.stdout, devnull  # log lines are written and discarded
         try:
@@ -323,17 +331,28 @@ def seconds_while_throttled(calls: int = 200) -> float:
     The first request, which detects the throttling, is excluded.
     """
     fork = multiprocessing.get_context("fork")
-    results = fork.SimpleQueue()
+
+    def run(results: "Connection[Any, Any]") -> None:
+        results.send(environment(THROTTLED, 0, lambda done, _: done >= calls, fork.Barrier(1), cpu=0).seconds)
+
     with simulated_aws("--throttle"):
-        child = fork.Process(
-            target=lambda: results.put(
-                environment(THROTTLED, 0, lambda done, _: done >= calls, fork.Barrier(1), cpu=0).seconds
-            )
-        )
-        child.start()
-        seconds: list[float] = results.get()
-        child.join()
+        seconds: list[float] = _result_of(fork, run)
     return statistics.mean(seconds)
+
+
+def _result_of(context: ForkContext | SpawnContext, target: Callable[..., None], *arguments: object) -> Any:
+    """Run `target(*arguments, results)` in a child process, and return what it sends to `results`.
+
+    Raises EOFError if the child process ends without a result.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=target, args=(*arguments, sender))
+    child.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    finally:
+        child.join()
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -353,11 +372,7 @@ def memory_of(
     # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
     # until the holes are filled.
     spawn = multiprocessing.get_context("spawn")
-    results = spawn.SimpleQueue()
-    child = spawn.Process(target=_measure_memory, args=(function.title, calls, every, leak, results))
-    child.start()
-    found: list[int] = results.get()
-    child.join()
+    found: list[int] = _result_of(spawn, _measure_memory, function.title, calls, every, leak)
     return found
 
 
@@ -366,10 +381,10 @@ def _measure_memory(
     calls: int,
     every: int,
     leak: Callable[[Invocation], None] | None,
-    results: "SimpleQueue[list[int]]",
+    results: "Connection[Any, Any]",
 ) -> None:
     function = BY_TITLE[title]
-    handler, context, sizes = function.entry(), Context(), []
+    handler, context, sizes = function.entry(), function.context, []
     invocations = itertools.chain.from_iterable(function.prepare(n) for n in itertools.count())
     with Path(os.devnull).open("w") as devnull:
         sys.stdout = devnull
@@ -380,7 +395,7 @@ def _measure_memory(
                 leak(invocation)
             if number % every == every - 1:
                 sizes.append(resident_bytes())
-    results.put(sizes)
+    results.send(sizes)
 
 
 def leak_of(

@@ -1,0 +1,23 @@
+"""Test the load test's measurements of functions against the simulated AWS."""
+
+import pytest
+
+from tests.load.functions import FUNCTIONS, memory_of, side_by_side, simulated_aws
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_processes_its_prepared_invocations(name: str) -> None:
+    with simulated_aws("--scale", "0"):
+        measured = side_by_side(FUNCTIONS[name], 1, 0.2)
+    assert measured["invocations_per_s"] > 0
+
+
+def broken(_: object) -> None:
+    raise ValueError("artificial failure")
+
+
+@pytest.mark.timeout(60)
+def test_failure_in_a_measured_process_ends_the_measurement() -> None:
+    with simulated_aws("--scale", "0"), pytest.raises(EOFError):
+        memory_of(FUNCTIONS["ingest@20"], 10, 1, broken)
