@@ -81,7 +81,7 @@ def test_s3_put_with_transient_errors_is_attempted_three_times(
     assert len(strict.requests) == 6
 
 
-def test_s3_error_that_is_not_transient_is_not_retried(strict: Strict) -> None:
+def test_s3_put_with_an_error_that_is_not_transient_is_attempted_once(strict: Strict) -> None:
     strict.answers = [(403, error("AccessDenied"))]
     with pytest.raises(RetryableError, match="S3: AccessDenied"):
         archive(strict).store(LINES, {})

@@ -159,8 +159,8 @@ def test_call_ends_in_time_if_the_tls_handshake_hangs() -> None:
 def test_all_attempts_of_a_call_fit_into_the_time_budget_that_the_handler_has_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """STORE_SECONDS must cover three attempts and the longest pauses between them, STREAM_SECONDS and ENQUEUE_SECONDS
-    the attempts that a function makes.
+    """STORE_SECONDS must cover three attempts and the longest pauses between them. STREAM_SECONDS and ENQUEUE_SECONDS
+    must cover the attempts that a Lambda function makes (FUNCTION_TRIES).
     """
     from aws.retry import FUNCTION_TRIES, TRIES
     from handler.ingest import ENQUEUE_SECONDS, STORE_SECONDS, STREAM_SECONDS

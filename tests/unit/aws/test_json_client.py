@@ -105,7 +105,7 @@ def test_error_that_is_not_transient_is_raised_immediately_with_its_code(service
     assert len(service.requests) == 1
 
 
-def test_message_of_a_permanent_error_does_not_quote_the_response(
+def test_text_of_a_permanent_error_contains_the_error_code_but_not_the_services_message(
     service: Strict,
 ) -> None:
     service.answers = [(400, answer("ValidationException"))]

@@ -318,7 +318,7 @@ def test_event_of_an_expired_chunk_is_not_added_to_the_previous_chunk():
     assert table.visits(HOME) == before
 
 
-def test_open_visit_expires_400_days_after_its_last_event():
+def test_open_visit_expires_400_days_and_a_closed_one_90_days_after_its_last_event():
     table = FakeTable()
     store(table).add({HOME: [event("enter", 0, "parked"), event("dwell", 9 * DAY)]})
     (log,) = table.stored.values()

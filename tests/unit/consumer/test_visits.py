@@ -88,7 +88,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_first_in_sort_order_counts_if_events_with_one_id_differ_in_content():
+def test_event_that_sorts_first_counts_if_events_with_one_id_differ_in_content():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),
@@ -102,7 +102,7 @@ def test_first_in_sort_order_counts_if_events_with_one_id_differ_in_content():
     assert history(enter, high, low, min_confidence=1).visits[0].is_open
 
 
-def test_confidence_is_checked_only_for_the_first_of_the_events_with_one_id():
+def test_confidence_is_checked_only_for_the_event_that_sorts_first_among_those_with_one_id():
     low, high = event("enter", 0, "x", confidence=1), event("enter", 60, "x", confidence=3)
     assert history(low, high, min_confidence=2) == History()
     assert history(event("enter", 0, "x"), min_confidence=2).visits == (Visit(at(0), "x"),)

@@ -38,7 +38,7 @@ from contract.strict_json import compact, parse_json
         pytest.param(b"", id="nothing"),
     ],
 )
-def test_json_that_a_warehouse_would_not_load_is_rejected(raw: bytes) -> None:
+def test_text_that_is_not_strict_json_is_rejected(raw: bytes) -> None:
     with pytest.raises(InvalidEvent) as caught:
         parse_json(raw)
     assert [reason.code for reason in caught.value.reasons] == ["invalid_json_value"]

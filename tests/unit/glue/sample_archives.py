@@ -140,7 +140,10 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Compare each delivery of an event with its first in a plain loop; return the conflicts as rows of CONFLICT."""
+    """Return the conflicts as rows of CONFLICT.
+
+    They are found by comparing each delivery of an event with its first delivery in a plain loop.
+    """
     modified = {each.key: each.modified_at for each in store.list("events/")}
     deliveries: dict[Owned, list[tuple[datetime, str, int, str]]] = {}
     for key in keys:

@@ -42,7 +42,7 @@ def forget(archive: Path, users: Path, *more: str) -> int:
 
 
 def everything(archive: Path) -> Iterator[bytes]:
-    """Yield all text in the archive, decompressed and decoded."""
+    """Yield all text in gzip files, Parquet files and invocation records, decompressed and decoded from base64."""
     for path in archive.rglob("*.gz"):
         for each in lines_of(path.read_bytes()):
             yield each
@@ -65,7 +65,10 @@ def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = 
 
 
 def world(archive: Path) -> list[bytes]:
-    """Write events of two users and of other users under every prefix; return the other users' accepted events."""
+    """Write events of the two users to forget and of other users under every prefix.
+
+    Returns the accepted events of the other users.
+    """
     others = [line(f"o{n}", user=f"driver-{n}") for n in range(30)]
     mixed = [*others[:10], theirs("t1"), *others[10:20], line("t2", user="bob"), *others[20:]]
     escaped = theirs("t3").replace(b"ann", b"\\u0061nn")

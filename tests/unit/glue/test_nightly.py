@@ -88,7 +88,7 @@ def test_reconcile_step_fails_if_a_store_could_not_be_compared(
     ("ended", "ok"),
     [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
 )
-def test_compaction_step_fails_if_the_job_prints_no_result(
+def test_compaction_step_fails_only_if_the_job_prints_no_result(
     monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: ended)
@@ -107,7 +107,7 @@ def test_dbt_step_for_a_model_selects_only_that_model(monkeypatch: pytest.Monkey
     ]
 
 
-def test_unknown_step_or_invalid_range_is_rejected_before_any_step_runs() -> None:
+def test_unknown_step_or_invalid_range_is_rejected_with_exit_code_2() -> None:
     with pytest.raises(BadParameter):
         nightly.step_of("drop:everything")
     app = nightly.typer.Typer()

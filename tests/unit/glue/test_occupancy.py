@@ -1,4 +1,7 @@
-"""Test the rule for windows and overdue visits against a simple simulation, also with late events."""
+"""Test in which windows a device counts as inside a fence, and which visits are overdue.
+
+The expected results come from a simple simulation, also for late events.
+"""
 
 import random
 from typing import get_args

@@ -118,7 +118,7 @@ def test_rebuild_from_parquet_equals_rebuild_from_objects(tmp_path: Path) -> Non
         assert rebuilt_rows(store, "parquet", what) == rebuilt_rows(store, "objects", what) != []
 
 
-def test_rebuild_without_conflicts_reads_only_geofence_files(tmp_path: Path) -> None:
+def test_rebuild_that_does_not_search_for_conflicts_reads_only_geofence_files(tmp_path: Path) -> None:
     store = Folder(tmp_path)
     archived(tmp_path, [crossing_line(e) for e in random_crossings(5)] + [line(f"p{n}") for n in range(50)])
     list(compact_with_duckdb(store, stale(store, HOURS)))

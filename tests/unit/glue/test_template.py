@@ -1,6 +1,6 @@
 """Test the IAM permissions of the Glue jobs.
 
-Jobs read events and write only to their own prefixes, and only `forget` deletes archived data.
+Jobs read events and write only to their own prefixes and to set-aside/, and only `forget` deletes archived data.
 """
 
 import re
@@ -52,7 +52,7 @@ def test_stage_without_glue_has_no_glue_resources() -> None:
     assert GLUE["false"] == {}
 
 
-def test_glue_jobs_can_read_events_and_write_only_to_their_own_prefixes() -> None:
+def test_glue_jobs_can_read_events_and_write_only_to_their_own_prefixes_and_to_set_aside() -> None:
     assert rights("GlueRole") == EVERY_JOB | {
         "events/*": {"s3:GetObject"},
         "set-aside/*": {"s3:PutObject"},

@@ -1,5 +1,6 @@
-"""Handle two requests in a fresh process; print the status of the first, the imported modules, and the CPU times.
+"""Handle two requests in a fresh process.
 
+Prints the status of the first request, the modules that the requests import, and the CPU times.
 Run with `python -m tests.unit.handler.first_request`. A local server replaces the endpoints of container credentials,
 S3 and Kinesis. test_snapshot.py runs this module with the environment variables that Lambda sets for a function.
 """

@@ -47,7 +47,9 @@ def phone() -> Phone:
     return Phone(World(received_at=datetime(2026, 11, 28, 14, tzinfo=UTC)))
 
 
-def test_geofence_event_from_radars_ios_sdk_is_published_as_sent(phone: Phone) -> None:
+def test_geofence_event_from_radars_ios_sdk_is_published_as_sent_with_the_user_of_the_envelope(
+    phone: Phone,
+) -> None:
     assert phone.post(RADAR_IOS_SDK).status == 202
     [line] = phone.world.lines("events")
     sent = RADAR_IOS_SDK.removeprefix(b'{"event":').partition(b',"user":')[0]

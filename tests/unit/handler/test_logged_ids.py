@@ -1,4 +1,4 @@
-"""Test that log lines never contain the id of a person or a device, whatever fails."""
+"""Test that log lines never contain the id of a user, device, event or geofence, whatever fails."""
 
 import json
 from collections.abc import Callable

@@ -53,7 +53,7 @@ def test_every_event_is_accepted_rejected_or_a_duplicate(new_phone: NewPhone, re
 
 @modestly
 @given(requests())
-def test_repeated_request_writes_the_same_objects_and_republishes_its_events(
+def test_request_repeated_within_the_hour_adds_no_object_and_republishes_its_events(
     new_phone: NewPhone, request: Request
 ) -> None:
     phone = new_phone()

@@ -54,7 +54,7 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_stage_limited_to_alarm_metrics_logs_every_metric_that_its_alarms_read():
+def test_stage_limited_to_alarm_metrics_logs_exactly_the_metrics_that_its_alarms_read():
     read = {
         m["MetricName"]
         for alarm in all_alarms("small").values()

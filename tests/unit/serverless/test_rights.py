@@ -172,7 +172,8 @@ def test_snowflake_can_assume_its_roles_only_with_the_external_id(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_topic_and_bucket_policies_allow_no_wildcard_principals_and_services_only_for_this_account(stage):
+def test_topic_and_bucket_policies_allow_no_wildcard_principal(stage):
+    """A topic policy allows an AWS service only on behalf of this account (`aws:SourceAccount`)."""
     policies = of_type(stage, "AWS::SNS::TopicPolicy")
     for policy in policies.values():
         for statement in policy["PolicyDocument"]["Statement"]:

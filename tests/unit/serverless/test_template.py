@@ -354,7 +354,7 @@ def test_snapstart_is_off_by_default_and_uses_an_alias_when_enabled():
             assert not aliases
 
 
-def test_kms_key_for_the_snowflake_login_can_only_sign():
+def test_kms_key_for_the_snowflake_login_can_only_sign_and_verify():
     key = properties("prod", "CheckKey")
     assert (key["KeySpec"], key["KeyUsage"]) == ("RSA_2048", "SIGN_VERIFY")
 
