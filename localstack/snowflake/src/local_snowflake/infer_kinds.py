@@ -29,7 +29,8 @@ from local_snowflake.expression_types import (
 @dataclass
 class Translation:
     """Infers the kinds of one statement's expressions: `text`, `number`, `boolean`, `null`, `variant`, `maybe a
-    variant` or, for any other value, `scalar`. `variants` are the names of the columns that may be VARIANTs.
+    variant` or, for any other value, `scalar`. `variants` are the names of the columns that may be VARIANTs, and
+    `types` are the possible types of all columns and aliases.
     """
 
     variants: frozenset[str]

@@ -54,7 +54,7 @@ class LoadedFile:
     """Why the file as a whole could not be read."""
 
     def keep_what_loads(self, plan: Plan) -> None:
-        """Discard the file's rows if, according to ON_ERROR, the file is skipped."""
+        """Discard the file's rows if the file could not be read or is skipped according to ON_ERROR."""
         if self.failure or plan.on_error.skips(len(self.content.errors), self.content.parsed):
             self.skipped = True
             self.content.rows.clear()
@@ -133,8 +133,8 @@ class Loader:
     # ---- reading
 
     def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
-        """Read the staged objects concurrently. Return the files that were read and, with its error, each
-        file that could not be read from S3.
+        """Read the staged objects concurrently. Return the files that were read, including missing and invalid
+        ones, and, with its error, each file for which S3 denied access or was unavailable.
         """
         read = Read()
         for file, result in zip(
@@ -216,7 +216,7 @@ class Loader:
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
         """Insert a file's rows one at a time to find those that the table refuses, so that ON_ERROR applies
-        to each row.
+        to each row. `whole` is the error of inserting all rows together; it is recorded if no single row is refused.
         """
         good, bad = [], []
         with self.catalog.fakesnow.cursor() as cursor:

@@ -1,5 +1,5 @@
 """Read one staged object as rows: decompress it, and parse its JSON as strictly as Snowflake does. Duplicate
-names, NaN, lone surrogates and invalid gzip data produce an error.
+names (unless ALLOW_DUPLICATE is set), NaN, lone surrogates and invalid gzip data produce an error.
 """
 
 import json
