@@ -19,7 +19,7 @@ _VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
 class Access:
     """Creates AWS clients for one region.
 
-    `endpoints` holds the AWS_ENDPOINT_URL… variables, and `tries` the attempts per call where they are not TRIES.
+    `endpoints` holds the AWS_ENDPOINT_URL… variables. For some services, `tries` overrides TRIES (attempts per call).
     """
 
     region: str

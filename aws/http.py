@@ -207,7 +207,7 @@ def _is_readable(connection: socket.socket) -> bool:
 
 
 class _DeadlineSocket(socket.socket):
-    """A socket whose reads and writes time out at the call's deadline; its own timeout restarts with every byte."""
+    """A socket whose reads and writes time out at the call's deadline; a normal timeout would restart at each read."""
 
     deadline = 0.0
 

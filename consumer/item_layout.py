@@ -44,7 +44,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class PairLog(msgspec.Struct, frozen=True):
-    """The latest events of a pair in order, and the pending work of its last change.
+    """The latest events of a pair in order, and the work left by its last change: `chunks` to write, `news` to publish.
 
     `base` is the last visit before `events`. `has_chunks` is True if the pair had events before them. `position` is the
     stream position of the last event in the last change, or "" if unknown.

@@ -21,8 +21,8 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What a pair's last change had not yet written. The lists contain sort keys of events (`e#…`): `first` and
-    `lesser` were to be added; `superseded` were no longer to count.
+    """The pending writes of a pair's last change. The lists of strings are sort keys of events (`e#…`): `first` and
+    `lesser` were still to be added, and `superseded` were still to be marked as superseded.
     """
 
     first: list[str] = []

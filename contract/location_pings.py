@@ -38,7 +38,7 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
 
 
 def as_event(text: bytes, ping: dict[str, object]) -> bytes:
-    """Add the members that make a ping an event to `ping`, and return its compact `text` with the same members."""
+    """Turn `ping` into an event by adding members to it; return its compact `text` with the same members added."""
     digest = hashlib.sha256(text).hexdigest()
     added = {"_id": digest[:ID_DIGITS], "type": PING_TYPE, "createdAt": str(ping["updatedAt"])}
     ping |= added

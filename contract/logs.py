@@ -9,7 +9,7 @@ import traceback
 import msgspec
 import structlog
 
-# handler: one per request with a valid credential, content type and size, whatever the response. Fields: status, error,
+# handler: one per request that was not refused (REQUEST_REFUSED), whatever the response. Fields: status, error,
 #   credential (its kind), body_bytes, received, accepted, duplicates, rejected, conflicts, other_user (events of a user
 #   other than the token's), rejected_by_code, object_key, rejected_key, set_aside_key, events_per_device (the maximum
 #   of this hour in this execution environment), published, queued, set_aside, lateness_seconds (of the oldest accepted
@@ -21,7 +21,7 @@ REQUEST_REFUSED = "request_refused"
 RECORDS_REDRIVEN = "records_redriven"
 # handler, redrive, consumer: records were quarantined under set-aside/. Fields: set_aside_key, set_aside
 RECORDS_SET_ASIDE = "records_set_aside"
-# consumer: one per batch
+# consumer: one per batch. Fields: see consumer/batch_log.py
 RECORDS_CONSUMED = "records_consumed"
 # check: one per pipe. Fields: pipe, state, pipe_stopped, pipe_lag_seconds, pipe_deaf_seconds, pipe_pending_files
 PIPE_CHECKED = "pipe_checked"

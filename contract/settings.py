@@ -20,7 +20,7 @@ class SettingsError(LoggableError, ValueError):
 class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """The settings of a stage. Each field is read from the environment variable of the same name in capitals.
 
-    They use msgspec, because importing pydantic would take 40 % of a cold start.
+    The class uses msgspec, because importing pydantic would take 40 % of a cold start.
     """
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)

@@ -7,8 +7,8 @@ The order is a promise: files are written under names that no manifest contains 
 with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small
 object, replaced. Readers use only files that a manifest names, so even after a crash they read either the old
 or the new files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not
-compacted again. Files that no manifest names are deleted after a grace period that is longer than the run time
-of any reader.
+compacted again. Files that no manifest names are deleted after a grace period (--grace-seconds, default: an hour),
+which must be longer than the run time of any reader.
 
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """

@@ -16,7 +16,8 @@ events were deleted, and `--finish` needs no list of ids.
 
 Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. In a body or record that cannot be read as an
 event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/,
-noncurrent versions of other objects, and the warehouse. `milkrun forget` covers these too.
+noncurrent versions of other objects, and the warehouse. `milkrun forget` covers these too, except Kinesis, whose
+records cannot be deleted and expire.
 """
 
 import argparse

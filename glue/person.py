@@ -95,7 +95,7 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
-    """Yield each value outside the contract's fields that may be a user id, after whether its field is named `userId`.
+    """Yield the values outside the contract's fields that may be user ids, as (is the field named `userId`, value).
 
     Every text in `metadata` may be a user id.
     """

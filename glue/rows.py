@@ -140,7 +140,7 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
         try:
             return geofence_event(line)
         except InvalidEvent:
-            return None  # another type that only mentions such a name: the handler rejects invalid ones
+            return None  # an event of another type that mentions such a name
     return None
 
 

@@ -9,7 +9,7 @@ from handler.validate import Batch
 
 MAX_ERROR_BYTES = 60 * 1024  # the errors in a response, which has at most 64 KiB
 _CONFLICT = Reason(
-    "event_id_conflict", "_id", "Accepted, but the device sent different content with this `_id` earlier."
+    "event_id_conflict", "_id", "Accepted, but the batch contains different content with the same `_id`."
 )
 
 

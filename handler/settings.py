@@ -18,7 +18,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     stream_name: Name
     redrive_queue_url: Name
     signature_scheme: Literal["off", "milkrun", "radar"] = "off"
-    # Which credentials the stage accepts: the API key alone, either it or a token, or tokens only.
+    # Tokens are ignored, verified if sent, or required (unless requests are signed). The API key is always required.
     identity: Literal["off", "optional", "required"] = "off"
     jwt_issuer: str = ""
     jwt_audience: str = ""

@@ -28,7 +28,7 @@ class Batch:
     """The validated events of a request.
 
     `lines` are the accepted events as they are stored, and `records` the geofence events among them. `conflicts` are
-    the indexes and ids of accepted events whose device (or user) sent different content with the same id earlier.
+    the indexes and ids of accepted events that differ from an earlier event of this request with the same identity.
     """
 
     lines: list[bytes] = field(default_factory=list)

@@ -255,7 +255,7 @@ def command(
 ) -> None:
     """Compare accepted, archived, loaded and consumed events, and list the differences.
 
-    The exit code is 0 if nothing is missing, 1 if there are differences, and 2 if something could not be
+    The exit code is 0 if there are no differences, 1 if there are some, and 2 if something could not be
     checked.
     """
     terminal.check_range(start, end)

@@ -59,8 +59,8 @@ class Outputs(BaseModel):
     token_issuer: TokenIssuer | None = None
     # If the stage requires tokens, operators invoke this function instead of the endpoint.
     ingest_function: str | None = None
-    # Stage settings (serverless/stage_settings.yml): one truck cannot be at two places with these tags; the fleet's
-    # days end at midnight in this time zone.
+    # Stage settings (serverless/stage_settings.yml). A truck cannot be at two places with an exclusive tag at the same
+    # time. dbt runs every `freshness_minutes`. The fleet's days begin at midnight in `time_zone`.
     exclusive_tags: tuple[str, ...] = EXCLUSIVE_TAGS
     freshness_minutes: int = 60
     time_zone: str = "UTC"

@@ -55,7 +55,7 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
             "S3",
             ("archive", "quarantine", "given up", "last reconcile"),
             flow.s3,
-            "phones get 503 if S3 is down for them too",
+            "phones get a 503 if the handler cannot reach S3 either",
             "s3-unreachable",
         ),
         Source(
@@ -174,9 +174,7 @@ class _Flow:
             return Finding(part, "FAIL", cause, at, command, "what-reconcile-names")
         if last["equal"]:
             return Finding(part, "OK", f"nothing was missing {ago}", None, command)
-        return Finding(
-            part, "WARN", f"nothing was missing {ago}, but Snowflake did not answer", None, command
-        )
+        return Finding(part, "WARN", f"nothing was missing {ago} in the stores that answered", None, command)
 
     def _recent(self, s3: "S3Client", prefix: str) -> tuple[int, datetime | None]:
         """Return the number of objects (at most 1,000) stored under a prefix in the last 24 hours, and the

@@ -53,7 +53,7 @@ const alarms = {
   'api-5xx': page('Within five minutes, over 1 % of the requests (and at least three) got a 5xx response.', over(1), periods(300),
     math('IF(failed >= 3, 100 * failed / asked, 0)', 300, { failed: api('5XXError', 'Sum'), asked: api('Count', 'Sum') })),
   'api-latency': warn('The 99th percentile of the API\'s latency is over 3 s.', api('Latency', 'p99'), over(3000), periods(60, 5, 3)),
-  'api-throttled': warn('Requests got a 429 response, because a client sends in a loop or the stage\'s rate limit is too low.',
+  'api-throttled': warn('Within five minutes, over 100 requests got a 429 response: a client sends in a loop, or the stage\'s rate limit is too low.',
     milkrun('throttled', 'Sum'), over(100), periods(300)),
   'device-events': warn('One device sent more events within an hour than a truck normally sends.',
     milkrun('events_per_device', 'Maximum'), over('${param:eventsPerDeviceHour}'), periods(300)),

@@ -1,7 +1,7 @@
 """Milkrun's hourly and backfill runs: reconcile → repair → dbt, model by model → compact → quality.
 
 Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
-step does, its exit codes and its secrets, and works the same without Airflow. Airflow adds the graph, retries,
+step does and its exit codes, and works the same without Airflow. Airflow adds the graph, retries,
 deadlines, alerts and history. Every task can be repeated. Only one run is active at a time, because two concurrent runs
 would repair and compact the same hours.
 

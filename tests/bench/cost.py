@@ -45,6 +45,7 @@ CONSUMED = (20, 200)
 ROUNDS = 3
 HEAD = """\
 # Measured by `make bench` (tests/bench/cost.py); ops/monthly_bill.py converts the work under `ours` to dollars.
+# `naive` and `powertools` are other implementations of the same functions, for comparison (tests/bench/peers).
 # CPU milliseconds apply to the machine named below, in Python; calls, units and bytes are counted.
 """
 
