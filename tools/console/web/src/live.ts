@@ -13,7 +13,7 @@ import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, V
 /** The maximum number of events per kind in the list; the server keeps more. */
 const KEPT = 500;
 
-/** The browser does not reopen a stream after an HTTP error, so it is reopened after this time. */
+/** After an HTTP error, the browser does not reopen the stream, so the page does so after this time. */
 const AGAIN_MS = 2000;
 
 export type Connection = "connecting" | "live" | "lost";

@@ -508,7 +508,8 @@ export class Chart {
   }
 
   /**
-   * Show all trucks and fences, with room for the names of the trucks: once by default, and whenever `again` is set.
+   * Zoom to all trucks and fences except outliers, with room for the names of the trucks. Later calls do nothing unless
+   * `again` is set.
    */
   fit(trucks: readonly Pick<Shown, "device_id" | "position">[], fences: readonly Position[], again = false): void {
     if (this.fitted && !again) return;
@@ -563,7 +564,7 @@ export class Chart {
   }
 
   private draw(source: string, features: GeoJSON.Feature[]): void {
-    // Unchanged data is not set again, because MapLibre cuts it into tiles and draws it.
+    // Do not set unchanged data again, because MapLibre would cut it into tiles and draw it again.
     const text = JSON.stringify(features);
     if (this.drawn.get(source) === text) return;
     this.drawn.set(source, text);

@@ -15,7 +15,7 @@ export interface Shown {
   inside: string[];
 }
 
-/** If two positions are further apart in time than this, the truck's way is unknown, so it stays at the first. */
+/** If two positions are further apart in time than this, the route is unknown, so the truck stays at the first one. */
 const GAP_MS = 15 * 60_000;
 const STANDING_KM = 0.03;
 

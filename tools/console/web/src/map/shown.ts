@@ -1,4 +1,4 @@
-/** What the map and its lists show: trucks and open visits, now or at the time of the replay. */
+/** The trucks and open visits that the map and its lists show: those of now, or those at the time of the replay. */
 
 import { computed, signal } from "@preact/signals";
 

@@ -1,4 +1,4 @@
-/** A table of all places: who is there, visits today, last visit, usual stay. */
+/** A table of all places with the number of trucks there, the visits of today, the last visit and the usual stay. */
 
 import { ask } from "../api";
 import { ageText, dateOf, now, span, Time } from "../clock";

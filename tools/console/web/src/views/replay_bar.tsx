@@ -43,7 +43,7 @@ export function ReplayBar() {
   );
 }
 
-/** Read a time span of the archive and show it at that time, by default where the first truck appears. */
+/** Read a time span of the archive and show the time `at`; by default, the time at which the first truck appears. */
 async function load(from: string, to: string, at: number | null): Promise<void> {
   const answer = await ask<Replay>("/api/replay", { from, to });
   const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);

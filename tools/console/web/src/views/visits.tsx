@@ -25,7 +25,10 @@ function stateOf(visit: Visit): State {
   return visit.open ? "open" : "missed";
 }
 
-/** Return the end of a bar: now for an open visit, the last sign of the truck for a missing exit. */
+/**
+ * Return the end of a bar: the exit; if it is missing, the time at which the truck was seen elsewhere; for an open visit,
+ * now; otherwise the truck's last event at the place.
+ */
 function endOf(visit: Visit, nowMs: number): number {
   if (visit.exited_at) return Date.parse(visit.exited_at);
   if (visit.exit_inferred_at) return Date.parse(visit.exit_inferred_at);
