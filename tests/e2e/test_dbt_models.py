@@ -556,7 +556,7 @@ def _three_ways(
     return [keyed(mart), keyed(plain), keyed(small)]
 
 
-def test_second_load_into_sqlite_adds_only_new_objects(built: Built, tmp_path: Path) -> None:
+def test_second_load_into_sqlite_adds_nothing_if_no_object_is_new(built: Built, tmp_path: Path) -> None:
     stage = built.stage
     to = ["load", "--to", f"sqlite:///{tmp_path}/events.db", "--json", "--from", f"s3://{stage.bucket}/"]
     assert stage.done(*to).rows[0]["lines"] == stage.count()

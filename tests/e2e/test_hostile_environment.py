@@ -179,7 +179,7 @@ def test_warehouse_commands_with_the_outputs_option_use_the_local_stack(desk: De
     assert count[0]["n"] > 0
 
 
-def test_misleading_environment_variables_do_not_reach_the_stacks_servers(desk: Desk) -> None:
+def test_values_of_misleading_environment_variables_do_not_appear_in_the_servers_logs(desk: Desk) -> None:
     logs = "".join(path.read_text() for path in (desk.folder / "stack" / "logs").glob("*.log"))
     for foreign in ("no-such-profile", "production", "mars-north-1", "no/such"):
         assert foreign not in logs

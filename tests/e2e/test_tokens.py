@@ -38,7 +38,10 @@ def new_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 @dataclass
 class Provider:
-    """An identity provider that counts the requests for its keys (`asked`), and returns 503 while `is_down` is true."""
+    """An identity provider that counts the requests for its keys (`asked`), and returns 503 while `is_down` is true.
+
+    `tokens` creates tokens signed with its key, and `strangers` tokens signed with a key that it does not publish.
+    """
 
     folder: Path
     is_down: bool = False

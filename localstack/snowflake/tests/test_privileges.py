@@ -210,7 +210,7 @@ def test_privileges_of_public_apply_to_every_role(loading: Warehouse, role) -> N
         other.run("SELECT a FROM RAW.T")
 
 
-def test_secondary_roles_may_read_and_write_but_not_create(loading: Warehouse, role) -> None:
+def test_secondary_roles_may_read_but_not_create(loading: Warehouse, role) -> None:
     """Only the primary role authorizes CREATE statements. Source: Snowflake's page "USE SECONDARY ROLES"."""
     primary, _ = role(), role("SELECT, INSERT ON TABLE RAW.T", "CREATE TABLE ON SCHEMA RAW")
     with loading.as_role(primary, schema="RAW") as other:

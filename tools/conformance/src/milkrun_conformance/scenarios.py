@@ -185,7 +185,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario("invalid", "400", "deletes the batch and reports it", _first(Reply(400)), _not_sent_again, _at_once),
         Scenario(
-            "too-large", "413 until the batch is small enough; one event is always too large",
+            "too-large", "413 for every batch of several events, and for the first event even if it is sent alone",
             "splits the batch in two and deletes the event that is too large",
             _too_large, _split, _when_passed(_split),
         ),
@@ -195,7 +195,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             lambda seen: sum(each.status == 202 for each in seen) > 0,
         ),
         Scenario(
-            "token-expired", "401 until the app sends a different token",
+            "token-expired", "401 until the app sends a different token; three times if it sends no token",
             "keeps the batch, gets a new token, and sends the batch again with increasing delays",
             _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
             lambda seen: sum(each.status == 202 for each in seen) > 0,
