@@ -24,9 +24,10 @@ from playwright.sync_api import (
 from xdist.remote import Producer
 
 from ops.stage_outputs import Outputs
-from tests.console.stand_in import Feed, State, morning, zone_in_which_it_is_one_in_the_afternoon
+from tests.console.stand_in import Feed, State, morning
 from tests.e2e.pipeline import Pipeline
 from tests.scopes import ScopeScheduling
+from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
 from tools.stack import private
 from tools.stack.stack import Stack
 

@@ -25,6 +25,7 @@ from aiohttp import web
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import presence
+from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
 from tools.console.security_headers import HEADERS, policy
 from tools.fleet.phones import posts
 from tools.fleet.traffic_settings import Plan
@@ -60,12 +61,6 @@ def iso(at: datetime) -> str:
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def zone_in_which_it_is_one_in_the_afternoon() -> str:
-    """Return a time zone in which it is between 13:00 and 14:00 now, so that the tests' morning is always today's."""
-    # As in POSIX, + is west of Greenwich in these names.
-    return f"Etc/GMT{now().hour - 13:+d}"
 
 
 def fence_id(fence: Fence) -> str:

@@ -24,6 +24,7 @@ from contract.events import Fence
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
+from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
 from tools.console import page_updates, parse_object, search, static_page, store_queries
 from tools.console.command import _listener, made, server_of
 from tools.console.page_updates import MAX_BEHIND, Hub
@@ -587,8 +588,7 @@ def test_search_finds_trucks_places_events_and_objects(served):
 @pytest.fixture
 def served_in_the_afternoon() -> Iterator[Served]:
     """Yield a console in whose time zone it is between 13:00 and 14:00 now, so that the last minute is always today."""
-    # As in POSIX, + is west of Greenwich in these names.
-    served = Served(time_zone=f"Etc/GMT{datetime.now(UTC).hour - 13:+d}")
+    served = Served(time_zone=zone_in_which_it_is_one_in_the_afternoon())
     yield served
     served.end()
 
