@@ -39,7 +39,7 @@ class Grant(NamedTuple):
 
 @dataclass(frozen=True)
 class Difference:
-    """A property whose deployed value differs from the value in the DDL.
+    """A difference between the deployed objects and the DDL: a missing object, a property or a grant.
 
     `repair` is the statement or command that resolves the difference. If `automatic` is true, `apply` runs it.
     """

@@ -630,7 +630,7 @@ def test_persons_rows_that_snowpipe_loads_late_are_deleted(
 
 
 def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
-    """A record whose content is unreadable is recognized by its partition key, which is the device."""
+    """A record whose content is unreadable is recognized by its partition key, which is the device id."""
     own, other = ({"shard": "s", "partition_key": f"phone-{n}"} for n in (1, 2))
     stage.put(ANN)
     stage.put(quarantine_line(WHY, b"\xff", own), quarantine_line(WHY, b"\xff", other), prefix="set-aside")

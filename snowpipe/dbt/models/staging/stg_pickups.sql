@@ -1,4 +1,5 @@
--- The pickups in stg_events. They are few; without this table, daily_farm_collections would have to read whole days.
+-- The pickups in stg_events. They are few; without this table, daily_farm_collections would have to read all events
+-- of whole days.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -91,7 +91,7 @@ def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
     assert ledger.differences("accepted", "archived") == ["a stranger"]
     ledger.mark("loaded", [*ACCEPTED, "a stranger"], only_ours=True)
     assert ledger.differences("accepted", "loaded") == ["a stranger"], (
-        "the unexpected event is known by now, and was not loaded"
+        "`only_ours` includes the unexpected event, because an earlier mark recorded it"
     )
 
 
