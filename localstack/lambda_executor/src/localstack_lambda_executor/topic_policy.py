@@ -1,7 +1,8 @@
 """Let CloudFormation update the policy of an SNS topic.
 
 LocalStack 4.14 raises NotImplementedError for an update of AWS::SNS::TopicPolicy, reports the deployment as complete,
-and keeps the previous policy. The same API call creates and updates a policy.
+and keeps the previous policy. The same API call creates and updates a policy, so an update can run the code that
+creates a policy.
 """
 
 from localstack.runtime import hooks

@@ -141,8 +141,8 @@ class Roles:
         return SUCCEEDED
 
     def drop_role(self, words: Words, scope: Scope) -> Result:
-        """Drop a role; the role that drops it becomes the owner of its objects (Snowflake: "DROP ROLE",
-        usage notes).
+        """Drop a role. The session's role becomes the owner of the objects that the dropped role owned (Snowflake:
+        "DROP ROLE", usage notes).
         """
         words.take("DROP", "ROLE")
         if_exists = words.takes("IF", "EXISTS")

@@ -94,7 +94,9 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 
 def contained(node: exp.Expr, translation: Translation) -> None:
-    """Cast a VARIANT before IN or BETWEEN to the type of the literals that follow."""
+    """Cast a VARIANT before IN or BETWEEN to the type of the literals that follow. Compare other values as in
+    `as_one_type`.
+    """
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
     if not translation.may_be_variant(node.this):
         for other in others:
@@ -114,7 +116,9 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """In CASE x WHEN y, cast a VARIANT x to the type of the literals after WHEN."""
+    """In CASE x WHEN y, cast a VARIANT x to the type of the literals after WHEN. Compare other values as in
+    `as_one_type`.
+    """
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
