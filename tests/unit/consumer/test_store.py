@@ -1,4 +1,7 @@
-"""Test that the stored visits follow the rule, whatever other processes write and wherever a process is killed."""
+"""Test that the stored visits follow the rule of `consumer.visits`.
+
+They must do so whatever other processes write and wherever a process is killed.
+"""
 
 import random
 import threading

@@ -108,7 +108,7 @@ def test_unknown_types_and_fields_are_not_validated() -> None:
         ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
     ],
 )
-def test_every_reason_names_the_invalid_field(
+def test_every_reason_has_the_code_and_the_field_of_its_violation(
     change: dict[str, object], reasons: list[tuple[str, str]]
 ) -> None:
     assert reasons_of(ENTER | change) == reasons
@@ -123,7 +123,7 @@ def test_reason_for_an_empty_type_says_that_type_must_not_be_empty() -> None:
     ("sent", "read"),
     [(0, 0), (1.5, 1.5), (576_000, 576_000), (576_000.1, None), (1e308, None), (-0.5, None), (None, None)],
 )
-def test_impossible_duration_counts_as_unknown(sent: float, read: float | None) -> None:
+def test_only_an_impossible_or_null_duration_counts_as_unknown(sent: float, read: float | None) -> None:
     """If a duration of 1e308 were used, one phone could make all sums and averages infinite."""
     assert check(ENTER | {"duration": sent}).duration_minutes == read
     assert check(ENTER | {"duration": sent, "confidence": 2.0}).duration_minutes == read

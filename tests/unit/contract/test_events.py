@@ -1,4 +1,4 @@
-"""Test the identity of events."""
+"""Test that an event is identified by its owner (a device or a user) and its id."""
 
 from hypothesis import example, given
 from hypothesis import strategies as st

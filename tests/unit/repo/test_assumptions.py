@@ -1,4 +1,4 @@
-"""Test that every row of docs/reference/assumptions.md names a source, existing tests and existing files."""
+"""Test that every row of docs/reference/assumptions.md names a source and only tests and files that exist."""
 
 import re
 

@@ -1,5 +1,6 @@
-"""Test that no code writes NaN or Infinity to JSON. Python's json writes both by default, but other parsers reject
-such texts.
+"""Test that no code outside the tests writes NaN or Infinity to JSON.
+
+Python's json writes both by default, but other parsers reject such texts.
 """
 
 import ast
