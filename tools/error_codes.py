@@ -18,7 +18,7 @@ EVENT_CODES: Mapping[str, str] = {
     "field_length": "An id must have 1 to 128 characters and at most 256 bytes of UTF-8; `type` must not be empty.",
     "out_of_range": "`confidence` must be 0, 1, 2 or 3.",
     "invalid_created_at": "`createdAt` must be a time with an offset from UTC, in the format of RFC 3339 or ISO 8601.",
-    "created_at_in_future": "`createdAt` is too far ahead of our clock: an hour, unless the stage allows more.",
+    "created_at_in_future": "`createdAt` is more than an hour (or the stage's own limit) ahead of our clock.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
     "device_mismatch": "The token was issued for a device other than the event's.",
     "event_too_large": "The event is larger than 64 KiB.",

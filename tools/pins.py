@@ -1,8 +1,8 @@
 """Check offline that every direct dependency is pinned in the requirements*.txt of its environment, with hashes.
 
 `tools/lock.sh` writes these files; the check fails if a dependency was changed without running that script.
-The check also fails if a tracked file contains the host name of a package registry, because such a lock file
-cannot be used with a mirror.
+The check also fails if a tracked file contains the host name of a package registry, because a lock file with
+such a name cannot be used with a mirror.
 """
 
 import re

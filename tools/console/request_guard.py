@@ -1,7 +1,8 @@
 """Refuse requests from other sites, and add the security headers to each response.
 
 Pages of other sites can send requests to loopback through the user's browser. Therefore a request is refused
-if its Host header (DNS rebinding) or its Origin header names another site.
+if its Host header (DNS rebinding) or its Origin header names another site, or if its Sec-Fetch-Site header says that
+another site's page sent the request.
 """
 
 from collections.abc import Iterable

@@ -78,14 +78,14 @@ class Stack:
         self.down()
 
     def up(self, only: str | None = None, *, discard: bool = False, auth: Auth | None = None) -> list[str]:
-        """Start the parts that are not running, deploy what has changed, and write `outputs.json`; return
-        notes for the user.
+        """Start LocalStack and the local Snowflake if they are not running, deploy everything that has changed,
+        and write `outputs.json`; return notes for the user.
 
         A stack that was up is repaired: only dead processes are started, and nothing is deleted. Raises
         LostStateError if a dead process lost data that it held only in memory, unless `discard` is true.
 
         The remains of an earlier, incomplete `up` are deleted first. If this call fails or is interrupted,
-        every process that it started is stopped. With `only`, only that part is started, and nothing is
+        every process that it started is stopped. With `only`, only that server is started, and nothing is
         deployed. `auth` is the kind of credential that the stage requires. None keeps the current kind; for a
         new stack, it means that only the API key is required.
         """
@@ -167,8 +167,8 @@ class Stack:
         return notes
 
     def _await_answer(self, part: str) -> None:
-        """Wait until the part answers, because it may have been stopped by SIGSTOP. Raises StackError if the
-        part does not answer within ANSWERS_S seconds.
+        """Wait until a server of SERVERS answers, because it may have been stopped by SIGSTOP. Raises StackError
+        if the server does not answer within ANSWERS_S seconds.
         """
         server, deadline = SERVERS[part], time.monotonic() + ANSWERS_S
         while not server.is_ready(self.settings):
