@@ -30,7 +30,7 @@ from aws.errors import NoResponseError, ServiceError
 CALL_SECONDS = 3.0
 # The part of CALL_SECONDS for connecting, which the addresses share. AWS responds within milliseconds.
 CONNECT_SECONDS = 1.5
-ADDRESS_SECONDS = 0.25
+ADDRESS_SECONDS = 0.25  # the least time for connecting to one address
 MAX_FETCHED_BYTES = 256 * 1024
 
 type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getaddrinfo returns it

@@ -11,7 +11,7 @@ from aws.json_client import JsonClient
 from aws.retry import send_until_done
 from consumer.notifications import Notification
 
-ENTRIES_A_REQUEST = 10
+ENTRIES_A_REQUEST = 10  # the maximum of PutEvents
 SOURCE = "milkrun.visits"
 
 

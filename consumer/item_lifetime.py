@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 # Items outlive MAX_AGE, so that an accepted event always finds the events around it.
 KEPT_FOR = timedelta(days=90)
-OPEN_KEPT_FOR = timedelta(days=400)
+OPEN_KEPT_FOR = timedelta(days=400)  # for logs with an open visit
 
 
 def expires_at(at: datetime, kept_for: timedelta = KEPT_FOR) -> int:

@@ -20,7 +20,7 @@ MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
 # A longer or negative duration counts as unknown. Huge numbers would make sums and averages infinite.
 MAX_DURATION_MINUTES = 400 * 24 * 60
 
-# The maximum number of different contents that a store keeps for one event (same `Owned.event_key`): for visits the
-# first in the order of consumer.visits.content_of, for conflicts the first in order of receipt. The others change no
-# visit and no staging row; the archive and RAW contain them.
+# The maximum number of different contents of one event (same `Owned.event_key`) that the warehouse keeps, in order of
+# receipt: the first in staging, the others as conflicts. Further contents are only in the archive and in RAW. For
+# visits, one content counts (consumer.visits.content_of).
 MAX_CONTENTS_PER_EVENT = 16

@@ -24,7 +24,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
     """
 
     json_variables: ClassVar[tuple[str, ...]] = ("GEOFENCE_KINDS",)
-    default_if_empty: ClassVar[tuple[str, ...]] = ()  # never a setting on which security depends
+    default_if_empty: ClassVar[tuple[str, ...]] = ()  # "" means the default; never for a security setting
 
     archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
     stage: str = "local"

@@ -151,7 +151,10 @@ def event_ids_among(records: Iterable[StreamRecord]) -> Iterator[str]:
 def stream_records(
     kinesis: "KinesisClient", stream: str, since: datetime, to: datetime | None = None
 ) -> Iterator[StreamRecord]:
-    """Yield the records that arrived on the stream between `since` and `to` (default: now), shard by shard."""
+    """Yield the records that arrived on the stream between `since` and `to` (default: now), shard by shard.
+
+    The last page that is read from a shard may also contain later records.
+    """
     pages = kinesis.get_paginator("list_shards").paginate(StreamName=stream)
     for shard in [shard for page in pages for shard in page["Shards"]]:
         iterator = kinesis.get_shard_iterator(

@@ -1,6 +1,6 @@
 """`milkrun rejects`: list rejected events, repair them with a patch, and send them again.
 
-A repaired event is sent through the API like the events of a phone. Its field `milkrun_resent` names the
+A repaired event is posted to the stage like the events of a phone. Its field `milkrun_resent` names the
 object and the line of the rejected event. Accepted events are recorded under `resent/`, so that a repeated
 command continues an interrupted one and skips these events.
 """

@@ -61,7 +61,7 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
             else "NOT PUBLISHED: archived, but not on the stream"
         )
     if "not consumed" in by_name:
-        yield "NOT CONSUMED: on the stream, but the consumer has not processed it"
+        yield "NOT CONSUMED: the consumer has not processed the event"
 
 
 def steps_of(

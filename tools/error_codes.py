@@ -30,7 +30,7 @@ EVENT_CODES: Mapping[str, str] = {
 # In `errors`, although the event was accepted.
 NOTICE_CODES: Mapping[str, str] = {
     "event_id_conflict": "The event was accepted, although its device (or user) has already sent "
-    "different content with the same `_id`.",
+    "different content with the same `_id` in this request.",
 }
 # In `errors`: why a body cannot be split into events. The body is stored under rejected/ as sent.
 BODY_CODES: Mapping[str, str] = {
