@@ -12,7 +12,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class ScopeScheduling(LoadScopeScheduling):
-    """A scheduler that runs all tests of a scope on one worker. `scope_of` returns the scope of a file's name."""
+    """A scheduler that runs all tests of a scope on one worker. `scope_of` maps a file's name to its scope."""
 
     def __init__(self, config: pytest.Config, log: Producer, scope_of: Callable[[str], str]) -> None:
         super().__init__(config, log)

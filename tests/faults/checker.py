@@ -239,8 +239,8 @@ def _answers(facts: Facts) -> Iterator[Breach]:
 
 
 def _archive(facts: Facts, truth: _Truth) -> Iterator[Breach]:
-    """Check that each event is stored as sent under either events/ or rejected/, and that each object's key
-    matches its content.
+    """Check that each event is stored as sent under either events/ or rejected/, that each object's key matches its
+    content, and that nothing is quarantined or stored in a second object of the same hour.
     """
     accepted: set[tuple[str, str]] = set()
     rejected: set[_Reject] = set()

@@ -24,7 +24,11 @@ APPLIED_WITHIN_S = 150.0
 
 @dataclass
 class Result:
-    """The result of a scenario, which becomes a row of the table in docs/reliability.md."""
+    """The result of a scenario, which becomes a row of the table in docs/reliability.md.
+
+    `recovered_s` is the time from the end of the fault until no promise was broken, and `seconds` is the duration of
+    the whole scenario. `run` is the scenario's unique id.
+    """
 
     name: str
     seed: int
@@ -87,8 +91,8 @@ class Scenario:
     def under_load(
         self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Send requests (by default a morning's) while the `with` block runs; then wait until all of their
-        events, and no others, have arrived.
+        """Send requests (by default a morning's) while the `with` block runs; then wait until no promise is broken, so
+        that all of their events, and no others, have arrived. Raises AssertionError with the broken promises.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()

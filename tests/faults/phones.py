@@ -65,8 +65,8 @@ class Exchange:
 class Phones:
     """Phones that send requests concurrently.
 
-    Each request is repeated until its batch is delivered or dropped, or `timeout_s` seconds have passed. If
-    `breaking` is true, a phone is lost after its first failure.
+    Each request is repeated until its batch is deleted, or `timeout_s` seconds have passed. If `breaking` is true,
+    a phone is lost after its first failure.
     """
 
     def __init__(

@@ -101,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.load", description=__doc__)
     parser.add_argument("--only", default="functions,stack")
     parser.add_argument(
-        "--rate", type=float, default=DEFAULT_RATE, help="requests per second, with 20 events each"
+        "--rate", type=float, default=DEFAULT_RATE, help="requests per second, with up to 20 events each"
     )
     parser.add_argument(
         "--steady", type=float, default=DEFAULT_STEADY_S, help="length of the steady phase in seconds"

@@ -166,7 +166,7 @@ class Fit:
 def fitted(sizes: Sequence[float], seconds: Sequence[float]) -> Fit:
     """Fit a line to the CPU seconds by minimising the squared relative errors.
 
-    At least three sizes are required, because any two fit a line exactly.
+    At least three sizes are required, because a line fits any two of them exactly.
     """
     if len(set(sizes)) < 3:
         raise ValueError("a fit needs at least three sizes")
