@@ -19,7 +19,7 @@ APPLY = "milkrun warehouse apply"
 RECREATE = "milkrun warehouse recreate"
 BY_HAND = "change the table manually, because the change may affect its data"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
-"""Properties that are not compared. An integration of another kind must be dropped and created again."""
+"""Properties that are not compared: comments, and the kind of an integration, which ALTER cannot change."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
 # The local Snowflake's SHOW COLUMNS calls both types with a time zone TIMESTAMP_TZ.
 ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}

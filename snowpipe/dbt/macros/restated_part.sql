@@ -6,7 +6,8 @@
     {%- do return('(SELECT * FROM ' ~ relation ~ ' WHERE ' ~ part ~ ') AS restated_rows') -%}
 {%- endmacro %}
 
-{# The condition for the rows of a model that the run may have changed. #}
+{# The condition for the rows of a model that the run may have changed. It is FALSE for two views, which are tested only
+   with `full_tests`. #}
 {% macro restated_part(model_name) -%}
     {%- if model_name in ('stg_events', 'stg_geofence_events', 'stg_pickups') -%}
         {%- set part = among('event_date', ref('touched_days'), 'event_date') -%}

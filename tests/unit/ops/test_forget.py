@@ -462,7 +462,7 @@ def test_interrupted_forget_is_continued_by_the_same_command(
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
 
 
-def test_forget_exits_with_code_1_until_the_marts_are_rebuilt(
+def test_forget_exits_with_code_1_as_long_as_the_marts_are_not_rebuilt(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage.put(ANN)

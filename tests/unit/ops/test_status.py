@@ -78,7 +78,7 @@ def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> N
     assert found.cause == "S3: nobody listens; nothing is known"
 
 
-def test_process_that_asks_a_hanging_source_ends_nevertheless() -> None:
+def test_process_ends_even_if_a_status_source_hangs() -> None:
     code = (
         "import threading, sys\n"
         "from ops.status_findings import Source, ask\n"

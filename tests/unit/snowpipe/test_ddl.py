@@ -92,7 +92,7 @@ def test_failed_loads_are_reported_only_if_a_topic_and_a_role_are_set() -> None:
     assert "_ERRORS" not in "".join(each.sql for each in definitions(none))
 
 
-def test_warehouse_cancels_statements_that_run_or_wait_too_long() -> None:
+def test_warehouse_ddl_sets_timeouts_for_running_and_queued_statements() -> None:
     ddl = (DDL / "01_warehouse.sql").read_text()
     assert "STATEMENT_TIMEOUT_IN_SECONDS = 3600" in ddl
     assert "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS = 600" in ddl
