@@ -175,8 +175,8 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """A finished simulation. `samples` contains the state at every tick until all queues had recovered or the
-    time limit was reached.
+    """A finished simulation. `samples` contains the state after every tick until the simulation ended (see
+    `simulate`).
     """
 
     size: Size
@@ -192,7 +192,7 @@ class Simulation:
 
     def recovered_after(self, queue: str) -> float | None:
         """Return the seconds from the end of the outage until the queue is as short as before the outage;
-        None if that never happens.
+        None if that does not happen before the simulation ends.
         """
         before = max(getattr(sample, queue) for sample in self.samples if sample.at < self.outage.begins)
         late = [

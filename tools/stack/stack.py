@@ -316,7 +316,7 @@ class Stack:
         files there and the folder may be a home folder.
         """
         folder = self.settings.folder
-        if folder.parent == ROOT and folder.name.startswith(".local"):  # left by `make bench` and others
+        if folder.parent == ROOT and folder.name.startswith(".local"):  # in this clone, such as one left by `make bench`
             return
         inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         foreign = self._lock_file.name not in inside and any(
