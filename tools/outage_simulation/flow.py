@@ -35,7 +35,7 @@ class Outage:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """The state at one time: the number of events waiting in each queue, the age in seconds of the oldest
-    event in each queue, and totals.
+    event in each queue, and the totals of events since the start.
     """
 
     at: float
@@ -221,8 +221,8 @@ QUEUES = ("phones", "redrive", "stream", "pipe")
 
 
 def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulation:
-    """Simulate an outage until for one hour no event in a queue has been older than two ticks (20 s), or until `limit`
-    seconds after the outage.
+    """Simulate an outage. Stop when the oldest event in every queue has been at most two ticks (20 s) old for an hour,
+    or `limit` seconds after the outage.
     """
     flow = Flow(size, outage)
     samples: list[Sample] = []

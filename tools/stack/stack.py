@@ -110,7 +110,9 @@ class Stack:
             return notes
 
     def _replace_incomplete(self) -> list[str]:
-        """Replace an incomplete key or password file, and make `up` deploy again; return notes for the user."""
+        """Replace an incomplete key or password file and, if there was one, make `up` deploy again; return notes for
+        the user.
+        """
         notes = []
         for file, is_whole, new in (
             (identity.issuer(self.settings).private_key_file, identity.is_key, identity.new_key),
@@ -316,7 +318,8 @@ class Stack:
         files there and the folder may be a home folder.
         """
         folder = self.settings.folder
-        if folder.parent == ROOT and folder.name.startswith(".local"):  # in this clone, such as one left by `make bench`
+        # A folder of this clone, such as one that `make bench` left.
+        if folder.parent == ROOT and folder.name.startswith(".local"):
             return
         inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         foreign = self._lock_file.name not in inside and any(
