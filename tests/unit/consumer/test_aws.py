@@ -60,7 +60,7 @@ def test_batch_is_stored_as_visits_and_each_notification_is_sent_once(aws, capsy
     assert (line["first_sequence_number"], line["last_sequence_number"]) == ("5", "6")
 
 
-def test_poison_records_are_quarantined_with_reason_shard_and_position(aws, capsys):
+def test_poison_records_are_quarantined_with_reason_shard_and_sequence_number(aws, capsys):
     assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
     assert consume(as_json(ENTER), b"\xff", b'{"type":1}') == {"batchItemFailures": []}
     s3 = aws.client("s3")

@@ -251,7 +251,7 @@ def test_health_check_detects_a_missing_worker_and_a_shard_without_a_sign_of_lif
     assert health.problems(60) == []
 
 
-def test_missing_java_is_reported_with_the_package_to_install(tmp_path, monkeypatch, capsys):
+def test_error_for_missing_java_names_the_required_version_and_the_fix(tmp_path, monkeypatch, capsys):
     for name, value in (
         ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path), "JAVA_HOME": str(tmp_path)}
     ).items():

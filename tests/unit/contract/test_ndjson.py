@@ -1,4 +1,4 @@
-"""Test reading newline-delimited text from phones, laptops and editors."""
+"""Test splitting NDJSON into lines, with byte order marks, Windows line ends and empty lines."""
 
 from contract.ndjson import lines_in
 

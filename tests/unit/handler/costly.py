@@ -87,7 +87,10 @@ MEMBERS = {"empty gzip members": gzip.compress(b"") * 50_000, "gzip members": gz
 
 @cache
 def requests() -> dict[str, tuple[bytes, dict[str, str], int]]:
-    """Return the body, headers and inflated size of each request by name. Texts of 500 KB or more are compressed."""
+    """Return each request by name: its body, its headers, and the larger of its sizes as sent and inflated.
+
+    Texts of 500 KB or more are compressed.
+    """
     zipped = {"content-encoding": "gzip"}
     found = {name: (body, JSON | zipped, len(body)) for name, body in MEMBERS.items()}
     for name, (text, is_lines) in TEXTS.items():

@@ -412,7 +412,7 @@ def test_largest_allowed_requests_are_accepted(phone: Phone) -> None:
     assert phone.post(text([TRIP]) + b" " * (1024 * 1024 - len(text([TRIP])))).status == 202
 
 
-def test_malformed_body_with_long_runs_of_spaces_is_parsed_in_linear_time(phone: Phone) -> None:
+def test_malformed_body_with_long_runs_of_spaces_takes_less_than_five_seconds_of_cpu(phone: Phone) -> None:
     """An earlier regular expression backtracked and took 16 s of CPU for 64 KB."""
     blanks = b" " * 100_000
     torn = b'{"events":[%b],"note"%b:%bx%bx}' % (text(TRIP), blanks, blanks, blanks)

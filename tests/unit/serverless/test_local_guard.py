@@ -1,4 +1,4 @@
-"""Test that stage `local` cannot be deployed to a real account, because osls fails before it calls any service."""
+"""Test that osls fails before it calls any service if a command for stage `local` would reach a real account."""
 
 import subprocess
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
