@@ -400,7 +400,7 @@ def test_files_wait_for_a_paused_pipe_and_are_loaded_after_resume(stage: Stage) 
 
 
 @pytest.mark.slow
-def test_bootstrap_stops_at_each_step_that_must_be_done_in_aws(
+def test_bootstrap_stops_at_a_missing_aws_permission_and_succeeds_after_it_is_granted(
     aws: Aws, local: LocalProcess, tmp_path: Path
 ) -> None:
     stage = Stage(tmp_path / "stage", local, aws)

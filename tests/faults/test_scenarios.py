@@ -134,7 +134,7 @@ def test_promises_hold_if_dynamodb_throttles_half_of_all_calls(scenario: Scenari
             wait_until_applied(fault, 10)
 
 
-def test_promises_hold_if_dynamodb_processes_only_half_of_each_batch(scenario: Scenario) -> None:
+def test_promises_hold_if_dynamodb_processes_only_half_of_most_batches(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.PARTLY, "dynamodb", "BatchGetItem", "consume", share=0.6, seed=scenario.seed)
         with scenario.broken(fault):
@@ -151,7 +151,7 @@ def test_promises_hold_if_dynamodb_is_unreachable(scenario: Scenario) -> None:
 # --- EventBridge
 
 
-def test_promises_hold_if_eventbridge_accepts_only_half_of_the_notifications(scenario: Scenario) -> None:
+def test_promises_hold_if_eventbridge_accepts_only_some_of_the_notifications(scenario: Scenario) -> None:
     with scenario.under_load():
         fault = Rule(Fault.PARTLY, "events", "PutEvents", "consume", share=0.7, seed=scenario.seed)
         with scenario.broken(fault):
