@@ -243,7 +243,7 @@ def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -
 
 
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
-    """If accepted, the event would notify a departure too early, and the real departure would only restate the visit."""
+    """If accepted, the event would notify a departure too early. The real departure would only restate the visit."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])
