@@ -88,8 +88,9 @@ def test_resource_monitor_is_created_only_if_a_quota_is_set() -> None:
 def test_failed_loads_are_reported_only_if_a_topic_and_a_role_are_set() -> None:
     full = Parameters.model_validate(GOOD)
     assert "ERROR_INTEGRATION" in "".join(each.sql for each in definitions(full))
-    none = full.model_copy(update={"error_topic_arn": None, "error_role_arn": None})
-    assert "_ERRORS" not in "".join(each.sql for each in definitions(none))
+    for missing in (["error_topic_arn"], ["error_role_arn"], ["error_topic_arn", "error_role_arn"]):
+        some = full.model_copy(update=dict.fromkeys(missing))
+        assert "_ERRORS" not in "".join(each.sql for each in definitions(some))
 
 
 def test_warehouse_ddl_sets_timeouts_for_running_and_queued_statements() -> None:
