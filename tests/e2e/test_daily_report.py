@@ -44,8 +44,8 @@ def session(local: LocalProcess) -> Iterator[Snowflake]:
 def marts(session: Snowflake) -> Snowflake:
     """Fill the marts with one day's data, and return the session.
 
-    The data contains three visits by truck-1, one visit with a missing exit by a device named `=1+1`, and a
-    pickup. truck-9 last sent an event a week earlier.
+    The data contains three visits by truck-1 (one with an inferred exit), one visit with a missing exit by a device
+    named `=1+1`, and a pickup. truck-9 last sent an event a week earlier.
     """
     for table in TABLES:
         session.query(f"CREATE OR REPLACE TABLE DB.{table}")

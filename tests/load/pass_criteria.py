@@ -1,6 +1,7 @@
 """The results of the load test on the local stack, and its pass criteria.
 
-The test fails if events are lost, queues do not drain, or memory leaks.
+The test fails if requests are not delivered, events are lost, queues do not drain, or memory leaks, and if there are
+too few memory samples to detect a leak.
 """
 
 from collections import defaultdict
