@@ -69,7 +69,7 @@ def test_next_event_migrates_a_pair_wherever_the_previous_consumer_stopped(name,
 
 
 def test_pair_in_the_previous_layout_is_found_despite_a_stale_read():
-    """An eventually consistent read may miss a head that was just written."""
+    """An eventually consistent read may miss the pair's item `head` if it was just written."""
     case = CASES["many visits"]
     table, events = old_table(case), sent(case)
     table.stale = lambda key: True
@@ -122,7 +122,10 @@ def test_interrupted_migration_is_completed_by_the_next_one(calls):
 
 
 def test_previous_version_cannot_change_a_migrated_pair():
-    """The previous consumer writes a head only if the head's version is unchanged, and cannot read a migrated head."""
+    """The migration changes the version of the pair's item `head` and removes its attribute `through`.
+
+    The previous consumer writes a `head` only if its version is unchanged, and fails on one without `through`.
+    """
     case = CASES["many visits"]
     table = old_table(case)
     before = dict(table.stored[HOME_KEY])
