@@ -346,8 +346,8 @@ def command(
 
     If only this person used a device, its events without a user are deleted too. If other people also used the
     device, only this person's events are deleted. At the end the command lists the copies that cannot be
-    deleted yet, each with the date until which it exists. Exit code 1: further steps are necessary; the command
-    lists them.
+    deleted yet, each with the date until which it exists, if it expires by itself. Exit code 1: further steps are
+    necessary; the command lists them.
     """
     subject = Subject.of([user] if user else [], device or [])
     if not subject.ids:

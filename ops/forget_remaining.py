@@ -1,4 +1,4 @@
-"""`milkrun forget`: the copies that cannot be deleted yet, each with the date until which it exists."""
+"""`milkrun forget`: the copies that cannot be deleted yet, each with its date of expiry, if there is one."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta

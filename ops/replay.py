@@ -263,7 +263,10 @@ def command(
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option(help="Send nothing; show the number of events, the duration and the cost.")
+        bool,
+        typer.Option(
+            help="Send nothing; show the number of events and, for archived events, the duration and the cost."
+        ),
     ] = False,
     rate: Annotated[
         float, typer.Option(min=0.1, max=1_000_000, help="Maximum number of events per second.")
