@@ -174,7 +174,7 @@ load: setup #: put load on the stack and on each function, and check for memory 
 	@tools/setup.sh test bench
 	$(PY) -m tests.load $(if $(ONLY),--only $(ONLY)) $(if $(RATE),--rate $(RATE)) $(if $(STEADY),--steady $(STEADY)) $(if $(WRITE),--write)
 
-simulate: setup #: simulate an hour's outage of Kinesis or Snowpipe at 1k, 100k and 1M events per second
+simulate: setup #: simulate an hour's outage of Kinesis and of Snowpipe at 1k, 100k and 1M events per second
 	@$(if $(WRITE),tools/setup.sh bench)
 	@$(PY) -m tools.milkrun simulate $(if $(WRITE),--plots docs/images)
 

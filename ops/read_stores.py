@@ -98,8 +98,8 @@ def invalid_rows(
 ) -> list[Row]:
     """Return the file, line and reason of each row in RAW that is not an event, for files received in these hours.
 
-    Such rows come from other programs or people, and the marts ignore them. Return [] if dbt has not built
-    STAGING.INVALID_ROWS.
+    Such rows come from other programs or people; of the marts, only INGEST_QUALITY counts them. Returns [] if dbt has
+    not built STAGING.INVALID_ROWS.
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):

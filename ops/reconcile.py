@@ -345,7 +345,9 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         terminal.show_rows(found.foreign, False, title=title)
     if found.invalid_rows:
         terminal.show_rows(
-            found.invalid_rows, False, title="Rows of RAW that are not events; the marts ignore them"
+            found.invalid_rows,
+            False,
+            title="Rows of RAW that are not events; only INGEST_QUALITY counts them",
         )
     if repaired:
         terminal.show_rows(repaired, False, title="Repaired")

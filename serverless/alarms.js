@@ -85,7 +85,7 @@ const alarms = {
     mapping('OnFailureDestinationDeliveredEventCount', 'Sum'), over(0), periods(60)),
   'lost-batches': page('Batches reached the maximum record age, and writing them to S3 failed as well.',
     lambda('Consume', 'DestinationDeliveryFailures', 'Sum'), over(0), periods(60)),
-  'set-aside': warn('Records or bodies that can never be processed were quarantined.', milkrun('set_aside', 'Sum'), over(0), periods(300)),
+  'set-aside': warn('Records that can never be processed were quarantined.', milkrun('set_aside', 'Sum'), over(0), periods(300)),
   'set-aside-share': page('Over half of a batch was quarantined, probably because the sender or the stage changed.',
     milkrun('set_aside_share', 'Maximum'), over(50), periods(300)),
   // Warehouse

@@ -72,6 +72,13 @@ class RecentEvents:
                 found.setdefault(event.key, event)
         return list(found.values())
 
+    def with_id_like(self, part: str, limit: int) -> list[Event]:
+        """Return the events whose id contains `part`, ignoring case; at most `limit`, the newest first."""
+        found = (
+            event for event in self._newest("all") if event.event_id and part in event.event_id.casefold()
+        )
+        return list(islice(found, limit))
+
     def matching(
         self,
         kind: str,

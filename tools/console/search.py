@@ -28,8 +28,7 @@ def search(state: ConsoleState, text: str) -> dict[str, object]:
         "events": [
             {"event_id": e.event_id, "type": e.type, "device_id": e.device_id, "kind": e.kind,
              "key": e.key, "line": e.line}
-            for e in state.events.matching("all", limit=MOST, q=wanted)
-            if e.event_id and (wanted in e.event_id.casefold())
+            for e in state.events.with_id_like(wanted, MOST)
         ],
         "objects": list(
             dict.fromkeys(e.key for e in state.events.in_object(wanted, MOST))

@@ -141,7 +141,9 @@ class Stack:
         if not self.processes.alive(localstack.NAME):
             lost = [localstack.NAME]
         dead = [part for part in parts if part not in lost and not self.processes.alive(part)]
+        intact = dead
         if snowflake.NAME in dead and not _holds_files(self.settings.snowflake_folder):
+            intact = [part for part in dead if part != snowflake.NAME]
             notes.append(
                 "The warehouse's files are gone, so the warehouse was created again. The archive is "
                 "still in S3. To load it, run: milkrun warehouse backfill --from '30 days ago'"
@@ -152,7 +154,7 @@ class Stack:
             if dead:
                 self._start(dead)
                 notes += [
-                    f"{SERVERS[part].TITLE} had died and runs again with all its data." for part in dead
+                    f"{SERVERS[part].TITLE} had died and runs again with all its data." for part in intact
                 ]
             for part in parts if not lost else dead:
                 self._await_answer(part)

@@ -45,6 +45,14 @@ def test_events_can_be_filtered_by_type_device_error_code_or_id_and_searched_by_
     assert ids(held.matching("all", limit=9, type_="Pickup")) == []
 
 
+def test_search_by_part_of_an_id_finds_an_old_event_despite_newer_events_of_a_device_with_a_similar_name(
+    held,
+):
+    for n in range(100, 200):
+        held.add(event(n, device_id="e3-truck"))
+    assert ids(held.with_id_like("e3", 8)) == ["e3"]
+
+
 def test_number_of_events_in_memory_is_limited_but_all_are_counted(held, monkeypatch):
     monkeypatch.setattr(recent_events, "BOUNDS", {"good": (5, 1 << 20), "bad": (100, 300)})
     for n in range(100, 200):

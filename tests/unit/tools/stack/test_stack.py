@@ -267,6 +267,7 @@ def test_missing_warehouse_files_are_reported_and_recreated(trial_stack, server,
     shutil.rmtree(trial_stack.settings.snowflake_folder, ignore_errors=True)
     notes = trial_stack.up()
     assert any("backfill" in note for note in notes)
+    assert not any("all its data" in note for note in notes)
     assert deploys.count("warehouse") == 2
 
 
