@@ -17,7 +17,9 @@ PING_TYPE = "location.ping"
 ID_DIGITS = 24
 
 
-class _Ping(msgspec.Struct, rename="camel"):
+class LocationPing(msgspec.Struct, rename="camel"):
+    """The fields of a ping; other fields are stored unread."""
+
     device_id: Id
     latitude: float
     longitude: float
@@ -31,7 +33,7 @@ def is_ping(value: object) -> TypeGuard[dict[str, object]]:
     if not isinstance(value, dict) or value.get("_id") is not None:
         return False
     try:
-        ping = msgspec.convert(value, _Ping)
+        ping = msgspec.convert(value, LocationPing)
         return is_id(ping.device_id) and bool(instant(ping.updated_at))
     except ValueError:
         return False

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES, MAX_ID_CHARS
+from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES
 from contract.event_rules import CrossingFields, EventFields
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.location_pings import ID_DIGITS, PING_TYPE
+from contract.location_pings import ID_DIGITS, PING_TYPE, LocationPing
 from handler.receipt import Receipt
 from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.signature import WINDOW_SECONDS
@@ -110,35 +110,29 @@ LACKS_WHAT_EVENTS_HAVE: Schema = {
 }
 
 
-def _ping(event: Schema) -> Schema:
-    """Return the JSON Schema of a ping. `event` is the schema of an event, from which the types of the ping's
-    fields are taken.
-    """
-    fields = event["properties"]
+def _ping(ping: Schema, user: Schema) -> Schema:
+    """Return the JSON Schema of a ping. `ping` is the schema of its struct, `user` that of an event's user."""
+    properties = {name: each for name, each in ping["properties"].items() if name in ping["required"]}
     return {
         "type": "object",
         "description": "A position that is not a geofence event. SDKs send it without `_id`, `type` and "
         f"`createdAt`. It is stored with `type` = `{PING_TYPE}` and `createdAt` = `updatedAt`. Its `_id` is the "
         f"first {ID_DIGITS} hex digits of the SHA-256 of its text without insignificant whitespace. It is not "
         "published to the stream.",
-        "required": ["deviceId", "latitude", "longitude", "updatedAt"],
-        "properties": {
-            "deviceId": {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS},
-            "latitude": {"type": "number"},
-            "longitude": {"type": "number"},
-            "updatedAt": fields["createdAt"],
-            "user": fields["user"],
-        },
+        "required": ping["required"],
+        "properties": properties | {"user": user},
     }
 
 
 def event_schema() -> Schema:
     """Return the JSON Schema of one event, as far as JSON Schema can express the handler's rules."""
     _, definitions = msgspec.json.schema_components(
-        (EventFields, CrossingFields), ref_template="#/$defs/{name}"
+        (EventFields, CrossingFields, LocationPing), ref_template="#/$defs/{name}"
     )
     definitions = {"Envelope": definitions.pop("EventFields"), **definitions}
     definitions["GeofenceEvent"] = definitions.pop("CrossingFields")
+    ping = definitions.pop("LocationPing")
+    definitions["LocationPing"] = _ping(ping, definitions["Envelope"]["properties"]["user"])
     # JSON Schema counts 2.0 as an integer.
     definitions["GeofenceEvent"]["properties"]["confidence"]["anyOf"][0]["type"] = "integer"
     return {
@@ -155,7 +149,7 @@ def event_schema() -> Schema:
             "then": {"allOf": [{"$ref": "#/$defs/GeofenceEvent"}, HAS_DEVICE]},
             "else": {"allOf": [{"$ref": "#/$defs/Envelope"}, {"anyOf": [HAS_DEVICE, HAS_USER]}]},
         },
-        "$defs": definitions | {"LocationPing": _ping(definitions["Envelope"])},
+        "$defs": definitions,
     }
 
 
