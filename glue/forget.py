@@ -342,7 +342,7 @@ def main(argv: Sequence[str]) -> int:
             return 0
         subject = Subject.of(_ids(parser, given.users), _ids(parser, given.devices))
         if not subject.ids:
-            parser.error("--users and --devices contain no ids")
+            parser.error("no ids to forget: use --users FILE or --devices FILE, with one id per line")
         objects = list(candidates(store))
         seen, found = _both_passes(given, store, subject, objects)
         plan = begin(store, given.request, found)

@@ -40,7 +40,8 @@ def write_parquet(
     """Write each group's batches to `key_of(group, part)`, with a new part whenever a file is full; yield each object.
 
     All batches of a group must be consecutive. At most one row group and one temporary file exist at a time.
-    Keys depend only on the content, so a task that runs twice replaces an object with an identical one.
+    A key depends only on the group and the part, and the same batches give the same parts, so a task that runs twice
+    replaces each object with an identical one.
     """
     file: _File | None = None
     group, part = "", 0

@@ -86,7 +86,7 @@ def _split_valid_json(text: bytes) -> Parts:
 
 
 def _object(text: bytes, members: Mapping[str, bytes]) -> Parts:
-    """Split an object: either one event, or the app's envelope around events. A null member counts as absent."""
+    """Split an object: one event, or the app's envelope, which may be empty. A null member counts as absent."""
     given = {name: raw for name, raw in members.items() if raw != b"null"}
     if "_id" in given or not ("event" in members or "events" in members):
         return Parts([text], {})

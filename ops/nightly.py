@@ -220,7 +220,7 @@ def run(names: Sequence[str], night: Night, say: Callable[[Facts], None]) -> int
 def command(
     steps: Annotated[list[str] | None, typer.Argument(help="Steps to run. Default: all, in order.")] = None,
     start: Annotated[
-        str | None, typer.Option("--from", help="Start of the range. Default: yesterday at midnight, UTC.")
+        str | None, typer.Option("--from", help="Start of the range. Default: yesterday 00:00 UTC.")
     ] = None,
     end: Annotated[str, typer.Option("--to", help="End of the range.")] = "now",
     stage: Annotated[str, typer.Option(help="Name of the stage: local, or a deployed stage.")] = "local",

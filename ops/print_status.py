@@ -66,6 +66,6 @@ def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide
 
 
 AsWide = Annotated[
-    bool, typer.Option("--wide", help="Also show the section of the runbook for each problem.")
+    bool, typer.Option("--wide", help="Also show the link to the runbook section of each problem.")
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="Repeat every 5 seconds until Ctrl-C.")]

@@ -124,7 +124,7 @@ class Reconciler(ReachableStores):
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the old and the new key of each object that `forget` rewrote, according to its plans."""
+        """Yield the old and the new key of each object in the plans of `forget`; None if no line was left."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():

@@ -40,7 +40,8 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
             return f"REJECTED: {reasons}, stored in {place}", "arrived"
         also = f"; it was also rejected once: {reasons}"
     if unasked:
-        return f"NO PROBLEM FOUND in the stores that answered: {', '.join(dict.fromkeys(seen))}", "unknown"
+        steps_found = ", ".join(dict.fromkeys(seen))
+        return f"NO PROBLEM FOUND, but not every store answered; steps found: {steps_found}", "unknown"
     ends = [name for name in ("loaded", "staged", "consumed", "in a visit") if name in by_name]
     return f"ARRIVED: archived, {', '.join(ends)}{also}", "arrived"
 

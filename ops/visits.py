@@ -68,7 +68,9 @@ def contradictions_of_device(
     exclusive_tags: Collection[str],
     rule: Callable[[], Rule],
 ) -> Mapping[Pair, GeofenceEvent]:
-    """Return a device's enter events that contradict open visits, by (device, fence) pair (`ops/presence_rule.py`)."""
+    """Return, for each (device, fence) pair, the device's enter event at another fence that would contradict an open
+    visit of this pair (`ops/presence_rule.py`).
+    """
     return contradictions(competing_enters(dynamodb, table, device, exclusive_tags, rule), exclusive_tags)
 
 

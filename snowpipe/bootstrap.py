@@ -44,7 +44,7 @@ class Bootstrap:
         applying.run(self.warehouse, before)
         applying.bring_up_to_date(self.warehouse, before)
         self.announce("Check that the storage role trusts Snowflake's user.")
-        done.append(("trust of the storage role", self.trust()))
+        done.append(("trust policy of the storage role", self.trust()))
         self.announce("Check that Snowflake's user may subscribe to the topic.")
         done.append(("policy of the topic", self.subscription()))
         rest = [d for d in self.ddl if d not in before]

@@ -84,7 +84,7 @@ class Definition:
 
     @property
     def copy_statement(self) -> str:
-        """Return the pipe's COPY statement in the form of the column `definition` of SHOW PIPES."""
+        """Return the pipe's COPY statement as SHOW PIPES shows it in the column `definition`."""
         (create,) = self.statements
         return create[create.index("\nCOPY INTO") + 1 :]
 

@@ -365,14 +365,18 @@ def _problem_schema() -> Schema:
             "code": {"type": "string", "description": "A stable, machine-readable error code."},
             "detail": {"type": "string", "description": "A human-readable explanation."},
             "request_id": {"type": "string"},
-            "limit": {"type": "integer", "description": "Only with status 413: the limit that was exceeded."},
+            "limit": {
+                "type": "integer",
+                "description": "The limit that was exceeded: bytes, or number of events.",
+            },
         },
     }
 
 
 def _with_code(problem: Schema, status: int, allowed: list[str]) -> Schema:
-    required = [*problem["required"], "limit"] if status == 413 else problem["required"]
-    properties = problem["properties"] | {"status": {"const": status}, "code": {"enum": allowed}}
+    required = [*problem["required"], *(["limit"] if status == 413 else [])]
+    known = {name: problem["properties"][name] for name in required}
+    properties = known | {"status": {"const": status}, "code": {"enum": allowed}}
     return {"type": "object", "required": required, "properties": properties}
 
 

@@ -1,8 +1,9 @@
-"""Milkrun's hourly and backfill runs: reconcile → repair → dbt, model by model → compact → quality.
+"""Milkrun's hourly and backfill DAGs: reconcile → repair → dbt (a group of tasks per model) → quality. Compaction runs
+in parallel with dbt.
 
 Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
 step does and its exit codes, and works the same without Airflow. Airflow adds the graph, retries,
-deadlines, alerts and history. Every task can be repeated. Only one run is active at a time, because two concurrent runs
+deadlines, alerts and history. Every task can be repeated. Each DAG has at most one active run, because concurrent runs
 would repair and compact the same hours.
 
 Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),

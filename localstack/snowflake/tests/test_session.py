@@ -40,7 +40,7 @@ def test_merge_in_a_transaction_can_be_rolled_back(numbers: Warehouse) -> None:
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_failed_statement_leaves_a_transaction_without_changes_open(numbers: Warehouse) -> None:
+def test_transaction_without_changes_stays_open_after_a_failed_statement(numbers: Warehouse) -> None:
     """dbt sends BEGIN, MERGE and COMMIT, and continues with the next model after a MERGE has failed."""
     numbers.run("BEGIN")
     assert "is not recognized" in numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")
@@ -218,7 +218,7 @@ def test_variant_expressions_that_would_give_wrong_results_are_refused(
     assert "Not supported" in numbers.refused(sql)
 
 
-def test_typeof_is_refused_because_it_would_always_return_json(numbers: Warehouse) -> None:
+def test_typeof_is_refused_because_duckdb_gives_every_variant_the_type_json(numbers: Warehouse) -> None:
     assert "TYPEOF" in numbers.refused("SELECT TYPEOF(PARSE_JSON('1'))")
 
 

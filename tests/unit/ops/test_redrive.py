@@ -87,7 +87,7 @@ def test_send_moves_dead_letters_to_the_redrive_queue(dead):
     assert in_flight(dead, dead.redrive_queue_url) == (3, 0)
 
 
-def test_redrive_subcommands_do_the_same_as_the_hidden_options(dead):
+def test_redrive_subcommands_list_show_send_and_purge_dead_letters(dead):
     shown = json.loads(run(redrive.app, "show", "--json").stdout)
     assert {row["claim_check"] for row in shown} >= {"not ours"}
     assert run(redrive.app).exit_code == 1  # without a subcommand: list

@@ -1,5 +1,5 @@
-"""In INSERT, UPDATE and MERGE, add a cast to the column's type to each value for which DuckDB's implicit cast would
-give a different result from Snowflake's. Refuse text for a VARIANT or BINARY column.
+"""In INSERT, UPDATE and MERGE, explicitly cast each value to its column's type if DuckDB's implicit cast would give a
+different result from Snowflake's. Refuse text for a VARIANT or BINARY column.
 """
 
 from collections.abc import Callable, Iterator, Mapping
