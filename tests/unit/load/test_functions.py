@@ -2,15 +2,14 @@
 
 import pytest
 
-from tests.load.functions import FUNCTIONS, memory_of, side_by_side, simulated_aws
+from tests.load.functions import FUNCTIONS, memory_of, simulated_aws
 
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_each_function_processes_its_prepared_invocations(name: str) -> None:
     with simulated_aws("--scale", "0"):
-        measured = side_by_side(FUNCTIONS[name], 1, 0.2)
-    assert measured["invocations_per_s"] > 0
+        assert len(memory_of(FUNCTIONS[name], calls=3, every=1, leak=None)) == 3
 
 
 def broken(_: object) -> None:
