@@ -6,11 +6,11 @@
         device_id, geofence_tag, geofence_external_id, entered_at
 
 Results are exactly-once: a batch's files are named by the batch number, and Spark repeats an unfinished batch
-with the same input and state, so the repeated batch replaces its own files. A window is counted in the one
-batch in which the watermark passes its end, so each row of `trucks_inside` is final. Events later than the
-allowed lateness are dropped here and counted as `late`; the warehouse still contains them. A phone with a fast
-clock cannot advance the watermark for others, because the watermark uses an event's time or, if it is earlier, the
-time at which the store wrote the event's object.
+with the same input and state, so the repeated batch replaces its own files. The trucks of a window are counted
+in the one batch in which the watermark passes the end of the window, so each row of `trucks_inside` is final.
+Events later than the allowed lateness are dropped here and counted as `late`; the warehouse still contains them. A
+phone with a fast clock cannot advance the watermark for others, because the watermark uses an event's time or, if
+it is earlier, the time at which the store wrote the event's object.
 
     python -m glue.stream --archive s3://BUCKET --name live --checkpoint s3://BUCKET/streamed/live/checkpoint
 """
@@ -71,8 +71,8 @@ OVERDUE_EXITS = pa.schema(
 
 
 class ObjectUnavailable(Exception):
-    """Raised if an object is temporarily unreadable, so that Spark repeats the batch; otherwise its events
-    would be lost.
+    """Raised if an object is temporarily unreadable, so that Spark repeats the batch; otherwise the
+    object's events would be lost.
     """
 
 
@@ -93,7 +93,8 @@ class Stream:
 def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
     """Return the geofence events in new objects.
 
-    Spark only lists the objects, and `_read` reads them, because an unreadable object must not end the stream.
+    Spark only lists the objects, and `_read` reads them, because a permanently unreadable object must not end
+    the stream.
     """
     objects = (
         # Used only to list the objects: the content column is never selected.
@@ -231,13 +232,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--checkpoint", required=True, help="folder or s3:// prefix for this stream only")
     parser.add_argument(
-        "--watched", default="dt=*/hh=*", help="glob under events/; narrow it for a large old archive"
+        "--watched", default="dt=*/hh=*", help="glob under events/; narrow it to skip old hours"
     )
     parser.add_argument("--lateness-seconds", type=int, default=3600)
     parser.add_argument("--overdue-seconds", type=int, default=7200)
     parser.add_argument("--objects-a-batch", dest="objects_per_batch", type=int, default=10_000)
     parser.add_argument(
-        "--every-seconds", type=int, help="run continuously; default: process the existing objects once"
+        "--every-seconds",
+        type=int,
+        help="seconds between the batches of a continuous run; default: process the existing objects once",
     )
     given = arguments(parser, argv)
     store = given.store

@@ -21,7 +21,7 @@ class CircuitBreaker:
     opened_at: float | None = None
 
     def rounds(self) -> int:
-        """Return a request's rounds of calls: 0 while the breaker is open, then 1 as a trial, otherwise MAX_ROUNDS."""
+        """Return how many rounds a request may make: 0 while the breaker is open, 1 for the trial, else MAX_ROUNDS."""
         if self.opened_at is None:
             return MAX_ROUNDS
         return 0 if 0 <= self.now() - self.opened_at < OPEN_SECONDS else 1

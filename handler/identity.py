@@ -153,8 +153,8 @@ class Tokens:
         """Verify a token's signature with the provider's key, and return its claims.
 
         Raises ValueError, RecursionError, Refused or RetryableError. (RFC 7515 "JSON Web Signature", section 5.2.)
-        Only PyJWT's keys and algorithms are used, because its parser checks each character in Python and costs as much
-        CPU as the signature check.
+        PyJWT provides only the keys and algorithms. Its token parser is not used, because it checks each character in
+        Python and costs as much CPU as the signature check.
         """
         signed, _, signature = token.rpartition(".")
         encoded_header, _, payload = signed.partition(".")

@@ -211,7 +211,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return a name pattern and a reason for each test, or group of tests, of the suite that does not apply."""
+    """Return the tests of a suite that do not apply: a name pattern, which may match several tests, and the reason."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]

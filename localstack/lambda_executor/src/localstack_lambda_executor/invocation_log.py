@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class InvocationLog:
-    """The log of one invocation. `status` is None on success, otherwise `error` or `timeout`; `fault` is the
-    line that Lambda adds on failure.
+    """The log of one invocation. `status` is None on success, otherwise `error` or `timeout`. `fault` is the
+    line that Lambda adds if the function times out or its process exits.
     """
 
     request_id: str
@@ -49,7 +49,7 @@ class InvocationLog:
         )
 
     def as_json(self, system_level: str) -> str:
-        """Return the log in JSON format. It contains only those of Lambda's own lines whose level is at least
+        """Return the log in JSON format. Lambda's own lines are included only if their level is at least
         `system_level`.
 
         Unlike the text format, it has no END line. Source: AWS Lambda Developer Guide, "System log level event

@@ -113,7 +113,7 @@ class Process:
         return 0
 
     def take_output(self) -> str:
-        """Return and remove all output since the last call. A note replaces the middle of output over MAX_LOG_BYTES."""
+        """Return and remove the output since the last call. If it exceeds MAX_LOG_BYTES, a note replaces its middle."""
         file, half = self._output.fileno(), MAX_LOG_BYTES // 2
         size = os.fstat(file).st_size
         if size <= MAX_LOG_BYTES:

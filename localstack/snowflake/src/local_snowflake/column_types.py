@@ -53,7 +53,7 @@ GROUPS = {
 }  # fmt: skip
 
 type Possible = frozenset[str] | None
-"""The types that an expression may have. None means that they are unknown, and an empty set that it is NULL."""
+"""The types that an expression may have: None if they are unknown, and an empty set if the expression is NULL."""
 
 
 def type_of_column(duck_type: str) -> str:

@@ -35,9 +35,9 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return Snowflake's error for a string or number that DuckDB cannot cast. Return a refusal instead if Snowflake
-    would accept the string, because it supports more date and offset formats than DuckDB (Snowflake: "Date and time
-    input and output formats"), or if the kind of error is unknown.
+    """Return Snowflake's error for a string or number that DuckDB cannot cast. Return a refusal instead if
+    Snowflake, which supports more date and offset formats than DuckDB (Snowflake: "Date and time input and output
+    formats"), would accept the string, or if the kind of error is unknown.
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]

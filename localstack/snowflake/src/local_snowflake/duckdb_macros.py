@@ -244,7 +244,7 @@ CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
 
 
 def division_macros() -> str:
-    """Return SQL that defines NUMBER / NUMBER as in "Arithmetic operators". The quotient's scale is the
+    """Return SQL that defines NUMBER / NUMBER as Snowflake does ("Arithmetic operators"). The quotient's scale is the
     dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is computed with
     integers and rounded half away from zero.
 

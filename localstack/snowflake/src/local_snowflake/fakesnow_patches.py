@@ -26,8 +26,8 @@ _as_struct = fakesnow.arrow.timestamp_to_sf_struct
 
 
 def timestamps(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Convert timestamps as fakesnow does, but preserve NULL. fakesnow's structs have no mask, so NULL would
-    become 1970-01-01.
+    """Convert timestamps as fakesnow does, but preserve NULL. fakesnow builds Arrow structs without a null
+    mask, so NULL would become 1970-01-01.
     """
     struct = _as_struct(column)
     parts = [part.fill_null(0) for part in struct.flatten()]

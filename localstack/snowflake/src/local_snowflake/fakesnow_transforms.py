@@ -164,8 +164,8 @@ OTHER_KEYS = {"UNIQUE KEYS": "UNIQUE", "IMPORTED KEYS": "FOREIGN KEY"}
 
 
 def primary_keys(show: exp.Expr, database: str | None, schema: str | None) -> exp.Expr:
-    """Answer SHOW PRIMARY KEYS for a table, schema, database or account. For a table, fakesnow searches all
-    schemas of the session's database for its name. DuckDB does not store the names of keys, so each key is
+    """Answer SHOW PRIMARY KEYS for a table, schema, database or account. fakesnow ignores the schema of
+    the table and searches the session's database for its name. DuckDB does not store the names of keys, so each key is
     shown with a name of the form that Snowflake generates.
     """
     if not isinstance(show, exp.Show) or show.name.upper() != "PRIMARY KEYS":

@@ -133,8 +133,8 @@ class Loader:
     # ---- reading
 
     def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
-        """Read the staged objects concurrently. Return the files that were read, including missing and invalid
-        ones, and, with its error, each file for which S3 denied access or was unavailable.
+        """Read the staged objects concurrently. Return the files that were read, including missing and
+        invalid ones, and the files for which S3 denied access or was unavailable, each with its error.
         """
         read = Read()
         for file, result in zip(
