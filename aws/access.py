@@ -29,12 +29,12 @@ class Access:
 
     @classmethod
     def of_function(cls, environment: Mapping[str, str]) -> Self:
-        """Use a function's credentials. Raises CredentialsError, or ValueError if no region is set."""
+        """Return access with a function's credentials. Raises CredentialsError, or ValueError if no region is set."""
         return cls._of(environment, function_credentials(environment), FUNCTION_TRIES)
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> Self:
-        """Use the credentials of a tool's user. Raises the same errors as `of_function`."""
+        """Return access with the credentials of a tool's user. Raises the same errors as `of_function`."""
         return cls._of(environment, session_credentials(), {})
 
     @classmethod

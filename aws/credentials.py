@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FixedCredentials:
-    """Credentials that are never renewed. Lambda's are valid for as long as the execution environment exists."""
+    """Credentials that are never renewed. Those of a Lambda function are valid as long as its environment exists."""
 
     access_key: str
     secret_key: str

@@ -72,8 +72,8 @@ def consume(
     """Add each record's event to the visits, or quarantine the record; finish all records before `stopped_at`.
 
     Events older than MAX_AGE are only counted. Events are added per pair (device and fence), in the order of each
-    pair's first record. Once `has_time` returns False, no further group of pairs is started. Neither an invalid record
-    nor a failed call raises an exception; the outcome reports both.
+    pair's first record, PAIRS_AT_ONCE pairs at a time. Once `has_time` returns False, no further pairs are started.
+    Neither an invalid record nor a failed call raises an exception; the outcome reports both.
     """
     all_records = list(records)
     outcome = Outcome(records=len(all_records))

@@ -46,13 +46,13 @@ def chunk_key(pair: Pair, version: int, number: int) -> str:
 
 
 def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
-    """Return the partition key and the sort-key range of a pair's items; with `part` `#e`, the range of its chunks."""
+    """Return the partition key and the sort-key range of a pair's items, or only of its chunks if `part` is `#e`."""
     prefix = fence_key(pair.fence) + part
     return quoted(pair.device_id), f"{prefix}#", f"{prefix}$"
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Return an item's pair. Its joined keys begin with device, tag and external id, also in the previous layout."""
+    """Return an item's pair. In both layouts, `pk#sk` begins with the device, the tag and the external id."""
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
 

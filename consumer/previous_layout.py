@@ -2,8 +2,8 @@
 
 All items of a pair had the partition key `device#tag#externalId`. Their sort keys were `head` (the last visit and the
 pending change), `done`, `e#…` (an event, with a second item `e#…#-` if superseded), `i#…` and `x#…` (ids), and `v#…` (a
-visit before the last). A head without `through` belongs to a pair whose migration has begun. The previous version of
-the consumer fails on such a head, and Kinesis delivers its batch again.
+visit before the last). A migration begins by removing the attribute `through` from the head. The previous version of
+the consumer fails on a head without it, and Kinesis delivers its batch again.
 """
 
 import time

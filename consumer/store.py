@@ -303,7 +303,7 @@ def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:
-    """Return a pair's job. Of events with one id, it contains the one that counts under the visit rule's point 2."""
+    """Return a pair's job. If events share an id, it contains the one that counts under the visit rule's point 2."""
     waiting = sorted(first_contents(events), key=order_of)
     superseded = len({(e.event_id, content_of(e)) for e in events}) - len(waiting)
     repeated = len(events) - len(waiting) - superseded

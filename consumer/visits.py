@@ -13,7 +13,7 @@ any batching of the same events give the same visits. The warehouse's SQL states
    - enter: an open visit ends without an exit (`exit_missed`), and a new one opens.
    - exit: closes the open visit. If none is open, it changes nothing and is counted as an orphan.
    - dwell: sets `last_seen_at` of the open visit. If none is open, it changes nothing.
-6. Consecutive visits at most `merge_gap` apart (from exit to enter) become one visit, even if more than two. It has
+6. All consecutive visits at most `merge_gap` apart (from exit to enter) become one visit. It has
    the first enter, the last exit (or none) with its duration, and the latest `last_seen_at`. No visit is merged with
    one that ended without an exit.
 
@@ -124,7 +124,7 @@ def step(
 ) -> tuple[Visit | None, Visit | None, bool]:
     """Apply the next event to the last visit before it.
 
-    Returns the visit that can no longer change, the new last visit, and whether the event is an orphan exit.
+    Returns the visit that can no longer change (or None), the new last visit, and whether the event is an orphan exit.
     """
     at = event.occurred_at
     if event.kind == "enter":
@@ -167,7 +167,7 @@ def visits_of(events: Iterable[GeofenceEvent], rule: Rule = DEFAULT_RULE) -> dic
 def walk(
     visit: Visit | None, events: Iterable[GeofenceEvent], rule: Rule
 ) -> tuple[list[Visit], Visit | None, int]:
-    """Apply the rule to events in order, one content per id, starting from `visit`, the last visit before them.
+    """Apply the rule to sorted events with different ids, starting from `visit`, the last visit before them.
 
     Returns the visits that can no longer change, the last visit, and the number of orphan exits.
     """

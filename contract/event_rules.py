@@ -1,6 +1,6 @@
 """The rules for all events and for geofence events. They cover only the fields that Milkrun reads.
 
-Unknown types and fields are stored unread, because apps may send them before Milkrun supports them.
+Unknown types and fields are stored as sent, because apps may send them before Milkrun supports them.
 `contract.reasons` applies the same rules and names the reason for each violation.
 """
 

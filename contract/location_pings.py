@@ -18,7 +18,7 @@ ID_DIGITS = 24
 
 
 class LocationPing(msgspec.Struct, rename="camel"):
-    """The fields of a ping; other fields are stored unread."""
+    """The fields of a ping; other fields are stored as sent."""
 
     device_id: Id
     latitude: float
