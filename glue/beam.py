@@ -51,7 +51,7 @@ def trucks_inside(
         | beam.FlatMap(_inside, micros(until), times)
         | beam.WindowInto(FixedWindows(times.window // SECOND_US))
         | beam.Distinct()
-        | beam.Map(lambda each: each[1])  # the fence: one element per device, fence and window is left
+        | beam.Map(lambda each: each[1])  # the fence; one element per device, fence and window is left
         | beam.combiners.Count.PerElement()
         | beam.Map(_row)
     )
@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--archive", required=True)
     parser.add_argument("--from", dest="start", required=True)
     parser.add_argument("--to", dest="end", required=True)
-    parser.add_argument("--out", required=True, help="prefix of the Parquet files")
+    parser.add_argument("--out", required=True, help="path prefix of the Parquet files to write")
     given, others = parser.parse_known_args(argv)
     store: Store = open_store(given.archive)
     hours: Hours = hours_between(given.start, given.end)

@@ -48,7 +48,7 @@ class Source:
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
-    attempt: int = 0  # number of earlier attempts with the same objects, because some could not be read
+    attempt: int = 0  # earlier attempts with the same objects; repeated while some cannot be read
 
     @property
     def generation(self) -> str:
@@ -109,7 +109,8 @@ def compacted_files(store: Store, hours: Hours) -> list[str]:
 def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
     """Return the hours that must be compacted.
 
-    Their manifest is missing, was made from other objects, or lists objects that were temporarily unreadable.
+    The manifest of such an hour is missing although the hour has objects, was made from other objects, or lists
+    objects that were temporarily unreadable.
     """
     wanted = []
     for hour in hours:
@@ -170,7 +171,7 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the Parquet files of these hours that no manifest names and that were not written after `before`.
+    """Return the Parquet files of these hours that no manifest names, except files written after `before`.
 
     Such files remain after a replacement or a crash.
     """
@@ -300,7 +301,10 @@ def main(argv: Sequence[str]) -> int:
     parser = parser_of("compact", __doc__)
     add_range(parser)
     parser.add_argument(
-        "--full-bytes", type=int, default=FULL_BYTES, help="start a new file when one exceeds this size"
+        "--full-bytes",
+        type=int,
+        default=FULL_BYTES,
+        help="start a new file when the current one reaches this size",
     )
     parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))
     given = arguments(parser, argv)

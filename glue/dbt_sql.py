@@ -1,4 +1,4 @@
-"""Transpile the warehouse's visit rule, a dbt model, to DuckDB SQL, so that the rule is not written twice."""
+"""Transpile the warehouse's visit rule, a dbt model, to DuckDB SQL, so that the jobs need no version of their own."""
 
 from functools import cache
 from pathlib import Path

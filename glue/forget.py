@@ -329,7 +329,10 @@ def main(argv: Sequence[str]) -> int:
         "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
     )
     parser.add_argument(
-        "--engine", choices=["auto", "duckdb", "spark"], default="auto", help="duckdb runs on this machine"
+        "--engine",
+        choices=["auto", "duckdb", "spark"],
+        default="auto",
+        help="duckdb means threads on this machine",
     )
     given = arguments(parser, argv)
     store = given.store

@@ -31,8 +31,8 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
 
 def add_range(parser: argparse.ArgumentParser) -> None:
     add_archive(parser)
-    parser.add_argument("--from", dest="start", help="start of the receipt times, RFC 3339, inclusive")
-    parser.add_argument("--to", dest="end", help="end of the receipt times, RFC 3339, exclusive")
+    parser.add_argument("--from", dest="start", help="first hour to include (time of receipt, RFC 3339)")
+    parser.add_argument("--to", dest="end", help="end of the range of hours, exclusive (RFC 3339)")
     parser.add_argument("--last-hours", type=int, help="the last N full hours, instead of --from and --to")
     parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
 

@@ -1,10 +1,11 @@
 """The ids of persons and devices, the links between these ids, and the rule that assigns events to a person.
 
 An event belongs to the users that it names at its top level or in `user` (`userId`, `user_id`, `user._id`, …).
-An event that names no user there belongs to the users named elsewhere in it, mainly in its metadata, and to the
-person whose device sent it. An event of another user that only mentions the person is kept by `forget`. Ids are
-equal if their strings are equal after Unicode normalization (NFC); a whole number is equal to the string of its digits.
-Case matters, as everywhere in the contract.
+An event that names no user there belongs to the users named elsewhere in it, mainly in its metadata. If it has no
+`userId` field anywhere, it also belongs to the person whose device sent it, unless others used that device too.
+An event of another user that only mentions the person is kept by `forget`. Ids are equal if their strings are equal
+after Unicode normalization (NFC); a whole number is equal to the string of its digits. Case matters, as everywhere in
+the contract.
 """
 
 import base64
@@ -246,7 +247,7 @@ def _inflated(text: bytes) -> bytes:
 class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
-    `shared` maps each device that the subject shares with other users to their number. `unclear` holds the values
+    `shared` maps each device that other users have used too to the number of these users. `unclear` holds the values
     of `user._id` that occur with several user ids; events that contain no other id are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.

@@ -19,7 +19,7 @@ from glue.archive import HOUR, Lines, Stored
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 UNREADABLE = (
-    "__unreadable__"  # the folder for lines without a readable envelope; the archive should hold none
+    "__unreadable__"  # the folder for lines without a valid id, type or time; the archive should hold none
 )
 OTHER = "__other__"  # the folder for rare types and for types that are not valid folder names
 _MAX_TYPE_BYTES = 120
@@ -39,8 +39,8 @@ LINE = pa.schema(
     ]
 )
 
-# The fields of a line that a rebuild needs. `event_key` and `content` to `file_row_number` are null unless
-# conflicts are rebuilt. The fields from `device_id` on are null if the line is not a geofence event. Times are
+# The fields of a line that a rebuild needs. `event_key`, and the fields from `content` to `file_row_number`, are null
+# unless conflicts are rebuilt. The fields from `device_id` on are null if the line is not a geofence event. Times are
 # microseconds, because devices send years that pandas cannot represent.
 FACT = pa.schema(
     [

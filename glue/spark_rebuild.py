@@ -1,8 +1,8 @@
 """Rebuild visits on Spark: the JVM sorts the events, and the consumer's own `step` computes the visits.
 
-A device that sent 30 % of all events costs time but not memory: the events with one id are reduced to one
-before events are grouped by device, and a device's events are then streamed through the fold, one visit at a
-time. (`applyInPandas` would hold all events of a device in memory.)
+A device that sent 30 % of all events costs time but not memory: events with the same id are reduced to one before
+the events are sorted by device, and a device's events are then streamed through the fold, one visit at a time.
+(`applyInPandas` would hold all events of a device in memory.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
