@@ -10,8 +10,8 @@ from local_snowflake.duckdb_macros import OFFSET, TIMESTAMP
 
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
-    """Refuse FLATTEN's PATH, MODE and RECURSIVE arguments unless they have their default values, because fakesnow
-    ignores them. OUTER is supported.
+    """Refuse FLATTEN with PATH, with a MODE other than BOTH, or with RECURSIVE => TRUE, because fakesnow ignores these
+    arguments. OUTER is supported.
     """
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
