@@ -112,7 +112,7 @@ def log_of(pair: Pair, item: Item) -> PairLog:
 
 
 def chunk_item(pair: Pair, chunk: Chunk, log: PairLog) -> Item:
-    """Return a chunk's DynamoDB item. A chunk without events is stored too, so that no older version reappears."""
+    """Return a chunk's DynamoDB item. A chunk without events is stored too, to overwrite its older version."""
     last = _last_at((chunk.events,)) or _last_at((log.events, *(each.events for each in log.chunks)))
     return {
         "pk": keys.quoted(pair.device_id),

@@ -39,7 +39,7 @@ class Record:
 
     @property
     def position(self) -> Position:
-        """Return the record's shard position. Records of one aggregated record differ only in the second number."""
+        """Return the position in the shard. Records of one aggregated record differ only in the second number."""
         return int(self.sequence_number), self.sub_sequence_number
 
 
