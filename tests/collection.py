@@ -4,7 +4,7 @@
 
 pytest-xdist aborts if its workers collect different ids. The two processes differ in hash seed, date, time zone,
 folder, home and environment, so that an id that depends on any of them is always detected. The second process collects
-a copy of the tracked and untracked files, because an id may contain the path of the clone.
+the tests of a copy of the clone (tracked and untracked files), because an id may contain the path of the clone.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Run tests without a proxy on loopback and, except against a deployed stage, without the caller's AWS settings."""
+"""Connect to loopback without a proxy and, except against a deployed stage, ignore the caller's AWS settings."""
 
 import os
 

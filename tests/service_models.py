@@ -1,7 +1,7 @@
 """Check requests and responses against AWS's own service models, which botocore contains.
 
-LocalStack, moto and our adapter accept more requests than AWS does, and may return responses that AWS never
-would. botocore checks only types, required members and lower bounds of requests; this module also checks
+LocalStack, moto and our adapter accept requests that AWS would reject, and fake services may return responses that
+AWS would not. botocore checks only types, required members and lower bounds of requests; this module also checks
 upper bounds, patterns, enumerations and responses. It cannot check limits that are only in the documentation,
 nor the adapter's plain HTTP requests to S3, for which tests/unit/aws has tests.
 """
@@ -185,7 +185,7 @@ def validated(answers: Answers = "raise") -> Iterator[None]:
     response unless `answers` is "ignore".
 
     An invalid request raises ModelError before it is sent. Invalid responses are not the caller's fault, so all of them
-    raise one ModelError at the end.
+    raise one ModelError at the end of the `with` block.
     """
     sent_by_botocore: Callable[..., Any] = vars(botocore.client.BaseClient)["_make_api_call"]
     sent_by_adapter: Callable[..., Any] = json_client.JsonClient.send

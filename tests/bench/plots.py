@@ -1,4 +1,4 @@
-"""Draw the growth plots of docs/performance.md from the series of a run."""
+"""Draw the growth plots of docs/performance.md from the series that the benchmarks measured."""
 
 from pathlib import Path
 from typing import Any

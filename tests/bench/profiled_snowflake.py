@@ -1,4 +1,4 @@
-"""The local Snowflake, which also records how many rows each statement scanned in which table.
+"""The local Snowflake, extended to record how many rows of each table every statement scans.
 
 `MILKRUN_SCANS` names the output file. For each statement that scans a table, a line of JSON is written with
 the dbt model or test, and the rows and columns of each scanned table. The rows are those that DuckDB scans

@@ -151,7 +151,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """Send the events of a morning of 12 trucks that began seven hours ago, build the marts, and return the
+    """Send the events of one morning of 12 trucks, which began seven hours ago, build the marts, and return the
     console's URL.
     """
     assert pipeline.outputs.console_url

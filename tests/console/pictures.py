@@ -28,7 +28,7 @@ MOST_BYTES = 150_000
 def save(page: Page, path: Path) -> None:
     """Save a screenshot of the page. The file is committed to the repository, so it is reduced to COLOURS colours.
 
-    The octree method keeps rare colours, such as a red mark; the median-cut method would turn them brown.
+    The octree method keeps rare colours, such as the red of a single mark. The median-cut method would turn it brown.
     """
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -1,4 +1,4 @@
-"""A TCP relay that can cut the connections to a server and accept connections again."""
+"""A TCP relay that can cut all connections to a server, and later accept connections again."""
 
 import asyncio
 import contextlib

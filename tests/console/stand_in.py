@@ -676,8 +676,8 @@ class Feed:
         return web.json_response(found)
 
     async def _event_by(self, request: web.Request) -> web.Response:
-        """Respond with an event found by id or by object key and line, whether or not a list still contains
-        the event.
+        """Respond with an event found by id or by object key and line, even if the event lists no longer
+        contain it.
         """
         asked = request.query
         for found in sorted(self.state.details.values(), key=lambda event: -event["seq"]):

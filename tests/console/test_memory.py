@@ -1,5 +1,5 @@
-"""Measure the CPU usage of the console's process while 2,000 trucks send positions, and its peak memory up to the end
-of the download of a large CSV file.
+"""Measure the console's process with a large fleet: its CPU usage while 2,000 trucks send positions, and its peak
+memory before and after the download of a large CSV file.
 
 The stores are moto's S3 and a local Snowflake, so no stack is needed. `pytest -s` prints the measurements.
 """

@@ -1,4 +1,4 @@
-"""Test that a dispatcher can answer each of ten questions on the page of a real stack within 30 seconds.
+"""Test that a dispatcher can answer each of ten questions within 30 seconds with the console of a real stack.
 
 `pytest tests/console/test_questions.py -s` prints the number of steps (clicks, typed texts and key presses) and
 the number of seconds for each question.

@@ -38,8 +38,7 @@ def behind_a_proxy(pipeline: Pipeline, service: str) -> Iterator[FaultProxy]:
 def caught_up(pipeline: Pipeline) -> None:
     """Wait until the consumer has processed all records.
 
-    The function puts a final event on each shard and waits for its visit, because the consumer processes each
-    shard in order.
+    To detect this, put one more event on each shard and wait for its visit. The consumer processes each shard in order.
     """
     kinesis, stream = pipeline.aws("kinesis"), pipeline.outputs.stream
     last = []

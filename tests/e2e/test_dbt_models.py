@@ -1,4 +1,4 @@
-"""Test the dbt models on random events: they must agree with the consumer's rule, with plain SQL and with SQLite.
+"""Test that the dbt models agree with the consumer's visit rule, with plain SQL and with SQLite on random events.
 
 dbt runs several times on a local Snowflake that loads the events through Snowpipe.
 """
@@ -357,8 +357,8 @@ def by_the_mart(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
         return at and at.replace(tzinfo=UTC)
 
     def number(seconds: Decimal | None) -> float | None:
-        """Convert a quotient to a float, because in Snowflake the quotient of two NUMBERs is a NUMBER
-        ("Arithmetic operators").
+        """Convert dwell seconds to a float. They are a quotient of two NUMBERs, which in Snowflake is a NUMBER
+        ("Arithmetic operators"), so the connector returns a Decimal.
         """
         return None if seconds is None else float(seconds)
 
@@ -586,7 +586,7 @@ def _without_noise(row: dict[str, object]) -> dict[str, object]:
     """Return the row without the values that may differ between runs.
 
     Sums are rounded, because they depend on the order of additions. `loaded_at` depends on which delivery was
-    read first, and `read_through` is the run that added the row; both are dropped.
+    read first, and `read_through` identifies the run that added the row; both are dropped.
     """
     return {
         name: round(value, 5) if isinstance(value, float) else value

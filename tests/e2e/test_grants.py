@@ -1,4 +1,4 @@
-"""Test that every grant in the DDL is needed: without it, a statement that the project runs fails.
+"""Test that every grant in the DDL is needed: if it is revoked, at least one of the project's statements fails.
 
 No stack is needed. Each privilege in the GRANT statements of snowpipe/ddl is revoked separately. The tested
 statements are those that the commands, dbt, the pipe check and readers run with their roles

@@ -1,4 +1,4 @@
-"""Test that the SQLite database, the plain SQL queries and dbt's staging models read any text or number alike."""
+"""Test that the SQLite database, the plain SQL queries and dbt's staging models read any text or number identically."""
 
 import itertools
 import sqlite3

@@ -19,7 +19,7 @@ NOW = datetime.now(UTC)
 
 @contextmanager
 def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
-    """Put a proxy between Kinesis and the two functions that publish, ingest and redrive; yield the proxy."""
+    """Put a proxy between Kinesis and the two functions that publish to it (ingest and redrive); yield the proxy."""
     with FaultProxy(pipeline.outputs.aws_endpoint_url or "").running() as proxy:
         behind = {"AWS_ENDPOINT_URL_KINESIS": proxy.url}
         with environment_of(pipeline, "ingest", behind), environment_of(pipeline, "redrive", behind):

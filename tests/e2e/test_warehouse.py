@@ -284,7 +284,7 @@ def test_failed_file_is_in_the_history_and_validate_names_its_invalid_line(stage
     assert stage.one(failed_loads_sql(stage.database)) == "1"
 
 
-def test_backfill_loads_each_object_without_a_notification_once(stage: Stage) -> None:
+def test_backfill_loads_each_object_without_a_notification_exactly_once(stage: Stage) -> None:
     notified = stage.put([event("notified")])
     stage.loaded([notified])
     # Remove the bucket's notifications, so that the pipes learn of no new object.
@@ -297,7 +297,9 @@ def test_backfill_loads_each_object_without_a_notification_once(stage: Stage) ->
     assert stage.count() == 31
 
 
-def test_refresh_queues_each_file_without_a_notification_once(stage: Stage, local: LocalProcess) -> None:
+def test_refresh_queues_each_file_without_a_notification_exactly_once(
+    stage: Stage, local: LocalProcess
+) -> None:
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
     keys = [stage.put([event(f"{n}")]) for n in range(3)]

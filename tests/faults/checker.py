@@ -62,7 +62,7 @@ class Row(NamedTuple):
 class Facts:
     """The content of the stores after a run. The value of a store that was not read is None.
 
-    `objects` maps the key of each object added to the bucket to its lines. `there_now` is the content of the
+    `objects` contains the lines of each object that was added to the bucket, by key. `there_now` is the content of the
     table's index of open visits. `loaded` and `rejects_loaded` are the rows of RAW.EVENTS and RAW.REJECTED.
     `notifications` are the events on the bus, each with its `detail-type` and `detail`. `ended_at` is the time at
     which the stores were read.
@@ -124,8 +124,8 @@ def check(facts: Facts) -> list[Breach]:
 def settled(exchanges: Iterable[Exchange], objects: Mapping[str, Sequence[bytes]]) -> list[Exchange]:
     """Return the exchanges; for each lost phone, `archived` is set to the indices of its events that are in S3.
 
-    Only those events count as sent. The result is exact only if no service except S3 fails, because an
-    archived event that was not published is published only when its phone sends it again.
+    Only those events count as sent. The result is exact only if no service except S3 fails. Otherwise an archived event
+    may remain unpublished, because it is published only if its phone sends it again, and a lost phone does not.
     """
     exchanges = list(exchanges)
     if not any(exchange.broke for exchange in exchanges):

@@ -91,8 +91,9 @@ class Scenario:
     def under_load(
         self, make: Callable[[], Sequence[Post]] | None = None, **phone_options: object
     ) -> Iterator[Phones]:
-        """Send requests (by default a morning's) while the `with` block runs; then wait until no promise is broken, so
-        that all of their events, and no others, have arrived. Raises AssertionError with the broken promises.
+        """Send requests (by default a morning's) while the `with` block runs. Then wait until no promise is broken,
+        which means that all events of these requests, and no others, have arrived. Raises AssertionError with the
+        broken promises.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()

@@ -269,8 +269,8 @@ def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
 
 
 def wait_until_consumed(faulty_stack: FaultyStack) -> None:
-    """Send final events of eight devices and wait for their visits. An event follows all others in its shard, and the
-    devices are almost certainly spread over both shards.
+    """Send one more event from each of eight new devices, and wait for their visits. Each of these events follows all
+    earlier ones in its shard, and the devices are almost certainly spread over both shards.
     """
     devices = [f"hostile-{uuid4().hex[:12]}" for _ in range(8)]
     for device in devices:

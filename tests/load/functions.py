@@ -99,7 +99,7 @@ def requests(batch: int) -> Callable[[int], Iterator[Invocation]]:
 
 
 def claims(number: int) -> Iterator[Invocation]:
-    """Store ten objects of twenty events; return an endless series of invocations with ten claim checks.
+    """Store ten objects of twenty events; return an endless series of invocations, each with ten claim checks.
 
     Each claim check refers to one object and its four geofence events.
     """
@@ -306,7 +306,8 @@ def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[st
     and rate ≤ 1 / CPU time per invocation.
 
     The knee is where the two asymptotes intersect. (Denning and Buzen, "The Operational Analysis of Queueing
-    Network Models", 1978.)
+    Network Models", 1978.) `seconds_on_lambda` also accounts for the share of a vCPU that a function with this memory
+    size gets (VCPU_MB).
     """
     alone = steps[0]
     seconds = 1 / alone["invocations_per_s"]
@@ -367,7 +368,7 @@ def memory_of(
 ) -> list[int]:
     """Run one environment; return its resident bytes after every `every` invocations.
 
-    Tests pass a function `leak`, which is called for each invocation.
+    Tests of this measurement pass a function `leak`, which is called after each invocation to simulate a leak.
     """
     # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
     # until the holes are filled.

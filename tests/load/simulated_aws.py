@@ -1,4 +1,4 @@
-"""Simulate the AWS services that our functions call, with their latencies in a region.
+"""Simulate the AWS services that our functions call, with typical latencies within an AWS region.
 
 `python -m tests.load.simulated_aws` starts the simulation.
 

@@ -84,7 +84,7 @@ class Shell:
 
 def commands(page: str) -> Iterator[str]:
     """Yield the commands in the page's indented blocks, each with its continuation lines, and the `aws` commands in
-    its sentences.
+    the page's sentences.
     """
     for block, inline in re.findall(r"((?:^    .*\n)+)|`(aws [^`]+)`", page, re.M):
         lines = [line[4:] for line in block.splitlines()] or [inline]

@@ -78,7 +78,7 @@ def test_poison_records_are_quarantined_with_reason_shard_and_sequence_number(aw
     assert (line["set_aside_key"], line["lines"], "_aws" in line) == (found["Key"], 2, True)
 
 
-def test_records_of_a_stream_other_than_the_stages_are_quarantined(aws, capsys):
+def test_records_that_do_not_come_from_the_configured_stream_are_quarantined(aws, capsys):
     assert consume(as_json(ENTER), stream="other") == {"batchItemFailures": []}
     line = next(json.loads(t) for t in capsys.readouterr().out.splitlines() if "records_set_aside" in t)
     assert line["codes"] == ["wrong_stream"]

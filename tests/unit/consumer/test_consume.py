@@ -197,7 +197,7 @@ def test_all_events_of_a_pair_are_quarantined_if_the_store_rejects_the_pair_perm
     assert (outcome.stopped_at, world.codes()) == (None, ["refused_by_store"] * 2)
 
 
-def test_only_the_events_of_a_pair_that_the_store_refuses_are_quarantined():
+def test_if_the_store_rejects_only_some_events_of_a_pair_only_these_are_quarantined():
     class Choosy(FailingStore):
         def add(self, events, arrivals):
             return {p: Added(added=1, refused={"b": PermanentError("no")}) for p in events}

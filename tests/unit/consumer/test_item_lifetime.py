@@ -159,7 +159,7 @@ def test_notification_versions_keep_increasing_after_all_items_of_a_device_have_
 @pytest.mark.parametrize("left", ["#e#", "#head", "nothing"])
 def test_remaining_items_of_an_expired_pair_do_not_hide_a_new_change(left):
     """A process is killed after it has committed a change and before it writes the change's chunk. The next process
-    must complete the change, and not take an item of the expired pair for that chunk.
+    must complete the change, and must not mistake an item of the expired pair for that chunk.
     """
     table, bus = FakeTable(), FakeBus()
     today = [event("exit", 92 * DAY - 60), event("enter", 92 * DAY, "now")]
@@ -218,7 +218,7 @@ def test_no_event_is_added_to_a_chunk_if_all_later_chunks_have_expired():
 
 @pytest.mark.parametrize("left", [0, 1, None])
 def test_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
-    """DynamoDB has deleted some of the expired chunks (`left` is 0 or 1) or all of them (None)."""
+    """DynamoDB has deleted every second expired chunk (`left` is 0 or 1: even or odd ones remain) or all (None)."""
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e
@@ -290,7 +290,7 @@ def test_orphan_exit_in_a_merged_gap_one_day_before_a_late_exit_is_ignored():
 
 
 def test_visit_is_kept_while_one_of_its_events_may_still_arrive():
-    """The visit ended without an exit when the next one began, so its last event may date from shortly before that."""
+    """The visit ended without an exit when the next one began, so its last event may date from any time until then."""
     table = FakeTable()
     begun, following = event("enter", -79 * DAY, "begun"), event("enter", 0, "following")
     store(table).add({HOME: [following]})

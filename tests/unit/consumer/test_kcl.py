@@ -111,14 +111,14 @@ def test_process_ends_without_a_checkpoint_when_failures_last_too_long():
     assert 2 <= len(consumer.batches) <= 30
 
 
-def test_time_until_the_process_gives_up_starts_again_after_each_finished_record():
+def test_give_up_timeout_restarts_after_each_finished_record():
     checkpointer, consumer = Checkpointer(), Consumer(*[(n, 0) for n in range(2, 30)])
     batch = [Delivered(n) for n in range(1, 30)]
     processor(consumer, give_up_seconds=3).process_records(Input(checkpointer, records=batch))
     assert checkpointer.at == [(str(n), 0) for n in range(1, 30)]
 
 
-def test_longest_pause_before_each_retry_doubles_up_to_a_limit(monkeypatch):
+def test_maximum_pause_before_a_retry_doubles_until_it_reaches_a_limit(monkeypatch):
     monkeypatch.setattr(kcl, "jitter", lambda max_seconds: max_seconds)
     pauses, times = [], iter(range(10**6))
     shard = ShardProcessor(

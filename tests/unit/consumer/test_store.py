@@ -265,7 +265,7 @@ def test_no_notification_is_lost_when_workers_of_a_moved_shard_are_killed_and_re
 def check_shard_that_moves(batches, seed, deaths, failures):
     """Check that two workers that read one shard at the same time lose no notification.
 
-    This happens when a worker continues after losing its lease.
+    Two workers read the same shard if one continues after losing its lease.
     """
     table, heard, checkpoint = FakeTable(), [], [0]
     stage = Stage(stubborn(random.Random(seed)))

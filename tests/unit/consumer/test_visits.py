@@ -88,7 +88,7 @@ def test_simultaneous_events_are_ordered_by_kind_and_then_by_id():
     assert (first.entered_event_id, second.entered_event_id) == ("B", "b")
 
 
-def test_event_that_sorts_first_counts_if_events_with_one_id_differ_in_content():
+def test_event_that_sorts_first_is_used_if_events_with_one_id_differ_in_content():
     enter = event("enter", 0, "a")
     for less, more in [
         (event("exit", 60, "x"), event("enter", 90, "x")),

@@ -79,7 +79,7 @@ EDITS = st.sampled_from(
 def test_strict_parser_and_pythons_json_module_read_accepted_json_alike(
     value: object, edit: bytes, at: int, escaped: bool
 ) -> None:
-    """`parse_json` omits its strict check if an encoder would write the text identically. Such texts must be strict
+    """If encoding the parsed value gives the same text, `parse_json` skips its second parser. Such texts must be strict
     JSON, too.
     """
     text = json.dumps(value, ensure_ascii=escaped, separators=(",", ":")).encode("utf-8", "surrogatepass")

@@ -113,7 +113,7 @@ def payloads(store: Folder, keys: Sequence[str]) -> Iterator[bytes]:
 def expected_visits(
     events: Iterable[GeofenceEvent], merge_gap_seconds: int = 120, min_confidence: int = 0
 ) -> list[Row]:
-    """Compute visits with the consumer's rule; return them as rows of `glue.rebuild.VISIT`."""
+    """Compute visits with the consumer's rule; return them as rows with the schema `glue.rebuild.VISIT`."""
     histories = visits_of(events, Rule(timedelta(seconds=merge_gap_seconds), min_confidence))
     rows = [
         (
@@ -140,7 +140,7 @@ def rebuilt_rows(store: Store, name: str, what: str = "visits") -> list[Row]:
 
 
 def expected_conflicts(store: Store, keys: Iterable[str]) -> list[Row]:
-    """Return the conflicts as rows of CONFLICT.
+    """Return the conflicts as rows with the schema `glue.rebuild.CONFLICT`.
 
     They are found by comparing each delivery of an event with its first delivery in a plain loop.
     """
