@@ -32,8 +32,8 @@ def text() -> str:
 
 
 def with_common_options(page: str) -> str:
-    """Return the page with the options that many commands share moved to one section. Each command lists only
-    the names of those options.
+    """Move the options that many commands share to one section of the page, and return the page. Each command then
+    lists only the names of those options.
     """
     page = re.sub(r"^\* `--help`: .*\n?", "", page, flags=re.MULTILINE).replace(" range>`", ">`")
     page = re.sub(r"\*\*Options\*\*:\n\n(?=\n|\Z)", "", page).strip()

@@ -58,8 +58,8 @@ RECEIPT: Schema = {
 
 ERROR: Schema = {
     "type": "object",
-    "description": "One reason for one event. `code` is stable across versions; `message` is a human-readable "
-    "explanation.",
+    "description": "An error in an event or in the body. `code` is stable across versions; `message` is a "
+    "human-readable explanation.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
         "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
@@ -298,7 +298,7 @@ def _responses() -> Schema:
         }
     responses["503"] = {
         **_problem(
-            "The batch was not stored, or only a part of it: send the identical batch again.", "Unavailable"
+            "The batch was stored only partly or not at all: send the identical batch again.", "Unavailable"
         ),
         "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
     }

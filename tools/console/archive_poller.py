@@ -80,8 +80,8 @@ class ArchivePoller(Poller):
         self._listing_took = self._listed_at - began
 
     def _seed(self) -> None:
-        """At startup, queue the latest SEED_OBJECTS objects for reading. Of the older objects found, only the
-        lines in `events/` are counted.
+        """At startup, queue the latest SEED_OBJECTS objects for reading. The older objects found are not read; only
+        the lines of those in `events/` are counted.
         """
         now = datetime.now(UTC)
         found = []

@@ -175,8 +175,8 @@ def server_of(
 
 
 def _spare_memory() -> None:
-    """Prevent the import of unused packages, and limit glibc's memory arenas. Without the packages, the
-    console needs 70 MiB less of the 200 MiB that it may use.
+    """Prevent the import of unused packages, and limit glibc's memory arenas. The packages would take 70 MiB of the
+    200 MiB that the console may use.
     """
     import ctypes
     import sys

@@ -33,7 +33,7 @@ class Meter:
         self.last_at = at if self.last_at is None else max(self.last_at, at)
 
     def put(self, counts: Mapping[int, int], since: int) -> None:
-        """Replace the counts from second `since` on with the counts that a store reports."""
+        """Replace the counts of all seconds from `since` on with the counts that a store reports."""
         for second in [second for second in self._seconds if second >= since]:
             self.total -= self._seconds.pop(second)
         fresh = {second: n for second, n in counts.items() if second >= self._dropped_to}

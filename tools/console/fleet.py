@@ -1,4 +1,4 @@
-"""Trucks and fences, derived from events. Their numbers are limited, no matter what devices send."""
+"""Trucks and fences, derived from events: at most MAX_TRUCKS and MAX_FENCES, whatever devices send."""
 
 import math
 from array import array
@@ -86,9 +86,7 @@ class Truck:
         self.heard = (position.at, position.type)
 
     def hear(self, at: float, type_: str) -> bool:
-        """Record that the device sent an event at this time; return whether the event is later than all
-        earlier ones.
-        """
+        """Record that the device sent an event at this time; return whether it is the device's latest event so far."""
         if at <= self.heard[0]:
             return False
         self.heard = (at, type_)
@@ -235,7 +233,7 @@ class PlaceRow(TypedDict):
 
 class Place:
     """A fence on the map. Its shape comes from the file given with --fences, otherwise from the geometry in
-    an event. If there is neither, the shape is estimated from the positions of crossings.
+    an event. If there is neither, the shape is estimated from the positions in its geofence events.
     """
 
     def __init__(

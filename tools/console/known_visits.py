@@ -1,6 +1,4 @@
-"""The visits in the console's memory, which come from the visits table and from the event bus. Their number
-is limited.
-"""
+"""The visits in the console's memory, at most MAX_VISITS. They come from the visits table and from the event bus."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from statistics import median
@@ -166,7 +164,7 @@ class KnownVisits:
         return self.presence.contradicted_by(Pair(visit.device_id, visit.fence)) if visit.is_open else None
 
     def entered(self, event: GeofenceEvent) -> None:
-        """Record an enter event from the archive. It must have at least the visit rule's minimum confidence."""
+        """Record an enter event from the archive. The caller has checked its confidence against the visit rule."""
         self._is_other |= self.presence.learn(event)
 
     def verified(self, device_id: str, enters: Iterable[GeofenceEvent]) -> None:

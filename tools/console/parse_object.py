@@ -90,7 +90,7 @@ def event_of(crossing: Crossing) -> GeofenceEvent:
 
 
 class _Kept(msgspec.Struct):
-    """A line of an object in `rejected/`. The event stays unparsed JSON text, so that 1.50 remains 1.50."""
+    """A line of an object in `rejected/`. The event stays unparsed JSON text, so that 1.50 does not become 1.5."""
 
     event: msgspec.Raw = msgspec.Raw(b"null")
     body_base64: str | None = None

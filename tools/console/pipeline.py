@@ -330,7 +330,7 @@ class Pipeline:
             return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
         unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]
         if unknown:
-            return "unknown", f"Unknown: {', '.join(unknown)}; see the sources.", None
+            return "unknown", f"State unknown: {', '.join(unknown)}. See “Sources”.", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
             return "stuck", f"Reconcile found {reconciled.differences} differences.", "reconcile"

@@ -12,7 +12,7 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""The maximum number of enter events per device. Only the last one at each place, and the one after it, matter."""
+"""The maximum number of enter events per device. The rule uses only the last one at each place and the one after it."""
 
 type Known = tuple[Fence, str]
 

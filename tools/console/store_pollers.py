@@ -91,8 +91,8 @@ class LogPoller(Poller):
 
 class VisitPoller(Poller):
     """A poller of the visits table. It reads all open visits repeatedly. It reads a device's visits when the
-    device is new, when an open visit of the device has disappeared, and, without an event bus, after a
-    crossing.
+    device is new, when an open visit of the device has disappeared, and, while no notifications are received,
+    after a geofence event of the device.
     """
 
     source = "visits"

@@ -42,8 +42,8 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """The visits found, sorted by entry time. `missing` contains the reasons why stores did not answer;
-    `more` is the number of earlier visits left out.
+    """The visits found, sorted by entry time. `used` contains the names of the stores that answered, and `missing`
+    the reasons why the others did not; `more` is the number of earlier visits left out.
     """
 
     visits: list[Known]
@@ -98,8 +98,8 @@ async def in_parts(
     """Yield the visits that a request asks for, in parts, the earliest first. There is at least one part,
     which may be empty.
 
-    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more
-    than MAX_CSV_VISITS.
+    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more than
+    MAX_CSV_VISITS visits in the time range.
     """
     try:
         if wanted.device_id is not None:

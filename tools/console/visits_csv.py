@@ -1,4 +1,4 @@
-"""Write visits as CSV, with each time in UTC and in the fleet's time zone."""
+"""Write visits as CSV, with the entry and exit times both in UTC and in the fleet's time zone."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def header(zone: ZoneInfo) -> str:
 
 
 def as_csv(rows: Iterable[VisitRow], zone: ZoneInfo) -> str:
-    """Return visits as CSV rows without a header; times are given both in UTC and in the fleet's time zone."""
+    """Return visits as CSV rows without a header; entry and exit times are also given in the fleet's time zone."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     for row in rows:

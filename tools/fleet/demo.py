@@ -192,8 +192,8 @@ class Demo:
         until(read, lambda n: n >= self._ledger.count("crossing"), timeout_s=TIMEOUT_S, every_s=1)
 
     def _find_consumed(self) -> None:
-        """Read the visits table, a few (device, fence) pairs at a time, until it contains every recent event or
-        TIMEOUT_S seconds have passed; mark the events found as consumed.
+        """Read the visits table, a few (device, fence) pairs at a time, until it contains every geofence event that is
+        recent enough for the consumer, or TIMEOUT_S seconds have passed; mark the events found as consumed.
         """
         task = self._bars.add_task("consumed", total=self._ledger.count("recent"))
 

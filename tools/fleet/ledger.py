@@ -109,7 +109,9 @@ class Ledger:
 
     @property
     def distinct_rejects(self) -> int:
-        """Return the number of rejected events expected in `rejected/`; a resent request counts once per object."""
+        """Return the number of rejected events expected in `rejected/`. A resent request counts again only if its
+        response names another object.
+        """
         return int(self._db.execute("SELECT SUM(rejects) FROM refusal").fetchone()[0] or 0)
 
     def _note_rejects(self, events: Sequence[Planned], rejected_key: object) -> None:
@@ -161,7 +163,9 @@ class Ledger:
         return self._pairs("SELECT DISTINCT device_id, tag, external_id FROM crossing ORDER BY 1, 2, 3", ())
 
     def pairs_not_consumed(self, limit: int) -> list[Pair]:
-        """Return up to `limit` (device, fence) pairs with recent events that are not yet marked as consumed."""
+        """Return up to `limit` (device, fence) pairs with an event that is recent enough for the consumer but not yet
+        marked as consumed.
+        """
         sql = """SELECT DISTINCT device_id, tag, external_id FROM crossing JOIN event USING (event_id)
             WHERE recent AND NOT consumed LIMIT ?"""
         return self._pairs(sql, (limit,))

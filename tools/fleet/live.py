@@ -41,7 +41,7 @@ class LiveTruck:
     leaves_at: float | None = None
 
     def tick(self, elapsed: float, now: datetime, goals: Sequence[Place]) -> Iterator[Planned]:
-        """Move the truck by TICK_SECONDS; yield the events that its phone would send: positions and crossings."""
+        """Move the truck by TICK_SECONDS; yield the events that its phone would send: positions or geofence events."""
         if self.leaves_at is not None:
             if elapsed < self.leaves_at:
                 return

@@ -1,5 +1,5 @@
-"""The requests that the phones of a fleet send on a morning, with what real phones do wrong: dead zones, shuffled and
-late batches, duplicates and invalid events.
+"""The requests that the phones of a fleet send on a morning, including the faults of real phones: dead zones, shuffled
+and late batches, duplicates and invalid events.
 
 `posts(plan)` yields the requests in the order in which they are sent, and keeps only one stretch of each truck's
 round (the drive to a place and the stop there) in memory. The same plan always produces the same bytes.

@@ -185,8 +185,8 @@ def _drive(truck: Truck, goal: Place) -> None:
 
 
 def _stop(truck: Truck, minutes: float) -> None:
-    """Record a stop: enter, collect (or unload) milk, and leave, with the flapping and the missed crossings
-    of real phones.
+    """Record a stop: enter, collect (or unload) milk, and leave. As on real phones, some crossings are missed, and some
+    are repeated (flapping).
     """
     rng, entered_at = truck.rng, truck.at
     if rng.random() >= 0.03:

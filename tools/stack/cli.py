@@ -1,4 +1,4 @@
-"""The commands of the local stack. They print progress with times, and an error as one line, to stderr."""
+"""The commands of the local stack. They print progress messages with durations, and one-line errors, to stderr."""
 
 import json
 import signal

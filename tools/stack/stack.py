@@ -199,8 +199,8 @@ class Stack:
             return []
         return [
             (
-                "`milkrun stop` kept the warehouse but deleted the objects of its rows, so `reconcile` lists "
-                "them as not_in_s3. `milkrun down` also deletes the warehouse."
+                "`milkrun stop` kept the warehouse but deleted the S3 objects of its rows, so `reconcile` "
+                "lists these objects as not_in_s3. `milkrun down` also deletes the warehouse."
             )
         ]
 

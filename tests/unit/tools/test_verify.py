@@ -1,5 +1,5 @@
-"""Test that `milkrun verify` tests the given stage, confirms only claims whose tests passed, and removes its own
-test data.
+"""Test that `milkrun verify` tests the given stage, confirms an assumption only if all its tests passed, and removes
+its own test data.
 """
 
 import json

@@ -112,10 +112,10 @@ def app_that(
 @pytest.mark.parametrize(
     ("scenario", "app", "fault"),
     [
-        ("accepted", app_that(lambda status: True), "times after 202"),
-        ("partial", app_that(lambda status: True), "times after 202"),
-        ("invalid", app_that(lambda status: status != 202), "times after 400"),
-        ("clock-ahead", app_that(lambda status: True, changed=True), "times after 202"),
+        ("accepted", app_that(lambda status: True), "request(s) after 202"),
+        ("partial", app_that(lambda status: True), "request(s) after 202"),
+        ("invalid", app_that(lambda status: status != 202), "request(s) after 400"),
+        ("clock-ahead", app_that(lambda status: True, changed=True), "request(s) after 202"),
         ("token-expired", app_that(lambda status: False, token="Bearer a"), "were not sent again"),
         ("token-expired", app_that(lambda status: status == 401, token="Bearer a"), "the same token"),
         ("too-large", app_that(lambda status: status == 413), "split it in two"),
@@ -235,7 +235,7 @@ def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> Non
 # --- the connection -----------------------------------------------------------------------------
 
 
-def test_cut_scenario_closes_the_connection_without_a_response() -> None:
+def test_scenario_cut_closes_the_connection_without_a_response() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("cut")
@@ -244,7 +244,7 @@ def test_cut_scenario_closes_the_connection_without_a_response() -> None:
         assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 202
 
 
-def test_timeout_scenario_holds_the_connection_open_until_the_next_scenario() -> None:
+def test_scenario_timeout_holds_the_connection_open_until_the_next_scenario() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")

@@ -20,11 +20,11 @@ from tools.stack.stack import Stack
 
 @pytest.fixture
 def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    """Yield a running stack whose two servers are trial programs. The endpoints in its outputs do not respond."""
+    """Yield a running stack whose two servers are stub programs. The endpoints in its outputs do not respond."""
     monkeypatch.setattr(
         stack, "SERVERS", {"localstack": Trial("localstack", 0), "snowflake": Trial("snowflake", 1)}
     )
-    monkeypatch.setattr(stack, "INVENTORY_S", 0.2)  # the trial program accepts connections but never responds
+    monkeypatch.setattr(stack, "INVENTORY_S", 0.2)  # the stub program accepts connections but never responds
     monkeypatch.setattr(deploy, "deploy_functions", lambda *_: None)
     monkeypatch.setattr(deploy, "apply_ddl", lambda *_: None)
     monkeypatch.setattr(deploy, "outputs", lambda of, *_: FILE | {"aws_endpoint_url": of.endpoint_url})

@@ -1,4 +1,4 @@
-"""Test the local stack's findings in `milkrun status`."""
+"""Test that `milkrun status` reports problems of the local stack, such as a full disk."""
 
 import shutil
 from collections import namedtuple

@@ -53,7 +53,7 @@ class Tree:
         path.chmod(0o755)
 
     def made(self, program: str, *inputs: str) -> None:
-        """Create the folder of `program` as if an earlier run had made it from these inputs."""
+        """Create `program` and the fingerprint file of its folder, as if an earlier run of setup.sh had made both."""
         self.program(Path(program).name, "exit 0", (self.root / program).parent)
         digest = hashlib.sha256(b"".join((self.root / name).read_bytes() for name in inputs)).hexdigest()[:16]
         (self.root / program.split("/", maxsplit=1)[0] / ".made-from").write_text(digest + "\n")

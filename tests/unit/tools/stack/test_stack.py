@@ -51,7 +51,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))):
 
 
 class Trial:
-    """A server of the stack that runs a short trial program instead of LocalStack or Snowflake."""
+    """A server of the stack that runs a short stub program instead of LocalStack or Snowflake."""
 
     TITLE = "Trial"
     READY_S = 120.0
@@ -80,7 +80,7 @@ class Trial:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Trial:
-    """Replace the stack's two servers with trial programs; return the replacement of LocalStack."""
+    """Replace the stack's two servers with stub programs; return the replacement of LocalStack."""
     trial = Trial("localstack", 0)
     monkeypatch.setattr(stack, "SERVERS", {"localstack": trial, "snowflake": Trial("snowflake", 1)})
     return trial
@@ -160,7 +160,7 @@ def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch)
     assert not server.is_ready(trial_stack.settings)
 
 
-def test_up_ends_the_processes_that_a_previous_killed_up_left_running(trial_stack, server, deploys):
+def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server, deploys):
     left = server.launch(trial_stack.settings, trial_stack.processes)  # without an outputs.json
     (trial_stack.settings.folder / ".lock").touch()  # every `up` creates it first
     trial_stack.up()
@@ -219,7 +219,7 @@ def test_up_after_localstack_died_deletes_nothing_without_the_discard_option(
     assert deploys == ["functions", "warehouse"] * 2
 
 
-def test_end_of_the_kinesis_mock_is_reported_although_localstack_still_runs(trial_stack, server, deploys):
+def test_killed_kinesis_mock_is_reported_even_if_localstack_still_runs(trial_stack, server, deploys):
     trial_stack.up()
     mock = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     trial_stack.processes.adopt("kinesis", mock.pid)

@@ -53,9 +53,9 @@ def play(
 ) -> list[Report]:
     """Run the scenarios one after another, and return a report for each.
 
-    The app has `timeout_s` seconds to do what the scenario requires. Then the app gets one more event, so
-    that it reads its outbox again. After it has sent another request, but at the latest after `timeout_s` seconds, it
-    must break no rule for `quiet` seconds.
+    The app has `timeout_s` seconds to do what the scenario requires. Then the kit passes one more event to it, so that
+    the app reads its outbox again. Once the app has sent another request, or after another `timeout_s` seconds,
+    the app must not break the rule for `quiet` seconds.
     """
     return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 

@@ -1,5 +1,5 @@
-"""Find the events in a request body, which may be compressed with gzip: one event, an array, the app's
-envelope, or NDJSON.
+"""Find the events in a request body: one event, an array, the app's envelope, or NDJSON. The body may be compressed
+with gzip.
 """
 
 import gzip

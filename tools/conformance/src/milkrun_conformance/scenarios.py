@@ -1,8 +1,8 @@
 """The scenarios: how the server responds in each, and what the client must do. The rule for clients is in
 docs/openapi.yaml.
 
-The server's failures begin with the first request of a scenario. The checks examine what the client does with the
-events of this request.
+The server fails from the first request of a scenario on. The checks examine what the client does with the events of
+that first request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +43,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario. `plays` describes the server's responses, and `wants` what the client must do. `reply` returns
-    the server's response, `faults` the client's violations of the rule so far, and `settled` whether the client has
-    done everything that the scenario requires.
+    """A scenario. `plays` describes the server's responses. `wants` describes what the client must do. `reply` returns
+    the server's response. `faults` returns the client's violations of the rule so far. `settled` returns whether the
+    client has done everything that the scenario requires.
 
     `reply` is called with the earlier requests, and with the current request's event ids and `Authorization` header.
     """
@@ -99,7 +99,9 @@ def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Rep
 def _not_sent_again(seen: Sequence[Seen]) -> list[str]:
     again = [later for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
     return (
-        [f"events of the batch were in {len(again)} more request(s) after {seen[0].status}: delete the batch"]
+        [
+            f"events of the batch were sent again in {len(again)} request(s) after {seen[0].status}: delete the batch"
+        ]
         if again
         else []
     )
