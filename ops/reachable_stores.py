@@ -79,7 +79,7 @@ def with_or_without_warehouse[T](
 
 
 class ReachableStores:
-    """Those stores of a stage that answer. `unasked` contains the other stores, each with the reason."""
+    """Access to the stores of a stage that answer. `unasked` maps the name of each other store to the reason."""
 
     def __init__(
         self,

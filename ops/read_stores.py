@@ -61,7 +61,7 @@ class StreamRecord(NamedTuple):
 
 
 def geofence_kinds(outputs: Outputs, stage: str) -> Mapping[str, Kind]:
-    """Return the stage's geofence event types, each with its kind, from the settings of the ingest function."""
+    """Return the kind (enter, dwell, exit) of each geofence event type in the settings of the ingest function."""
     function = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-ingest")
     return Settings.of(function["Environment"]["Variables"]).geofence_kinds
 
@@ -96,7 +96,8 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
 def invalid_rows(
     warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
 ) -> list[Row]:
-    """Return the file, line and reason of each row in RAW that is not an event, for files received in these hours.
+    """Return the file, line and reason of at most `limit` rows in RAW that are neither events nor rejects, for files
+    received in these hours.
 
     Such rows come from other programs or people; of the marts, only INGEST_QUALITY counts them. Returns [] if dbt has
     not built STAGING.INVALID_ROWS.
@@ -231,7 +232,7 @@ def loaded_event_ids(warehouse: Warehouse, database: str, object_keys: Sequence[
 def rejects_loaded(warehouse: Warehouse, database: str, object_keys: Sequence[str]) -> int:
     """Return the number of rows in RAW.REJECTED from these objects.
 
-    If the same object is stored under two hour prefixes, its rows count once.
+    If a client sends a request again in a later hour, the same object is stored under two hours; its rows count once.
     """
     if not object_keys:
         return 0

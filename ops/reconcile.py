@@ -124,7 +124,7 @@ class Reconciler(ReachableStores):
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the old and the new key of each object in the plans of `forget`; None if no line was left."""
+        """Yield the old and the new key of each object in plans of `forget`. The new key is None if no line is left."""
         for found in self.archive.objects("forget/"):
             body = self.archive.body(found.key)
             for pair in json.loads(body)["objects"] if body else ():
@@ -160,8 +160,8 @@ class Reconciler(ReachableStores):
         return [] if self._warehouse is None else self._warehouse.query(sql, parameters)
 
     def _with_missing_ids(self, difference: Difference) -> Difference:
-        """Add to a `rows_differ` difference under `events/` the ids of the events that are missing from RAW, at most
-        MAX_NAMED. Return any other difference, and one whose object no longer exists, unchanged.
+        """Return a `rows_differ` difference under `events/` with the ids of at most MAX_NAMED events that are missing
+        from RAW. Return any other difference unchanged, and also one whose object no longer exists.
         """
         if difference.kind != "rows_differ" or not difference.key.startswith("events/"):
             return difference
@@ -347,7 +347,7 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         terminal.show_rows(
             found.invalid_rows,
             False,
-            title="Rows of RAW that are not events; only INGEST_QUALITY counts them",
+            title="Rows of RAW that are neither events nor rejects; only INGEST_QUALITY counts them",
         )
     if repaired:
         terminal.show_rows(repaired, False, title="Repaired")

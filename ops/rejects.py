@@ -85,8 +85,8 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A selection of rejected events; "" selects any value. `resent` includes events that were repaired and
-    accepted.
+    """The filters for rejected events. An empty string matches any value. If `resent` is true, events that were
+    repaired and accepted are selected, too.
     """
 
     start: datetime
@@ -134,9 +134,9 @@ class Box:
                     yield reject
 
     def _stands_for_another(self, reject: Reject) -> bool:
-        """Return whether this event is a failed repair of another reject that still exists or was accepted later.
+        """Return whether this reject is a failed repair of another one that still exists or was accepted later.
 
-        Such an event is skipped, because the other reject is, or was, repaired instead.
+        Such a reject is skipped, because only the original reject needs to be repaired.
         """
         match = _PLACE.fullmatch(str((reject.event or {}).get(RESENT) or ""))
         if match is None or match["key"] == reject.key:
@@ -162,7 +162,7 @@ class Box:
     def purge(self, rejects: Iterable[Reject]) -> tuple[int, list[str]]:
         """Delete the objects whose lines are all selected or already repaired.
 
-        Returns the number of deleted objects, and the keys of the other objects.
+        Returns the number of deleted objects, and the keys of the objects that were kept.
         """
         deleted, shared = 0, []
         for key, group in groupby(rejects, key=lambda each: each.key):
@@ -314,7 +314,7 @@ def send(post: Post, box: Box, events: Iterable[Repaired], sent: Sent) -> Iterat
 
 
 def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> int:
-    """Send one request; return the number of leading events whose outcome the response shows.
+    """Send one request; return how many events, counted from the first, have an outcome in the response.
 
     A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not
     fit.

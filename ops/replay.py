@@ -285,7 +285,7 @@ def command(
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("use one of --from (or --prefix), --set-aside and --on-failure")
     if (aside or on_failure) and (type_ or device):
-        raise typer.BadParameter("--type and --device select archived events only")
+        raise typer.BadParameter("--type and --device can be used only for archived events")
     if to_file and not aside:
         raise typer.BadParameter("--to-file requires --set-aside")
     terminal.check_range(start or EVER, end)

@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 """The root folder of the clone."""
 
 type Client = Any
-"""A boto3 client of any service, or one of Milkrun's own clients. boto3 creates the methods at run time."""
+"""A boto3 client of any service, or one of Milkrun's own clients. boto3 creates the methods at run
+time, so type checkers do not know them.
+"""
 
 
 class NoStackError(Refusal):

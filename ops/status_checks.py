@@ -195,7 +195,7 @@ class _Flow:
         command = self._log_command("redrive")
         yield _problem_if(waiting, "redrive", "redrive-waiting", cause, command, "empty")
         dead = redrive.waiting(sqs, self._outputs.dead_letter_queue_url)
-        cause = f"{dead} claim checks ran out of tries"
+        cause = f"{dead} claim checks ran out of retries"
         command = f"milkrun redrive{self._option}"
         yield _problem_if(dead, "dead letters", "dead-letters", cause, command, "none")
 

@@ -104,7 +104,7 @@ TWO_DAYS_AGO: Any = "48 hours ago"
 
 
 class Verbs(TyperGroup):
-    """A command with subcommands. The first one is the default: `milkrun rejects` runs `list`."""
+    """A command whose first subcommand is the default: `milkrun rejects` runs `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):

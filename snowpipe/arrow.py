@@ -4,8 +4,8 @@ Run as a program, this file starts dbt with this protection, and ends dbt if Sno
 
 When a process reads its first Arrow result, the connector (4.8.0, as in dbt's environment) creates its C++
 logger inside `std::call_once` and meanwhile releases the global interpreter lock. A second thread with a result
-then acquires that lock and waits for `call_once`, so the two threads wait for each other forever. dbt, which lists
-its schemas in several threads at once, hung in this way. (A later pull request to the connector, "Enable
+then acquires the interpreter lock and waits for `call_once`, so the two threads wait for each other forever. dbt,
+which lists its schemas in several threads at once, hung in this way. (A later pull request to the connector, "Enable
 free-threaded (no-GIL) CPython support for the Arrow iterator", changes this code.)
 
 This file also runs in dbt's environment, so it imports none of our modules.

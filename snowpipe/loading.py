@@ -184,7 +184,7 @@ def load_expired(
     """Load the files received since `since` whose notifications expired while the pipe was paused.
 
     COPY would load the files in the pipe's queue a second time, so the queue must become empty first. Then
-    REFRESH queues the files of the last 7 days, and COPY loads the others that were neither loaded nor failed.
+    REFRESH queues the files of the last 7 days, and COPY loads the remaining ones, except those that failed to load.
     Returns a row per file that was queued or copied.
     """
     deadline = time.monotonic() + timeout.total_seconds()

@@ -134,8 +134,8 @@ def refresh(
     missed = sum(row["result"] == "too old" for row in rows)
     if missed:
         tell(
-            f"REFRESH cannot load {missed} file(s), because they are older than 7 days or than their pipe. Run: "
-            "milkrun warehouse backfill"
+            f"REFRESH cannot load {missed} file(s), because they are older than 7 days or older than their pipe. "
+            "Run: milkrun warehouse backfill"
         )
     raise typer.Exit(1 if missed else 0)
 
@@ -278,7 +278,7 @@ def resume(
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
-    """Resume one pipe; return a row per file that was loaded because the pipe was stale or `since` is given."""
+    """Resume one pipe. If it was stale or `since` is given, load its expired files, and return a row for each."""
     before = pipes.status(session, pipe)
     try:
         pipes.set_paused(session, pipe, False)

@@ -24,7 +24,7 @@ _STATES: Mapping[str, str] = {
     "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
     "STALLED_INTERNAL_ERROR": "an error inside Snowflake: contact its support",
     "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: contact its support",
-    "PAUSED_BY_ACCOUNT_ADMIN": "paused for schema or account: unset PIPE_EXECUTION_PAUSED there",
+    "PAUSED_BY_ACCOUNT_ADMIN": "paused for the schema or the account: unset PIPE_EXECUTION_PAUSED there",
     "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
@@ -77,7 +77,11 @@ def triage(  # noqa: PLR0911 - one per cause
                 "notifications arrive, but no object key matches the pipe's path: compare the URL of the pipe's "
                 "stage with the keys",
             )
-        return Triage(False, "the newest object was forwarded but not loaded: see `history --failed`")
+        return Triage(
+            False,
+            "Snowflake received the notification of the newest object, but did not load the object: see "
+            "`history --failed`",
+        )
     if status.ingested_at is None:
         return Triage(True, "running; nothing loaded yet")
     return Triage(True, f"running; loaded its newest file {span(now - status.ingested_at)} ago")

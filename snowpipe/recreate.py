@@ -117,9 +117,8 @@ class Recreation:
     def _pauses_and_drains(self) -> bool:
         """Pause the pipe; return whether its queued files are loaded within the settling time.
 
-        A paused pipe still loads the files queued before the pause, but no later ones ("SYSTEM$PIPE_STATUS",
-        pendingFileCount).
-        Without the pause, the queue might never become empty.
+        A paused pipe still loads the files queued before the pause, but no later ones (Snowflake:
+        "SYSTEM$PIPE_STATUS", pendingFileCount). Without the pause, the queue might never become empty.
         """
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
@@ -134,7 +133,7 @@ class Recreation:
 
     def _not_loaded(self) -> Refusal:
         return Refusal(
-            f"{self.pipe.name}: its queued files are not loaded; see `milkrun warehouse status`", 1
+            f"{self.pipe.name} has not loaded its queued files in time; see `milkrun warehouse status`", 1
         )
 
     def _drained(self, queued_before: datetime, deadline: float) -> bool:

@@ -12,7 +12,7 @@ from contract.ndjson import lines_in
 from contract.strict_json import compact, parse_json
 
 REPAIRED = "milkrun-repaired"
-"""The name of the metadata entry that says which file or object this object repairs."""
+"""The name of the metadata entry of a repaired object; its value is the file or object that the object replaces."""
 
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:

@@ -93,7 +93,7 @@ class Aws(BaseModel):
 
     @property
     def is_emulated(self) -> bool:
-        """Return whether AWS is emulated by LocalStack or moto: whether the endpoint is outside AWS's domains.
+        """Return whether AWS is emulated by LocalStack or moto, that is, whether the endpoint is outside AWS's domains.
 
         AWS's own endpoints, including those in a VPC, are in these domains.
         """

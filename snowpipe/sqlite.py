@@ -1,4 +1,4 @@
-"""The smallest warehouse: the archive's events in one table of a SQLite file.
+"""The smallest warehouse: the archive's events in one table of an SQLite file.
 
 Each object is loaded in one transaction with its row in `loads`, so loading again adds nothing and an
 interruption leaves no object half loaded. An object with a line that is not strict JSON is skipped as a

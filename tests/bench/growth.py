@@ -96,9 +96,7 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
 
 
 def arrived(datas: Sequence[bytes]) -> consumer.Batch:
-    """Return a batch whose arrival on the stream is moved twenty days forward, so that no event is in the
-    future.
-    """
+    """Return a batch that arrives on the stream twenty days later, so that no event is in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:
         record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400

@@ -1,9 +1,9 @@
 """Measure the peak memory of the commands that read the whole archive: `python -m tests.bench.memory
 [--json]`.
 
-The archive has a million synthetic objects of ten events each; S3 and Snowflake are generators. Each command
-runs in its own process, and its memory before the run is the baseline. Each command gets its worst case: for
-backfill and recreate, nothing is loaded; for validate, one object in a thousand failed.
+The archive has a million synthetic objects of ten events each; fakes of S3 and Snowflake generate them. Each
+command runs in its own process, and its memory before the run is the baseline. Each command gets its worst case:
+for backfill and recreate, nothing is loaded; for validate, one object in a thousand failed.
 """
 
 import json

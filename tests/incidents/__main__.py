@@ -260,7 +260,7 @@ INCIDENTS = (
         "paused",
         (("warehouse", "resume"),),
     ),
-    Incident("A dead letter", dead_letter, ("dead letters",), "ran out of tries", (("redrive", "send"),)),
+    Incident("A dead letter", dead_letter, ("dead letters",), "ran out of retries", (("redrive", "send"),)),
     Incident(
         "A dropped staging table",
         lambda lab: sql(lab, "DROP TABLE {database}.STAGING.STG_EVENTS"),

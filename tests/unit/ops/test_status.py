@@ -22,7 +22,7 @@ WELL = Finding("archive", "OK", "reachable")
 BAD = Finding(
     "dead letters",
     "FAIL",
-    "3 claim checks ran out of tries",
+    "3 claim checks ran out of retries",
     NOW - timedelta(hours=5),
     "milkrun redrive send",
     "dead-letters",
@@ -109,7 +109,7 @@ def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
     print_status.show([WELL, BAD], "prod", NOW, wide=True)
     printed = capsys.readouterr().out
     assert "FAIL prod: 1 of 2 parts need attention" in printed
-    assert "3 claim checks ran out of tries (since 5 h ago)" in printed
+    assert "3 claim checks ran out of retries (since 5 h ago)" in printed
     assert "next: milkrun redrive send" in printed
     assert "docs/runbook.md#dead-letters" in printed
 
