@@ -3,10 +3,10 @@
 The rule decides in which five-minute windows a device was inside a fence, and which visits did not end with an
 exit in time. Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls
 it once with all events. Both produce the same result, because a window is decided only after the watermark has
-passed its end, from all events before its end in the order of `consumer.visits` (createdAt; enter, dwell, exit;
-id). An enter starts a visit, an exit ends it, and an enter during a visit starts a new one. A device counts in a
-window if it was inside the fence at any moment of the window. Unlike the warehouse, the stream does not merge
-visits separated by short gaps, because that would need later events.
+passed its end. The decision uses all events before that end, in the order of `consumer.visits` (by createdAt, then
+enter before dwell before exit, then id). An enter starts a visit, an exit ends it, and an enter during a visit starts
+a new one. A device counts in a window if it was inside the fence at any moment of the window. Unlike the warehouse,
+the stream does not merge visits separated by short gaps, because that would need later events.
 """
 
 import json
