@@ -138,7 +138,7 @@ def test_both_runs_of_forget_can_be_repeated(tmp_path: Path, users: Path) -> Non
     assert not any(b"bob" in text for text in everything(archive))
 
 
-def test_second_run_of_forget_deletes_nothing_while_a_new_object_is_missing(
+def test_second_run_of_forget_deletes_nothing_while_a_replacement_object_is_missing(
     tmp_path: Path, users: Path
 ) -> None:
     archive = tmp_path / "archive"
@@ -220,7 +220,7 @@ def device_only(event_id: str, device: str) -> bytes:
     return text.encode()
 
 
-def test_events_without_a_user_are_deleted_if_only_the_subject_used_the_device(
+def test_events_without_a_user_are_deleted_if_only_the_user_to_forget_used_the_device(
     tmp_path: Path, users: Path
 ) -> None:
     """If two drivers share a device, an event without a user may belong to either of them, so it is kept."""

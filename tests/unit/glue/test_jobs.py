@@ -1,4 +1,4 @@
-"""Test that a job rejects an invalid range, an unknown argument, and an archive URL with a prefix."""
+"""Test that a Glue job rejects an invalid range, an unknown argument, and an archive URL with a prefix."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Test that the nightly steps run in order, report their results, and stop at the first failure.
+"""Test that the nightly steps run in order and report their results, and that the first failure ends the run.
+
 tests/airflow runs the real steps.
 """
 

@@ -1,6 +1,6 @@
 """Test in which windows a device counts as inside a fence, and which visits are overdue.
 
-The expected results come from a simple simulation, also for late events.
+The expected results come from a simple simulation. Late events must give the same results as events in one batch.
 """
 
 import random
@@ -29,7 +29,7 @@ crossings = st.lists(
 
 
 def simulated(events: list[Crossing], until: int) -> Found:
-    """Simulate the stays and return the expected result. All events in these tests occur on whole minutes."""
+    """Simulate the stays and return the expected windows and overdue visits. The event times are whole minutes."""
     least: dict[str, Crossing] = {}
     for each in events:
         least[each.event_id] = min(each, least.get(each.event_id, each))

@@ -1,6 +1,7 @@
 """Test the IAM permissions of the Glue jobs.
 
-Jobs read events and write only to their own prefixes and to set-aside/, and only `forget` deletes archived data.
+Jobs can read events, and can write only to their own prefixes and to set-aside/. Only `forget` can also rewrite and
+delete archived data.
 """
 
 import re
@@ -13,7 +14,7 @@ from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
 class Cfn(yaml.SafeLoader):
-    """A YAML loader that accepts CloudFormation's short forms, such as !GetAtt, and returns them as text."""
+    """A YAML loader that accepts CloudFormation's short forms, such as !GetAtt, and returns their arguments as text."""
 
 
 def function(loader: Cfn, _: str, node: yaml.Node) -> str:
@@ -111,5 +112,5 @@ def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
 
 
 def required_by(name: str) -> list[str]:
-    """Return the unconditional requirements of an installed distribution."""
+    """Return the requirements of an installed distribution, except those with an environment marker."""
     return [need for need in metadata.requires(name) or () if ";" not in need]

@@ -144,10 +144,11 @@ def cpu_seconds(body: bytes, headers: Mapping[str, str], times: int = 5) -> floa
 
 
 def excess(body: bytes, headers: Mapping[str, str], size: int) -> str:
-    """Return "" if a body takes at most the CPU time that its size allows, otherwise its CPU time and the limit.
+    """Return "" if the CPU time of a body is within its limit, otherwise the CPU time and the limit.
 
-    `size` is the larger of the sizes as sent and inflated. Other programs on the machine can double the measured time,
-    so a body is over the limit only if three comparisons in a row say so. Each measures an ordinary body, too.
+    The limit is five times the CPU time of an ordinary body of the same `size` (the larger of the sizes as sent and
+    inflated), plus 5 ms. Other programs on the machine can double the measured time. Therefore, a body over the limit
+    is compared three more times, each time with a new measurement of an ordinary body.
     """
     shift = max(0, size.bit_length() - 4)
     size = size >> shift << shift

@@ -53,7 +53,7 @@ broken_pings = st.builds(
 
 @st.composite
 def events(draw: st.DrawFn) -> dict[str, object]:
-    """Draw an event that is valid, except that its unknown fields may have any value."""
+    """Draw an event whose known fields are valid and whose unknown fields may have any value."""
     event: dict[str, object] = draw(
         st.fixed_dictionaries(
             {"_id": ids, "createdAt": times, "user": users}, optional={"metadata": values, "x": values}

@@ -203,7 +203,7 @@ def test_events_are_not_stored_if_storing_may_exceed_the_remaining_time(phone: P
 
 
 def test_claim_check_for_a_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:
-    """The redrive function, whose timeout is a minute, will get the same rejection and quarantine the record."""
+    """The redrive function has a timeout of one minute, enough to find the malformed record and quarantine it."""
     phone.world.faults = [Fault.NONE, Fault.MALFORMED]
     assert phone.post([ENTER], remaining_ms=20_000).status == 202
     assert phone.world.calls == ["store", "put", "enqueue"]
@@ -243,7 +243,7 @@ def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -
 
 
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
-    """If accepted, the event would notify a departure too early. The real departure would only restate the visit."""
+    """If it were accepted, `departed` would be sent too early, and the real departure would only restate the visit."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
     answer = phone.post([ENTER | {"type": "user.exited_geofence", "createdAt": ahead}])
     assert (answer.codes, phone.world.stream) == (["created_at_in_future"], [])

@@ -36,7 +36,7 @@ def test_costly_body_takes_at_most_five_times_the_cpu_of_an_ordinary_one(name: s
     assert costly.excess(body, headers, max(size, len(body))) == ""
 
 
-def test_batch_above_the_inflation_ratio_is_accepted_once_it_is_split(phone: Phone) -> None:
+def test_batch_above_the_inflation_ratio_is_accepted_after_it_is_split(phone: Phone) -> None:
     """A batch of 500 events with the same 6.5 KB of metadata gets a 413. A client that splits it delivers them all."""
     rng = random.Random(1)
     metadata = {"note": rng.randbytes(3250).hex()}

@@ -1,4 +1,4 @@
-"""Test that only the identity provider's valid tokens are accepted, and that outages do not affect known keys."""
+"""Test that only valid tokens of the identity provider are accepted, and that an outage does not affect known keys."""
 
 import base64
 import gzip

@@ -120,7 +120,9 @@ def test_gateway_responses_are_marked_in_the_openapi_document() -> None:
 
 
 def codes_in_source() -> Iterator[str]:
-    """Yield the literal codes that the source passes to the functions that create a reason or a refusal."""
+    """Yield the error codes in the source: literals passed to the functions that create a reason or a refusal, and
+    `event_id_conflict`.
+    """
     places = {
         "invalid": 0,
         "Reason": 0,

@@ -84,7 +84,7 @@ def test_object_key_contains_the_hash_and_the_number_of_its_lines(
 
 @modestly
 @given(requests())
-def test_every_stored_line_can_be_loaded_into_a_strict_warehouse(
+def test_every_stored_line_is_json_that_snowflake_and_duckdb_accept(
     new_phone: NewPhone, request: Request
 ) -> None:
     phone = new_phone()

@@ -57,7 +57,9 @@ def named_gzip(plain: bytes, name_bytes: int) -> bytes:
                                           "content-encoding": "identity"}, id="headers in any case"),
     ],
 )  # fmt: skip
-def test_every_body_format_stores_the_same_lines(phone: Phone, body: bytes, headers: dict[str, str]) -> None:
+def test_same_lines_are_stored_whatever_the_body_format(
+    phone: Phone, body: bytes, headers: dict[str, str]
+) -> None:
     answer = phone.post(body, headers)
     assert (answer.status, answer.body["accepted"], answer.body["errors"]) == (202, 2, [])
     assert phone.world.lines("events") == [text(TRIP), text(OTHER)]

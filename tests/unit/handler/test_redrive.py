@@ -1,4 +1,4 @@
-"""Test that records of claim checks are published or quarantined, or that the claim checks return to the queue."""
+"""Test that the records of a claim check are published or quarantined, and that it otherwise returns to the queue."""
 
 import json
 from dataclasses import dataclass, field

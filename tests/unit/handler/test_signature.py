@@ -91,7 +91,7 @@ def test_radar_headers_cannot_be_replayed_after_the_last_day_of_the_secret() -> 
 
 
 @pytest.mark.parametrize("secret", [b"token", b"token@", b"token@2027-12-31", b"token@9999-99-99"])
-def test_radar_secret_without_a_last_day_within_100_days_is_not_used(secret: bytes) -> None:
+def test_radar_secret_whose_last_day_is_missing_or_over_100_days_away_is_not_used(secret: bytes) -> None:
     with pytest.raises(RetryableError, match="last day"):
         radar([secret])
 

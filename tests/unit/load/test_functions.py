@@ -1,4 +1,4 @@
-"""Test the load test's measurements of functions against the simulated AWS."""
+"""Test how the load test measures the functions, which it runs against a simulated AWS."""
 
 import pytest
 

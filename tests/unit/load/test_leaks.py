@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1) -> list[float]:
-    """Return simulated memory sizes of a process that fills its caches and grows by `slope` bytes per unit of x,
+    """Return simulated memory sizes of a process that fills its caches and grows by `slope` bytes per invocation,
     with noise and `jumps` sudden increases. Each size is rounded down to whole pages.
     """
     pick = random.Random(seed)

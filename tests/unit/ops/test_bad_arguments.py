@@ -121,7 +121,7 @@ def arguments(program: str, name: str, option: str, value: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to a new folder that contains the files and folders named in BAD; return its path."""
+    """Change to a new folder with the unsuitable files that BAD names, such as a binary file; return its path."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty").touch()
     (tmp_path / "array.json").write_text("[1]")

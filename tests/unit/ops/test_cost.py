@@ -122,7 +122,7 @@ def test_unconfirmed_prices_are_listed_below_the_bill(prices):
     assert "Check these prices, which no source confirms: firehose.gb_in" in table
 
 
-def test_prices_have_the_date_of_the_oldest_price(tmp_path):
+def test_price_list_has_the_date_of_its_oldest_price(tmp_path):
     made = tmp_path / "prices.yml"
     made.write_text("a: {seen_on: 2026-11-23, x: 1}\nb: {seen_on: 2025-01-02, y: 2, not_confirmed: [y]}\n")
     assert Prices(made).as_of == date(2025, 1, 2)
@@ -136,7 +136,7 @@ def test_bill_counts_the_metrics_of_the_deployed_alarms():
     assert len(templates.of_type("prod", "AWS::CloudWatch::CompositeAlarm")) == monthly_bill.COMPOSITE_ALARMS
 
 
-def test_bill_of_the_stage_small_uses_its_deployed_settings(prices):
+def test_bill_of_stage_small_uses_the_settings_of_that_stage(prices):
     given = yaml.safe_load((templates.check.ROOT / "serverless" / "stage_settings.yml").read_text())
     stage = given["default"] | given["small"]
     assert {

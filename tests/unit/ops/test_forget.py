@@ -63,7 +63,7 @@ def local(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalP
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Return a list that collects the arguments of each dbt run."""
+    """Replace the dbt build with a fake; return a list to which it adds the arguments of each call."""
     runs: list[tuple[str, ...]] = []
     monkeypatch.setattr(forget, "build_marts", lambda _environment, *said: runs.append(said) or True)
     return runs
@@ -154,7 +154,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return enough events of a shared device for the items of its (device, fence) pair to include chunks."""
+        """Return so many events of a shared device that the items of its (device, fence) pair include chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [

@@ -302,7 +302,7 @@ def test_snowflake_principals_must_be_iam_users(aws):
     assert found("arn:aws:iam::123456789012:role/x", user) == {("blocks", "snowflake_user_invalid")}
 
 
-def test_different_region_for_osls_or_a_partition_other_than_aws_blocks_the_deployment(aws):
+def test_deployment_is_blocked_if_osls_uses_another_region_or_the_partition_is_not_aws(aws):
     assert codes(preflight.region, aws, deployed_to="eu-west-1") == [("blocks", "region_differs", REGION)]
     china = Account("123456789012", "cn-north-1", "aws-cn")
     assert codes(preflight.region, aws, account=china, deployed_to="cn-north-1") == [

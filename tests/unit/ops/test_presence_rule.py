@@ -103,7 +103,7 @@ def test_enter_event_below_the_minimum_confidence_contradicts_no_visit() -> None
 
 
 def by_definition(found: Sequence[GeofenceEvent], tags: Sequence[str]) -> dict[object, str | None]:
-    """Find the event that contradicts each open visit by a slow comparison of all enter events."""
+    """Compare all enter events, which is slow, to find the event that contradicts each open visit."""
     enters = [e for some in counting_events(found).values() for e in some if e.kind == "enter"]
 
     def place(e: GeofenceEvent) -> tuple[object, ...]:

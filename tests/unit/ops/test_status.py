@@ -1,4 +1,4 @@
-"""Test that the verdict is the worst level, and that a source that hangs or fails does not delay the others."""
+"""Test that the verdict is the worst level of all parts, and that a source that hangs or fails delays no other."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_status_verdict_is_the_worst_level_of_all_parts(findings: list[Finding],
     assert verdict(findings) == worst
 
 
-def test_frozen_source_marks_each_of_its_parts_as_failed_and_delays_no_other_source() -> None:
+def test_each_part_of_a_frozen_source_has_level_fail_and_no_other_source_is_delayed() -> None:
     began = time.monotonic()
     found = ask(
         [source("S3", WELL), frozen("Snowflake", "pipes", "marts"), source("SQS", BAD)], budget_seconds=0.3

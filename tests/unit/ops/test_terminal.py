@@ -213,5 +213,5 @@ def test_columns_omitted_on_a_narrow_terminal_are_listed(
         ("x", "x"),
     ],
 )
-def test_values_are_formatted_for_people(value: object, words: str) -> None:
+def test_values_are_formatted_as_readable_text(value: object, words: str) -> None:
     assert terminal.in_words(value) == words

@@ -86,7 +86,9 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
         ("a/b", False),
     ],
 )
-def test_custom_object_keys_are_recognized_as_keys(text: str, expected: bool) -> None:
+def test_text_that_begins_with_an_archive_prefix_is_recognized_as_an_object_key(
+    text: str, expected: bool
+) -> None:
     assert is_key(text) is expected
 
 

@@ -24,7 +24,7 @@ def test_polling_ends_at_the_deadline() -> None:
 
 
 class FakeWarehouse:
-    """A fake of RAW with the number of rows and the load time of each file. The tests add the rows."""
+    """A fake of the schema RAW. It holds the number of rows and the load time of each file, which the tests set."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
@@ -53,7 +53,7 @@ def wait_for(watch: Watch, pending: int) -> None:
     )
 
 
-def test_latency_watch_counts_the_rows_of_an_object_once_all_are_loaded() -> None:
+def test_latency_watch_counts_the_rows_of_an_object_only_after_all_are_loaded() -> None:
     raw, posted_at = FakeWarehouse(), datetime.now(UTC)
     with Watch(raw.connect, "DB", every_s=0.005) as watch:
         watch.expect(name(3), posted_at)

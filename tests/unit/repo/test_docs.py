@@ -1,5 +1,6 @@
-"""Test that the tour and the decision records name only existing files, that the tour names only existing
-functions and its example is correct, and that docs/consumer.md copies the right packages into the KCL image.
+"""Test that names and links in the tour and the decision records are valid, and that the tour's example is correct.
+
+Also test that docs/consumer.md copies into the KCL image exactly the packages that the worker imports.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Test that no code outside the tests writes NaN or Infinity to JSON.
 
-Python's json writes both by default, but other parsers reject such texts.
+Python's json writes both by default, but other parsers reject them.
 """
 
 import ast

@@ -1,5 +1,7 @@
-"""Test that the code that `make demo` runs makes Linux-only calls only after checking the platform or where it
-handles AttributeError, and that the demo installs no package that is known to be Linux-only.
+"""Test that `make demo` can run on systems other than Linux.
+
+Its code guards every Linux-only call with a platform check or by handling AttributeError, and it installs no package
+that is known to have wheels only for Linux.
 """
 
 import ast

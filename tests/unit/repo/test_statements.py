@@ -22,7 +22,7 @@ INTEGRATION = (
     ],
     ids=["unset", "refresh", "grants", "integration"],
 )
-def test_sql_statement_that_a_parser_supports_or_the_list_contains_is_accepted(sql: str) -> None:
+def test_sql_statement_that_a_parser_supports_or_a_listed_pattern_matches_is_accepted(sql: str) -> None:
     assert known(sql)
 
 

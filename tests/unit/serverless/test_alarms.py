@@ -54,7 +54,7 @@ def catalogued(namespace: str, name: str) -> list[dict]:
     return [s for s in CATALOGUE if s["namespace"] == namespace and name in s["metrics"]]
 
 
-def test_stage_limited_to_alarm_metrics_logs_exactly_the_metrics_that_its_alarms_read():
+def test_stage_that_logs_only_alarm_metrics_logs_exactly_those_that_its_alarms_read():
     read = {
         m["MetricName"]
         for alarm in all_alarms("small").values()
@@ -78,7 +78,7 @@ def test_status_command_treats_exactly_the_paging_alarms_as_failures():
     assert pages == PAGES
 
 
-def test_every_alarm_section_of_the_runbook_has_the_parts_means_check_and_do():
+def test_every_alarm_section_of_the_runbook_has_paragraphs_named_means_check_and_do():
     for section in re.split(r"^## ", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]:
         if not section[0].isupper():
             for part in ("**Means**", "**Check**", "**Do**"):
@@ -118,7 +118,7 @@ def test_alarms_that_need_no_parameter_are_enabled_only_in_staging_and_prod():
             assert alarm["ActionsEnabled"] is expected, (stage, name)
 
 
-def test_missing_traffic_alarm_is_enabled_only_after_the_launch_of_a_stage_with_enabled_alarms():
+def test_alarm_on_missing_traffic_is_enabled_only_after_the_launch_of_a_stage_with_enabled_alarms():
     assert alarms("prod")["no-traffic"]["ActionsEnabled"] is False
     assert alarms("prod-launched")["no-traffic"]["ActionsEnabled"] is True
     assert alarms("dev-launched")["no-traffic"]["ActionsEnabled"] is False
@@ -195,7 +195,7 @@ def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
     assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
 
 
-def test_metric_catalogue_names_its_sources_and_contains_only_used_metrics_and_warnings():
+def test_metric_catalogue_has_sources_and_only_metrics_that_are_used_or_kept_as_a_warning():
     read = {(row[0], row[1]) for row in metric_rows("prod")}
     for alarm in all_alarms(EVERYTHING).values():
         read |= {(metric["Namespace"], metric["MetricName"]) for metric in metrics_of(alarm)}

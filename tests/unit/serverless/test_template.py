@@ -1,5 +1,6 @@
-"""Test the properties of the deployed resources other than access rights, such as limits, retention periods and
-protection against data loss.
+"""Test properties of the deployed resources, such as limits, retention periods and protection against data loss.
+
+test_rights.py tests the access rights.
 """
 
 import json
@@ -23,7 +24,7 @@ ON_AWS = [stage for stage in STAGES if stage != "local"]
 
 
 class CloudFormationTags(yaml.SafeLoader):
-    """A YAML loader that reads !Ref and similar tags as plain text."""
+    """A YAML loader that replaces !Ref and similar tags with the text of their arguments."""
 
 
 CloudFormationTags.add_multi_constructor("!", lambda _loader, _suffix, node: str(node.value))

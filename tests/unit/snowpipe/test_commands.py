@@ -288,7 +288,7 @@ def test_sql_literal_preserves_quotes_and_backslashes() -> None:
 # --- SQLite from a folder
 
 
-def test_folder_load_skips_objects_with_an_invalid_line_and_the_rejected_prefix(tmp_path: Path) -> None:
+def test_folder_load_skips_the_rejected_prefix_and_objects_with_an_invalid_line(tmp_path: Path) -> None:
     def put(key: str, *lines: str) -> None:
         path = tmp_path / "copy" / key
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ SIGN_IN = {"SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p", "SNOWFLAKE_DATABASE
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """A proxy that refuses every request and records its body and first line, such as `CONNECT host:443 HTTP/1.1`."""
+    """A proxy that refuses every request and records its first line (such as `CONNECT host:443 HTTP/1.1`) and body."""
 
     daemon_threads = True
 

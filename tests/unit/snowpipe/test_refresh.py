@@ -1,4 +1,4 @@
-"""Test that REFRESH loads no file twice after a pipe was replaced, although the old pipe's load history is lost."""
+"""Test that `milkrun warehouse refresh` loads no file again after a pipe was replaced and its load history was lost."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Test that the page shows the same visits as the visits table, in whatever order the notifications arrive."""
+"""Test that the console shows the same visits as the visits table, in whatever order the notifications arrive."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Test the pipeline's status, and the stage that it reports as stuck, with readings and a clock that the test sets."""
+"""Test the pipeline's status and the stage that it reports as stuck. The tests set the measurements and the clock."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_pipeline_status_is_idle_before_anything_is_received(trial):
     assert trial.verdict() == ("idle", None)
 
 
-def test_pipeline_is_healthy_and_counts_a_request_at_every_stage_that_it_has_passed(trial):
+def test_request_is_counted_at_every_stage_that_it_passes_and_the_pipeline_is_healthy(trial):
     trial.ingest(rejected=2, rejected_by_code={"missing_id": 2}, store_ms=12.0)
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()

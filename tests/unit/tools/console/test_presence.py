@@ -1,4 +1,4 @@
-"""Test that the page shows the same trucks at the same places as the presence rule, in whatever order the
+"""Test that the console shows the trucks at the places where the presence rule puts them, in whatever order the
 events arrive.
 """
 

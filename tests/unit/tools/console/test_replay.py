@@ -1,4 +1,4 @@
-"""Test the replay of a morning from objects in the archive."""
+"""Test the console's replay of a time range from objects in the archive."""
 
 import json
 from collections.abc import Iterator

@@ -457,7 +457,7 @@ def test_server_explains_that_the_page_has_not_been_built(served, tmp_path, monk
 # --- stream
 
 
-def test_stream_starts_with_a_snapshot_and_continues_with_changes(served):
+def test_page_first_receives_a_snapshot_and_then_changes(served):
     served.ask("/api/reset", "POST")
     stream = served.stream()
     name, snapshot, id_ = stream.message()

@@ -1,4 +1,4 @@
-"""Test that the ledger expects exactly the events of the morning, and lists missing and unexpected events."""
+"""Test that the ledger expects exactly the events of a simulated morning, and lists missing and unexpected events."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""Test that a plan always produces the same morning, that each event's expected outcome is correct, and that the
-events resemble those of real phones.
+"""Test that a plan always produces the same simulated morning, that each event's expected outcome is correct, and that
+the events resemble those of real phones.
 """
 
 import json
@@ -101,7 +101,7 @@ def test_requests_do_not_exceed_the_batch_size() -> None:
     assert max(len(post.events) for post in posts(small)) == 5
 
 
-def test_endless_mornings_bring_new_trucks_and_use_bounded_memory() -> None:
+def test_endless_mornings_have_new_trucks_and_use_bounded_memory() -> None:
     sent = endless(replace(PLAN, trucks=3, farms=5))
     ids = {event.event_id[8:14] for post in islice(sent, 100) for event in post.events}
     assert len(ids) > 3

@@ -1,4 +1,4 @@
-"""Test the trucks, places and geofence crossings of a morning."""
+"""Test the trucks, places and geofence crossings of a simulated morning."""
 
 from collections import defaultdict
 from dataclasses import replace

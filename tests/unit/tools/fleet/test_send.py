@@ -1,4 +1,4 @@
-"""Test, with a real server on loopback, that the sender follows the client rules for every kind of response."""
+"""Test, with a real server on loopback, that the sender treats every kind of response as the README prescribes."""
 
 import gzip
 import json
@@ -194,7 +194,7 @@ def test_single_event_is_dropped_after_a_413_response() -> None:
     assert len(got) == 3
 
 
-def test_undelivered_events_stay_on_the_phone_at_the_timeout() -> None:
+def test_undelivered_events_stay_on_the_phone_after_the_timeout() -> None:
     with server(lambda *_: (503, {}, b"{}")) as (url, _):
         [delivery] = client(url, timeout_s=0.1).deliver(post("a"))
     assert (delivery.fate, delivery.status) == ("kept", 503)
@@ -240,12 +240,12 @@ def test_closing_the_sender_interrupts_the_pause_before_a_retry() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_stream_ends_after_exactly_the_requested_number_of_events() -> None:
+def test_sending_ends_after_exactly_the_requested_number_of_events() -> None:
     posts = list(until_events((post("a", "b", "c") for _ in count()), 7))
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
 
-def test_endless_stream_ends_after_the_requested_duration() -> None:
+def test_endless_sending_ends_after_the_requested_duration() -> None:
     assert list(for_seconds((post("a") for _ in count()), 0)) == []
     assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
 
