@@ -102,8 +102,8 @@ HAS_USER: Schema = {
 }
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
-    "description": "The user of the events: an event without `user`, or whose `user` is null, gets the "
-    "`userId`, `deviceId` and `_id` of this one.",
+    "description": "The user of the events. An event whose `user` is missing or null gets the "
+    "`userId`, `deviceId` and `_id` of this user.",
 }
 LACKS_WHAT_EVENTS_HAVE: Schema = {
     "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}
@@ -220,7 +220,8 @@ def _operation() -> Schema:
             _header(
                 "X-Milkrun-Timestamp",
                 {"type": "string", "pattern": "^[0-9]{1,15}$"},
-                f"Unix time in seconds, at most {WINDOW_SECONDS} s from now. Required on stages with signed requests.",
+                f"Unix time in seconds, at most {WINDOW_SECONDS} s before or after the server's time. Required "
+                "on stages with signed requests.",
             ),
             _header(
                 "X-Milkrun-Signature",

@@ -79,9 +79,7 @@ def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def members(groups: dict[str, list[str | dict[str, str]]], group: str) -> Iterator[str]:
-    """Yield the requirements of a dependency group, including those of the groups that the group includes
-    (PEP 735).
-    """
+    """Yield the requirements of a dependency group, including those of its included groups (PEP 735)."""
     for member in groups[group]:
         if isinstance(member, str):
             yield member

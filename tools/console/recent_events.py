@@ -159,7 +159,7 @@ def row(event: Event) -> dict[str, object]:
 
 
 def whole(event: Event, bucket: str, database: str) -> dict[str, object]:
-    """Return the event as sent to the page, with its text as stored in S3, its S3 URI, and SQL that finds its row."""
+    """Return the event in the form that the page receives, with its line in S3, the S3 URI, and SQL for its row."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"

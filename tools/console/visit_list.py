@@ -131,8 +131,8 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return the console's version of a visit (`held`) if it is newer than the version `visit` from the mart or the
-    visits table; otherwise `visit`.
+    """Return `held`, the console's version of a visit; or `visit`, the version in the mart or the visits table, if
+    there is no `held`, or if `held` was read from a table and `visit` is closed.
     """
     if held is None or (held.version < 0 and not visit.is_open):
         return visit

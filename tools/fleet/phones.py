@@ -163,8 +163,8 @@ def _ahead(truck: Truck) -> datetime:
 
 
 def _break_some(truck: Truck) -> None:
-    """Add invalid events, on average the plan's `invalid` fraction of the recorded events, cycling through
-    all kinds of errors.
+    """Add invalid events, which cycle through all kinds of errors. Their number is, on average, the plan's `invalid`
+    fraction of the recorded events.
     """
     # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]

@@ -93,9 +93,7 @@ class Truck:
         self.at += timedelta(**span)
 
     def note(self, type_: str, fields: Json, position: Place | None = None) -> Json:
-        """Return an event as the phone would write it, with the time of the phone's clock and the truck's
-        position.
-        """
+        """Return an event as the phone would write it, with the phone's time and the truck's position."""
         here = position or self.place
         self.sequence += 1
         return {

@@ -54,7 +54,7 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 
 class _Tail:
-    """A reader that returns the complete lines added to a file since the last read, also if the log was
+    """A reader that returns the complete lines added to a file since the last read, even if the log was
     rotated. The first read starts TAIL_BYTES before the end of the file.
     """
 
