@@ -298,8 +298,8 @@ def test_promises_hold_if_some_calls_to_every_service_fail(scenario: Scenario) -
 
 @short
 def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) -> None:
-    """Kill Snowflake at a random moment within 50 ms of reading some objects, so before, during or after the
-    transaction that loads them.
+    """Kill Snowflake at a random moment within 50 ms of reading some objects, that is, before, during or after
+    the transaction that loads them.
     """
     chance = random.Random(scenario.seed)
     with scenario.under_load():

@@ -16,9 +16,9 @@ NOISE_BYTES = 512 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """An estimated growth of memory. `slope` is in bytes per unit of x, and `lower_bound` is the lower end of
-    its 95 % confidence interval. It is a leak if the bound exceeds `allowed` and the total growth exceeds
-    `noise`.
+    """An estimated growth of memory. `slope` is in bytes per unit of x (an invocation or a second), and `lower_bound`
+    is the lower end of its 95 % confidence interval. It is a leak if the bound exceeds `allowed` and the total growth
+    exceeds `noise`.
     """
 
     slope: float

@@ -25,7 +25,7 @@ KEEPERS = ("localstack", "kinesis mock")  # these keep all data in memory by des
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One sample, taken `at` seconds after the start of the load. `memory` maps a process's name and id
-    (`ingest 4711`) to its bytes; `buffered` is the size of DuckDB's buffers in the local Snowflake's memory.
+    (`ingest 4711`) to its resident bytes; `buffered` is the size of DuckDB's buffers in the local Snowflake's memory.
 
     `queues` maps each queue to its length, and `behind_s` to the seconds by which the consumer lagged behind the
     stream at its last batch.

@@ -93,7 +93,7 @@ def as_json(e: GeofenceEvent) -> bytes:
 def batch_of(datas: Sequence[bytes | str], first: int = 1, stream: str = "geofence") -> dict[str, Any]:
     """Return a Lambda batch of one shard whose records arrived at Kinesis two hours after START.
 
-    Bytes are encoded in base64; a `str` is used as it is.
+    Bytes in `datas` are encoded in base64; a `str` is used unchanged.
     """
     return {
         "Records": [

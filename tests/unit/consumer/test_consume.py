@@ -148,7 +148,7 @@ def test_outcome_names_the_first_failed_record_and_its_error():
 
 
 def test_change_committed_by_a_killed_consumer_is_published_with_the_next_batch():
-    """The killed consumer is a worker beside the function, as `make kcl` runs it.
+    """The killed consumer is a KCL worker that runs beside the Lambda function, as with `make kcl`.
 
     The worker received both events in one batch, the function in two.
     """

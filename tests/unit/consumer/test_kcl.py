@@ -141,7 +141,7 @@ def test_unexpected_exception_ends_the_process_because_the_library_would_swallow
     assert checkpointer.at == []
 
 
-def test_throttled_checkpoint_is_retried_but_not_after_losing_the_lease():
+def test_throttled_checkpoint_is_retried_but_one_after_a_lost_lease_is_not():
     throttled, lost = (
         Checkpointer("ThrottlingException", "ThrottlingException"),
         Checkpointer(*["ShutdownException"] * 9),
@@ -170,8 +170,8 @@ def test_shard_end_and_requested_shutdown_are_checkpointed_but_a_lost_lease_is_n
 
 
 def test_end_of_a_shard_is_checkpointed_despite_throttling():
-    """The KCL treats an exception as success. It reads the child shards only after the end of the
-    parent shard is checkpointed.
+    """The KCL treats an exception in `shard_ended` as success, although it reads the child shards only after
+    the end of the parent shard is checkpointed.
     """
     throttled = Checkpointer("ThrottlingException", "ThrottlingException")
     processor(Consumer()).shard_ended(Input(throttled))

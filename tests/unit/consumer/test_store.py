@@ -82,7 +82,7 @@ def visits_known_to_a_receiver(notifications):
     st.randoms(use_true_random=False),
 )
 def test_any_batching_of_events_gives_the_same_visits(batches, min_confidence, gap, sizes, chance):
-    """The log may overflow at any size, and eventually consistent reads may be stale."""
+    """A pair's log may overflow at any size, and eventually consistent reads may be stale."""
     with small(sizes):
         check_any_batching(batches, min_confidence, gap, chance)
 
@@ -310,7 +310,7 @@ def check_shard_that_moves(batches, seed, deaths, failures):
 def test_consumers_that_split_a_shard_into_different_batches_lose_no_notification(
     records, seed, deaths, sizes
 ):
-    """`make kcl` runs a worker beside the function, and each of them has its own checkpoint."""
+    """`make kcl` runs a KCL worker beside the Lambda function, and each of them has its own checkpoint."""
     with small(sizes):
         check_other_batches(records, seed, deaths)
 
