@@ -272,7 +272,7 @@ def command(
             if not repair or found.equal:
                 return found, []
             if warehouse is None:
-                terminal.fail("not repaired completely, because Snowflake did not answer")
+                terminal.fail("nothing more was repaired, because Snowflake did not answer")
                 return found, []
             repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
             repaired = repairer.repair(found.differences)

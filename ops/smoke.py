@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Post one event to a stage and follow it to the warehouse.
 
-    The exit code is 1 if a step is not completed in time or Snowflake does not answer, and 2 if S3 or
-    DynamoDB does not answer; in this case nothing is posted.
+    The exit code is 1 if a step is not completed in time or Snowflake does not answer. It is 2, and nothing
+    is posted, if S3 or DynamoDB does not answer.
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")

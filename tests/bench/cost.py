@@ -165,8 +165,8 @@ def consumer_waits() -> dict[str, Points]:
     """Return the milliseconds that each consumer waits per batch, for each batch size, at 5 ms per call.
 
     The peer's calls are sequential, so its waiting time is computed from their number. Our calls overlap, so
-    our waiting time is measured with calls that take ten times as long, which makes the delays of a busy
-    machine negligible.
+    our waiting time is measured with calls that take ten times as long, and divided by ten: this makes the delays
+    of a busy machine negligible.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:

@@ -76,7 +76,7 @@ PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", 
 
 def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
     """Write the page and its plots from all figures (`whole`). `parts` are the parts of the last run, and
-    `by_hand` the committed parts.
+    `by_hand` those that are run manually.
     """
     known = {**whole.ratios, **whole.rates}
     made = {
