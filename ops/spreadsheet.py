@@ -2,7 +2,7 @@
 
 
 def spreadsheet_safe(value: object) -> object:
-    """Prefix a string with an apostrophe if a spreadsheet would interpret it as a formula.
+    """Prefix a string with an apostrophe if a spreadsheet would interpret it as a formula; None becomes "".
 
     Texts in a report may come from phones, so they may be malicious (OWASP: "CSV Injection").
     """

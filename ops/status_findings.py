@@ -54,7 +54,7 @@ class Finding:
 
 
 def problem(part: str, section: str, cause: str, next: str, since: datetime | None = None) -> Finding:
-    """Return a finding: FAIL if the alarm with this runbook section wakes somebody, otherwise WARN."""
+    """Return a finding: FAIL if the alarm named `section` pages somebody, otherwise WARN."""
     return Finding(part, "FAIL" if section in PAGES else "WARN", cause, since, next, section)
 
 
