@@ -20,7 +20,7 @@ from local_snowflake.testing import eventually
 from snowpipe import archive, settings
 from tests.unit.snowpipe.warehouse_stage import CommandResult, command
 
-WANTED = ("SNOWFLAKE_ACCOUNT", "SNOWFLAKE_USER", "MILKRUN_BUCKET")
+WANTED = ("SNOWFLAKE_ACCOUNT", "SNOWFLAKE_USER", "SNOWFLAKE_DATABASE", "MILKRUN_BUCKET")
 MISSING = [name for name in WANTED if name not in os.environ]
 
 pytestmark = [
