@@ -55,7 +55,7 @@ def is_content(key: str, size: int) -> bool:
     """Return whether readers of the archive must process an object. They skip empty uploads and folder markers.
 
     A key in Milkrun's format contains the number of lines, so an empty object with such a key is damaged and is not
-    skipped. From an object with another key, readers process the readable lines, and they report the other lines.
+    skipped. If the key has another format, readers process the lines that they can parse and report the rest.
     """
     return object_name(key) is not None or (size > 0 and not key.endswith("/"))
 

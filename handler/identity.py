@@ -64,7 +64,7 @@ class Keys:
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return the key with this id, or None if the provider lacks it. Raises RetryableError if no keys are known."""
+        """Return the key with this id, or None if there is none. Raises RetryableError if keys were never fetched."""
         if key_id not in self._keys:
             self._fetch_again()
         if self._fetched_at < 0:

@@ -113,7 +113,7 @@ def validate(
 
 
 def unreadable(body: bytes, code: str, message: str, content_encoding: str | None) -> Batch:
-    """Return the batch of a body that cannot be split: one rejected event, which is the whole body."""
+    """Return the batch for a body that cannot be split: the whole body becomes one rejected event."""
     reasons = _brief((Reason(code, "", message),))
     return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
 

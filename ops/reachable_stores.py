@@ -16,7 +16,7 @@ from snowpipe.warehouse import Warehouse
 BUDGET_SECONDS = 5.0
 # What is unknown if a store does not answer.
 MEANINGS = {
-    "Snowflake": "it is unknown what is loaded; the archive contains every accepted event",
+    "Snowflake": "whether events are loaded is unknown; the archive contains every accepted event",
     "S3": "it is unknown what is archived; only RAW was searched",
     "Kinesis": "it is unknown what was published",
     "DynamoDB": "it is unknown what the consumer has processed",

@@ -38,7 +38,7 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
         # An event may be rejected first and accepted later, for example after `milkrun rejects send`.
         if not any(step.detail.get("table") == "RAW.EVENTS" for step in steps):
             return f"REJECTED: {reasons}, stored in {place}", "arrived"
-        also = f"; it was also rejected once: {reasons}"
+        also = f"; another delivery was rejected: {reasons}"
     if unasked:
         steps_found = ", ".join(dict.fromkeys(seen))
         return f"NO PROBLEM FOUND, but not every store answered; steps found: {steps_found}", "unknown"

@@ -151,7 +151,7 @@ def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: S
 
 
 class Busy:
-    """A warehouse whose pipe always reports a file in its queue, until the pipe is replaced."""
+    """A warehouse whose running pipe always has a file in its queue. After the pipe is replaced, the queue is real."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.replaced = stage, False

@@ -171,8 +171,8 @@ class Stack:
         return notes
 
     def _await_answer(self, part: str) -> None:
-        """Wait until a server of SERVERS answers, because it may have been stopped by SIGSTOP. Raises StackError
-        if the server does not answer within ANSWERS_S seconds.
+        """Wait until the server of `part` answers; its process may be alive but suspended by SIGSTOP. Raises StackError
+        after ANSWERS_S seconds.
         """
         server, deadline = SERVERS[part], time.monotonic() + ANSWERS_S
         while not server.is_ready(self.settings):

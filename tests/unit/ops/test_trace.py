@@ -37,7 +37,11 @@ REJECT = [
         ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
         ([], "NOT FOUND", 1),
         ([Step("gone from S3", None, {"key": KEY}), Step("not loaded", None, {"key": KEY})], "NOT FOUND", 1),
-        ([*REJECT, *LOADED], "ARRIVED: archived, loaded, staged; it was also rejected once: missing_g", 0),
+        (
+            [*REJECT, *LOADED],
+            "ARRIVED: archived, loaded, staged; another delivery was rejected: missing_g",
+            0,
+        ),
     ],
     ids=[
         "arrived",

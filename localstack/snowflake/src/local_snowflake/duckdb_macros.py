@@ -283,7 +283,7 @@ def division_macros() -> str:
     no_number = raised(
         "000002",
         "0A000",
-        "'arithmetic on text or a VARIANT in MOD or with an aggregate: cast it to a number first'",
+        "'MOD or a division of text or a VARIANT: cast it to a number first'",
     )
     either = "(typeof(a) IN ('VARCHAR', 'JSON') OR typeof(b) IN ('VARCHAR', 'JSON'))"
     at_once = (
