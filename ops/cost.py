@@ -188,7 +188,7 @@ def command(
     terminal.out.print(f"\ndbt's warehouse adds about ${of_dbt:,.2f} a month (estimated, not measured)\n")
     terminal.show_rows(others, as_json, title="Compared with other services and batch sizes")
     terminal.show_rows(recommended(load, prices), as_json, title="Settings that save at least 1 %")
-    terminal.show_rows(sizes(prices), as_json, title="Sizes, each with the settings that suit it")
+    terminal.show_rows(sizes(prices), as_json, title="Small, medium and large loads, with suitable settings")
     terminal.out.print(
         f"\nList prices for us-east-1 as of {prices.as_of}, without free tiers (ops/prices.yml). Not "
         "included: queries on Snowflake's warehouses, data transfer, support."

@@ -212,7 +212,7 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the trucks with events after `since` but none on the day, each with the time of its last event."""
+        """Return the trucks whose last event is after `since` but before the day, each with the time of that event."""
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
@@ -322,7 +322,7 @@ def as_csv(report: Report) -> str:
 # --- the command
 
 NAMED = {"today": 0, "yesterday": 1}
-"""The days that can be named, with the number of days before today."""
+"""The names that --day accepts, each with the number of days before today."""
 
 
 def _day_name(text: str) -> str:

@@ -96,7 +96,7 @@ def _mapping(text: str) -> dict[str, str]:
     for part in text.split(","):
         old, colon, new = part.partition(":")
         if not colon:
-            raise typer.BadParameter(f"{part!r}: write OLD:NEW,OLD:NEW")
+            raise typer.BadParameter(f"{part!r} contains no colon: write PATH=OLD:NEW,OLD:NEW")
         found[old] = new
     return found
 

@@ -64,7 +64,10 @@ class Line:
 
 
 class Finder(ReachableStores):
-    """Searches those stores of a stage that answer. `searched` lists what was searched, for the output."""
+    """Searches the stores of a stage, except stores that do not answer.
+
+    `searched` lists the searched objects, tables and logs for the output.
+    """
 
     @cached_property
     def searched(self) -> list[str]:
@@ -285,8 +288,8 @@ class Finder(ReachableStores):
                 yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
-        """Return the time at which the consumer, according to its log, processed the batch that contains the first
-        of the published records, or None.
+        """Return the time at which the consumer processed the batch with the first published record, according to the
+        consumer's log. Return None if the log does not have this batch, or no record was published.
         """
         first = next((step for step in published if step.at and "sequence_number" in step.detail), None)
         if first is None or first.at is None:
@@ -341,7 +344,7 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a string may be the key of an archived object, even one without Milkrun's key format."""
+    """Return whether a string may be the key of an archived object, even if the key does not have Milkrun's format."""
     return "/" in text and prefix_of(text) is not None
 
 

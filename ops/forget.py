@@ -116,7 +116,10 @@ def request_of(keys: Iterable[str]) -> str:
 
 
 def plans_in(bucket: Bucket) -> Iterator[Plan]:
-    """Yield all plans. Rewrite a plan of an earlier version without the hash of the person's ids."""
+    """Yield all plans.
+
+    A plan that an earlier version of Milkrun wrote contains a hash of the person's ids. Rewrite it without the hash.
+    """
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
         if plan.pop("users_sha256", None):

@@ -69,7 +69,10 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     # The consumer skips events that are older than MAX_AGE, and `replay` refuses a range that contains them.
     since = f"--from '{MAX_AGE.days - 1} days ago'"
     for device in sorted({pair.device_id for pair in result.visits.replay}):
-        yield f"milkrun replay {since} --device {terminal.shell_word(device)}{option}   # other people also used it"
+        yield (
+            f"milkrun replay {since} --device {terminal.shell_word(device)}{option}"
+            "   # other people also used this device"
+        )
     for device, others in found_by.shared.items():
         yield (
             f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete all data of the device:"

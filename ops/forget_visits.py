@@ -55,8 +55,8 @@ class _NoBus:
 def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[str]) -> int:
     """Delete all items of these devices, in the current and the previous layout; return the number of deleted items.
 
-    The function scans the whole table, because the previous layout has no key for a device, and because the
-    archive may no longer contain events of every pair.
+    The function scans the whole table, because items in the previous layout cannot be queried by device, and
+    because the archive may no longer contain events of every pair.
     """
     if not devices:
         return 0
@@ -196,8 +196,8 @@ def _named(items: Iterable[Item]) -> list[ItemKey]:
 
 @dataclass(frozen=True)
 class _Rest:
-    """A (device, fence) pair after events were removed: its log, its item, and the numbers of remaining
-    events and of unchanged chunks.
+    """A (device, fence) pair after events were removed: its log, its item, the number of remaining events, and
+    the number of unchanged chunks (`others`).
     """
 
     log: PairLog

@@ -1,6 +1,6 @@
 """Read the canonical log lines of functions from CloudWatch Logs.
 
-Short ranges are read with FilterLogEvents, which returns a line within seconds of its being written. For long
+Short ranges are read with FilterLogEvents, which returns a line a few seconds after it was written. For long
 ranges, FilterLogEvents would take hours on a busy stage, because each call reads at most 1 MB of lines,
 whether they match or not (Amazon CloudWatch Logs API Reference: "FilterLogEvents"). Long ranges are therefore
 read with Logs Insights, which is billed by the amount of scanned data.
@@ -31,7 +31,8 @@ type Line = tuple[datetime, Fields]
 SHORT = timedelta(hours=1)
 QUERY_RANGE = timedelta(hours=1)
 MAX_ROWS = 10_000
-"""More rows require pagination and a newer API (Amazon CloudWatch Logs API Reference: "StartQuery", limit)."""
+"""Maximum number of rows per query. More rows require pagination and a newer API (Amazon CloudWatch Logs API
+Reference: "StartQuery", limit)."""
 QUERIES_AT_ONCE = 4
 """Maximum number of concurrent queries; an account allows at least 30 (same page)."""
 QUERY_TIMEOUT_SECONDS = 3_600.0

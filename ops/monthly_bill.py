@@ -219,14 +219,19 @@ def _stream(load: Load, line: _LineOf) -> Iterator[Line]:
         yield line("Kinesis", "shard hours", shard_hours, "kinesis.shard_hour")
         yield line("Kinesis", "PUT payload units", records * units, "kinesis.put_payload_unit")
         if load.stream_retention_hours > 24:
-            yield line("Kinesis", "shard hours, kept longer", shard_hours, "kinesis.shard_retention_hour")
+            yield line(
+                "Kinesis",
+                "shard hours with retention above 24 h",
+                shard_hours,
+                "kinesis.shard_retention_hour",
+            )
         return
     gb_in = records * math.ceil(load.event_bytes / 1024) * 1024 / GB
     yield line("Kinesis", "stream hours", hours, "kinesis.on_demand_stream_hour")
     yield line("Kinesis", "GB in", gb_in, "kinesis.on_demand_gb_in")
     yield line("Kinesis", "GB out", records * load.event_bytes / GB, "kinesis.on_demand_gb_out")
     kept = records * load.event_bytes / GB * max(0, load.stream_retention_hours - 24) / hours
-    yield line("Kinesis", "GB-months kept longer", kept, "kinesis.on_demand_retention_gb_month")
+    yield line("Kinesis", "GB-months of retention above 24 h", kept, "kinesis.on_demand_retention_gb_month")
 
 
 def _batches(load: Load) -> float:
@@ -304,7 +309,7 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and this search.
+    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and the search.
 
     The ledger contains the keys of all events (docs/adr/0097-narrow-look-at-the-ledger.md).
     """

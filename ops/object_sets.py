@@ -53,7 +53,7 @@ KEPT_DAYS = {"events": 400, "rejected": 90}
 
 MEANINGS = {
     "not_archived": "in a request's log line, but not in S3",
-    "not_in_s3": "rows of an object that is in neither the log nor S3",
+    "not_in_s3": "rows in RAW of an object that is in neither the log nor S3",
     "not_loaded": "in S3, but without a row in RAW",
     "rows_differ": "the number of rows in RAW differs from the object's number of lines",
     "not_logged": "in S3, but not in any request's log line",
@@ -64,7 +64,7 @@ MENDABLE = ("not_loaded", "rows_differ", "not_consumed")
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """For each store, the first hour of which nothing has expired; "" if nothing in the store has expired."""
+    """For each store, the oldest hour whose data has not expired; "" if nothing in the store has expired."""
 
     log: str = ""
     events: str = ""
@@ -72,8 +72,8 @@ class Reach:
 
     @staticmethod
     def at(now: datetime, log_days: int | None) -> "Reach":
-        """Return, for each store, the first hour of which nothing has expired at `now`. If `log_days` is
-        None, the log never expires.
+        """Return, for each store, the oldest hour whose data has not expired at `now`. If `log_days` is None, the
+        log never expires.
         """
         kept = {prefix: hour_name(now - timedelta(days=days)) for prefix, days in KEPT_DAYS.items()}
         return Reach(hour_name(now - timedelta(days=log_days)) if log_days else "", **kept)
@@ -190,7 +190,7 @@ class ObjectSets:
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 
     def rewritten(self, anew: Mapping[str, str | None]) -> None:
-        """Expect, instead of the old objects in the log, the new objects that `forget` wrote.
+        """In the logged objects, replace each object that `forget` rewrote with the new object.
 
         `anew` maps each old key to the new key, or to None if no lines were left.
         """

@@ -1,7 +1,7 @@
-"""Run osls, with at most one process at a time per clone: `python -m ops.osls package --stage dev`.
+"""Run osls, the fork of the Serverless Framework, for example with `python -m ops.osls package --stage dev`.
 
 osls stores its files in .serverless, and two processes would overwrite each other's files. This command and a
-`make up` that deploys therefore share a lock, so that each waits for the other.
+`make up` that deploys therefore share a lock per clone, so that each waits for the other.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from ops.stage_outputs import ROOT, NoStackError
 
 OSLS = ROOT / "node_modules" / ".bin" / "osls"
 DEFAULT_REGION = "us-east-1"
-"""The region to which serverless.yml deploys without AWS_REGION."""
+"""The region to which serverless.yml deploys if AWS_REGION is not set."""
 
 
 @contextmanager

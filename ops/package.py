@@ -2,8 +2,8 @@
 
 A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times
 are reset, so that identical input produces identical bytes. The bytecode is compiled so that Python does not
-compare it with the modification times. Otherwise Python would consider it stale and compile every module
-again at each cold start.
+compare it with the modification times of the sources. Otherwise Python would consider it stale and compile
+every module again at each cold start.
 """
 
 import argparse

@@ -101,12 +101,12 @@ def stack(place: Place) -> Iterator[Finding]:
     if state is None or state in READY:
         return
     if state.endswith("_IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
-        yield Finding("blocks", "stack_busy", name, f"{state}: wait until it ends")
+        yield Finding("blocks", "stack_busy", name, f"{state}: wait until this operation ends")
     elif state == "UPDATE_ROLLBACK_FAILED":
-        detail = f"{state}: aws cloudformation continue-update-rollback --stack-name {name}"
+        detail = f"{state}: run aws cloudformation continue-update-rollback --stack-name {name}"
         yield Finding("blocks", "stack_stuck", name, detail)
     else:
-        detail = f"{state}: aws cloudformation delete-stack --stack-name {name}"
+        detail = f"{state}: run aws cloudformation delete-stack --stack-name {name}"
         yield Finding("blocks", "stack_dead", name, detail)
 
 
@@ -156,7 +156,7 @@ def alarms(place: Place) -> Iterator[Finding]:
         and not place.of_type("AWS::CloudWatch::Alarm")["NoTrafficAlarm"]["ActionsEnabled"]
     ):
         detail = (
-            "does not ring: set expectTraffic: true in serverless/stage_settings.yml on the day of the launch"
+            "is disabled: set expectTraffic: true in serverless/stage_settings.yml on the day of the launch"
         )
         yield Finding("warns", "silence_unwatched", "no-traffic", detail)
     subscriptions = place.of_type("AWS::SNS::Subscription").values()
@@ -198,7 +198,7 @@ def parameters(place: Place) -> Iterator[Finding]:
         detail = "signatures are required, but their secret does not exist (docs/deploy.md, Signatures)"
         yield Finding("blocks", "signature_secret_missing", name, detail)
     elif found[0]["Type"] != "SecureString":
-        detail = f"is a {found[0]['Type']}: put it again with --type SecureString --overwrite"
+        detail = f"is a {found[0]['Type']}: run aws ssm put-parameter --type SecureString --overwrite"
         yield Finding("blocks", "signature_secret_readable", name, detail)
 
 

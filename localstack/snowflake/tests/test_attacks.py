@@ -1,6 +1,6 @@
 """Test that no statement, web page or other user of the machine can access another user's file or database.
 In fakesnow 0.12.1 or an earlier version of this package, each statement in this module read or wrote a file, or
-was executed by DuckDB.
+was executed by DuckDB instead of being refused.
 """
 
 import http.client

@@ -118,7 +118,7 @@ def test_paused_pipe_queues_files_and_loads_them_when_resumed(loading: Warehouse
     assert eventually(loading.status, lambda status: status["pendingFileCount"] == 0)
 
 
-def test_refresh_loads_existing_files_and_no_file_twice(warehouse: Warehouse) -> None:
+def test_refresh_loads_each_existing_file_once(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.stage()
     for key in ("events/a/1", "events/a/2", "events/b/1", "rejected/1"):
@@ -170,7 +170,7 @@ def test_copy_history_of_a_table_in_a_missing_database_is_refused(loading: Wareh
     assert "NOPE" in loading.refused(history.format("2026-11-23"))
 
 
-def test_refresh_loads_duplicates_after_recreating_the_pipe(loading: Warehouse) -> None:
+def test_refresh_loads_files_again_after_the_pipe_is_recreated(loading: Warehouse) -> None:
     loading.put("events/a", {"_id": 1})
     loading.has_rows(1)
     loading.pipe(replace=True)

@@ -65,7 +65,9 @@ def test_transaction_with_changes_accepts_only_rollback_after_a_failure(
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "CREATE TABLE RAW.OTHER (id INT)"])
-def test_commit_of_an_aborted_transaction_fails_and_rolls_it_back(numbers: Warehouse, statement: str) -> None:
+def test_commit_or_ddl_in_an_aborted_transaction_fails_and_rolls_it_back(
+    numbers: Warehouse, statement: str
+) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.refused("INSERT INTO RAW.T SELECT CAST('x' AS INT), 1")

@@ -212,7 +212,7 @@ def variant_macros() -> str:
     """Return SQL that defines comparisons of VARIANTs. Two VARIANTs can be compared for equality only, and a
     VARIANT and another value only if that value is a literal.
     """
-    no_order = raised("000002", "0A000", "what || ' of a VARIANT: cast it to a type'")
+    no_order = raised("000002", "0A000", "'a VARIANT in ' || what || ': cast it to a type'")
     unlike = raised(
         "000002", "0A000", "'a comparison of a VARIANT with a value of another type: cast one of them'"
     )

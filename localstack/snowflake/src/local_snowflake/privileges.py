@@ -52,7 +52,8 @@ PRIVILEGES: Mapping[str, tuple[str, ...]] = {
     "USER": ("MONITOR",),
     "ROLE": (),
 }
-"""OWNERSHIP, which every kind except ACCOUNT has, is not listed; USAGE on a role is granted by GRANT ROLE."""
+"""The privileges of each kind, except OWNERSHIP, which every kind other than ACCOUNT has. A role has no other privilege
+here, because GRANT ROLE grants its USAGE."""
 
 OWNERSHIP = "OWNERSHIP"
 IN_A_SCHEMA = frozenset(_SCHEMA_OBJECTS)

@@ -15,8 +15,8 @@ NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage f
 
 @pytest.fixture(scope="session")
 def snowflake_aws_endpoint_url() -> str:
-    """Return the URL of the AWS endpoint from which files are read. To load files, override this fixture with
-    the URL of moto or LocalStack.
+    """Return the URL of the AWS endpoint from which files are read. Nothing listens at the default URL: to load
+    files, override this fixture with the URL of moto or LocalStack.
     """
     return NO_AWS
 
@@ -27,7 +27,7 @@ def snowflake_server(
 ) -> Iterator["LocalProcess"]:
     """Yield a running local Snowflake. `port` is its port, and `connect()` returns a new connection.
 
-    It starts once per test session (with pytest-xdist, once per worker), with an empty folder.
+    It starts once per test session (with pytest-xdist, once per worker), and has no databases at first.
     """
     from local_snowflake.testing import LocalProcess
 

@@ -58,7 +58,7 @@ class Reading:
 
     def _expand(self, view: Name, reader: frozenset[str]) -> None:
         """Check the privileges of the view's owner on the tables that the view reads (Snowflake: "Overview of
-        Views"). For functions of the information schema, check the privileges of the reader's roles instead.
+        Views"). For a table whose COPY_HISTORY the view reads, check the privileges of the reader's roles instead.
         """
         owner = self.access.now.owner("VIEW", str(view))
         if owner is None:
@@ -90,8 +90,8 @@ class Reading:
         return found
 
     def forget(self, name: str) -> None:
-        """Discard the cached list of the tables that a view reads, for a changed view or for every view in a
-        changed database or schema.
+        """Discard the cached list of tables of a changed view, or of every view in a changed schema or database.
+        `name` is the full name of the view, schema or database.
         """
         for key in list(self._sources):  # a copy, because other sessions may add keys meanwhile
             if key == name or key.startswith(f"{name}."):

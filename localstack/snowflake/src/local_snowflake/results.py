@@ -1,5 +1,5 @@
-"""A statement's result. It is stored as a view in the session, from which fakesnow then reads it for the
-connector.
+"""A statement's result. It is registered as a view in the session. fakesnow then reads this view, and returns the
+rows to the connector.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Result:
 
 
 type Handler = Callable[[Words, Scope], Result | str | None]
-"""Answers a statement, rewrites it for fakesnow, or leaves it unchanged (None)."""
+"""Answers a statement (Result), rewrites it for fakesnow (str), or leaves it unchanged (None)."""
 type Handlers = Mapping[tuple[str, ...], Handler]
 """Keyed by the words that identify the statement: ("CREATE", "PIPE")."""
 

@@ -37,9 +37,9 @@ class Roles:
     # ---- sessions
 
     def log_in(self, name: str | None, role: str | None, warehouse: str | None) -> Actor:
-        """Return the actor of a new session, with the role from the connection string or else the user's
-        default role. A user who does not exist yet becomes an administrator, like the first user of a new
-        account.
+        """Return the actor of a new session, with the role from the connection string or, if it names none, the
+        user's default role. A user who does not exist yet is created with the role ACCOUNTADMIN, which the first
+        user of a new account has, too.
         """
         user = (name or "UNKNOWN").upper()
         options = self._options(user)

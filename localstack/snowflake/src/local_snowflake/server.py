@@ -115,7 +115,7 @@ class LocalSnowflake:
             await self._query(scope, receive, send)
         elif running := RESULT.fullmatch(str(path)):
             if not await self.statements.result(token_of(scope), running[1], receive, send):
-                await JSONResponse({"error": "This session runs no such statement."}, 404)(
+                await JSONResponse({"error": "This session has no statement with this id."}, 404)(
                     scope, receive, send
                 )
         elif path in PASSED_ON or str(path).startswith(MONITORING):
@@ -213,7 +213,7 @@ class LocalSnowflake:
 
     def _prepare(self, request: Json, session: LocalConnection) -> tuple[str, str]:
         """Run the statement if this server implements it itself. Return the statement's first word and the SQL for
-        fakesnow: the statement, its translation, or a query of the result.
+        fakesnow: the statement, its translation, or a query that reads the result.
         """
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]

@@ -237,7 +237,7 @@ class LocalCursor(FakeSnowflakeCursor):
         return transformed
 
     def _kinds_of(self, table: exp.Table) -> Mapping[str, str]:
-        """Return the DuckDB type of each column of a table, in column order; the names are in upper case."""
+        """Return the DuckDB types of a table's columns, in column order, keyed by the column's name in upper case."""
         parts = (
             table.catalog or self._conn.database or "",
             table.db or self._conn.schema or "",

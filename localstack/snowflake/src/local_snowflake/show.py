@@ -20,9 +20,9 @@ def take_describe(words: Words, kind: str) -> None:
 
 
 def take_filter(words: Words, scope: Scope) -> tuple[str | None, tuple[str, ...]]:
-    """Parse the LIKE 'pattern' and IN ACCOUNT|DATABASE|SCHEMA clauses of a SHOW statement. Return the pattern, or
-    None, and the parts of the container's name: by default the current database and schema, and no part for
-    IN ACCOUNT.
+    """Parse the LIKE 'pattern' and IN ACCOUNT|DATABASE|SCHEMA clauses of a SHOW statement. Return the pattern,
+    or None, and the parts of the container's name. Without IN, the container is the current database and schema.
+    IN ACCOUNT returns no parts.
     """
     like, within = None, tuple(part for part in (scope.database, scope.schema) if part)
     if words.takes("LIKE"):

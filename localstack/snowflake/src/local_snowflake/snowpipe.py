@@ -147,7 +147,7 @@ class Ingest:
                 # No error may end the loading. Nothing is lost, because the queue delivers again each message
                 # whose files were not committed.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
-                    self.fatal = f"the database is unusable until the next start: {error}"
+                    self.fatal = f"the database is unusable until the process is restarted: {error}"
                     log.error("database_unusable", reason=str(error))
                     self.on_fatal()
                     return
@@ -229,8 +229,8 @@ class Ingest:
         """Load files through a pipe. Return the files that must be retried, and the error that makes the
         retry necessary, or None.
 
-        `waiting` means that the files are already recorded as waiting, and `draining` that a paused pipe loads
-        them, too.
+        `waiting` means that the files are already recorded as waiting. `draining` means that the files are loaded
+        even if the pipe is paused.
         """
         files = list({file.file_name: file for file in files}.values())
         fresh = self._not_loaded(pipe, files)
@@ -276,8 +276,8 @@ class Ingest:
             self._count_in_flight(pipe, -in_flight)
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
-        """Return the files without those that the pipe has loaded, because a notification may arrive again. If the
-        pipe's statement is invalid, return all files.
+        """Return the files that the pipe has not loaded yet, because a notification may arrive more than once. If
+        the pipe's statement is invalid, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):
@@ -297,8 +297,8 @@ class Ingest:
             return waiting + self.activity[pipe.pipe_id].in_flight, oldest
 
     def reason_to_wait(self, pipe: Pipe, error: NotRunnable | duckdb.Error) -> NotRunnable:
-        """Return the reason why the pipe's files must wait. An error that the table raises stalls the pipe; a
-        transient error, such as a full disk, is raised again so that the load is retried.
+        """Return the reason why the pipe's files must wait. A transient error, such as a full disk, is raised again
+        instead, so that the load is retried. Any other database error stalls the pipe.
         """
         if isinstance(error, NotRunnable):
             return error

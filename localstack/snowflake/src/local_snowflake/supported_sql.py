@@ -61,8 +61,8 @@ def statements_of(case: Case) -> list[str]:
 
 
 def meaning(value: object) -> str:
-    """Return a suffix for a shape if the argument's value decides the meaning of the function; return an
-    empty string if only the argument's presence matters.
+    """Return a suffix for a shape, such as `=DAY`, if the argument's value decides the meaning of the function.
+    Return an empty string if only the argument's presence matters.
     """
     if isinstance(value, exp.DataType):
         return f"={value.this.name}{'()' if value.expressions else ''}"
@@ -107,7 +107,7 @@ def verified_shapes() -> frozenset[str]:
 
 
 def check(statement: exp.Expr) -> None:
-    """Raise an error for the first function, operator or clause that occurs in no verified case."""
+    """Raise an error for the first function, operator or clause whose shape occurs in no verified case."""
     root = checked_part(statement)
     if root is None:
         return

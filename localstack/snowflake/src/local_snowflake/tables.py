@@ -64,8 +64,8 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Refuse column types that DuckDB cannot represent: types such as DECFLOAT, which DuckDB would replace with
-    another type, structured types, and times or timestamps with fewer than six fractional digits.
+    """Refuse column types that DuckDB cannot represent: structured types, times or timestamps with fewer than six
+    fractional digits, and types such as DECFLOAT, which DuckDB would replace with another type.
     """
     for column in statement.find_all(exp.ColumnDef):
         kind = column.args.get("kind")

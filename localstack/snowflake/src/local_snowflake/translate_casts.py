@@ -151,8 +151,8 @@ DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 
 
 def current_date(_: exp.Expr, __: Translation) -> exp.Expr:
-    """Rewrite CURRENT_DATE as today(), because in SELECT CURRENT_DATE, DuckDB takes CURRENT_DATE for a
-    reference to the column of that name.
+    """Rewrite CURRENT_DATE as today(), because DuckDB takes the CURRENT_DATE in SELECT CURRENT_DATE for the name
+    of a column.
     """
     made = exp.Anonymous(this="today")
     made.meta[TYPE] = "DATE"

@@ -53,9 +53,9 @@ def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
 
 
 def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translation) -> None:
-    """Rewrite a comparison of text with a number, of which one is a literal, so that it compares numbers (Snowflake:
-    "Data type conversion"). DuckDB would cast the text '1.4' to the number's type, and thus round it. Refuse a
-    comparison of different types if neither operand is a literal.
+    """Compare text with a number as two numbers if one of them is a literal (Snowflake: "Data type conversion").
+    DuckDB would cast the text '1.4' to the number's type, and thus round it. Refuse a comparison of different types
+    if neither operand is a literal.
     """
     value, beside = node.args[key], other.unnest()
     types = translation.types
@@ -94,8 +94,8 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
 
 
 def contained(node: exp.Expr, translation: Translation) -> None:
-    """Cast a VARIANT before IN or BETWEEN to the type of the literals that follow. Compare other values as in
-    `as_one_type`.
+    """Cast a VARIANT before IN or BETWEEN to the type of the literals that follow. Handle values of other
+    types as `as_one_type` does.
     """
     others = node.expressions or [each for each in (node.args.get("low"), node.args.get("high")) if each]
     if not translation.may_be_variant(node.this):
@@ -116,8 +116,8 @@ def beside_literals(node: exp.Expr, kinds: set[str], what: str, translation: Tra
 
 
 def simple_case(node: exp.Expr, translation: Translation) -> None:
-    """In CASE x WHEN y, cast a VARIANT x to the type of the literals after WHEN. Compare other values as in
-    `as_one_type`.
+    """In CASE x WHEN y, cast a VARIANT x to the type of the literals after WHEN. Handle values of other
+    types as `as_one_type` does.
     """
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
@@ -173,7 +173,7 @@ def decode(node: exp.Expr, translation: Translation) -> None:
 def ordered(node: exp.Expr, what: str, translation: Translation) -> exp.Expr:
     kind = translation.kind(node)
     if kind == VARIANT:
-        raise unsupported(f"{what} of a VARIANT: cast it to a type")
+        raise unsupported(f"a VARIANT in {what}: cast it to a type")
     return call("ordered", node.copy(), text(what)) if kind == MAYBE else node
 
 
@@ -195,8 +195,8 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
 
 
 def by_position(node: exp.Ordered, translation: Translation) -> None:
-    """Check an ORDER BY that names a column's position. If the column may be a VARIANT, the session checks
-    the types of the result.
+    """Refuse ORDER BY the position of a column that is a VARIANT or, in a subquery, may be one. If a column of the
+    outermost query may be one, the session checks the types of the result.
     """
     query = node.parent.parent if node.parent else None
     if not isinstance(query, exp.Query):

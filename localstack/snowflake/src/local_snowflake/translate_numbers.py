@@ -15,8 +15,8 @@ NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log
 
 
 def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Make SQRT, LN or LOG raise an error for an argument for which Snowflake fails but DuckDB returns NaN or
-    -Infinity.
+    """Make SQRT, LN and LOG raise an error, as Snowflake does, if DuckDB would return NaN or -Infinity for the
+    argument.
     """
     value = node.expression if isinstance(node, exp.Log) else node.this
     if is_aggregated(value):
