@@ -255,7 +255,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     if not subscribes:
         detail = (
             "the topic's policy does not allow Snowflake to subscribe"
-            + (", and a stage that allowed it before loses the permission" if reads else " yet")
+            + (", and this deployment removes an earlier permission" if reads else " yet")
             + ": set the value that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
         )
         yield Finding("warns", "snowflake_not_subscribing", "snowflakeSnsUserArn", detail)
