@@ -1,8 +1,8 @@
 """`milkrun report --day`: report one day of the fleet from the marts, as HTML or CSV.
 
 A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits count for
-the day on which the truck entered the place. If a visit has no exit event, but an enter event at another
-place contradicts it, the time of that event is used as the inferred exit.
+the day on which the truck entered the place. If a visit has no exit event but the truck later entered
+another place (`ops/presence_rule.py`), the time of that entry is used as the inferred exit.
 """
 
 import csv

@@ -128,7 +128,7 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
 def tables_that_name(warehouse: Warehouse, database: str, subject: Subject) -> list[str]:
     """Return the tables that contain an id of the subject in a column for devices or users.
 
-    Such tables are copies that people made, or belong to former dbt models.
+    After the marts are built again, such tables are copies that people made, or belong to former dbt models.
     """
     sql = (
         f"SELECT c.table_schema, c.table_name, c.column_name FROM {database}.INFORMATION_SCHEMA.COLUMNS AS c"
