@@ -1,13 +1,13 @@
 """`milkrun status`: show whether a stage is healthy; for the local stack, also check its processes and its disk.
 
-The checks of any stage are in `ops/status_checks.py`, and `ops/print_status.py` prints their findings.
+The checks of any stage are in `ops/status_checks.py`, and `ops/status_layout.py` prints their findings.
 """
 
 from collections.abc import Mapping
 
 import typer
 
-from ops import print_status, status_findings, terminal
+from ops import status_findings, status_layout, terminal
 from ops.stage_outputs import NoStackError, Outputs
 from ops.status_checks import findings_of
 from ops.status_findings import Finding
@@ -18,8 +18,8 @@ def command(
     context: typer.Context,
     *,
     stage: terminal.Stage = "local",
-    watch: print_status.Watch = False,
-    wide: print_status.AsWide = False,
+    watch: status_layout.Watch = False,
+    wide: status_layout.AsWide = False,
     as_json: terminal.AsJson = False,
 ) -> None:
     """Show whether a stage is healthy and, if it is not, what is wrong and what to do next.
@@ -38,4 +38,4 @@ def command(
             return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_findings.ask(local)]
         return findings_of(outputs, stage, local)
 
-    raise typer.Exit(print_status.report(look, stage, as_json=as_json, wide=wide, watch=watch))
+    raise typer.Exit(status_layout.report(look, stage, as_json=as_json, wide=wide, watch=watch))

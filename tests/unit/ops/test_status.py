@@ -13,7 +13,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ops import print_status, status_checks
+from ops import status_checks, status_layout
 from ops.stage_outputs import Outputs
 from ops.status_findings import Finding, Source, ask, verdict
 
@@ -96,7 +96,7 @@ def test_process_ends_even_if_a_status_source_hangs() -> None:
 def test_exit_code_and_json_of_status_show_the_verdict(
     finding: Finding, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert print_status.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
+    assert status_layout.report(lambda: [WELL, finding], "dev", as_json=True, wide=False, watch=False) == code
     printed = json.loads(capsys.readouterr().out)
     assert printed["stage"] == "dev"
     assert printed["verdict"] == finding.level
@@ -106,7 +106,7 @@ def test_exit_code_and_json_of_status_show_the_verdict(
 def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_status.show([WELL, BAD], "prod", NOW, wide=True)
+    status_layout.show([WELL, BAD], "prod", NOW, wide=True)
     printed = capsys.readouterr().out
     assert "FAIL prod: 1 of 2 parts need attention" in printed
     assert "3 claim checks ran out of retries (since 5 h ago)" in printed
@@ -142,7 +142,7 @@ def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     [found] = ask([frozen("Snowflake", "pipes")], budget_seconds=0.1)
-    print_status.show([found, BAD], "prod", NOW, wide=False)
+    status_layout.show([found, BAD], "prod", NOW, wide=False)
     printed = capsys.readouterr().out
     assert "docs/runbook.md#snowpipe-stopped" in printed
     assert "docs/runbook.md#dead-letters" not in printed
