@@ -226,9 +226,9 @@ class Health:
         self._folder = folder
 
     def begin(self) -> None:
-        """Clear the folder, and store the worker's process id.
+        """Delete an earlier worker's files, and store this worker's process id.
 
-        Exits if other users can write to the folder, because its properties file names the program to run.
+        Exits if another user could write to the folder, because the properties file in it names the program to run.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()

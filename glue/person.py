@@ -227,9 +227,10 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _inflated(text: bytes) -> bytes:
-    """Decompress as much of every gzip member as possible, because a body may be truncated.
+    """Decompress consecutive gzip members, and keep the readable part of a truncated one.
 
-    Bytes after the last member are appended unchanged. Returns b"" if the bytes are not gzipped.
+    Stops at the first damaged member, and beyond MAX_INFLATED_BYTES. Bytes after the last complete member are
+    appended after a newline. Returns b"" if the bytes are not gzipped.
     """
     found = bytearray()
     while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:

@@ -48,8 +48,8 @@ def todo(result: Result) -> Iterator[str]:
     if result.not_consumed:
         yield (
             f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
-            f" Run the command again. It waits for an event until"
-            f" {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours after the event was received."
+            " Run the command again later: an event no longer prevents the deletion once it is processed, or"
+            f" {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours after it was received."
         )
         return
     if result.plan["unreadable"]:

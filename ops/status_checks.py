@@ -324,10 +324,12 @@ def staging(session: Warehouse, database: str, freshness_minutes: int = 60) -> F
     if raw["at"] and (
         not run["at"] or raw["at"] - run["at"] > 2 * timedelta(minutes=freshness_minutes) + STAGING_MAY_LAG
     ):
-        cause = (
-            f"dbt has read RAW up to {terminal.in_words(run['at'])}, but the newest row is from"
-            f" {terminal.in_words(raw['at'])}"
+        read = (
+            f"dbt has read RAW up to {terminal.in_words(run['at'])}"
+            if run["at"]
+            else "no dbt run has completed"
         )
+        cause = f"{read}, but RAW's newest row is from {terminal.in_words(raw['at'])}"
         return problem("staging", "staging-or-marts-are-old", cause, DBT_BUILD, run["at"])
     return Finding("staging", "OK", "up to date" if raw["at"] else "RAW is empty")
 

@@ -79,7 +79,7 @@ def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:
 
 
 def force_resume(warehouse: Warehouse, pipe: Pipe) -> None:
-    """Resume a stale pipe: one that was paused for longer than Snowflake keeps its notifications.
+    """Resume a stale pipe (paused for longer than Snowflake keeps its notifications), or one with a new owner.
 
     The session's role needs OWNERSHIP or OPERATE on the pipe. Notifications older than 14 days may be lost.
     (Snowflake: "SYSTEM$PIPE_FORCE_RESUME")

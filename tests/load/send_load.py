@@ -22,7 +22,7 @@ SENDERS = 32  # concurrent requests; further requests wait, and the wait counts 
 class Sent:
     """A sent request. `due` is the time at which it was due, in seconds after the start of the load.
 
-    `seconds` is the time from then until the phone could delete the batch or stopped trying.
+    `seconds` is its latency: from `due` until the client got a final response for all its events or gave up.
     """
 
     phase: str

@@ -1,4 +1,4 @@
-"""Test that `milkrun reconcile` reports each kind of difference between the stores, with little memory."""
+"""Test that `milkrun reconcile` reports each kind of difference between the stores, and uses little memory."""
 
 import json
 import re

@@ -148,6 +148,23 @@ def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
     assert "docs/runbook.md#dead-letters" not in printed
 
 
+@pytest.mark.parametrize(
+    ("read_through", "cause"),
+    [
+        (None, "no dbt run has completed, but RAW's newest row is from 2026-11-28T12:00"),
+        (NOW - timedelta(days=1), "dbt has read RAW up to 2026-11-27T12:00"),
+    ],
+)
+def test_old_staging_is_reported_with_the_time_up_to_which_dbt_has_read(
+    read_through: datetime | None, cause: str
+) -> None:
+    warehouse = Mock()
+    warehouse.query.side_effect = lambda sql: [{"at": NOW if "RAW" in sql else read_through}]
+    found = status_checks.staging(warehouse, "MILKRUN")
+    assert found.level == "WARN"
+    assert cause in found.cause
+
+
 def test_every_section_that_a_status_finding_names_is_in_the_runbook() -> None:
     root = Path(__file__).parents[3]
     headings = {

@@ -195,8 +195,8 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
 
 
 def by_position(node: exp.Ordered, translation: Translation) -> None:
-    """Refuse ORDER BY the position of a column that is a VARIANT or, in a subquery, may be one. If a column of the
-    outermost query may be one, the session checks the types of the result.
+    """Refuse ORDER BY with a column's position, such as ORDER BY 1, if the column is a VARIANT. If its type is not
+    known here, refuse it in a subquery; for the outermost query, the session checks the types of the result.
     """
     query = node.parent.parent if node.parent else None
     if not isinstance(query, exp.Query):
