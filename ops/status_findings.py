@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal
 
+from cli.command_errors import one_line
 from cli.deadline import started
 from snowpipe import pipe_health
 
 BUDGET_SECONDS = 5.0
+MAX_CAUSE_CHARS = 160
 
 # The alarms of serverless/alarms.js that page somebody. A problem whose runbook section has the name of such an alarm
 # is a FAIL, any other problem is a WARN.
@@ -90,17 +92,13 @@ def _look(source: Source) -> list[Finding]:
     try:
         return list(source.look())
     except Exception as error:  # any exception is this source's answer
-        return _unreachable(source, one_line(error))
+        cause = one_line(str(error) or type(error).__name__)
+        return _unreachable(source, cause if len(cause) <= MAX_CAUSE_CHARS else f"{cause[:MAX_CAUSE_CHARS]}…")
 
 
 def _unreachable(source: Source, cause: str) -> list[Finding]:
     cause = f"{source.name}: {cause}; {source.unknown}"
     return [Finding(part, "FAIL", cause, section=source.section) for part in source.parts]
-
-
-def one_line(error: Exception) -> str:
-    text = " ".join((str(error) or type(error).__name__).split())
-    return text if len(text) <= 160 else text[:160] + "…"
 
 
 def verdict(findings: Iterable[Finding]) -> Level:

@@ -66,17 +66,16 @@ class RecentEvents:
         """Return one event from each object whose key contains `part` (ignoring case), for at most `limit`
         objects.
         """
-        found: dict[str, Event] = {}
+        wanted, found = part.casefold(), dict[str, Event]()
         for event in self._newest("all"):
-            if part in event.key.casefold() and len(found) < limit:
+            if wanted in event.key.casefold() and len(found) < limit:
                 found.setdefault(event.key, event)
         return list(found.values())
 
     def with_id_like(self, part: str, limit: int) -> list[Event]:
         """Return the events whose id contains `part`, ignoring case; at most `limit`, the newest first."""
-        found = (
-            event for event in self._newest("all") if event.event_id and part in event.event_id.casefold()
-        )
+        wanted = part.casefold()
+        found = (each for each in self._newest("all") if each.event_id and wanted in each.event_id.casefold())
         return list(islice(found, limit))
 
     def matching(

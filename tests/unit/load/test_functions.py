@@ -1,8 +1,10 @@
 """Test how the load test measures the functions, which it runs against a simulated AWS."""
 
 import pytest
+import yaml
 
-from tests.load.functions import FUNCTIONS, memory_of, simulated_aws
+from tests.load.functions import FUNCTIONS, ROOT, memory_of, simulated_aws
+from tests.unit.serverless.test_template import CloudFormationTags
 
 
 @pytest.mark.timeout(120)
@@ -10,6 +12,15 @@ from tests.load.functions import FUNCTIONS, memory_of, simulated_aws
 def test_each_function_processes_its_prepared_invocations(name: str) -> None:
     with simulated_aws("--scale", "0"):
         assert len(memory_of(FUNCTIONS[name], calls=3, every=1, leak=None)) == 3
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_measured_function_has_the_deployed_memory_size_and_timeout(name: str) -> None:
+    text = (ROOT / "serverless" / "functions.yml").read_text()
+    deployed = yaml.load(text, CloudFormationTags)[name.partition("@")[0]]
+    measured = FUNCTIONS[name]
+    assert measured.memory_mb == deployed["memorySize"]
+    assert measured.context.timeout_ms == deployed["timeout"] * 1000
 
 
 def broken(_: object) -> None:

@@ -42,9 +42,8 @@ class Catalog:
         """Increases with every statement that may change an object, which makes earlier plans stale."""
         self._columns: tuple[int, Columns] = (-1, Columns())
         self.prepared: set[str] = set()
-        self._preparing = (
-            threading.Lock()
-        )  # the loader and a session may call `create_histories` concurrently
+        # The loader and a session may call `create_histories` concurrently.
+        self._preparing = threading.Lock()
         self.dropped: set[str] = set()
         """Dropped databases that may still be the current database of a session."""
         with fakesnow.cursor() as cursor:

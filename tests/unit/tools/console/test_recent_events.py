@@ -50,7 +50,7 @@ def test_search_by_part_of_an_id_finds_an_old_event_despite_newer_events_of_a_de
 ):
     for n in range(100, 200):
         held.add(event(n, device_id="e3-truck"))
-    assert ids(held.with_id_like("e3", 8)) == ["e3"]
+    assert ids(held.with_id_like("E3", 8)) == ["e3"]
 
 
 def test_number_of_events_in_memory_is_limited_but_all_are_counted(held, monkeypatch):
