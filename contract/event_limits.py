@@ -19,6 +19,7 @@ MAX_CLOCK_AHEAD = timedelta(hours=24)  # the most that a stage can allow
 
 # A longer or negative duration counts as unknown. Huge numbers would make sums and averages infinite.
 MAX_DURATION_MINUTES = 400 * 24 * 60
+MAX_LITRES = 1_000_000  # of a pickup; the warehouse ignores larger or negative numbers
 
 # The maximum number of different contents of one event (same `Owned.event_key`) that the warehouse keeps, in order of
 # receipt: the first in staging, the others as conflicts. Further contents are only in the archive and in RAW. For

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from cli.refusal import Refusal
+from contract.event_limits import MAX_LITRES
 from ops import fleet_day, terminal
 from ops.read_stores import utc
 from ops.spreadsheet import spreadsheet_safe
@@ -200,7 +201,7 @@ class _Marts:
         """
         rows = self._asked(
             "SELECT visits.geofence_tag, visits.geofence_external_id,"
-            " SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND 1000000,"
+            f" SUM(IFF(TRY_TO_DOUBLE(events.metadata:litres::VARCHAR) BETWEEN 0 AND {MAX_LITRES},"
             " TRY_TO_DOUBLE(events.metadata:litres::VARCHAR), 0)) AS litres"
             f" FROM {self.database}.MARTS.GEOFENCE_VISITS AS visits"
             f" INNER JOIN {self.database}.STAGING.STG_EVENTS AS events"

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from cli.refusal import Refusal
 from contract.archive_object import hour_of
+from contract.event_limits import MAX_LITRES
 from contract.event_rules import check
 from contract.events import InvalidEvent
 from contract.instants import fault_at_receipt
@@ -56,7 +57,6 @@ _COLUMNS = {
     "litres": "REAL",
     "is_replayed": "INTEGER NOT NULL DEFAULT 0",
 }
-_MAX_LITRES = 1_000_000
 _NUMBER = re.compile(r"[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?")
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -222,4 +222,4 @@ def _litres(metadata: object) -> float | None:
     if not is_number and not (isinstance(said, str) and _NUMBER.fullmatch(said)):
         return None
     litres = float(str(said))
-    return litres if 0 <= litres <= _MAX_LITRES else None
+    return litres if 0 <= litres <= MAX_LITRES else None

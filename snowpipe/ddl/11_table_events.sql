@@ -1,3 +1,4 @@
+-- Fields of events become columns in dbt/models/staging/typed_events.sql.
 -- No default values: in a table that a pipe fills, a default of CURRENT_TIMESTAMP can be hours too early.
 CREATE TABLE IF NOT EXISTS {database}.RAW.EVENTS (
     payload VARIANT COMMENT 'The event as it was sent',

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import page
+from tests.bench import performance_page
 from tests.bench.figures import Figures, Part, Parts, exponent, machine
 
 ROOT = Path(__file__).parents[2]
@@ -119,8 +119,8 @@ def main() -> int:
                 show(found, earlier)
             print(f"  took {time.monotonic() - began:.0f} s", flush=True)
     now, by_hand = parts_of(LATEST), parts_of(KEPT)
-    page.write(now, by_hand, whole_of(by_hand | now))
-    print(f"Wrote {LATEST.relative_to(ROOT)} and {page.PAGE.relative_to(ROOT)}.")
+    performance_page.write(now, by_hand, whole_of(by_hand | now))
+    print(f"Wrote {LATEST.relative_to(ROOT)} and {performance_page.PAGE.relative_to(ROOT)}.")
     if failed:
         print(f"Failed: {', '.join(failed)}. The page shows their figures from an earlier run.")
     return 1 if failed else 0

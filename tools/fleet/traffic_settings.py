@@ -8,7 +8,7 @@ DEFAULT_TRUCKS = 12
 DEFAULT_FARMS = 40
 # Fractions of the number of events
 DEFAULT_DUPLICATES = 0.04
-DEFAULT_LATE = 0.12
+DEFAULT_LATE = 0.12  # also the probability that a phone is offline (in a dead zone) on a stretch
 DEFAULT_INVALID = 0.012
 
 

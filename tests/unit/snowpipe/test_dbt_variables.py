@@ -11,6 +11,7 @@ from contract.event_limits import (
     MAX_CLOCK_AHEAD,
     MAX_CONTENTS_PER_EVENT,
     MAX_DURATION_MINUTES,
+    MAX_LITRES,
 )
 from contract.geofence_event_types import GEOFENCE_KINDS
 
@@ -25,4 +26,5 @@ def test_dbt_variables_equal_the_limits_of_the_contract_and_the_visit_rule_of_th
     assert timedelta(days=variables["max_age_days"]) == MAX_AGE_AT_RECEIPT
     assert timedelta(hours=variables["max_hours_ahead"]) == MAX_CLOCK_AHEAD
     assert variables["max_duration_minutes"] == MAX_DURATION_MINUTES
+    assert variables["max_litres"] == MAX_LITRES
     assert variables["max_contents_per_event"] == MAX_CONTENTS_PER_EVENT

@@ -2,8 +2,8 @@
 
 DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported
 combination of types has its own overload. For other types, DuckDB finds no overload, and its error becomes a refusal
-(`duckdb_errors.py`). The macros are in the database `memory`, are created at each start, and are called by their full
-name.
+(`duckdb_errors.py`). A new function begins with a case in `supported_functions.tsv`, because all others are refused.
+The macros are in the database `memory`, are created at each start, and are called by their full name.
 """
 
 import re

@@ -1,4 +1,5 @@
 -- The rule that derives visits from events is in models/intermediate/restated_visits.sql; this table stores its result.
+-- Later runs read the stored visits, so a mart that counts only some of them must filter them itself.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',
