@@ -26,7 +26,14 @@ def kinesis_behind_a_proxy(pipeline: Pipeline) -> Iterator[FaultProxy]:
             yield proxy
 
 
-@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_BEFORE, Fault.CUT_AFTER])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.THROTTLED,
+        pytest.param(Fault.CUT_BEFORE, marks=pytest.mark.slow),
+        pytest.param(Fault.CUT_AFTER, marks=pytest.mark.slow),
+    ],
+)
 def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwards(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:

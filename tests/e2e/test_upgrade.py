@@ -19,6 +19,8 @@ from tests.unit.snowpipe.warehouse_stage import Stage
 ROOT = Path(__file__).parents[2]
 EARLIER = "e556c79"  # the last commit of 2026-11-23
 
+pytestmark = pytest.mark.slow  # applies two versions of the DDL
+
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:

@@ -20,6 +20,8 @@ from snowpipe.recreate import Recreation
 from snowpipe.settings import load
 from tests.unit.snowpipe.warehouse_stage import Stage
 
+pytestmark = pytest.mark.slow  # many changes of the warehouse, each compared with the DDL
+
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
@@ -119,7 +121,6 @@ def test_changed_tables_stages_and_pipes_are_reported_and_apply_is_refused(stage
     assert "MILKRUN_BUCKET" in refused.err
 
 
-@pytest.mark.slow
 def test_pipe_reports_load_errors_to_the_error_topic_even_after_it_is_recreated(
     stage: Stage, aws: Aws
 ) -> None:
