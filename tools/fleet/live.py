@@ -15,14 +15,9 @@ from uuid import uuid4
 from contract.events import Fence
 from tools.fleet.client import Delivery
 from tools.fleet.phones import Post
-from tools.fleet.rounds import SPEED_KMH, Place, Planned, places
+from tools.fleet.rounds import Place, Planned, places
 from tools.fleet.send import Tally
-from tools.fleet.traffic_settings import Plan
-
-TICK_SECONDS = 3.0
-# Trucks are twelve times as fast as real ones, so that their movement is visible. The events have the actual time.
-LIVE_SPEED_KMH = 12 * SPEED_KMH
-STOP_SECONDS = 20.0
+from tools.fleet.traffic_settings import LIVE_SPEED_KMH, LIVE_STOP_SECONDS, LIVE_TICK_SECONDS, Plan
 
 
 class Phone(Protocol):
@@ -41,7 +36,7 @@ class LiveTruck:
     leaves_at: float | None = None
 
     def tick(self, elapsed: float, now: datetime, goals: Sequence[Place]) -> Iterator[Planned]:
-        """Move the truck by TICK_SECONDS; yield the events that its phone would send: positions or geofence events."""
+        """Move the truck by one tick; yield the events that its phone would send: positions or geofence events."""
         if self.leaves_at is not None:
             if elapsed < self.leaves_at:
                 return
@@ -49,9 +44,9 @@ class LiveTruck:
             yield self._event("user.exited_geofence", now, fence=self.place.fence)
             self.goal = self.rng.choice([each for each in goals if each is not self.place])
         left = self.place.km_to(self.goal)
-        step = LIVE_SPEED_KMH / 3600 * TICK_SECONDS
+        step = LIVE_SPEED_KMH / 3600 * LIVE_TICK_SECONDS
         if left <= step:
-            self.place, self.leaves_at = self.goal, elapsed + STOP_SECONDS
+            self.place, self.leaves_at = self.goal, elapsed + LIVE_STOP_SECONDS
             yield self._event("user.entered_geofence", now, fence=self.goal.fence)
             return
         share = step / left
@@ -104,7 +99,7 @@ class LiveFleet:
 
 
 def drive(fleet: LiveFleet, phone: Phone, report: Callable[[Tally], None], stopped: threading.Event) -> Tally:
-    """Send the events of one tick every TICK_SECONDS until `stopped` is set; return the totals."""
+    """Send the events of one tick every LIVE_TICK_SECONDS until `stopped` is set; return the totals."""
     tally, began = Tally(), time.monotonic()
     while not stopped.is_set():
         elapsed = time.monotonic() - began
@@ -112,5 +107,5 @@ def drive(fleet: LiveFleet, phone: Phone, report: Callable[[Tally], None], stopp
         for delivery in phone.deliver(post) if post else ():
             tally.add(delivery)
         report(tally)
-        stopped.wait(max(0.0, TICK_SECONDS - (time.monotonic() - began - elapsed)))
+        stopped.wait(max(0.0, LIVE_TICK_SECONDS - (time.monotonic() - began - elapsed)))
     return tally

@@ -23,7 +23,7 @@ from tools.fleet.rounds import (
     truck_of,
     written,
 )
-from tools.fleet.traffic_settings import Plan
+from tools.fleet.traffic_settings import SWAPPED, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
             rng.shuffle(noted)
         noted, again = again + noted, []
         for i in range(len(noted) - 1):
-            if rng.random() < 0.03:
+            if rng.random() < SWAPPED:
                 noted[i], noted[i + 1] = noted[i + 1], noted[i]
         while noted:
             size = rng.randint(max(1, plan.batch_size // 2), plan.batch_size)

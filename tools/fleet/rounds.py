@@ -15,13 +15,21 @@ from typing import Literal
 
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
-from tools.fleet.traffic_settings import Plan
+from tools.fleet.traffic_settings import (
+    FLAPPING,
+    MINUTES_BETWEEN_POSITIONS,
+    MISSED_ENTERS,
+    MISSED_EXITS,
+    PICKUP_LITRES,
+    SPEED_KMH,
+    STOP_MINUTES,
+    Plan,
+)
 
 type Form = Literal["array", "envelope", "ndjson"]
 type Json = dict[str, object]
 
 _KM_PER_DEGREE = 111.2
-SPEED_KMH = 50
 _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 
 
@@ -164,10 +172,10 @@ def truck_of(plan: Plan, number: int, fences: list[Place]) -> Truck:
 
 
 def _drive(truck: Truck, goal: Place) -> None:
-    """Move the truck to a place at SPEED_KMH, and record its position about every two minutes."""
+    """Move the truck to a place at SPEED_KMH, and record its position about every MINUTES_BETWEEN_POSITIONS."""
     start, km = truck.place, truck.place.km_to(goal)
     minutes = max(2.0, km / SPEED_KMH * 60)
-    legs = max(1, round(minutes / 2.2))
+    legs = max(1, round(minutes / MINUTES_BETWEEN_POSITIONS))
     for leg in range(1, legs):
         truck.wait(minutes=minutes / legs, milliseconds=truck.rng.randrange(900))
         share = leg / legs
@@ -187,9 +195,9 @@ def _stop(truck: Truck, minutes: float) -> None:
     are repeated (flapping).
     """
     rng, entered_at = truck.rng, truck.at
-    if rng.random() >= 0.03:
+    if rng.random() >= MISSED_ENTERS:
         truck.cross("enter")
-    if rng.random() < 0.2:
+    if rng.random() < FLAPPING:
         for _ in range(rng.randint(1, 3)):
             truck.wait(seconds=rng.uniform(5, 40))
             truck.cross("exit", _minutes(truck.at - entered_at))
@@ -203,9 +211,11 @@ def _stop(truck: Truck, minutes: float) -> None:
     truck.wait(minutes=minutes / 2)
     truck.cross("dwell", None)
     truck.wait(minutes=minutes / 2)
-    truck.tell(f"{work}.completed", metadata={"litres": rng.randint(400, 6000), "sample": rng.random() < 0.9})
+    truck.tell(
+        f"{work}.completed", metadata={"litres": rng.randint(*PICKUP_LITRES), "sample": rng.random() < 0.9}
+    )
     truck.wait(seconds=rng.uniform(15, 60))
-    if rng.random() >= 0.06:
+    if rng.random() >= MISSED_EXITS:
         truck.cross("exit", _minutes(truck.at - entered_at))
 
 
@@ -216,7 +226,7 @@ def stretches(truck: Truck, plant: Place, farms: list[Place]) -> Iterator[None]:
         tour = truck.rng.sample(farms, min(len(farms), truck.rng.randint(4, 5)))
         for goal in [*tour, plant]:
             _drive(truck, goal)
-            _stop(truck, truck.rng.uniform(8, 18))
+            _stop(truck, truck.rng.uniform(*STOP_MINUTES))
             if goal is plant:
                 truck.tell("user.arrived_at_trip_destination")
                 truck.tell("user.stopped_trip")

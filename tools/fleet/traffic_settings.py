@@ -11,6 +11,21 @@ DEFAULT_DUPLICATES = 0.04
 DEFAULT_LATE = 0.12  # also the probability that a phone is offline (in a dead zone) on a stretch
 DEFAULT_INVALID = 0.012
 
+SPEED_KMH = 50
+# In the live demo, trucks are twelve times as fast, so that their movement is visible. The events have the actual time.
+LIVE_SPEED_KMH = 12 * SPEED_KMH
+LIVE_TICK_SECONDS = 3.0  # between two positions
+LIVE_STOP_SECONDS = 20.0
+MINUTES_BETWEEN_POSITIONS = 2.2
+STOP_MINUTES = (8, 18)
+PICKUP_LITRES = (400, 6000)
+# Fractions of the stops with a missed enter event, a missed exit event, and flapping (repeated exits and enters)
+MISSED_ENTERS = 0.03
+MISSED_EXITS = 0.06
+FLAPPING = 0.2
+# The fraction of events that a phone sends before the event that precedes them
+SWAPPED = 0.03
+
 
 def new_run_id() -> str:
     return secrets.token_hex(4)

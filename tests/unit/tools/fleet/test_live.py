@@ -14,7 +14,7 @@ from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet import live
 from tools.fleet.client import Delivery
-from tools.fleet.live import TICK_SECONDS, LiveFleet, drive
+from tools.fleet.live import LIVE_TICK_SECONDS, LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.send import Tally
 from tools.fleet.traffic_settings import Plan
@@ -26,7 +26,7 @@ PLAN = Plan("0a1b2c3d", BEGIN, trucks=12, farms=10)
 
 def ticks(number: int) -> list[Post]:
     fleet = LiveFleet(PLAN)
-    at = (n * TICK_SECONDS for n in range(number))
+    at = (n * LIVE_TICK_SECONDS for n in range(number))
     return [post for each in at if (post := fleet.post(each, BEGIN + timedelta(seconds=each)))]
 
 
@@ -59,7 +59,7 @@ def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
 def test_trucks_stop_when_the_stop_event_is_set_and_their_requests_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "TICK_SECONDS", 0.0)
+    monkeypatch.setattr(live, "LIVE_TICK_SECONDS", 0.0)
 
     class Phone:
         def deliver(self, post: Post) -> list[Delivery]:
