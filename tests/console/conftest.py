@@ -151,11 +151,14 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """Send the events of one morning of 12 trucks, which began seven hours ago, build the marts, and return the
-    console's URL.
-    """
+    """Send the events of one morning of 12 trucks, which began seven hours ago, and return the console's URL."""
     assert pipeline.outputs.console_url
     sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
     assert sent.exit_code == 0, sent.output
-    pipeline.build_marts()
     return pipeline.outputs.console_url
+
+
+@pytest.fixture(scope="session")
+def marts(pipeline: Pipeline, console: str) -> None:
+    """Build the marts of the morning."""
+    pipeline.build_marts()

@@ -274,7 +274,8 @@ def test_posted_positions_and_visit_are_replayed_from_the_archive(api, pipeline,
     assert range_["suggested"]["from"] < range_["suggested"]["to"]
 
 
-@pytest.mark.usefixtures("console")
+@pytest.mark.slow
+@pytest.mark.usefixtures("marts")
 def test_daily_totals_of_the_morning_match_the_marts(api, pipeline):
     daily = eventually(lambda: (found := api.get("daily?days=30"))["built"] and found)
     [row] = pipeline.rows("SELECT SUM(visits) AS n FROM {db}.MARTS.DAILY_FARM_COLLECTIONS")

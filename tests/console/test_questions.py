@@ -142,6 +142,7 @@ def test_console_shows_where_a_truck_was_at_a_given_time(dispatcher: Dispatcher,
     dispatcher.answered("Where was truck-07 at 9?")
 
 
+@pytest.mark.usefixtures("marts")
 def test_console_shows_how_many_litres_were_collected_today(dispatcher: Dispatcher) -> None:
     dispatcher.opens("Visits")
     days = dispatcher.card("Daily totals")
