@@ -34,7 +34,7 @@ from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.row_latency import Watch
-from tools.fleet.traffic_options import EventsFile, Farms, Seed, Trucks
+from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks
 from tools.fleet.traffic_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, new_run_id
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up

@@ -16,7 +16,7 @@ from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
 from tools.fleet.event_file import posts_of_file
 from tools.fleet.phones import Post
-from tools.fleet.traffic_options import EventsFile, Farms, Seed, Trucks
+from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks
 from tools.fleet.traffic_settings import (
     DEFAULT_DUPLICATES,
     DEFAULT_FARMS,
