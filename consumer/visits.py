@@ -1,7 +1,7 @@
 """The rule that turns a set of geofence events into visits. Pure functions without a clock.
 
 A device's visits at a fence are a function of the *set* of its events there: any order, any repetition and
-any batching of the same events give the same visits. The warehouse's SQL states the same rule:
+any batching of the same events give the same visits. dbt's model restated_visits.sql states the same rule:
 
 1. Events are grouped by (device id, fence tag, fence external id).
 2. If events with one id differ in content, only the first counts when they are sorted by (`createdAt` in microseconds,

@@ -114,7 +114,9 @@ def competing_enters(
 def with_presence(
     rows: Iterable[visit_fields.VisitFields], contradicting: Mapping[Pair, GeofenceEvent]
 ) -> list[visit_fields.VisitFields]:
-    """Add the contradicting enter event to each open visit, and move contradicted visits to the end."""
+    """Add the enter event that contradicts a visit (its id and time, or None), and move contradicted visits to the
+    end.
+    """
     found: list[visit_fields.VisitFields] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None

@@ -81,7 +81,7 @@ def validate(
     pipe: Which = None,
     since: Since = "14 days ago",
 ) -> None:
-    """Show the invalid lines of the files that could not be loaded completely.
+    """Show the invalid lines of the files that were not loaded or only loaded in part.
 
     Exit code 1: there are such files.
     """

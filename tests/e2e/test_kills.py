@@ -36,7 +36,7 @@ class State:
 
 
 class Lab:
-    """A stack with its console, and the `milkrun` command line."""
+    """A stack with its console; `milkrun` runs a command on it."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.stack = Stack.of(environment)

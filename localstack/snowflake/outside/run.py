@@ -49,7 +49,7 @@ class Suite:
     tests: str
     """The folder of the test files within the source distribution."""
     left_out: tuple[str, ...]
-    """Folders within `tests` that contain another package's tests."""
+    """Folders within `tests` that are not run, because they contain another package's tests."""
     variables: dict[str, str]
     """Environment variables that tell the suite where its Snowflake is; `{port}` stands for the server's port."""
 

@@ -1,4 +1,4 @@
-"""Test in which windows a device counts as inside a fence, and which visits are overdue.
+"""Test the windows in which a device counts as inside a fence, and the overdue visits.
 
 The expected results come from a simple simulation. Late events must give the same results as events in one batch.
 """

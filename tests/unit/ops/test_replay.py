@@ -160,7 +160,7 @@ def test_selections_that_differ_only_in_their_times_have_the_same_digest() -> No
     assert Selection(NOW, NOW, prefix="events/").digest != EVERYTHING.digest
 
 
-def test_replay_with_a_later_start_continues_but_with_an_earlier_start_begins_again(
+def test_interrupted_replay_continues_if_the_start_is_later_and_begins_again_if_it_is_earlier(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "state.json"

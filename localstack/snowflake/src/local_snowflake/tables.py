@@ -125,7 +125,7 @@ DEFAULT_SHOWN = f"""CASE WHEN contains(column_default, {literal(SEQUENCE)})
     WHEN starts_with(column_default, 'nextval(')
     THEN replace(regexp_extract(column_default, '''(.*)''', 1), '"', '') || '.NEXTVAL'
     ELSE column_default END"""
-"""How DESC TABLE shows a column's default ("DESCRIBE TABLE")."""
+"""An SQL expression for a column's default as DESC TABLE shows it."""
 
 
 def number_of(node: exp.Expr | None) -> int:

@@ -59,7 +59,7 @@ class Served:
 
     @staticmethod
     def outputs(time_zone: str = "UTC") -> Outputs:
-        """Return the outputs of a stage whose stores' addresses are closed ports."""
+        """Return the outputs of a stage whose stores are unreachable."""
         nowhere = closed_port()
         return Outputs.model_validate(
             {
