@@ -125,9 +125,9 @@ def _may_hold_crossings(key: str) -> bool:
 
 
 def read_lines(store: Store, objects: Sequence[Stored]) -> Iterator[Lines | Fault]:
-    """For each archived object, yield its lines, or a Fault if it cannot be read.
+    """Yield the lines of each archived object, or a Fault if the object cannot be read.
 
-    Rows of a Parquet file are attributed to the objects from which the file was made.
+    A compacted Parquet file yields Lines per archived object from which it was made; a damaged one raises an error.
     """
     raw = [each for each in objects if not each.key.endswith(".parquet")]
     yield from read_objects(store, raw)

@@ -57,7 +57,7 @@ def remaining(
     yield Remaining(
         "Snowflake Fail-safe",
         now + timedelta(days=days + FAIL_SAFE_DAYS),
-        ("the same data, which only Snowflake can read"),
+        "deleted rows and replaced tables, which only Snowflake Support can recover",
     )
     # (Snowflake documentation: "QUERY_HISTORY view".)
     yield Remaining(

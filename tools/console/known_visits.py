@@ -172,7 +172,7 @@ class KnownVisits:
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Return the devices with a contradicted open visit, each with a string that identifies its contradictions."""
+        """Map each device with a contradicted open visit to a string that changes when its contradictions change."""
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):

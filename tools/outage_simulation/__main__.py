@@ -46,8 +46,8 @@ def command(
             "--size",
             metavar="SIZE",
             help=(
-                "Simulate only this size: 1k, 100k, 1M, or, without the circuit breaker, `100k, patient` or "
-                "`1M, patient`. Can be repeated."
+                "Simulate only this size: 1k, 100k, 1M, or, without the circuit breaker, 100k-no-breaker or "
+                "1M-no-breaker. Can be repeated."
             ),
         ),
     ] = None,
@@ -69,7 +69,7 @@ def command(
     rows = []
     for part in PARTS:
         outage = Outage(part, seconds=minutes * 60)
-        chosen = only or [name for name in known if part == "kinesis" or "patient" not in name]
+        chosen = only or [name for name in known if part == "kinesis" or "no-breaker" not in name]
         simulations = [simulate(known[name], outage) for name in chosen]
         rows += [row(simulation) for simulation in simulations]
         if plots:

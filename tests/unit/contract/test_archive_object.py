@@ -74,7 +74,7 @@ OURS = "events/dt=2026-11-16/hh=08/" + "a" * 64 + ".1.ndjson.gz"
         ("events/folder/", 5, False),
     ],
 )
-def test_empty_object_counts_as_content_only_if_its_key_has_a_line_count(
+def test_empty_objects_and_folder_markers_are_skipped_unless_the_key_has_a_line_count(
     key: str, size: int, is_there: bool
 ) -> None:
     assert is_content(key, size) is is_there

@@ -281,7 +281,7 @@ def test_invalid_lines_are_listed_by_number_and_truncated_gzip_is_reported() -> 
     assert [bad.problem for bad in bad_lines(b"")] == ["the object is empty"]
 
 
-def test_sql_literal_preserves_quotes_and_backslashes() -> None:
+def test_sql_literal_escapes_quotes_and_backslashes() -> None:
     assert quoted(r"it's \ here") == r"'it''s \\ here'"
 
 

@@ -120,10 +120,10 @@ def test_requests_exhaust_the_lambda_concurrency_in_a_kinesis_outage_without_a_c
     """By Little's law, 5,000 requests per second (100,000 events) that take 3.6 s each need a concurrency of
     18,000; the limit is 1,000.
     """
-    patient = ALL["100k, patient"]
-    assert patient.concurrency_while_throttled > patient.ingest_concurrency
-    simulation = simulate(patient, Outage("kinesis"))
-    kept = (patient.events_per_second - patient.ingest_while_throttled) * 3600
+    size = ALL["100k-no-breaker"]
+    assert size.concurrency_while_throttled > size.ingest_concurrency
+    simulation = simulate(size, Outage("kinesis"))
+    kept = (size.events_per_second - size.ingest_while_throttled) * 3600
     assert simulation.largest("phones") == pytest.approx(kept, rel=0.05)
     assert simulate(ALL["100k"], Outage("kinesis")).largest("phones") < 3 * TICK * 100_000
 

@@ -42,7 +42,7 @@ def run(
     timeout_s: Annotated[
         float,
         typer.Option(
-            "--timeout", "--patience", help="Seconds that the app has to do what a scenario requires."
+            "--timeout", "--patience", help="Timeout in seconds for the app to do what a scenario requires."
         ),
     ] = 90,
     quiet: Annotated[
