@@ -16,10 +16,12 @@ it is earlier, the time at which the store wrote the event's object.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
+from threading import Condition
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
@@ -28,6 +30,8 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.streaming import StreamingQueryListener
+from pyspark.sql.streaming.listener import QueryProgressEvent, QueryStartedEvent, QueryTerminatedEvent
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from contract.archive_object import hour_of, is_content
@@ -38,6 +42,7 @@ from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_
 from glue.session import session
 
 PREFIX = "streamed"
+LISTENER_TIMEOUT_SECONDS = 60
 
 _EVENT = pa.schema(
     [
@@ -212,18 +217,65 @@ def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
     return sorted(tuple(row.values()) for table in tables for row in table.to_pylist())
 
 
+class LateEvents(StreamingQueryListener):
+    """Counts the late events of each query over all its batches.
+
+    `StreamingQuery.recentProgress` does not suffice, because Spark keeps only the reports of the last batches
+    (spark.sql.streaming.numRecentProgressUpdates, default: 100).
+    """
+
+    def __init__(self) -> None:
+        self._late: Counter[str] = Counter()
+        self._ended: set[str] = set()
+        self._changed = Condition()
+
+    def onQueryStarted(self, event: QueryStartedEvent) -> None:  # noqa: N802
+        pass
+
+    def onQueryProgress(self, event: QueryProgressEvent) -> None:  # noqa: N802
+        dropped = sum(each.numRowsDroppedByWatermark for each in event.progress.stateOperators)
+        with self._changed:
+            self._late[str(event.progress.runId)] += dropped
+
+    def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:  # noqa: N802
+        with self._changed:
+            self._ended.add(str(event.runId))
+            self._changed.notify_all()
+
+    def of(self, run_id: str) -> int:
+        """Return the number of late events of a run of a query that has ended.
+
+        Raises TimeoutError if Spark does not deliver the end of the query within LISTENER_TIMEOUT_SECONDS.
+        """
+        # Spark calls the listener asynchronously but in order, so a query's last batch is counted before its end.
+        with self._changed:
+            if not self._changed.wait_for(lambda: run_id in self._ended, LISTENER_TIMEOUT_SECONDS):
+                raise TimeoutError(
+                    f"All batches are written, but Spark did not report the end of query {run_id} within "
+                    f"{LISTENER_TIMEOUT_SECONDS} s, so the number of late events is unknown."
+                )
+            return self._late[run_id]
+
+
 def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
-    """Process the archive once, or continuously if `every_seconds` is set. Returns the number of late events."""
+    """Process the archive once, or continuously if `every_seconds` is set. Returns the number of late events.
+
+    Batches of an earlier, interrupted run are not included in the number.
+    """
     writer = (
         occupancy(crossings(spark, stream), stream)
         .writeStream.option("checkpointLocation", stream.checkpoint)
         .foreachBatch(lambda batch, number: write_batch(stream.store, stream.name, batch, number))
     )
     trigger = {"processingTime": f"{every_seconds} seconds"} if every_seconds else {"availableNow": True}
-    query = writer.trigger(**trigger).start()
-    query.awaitTermination()
-    operators = [each for progress in query.recentProgress for each in progress["stateOperators"]]
-    return sum(each.get("numRowsDroppedByWatermark", 0) for each in operators)
+    late = LateEvents()
+    spark.streams.addListener(late)
+    try:
+        query = writer.trigger(**trigger).start()
+        query.awaitTermination()
+        return late.of(query.runId)
+    finally:
+        spark.streams.removeListener(late)
 
 
 def main(argv: Sequence[str]) -> int:

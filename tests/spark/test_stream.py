@@ -157,6 +157,23 @@ def test_fast_clock_of_one_phone_does_not_make_events_of_other_phones_late(
     assert found == expected(events, max(each[0] for each in found) + timedelta(minutes=5))[0]
 
 
+def test_late_events_of_every_batch_are_counted_even_if_spark_keeps_only_the_last_progress_report(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def entry(number: int, at: datetime) -> GeofenceEvent:
+        return GeofenceEvent(f"e{number}", TYPES["enter"], "enter", f"van-{number}", Fence("farm", "f0"), at)
+
+    on_time = [entry(number, HOUR + timedelta(hours=2)) for number in range(2)]
+    late = [entry(number, HOUR) for number in range(2, 5)]
+    landed(tmp_path, [*on_time, *late], each=1)
+    setting = "spark.sql.streaming.numRecentProgressUpdates"
+    spark.conf.set(setting, 1)
+    try:
+        assert run(spark, stream_of(tmp_path, objects_per_batch=1), None) == len(late)
+    finally:
+        spark.conf.unset(setting)
+
+
 STREAM = [
     *(sys.executable, "-m", "glue.stream", "--name", "live", "--master", "local[1]"),
     *("--lateness-seconds", "600", "--overdue-seconds", "1800", "--objects-a-batch", "2"),
