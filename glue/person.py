@@ -25,8 +25,10 @@ import msgspec
 from glue.archive import MAX_INFLATED_BYTES
 
 INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by at most a thousand times this
+MAX_DAMAGED_BYTES = 16 * 1024 * 1024  # compressed bytes; limits the work for false gzip headers
 MAX_GZIP_LAYERS = 3
 MAX_QUICK_TERMS = 50
+_GZIP_HEADER = b"\x1f\x8b\x08"
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
@@ -205,18 +207,24 @@ def texts_of(body: bytes, layers: int = MAX_GZIP_LAYERS) -> Iterator[str]:
     """Yield the texts that bytes may represent: decoded as UTF-8, UTF-16 or Latin-1, unescaped, and decompressed."""
     with suppress(UnicodeDecodeError):
         text = body.decode()
-        yield text
-        if "\\" in text:
-            pairs = _ESCAPE.sub(_unescaped, text).encode("utf-16", "surrogatepass")
-            yield pairs.decode("utf-16", "replace")
+        yield from _with_unescaped(text)
         if "\0" not in text:
             return
-    # Compressed bytes may contain any short id by chance, so they are not searched as text.
     if layers and (inner := _inflated(body)):
         yield from texts_of(inner, layers - 1)
-        return
+        # Compressed bytes may contain any short id by chance, so a gzipped body is not searched as text.
+        if body.startswith(_GZIP_HEADER):
+            return
     yield body.decode("latin-1")
-    yield from (body.decode(encoding, "replace") for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+    yield from _with_unescaped(body.decode("utf-8", "replace"))
+    yield from (body.decode(encoding, "replace") for encoding in ("utf-16-le", "utf-16-be"))
+
+
+def _with_unescaped(text: str) -> Iterator[str]:
+    yield text
+    if "\\" in text:
+        pairs = _ESCAPE.sub(_unescaped, text).encode("utf-16", "surrogatepass")
+        yield pairs.decode("utf-16", "replace")
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -226,22 +234,52 @@ def _unescaped(found: re.Match[str]) -> str:
     return escaped if escaped in '"\\/' else " "
 
 
-def _inflated(text: bytes) -> bytes:
-    """Decompress consecutive gzip members, and keep the readable part of a truncated one.
+def _inflated(body: bytes) -> bytes:
+    """Decompress all gzip members, including the readable part of each damaged or truncated one.
 
-    Stops at the first damaged member, and beyond MAX_INFLATED_BYTES. Bytes after the last complete member are
-    appended after a newline. Returns b"" if the bytes are not gzipped.
+    After a damaged member, reading continues at the next gzip header after that member's own header, because the
+    member's end is unknown. Bytes between or after complete members are included, on lines of their own. Reading
+    ends when the text exceeds MAX_INFLATED_BYTES or the damaged members exceed MAX_DAMAGED_BYTES. Returns b"" if no
+    member can be read.
     """
     found = bytearray()
-    while text.startswith(b"\x1f\x8b") and len(found) <= MAX_INFLATED_BYTES:
-        member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        with suppress(zlib.error):
-            for start in range(0, len(text), INFLATE_STEP):
-                found += member.decompress(text[start : start + INFLATE_STEP])
-                if member.eof or len(found) > MAX_INFLATED_BYTES:
-                    break
-        text = member.unused_data + text[start + INFLATE_STEP :] if member.eof else b""
-    return bytes(found) + (b"\n" + text if found and text else b"")
+    damaged = 0
+    start = body.find(_GZIP_HEADER)
+    while start >= 0 and len(found) <= MAX_INFLATED_BYTES and damaged <= MAX_DAMAGED_BYTES:
+        before = len(found)
+        end, complete = _inflate_member(body, start, found)
+        if complete:
+            following = body.find(_GZIP_HEADER, end)
+            if between := body[end : following if following >= 0 else None]:
+                found += b"\n" + between + b"\n"
+        else:
+            following = body.find(_GZIP_HEADER, start + 1)
+            damaged += end - start
+            if len(found) > before:
+                found += b"\n"
+        start = following
+    return bytes(found)
+
+
+def _inflate_member(body: bytes, start: int, found: bytearray) -> tuple[int, bool]:
+    """Append a gzip member's text to `found`; return where reading ended, and whether the member is complete."""
+    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    end = start
+    while end < len(body) and len(found) <= MAX_INFLATED_BYTES:
+        step = body[end : end + INFLATE_STEP]
+        end += len(step)
+        unread = member.copy()
+        try:
+            found += member.decompress(step)
+        except zlib.error:
+            # The exception discards the text before the damage, so repeat the step byte by byte.
+            with suppress(zlib.error):
+                for byte in step:
+                    found += unread.decompress(bytes((byte,)))
+            return end, False
+        if member.eof:
+            return end - len(member.unused_data), True
+    return end, False
 
 
 @dataclass(frozen=True)

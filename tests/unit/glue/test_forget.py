@@ -334,6 +334,13 @@ def test_event_is_kept_if_the_id_occurs_only_in_an_unrelated_field(tmp_path: Pat
     assert json.loads((tmp_path / "archive/forget/r1/plan.json").read_text())["objects"] == []
 
 
+def damaged(member: bytes) -> bytes:
+    """Return a gzip member whose compressed data is invalid in the middle."""
+    middle = len(member) // 2
+    return member[:middle] + b"\xff" * 8 + member[middle + 8 :]
+
+
+OTHER = gzip.compress(bytes(range(97, 123)) * 20, mtime=0)
 BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
 
 
@@ -343,10 +350,28 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
         gzip.compress(BODY),
         gzip.compress(BODY)[:-12],
         gzip.compress(b"other") + gzip.compress(BODY),
+        damaged(OTHER) + gzip.compress(BODY),
+        OTHER[:-12] + gzip.compress(BODY),
+        b"\xff" * 10 + OTHER[10:] + gzip.compress(BODY),
+        b"\x1f\x8b\x08" * 300 + gzip.compress(BODY),
+        gzip.compress(BODY)[:-8] + bytes(8),
+        gzip.compress(b"\xff" + BODY.replace(b"bob", b"b\\u006fb")),
         BODY.replace(b"bob", b"b\\u006fb") + b"}",
         b"[" * 100_000 + b"bob",
     ],
-    ids=["gzip", "truncated gzip", "second gzip member", "escaped", "nested too deeply"],
+    ids=[
+        "gzip",
+        "truncated gzip",
+        "second gzip member",
+        "after a damaged member",
+        "after a truncated member",
+        "after a member without header",
+        "after false headers",
+        "wrong checksum",
+        "gzip, escaped, not UTF-8",
+        "escaped",
+        "nested too deeply",
+    ],
 )
 def test_compressed_or_escaped_id_in_an_unreadable_body_is_found(
     tmp_path: Path, users: Path, body: bytes
@@ -359,6 +384,20 @@ def test_compressed_or_escaped_id_in_an_unreadable_body_is_found(
     assert forget(archive, users, "--finish") == 0
     kept = [each for path in (archive / "rejected").rglob("*.gz") for each in lines_of(path.read_bytes())]
     assert kept == [other]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        gzip.compress(b"", mtime=0),
+        b"\x1f\x8b\x08",
+        b"\x1f\x8b\x08\x08name",  # no zero byte follows, so the file name extends to the end of the body
+    ],
+    ids=["empty members", "false headers", "unending file names"],
+)
+def test_time_to_search_a_hostile_gzip_body_is_not_quadratic(repeated: bytes) -> None:
+    assert not Subject.of(["bob"]).in_bytes(repeated * (8_000_000 // len(repeated)))
 
 
 def test_short_id_in_compressed_bytes_is_not_a_match() -> None:
