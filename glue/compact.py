@@ -7,8 +7,9 @@ The order is a promise: files are written under names that no manifest contains 
 with the lines read from the archive (number and checksum), and only then is the hour's manifest, one small
 object, replaced. Readers use only files that a manifest names, so even after a crash they read either the old
 or the new files. The generation is a hash of the source objects' keys, so an hour with unchanged objects is not
-compacted again. Files that no manifest names are deleted after a grace period (--grace-seconds, default: an hour),
-which must be longer than the run time of any reader.
+compacted again. Files that no manifest names are deleted after a grace period (--grace-seconds, default: three
+hours), counted from the last replacement of their hour's manifest. The period must be longer than the run time of
+any reader, because a reader such as glue.rebuild reads the manifests when it starts and the files later.
 
     python -m glue.compact --archive s3://BUCKET --from 2026-11-16 --to 2026-11-17 [--engine duckdb|spark]
 """
@@ -25,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from contract.archive_object import hour_folder
-from glue.archive import Fault, Hours, Store, Stored, objects_of, read_objects, set_aside
+from glue.archive import Fault, Hours, Store, Stored, floor_hour, objects_of, read_objects, set_aside
 from glue.jobs import add_range, arguments, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 FORMAT = 1  # part of every generation: a new layout causes every hour to be compacted again
 PREFIX = "compacted"
 MAX_TYPES = 200  # type folders per hour; rarer types share one
-GRACE = timedelta(hours=1)
+GRACE = timedelta(hours=3)  # longer than the timeout of any Glue job that reads these files
+SWEPT_AGAIN = timedelta(days=1)  # daily runs return to each hour
 
 SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("bucket", pa.int64())])
 
@@ -171,9 +173,10 @@ def _fault_fields(fault: Fault) -> dict[str, str]:
 
 
 def superseded_files(store: Store, hours: Hours, before: datetime | None = None) -> list[str]:
-    """Return the Parquet files of these hours that no manifest names, except files written after `before`.
+    """Return the Parquet files of these hours that no manifest names. Such files remain after a replacement or a crash.
 
-    Such files remain after a replacement or a crash.
+    With `before`, files that a manifest may have named after this time are excluded: those written later, and those
+    of an hour whose manifest was replaced later.
     """
     days: dict[datetime, list[datetime]] = {}
     for hour in hours:
@@ -184,7 +187,10 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
         named = {
             file["key"] for hour in members for file in (manifest_of(store, hour) or {}).get("files", ())
         }
-        ours = {f"hh={hour:%H}" for hour in members}
+        # List after reading, so that a manifest replaced in between counts as recent.
+        manifests = list(store.list(f"{PREFIX}/_manifests/dt={day:%Y-%m-%d}/"))
+        recent = {each.key for each in manifests if before is not None and each.modified_at > before}
+        ours = {f"hh={hour:%H}" for hour in members if manifest_key(hour) not in recent}
         unnamed += [
             each.key
             for each in stored
@@ -196,7 +202,7 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
 
 
 def sweep(store: Store, hours: Hours, now: datetime, grace: timedelta = GRACE) -> int:
-    """Delete files that no manifest names and that are older than `grace`; return the number of deleted files."""
+    """Delete files that no manifest has named for `grace`; return the number of deleted files."""
     unnamed = superseded_files(store, hours, now - grace)
     store.delete(unnamed)
     return len(unnamed)
@@ -306,7 +312,12 @@ def main(argv: Sequence[str]) -> int:
         default=FULL_BYTES,
         help="start a new file when the current one reaches this size",
     )
-    parser.add_argument("--grace-seconds", type=int, default=int(GRACE.total_seconds()))
+    parser.add_argument(
+        "--grace-seconds",
+        type=int,
+        default=int(GRACE.total_seconds()),
+        help="how long to keep files that no manifest names; longer than any reader runs (default: %(default)s)",
+    )
     given = arguments(parser, argv)
     wanted = stale(given.store, given.hours, given.full_bytes)
     engine = choose_engine(given.engine, (stored for source in wanted for stored in source.objects))
@@ -318,7 +329,10 @@ def main(argv: Sequence[str]) -> int:
             manifests = list(compact_with_spark(spark, given.store, wanted))
     else:
         manifests = list(compact_with_duckdb(given.store, wanted))
-    swept = sweep(given.store, given.hours, datetime.now(UTC), timedelta(seconds=given.grace_seconds))
+    grace = timedelta(seconds=given.grace_seconds)
+    # Also sweep hours of earlier runs, because files superseded in the same run are still within the grace period.
+    hours = Hours(floor_hour(given.hours.start - SWEPT_AGAIN - grace), given.hours.end)
+    swept = sweep(given.store, hours, datetime.now(UTC), grace)
     unreadable = sum(len(m["unreadable"]) for m in manifests)
     report(
         "hours_compacted",

@@ -1,6 +1,7 @@
 """Test compaction with DuckDB. tests/spark tests that Spark produces the same result."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -90,6 +91,40 @@ def test_late_object_triggers_recompaction_and_old_files_are_deleted_after_the_g
     assert sweep(store, HOURS, now, timedelta(hours=1)) == 0
     assert sweep(store, HOURS, now, timedelta(0)) == len(before)
     assert sorted(payloads(store, compacted_files(store, HOURS))) == sorted(some_lines(20))
+
+
+def made_older(folder: Path, age: timedelta) -> None:
+    """Set the modification times of all Parquet files and manifests."""
+    then = (datetime.now(UTC) - age).timestamp()
+    for path in (folder / "compacted").rglob("*.*"):
+        os.utime(path, (then, then))
+
+
+def test_old_file_superseded_a_moment_ago_is_kept_for_its_readers(tmp_path: Path) -> None:
+    """A reader may have read the previous manifest shortly before it was replaced."""
+    store = Folder(tmp_path)
+    archived(tmp_path, some_lines(10))
+    compacted(store)
+    made_older(tmp_path, timedelta(days=1))
+    before = compacted_files(store, HOURS)
+    archived(tmp_path, some_lines(10, start=10))
+    compacted(store)
+    assert sweep(store, HOURS, datetime.now(UTC)) == 0
+    assert sweep(store, HOURS, datetime.now(UTC) + timedelta(hours=4)) == len(before)
+
+
+def test_later_run_deletes_the_superseded_files_of_hours_before_its_range(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Folder(tmp_path)
+    for start in (0, 10):
+        archived(tmp_path, some_lines(10, start))
+        compacted(store)
+    made_older(tmp_path, timedelta(hours=4))
+    day_later = [(HOUR + timedelta(days=days)).isoformat() for days in (1, 2)]
+    assert main(["--archive", str(tmp_path), "--from", day_later[0], "--to", day_later[1]]) == 0
+    assert json.loads(capsys.readouterr().out)["swept"] > 0
+    assert {each.key for each in store.list("compacted/dt=")} == set(compacted_files(store, HOURS))
 
 
 def test_parquet_files_of_an_hour_whose_objects_were_deleted_are_no_longer_listed(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ delete archived data.
 """
 
 import re
+from datetime import timedelta
 from importlib import metadata
 
 import pytest
 import yaml
 
+from glue.compact import GRACE
 from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
@@ -76,6 +78,11 @@ def test_each_glue_job_runs_its_script_with_at_most_one_concurrent_run(job: str)
     assert properties["Command"]["ScriptLocation"] == f"s3://${{ArchiveBucket}}/glue/{job}.py"
     assert properties["ExecutionProperty"] == {"MaxConcurrentRuns": 1}
     assert properties["GlueVersion"] == "5.0"
+
+
+@pytest.mark.parametrize("job", sorted({*JOBS} - {"stream"}))  # the stream reads no compacted files
+def test_superseded_parquet_files_are_kept_longer_than_a_glue_job_may_run(job: str) -> None:
+    assert timedelta(minutes=RESOURCES[f"{job.capitalize()}Job"]["Properties"]["Timeout"]) < GRACE
 
 
 @pytest.mark.parametrize("job", JOBS)
