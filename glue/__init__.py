@@ -1,1 +1,1 @@
-"""Jobs that process the whole archive on Spark (local or AWS Glue) or DuckDB. They must run on Glue's Python 3.11."""
+"""Jobs on the archive, for DuckDB, Spark (local or AWS Glue) or Beam. They must run on Glue's Python 3.11."""

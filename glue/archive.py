@@ -241,7 +241,7 @@ def _time(text: str) -> datetime:
 
 
 def objects_of(store: Store, hour: datetime, prefix: str = "events") -> list[Stored]:
-    """Return the hour's objects under a prefix, sorted by key, including other programs' but without empty uploads."""
+    """Return the hour's objects under a prefix, sorted by key. Empty uploads of other programs are omitted."""
     found = [each for each in store.list(f"{prefix}/{hour_folder(hour)}/") if is_content(each.key, each.size)]
     return sorted(found, key=lambda each: each.key)
 
@@ -262,7 +262,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of an object. If these are not all its lines, `numbers` holds their line numbers, starting at 1."""
+    """Lines of an object. If these are not all its lines, `numbers` holds their 1-based line numbers."""
 
     stored: Stored
     lines: Sequence[bytes]

@@ -148,7 +148,7 @@ def commit(
     written = (sum(f.rows for f in files), sum(f.checksum for f in files))
     if written != (read.lines, read.checksum) or len({f.key for f in files}) != len(files):
         raise IncompleteWrite(
-            f"{hour_folder(source.hour)}: the {written[0]} lines written differ from the {read.lines} lines read"
+            f"{hour_folder(source.hour)}: the {written[0]} lines written are not exactly the {read.lines} lines read"
         )
     quarantined = set_aside(store, source.hour, read.faults, "glue.compact")
     manifest = {

@@ -15,9 +15,9 @@ A plan contains object keys and line numbers, but neither ids nor hashes of ids.
 events were deleted, and `--finish` needs no list of ids.
 
 Searched prefixes: events/, rejected/, set-aside/ and aws/lambda/. In a body or record that cannot be read as an
-event, any occurrence of an id counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/, streamed/,
-noncurrent versions of other objects, and the warehouse. `milkrun forget` covers these too, except Kinesis, whose
-records cannot be deleted and expire.
+event, any occurrence of an id as a whole word counts as a match. Not covered here: DynamoDB, Kinesis, rebuilt/,
+streamed/, noncurrent versions of other objects, and the warehouse. `milkrun forget` covers these too, except
+Kinesis, whose records cannot be deleted and expire.
 """
 
 import argparse
@@ -74,9 +74,9 @@ class Replaced(TypedDict):
 
 @dataclass(frozen=True)
 class Rewritten:
-    """The result of rewriting an object. `new` is None if the object contained only the subject's events.
+    """The result of rewriting an object. `new` is None if the whole object must be deleted.
 
-    `removed` holds the line numbers of the subject's events, starting at 1.
+    `removed` holds the 1-based line numbers of the subject's events (in an invocation record, their record numbers).
     """
 
     old: str
@@ -198,7 +198,7 @@ def _in_record(subject: Subject, record: Mapping[str, str]) -> bool:
 
 
 def candidates(store: Store, hours: Hours | None = None) -> Iterator[Stored]:
-    """Yield the objects under all searched prefixes, except those whose key names an hour outside `hours`."""
+    """Yield the objects under all searched prefixes, except objects with Milkrun's keys from hours outside `hours`."""
     for prefix in (*SEARCHED_PREFIXES, INVOCATION_RECORDS.rstrip("/")):
         for stored in store.list(f"{prefix}/"):
             if not is_content(stored.key, stored.size):

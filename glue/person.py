@@ -98,7 +98,7 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _elsewhere(name: str, value: object) -> Iterator[tuple[bool, str]]:
-    """Yield the values outside the contract's fields that may be user ids, as (is the field named `userId`, value).
+    """Yield (is_user_id_field, value) for the values outside the contract's fields that may be user ids.
 
     Every text in `metadata` may be a user id.
     """
@@ -287,7 +287,7 @@ class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
     `shared` maps each device that other users have used too to the number of these users. `unclear` holds the values
-    of `user._id` that occur with several user ids; events that contain no other id are not deleted.
+    of `user._id` that occur with several user ids; events with such a value and no other id are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.
     """

@@ -30,7 +30,7 @@ def _gunzip(body: bytes) -> bytes:
         try:
             text += stream.decompress(body, most + 1 - len(text))
         except zlib.error as error:
-            raise Unreadable("bad_gzip", f"The body is not gzip: {error}.") from None
+            raise Unreadable("bad_gzip", f"The body is not valid gzip: {error}.") from None
         if len(text) > most:
             detail = f"The inflated body is larger than {most} bytes: split the batch."
             raise Refused(413, "inflated_body_too_large", detail, limit=most)

@@ -116,7 +116,7 @@ def _speaker(event: LambdaEvent, request: Request, app: App) -> Speaker:
 
 
 def _batch_of(request: Request, app: App, speaker: Speaker, received_at: datetime) -> Batch:
-    """Check a request's content type, signature and size, then validate its events. Raises Refused."""
+    """Check a request's type, signature and size, then validate its events. Raises Refused or RetryableError."""
     form = form_of(request)
     try:
         if speaker.kind == "signature":

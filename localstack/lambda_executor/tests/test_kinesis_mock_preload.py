@@ -1,4 +1,4 @@
-"""Test that the Kinesis mock exits when LocalStack exits, even if LocalStack is killed while the mock starts.
+"""Test that the Kinesis mock exits if LocalStack died before the mock started, and otherwise keeps running.
 These tests need Node.
 """
 

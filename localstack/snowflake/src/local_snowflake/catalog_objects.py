@@ -92,7 +92,7 @@ class Pipe:
     paused_on: datetime | None
     created_on: datetime
     transferred: bool = False
-    """Whether the pipe's owner changed while it was paused; then only SYSTEM$PIPE_FORCE_RESUME resumes the pipe."""
+    """Whether the owner changed while the pipe was paused; then only SYSTEM$PIPE_FORCE_RESUME resumes the pipe."""
 
 
 def pipe_of(row: tuple[Any, ...]) -> Pipe:

@@ -1,7 +1,7 @@
 """Determine the possible types of an expression.
 
 A column's possible types are those of all known columns and aliases with its name, because its table is not resolved.
-This is needed where DuckDB silently converts a value to another type in a different way than Snowflake.
+The types are needed where DuckDB silently converts a value to another type in a different way than Snowflake.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

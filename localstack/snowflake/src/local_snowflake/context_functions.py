@@ -1,4 +1,4 @@
-"""Replace bound parameters, and functions that depend on the session such as CURRENT_ROLE(), with their values."""
+"""Replace bound parameters and session functions, such as CURRENT_ROLE(), with their values."""
 
 from fakesnow.conn import FakeSnowflakeConnection
 from sqlglot import exp

@@ -63,7 +63,7 @@ class OnError:
 class FileFormat:
     """The file format options that affect how JSON is loaded. `of` refuses options that would change the result
     but are not implemented, such as STRIP_NULL_VALUES = TRUE, and options that Snowflake does not have. It ignores
-    all others, such as DATE_FORMAT.
+    other options, such as DATE_FORMAT.
     """
 
     compression: str = "AUTO"
