@@ -1,9 +1,9 @@
 """`python -m tools.check`: run the static checks other than those of Python code.
 
 Every direct dependency must be pinned, and no tracked file may contain the host name of a package registry.
-Every stage is packaged with dummy credentials. cfn-lint checks all the resulting templates, and checkov those of
-dev and prod. yamllint checks the YAML files, and sqlfluff the DDL. A check is skipped if its inputs have not
-changed since it last passed.
+Every stage and every variant of VARIANTS is packaged with dummy credentials. cfn-lint checks all the resulting
+templates, and checkov those of dev and prod. yamllint checks the YAML files, and sqlfluff the DDL. These four checks
+are skipped if their inputs have not changed since they last passed.
 """
 
 import fcntl
@@ -88,7 +88,7 @@ def fingerprint(names: Iterable[str]) -> str:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold the file lock `name`, so that two test workers never build the same template at the same time."""
+    """Hold the file lock `name`, so that two processes never build the same template or run the same check at once."""
     TEMPLATES.mkdir(parents=True, exist_ok=True)
     with (TEMPLATES / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -218,7 +218,7 @@ CHECKS = (
     Check("every direct dependency is pinned", (), check_pins),
     Check("no tracked file contains a package registry's host name", (), find_registry_hosts),
     Check(
-        "cfn-lint, all stages, Glue on and off",
+        "cfn-lint, all stages and variants, and the deploy role",
         (*TEMPLATE_INPUTS, ".github/aws", "requirements-check.txt", ".cfnlintrc.yml"),
         lint_templates,
     ),

@@ -90,13 +90,11 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    If the local stack's console is already running, the command only prints its address.
+    If the local stack's console is already running and --port is not given, the command only prints its address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
-        raise typer.BadParameter(
-            "--tiles must be an http or https URL with the placeholders {z}, {x} and {y}"
-        )
+        raise typer.BadParameter("--tiles must be an http or https URL such as https://host/{z}/{x}/{y}.png")
     outputs = terminal.outputs_of(context, stage)
     settings = Settings.of(environment)
     if stage == "local" and port is None and stack_console.is_ready(settings):
@@ -131,7 +129,7 @@ def _listener(port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((LOOPBACK, port))
         except OSError as error:
-            raise typer.BadParameter(f"port {port} is in use: choose another with --port ({error})") from None
+            raise typer.BadParameter(f"cannot use port {port}: {error}; choose another with --port") from None
         listener.listen(128)  # clients may connect as soon as the address is printed
         yield listener
 
@@ -145,8 +143,8 @@ def server_of(
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """An HTTP protocol that closes a connection if it sends no complete request within `request_seconds`.
-        uvicorn would keep it open.
+        """An HTTP protocol that closes a connection if the client sends no complete request within
+        `request_seconds`. uvicorn would keep the connection open.
         """
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:

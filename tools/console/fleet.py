@@ -306,8 +306,8 @@ def kind_of(tag: str) -> str:
 def places_in(file: Path) -> list[Place]:
     """Read fences from a GeoJSON FeatureCollection. Raises ValueError for invalid content.
 
-    Each feature is a point or a polygon with the properties `tag` and `externalId`, and optionally `name` and
-    `radius` (in metres).
+    Each feature is a point or a polygon with the properties `tag` and `externalId`, and optionally `name` and, for a
+    point, `radius` (in metres; default: 100).
     """
     try:
         collection = msgspec.json.decode(file.read_bytes())

@@ -19,8 +19,8 @@ FEW_VISITS = 3
 
 
 class Known(msgspec.Struct, gc=False):
-    """A visit. `version` is the version in the notification from the event bus, or -1 if the visit was read
-    from a table.
+    """A visit. `version` is the version in the latest notification from the event bus, or -1 if the visit is known
+    only from a table.
     """
 
     device_id: str
@@ -172,7 +172,9 @@ class KnownVisits:
         self._is_other |= self.presence.replace(device_id, enters)
 
     def doubtful(self) -> dict[str, str]:
-        """Map each device with a contradicted open visit to a string that changes when its contradictions change."""
+        """Map each device with a contradicted open visit to a string that changes when its contradictions change. The
+        poller compares the strings, so that it verifies each contradiction only once.
+        """
         found: dict[str, str] = {}
         for visit in self._open.values():
             if by := self.contradicted_by(visit):
@@ -181,7 +183,7 @@ class KnownVisits:
 
     def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
         """Set the median dwell time at each place: the median from the marts, otherwise the median of the
-        visits in memory.
+        visits in memory. If `marts` is None, the marts' medians from the previous call are used again.
         """
         self._marts_usual = self._marts_usual if marts is None else marts
         by_fence: dict[str, list[float]] = {}
@@ -240,8 +242,8 @@ class KnownVisits:
                 self._put(visit)
 
     def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Replace the visits of a device with those that were read from the visits table. Visits that began
-        before all of these are kept, because the query may not have covered them.
+        """Replace the visits of a device with those that were read from the visits table. Visits that began before
+        the earliest visit that was read are kept, because the query may not have covered them.
         """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
@@ -334,8 +336,8 @@ class KnownVisits:
     def between(
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
-        """Return the visits that began between these times (in the format of `keys.timestamp`), and the open
-        visits that began before `first`.
+        """Return the visits of the device at the fence (None: of all devices, at all fences) that began between these
+        times (in the format of `keys.timestamp`), and such open visits that began before `first`.
         """
         return {
             start: visit

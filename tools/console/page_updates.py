@@ -1,4 +1,4 @@
-"""The server-sent events that update the open pages. Each message is encoded once for all pages."""
+"""The server-sent events that update the open pages. Each message, except a snapshot, is encoded once for all pages."""
 
 import asyncio
 import time

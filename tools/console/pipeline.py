@@ -20,8 +20,8 @@ MAX_LINES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage of the pipeline. `after` names the previous stage. An event may wait up to `max_wait_s` seconds
-    for this stage.
+    """A stage of the pipeline. Events that have passed the stage `after` wait for this stage. This stage is stuck if
+    an event waits for more than `max_wait_s` seconds.
 
     Delays of up to `slack_s` seconds are ignored, because the services' clocks differ and requests are logged
     when they end.

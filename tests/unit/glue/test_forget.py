@@ -285,7 +285,7 @@ def test_plan_contains_neither_ids_nor_hashes_of_ids(tmp_path: Path, users: Path
 
 
 @pytest.mark.parametrize("request_name", ["../../elsewhere", "a/b", "", ".hidden"])
-def test_request_name_that_could_be_a_path_is_rejected(
+def test_request_name_that_is_empty_or_could_be_a_path_is_rejected(
     tmp_path: Path, users: Path, request_name: str
 ) -> None:
     with pytest.raises(SystemExit):
@@ -373,7 +373,7 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
         "nested too deeply",
     ],
 )
-def test_compressed_or_escaped_id_in_an_unreadable_body_is_found(
+def test_id_in_an_unreadable_body_is_found_even_if_compressed_or_escaped(
     tmp_path: Path, users: Path, body: bytes
 ) -> None:
     archive = tmp_path / "archive"

@@ -117,7 +117,7 @@ def test_unknown_step_or_invalid_range_is_rejected_with_exit_code_2() -> None:
     assert CliRunner().invoke(app, ["compact", "--from", "now", "--to", "2 hours ago"]).exit_code == 2
 
 
-def test_local_dbt_ignores_a_snowflake_account_in_the_environment(
+def test_dbt_ignores_a_snowflake_account_on_stage_local_and_requires_one_on_a_deployed_stage(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[dict[str, str]] = []

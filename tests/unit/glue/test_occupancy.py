@@ -95,7 +95,7 @@ def test_device_inside_a_fence_counts_in_every_window_even_without_events() -> N
     assert found.inside == tuple(n * 5 * MINUTE for n in range(4))
 
 
-def test_visit_without_an_exit_is_reported_once_and_then_abandoned() -> None:
+def test_visit_without_an_exit_is_reported_as_overdue_once_and_then_abandoned() -> None:
     state, found = advance(State(), [crossing(MINUTE, "enter", "a")], END, TIMES)
     assert found.overdue == (MINUTE,)
     assert found.inside[-1] <= MINUTE + TIMES.abandoned

@@ -1,4 +1,4 @@
-"""Test the IAM permissions of the Glue jobs.
+"""Test the definitions of the Glue jobs, their requirements and their IAM permissions.
 
 Jobs can read events, and can write only to their own prefixes and to set-aside/. Only `forget` can also rewrite and
 delete archived data.

@@ -1,6 +1,6 @@
 """Test that the handler keeps its contract and its CPU limit for hostile requests.
 
-`make fuzz` runs the same fuzzer for longer.
+One test runs the fuzzer for a few seconds; `make fuzz` runs it for longer.
 """
 
 import gzip

@@ -160,7 +160,7 @@ def test_token_without_a_device_is_refused(issuer: Issuer, device: object) -> No
         "not yet valid",
     ],
 )
-def test_token_with_a_wrong_audience_issuer_or_time_is_refused(
+def test_token_with_a_wrong_or_missing_audience_issuer_or_expiry_is_refused(
     issuer: Issuer, claims: dict[str, object]
 ) -> None:
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"
@@ -512,7 +512,7 @@ def test_importing_the_handler_loads_no_token_library() -> None:
     assert output.stdout.strip() == "set()"
 
 
-def test_keys_are_fetched_over_http() -> None:
+def test_keys_are_fetched_over_http_and_a_500_raises_retryable_error() -> None:
     with strict_service() as provider:
         provider.answers = [(200, json.dumps({"keys": [public_jwk(EC_KEY, "ec")]}).encode()), (500, b"")]
         provider.is_open = True

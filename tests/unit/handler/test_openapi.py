@@ -113,15 +113,15 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
     assert set(checked) == refusals | {("202", "one_rejected")}
 
 
-def test_gateway_responses_are_marked_in_the_openapi_document() -> None:
+def test_responses_that_only_the_gateway_gives_are_marked_in_the_openapi_document() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}
 
 
 def codes_in_source() -> Iterator[str]:
-    """Yield the error codes in the source: literals passed to the functions that create a reason or a refusal, and
-    `event_id_conflict`.
+    """Yield the error codes in the source, except the internal ones: literals passed to the functions that create a
+    reason or a refusal, and `event_id_conflict`.
     """
     places = {
         "invalid": 0,

@@ -1,4 +1,7 @@
-"""Test promises 1 to 4 of docs/architecture.md with random bodies and with every kind of failure of the ports."""
+"""Test promises 1 to 4 of docs/architecture.md with random bodies and random failures of the ports.
+
+Other tests check the response time, the object keys and the stored JSON.
+"""
 
 import gzip
 import hashlib
@@ -127,7 +130,7 @@ def test_promises_are_kept_whichever_call_fails(
 
 
 def in_time(world: World, events: list[dict[str, object]], seconds: float) -> None:
-    """Handle a request in which each call takes its maximum time. Fail unless time remains for the response."""
+    """Handle a request in which each call takes its maximum time. Fail if the calls take more than `seconds`."""
     longest = {"store": STORE_SECONDS, "put": STREAM_SECONDS, "enqueue": ENQUEUE_SECONDS}
 
     def seconds_left() -> float:

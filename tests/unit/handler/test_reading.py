@@ -1,4 +1,4 @@
-"""Test every format of request bodies, and the error code of every violation."""
+"""Test the accepted body formats and headers, and the error codes of invalid, unsupported and too large requests."""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""Test that the records of a claim check are published or quarantined, and that it otherwise returns to the queue."""
+"""Test that the records of a claim check are published or quarantined, and that a failed claim check stays queued."""
 
 import json
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ def test_archived_event_is_published_even_if_new_rules_would_reject_it(desk: Des
         claim(1) | {"bucket": "another"},
     ],
 )
-def test_invalid_claim_check_is_returned_to_the_queue_without_delaying_the_others(
+def test_invalid_claim_check_is_returned_to_the_queue_and_valid_ones_are_processed(
     desk: Desk, body: object
 ) -> None:
     assert desk.take(body, claim(1)) == ["m0"]

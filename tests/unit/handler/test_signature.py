@@ -123,7 +123,7 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
 
 
-def test_error_is_raised_if_secrets_have_never_been_fetched() -> None:
+def test_error_is_raised_if_the_first_fetch_of_the_secrets_fails() -> None:
     def fetch() -> str:
         raise RuntimeError("down")
 

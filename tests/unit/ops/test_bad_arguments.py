@@ -1,4 +1,4 @@
-"""Test that every command rejects every invalid argument with a one-line error and exit code 2."""
+"""Test that each command rejects invalid arguments with a one-line error and exit code 2."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +93,7 @@ GROUPS = {
 
 
 def commands() -> Iterator[tuple[str, str, str, str]]:
-    """Yield (program, command, parameter, value) for each invalid value of each parameter."""
+    """Yield (program, command, parameter, value) for each invalid value that the test tries."""
     for program, group in GROUPS.items():
         for name, command in sorted(group.commands.items()):
             for parameter in command.params:

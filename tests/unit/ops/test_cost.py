@@ -1,4 +1,4 @@
-"""Test that the monthly bill equals figures calculated by hand, and that its prices have sources."""
+"""Test that the monthly bill matches figures calculated by hand, and that its prices have sources."""
 
 import json
 from dataclasses import replace

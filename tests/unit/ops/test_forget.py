@@ -241,7 +241,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
 
 
 def of(person: Person, stage: Stage, export: Path) -> dict[str, Sequence[object]]:
-    """Return a person's data by store, in sorted order within each store."""
+    """Return a person's data by store."""
     mine = [person.name.encode(), *(each.encode() for each in person.ids)]
 
     def is_mine(text: str | bytes) -> bool:
@@ -434,7 +434,7 @@ def test_forget_deletes_nothing_until_the_new_objects_are_loaded(
 def test_interrupted_forget_is_continued_by_the_same_command(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """The stored plan must suffice, because the interrupted run deleted the events that link the person to
+    """The stored plan must suffice, because the interrupted run may have deleted the events that link the person to
     the device.
     """
     events = (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)
@@ -537,7 +537,7 @@ def test_forgetting_an_unknown_person_starts_no_dbt_build(stage: Stage, built: l
 
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
-def test_forget_refuses_an_empty_id(nobody: list[str]) -> None:
+def test_forget_refuses_an_empty_or_missing_id(nobody: list[str]) -> None:
     """The command rejects an empty id before it searches for a stage."""
     assert run(*nobody, "--yes").exit_code == 2
 

@@ -1,4 +1,4 @@
-"""Test that the manual contains every command and equals the commands' help texts."""
+"""Test that docs/operating.md contains the help texts of all visible commands, and explains every option."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_manual_equals_the_help_of_the_commands() -> None:
     )
 
 
-def test_every_command_and_every_option_is_explained() -> None:
+def test_every_visible_command_and_every_option_is_explained() -> None:
     text = manual.text()
     assert all((f"## `{manual.NAME} {entry.name}`" in text) is not entry.hidden for entry in ENTRIES)
     assert re.findall(r"^\* `[^`]*`: *(?:\[.*)?$", text, re.MULTILINE) == []

@@ -100,7 +100,7 @@ def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
 
 
-def test_preflight_of_an_empty_account_finds_no_problem(aws):
+def test_names_stack_and_region_cause_no_problem_in_an_empty_account(aws):
     assert codes(preflight.names, aws) == []
     assert codes(preflight.stack, aws) == []
     assert codes(preflight.region, aws) == []
@@ -236,7 +236,7 @@ def test_unconfirmed_alarm_subscription_is_reported(aws):
     ]
 
 
-def test_required_signatures_without_a_secret_block_the_deployment(aws):
+def test_required_signatures_without_an_encrypted_secret_block_the_deployment(aws):
     environment = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     signing = {"Variables": environment | {"SIGNATURE_SCHEME": "milkrun"}}
     template = changed("dev", "IngestLambdaFunction", Environment=signing)
@@ -253,7 +253,7 @@ def test_required_signatures_without_a_secret_block_the_deployment(aws):
     assert codes(preflight.parameters, aws, template=template) == []
 
 
-def test_domain_needs_an_issued_certificate_in_the_same_region(aws):
+def test_domain_needs_an_issued_certificate_for_its_name(aws):
     arn = aws("acm").request_certificate(DomainName="events.example.com")["CertificateArn"]
 
     def found(name, certificate, status="ISSUED"):
@@ -280,7 +280,7 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_snowflake_principals_must_be_iam_users(aws):
+def test_missing_snowflake_principals_cause_warnings_and_ones_that_are_not_iam_users_block(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
         trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]

@@ -164,7 +164,7 @@ def test_rejects_that_fail_again_are_counted_and_found_again(box: Box) -> None:
 
 
 def test_failed_repair_is_not_found_while_the_original_reject_exists(box: Box) -> None:
-    """Without this rule, each attempt would double the number of rejects, and one event would get two derived ids."""
+    """Otherwise each attempt would double the number of rejects, and one event would get two derived ids."""
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
     for patch in (

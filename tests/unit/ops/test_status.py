@@ -1,4 +1,4 @@
-"""Test that the verdict is the worst level of all parts, and that a source that hangs or fails delays no other."""
+"""Test the verdict and the output of `milkrun status`, and that a source that hangs or fails delays no other."""
 
 import json
 import re
@@ -155,7 +155,7 @@ def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
         (NOW - timedelta(days=1), "dbt has read RAW up to 2026-11-27T12:00"),
     ],
 )
-def test_old_staging_is_reported_with_the_time_up_to_which_dbt_has_read(
+def test_staging_that_lags_behind_raw_is_reported_with_the_progress_of_dbt(
     read_through: datetime | None, cause: str
 ) -> None:
     warehouse = Mock()

@@ -60,8 +60,8 @@ def test_decision_index_lists_every_decision_record() -> None:
     assert sorted(numbers) == sorted(set(numbers))
 
 
-def test_every_function_named_in_the_tour_exists() -> None:
-    """Check only the numbered sections, which describe the core's Python and SQL."""
+def test_every_identifier_in_the_numbered_sections_of_the_tour_is_in_the_core() -> None:
+    """Only the numbered sections describe the core."""
     sections = TOUR.read_text().partition("\n## 1. ")[2].partition("\n## After")[0]
     named = set(re.findall(r"`([A-Za-z_]{4,})`", sections))
     folders = ("contract", "aws", "handler", "consumer")

@@ -86,7 +86,7 @@ def test_workflow_deploys_the_zips_that_it_tested():
     ],
     ids=["deploy", "info", "list", "package"],
 )
-def test_api_key_is_not_logged_during_deployment(given, run):
+def test_osls_deploy_and_info_conceal_the_api_key(given, run):
     assert osls.concealed(given) == run
 
 

@@ -1,5 +1,6 @@
-"""Test the connector's Arrow reader in several threads at once. Without `make_loggers`, about half of the processes
-with connector 4.8.0, the version in dbt's environment, hang.
+"""Test the connector's Arrow reader in several threads at once, and the watchdog that ends dbt if Snowflake is silent.
+
+Without `make_loggers`, about half of the processes with connector 4.8.0, the version in dbt's environment, hang.
 """
 
 import subprocess
@@ -49,7 +50,7 @@ def test_several_threads_can_read_their_first_arrow_results_concurrently(python:
         assert subprocess.run(command, check=True, timeout=60, capture_output=True).stderr == b""
 
 
-def test_dbt_exits_with_an_error_if_snowflake_does_not_respond() -> None:
+def test_watchdog_of_dbt_ends_the_process_with_code_2_if_snowflake_does_not_respond() -> None:
     program = (
         "import sys, threading, time\n"
         "from snowpipe import arrow\n"

@@ -143,7 +143,7 @@ def test_every_documented_form_of_an_account_name_connects_to_its_host(
         ),
     ],
 )
-def test_each_sign_in_method_sends_only_its_own_credentials(
+def test_sign_in_methods_send_only_their_own_credentials(
     proxy: Proxy, tmp_path: Path, given: Mapping[str, str], sent: Mapping[str, str]
 ) -> None:
     (tmp_path / "token").write_text("from-file\n")

@@ -1,6 +1,6 @@
 """Test that dbt signs in to Snowflake with the same credentials as the commands.
 
-The tests compare the arguments that dbt-snowflake passes to the connector.
+The test compares the arguments that dbt-snowflake passes to the connector with the expected ones.
 """
 
 import json

@@ -221,7 +221,7 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
 
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
 def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
-    """Milkrun accepts bare positions (pings) even if all other fields are null."""
+    """Milkrun accepts bare positions (pings) without `_id`, `type` and `createdAt`, and also if these are null."""
     ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
@@ -270,7 +270,7 @@ def test_scenario_timeout_holds_the_connection_open_until_the_next_scenario() ->
         assert [type(error) for error in outcome] == [urllib3.exceptions.ProtocolError]
 
 
-def test_server_stops_immediately_despite_a_held_connection() -> None:
+def test_server_stops_within_three_seconds_despite_a_held_connection() -> None:
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:
         stage.begin("timeout")

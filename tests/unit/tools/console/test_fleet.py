@@ -110,7 +110,7 @@ def test_geofence_shape_from_a_file_has_priority_over_an_event_and_an_event_over
     assert (known.places["farm#f1"].centre, known.places["farm#f1"].radius_m) == ((5.0, 53.0), 70.0)
 
 
-def test_geofences_are_read_from_geojson(tmp_path: Path):
+def test_geofences_are_read_from_geojson_and_an_invalid_file_raises_value_error(tmp_path: Path):
     square = [[5, 53], [5.2, 53], [5.2, 53.2], [5, 53.2], [5, 53]]
     features = [
         {"properties": {"tag": "farm", "externalId": "f1", "name": "Hoeve", "radius": 90},

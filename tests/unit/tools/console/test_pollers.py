@@ -1,6 +1,4 @@
-"""Test each poller with a source that can fail: the poller reports the reason, retries, and counts each item
-once.
-"""
+"""Test the pollers with sources that can fail: a poller reports the reason, retries, and counts each item once."""
 
 import asyncio
 import gzip

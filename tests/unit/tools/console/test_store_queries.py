@@ -1,4 +1,4 @@
-"""Test the console's queries of one store, with moto for S3."""
+"""Test that the console uses the stage's geofence event types when it reads an event from the archive."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Test, with a real server on loopback, that the sender treats every kind of response as the README prescribes."""
+"""Test, with a real server on loopback, that the sender treats every kind of response as README.md prescribes."""
 
 import gzip
 import json

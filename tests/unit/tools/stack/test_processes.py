@@ -108,7 +108,7 @@ while True:
     assert processes.recorded() == []
 
 
-def test_truncated_process_record_is_ignored(processes, tmp_path):
+def test_truncated_or_invalid_process_record_is_ignored(processes, tmp_path):
     process = start(processes, "import time; time.sleep(60)")
     (tmp_path / "run" / "other.json").write_text('{"name": "oth')
     (tmp_path / "run" / "strange.json").write_text(json.dumps({"no": "process"}))

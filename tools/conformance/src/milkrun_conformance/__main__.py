@@ -54,8 +54,8 @@ def run(
     """Run the scenarios against an app, and report whether it follows the rule for clients.
 
     The hook receives a POST of {"endpoint", "api_key", "events"} and answers 2xx once the events are in the
-    outbox. Exit codes: 0 if the app follows the rule, 1 if it does not, 2 if its hook cannot be reached or
-    returns an error.
+    outbox. Exit codes: 0 if the app follows the rule, 1 if it does not, 2 if the kit cannot run, for example because
+    the hook cannot be reached or returns an error.
     """
     if unknown := set(scenario or ()) - set(SCENARIOS):
         raise typer.BadParameter(

@@ -1,8 +1,8 @@
 """The scenarios: how the server responds in each, and what the client must do. The rule for clients is in
 docs/openapi.yaml.
 
-The server fails from the first request of a scenario on. The checks examine what the client does with the events of
-that first request.
+The server's first response in a scenario is the one that `plays` describes; some scenarios repeat it for later
+requests. The checks examine what the client does with the events of the first request.
 """
 
 from collections.abc import Callable, Mapping, Sequence
