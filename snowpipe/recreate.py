@@ -34,7 +34,7 @@ class Progress(BaseModel):
     """The progress of a recreation.
 
     `border`, the time of the pause, divides the old pipe's files from the new pipe's. If the old pipe could not
-    load its queue, `unloaded_since` is set, and COPY loads the files queued since then.
+    load the files in its queue, `unloaded_since` is set, and COPY loads the files queued since then.
     """
 
     copy_statement: str
@@ -240,7 +240,7 @@ class Recreation:
         if progress.copy_statement != self.definition.copy_statement and "replace" in progress.done:
             raise Refusal(
                 f"{self.state} belongs to an unfinished recreation with another COPY statement. Finish that "
-                "recreation, or delete the file",
+                "recreation with the earlier DDL, or delete the file",
                 1,
             )
         progress.copy_statement = self.definition.copy_statement

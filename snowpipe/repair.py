@@ -12,14 +12,15 @@ from contract.ndjson import lines_in
 from contract.strict_json import compact, parse_json
 
 REPAIRED = "milkrun-repaired"
-"""The name of the metadata entry of a repaired object; its value is the file or object that the object replaces."""
+"""The metadata entry that marks a repaired object; its value is the key that was replaced, or else the file's name."""
 
 
 def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
     """Read NDJSON, plain or gzipped; return an object with the prefix and hour of the file that it replaces.
 
     `instead_of` is the key of that file; without it, the object gets the prefix events/ and the current hour.
-    Raises Refusal, with the line number, for a line that Snowpipe would not load.
+    Raises Refusal for another prefix, for a file that is empty or not valid gzip, and, with the line number,
+    for a line that Snowpipe would not load.
     """
     prefix: Prefix = "events"
     if instead_of:

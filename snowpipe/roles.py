@@ -8,11 +8,11 @@ administrator's.
 from collections.abc import Callable
 
 type Role = Callable[[str], str]
-"""A function that returns a role's name for the stage's database."""
+"""A function that takes the name of the stage's database and returns the role's name."""
 
 
 def administrator(database: str) -> str:
-    """The role that creates and owns the stage's objects. By default, only ACCOUNTADMIN may create integrations."""
+    """The role that runs the DDL and owns its objects. By default, only ACCOUNTADMIN may create integrations."""
     del database
     return "ACCOUNTADMIN"
 

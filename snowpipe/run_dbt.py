@@ -18,7 +18,7 @@ DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
-    """Run dbt on our project and return its exit code. Its target folder and logs are in the stack's folder."""
+    """Run dbt on our project, with its target folder and logs in the stack's folder; return dbt's exit code."""
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
@@ -27,7 +27,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return dbt's environment variables: those that `for_installation` keeps, dbt's folders, and the connection."""
+    """Return dbt's environment: the caller's variables that `for_installation` keeps, dbt's folders, the connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {

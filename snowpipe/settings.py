@@ -20,7 +20,7 @@ class Connection(BaseModel):
 
     The four ways are a key pair (`private_key_file`); a programmatic access token (`token` or
     `token_file_path`); workload identity federation (`workload_identity_provider`, such as AWS, or OIDC with
-    a token), which needs no secret; and a password, which Snowflake accepts only with a second factor, except
+    a token), which needs no stored secret; and a password, which Snowflake accepts only with a second factor, except
     in trial accounts. The fields are named like the environment variables of Snowflake CLI.
     """
 

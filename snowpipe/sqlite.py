@@ -84,7 +84,7 @@ class Bucket:
 
 
 class Folder:
-    """The NDJSON files in a folder and its subfolders, plain or gzipped.
+    """The NDJSON files in a folder and its subfolders, plain or gzipped, except those that `Bucket` omits.
 
     Files in a copy of the bucket keep the keys that they have in the bucket.
     """

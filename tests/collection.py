@@ -46,7 +46,7 @@ def start(folder: Path, at: int, environment: dict[str, str], suites: list[str])
 def ids_of(process: "subprocess.Popen[str]") -> list[str]:
     """Wait for the process and return the ids of all tests, in order.
 
-    Exits if a file cannot be imported; pytest has printed the reason.
+    Exits if the process failed, such as after an import error. The process has printed the reason.
     """
     output = process.communicate()[0]
     if process.returncode:

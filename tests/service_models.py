@@ -44,7 +44,7 @@ class ModelError(AssertionError):
 
 @dataclass(frozen=True)
 class Form:
-    """How to check a message: whether its blobs are base64, and whether lower bounds are checked."""
+    """The options of a check: whether the message's blobs are base64, and whether lower bounds are checked."""
 
     encoded: bool = False
     lower_bounds: bool = True
@@ -84,7 +84,7 @@ def check_answer(operation: OperationModel, answer: Mapping[str, object], *, enc
 
 def check_http(headers: Mapping[str, str], body: bytes, answer: bytes | None = None) -> None:
     """Check the body of a request to an AWS service with a JSON protocol against the service's model. If `answer` is
-    given, check this response body (of status 200) against the model instead. ModelError lists every violation.
+    given, check this response body (of status 200) against the model instead. Raises ModelError with every violation.
     """
     prefix, _, name = headers.get("x-amz-target", "").rpartition(".")
     if prefix in _SERVICES:

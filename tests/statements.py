@@ -1,8 +1,8 @@
 """Parse every statement that we send to Snowflake with independent parsers.
 
 The authors of the local Snowflake also wrote the statements. Therefore, each statement that the connector sends in
-the tests, in this process or in dbt's (`tests/model_runs.py`), is parsed by sqlglot (not as a `Command`, its
-fallback for unsupported statements) or by sqlfluff's Snowflake grammar. Statements that neither parser
+the tests, in this process or in dbt's (`tests/model_runs.py`), must be parsed by sqlglot or by sqlfluff's Snowflake
+grammar. sqlglot's fallback for unsupported statements, a `Command`, does not count. Statements that neither parser
 supports are listed here in full, so that an incorrect statement of the same kind is still detected.
 """
 

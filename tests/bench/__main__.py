@@ -3,9 +3,9 @@ to docs/.
 
     python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page]
 
-If a part fails, the other parts still run, and the page keeps the failed part's previous figures. `--page`
-only writes the page, without measuring. The figures of parts that are run manually are stored in by_hand.json,
-which is committed.
+If a part fails, the other parts still run, and the page shows the last figures of the failed part. `--page`
+only writes the page and the plots, without measuring. The figures of parts that are run manually are stored
+in by_hand.json, which is committed.
 """
 
 import argparse
@@ -100,7 +100,9 @@ def main() -> int:
         "--compare", type=Path, help="latest.json of an earlier run, to print beside this one"
     )
     parser.add_argument("--rows", help="history sizes for marts in rows, such as 1000000,10000000")
-    parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/performance.md")
+    parser.add_argument(
+        "--page", action="store_true", help="measure nothing, only write docs/performance.md and its plots"
+    )
     arguments = parser.parse_args()
     compared = whole_of(parts_of(arguments.compare or LATEST))
     earlier = {**compared.ratios, **compared.rates}
@@ -122,7 +124,7 @@ def main() -> int:
     performance_page.write(now, by_hand, whole_of(by_hand | now))
     print(f"Wrote {LATEST.relative_to(ROOT)} and {performance_page.PAGE.relative_to(ROOT)}.")
     if failed:
-        print(f"Failed: {', '.join(failed)}. The page shows their figures from an earlier run.")
+        print(f"Failed: {', '.join(failed)}. The page shows their last figures.")
     return 1 if failed else 0
 
 

@@ -147,7 +147,7 @@ def against_powertools(rounds_: int = 3) -> Figures:
 
 
 def calls_per_event() -> Figures:
-    """Count the calls per event for a first batch, and for a second batch of the same pairs."""
+    """Count the calls per event of each shape, for a first batch and for a second of the same devices and fences."""
     found = Figures()
     for name, datas in SHAPES.items():
         aws = Aws(0)

@@ -1,9 +1,10 @@
-"""Measure the cost of a million events and write it to ops/measured.yml: `python -m tests.bench.cost [--json]`.
+"""Measure the work per event, write it to ops/measured.yml, and convert it to dollars per million events:
+`python -m tests.bench.cost [--json]`.
 
 Our functions are compared with two other implementations (tests/bench/peers). CPU time is measured in
 this process. The sink for S3 and Kinesis, and moto's server for DynamoDB and EventBridge, are separate
 processes, which the production clients call over HTTP. Calls and bytes are counted by the sink, and DynamoDB
-units by a fake that bills like AWS. `ops.monthly_bill` converts all of these to dollars.
+units by a fake that bills like AWS. `ops.monthly_bill` does the conversion.
 """
 
 import io

@@ -202,7 +202,7 @@ def at_once(world: World, size: int) -> Figures:
 
 
 def one_by_one(world: World, size: int) -> Figures:
-    """Measure how long it takes, on an idle stack, until the visit and the row of one request exist, in seconds."""
+    """Measure the seconds from one request until its visit and its rows exist, on an idle stack."""
     phones = Phones(world.outputs, size)
     waits: dict[str, list[float]] = {"visit": [], "row": []}
     progress(f"{SINGLE_POSTS} single requests, {size} events each")

@@ -18,7 +18,7 @@ from typing import Any
 
 type Points = list[tuple[float, float]]
 type Part = dict[str, Any]
-"""The figures that a part of the run has written as JSON, with its time, duration and load."""
+"""The figures of one part of the run as JSON, with its time, its duration, the machine and the machine's load."""
 type Parts = dict[str, Part]
 
 

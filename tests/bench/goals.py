@@ -1,4 +1,4 @@
-"""The goals of the benchmarks: the most that a ratio or figure may be, and the least for throughput."""
+"""The goals of the benchmarks: maximum ratios (RATIOS), minimum throughput (FLOORS) and other maxima (CEILINGS)."""
 
 RATIOS = (
     ("handler/naive@100", 0.5),

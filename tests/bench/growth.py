@@ -1,8 +1,8 @@
 """Measure how the costs of the handler and the consumer grow: `python -m tests.bench.growth [--json]`.
 
-CPU time, calls to AWS and memory are measured as functions of the events per request, the devices per batch,
-the size of a batch, and the events already in the table. The loader and dbt benchmarks measure their own
-growth.
+The handler's CPU time, calls to AWS and memory are measured by events per request; the consumer's CPU time and
+calls by devices per batch, by size of the batch, and by events already in the table. The loader and dbt benchmarks
+measure their own growth.
 """
 
 import gc
@@ -96,7 +96,7 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
 
 
 def arrived(datas: Sequence[bytes]) -> consumer.Batch:
-    """Return a batch that arrives on the stream twenty days later, so that no event is in the future."""
+    """Return a batch with an arrival time twenty days later than usual, so that no event is in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:
         record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400
@@ -104,8 +104,8 @@ def arrived(datas: Sequence[bytes]) -> consumer.Batch:
 
 
 def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
-    """Measure the consumer's own CPU time and its calls for a batch, on a table that already contains other
-    events.
+    """Measure the consumer's own CPU time and its calls for a batch. `shapes` contains, by x value, the events that
+    are already in the table and the events of the batch.
     """
     cpu: Points = []
     calls: Points = []

@@ -3,7 +3,7 @@
 First it checks that all handlers do the same work: the same events in the object and on the stream. The
 results are CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and
 medians; our handler's CPU time without its calls, as a multiple of `json.loads` of the same body; the additional
-CPU time of a request with a token; and the peak memory (VmHWM above the idle process) of the largest allowed requests.
+CPU time of a request with a token; and the peak memory (VmHWM above the idle process) of requests of the maximum size.
 """
 
 import base64
@@ -356,8 +356,8 @@ def status(field: str) -> int:
 
 
 def run(part: str) -> Figures:
-    """Run one part in this process. Each part needs a new process, because otherwise its peak memory would include
-    that of earlier parts.
+    """Run one part in this process. `measure` starts a process per part, because otherwise a part's peak memory
+    would include that of earlier parts.
     """
     with sink():
         found: Figures = getattr(importlib.import_module("tests.bench.handler"), part)()

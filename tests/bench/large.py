@@ -1,5 +1,5 @@
-"""Load a million objects and ten million events with the local loader (`make bench-large`). It takes an hour
-and 3 GB of disk space.
+"""Load a million small objects, then ten million events in large objects, with the local loader
+(`make bench-large`). It takes an hour and 3 GB of disk space.
 
     python -m tests.bench.large [--objects N] [--rows N] [--json]
 """

@@ -1,5 +1,5 @@
-"""Measure the peak memory of the commands that read the whole archive: `python -m tests.bench.memory
-[--json]`.
+"""Measure the peak memory of the commands that read the whole archive, and of the monitoring function:
+`python -m tests.bench.memory [--json]`.
 
 The archive has a million synthetic objects of ten events each; fakes of S3 and Snowflake generate them. Each
 command runs in its own process, and its memory before the run is the baseline. Each command gets its worst case:
@@ -58,7 +58,7 @@ class Bucket:
 
 class Loaded:
     """A fake warehouse that has loaded every object whose number satisfies `is_loaded`. COPY reports every
-    file as loaded.
+    file as loaded; COPY_HISTORY reports one object in a thousand as failed.
     """
 
     def __init__(self, is_loaded: Callable[[int], bool]) -> None:

@@ -1,5 +1,5 @@
-"""Measure DynamoDB units per geofence event on real delivery rounds: `python -m tests.bench.units [--json]
-[FILE]`.
+"""Measure DynamoDB units per geofence event on real delivery rounds, or on those in FILE (gzipped NDJSON):
+`python -m tests.bench.units [--json] [FILE]`.
 
 Events are delivered in time order with one event per batch, the most expensive case. The write units include
 those of the indexes.

@@ -145,7 +145,7 @@ def test_rejected_event_is_listed_with_its_reason_its_text_and_its_object_key(ap
     assert whole["s3_uri"] == f"s3://{pipeline.outputs.bucket}/{answer.body['rejected_key']}"
 
 
-def test_console_shows_a_visit_with_the_same_times_as_the_visits_table(api, pipeline, page, device):
+def test_console_opens_and_closes_a_visit_with_the_times_of_its_events(api, pipeline, page, device):
     fence = Fence("farm", f"farm-{uuid4().hex[:6]}")
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202

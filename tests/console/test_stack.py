@@ -284,7 +284,7 @@ def test_unreachable_snowflake_is_reported_while_the_other_sources_keep_working(
         expect(alert).to_have_count(0, timeout=60_000)
 
 
-def test_unreachable_aws_is_reported_per_source_until_it_is_reachable_again(
+def test_unreachable_aws_is_reported_until_it_is_reachable_again(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path
 ) -> None:
     with own_console(pipeline, tmp_path) as own:

@@ -1,7 +1,7 @@
-"""Test that `milkrun up` repairs a stack after any process, or any two processes in either order, have been killed.
+"""Test `milkrun up` after any one process of a stack, or any two in either order, were killed.
 
-All cases use the same stack. If LocalStack or its Kinesis mock dies, the data in its memory is lost; `up`
-must report the loss and delete nothing.
+It must restart them. If LocalStack or its Kinesis mock dies, however, the data in its memory is lost; then `up`
+must only report the loss and delete nothing, and `up --discard` starts an empty stack. All cases use the same stack.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class State:
 
 
 class Lab:
-    """A stack with its console; `milkrun` runs a command on it."""
+    """A stack with its console. The method `milkrun` runs one of the CLI's commands on it."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.stack = Stack.of(environment)

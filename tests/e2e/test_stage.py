@@ -1,5 +1,5 @@
-"""Tests of the redrive queue, replay, reconcile, the warehouse, the gateway and an alarm. `milkrun verify` runs them
-in addition to the API tests.
+"""Test the redrive queue, replay, reconcile, the warehouse, the gateway and an alarm. `milkrun verify` runs these
+tests and all others that are marked `stage`.
 
 Tests of behaviour that only AWS has are skipped on the local stack.
 """

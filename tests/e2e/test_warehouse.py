@@ -151,7 +151,7 @@ def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: S
 
 
 class Busy:
-    """A warehouse whose running pipe always has a file in its queue. After the pipe is replaced, the queue is real."""
+    """A warehouse whose running pipe always reports a file in its queue. A replaced pipe reports its real queue."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.replaced = stage, False

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow  # many changes of the warehouse, each compared wi
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """Yield a stage with its own virtual warehouse and resource monitor."""
+    """Yield a stage without objects; its settings name its own virtual warehouse and add a resource monitor."""
     stage = Stage(tmp_path / "stage", local, aws)
     stage.outputs["credit_quota"] = "100"
     stage.outputs["snowflake"]["warehouse"] = f"{stage.database}_WH"

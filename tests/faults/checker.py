@@ -60,7 +60,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """The content of the stores after a run. The value of a store that was not read is None.
+    """The requests with their responses, and the content of the stores after a run (None if a store was not read).
 
     `objects` contains the lines of each object that was added to the bucket, by key. `there_now` is the content of the
     table's index of open visits. `loaded` and `rejects_loaded` are the rows of RAW.EVENTS and RAW.REJECTED.
@@ -80,7 +80,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class MartFacts:
-    """The result of a dbt run: the event id of each row in staging, and the visits in the mart."""
+    """The requests with their responses, and the result of a dbt run.
+
+    `staged` contains the event id of each row in staging, and `visits` the visits in the mart.
+    """
 
     exchanges: Sequence[Exchange]
     staged: Sequence[str]

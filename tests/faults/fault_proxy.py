@@ -105,7 +105,7 @@ class Rule:
 
 
 type Processes = Callable[[], Mapping[int, str]]
-"""Return the name of each possible caller by process id. The proxy calls it for each new connection."""
+"""A function that returns the names of all possible callers by process id. It is called for each new connection."""
 
 
 class Proxy:
@@ -121,7 +121,7 @@ class Proxy:
         self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
         self.calls: Counter[str] = Counter()
         self.breaches: set[str] = set()
-        """Requests of the functions that violate AWS's service models, although LocalStack may accept them"""
+        """The problems of requests that violate AWS's service models, although LocalStack may accept them"""
 
     @property
     def url(self) -> str:

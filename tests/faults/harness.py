@@ -169,7 +169,7 @@ def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
 
 
 def rejected(sent: Iterable[Post], code: str) -> list[Post]:
-    """Return these requests without their invalid events, and expect all other events to be rejected with `code`."""
+    """Return these requests without their invalid events; all other events are expected to be rejected with `code`."""
     with_code = [
         replace(
             post,

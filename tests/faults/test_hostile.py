@@ -180,7 +180,7 @@ def test_sql_and_templates_in_events_arrive_in_the_marts_as_text(
 
 
 def requests_with(secret: str) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Yield accepted, rejected and unreadable requests with `secret` in every field that a sender controls."""
+    """Yield accepted, rejected and unreadable requests with `secret` in various fields and headers."""
     device = f"hostile-{uuid4().hex[:12]}"
     user = {
         "deviceId": device,

@@ -361,7 +361,7 @@ def forgetful(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def breaches(
     aws: str, proxy: Proxy, snowflake: Snowflake, faults: Faults, no_progress_s: float
 ) -> list[Breach]:
-    """Send a morning's requests through the patched code under these faults, and return the breaches."""
+    """Send a morning's requests under these faults through the pipeline, as it is patched now; return the breaches."""
     plan = Plan("5eedb065", datetime.now(UTC) - timedelta(hours=8), trucks=3, farms=6, rounds=1)
     plan = replace(plan, batch_size=8, duplicates=0.1, late=0.25, invalid=0.03)
     with pipeline(aws, proxy, snowflake) as line, proxy.rules(*faults()):

@@ -196,7 +196,7 @@ def kill_both(lab: Lab) -> None:
 
 
 def by_hand(lab: Lab) -> None:
-    """Store a JSON array under events/, which is loaded into RAW but appears in no mart."""
+    """Store a JSON array under events/. It is loaded into RAW as a row that is not an event."""
     lab.outputs.aws("s3").put_object(Bucket=lab.outputs.bucket, Key="events/by-hand.json", Body=b"[1]\n")
 
 

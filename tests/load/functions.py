@@ -2,8 +2,8 @@
 `tests.load.simulated_aws`.
 
 An environment handles one invocation at a time and mostly waits, so one vCPU can serve many environments.
-This measures the throughput with increasing numbers of environments and the CPU time per invocation, and computes the
-number of environments that saturate the vCPU (the knee).
+The module measures the throughput with increasing numbers of environments, and the CPU time per invocation. From
+these it computes the number of environments that saturate the vCPU (the knee).
 """
 
 import gzip

@@ -55,7 +55,7 @@ class World:
 
 
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
-    """Draw an event from a small set of ids and times.
+    """Return a strategy that draws events from a small set of ids and times.
 
     Ids therefore repeat, sometimes with different content, and devices often enter and leave at the same second or
     in quick succession.

@@ -70,7 +70,7 @@ def test_device_id_or_user_id_suffices_for_an_event_that_is_not_a_geofence_event
     check(TRIP | {"user": user})
 
 
-def test_unknown_types_and_fields_are_not_validated() -> None:
+def test_geofence_fields_of_other_event_types_are_not_validated() -> None:
     check(TRIP | {"type": "pickup.sampled", "geofence": 7, "confidence": "high", "anything": [None]})
 
 
