@@ -1,8 +1,8 @@
 """`milkrun report --day`: report one day of the fleet from the marts, as HTML or CSV.
 
 A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits count for
-the day on which the truck entered the place. If a visit has no exit event but the truck later entered
-another place (`ops/presence_rule.py`), the time of that entry is used as the inferred exit.
+the day on which the truck entered the place. If a visit at an exclusive place has no exit event but the truck
+later entered another exclusive place (`ops/presence_rule.py`), the time of that entry is used as the inferred exit.
 """
 
 import csv
@@ -307,7 +307,7 @@ def _escaped(value: object) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Return the report as CSV: one table after another, each with its title and header."""
+    """Return the report as CSV: the totals, then one table after another, each with its title and header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("Milkrun", report.day.isoformat(), report.zone.key))

@@ -70,7 +70,7 @@ def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise typer.BadParameter(
-            f"{text!r} contains no equals sign: write PATH=VALUE, or OLD=NEW for --rename"
+            f"{text!r} contains no equals sign: write --set PATH=VALUE, --rename OLD=NEW or --map PATH=OLD:NEW"
         )
     return name, value
 

@@ -90,10 +90,12 @@ class Finder(ReachableStores):
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
-        """Return the steps of the objects that a request stored; [] if the log does not have it or cannot be read."""
+        """Return the steps of the objects that a request stored; [] if the log lacks the request or cannot be read."""
         if "CloudWatch Logs" in self._unasked:
             return []
-        self.searched.append(f"the log of ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}")
+        self.searched.append(
+            f"the log of the function ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
+        )
         lines = log_lines(self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end)
         for _, line in lines:
             if line.get("request_id") == request_id:
@@ -217,7 +219,7 @@ class Finder(ReachableStores):
     def _answered(self, key: str, about: datetime) -> Iterator[Step]:
         """Yield the handler's response to the request that stored an object, as a step.
 
-        The response and the numbers of published and queued geofence events are read from the handler's log.
+        The response and the numbers of published, queued and quarantined events are read from the handler's log.
         """
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
@@ -344,12 +346,12 @@ class Finder(ReachableStores):
 
 
 def is_key(text: str) -> bool:
-    """Return whether a string may be the key of an archived object, even if the key does not have Milkrun's format."""
+    """Return whether a string may be the key of an archived object. The part after the prefix may have any format."""
     return "/" in text and prefix_of(text) is not None
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """Sort steps by time and remove duplicates. A step without a time stays after the step that precedes it."""
+    """Sort steps by time and remove duplicates. A step without a time stays after all steps before it."""
     placed: list[tuple[datetime, int, Step]] = []
     last = datetime.min.replace(tzinfo=UTC)
     for i, step in enumerate(steps):
@@ -383,7 +385,7 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
-    """Return whether the batch that a log line describes processed the record with this sequence number.
+    """Return whether the batch described by a log line processed the record with this sequence number.
 
     If the line has the field `stopped_at`, the batch processed only the records before it.
     """

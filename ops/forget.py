@@ -4,9 +4,10 @@ Every step can be repeated. The order of the steps ensures that no event of anot
 
 1. Read every event, and follow the person to other ids and devices (glue/person.py).
 2. Rewrite each object without the person's lines, under a new key. Keep the old object.
-3. Wait until Snowflake has loaded the new objects and the consumer has processed the newest events. If they
-   do not finish in time, stop.
-4. Delete the data that is recognized by an id: items of the visits table, rows of job results, old versions.
+3. Wait until Snowflake has loaded the new objects, point the claim checks to them, and wait until the consumer has
+   processed the newest events. If Snowflake or the consumer does not finish in time, stop.
+4. Delete the data that is recognized by an id: items of the visits table, rows of job results and SQLite files, old
+   versions of objects.
 5. Set the plan's state to `released`. Then delete the old objects with all their versions, and their rows in RAW.
    From here on, no id is needed, so any later run can complete the plan.
 6. Rebuild staging and marts from RAW, because dbt's incremental models never delete rows.

@@ -181,7 +181,7 @@ def _is_theirs(bucket: Bucket, rows: Rows, entry: Row) -> bool:
 def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> int:
     """Point a queue's claim checks to the new objects and the remaining lines; return how many were changed.
 
-    A claim check without remaining lines is deleted.
+    A claim check without remaining lines is deleted, and counts as changed.
     """
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0

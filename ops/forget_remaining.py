@@ -63,7 +63,7 @@ def remaining(
     yield Remaining(
         "Snowflake query history",
         now + timedelta(days=QUERY_HISTORY_DAYS),
-        "statements that contain ids, by operators and by this command",
+        "statements of operators and of this command that contain ids",
     )
     for each in checkpoints:
         until = each.modified_at + timedelta(days=RESULT_DAYS)
@@ -78,7 +78,7 @@ def remaining(
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """Return the setting that `ask` reads from the stage, or `otherwise` if the role may not read it."""
+    """Return the value that `ask` reads from AWS, or `otherwise` if AWS returns an error, such as a denied access."""
     try:
         return ask()
     except ClientError:

@@ -1,4 +1,4 @@
-"""The report of `milkrun forget`: what a run has deleted, and what is left to do."""
+"""The report of `milkrun forget`: the data that a run has deleted, and the steps that are still necessary."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

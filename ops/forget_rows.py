@@ -158,7 +158,8 @@ def _identifier(name: str) -> str:
 def _mentions(column: str, subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield SQL conditions with their parameters.
 
-    A condition matches the rows whose VARIANT contains one of up to IDS_PER_QUERY ids; together they cover all ids.
+    A condition matches the rows whose VARIANT contains one of up to IDS_PER_QUERY ids. Together, the conditions cover
+    all ids.
     """
     forms = [json.dumps(form, ensure_ascii=False, allow_nan=False)[1:-1] for form in _forms(subject)]
     for some in batched(forms, IDS_PER_QUERY, strict=False):

@@ -46,7 +46,7 @@ type Way = Literal["rest", "http", "url", "firehose"]
 
 @dataclass(frozen=True)
 class Work:
-    """CPU time, waiting time and billed units per request, batch and event. `make bench` measures them."""
+    """CPU time, waiting time, bytes and billed units per request, batch and event, as measured by `make bench`."""
 
     ingest_cpu_ms_request: float
     ingest_cpu_ms_event: float

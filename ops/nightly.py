@@ -103,7 +103,10 @@ GROUP BY outcome, code ORDER BY outcome, code
 
 
 def quality(night: Night) -> Facts:
-    """Count accepted events, conflicts, and rejected events by reason; also return the longest delay of an event."""
+    """Count accepted events, conflicts, and rejected events by reason.
+
+    `latest_seconds` is the greatest lateness of an accepted event, as in MARTS.INGEST_QUALITY.
+    """
     outputs = Outputs.find(night.stage, night.environment)
     between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:

@@ -126,8 +126,8 @@ class Found:
 
     @property
     def equal(self) -> bool | None:
-        """Return True if there is no difference, False if there is one, and None if a store did not answer and the
-        others show none.
+        """Return True if there is no difference, False if there is one, and None if no difference was found, but a
+        store did not answer.
         """
         return False if self.differences else None if self.unasked else True
 
@@ -175,7 +175,7 @@ class ObjectSets:
         self._enter("rows", files)
 
     def unlogged(self) -> list[str]:
-        """Return the keys of objects that are in S3 although no log line names them (keys in Milkrun's format only)."""
+        """Return at most MAX_NAMED keys (in Milkrun's format) of objects in S3 that no log line names."""
         sql = """SELECT key FROM object WHERE archived_at IS NOT NULL AND logged_at IS NULL AND explained IS NULL
             ORDER BY key LIMIT ?"""
         return [key for (key,) in self._db.execute(sql, (MAX_NAMED,))]

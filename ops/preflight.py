@@ -126,7 +126,7 @@ def concurrency(place: Place) -> Iterator[Finding]:
     free = limit["UnreservedConcurrentExecutions"] + mine
     if free - wanted < UNRESERVED_MINIMUM:
         detail = (
-            f"the stage reserves {wanted} concurrent executions, {free} are unreserved, and "
+            f"the stage reserves {wanted} concurrent executions, {free} are available to it, and "
             f"{UNRESERVED_MINIMUM} must stay unreserved: ask for a limit of "
             f"{limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
             "(Service Quotas, Concurrent executions), or lower ingestConcurrency and consumeConcurrency in "
@@ -255,7 +255,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     if not subscribes:
         detail = (
             "the topic's policy does not allow Snowflake to subscribe"
-            + (", and this deployment removes an earlier permission" if reads else " yet")
+            + (", and this deployment removes an earlier permission, if there is one" if reads else " yet")
             + ": set the value that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
         )
         yield Finding("warns", "snowflake_not_subscribing", "snowflakeSnsUserArn", detail)

@@ -127,8 +127,8 @@ def replay(
 ) -> dict[str, object]:
     """Send the selected records to the stream, or write them to a file.
 
-    Returns the numbers of found, written and sent records, and the keys of the objects that could not be
-    read.
+    Returns the numbers of found, written and sent records, the number of records per reason, and the keys of the
+    objects that could not be read.
     """
     by_code: Counter[str] = Counter()
     unreadable: list[str] = []
@@ -192,7 +192,7 @@ def command(
 ) -> None:
     """List the quarantined records.
 
-    Exit code 1: there are quarantined records, or an object could not be read.
+    Exit code 1: the list is not empty, or an object could not be read.
     """
     if send and to_delete:
         raise typer.BadParameter("use --send or --purge, not both")
@@ -210,7 +210,7 @@ def command(
     if to_delete:
         if found and not yes:
             typer.confirm(
-                f"Delete the objects that contain these {len(found)} records?", abort=True, err=True
+                f"Delete the objects that contain only these {len(found)} records?", abort=True, err=True
             )
         deleted, shared = purge(s3, outputs.bucket, found)
         terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)

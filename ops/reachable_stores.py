@@ -16,7 +16,7 @@ from snowpipe.warehouse import Warehouse
 BUDGET_SECONDS = 5.0
 # What is unknown if a store does not answer.
 MEANINGS = {
-    "Snowflake": "whether events are loaded is unknown; the archive contains every accepted event",
+    "Snowflake": "it is unknown which events are loaded; the archive contains every accepted event",
     "S3": "it is unknown what is archived; only RAW was searched",
     "Kinesis": "it is unknown what was published",
     "DynamoDB": "it is unknown what the consumer has processed",
@@ -37,7 +37,7 @@ ALL = ("S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda")
 
 
 def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
-    """Call AWS services concurrently; return the services that do not answer in time, each with the reason."""
+    """Call AWS services concurrently; return those that return an error or do not answer in time, with the reason."""
     # boto3 may take seconds to read its models on a busy machine, so the budget starts after that.
     clients = {name: outputs.aws(_ASK[name][0], attempts=1) for name in names}
 
@@ -79,7 +79,7 @@ def with_or_without_warehouse[T](
 
 
 class ReachableStores:
-    """Access to the stores of a stage that answer. `unasked` maps the name of each other store to the reason."""
+    """Access to the stores of a stage that answer. `unasked` maps each store that does not answer to the reason."""
 
     def __init__(
         self,

@@ -203,7 +203,7 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
 
 
 def groups(rejects: Iterable[Reject], by: Sequence[str]) -> list[dict[str, object]]:
-    """Group rejects by code, field and the fields in `by`; return the size of each group, the largest group first."""
+    """Group rejects by code, field and the names in `by`; return one row per group, the largest group first."""
     names = ("code", "field", *by)
     found: dict[tuple[str, ...], list[Reject]] = {}
     for each in rejects:
@@ -262,7 +262,8 @@ class Repaired:
 def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Repaired]:
     """Yield the patched events.
 
-    Events that are not JSON objects, or that the patch does not change, are only counted.
+    Events that are not JSON objects, or that the patch does not change, are only counted. With an empty patch, every
+    event that is a JSON object is yielded.
     """
     for reject in rejects:
         sent.found += 1

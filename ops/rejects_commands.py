@@ -67,7 +67,7 @@ def list_rejects(
 ) -> None:
     """List the rejected events, grouped by reason and by app version, device or hour.
 
-    Exit code 1: there are rejected events, or an object could not be read.
+    Exit code 1: the list is not empty, or an object could not be read.
     """
     names = [name for name in by.replace(" ", "").split(",") if name]
     if unknown := set(names) - {"app_version", "device", "hour"}:
@@ -122,7 +122,7 @@ def send_command(
         typer.Option(
             "--set",
             metavar="PATH=VALUE",
-            help="Set a field to a JSON value, a string, or (with @sha256) an id derived from the event's text.",
+            help="Set a field to a JSON value, a string or, with @sha256, an id derived from the event's text.",
         ),
     ] = None,
     rename: Annotated[
@@ -216,7 +216,9 @@ def purge(
     rejects = list(found)
     if rejects and not yes:
         typer.confirm(
-            f"Delete the objects that contain these {len(rejects)} rejected events?", abort=True, err=True
+            f"Delete the objects that contain only these {len(rejects)} rejected events?",
+            abort=True,
+            err=True,
         )
     deleted, shared = box.purge(rejects)
     _name_unreadable(box)

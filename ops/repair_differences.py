@@ -59,7 +59,7 @@ class Repairer:
             yield {"key": key, "did": f"nothing: {refusal}"}
 
     def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, object]]:
-        """Load objects with REFRESH, or with COPY if REFRESH skips them because of their load history."""
+        """Queue objects with REFRESH. Load the objects that REFRESH skips with COPY and FORCE = TRUE."""
         left = set(keys)
         for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
             left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)

@@ -62,10 +62,10 @@ class Selection:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
-        """Yield the keys of the objects in the selected range or under the selected prefix, in key order.
+        """Yield, in key order, the keys of the objects in the selected range and under the selected prefix, if any.
 
-        Raises Refusal if the range starts, or an object was received, more than MAX_AGE ago, because the
-        consumer would skip these events.
+        Raises Refusal if a range without a prefix starts, or a selected object was received, more than MAX_AGE ago,
+        because the consumer would skip these events.
         """
         oldest, first = now - MAX_AGE, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:

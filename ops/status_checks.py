@@ -372,7 +372,7 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 
 def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
-    """Return all findings. Those about the local processes come first, because they may explain the others."""
+    """Return all findings. Those about the local processes come first, because they may explain later findings."""
     import_module(
         "snowflake.connector"
     )  # takes 2.6 s, and more on a busy machine, so the budget starts after it

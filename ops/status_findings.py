@@ -1,4 +1,5 @@
-"""The findings that checks return for `milkrun status`: the state of each part of a stage, and what to do about it.
+"""The findings that checks return for `milkrun status`: the state of each part of a stage and, for a problem,
+the command to run next.
 
 All sources are queried concurrently, each for at most BUDGET_SECONDS. If a source does not answer, its findings
 say what is therefore unknown, and the other sources are not delayed.

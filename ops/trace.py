@@ -96,11 +96,11 @@ def command(
     ] = None,
     start: Annotated[
         datetime,
-        terminal.time_option("First hour to search in the archive if RAW lacks the event.", "--from"),
+        terminal.time_option(
+            "First hour of the search for a request, or for an event that RAW lacks.", "--from"
+        ),
     ] = terminal.TWO_DAYS_AGO,
-    end: Annotated[
-        datetime, terminal.time_option("Last hour to search in the archive.", "--to")
-    ] = terminal.NOW,
+    end: Annotated[datetime, terminal.time_option("Last hour of this search.", "--to")] = terminal.NOW,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,

@@ -224,8 +224,8 @@ def command(
 ) -> None:
     """List the visits of a device, or the devices that are at a fence now.
 
-    If the device of an open visit has since entered another exclusive place (stage setting exclusiveTags), the
-    exit event of the visit is missing. Such visits are marked and listed last.
+    If the device of an open visit at an exclusive place (stage setting exclusiveTags) has since entered another
+    exclusive place, the exit event of the visit is missing. Such visits are marked and listed last.
     """
     if (device is None) == (fence is None):
         raise typer.BadParameter("use either --device or --fence")

@@ -71,7 +71,7 @@ def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> No
                 raise Refusal(
                     (
                         f"{each} reads {row['url']}, but the settings specify {each.properties['URL']}. Set "
-                        "MILKRUN_BUCKET to the bucket of this stage; if the bucket has changed, see: "
+                        "MILKRUN_BUCKET to the bucket of the deployed stage; if the bucket has changed, see: "
                         "milkrun warehouse diff"
                     ),
                     exit_code=1,

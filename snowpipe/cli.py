@@ -40,13 +40,16 @@ def apply(
     outputs: Outputs = None,
     as_json: Json = False,
     dry_run: Annotated[
-        bool, typer.Option(help="List the statements that would run, and change nothing.")
+        bool, typer.Option(help="List the DDL files and repairs that would run, and change nothing.")
     ] = False,
     sql: Annotated[
         bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
     ] = False,
 ) -> None:
-    """Create or update the database objects of the DDL. Fails if a pipe's COPY statement has changed."""
+    """Create or update the database objects of the DDL.
+
+    Fails without any change if a pipe's COPY statement or the bucket of a Snowflake stage differs from the DDL.
+    """
     stage = stage_of(context, outputs)
     if sql:
         for definition in stage.ddl:
@@ -77,7 +80,7 @@ def bootstrap(
     outputs: Outputs = None,
     as_json: Json = False,
     write: Annotated[
-        bool, typer.Option(help="Also change the role and the topic in AWS. Only for an emulated AWS.")
+        bool, typer.Option(help="Also change the role and the topic's policy. Only for an emulated AWS.")
     ] = False,
 ) -> None:
     """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set,

@@ -23,7 +23,7 @@ Outputs = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The outputs.json of a local stack. Default: the SNOWFLAKE_* variables, or the running stack.",
+        help="The outputs.json of a local stack. Default: the SNOWFLAKE_* variables, or else the running stack.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -110,7 +110,7 @@ def bad_lines(body: bytes) -> Iterator[BadLine]:
 
 
 def problem_of(line: bytes) -> str:
-    """Return why a line is not strict JSON, or "" if it is."""
+    """Return the reason why a line is not strict JSON; "" if it is strict JSON."""
     try:
         parse_json(line)
     except InvalidEvent as invalid:

@@ -24,7 +24,7 @@ from snowpipe.roles import administrator, loader
 from snowpipe.warehouse import Row, Snowflake
 
 QUEUE_TIMEOUT = timedelta(minutes=10)
-"""How long a resumed pipe may take to load the files in its queue."""
+"""The time within which a resumed pipe must load the files in its queue."""
 
 
 def status(
@@ -315,8 +315,8 @@ def recreate(
 ) -> None:
     """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
-    By default, it replaces only the pipes whose COPY statement has changed and the pipes in a state that has
-    no other remedy.
+    By default, it replaces only the pipes whose COPY statement has changed and the pipes in a state for which
+    `milkrun warehouse status` advises `recreate`.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []

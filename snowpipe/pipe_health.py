@@ -28,7 +28,7 @@ _STATES: Mapping[str, str] = {
     "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
-"""States that a pipe leaves only by being replaced; `milkrun warehouse recreate` selects such pipes."""
+"""The states for which the advice includes `recreate`; `milkrun warehouse recreate` selects pipes in these states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The two policies that let Snowflake use AWS: the storage role's trust policy, and the SNS topic's policy."""
+"""The policies that let Snowflake use AWS: the storage role's trust policy and permissions, and the topic's policy."""
 
 import json
 from typing import Any

@@ -95,9 +95,7 @@ def test_named_file_format_of_a_stage_is_applied(warehouse: Warehouse) -> None:
         "CREATE NETWORK POLICY IF NOT EXISTS OFFICE ALLOWED_IP_LIST = ('192.0.2.0/24')",
     ],
 )
-def test_create_warehouse_and_other_statements_without_effect_are_logged(
-    warehouse: Warehouse, sql: str
-) -> None:
+def test_statements_that_are_accepted_but_not_enforced_are_logged(warehouse: Warehouse, sql: str) -> None:
     before = len(warehouse.local.logged("statement_accepted_not_enforced"))
     warehouse.run(sql)
     assert len(warehouse.local.logged("statement_accepted_not_enforced")) == before + 1
@@ -160,7 +158,7 @@ def test_show_schemas_shows_the_owner_and_managed_access(warehouse: Warehouse) -
     assert shown["RAW"]["owner"] == "ACCOUNTADMIN"
 
 
-def test_role_can_be_created_only_once(warehouse: Warehouse) -> None:
+def test_creating_or_dropping_a_role_twice_is_refused(warehouse: Warehouse) -> None:
     role = f"R_{warehouse.database}"
     warehouse.run(f"CREATE ROLE {role}")
     assert "already exists" in warehouse.refused(f"CREATE ROLE {role}")
@@ -277,7 +275,7 @@ def test_create_table_as_select_is_refused_if_its_column_list_would_be_ignored(
     assert "column list" in warehouse.refused(f"CREATE TABLE RAW.C ({columns}) AS SELECT 1")
 
 
-def test_comment_keeps_its_quotes_and_is_dropped_with_its_table(warehouse: Warehouse) -> None:
+def test_comment_keeps_its_quotes_and_is_removed_when_its_table_is_replaced(warehouse: Warehouse) -> None:
     asked = "SELECT COMMENT FROM INFORMATION_SCHEMA.TABLES WHERE TABLE_NAME = 'C'"
     warehouse.run("CREATE TRANSIENT TABLE RAW.C (x INT)")
     assert warehouse.run(asked) == [{"COMMENT": None}]

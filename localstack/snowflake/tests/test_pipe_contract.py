@@ -157,7 +157,7 @@ def test_refresh_of_a_stopped_pipe_fails_with_the_reason(loading: Warehouse) -> 
     assert "STOPPED_STAGE_DROPPED" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH")
 
 
-def test_refresh_list_and_copy_fail_if_the_bucket_does_not_exist(loading: Warehouse) -> None:
+def test_statements_that_read_a_stage_fail_if_its_bucket_does_not_exist(loading: Warehouse) -> None:
     loading.aws.s3.delete_bucket(Bucket=loading.bucket)
     for sql in ("ALTER PIPE RAW.EVENTS_PIPE REFRESH", "LIST @RAW.EVENTS_STAGE", loading.copy()):
         assert "Failure using stage area" in loading.refused(sql)

@@ -1,5 +1,5 @@
-"""Test the documented behaviour of paused pipes, ownership transfer, error notifications and latency. Sources:
-"Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
+"""Test the documented behaviour of paused pipes, ownership transfer and error notifications, and the option --latency.
+Sources: "Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
 notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 """
 
@@ -143,7 +143,7 @@ def test_skipped_file_is_reported_only_while_the_error_integration_is_set(
     assert [failed["fileName"] for failed in message["messages"]] == ["seen"]
 
 
-def test_error_integration_must_be_an_outbound_notification_integration(
+def test_notification_integration_is_shown_and_unsupported_uses_are_refused(
     loading: Warehouse, receive_notices
 ) -> None:
     described = {

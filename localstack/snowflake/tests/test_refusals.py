@@ -1,4 +1,6 @@
-"""Test that unsupported SQL is refused with the local Snowflake's own error message, never with DuckDB's."""
+"""Test that unsupported SQL is refused with the local Snowflake's own error message, never with DuckDB's, and that
+unknown names and invalid values are reported with Snowflake's error codes.
+"""
 
 from collections.abc import Iterator
 

@@ -112,7 +112,9 @@ REFUSED_GRANTS = {
 
 
 @pytest.mark.parametrize("sql", REFUSED_GRANTS.values(), ids=REFUSED_GRANTS)
-def test_grant_on_or_to_a_missing_object_is_refused(warehouse: Warehouse, role, sql) -> None:
+def test_grant_revoke_or_show_grants_fails_if_an_object_or_role_is_missing(
+    warehouse: Warehouse, role, sql
+) -> None:
     warehouse.table()
     assert "does not exist or not authorized" in warehouse.refused(sql.format(role=role("R")))
 
@@ -246,7 +248,7 @@ def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_role_that_drops_another_role_becomes_the_owner_of_its_objects(warehouse: Warehouse, role) -> None:
+def test_objects_of_a_dropped_role_belong_to_the_role_that_dropped_it(warehouse: Warehouse, role) -> None:
     owner = role("OWNER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")
     warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")
