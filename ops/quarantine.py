@@ -279,7 +279,9 @@ def send_again(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Send quarantined records to the stream again, unchanged. Repeating the command does no harm."""
+    """Send quarantined records to the stream again, unchanged, for example after a fix of the consumer. Repeating the
+    command does no harm.
+    """
     command(context, what, send=True, stage=stage, as_json=as_json)
 
 

@@ -89,8 +89,8 @@ def command(
 ) -> None:
     """Post one event to a stage and follow it to the warehouse.
 
-    The exit code is 1 if a step is not completed in time or Snowflake does not answer. It is 2, and nothing
-    is posted, if S3 or DynamoDB does not answer.
+    The exit code is 1 if a step fails or is not completed in time, or if Snowflake does not answer. It is 2,
+    and nothing is posted, if S3 or DynamoDB does not answer.
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")

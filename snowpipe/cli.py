@@ -46,7 +46,7 @@ def apply(
         bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
     ] = False,
 ) -> None:
-    """Create or update the database objects of the DDL.
+    """Create missing objects of the DDL, and make the changes to existing ones that cannot lose data.
 
     Fails without any change if a pipe's COPY statement or the bucket of a Snowflake stage differs from the DDL.
     """

@@ -215,7 +215,7 @@ def _operation() -> Schema:
             _header(
                 "X-App-Version",
                 {"type": "string"},
-                "The app's version, which is stored with rejected events and with objects.",
+                "The app's version, which is stored in each rejected event and in the metadata of S3 objects.",
             ),
             _header(
                 "X-Milkrun-Timestamp",
@@ -299,7 +299,8 @@ def _responses() -> Schema:
         }
     responses["503"] = {
         **_problem(
-            "The batch was stored only partly or not at all: send the identical batch again.", "Unavailable"
+            "The batch was processed only partly or not at all: send the identical batch again.",
+            "Unavailable",
         ),
         "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
     }

@@ -83,9 +83,9 @@ def command(
 ) -> None:
     """Run the end-to-end tests against a stage, and delete the data that they created.
 
-    The command prints the assumptions of docs/reference/assumptions.md that the tests verified. It needs the
-    test environment: run `tools/setup.sh test fuzz check`. Exit code 1: a test failed, no test
-    ran, some data could not be deleted, or the marts could not be rebuilt.
+    The command prints the assumptions of docs/reference/assumptions.md that the tests verified or, on the local
+    stack, would verify on AWS. It needs the test environment: run `tools/setup.sh test fuzz check`. Exit code 1:
+    a test failed, no test ran, some data could not be deleted, or the marts could not be rebuilt.
     """
     outputs = terminal.outputs_of(context, stage)
     if outputs.ingest_function and not (outputs.token_issuer or token_command):
