@@ -293,7 +293,7 @@ def test_request_name_that_is_empty_or_could_be_a_path_is_rejected(
     assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
 
 
-def test_invocation_record_keeps_the_records_of_other_users(tmp_path: Path, users: Path) -> None:
+def test_forget_keeps_the_records_of_other_users_in_an_invocation_record(tmp_path: Path, users: Path) -> None:
     users.write_text(f"{ANN}\n")
     archive = tmp_path / "archive"
     other = line("b", user="bea", device="van-2")
@@ -476,7 +476,7 @@ class WithMarkers(Folder):
                 yield Stored(key, 0, HOUR)
 
 
-def test_folder_markers_and_empty_objects_are_ignored(tmp_path: Path) -> None:
+def test_forget_and_compaction_ignore_folder_markers_and_empty_objects(tmp_path: Path) -> None:
     store = WithMarkers(tmp_path)
     assert list(candidates(store)) == []
     assert stale(store, HOURS) == []

@@ -34,7 +34,7 @@ WRONG = (
 def packed(text: bytes) -> bytes:
     """Return `text` as gzip, with a file name long enough to keep the body within the allowed inflation ratio.
 
-    (RFC 1952, section 2.3)
+    RFC 1952, section 2.3, describes the file name in a gzip header.
     """
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     deflated = packer.compress(text) + packer.flush()

@@ -21,7 +21,7 @@ RECEIVED_AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 class Fault(Enum):
-    """The ways in which a call to a port can fail."""
+    """The faults that a test can set for a call to a port. NONE means that the call succeeds."""
 
     NONE = auto()
     BEFORE = auto()  # the call failed without an effect

@@ -258,7 +258,7 @@ def test_events_per_device_are_counted_across_requests_within_an_hour() -> None:
     assert counts.most({"van-1": 1}, RECEIVED_AT + timedelta(hours=1)) == 1
 
 
-def test_log_line_contains_the_event_count_of_a_device_but_no_device_id(
+def test_log_line_contains_the_highest_event_count_of_a_device_but_no_device_id(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.post([ENTER | {"_id": str(n)} for n in range(7)])

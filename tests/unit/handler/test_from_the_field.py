@@ -1,4 +1,4 @@
-"""Test exact request bodies from real senders that an earlier version lost, misread or changed."""
+"""Test request bodies like those of real senders, which an earlier version lost, misread or changed."""
 
 import gzip
 import json

@@ -28,7 +28,7 @@ def text(value: object) -> bytes:
 def named_gzip(plain: bytes, name_bytes: int) -> bytes:
     """Return `plain` as gzip, with a file name of `name_bytes` bytes in its header.
 
-    (RFC 1952, section 2.3: "FNAME")
+    RFC 1952, section 2.3, describes this field as "FNAME".
     """
     packed = gzip.compress(plain, mtime=0)
     return packed[:3] + b"\x08" + packed[4:10] + b"n" * name_bytes + b"\0" + packed[10:]
@@ -255,7 +255,7 @@ def test_ids_added_from_the_envelope_do_not_count_towards_the_event_size(phone: 
         (gzip.compress(text([TRIP])) + gzip.compress(b"") * 63, GZIP, "bad_gzip"),
     ],
 )
-def test_body_that_cannot_be_split_into_events_is_stored_unchanged(
+def test_empty_or_unreadable_body_is_rejected_and_stored_unchanged(
     phone: Phone, body: bytes, headers: dict[str, str], code: str
 ) -> None:
     answer = phone.post(body, headers | {"X-App-Version": "4.2 ✓"})

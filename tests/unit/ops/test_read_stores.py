@@ -1,4 +1,4 @@
-"""Test reading stores that contain records of other producers, and reading settings from a stage's functions."""
+"""Test reading event ids among records of other producers, settings of a stage's functions, and dwell times."""
 
 import json
 from collections.abc import Sequence

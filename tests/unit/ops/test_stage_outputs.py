@@ -62,7 +62,7 @@ def deploy(stage: str) -> str:
     return str(key["value"])
 
 
-def test_outputs_of_the_local_stack_are_read_from_its_file(tmp_path: Path) -> None:
+def test_outputs_of_the_local_stack_are_read_from_outputs_json(tmp_path: Path) -> None:
     (tmp_path / "outputs.json").write_text(json.dumps(FILE))
     outputs = Outputs.find("local", {"MILKRUN_LOCAL": str(tmp_path)})
     assert (outputs.bucket, outputs.database, outputs.console_url) == ("b", "MILKRUN", None)

@@ -1,4 +1,4 @@
-"""Test that all commands print values safely and readably, and report an error in one line with exit code 2."""
+"""Test that terminal output is safe and readable, and that a failing command prints one line and exits with code 2."""
 
 import io
 import json

@@ -195,7 +195,7 @@ def test_each_active_api_key_has_a_separate_usage_plan(variant: str, slots: set[
 
 
 @every_stage
-def test_every_request_body_reaches_the_function_unchanged(stage):
+def test_gateway_treats_every_request_body_as_binary(stage):
     assert properties(stage, "ApiGatewayRestApi")["BinaryMediaTypes"] == ["*/*"]
 
 

@@ -1,4 +1,7 @@
-"""Test that the demo's checks detect wrong results, for example the right number of wrong events."""
+"""Test that the demo's checks detect wrong results, for example the right number of wrong events.
+
+Also test that the demo splits and validates an events file like the handler.
+"""
 
 import base64
 import gzip

@@ -1,4 +1,4 @@
-"""Test that `milkrun status` reports problems of the local stack, such as a full disk."""
+"""Test that `milkrun status` reports a full disk that holds a folder of the local stack."""
 
 import shutil
 from collections import namedtuple

@@ -47,7 +47,7 @@ def run(
     ] = 90,
     quiet: Annotated[
         float,
-        typer.Option(help="Seconds at the end of a scenario in which the app must not break the rule."),
+        typer.Option(help="Seconds to wait for late violations of the rule at the end of each scenario."),
     ] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON.")] = False,
 ) -> None:
