@@ -223,7 +223,7 @@ CHECKS = (
         lint_templates,
     ),
     Check(
-        "checkov, dev and prod, Glue on and off",
+        "checkov, dev and prod, and prod with all optional features",
         (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"),
         scan_templates,
     ),

@@ -1,7 +1,7 @@
 """Immediate notifications through the console's own queue, which is subscribed to the archive's topic and to
 the visits event bus.
 
-The queue and its EventBridge rule have the same name, derived from the host, the home folder and the
+The queue and its EventBridge rule have the same name, derived from the stage, the host, the home folder and the
 console's port, so that a restarted console reuses what a killed console left behind. Apart from these two and
 the queue's subscription to the topic, the console creates nothing in an account.
 """

@@ -154,8 +154,8 @@ class Stage:
         return [row["LINE"] for row in self.raw.run(f"SELECT TO_JSON(payload) AS line FROM RAW.{table}")]
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
-        """Yield every text in the stores with its location, decompressed and decoded, from all versions of
-        all objects.
+        """Yield (location, text) for every text in the stores, in all versions of all objects. The texts are
+        decompressed and decoded from base64.
         """
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()

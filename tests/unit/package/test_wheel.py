@@ -28,7 +28,7 @@ def tracked(*folders: str) -> list[str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel from a copy of the source, and return its path.
 
-    In the checkout, setuptools would reuse deleted files from an existing build folder.
+    In the checkout, setuptools would also add files from an old build folder that the source no longer contains.
     """
     folder = tmp_path_factory.mktemp("source")
     for name in ["pyproject.toml", "README.md", "LICENSE", *tracked(*PACKAGES)]:

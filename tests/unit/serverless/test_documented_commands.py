@@ -1,7 +1,7 @@
 """Test that the `aws`, `osls` and `milkrun` commands in the documentation exist and accept the options used there.
 
 `aws` commands are checked against botocore's service models, from which the AWS CLI generates its commands and
-options, `osls` commands against osls's own schema, and `milkrun` commands against the command line itself.
+options, `osls` commands against osls's own schema, and `milkrun` commands against their own definitions.
 """
 
 import json

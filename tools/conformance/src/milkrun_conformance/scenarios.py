@@ -1,5 +1,5 @@
 """The scenarios: how the server responds in each, and what the client must do. The rule for clients is in
-docs/openapi.yaml.
+README.md ("The rule").
 
 The server's first response in a scenario is the one that `plays` describes; some scenarios repeat it for later
 requests. The checks examine what the client does with the events of the first request.
