@@ -44,7 +44,7 @@ def warehouse_of(aws: Aws) -> Callable[[LocalProcess], Warehouse]:
 
 @pytest.fixture
 def own_local(aws: Aws, tmp_path: Path) -> Iterator[LocalProcess]:
-    """Yield a local Snowflake that only this test uses, so that the test may start and kill it."""
+    """Yield a local Snowflake that only this test uses. The test starts it, and may kill it."""
     process = LocalProcess(tmp_path / "snowflake", aws.endpoint)
     yield process
     if process.process:

@@ -101,7 +101,7 @@ def database(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_statement_cannot_read_or_write_files_outside_the_data_folder(
+def test_statement_for_duckdb_or_for_files_outside_the_data_folder_is_refused(
     database: connector.SnowflakeConnection, files: tuple[Path, Path], statement: str
 ) -> None:
     file, made = files
@@ -123,7 +123,7 @@ CATALOGS = (
 
 
 @pytest.mark.parametrize("catalog", CATALOGS)
-def test_query_of_duckdbs_own_catalogs_is_refused(
+def test_query_of_the_catalogs_of_duckdb_and_fakesnow_is_refused(
     database: connector.SnowflakeConnection, catalog: str
 ) -> None:
     with pytest.raises(connector.errors.DatabaseError, match=r"does not exist|Not supported"):

@@ -160,7 +160,7 @@ def test_on_error_skip_file_loads_valid_files_and_on_error_continue_loads_valid_
     assert (again["status"], again["rows_loaded"], again["errors_seen"]) == ("PARTIALLY_LOADED", 1, 1)
 
 
-def test_copy_that_loads_no_rows_reports_the_reason(staged: Warehouse) -> None:
+def test_copy_that_loads_no_rows_reports_the_line_of_the_error(staged: Warehouse) -> None:
     staged.put("events/z", {"_id": 1}, "broken")
     (done,) = staged.run(staged.copy(options="ON_ERROR = SKIP_FILE FILES = ('z')"))
     assert (done["status"], done["rows_loaded"], done["first_error_line"]) == ("LOAD_FAILED", 0, 2)

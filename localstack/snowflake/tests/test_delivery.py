@@ -1,4 +1,6 @@
-"""Test that each S3 notification is delivered at least once, in an order that a seed determines."""
+"""Test that S3 notifications are delivered at least once in an order that a seed determines, that invalid ones are
+reported, and that processed ones are deleted.
+"""
 
 import json
 
@@ -87,7 +89,7 @@ class Sqs:
         self.deleted += [entry["ReceiptHandle"] for entry in Entries]
 
 
-def test_processed_messages_are_deleted_in_batches_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processed_messages_are_deleted_in_batches_of_at_most_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     sqs = Sqs()
     monkeypatch.setattr(AwsClients, "client", lambda *_: sqs)
     channel = Channel(AwsClients("http://127.0.0.1:1", "r"), "A", "r", 1)

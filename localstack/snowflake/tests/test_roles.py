@@ -164,10 +164,10 @@ def test_grant_on_an_unsupported_kind_of_object_is_refused(warehouse: Warehouse,
         assert "Not supported" in warehouse.refused(sql.format(r=role(f"R{len(sql)}")))
 
 
-def test_role_cannot_contain_itself(warehouse: Warehouse, role) -> None:
+def test_role_cannot_inherit_itself(warehouse: Warehouse, role) -> None:
     a, b = role("A"), role("B")
     warehouse.run(f"GRANT ROLE {a} TO ROLE {b}")
-    assert "cannot contain itself" in warehouse.refused(f"GRANT ROLE {b} TO ROLE {a}")
+    assert "cannot inherit itself" in warehouse.refused(f"GRANT ROLE {b} TO ROLE {a}")
 
 
 def test_object_is_owned_by_the_role_that_created_it(warehouse: Warehouse) -> None:

@@ -34,7 +34,8 @@ class Databases:
         name = words.take_identifier()
         if name != name.upper() or not name.replace("$", "_").isidentifier():
             raise unsupported(
-                f'CREATE DATABASE "{name}": a name may contain only capital letters, digits, _ and $'
+                f'CREATE DATABASE "{name}": a name may contain only capital letters, digits, _ and $, '
+                "and may not start with a digit"
             )
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:

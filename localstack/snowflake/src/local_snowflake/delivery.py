@@ -2,7 +2,8 @@
 
 A local queue nearly always delivers each message immediately, once and in order. Code that relies on that
 would fail in production, so messages are delayed, repeated and shuffled at random; a seed makes this
-reproducible. A latency can be set, because Snowpipe typically takes a minute (Snowflake: "Introduction to Snowpipe").
+reproducible. A latency can be added, because Snowpipe typically loads a file after about a minute (Snowflake:
+"Introduction to Snowpipe").
 """
 
 import random
@@ -61,8 +62,8 @@ class Delivery:
 
 
 class InOrder(Delivery):
-    """Delivers each message once, in the queue's order. With a latency, messages are delivered in the order
-    in which they become due.
+    """Delivers each message once, in the order received or, with a latency, in the order in which the messages
+    become due.
     """
 
     def __init__(self, latency: Latency = AT_ONCE) -> None:

@@ -35,9 +35,9 @@ TOO_LARGE = re.compile(
 
 
 def not_converted(message: str) -> SnowflakeError:
-    """Return Snowflake's error for a string or number that DuckDB cannot cast. Return a refusal instead if
-    Snowflake, which supports more date and offset formats than DuckDB (Snowflake: "Date and time input and output
-    formats"), would accept the string, or if the kind of error is unknown.
+    """Return Snowflake's error for a string or number that DuckDB cannot cast. Return a refusal instead if the
+    kind of error is unknown, or if the string is a date or time in a format that Snowflake may accept although DuckDB
+    does not (Snowflake: "Date and time input and output formats").
     """
     if found := TIME_TEXT.search(message) or TIME_OFFSET.search(message):
         kind, text = found[1].capitalize(), found[2]
@@ -57,8 +57,8 @@ def not_converted(message: str) -> SnowflakeError:
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts; None for any other
-    kind of error.
+    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts. Return None for any
+    other kind of error.
     """
     if isinstance(error, duckdb.ConversionException):
         return not_converted(str(error).splitlines()[0])

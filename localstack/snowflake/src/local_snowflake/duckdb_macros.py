@@ -2,8 +2,8 @@
 
 DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported
 combination of types has its own overload. For other types, DuckDB finds no overload, and its error becomes a refusal
-(`duckdb_errors.py`). A new function begins with a case in `supported_functions.tsv`, because all others are refused.
-The macros are in the database `memory`, are created at each start, and are called by their full name.
+(`duckdb_errors.py`). To add a function, first add a case to `supported_functions.tsv`, because functions without a
+case are refused. The macros are in the database `memory`, are created at each start, and are called by their full name.
 """
 
 import re
@@ -62,8 +62,9 @@ def not_recognized(code: str, kind: str, x: str) -> str:
 
 
 def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "true") -> tuple[str, str]:
-    """Return two SQL expressions that convert text matching a pattern. For other text, the first raises an
-    error, and the second, for the TRY_ functions, returns NULL.
+    """Return two SQL expressions that convert text that matches `pattern` and meets the SQL condition `valid`. For
+    other text, the first raises an error, and the second, for the TRY_ functions, returns NULL; for a date in a format
+    that only Snowflake accepts, both raise a refusal.
     """
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
@@ -87,7 +88,7 @@ def overloads(name: str, bodies: dict[str, str], parameters: str = "") -> str:
 
 
 def family(name: str, text: tuple[str, str], others: dict[str, str]) -> str:
-    """Return SQL that defines the macros `name` and `try_name`, with overloads for text, VARIANTs and the
+    """Return SQL that defines the macros `_ls_{name}` and `_ls_try_{name}`, with overloads for text, VARIANTs and the
     types in `others`.
     """
     made = ""
@@ -244,9 +245,9 @@ CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
 
 
 def division_macros() -> str:
-    """Return SQL that defines NUMBER / NUMBER as Snowflake does ("Arithmetic operators"). The quotient's scale is the
-    dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is computed with
-    integers and rounded half away from zero.
+    """Return SQL that defines division and MOD as Snowflake does ("Arithmetic operators"). The scale of
+    NUMBER / NUMBER is the dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is
+    computed with integers and rounded half away from zero.
 
     `_ls_any_divide`, for aggregates, returns a DOUBLE rounded to that scale, because a CASE can have only one
     type.
@@ -321,12 +322,12 @@ CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NUL
 
 
 def json_macros() -> str:
-    """Return SQL that defines PARSE_JSON for strings that are known only at run time; the keys of each object
-    are sorted.
+    """Return SQL that defines PARSE_JSON and TRY_PARSE_JSON for strings that are known only at run time. The keys of
+    each object are sorted.
 
     `json_tree` returns one row per value. The path of a value is the list of the keys and indexes that lead
-    to it. Sorted by path, the parts of the text are in the right order, because a closing bracket sorts after
-    everything inside it.
+    to it. If the parts of the text are sorted by path, they are in the right order, because a closing bracket
+    sorts after everything inside it.
     """
     invalid = raised("100069", "22P02", "'Error parsing JSON: ' || left(x, 100)")
     twice = raised(

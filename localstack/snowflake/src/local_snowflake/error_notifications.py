@@ -1,8 +1,8 @@
 """Messages about files that a pipe could not load, sent to the topic of the pipe's notification integration.
 Source: Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
 
-Only files that ON_ERROR = SKIP_FILE skipped are reported. A message that could not be sent is retried until
-the process ends, so it may arrive more than once. If more than 1,000 messages are unsent, the oldest is
+Only files that ON_ERROR = SKIP_FILE skipped are reported. Sending a message is retried until it succeeds or
+the process ends, so a message may arrive more than once. If more than 1,000 messages are unsent, the oldest is
 dropped.
 """
 
@@ -39,7 +39,7 @@ class Notices:
         self._unsent: deque[Notice] = deque(maxlen=MAX_UNSENT)
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """Queue one message about the skipped files of a batch."""
+        """Queue one message that lists a batch's skipped files, if there are any and the pipe has an integration."""
         failed = [file for file in files if file.status == "Load failed"]
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return

@@ -1,5 +1,5 @@
-"""Infer an expression's type without knowing the column types. If the type cannot be inferred, call a macro
-that has one overload per type.
+"""Infer an expression's type without knowing the column types, and build calls to macros that have one overload
+per type.
 """
 
 from collections.abc import Iterable
@@ -50,8 +50,8 @@ def type_of(node: exp.Expr) -> exp.Expr:
 
 def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp.Expr:
     """Return a call to a macro that has one overload per type, or the argument itself if it already has the type that
-    the macro returns. For an aggregate, return a call to a macro without overloads
-    (`any_macros` in `duckdb_macros.py`).
+    the macro returns. If the argument contains an aggregate or a window function, return a call to a macro without
+    overloads (`any_macros` in `duckdb_macros.py`).
 
     The call passes the argument and its type. If the type is known here, it is passed as a literal and not as
     `typeof(argument)`: the argument then occurs only once, which makes binding a statement with many casts

@@ -65,7 +65,7 @@ DESCRIBED = {
 
 
 def describe_table() -> str:
-    """Return SQL for DESC TABLE that shows keys and comments; fakesnow's SQL shows N and NULL for every column."""
+    """Return SQL for DESC TABLE that shows keys and comments; fakesnow's SQL shows every key as N and no comments."""
     sql: str = transforms.SQL_DESCRIBE_TABLE.template
     for constant, value in DESCRIBED.items():
         sql = sql.replace(constant, value)
@@ -87,8 +87,8 @@ UNKNOWN = {
 
 
 def shown_relations() -> str:
-    """Return SQL for the views behind SHOW, with NULL for unknown times and sizes; fakesnow's views show 1970
-    and 0.
+    """Return SQL for the views that SHOW statements read, with NULL for unknown times and sizes. fakesnow's views show
+    the year 1970 and the size 0.
     """
     relations = (
         show.SQL_CREATE_VIEW_SHOW_TABLES,

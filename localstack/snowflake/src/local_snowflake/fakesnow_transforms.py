@@ -5,11 +5,11 @@ or two kinds of nodes. Here a transform runs only if the statement has such a no
 only a root can match.
 
 The transforms and their order are those of `FakeSnowflakeCursor._transform`, except for those that give wrong
-answers. Four are left out: `numeric_agg_implicit_cast` makes SUM of whole numbers a DOUBLE, and SUM of text that is
-not a number NULL; `trim_cast_varchar` replaces LTRIM(x, '0') with TRIM(x); `sequence_nextval`, which `next_value`
-replaces, loses a sequence's schema and gives a column's default an alias; `create_clone`, which `clone` in `tables.py`
-replaces, loses OR REPLACE. `comment_on_table` corrects `extract_comment_on_table`; `primary_keys` and `other_keys`
-correct `show_keys`.
+answers. Four are left out: `numeric_agg_implicit_cast` makes SUM of whole numbers return a DOUBLE, and SUM of
+non-numeric text return NULL; `trim_cast_varchar` replaces LTRIM(x, '0') with TRIM(x); `sequence_nextval`, which
+`next_value` replaces, loses a sequence's schema and gives a column's default an alias; `create_clone`, which `clone` in
+`tables.py` replaces, loses OR REPLACE. `comment_on_table` corrects `extract_comment_on_table`; `primary_keys` and
+`other_keys` correct `show_keys`.
 """
 
 from collections.abc import Callable

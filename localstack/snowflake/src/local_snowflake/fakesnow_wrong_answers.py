@@ -11,7 +11,7 @@ from local_snowflake.duckdb_macros import OFFSET, TIMESTAMP
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
     """Refuse FLATTEN with PATH, with a MODE other than BOTH, or with RECURSIVE => TRUE, because fakesnow ignores these
-    arguments. OUTER is supported.
+    arguments. Also refuse FLATTEN of text and FLATTEN in an outer join. Replace FLATTEN with OUTER => TRUE by a macro.
     """
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
@@ -38,7 +38,9 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
 
 
 def one_path(node: exp.Expr) -> exp.Expr:
-    """Rewrite v['a'][0]['b'] as v:a[0].b, because fakesnow translates only the last index of a chain."""
+    """Rewrite v['a'][0]['b'] as v:a[0].b, because fakesnow translates only the last index of a chain. Refuse an
+    index that is negative or not a literal.
+    """
     if isinstance(node, exp.JSONPathSubscript) and isinstance(node.this, int) and node.this < 0:
         raise unsupported(f"a negative index: [{node.this}]")  # DuckDB counts from the end
     steps: list[exp.Expr] = []
@@ -64,7 +66,7 @@ TIMES = {"TIMESTAMP": "TIMESTAMP_NTZ", "TIMESTAMP WITH TIME ZONE": "TIMESTAMP_TZ
 
 
 def cast_times(insert: exp.Insert, kinds_of: Callable[[exp.Table], Mapping[str, str]]) -> None:
-    """Cast each string literal with a UTC offset in INSERT … VALUES to the type of its column.
+    """Cast each timestamp literal with a UTC offset in INSERT … VALUES to the timestamp type of its column.
 
     DuckDB does not parse the offsets +0200 and -0; Snowflake does (Snowflake: "Date and time input and
     output formats").
@@ -122,8 +124,8 @@ UNITS = {
 
 
 def plain_units(statement: exp.Expr) -> None:
-    """Replace each date part with its canonical name (Snowflake: "Date & time functions": supported date
-    and time parts).
+    """Replace each date part in DATEADD, DATEDIFF and DATE_TRUNC with its canonical name (Snowflake: "Date & time
+    functions": supported date and time parts).
     """
     for node in statement.find_all(exp.DateAdd, exp.DateDiff, exp.TimestampTrunc):
         unit = node.args.get("unit")
@@ -150,7 +152,7 @@ def refuse_wrong_answers(statement: exp.Expr) -> None:
 
 
 def write_plainly(statement: exp.Expr) -> None:
-    """Normalize a statement to the form that the verified cases use."""
+    """Write date parts and object keys in the form that the cases in `supported_functions.tsv` use."""
     plain_units(statement)
     object_keys(statement)
 

@@ -1,5 +1,5 @@
-"""Handle GRANT, REVOKE and SHOW GRANTS. Sources: Snowflake's pages "GRANT <privileges>", "GRANT OWNERSHIP",
-"GRANT ROLE".
+"""Handle GRANT, REVOKE, SHOW GRANTS, SHOW FUTURE GRANTS and ALTER SCHEMA … MANAGED ACCESS. Sources: Snowflake's pages
+"GRANT <privileges>", "GRANT OWNERSHIP", "GRANT ROLE".
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,9 @@ from local_snowflake.sql import Scope, Words, actor_of
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a grant: one object, all existing objects of a kind in a container, or all future ones."""
+    """The target of a grant: the account, one object, all existing objects of a kind in a container, or all future
+    objects of a kind in a container.
+    """
 
     kind: str
     name: str
@@ -92,7 +94,7 @@ class Granting:
         row = self._role_row(words, actor, "TO")
         _, _, role, grantee_kind, grantee = row
         if grantee_kind == "ROLE" and grantee in self.access.now.inherited(frozenset({role})):
-            raise compilation(f"Cannot grant role '{role}' to '{grantee}': a role cannot contain itself.")
+            raise compilation(f"Cannot grant role '{role}' to '{grantee}': a role cannot inherit itself.")
         self.access.grant([row], actor.role)
 
     def _role_row(self, words: Words, actor: Actor, preposition: str) -> Right:
@@ -111,7 +113,7 @@ class Granting:
     def _take_role(self, words: Words) -> str:
         for other in ("USER", "SHARE", "APPLICATION", "DATABASE"):
             if words.sees(other):
-                raise unsupported(f"GRANT … TO {other}")
+                raise unsupported(f"GRANT or REVOKE with a grantee of the kind {other}")
         words.takes("ROLE")
         role = words.take_identifier()
         self.access.existing("ROLE", role)
@@ -127,7 +129,8 @@ class Granting:
         for privilege in privileges:
             if not has_privilege(target.privileged_kind, privilege):
                 raise compilation(
-                    f"Privilege '{privilege}' cannot be granted on a {target.privileged_kind.lower()}."
+                    f"Privilege '{privilege}' cannot be granted on an object of kind "
+                    f"'{target.privileged_kind.lower()}'."
                 )
         rows = []
         for one in self._each(target):

@@ -182,7 +182,9 @@ class Grants:
         return self._without(lambda row: (row.kind, row.name) == (kind, name), *moved)
 
     def transferred(self, kind: str, name: str, role: str, keep_grants: bool, now: datetime) -> "Grants":
-        """Return the grants after a transfer of ownership; with `keep_grants`, the object's other grants are kept."""
+        """Return the grants after a transfer of ownership. The object's other grants are kept if `keep_grants` is set
+        or the object is a role.
+        """
         kept = self
         if not keep_grants and kind != "ROLE":
             kept = self._without(lambda row: (row.kind, row.name) == (kind, name))

@@ -1,8 +1,8 @@
 """The views TABLES, VIEWS, SCHEMATA and DATABASES of INFORMATION_SCHEMA, with owners and the text of each
 view.
 
-fakesnow's TABLES omits views, and all four of its views show SYSADMIN as the owner, 1970 as every time and 0
-as every size. Here an unknown value is NULL. (Snowflake: "TABLES view", "VIEWS view", "SCHEMATA view",
+fakesnow's TABLES omits views and shows 0 as every size, and all four views show SYSADMIN as the owner and 1970 as
+every time. Here an unknown value is NULL. (Snowflake: "TABLES view", "VIEWS view", "SCHEMATA view",
 "DATABASES view")
 """
 

@@ -29,7 +29,7 @@ def text_of(value: object) -> str:
 
 
 def place_and_message(error: ValueError) -> tuple[int, str]:
-    """Return the position of the character at which a document becomes invalid JSON, and the error message."""
+    """Return the column at which a document becomes invalid JSON (1 if unknown), and Snowflake's error message."""
     message, _, place = str(error).rpartition(" at line ")
     _, _, column = place.rpartition(" ")
     return int(column) if column.isdecimal() else 1, f"Error parsing JSON: {message or error}"

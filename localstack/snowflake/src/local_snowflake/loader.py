@@ -51,7 +51,7 @@ class LoadedFile:
     last_modified: datetime | None = None
     scanned_on: datetime | None = None
     failure: str | None = None
-    """Why the file as a whole could not be read."""
+    """The reason why the file as a whole could not be read, or None."""
 
     def keep_what_loads(self, plan: Plan) -> None:
         """Discard the file's rows if the file could not be read or is skipped according to ON_ERROR."""
@@ -215,8 +215,9 @@ class Loader:
                 self._commit(plan, files)
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
-        """Insert a file's rows one at a time to find those that the table refuses, so that ON_ERROR applies
-        to each row. `whole` is the error of inserting all rows together; it is recorded if no single row is refused.
+        """Insert a file's rows one at a time, rolling each insert back, to find those that the table refuses, so that
+        ON_ERROR applies to each row. `whole` is the error of inserting all rows together; it is recorded if no
+        single row is refused.
         """
         good, bad = [], []
         with self.catalog.fakesnow.cursor() as cursor:

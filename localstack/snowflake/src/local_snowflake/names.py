@@ -17,7 +17,7 @@ class Columns:
     """The names, in upper case, of columns that are VARIANTs in at least one table."""
     names: frozenset[str] = frozenset()
     mixed: frozenset[str] = field(default=frozenset())
-    """The names, in upper case, that are stored in another case at least once."""
+    """The names, in upper case, of databases, schemas, relations and columns that are stored in another case."""
     types: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The types (`column_types.py`) of all columns with the same name, keyed by the name in upper case."""
     tables: Mapping[tuple[str, ...], Mapping[str, str]] = field(default_factory=dict)

@@ -107,8 +107,8 @@ def skip_space(text: str, at: int) -> int:
 
 
 def read_documents(text: bytes, file_format: FileFormat) -> Content | None:
-    """Parse consecutive JSON documents, regardless of line breaks, and return their rows; None if a document
-    is invalid.
+    """Parse consecutive JSON documents, regardless of line breaks, and return their rows. Return None if the
+    text is not UTF-8 or a document is invalid.
     """
     try:
         remaining = text.decode()

@@ -91,7 +91,7 @@ class LocalSnowflake:
                 "request_refused",
                 reason="the Host header names another machine, or there is an Origin header",
             )
-            await JSONResponse({"error": "Host must be this machine; Origin must be absent."}, 403)(
+            await JSONResponse({"error": "Host must name this machine; Origin must be absent."}, 403)(
                 scope, receive, send
             )
         elif path == HEALTH:
@@ -99,7 +99,7 @@ class LocalSnowflake:
             await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
         elif path == CLOCK and scope["method"] == "PUT":
             if not self._knows_password(scope):
-                await JSONResponse({"error": "Authorization: Basic is missing or wrong."}, 401)(
+                await JSONResponse({"error": "The Basic credentials are missing or wrong."}, 401)(
                     scope, receive, send
                 )
                 return

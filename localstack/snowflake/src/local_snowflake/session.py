@@ -183,9 +183,8 @@ class LocalCursor(FakeSnowflakeCursor):
             raise
 
     def _describe_last_sql(self) -> list[tuple[object, ...]]:
-        """Return the result's columns in the form of DuckDB's DESCRIBE. fakesnow's method, which this one
-        overrides, parses, binds and describes the statement again, which takes a third of the statement's CPU
-        time.
+        """Return the result's columns in the form of DuckDB's DESCRIBE. This overrides fakesnow's method, which
+        parses, binds and describes the statement again, and so takes a third of its CPU time.
         """
         return list(self._described)
 

@@ -36,8 +36,8 @@ def refused(command: str, error: Exception) -> Exception:
 
 
 def constraint_failure(message: str) -> Exception:
-    """Return Snowflake's error for a violated constraint, chosen by the kind in DuckDB's message: CHECK (a text
-    that is longer than its VARCHAR(n)), NOT NULL, or a key.
+    """Return Snowflake's error for a violated CHECK constraint (text longer than its VARCHAR(n)) or NOT NULL
+    constraint, or a refusal for a violated key. The kind of constraint is read from DuckDB's message.
     """
     code, state, text = (100072, "22000", f"NULL result in a non-nullable column: {message}")
     if message.startswith("Constraint Error: CHECK"):

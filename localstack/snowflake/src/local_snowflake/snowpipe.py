@@ -276,8 +276,8 @@ class Ingest:
             self._count_in_flight(pipe, -in_flight)
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
-        """Return the files that the pipe has not loaded yet, because a notification may arrive more than once. If
-        the pipe's statement is invalid, return all files.
+        """Return the files that are not in the pipe's load history. A file is there if its notification has arrived
+        before. If the pipe cannot load now, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):
@@ -399,8 +399,8 @@ class Ingest:
         return rows[0] if rows else (None, None)
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
-        """Return the waiting files that a pipe may load now; a paused pipe still loads files that were queued
-        before the pause (Snowflake: "Managing Snowpipe").
+        """Return up to MAX_FILES waiting files that a pipe may load now. A paused pipe still loads files that were
+        queued before the pause (Snowflake: "Managing Snowpipe").
         """
         self.catalog.create_histories(pipe.name.database)
         rows = self.catalog.rows(

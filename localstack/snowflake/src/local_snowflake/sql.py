@@ -54,7 +54,8 @@ class Scope:
             case (name,) if self.database and self.schema:
                 return Name(self.database, self.schema, name)
         raise compilation(
-            "This session does not have a current database. Call 'USE DATABASE', or use a qualified name.",
+            "This session does not have a current database or schema. Call 'USE DATABASE' or 'USE SCHEMA', or "
+            "use a qualified name.",
             "090105",
             "22000",
         )

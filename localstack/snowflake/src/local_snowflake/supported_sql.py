@@ -117,7 +117,9 @@ def check(statement: exp.Expr) -> None:
             continue
         for shape in shapes_of(node):
             if shape not in known:
-                raise unsupported(f"{named(node)}: {shape} is not among the verified functions ({PAGE})")
+                raise unsupported(
+                    f"{named(node)}: {shape} is not among the verified functions, operators and clauses ({PAGE})"
+                )
 
 
 def named(node: exp.Expr) -> str:
@@ -141,7 +143,7 @@ def shapes() -> list[str]:
 def page() -> str:
     made = ["# Supported SQL", "", HEAD, ""]
     for area in dict.fromkeys(case.area for case in cases()):
-        made += [f"## {area}", "", "| | statement | answer | by | page |", "|---|---|---|---|---|"]
+        made += [f"## {area}", "", "| topic | statement | answer | basis | page |", "|---|---|---|---|---|"]
         for case in cases():
             if case.area == area:
                 cells = (case.name, f"`{case.statement}`", f"`{case.expected}`", case.basis, case.page)
@@ -153,12 +155,18 @@ def page() -> str:
 HEAD = """To support another function, add a case to `src/local_snowflake/supported_functions.tsv` and run
 `python -m local_snowflake.supported_sql`, which generates this page.
 
-A function, operator or clause is supported if a case uses it in the same form: with the same optional arguments and
-the same keywords (such as the date part in DATEADD). The arguments may have other values. Everything else is refused
-with an error that names it. Each case is a test (`test_supported_sql.py`). The column *by* says what the expected
-answer is based on: with `example`, Snowflake's page shows this statement with its output; with `rule`, the page states
-a rule from which the answer follows. Numbers are compared by value, so 1.50 equals 1.5. A VARIANT is shown as compact
-JSON. `ERROR n` is an error with Snowflake's error number, and `REFUSED` is a refusal by the local Snowflake."""
+A function, operator or clause is supported if a case whose answer is not `REFUSED` uses it in the same form: with the
+same optional arguments and the same keywords (such as the date part in DATEADD). The arguments may have other values.
+Everything else is refused with an error that names it. Each case is a test (`test_supported_sql.py`).
+
+The column *basis* gives the source of the answer. With `example`, Snowflake's page shows this statement and its
+output. With `rule`, the page states a rule from which the answer follows or, if the answer is `REFUSED`, describes the
+feature that the local Snowflake refuses.
+
+In the column *answer*, rows are separated by ` / `, and the values of a row with several columns are in parentheses.
+`nothing` means that the result has no rows. Numbers are compared by value, so 1.50 equals 1.5. A VARIANT is shown as
+compact JSON. `ERROR n` is an error with Snowflake's error number n, and `ERROR` is an error whose number is not
+tested."""
 
 
 def main() -> None:

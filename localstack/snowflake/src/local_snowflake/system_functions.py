@@ -149,8 +149,8 @@ class Functions:
         return SnowflakeError(
             "003170",
             "0A000",
-            "Pipe validation is not supported for a pipe whose COPY statement transforms data. "
-            "COPY_HISTORY shows its errors.",
+            "VALIDATE_PIPE_LOAD is refused for every pipe here, and in Snowflake for a pipe whose COPY statement "
+            "transforms data. COPY_HISTORY shows a pipe's errors.",
         )
 
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:

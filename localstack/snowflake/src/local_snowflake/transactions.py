@@ -33,8 +33,8 @@ class TransactionalConnection(FakeSnowflakeConnection):
             self._duck_conn.commit()
 
     def refuse_to_commit_aborted(self) -> None:
-        """Roll back an aborted transaction and raise an error. DuckDB would accept its COMMIT and silently
-        roll back.
+        """If DuckDB has aborted the transaction, roll it back and raise an error. DuckDB would accept a COMMIT and
+        silently roll back.
         """
         if self._aborted:
             self._begun = self._in_transaction = self._changed = self._aborted = False

@@ -1,4 +1,4 @@
-"""Rewrite comparisons and orderings; how a VARIANT is compared depends on the other operand."""
+"""Rewrite comparisons and orderings. The comparison of a VARIANT depends on the type of the other operand."""
 
 import re
 

@@ -160,7 +160,7 @@ class Unenforced:
 
     def show_parameters(self, words: Words, scope: Scope) -> Result | None:
         """Answer SHOW PARAMETERS IN WAREHOUSE (Snowflake: "SHOW PARAMETERS"). For other objects, return None,
-        so that fakesnow answers.
+        so that fakesnow answers, or refuse a parameter that fakesnow does not know.
         """
         words.take("SHOW", "PARAMETERS")
         like = words.take_string() if words.takes("LIKE") else None
