@@ -99,7 +99,7 @@ class ConditionFailed(ClientError, ServiceError):
 
 
 class Aws:
-    """A fake of the DynamoDB and EventBridge calls that both consumers make.
+    """A fake of the DynamoDB and EventBridge calls that our consumer and the Powertools peer make.
 
     It counts the calls, its own CPU time and, if `billed`, the units that AWS would bill.
     """

@@ -1,7 +1,7 @@
 """The figures of a benchmark, and the command line that all benchmarks share: `python -m tests.bench.<name>
 [--json]`.
 
-`ratios` are our figure divided by another figure of the same run, and can be compared between machines.
+Each of the `ratios` is a figure divided by another one of the same run, so it can be compared between machines.
 `rates` are specific to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
 """
 

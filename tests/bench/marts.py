@@ -3,11 +3,11 @@
 
 SQL fills the RAW schema of a local Snowflake with 360,000 events a day from 500 trucks in time order; a fifth are
 geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and
-one with a backlog of 100,000. One percent of the new events are two days late, and one percent are repeated.
-The result is the number of rows that DuckDB scans in a run, divided by the number of new rows plus the events
-on the days that they touch. The ledger, which every run scans completely, is counted separately. The bytes
-are computed from the columns that DuckDB reads, and from the mean uncompressed size of their values in a
-sample of each table.
+one with a backlog of 100,000. Both also get events that are two days late and events that are repeated, each one
+percent as many as the new ones. The result is the number of rows that DuckDB scans in a run, divided by the number
+of new rows plus the events on the days that they touch. The ledger, which every run scans completely, is counted
+separately. The scanned bytes are computed from the columns that DuckDB reads, and from the mean uncompressed size
+of their values in a sample of each table.
 
 A history of more than 10,000,000 events is made by copying the tables of a history of that length, with
 earlier days and other keys. The filled warehouses stay in the folder, and each measured run prints all

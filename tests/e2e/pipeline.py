@@ -106,7 +106,7 @@ class Pipeline:
         return [json.loads(line) for line in lines]
 
     def published(self, device: str) -> list[Event]:
-        """Return the device's events on the stream since the tests started, in order within each shard."""
+        """Return the device's events on the stream since this object was created, in order within each shard."""
         since = self._began_at - timedelta(seconds=5)
         records = read_stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
         # Other tests also put invalid records there, so parse only records that contain the device.

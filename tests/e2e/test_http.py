@@ -261,7 +261,9 @@ def test_unsigned_expired_or_wrongly_signed_request_is_refused(
     assert (answer.status, answer.body["code"]) == (403, code)
 
 
-def test_request_with_a_valid_radar_signature_is_accepted(pipeline: Pipeline, secrets: list[bytes]) -> None:
+def test_only_a_request_with_a_valid_radar_signature_is_accepted(
+    pipeline: Pipeline, secrets: list[bytes]
+) -> None:
     with environment_of(pipeline, "ingest", {"SIGNATURE_SCHEME": "radar"}):
         right = hmac.new(b"radar-token", b"id-1", hashlib.sha1).hexdigest()
         headers = JSON | {"X-Radar-Signing-Id": "id-1", "X-Radar-Signature": right}

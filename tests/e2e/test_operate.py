@@ -525,7 +525,7 @@ def test_trace_of_an_unknown_event_lists_the_searched_stores(pipeline: Pipeline)
 # --- send, visits
 
 
-def test_send_reports_the_outcome_of_every_event_and_the_latency(pipeline: Pipeline) -> None:
+def test_send_counts_every_event_by_outcome_and_reports_the_latency(pipeline: Pipeline) -> None:
     ran = pipeline.ops(
         "send", "--events", "60", "--trucks", "2", "--invalid", "0.05", "--seed", "3", "--json"
     )

@@ -23,7 +23,7 @@ def test_smoke_test_follows_one_event_to_the_warehouse(pipeline: Pipeline) -> No
     ]
 
 
-def test_preflight_finds_no_blocking_problem_on_a_running_stage(
+def test_preflight_finds_no_blocking_problem_on_the_local_stack(
     pipeline: Pipeline,
 ) -> None:
     if pipeline.outputs.aws_endpoint_url is None:

@@ -1,4 +1,4 @@
-"""Test the ingest function with required tokens, including an outage of the identity provider and tokens
+"""Test the ingest function when it requires tokens, including an outage of the identity provider and tokens
 signed with unknown keys.
 """
 

@@ -254,7 +254,10 @@ class Proxy:
             return response
 
     async def _partly(self, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Pass on every second entry of a batch, and report the others as failed in the service's own format."""
+        """Pass on every second entry of a batch, and report the others as failed in the service's own format.
+
+        Calls without a batch are throttled.
+        """
         request_body = json.loads(body)
         match call.operation:
             case "PutRecords" | "PutEvents":

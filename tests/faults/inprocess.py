@@ -100,7 +100,7 @@ class _Context:
 
 
 class _Phones(Phones):
-    """Phones that call the ingest function directly, as API Gateway does."""
+    """Phones that call the ingest function in this process, with an event like API Gateway's."""
 
     def _try(self, body: bytes, headers: Mapping[str, str]) -> Try:
         event = {

@@ -36,8 +36,9 @@ def stored_form(post: Post, event: Planned) -> Json:
 def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
     """Yield the problems of a response.
 
-    The response must match docs/openapi.yaml, and its counts must be correct. A 503 from the function needs only a
-    Retry-After header. A response that may come from the gateway (429, 500, 502, 504) is not checked.
+    The response must match docs/openapi.yaml; its counts, reasons and object keys must be correct. A 503 from the
+    function needs only a Retry-After header. A response that may come from the gateway (429, 500, 502, 504) is not
+    checked.
     """
     match one.status:
         case None | 429 | 500 | 502 | 504:

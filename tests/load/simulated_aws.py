@@ -1,11 +1,10 @@
 """Simulate the AWS services that our functions call, with typical latencies within an AWS region.
 
-`python -m tests.load.simulated_aws` starts the simulation.
+`python -m tests.load.simulated_aws` runs the simulation, and prints the port on which it listens on loopback.
 
-It prints the port on which it listens on loopback. It simulates the calls of S3, Kinesis, SQS, DynamoDB and
-EventBridge that our functions use. It is a separate process, so that its CPU time does not count as the functions'.
-`--scale 0` responds immediately. `--throttle` makes every PutRecords call fail with InternalFailure, which the ingest
-function handles like throttling.
+It simulates the calls of S3, Kinesis, SQS, DynamoDB and EventBridge that our functions use. It is a separate
+process, so that its CPU time does not count as the functions'. `--scale 0` responds immediately. `--throttle` makes
+every PutRecords call fail with InternalFailure, which the ingest function handles like throttling.
 """
 
 import argparse

@@ -159,7 +159,7 @@ def empty(pipeline: Pipeline) -> None:
 
 
 def deployed_functions(pipeline: Pipeline) -> dict[str, tuple[bytes, dict[str, Any]]]:
-    """Return each function's code and settings, by function name."""
+    """Return the code and settings of the ingest, redrive and consume functions, by function name."""
     client, found = pipeline.aws("lambda"), {}
     for name in (f"{deploy.STACK_NAME}-{each}" for each in ("ingest", "redrive", "consume")):
         answer = client.get_function(FunctionName=name)

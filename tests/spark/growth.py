@@ -2,9 +2,9 @@
 
     .venvs/spark/bin/python -m tests.spark.growth --events 100000 1000000 --cores 1 2
 
-It prints one line of JSON per run: engine (python is a naive loop), job, events, cores, seconds without and with
-start-up, CPU seconds and peak memory of all its processes, and the megabytes that Spark shuffled. With at least three
-sizes it also prints the fitted growth. Compare CPU seconds rather than seconds if the machine is shared.
+The command prints one line of JSON per run: engine (python is a naive loop), job, events, cores, seconds without and
+with start-up, CPU seconds and peak memory of all its processes, and the megabytes that Spark shuffled. With at least
+three sizes it also prints the fitted growth. Compare CPU seconds rather than seconds if the machine is shared.
 """
 
 import argparse

@@ -43,7 +43,7 @@ def by_spark(spark: SparkSession, job: Rebuild) -> Rebuilt:
 def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     spark: SparkSession, tmp_path: Path, gap: int, min_confidence: int
 ) -> None:
-    """One run covers all fifty sets, because each set has its own devices and ids."""
+    """One run per engine covers all fifty sets, because each set has its own devices and ids."""
     store, rule = Folder(tmp_path), Rule(gap, min_confidence)
     events = [event for seed in range(50) for event in random_crossings(seed * 7 + gap)]
     keys = archived(tmp_path, map(crossing_line, events), batch=50)
@@ -60,7 +60,7 @@ def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     )
 
 
-def test_rebuild_skips_only_the_damaged_object_although_one_device_sends_a_third_of_the_events(
+def test_rebuild_skips_only_the_damaged_object_although_one_device_sends_30_percent_of_events(
     spark: SparkSession, tmp_path: Path
 ) -> None:
     store = Folder(tmp_path)

@@ -1,4 +1,4 @@
-"""Test that validation against AWS's service models rejects requests that AWS rejects but LocalStack accepts."""
+"""Test that validation against AWS's service models rejects requests and responses that are invalid on AWS."""
 
 import base64
 import json
