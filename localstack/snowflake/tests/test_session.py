@@ -281,8 +281,9 @@ def test_unsupported_statement_fails_immediately_and_is_named_in_the_error(
     assert named in message
 
 
-def test_two_statements_in_one_request_are_refused(numbers: Warehouse) -> None:
-    assert "Actual statement count" in numbers.refused("SELECT 1; SELECT 2")
+def test_several_statements_in_one_request_are_refused(numbers: Warehouse) -> None:
+    assert "Actual statement count 2 " in numbers.refused("SELECT 1; SELECT 2")
+    assert "Actual statement count 3 " in numbers.refused("SELECT 1; SELECT 2;; SELECT 3;")
 
 
 def test_statement_with_a_syntax_error_fails_immediately(numbers: Warehouse) -> None:

@@ -2,6 +2,8 @@
 refuses.
 """
 
+from itertools import groupby
+
 import structlog
 
 from local_snowflake.access import Access
@@ -66,9 +68,9 @@ class Commands:
         if any(token.text == ";" for token in words.tokens):
             if words.start(1) in (("BEGIN",), ("DECLARE",)):
                 raise unsupported("Snowflake Scripting")
-            raise SnowflakeError(
-                "000008", "0A000", "Actual statement count 2 did not match the desired statement count 1."
-            )
+            statements = sum(not ends for ends, _ in groupby(words.tokens, lambda token: token.text == ";"))
+            message = f"Actual statement count {statements} did not match the desired statement count 1."
+            raise SnowflakeError("000008", "0A000", message)
         refuse_internals(words)
         statement = leading(words)
         change = change_of(words, scope)
