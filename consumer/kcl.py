@@ -168,7 +168,7 @@ class ShardProcessor:
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
         """Checkpoint `record`, or the end of the shard if it is None. Returns False if every attempt failed.
 
-        If another worker has taken over the shard, no checkpoint is needed, and the result is True.
+        Returns True if another worker has taken over the shard. Raises SystemExit after an InvalidStateException.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):

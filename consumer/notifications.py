@@ -32,9 +32,9 @@ def news_of(diff: VisitDiff) -> list[News]:
     """Return the notifications with which a subscriber can update its visits after a change.
 
     - `arrived`: a visit is new. `departed`: a visit that was open or is new now has an exit.
-    - `visit_restated`: any other change to a visit that subscribers know about: a closed visit has changed or is
-      open again, an open visit ended without an exit, or a visit no longer exists (the notification then contains
-      the visit that replaces it, or None).
+    - `visit_restated`: any other change of a visit's end: a closed visit has another exit or is open again, or an
+      open visit ended without an exit. Also: a visit no longer exists (the notification then contains the visit
+      that replaces it, or None).
     """
     old, new = diff.before, diff.after
     news: list[News] = [

@@ -1,6 +1,6 @@
 """Add events to the visits table. Each (device, fence) pair changes serially; a change is one conditional write.
 
-1. Read the log (version v), and its chunks if the new events may change them. Compute the change.
+1. Read the log (version v), and all its chunks, if any. Compute the change.
 2. Put the log as version v + 1 if the stored version is still v. It includes the chunks to write and the notifications
    to publish. This write is the change; a process that finds another version starts again.
 3. Write the chunks and publish the notifications.
@@ -143,8 +143,8 @@ class Store:
     ) -> dict[Pair, Added | Exception]:
         """Add events to each pair, and return the result for each pair.
 
-        An `Added` means that the events are stored and their notifications published. A PermanentError means that they
-        can never be stored; after any other exception, the same events must be added again.
+        An `Added` means that the events, except its `refused` ones, are stored and their notifications published. After
+        a PermanentError they can never be stored; after any other exception, the same events must be added again.
         """
         jobs = [_job(pair, some, (arrivals or {}).get(pair)) for pair, some in events.items()]
         while left := [job for job in jobs if job.waiting and not job.failure]:
@@ -155,7 +155,7 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Read the logs with eventual consistency, which costs half as much.
+        """Read the logs: after a lost race with strong consistency, otherwise eventually consistent (half the cost).
 
         If a log was outdated when read, its conditional write fails. But nothing would reveal that a stale read missed
         a head of the previous layout, so heads are read with strong consistency.

@@ -1,7 +1,7 @@
-"""All codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
+"""The codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
 
 docs/openapi.yaml is generated from this list. The codes are stable across versions. A test compares the list with the
-handler's source.
+handler's source. `refused_by_gateway` (the gateway's other 4xx responses) is not in the list.
 """
 
 from collections.abc import Mapping
@@ -35,16 +35,18 @@ NOTICE_CODES: Mapping[str, str] = {
 # In `errors`: why a body cannot be split into events. The body is stored under rejected/ as sent.
 BODY_CODES: Mapping[str, str] = {
     "empty_body": "The body is empty.",
-    "no_events": "The array contains no event.",
+    "no_events": "The body contains no event.",
     "not_json": "The body is not JSON.",
-    "invalid_envelope": "The envelope contains both `event` and `events`, one of them twice, or one of the wrong type.",
+    "invalid_envelope": "The envelope contains both `event` and `events`, or one of its members `event`, `events` and "
+    "`user` twice, or its `events` is not an array, or its `user` is invalid.",
     "bad_gzip": "The header is `Content-Encoding: gzip`, but the body is not complete gzip data of at most 63 members.",
 }
 # By status: the `code` of a problem response that is sent before anything is stored.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     401: {
         "missing_token": "This stage requires `Authorization: Bearer <token>`.",
-        "invalid_token": "The token was not issued by this stage's identity provider, or has been altered.",
+        "invalid_token": "The token is malformed, was altered, is not valid yet, or is not from this stage's issuer "
+        "or for its audience.",
         "token_expired": "The token has expired.",
         "token_without_device": "The token does not name a device.",
     },

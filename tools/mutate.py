@@ -38,8 +38,8 @@ TRIVIAL = "operator_name LIKE '%BitOr%' OR operator_name LIKE '%\\_Is%' ESCAPE '
 
 
 def mutants(package: str, sample: int, seed: int, copy: Path) -> Iterator[tuple[str, str]]:
-    """Run the tests on a random sample of a package's mutants; yield the outcome ("killed", "survived" or
-    "incompetent") and the diff of each mutant.
+    """Run the tests on a random sample of a package's mutants, leaving out TRIVIAL ones; yield the outcome
+    ("killed", "survived" or "incompetent") and the diff of each mutant.
     """
     session = copy / f"{package}.sqlite"
     config = copy / f"{package}.toml"
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
             outcomes = list(mutants(package, given.sample, given.seed, copy))
             survivors = [diff for outcome, diff in outcomes if outcome == "survived"]
             killed = len(outcomes) - len(survivors)
-            report = [f"{package}: {killed} of {len(outcomes)} mutants killed", *survivors, ""]
+            report = [f"{package}: {killed} of {len(outcomes)} mutants did not survive", *survivors, ""]
             sys.stdout.write("\n".join(report))
             sys.stdout.flush()
     return 0

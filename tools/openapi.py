@@ -58,8 +58,8 @@ RECEIPT: Schema = {
 
 ERROR: Schema = {
     "type": "object",
-    "description": "An error in an event or in the body. `code` is stable across versions; `message` is a "
-    "human-readable explanation.",
+    "description": "An error in an event or in the body, or a notice about an accepted event (`event_id_conflict`). "
+    "`code` is stable across versions; `message` is a human-readable explanation.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
         "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},

@@ -113,7 +113,7 @@ with DAG(
     tags=["milkrun"],
     params={
         "from": Param("2026-11-16T00:00:00+00:00", type="string", format="date-time", title="Received from"),
-        "to": Param("2026-11-17T00:00:00+00:00", type="string", format="date-time", title="and before"),
+        "to": Param("2026-11-17T00:00:00+00:00", type="string", format="date-time", title="Received before"),
     },
 ):
     chain(GIVEN)

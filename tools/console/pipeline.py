@@ -142,7 +142,7 @@ class Pipeline:
         self._unarchived.pop(key, None)
 
     def logged(self, at: float, line: Mapping[str, object], is_archived: Callable[[str], bool]) -> None:
-        """Add the numbers in a canonical log line (`contract/logs.py`) to the counts of the stages."""
+        """Update the counts, lags, missing objects and stopped shards from a canonical line (`contract/logs.py`)."""
         meters = self.meters
         match line.get("event"):
             case logs.EVENTS_INGESTED:

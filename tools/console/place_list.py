@@ -1,4 +1,4 @@
-"""List the places, each with its visits of today and its latest visit."""
+"""List the places, each with the number of visits that began today, and with its latest visit."""
 
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -11,7 +11,7 @@ from tools.console.state import ConsoleState
 
 
 def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, object]]:
-    """Return each place with the number of trucks inside, the number of its visits since midnight in the
+    """Return each place with the number of trucks inside, the number of visits that began since midnight in the
     fleet's time zone, and its latest visit.
     """
     midnight = parse_object.written(fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0])

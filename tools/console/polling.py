@@ -1,4 +1,4 @@
-"""Code shared by all pollers: intervals, clients, known object keys, and the thread that reads a source repeatedly.
+"""Code shared by all pollers: clients, known object keys, and the thread that reads a source repeatedly.
 
 Only the event loop's thread changes the console's state, so a poller passes parsed values to the event loop.
 """

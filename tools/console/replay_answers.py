@@ -31,7 +31,7 @@ class ReplayAnswers:
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
         """Return the days with archived events, and a suggested time range that ends at the time of the
-        latest known position.
+        latest known position (None if no position is known).
         """
         days = await self._ask("archive", lambda: replay.days(self._archive(), datetime.now(UTC)))
         suggested = None
@@ -45,8 +45,8 @@ class ReplayAnswers:
         return {"days": days, "suggested": suggested}
 
     async def read(self, start: datetime, end: datetime) -> bytes:
-        """Return the replay of a time range as JSON. Raises Problem if the range is invalid or another replay
-        is being read.
+        """Return the replay of a time range as JSON. Raises Problem if the range is invalid, another replay is
+        being read, or the archive does not answer.
         """
         if not timedelta(0) < end - start <= replay.LONGEST:
             raise Problem(400, "`to` must be after `from`, and at most 24 hours later.")

@@ -215,7 +215,7 @@ class Console:
         seq = request.path_params["seq"]
         event = self.state.events.find(int(seq)) if is_number(seq) else None
         if event is None:
-            raise Problem(404, "This event is no longer in the console's memory. It is in the archive.")
+            raise Problem(404, "No event with this number is in memory. Earlier events are in the archive.")
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
@@ -267,8 +267,8 @@ class Console:
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
     async def visits_csv(self, request: Request) -> Response:
-        """Respond with a CSV file of the visits that the page lists. It is named after the list's first day
-        in the fleet's time zone.
+        """Respond with all visits that match the request as a CSV file, named after the first day of the time
+        range in the fleet's time zone.
 
         If a store fails after the first part was sent, the response ends without its last chunk, so that
         browsers report a failed download.

@@ -23,7 +23,7 @@ from tools.console.source_states import Sources
 @dataclass(frozen=True, slots=True)
 class MartPlace:
     """The figures of a place's visits in the marts: the number of closed visits, their median dwell time, and
-    the times of the latest visit.
+    the latest entry and exit times.
     """
 
     closed: int

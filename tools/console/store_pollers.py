@@ -191,8 +191,8 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """A poller that counts loaded and staged rows. It queries the warehouse only while a page is open,
-    because a running warehouse costs money.
+    """A poller that counts loaded and staged rows, and reads the states of the pipes and the figures of the
+    places. It queries the warehouse only while a page is open, because a running warehouse costs money.
     """
 
     source = "snowflake"
@@ -248,7 +248,7 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
-        """Return each place's number of closed visits, median dwell time and latest visit from the marts."""
+        """Return the figures of each place's visits of the last 35 days from the marts; none if dbt has not run."""
         try:
             rows = warehouse.query(
                 "SELECT geofence_tag, geofence_external_id, COUNT(dwell_seconds) AS closed,"

@@ -117,8 +117,8 @@ class StoreQueries:
     def mart_visits(
         self, start: datetime, end: datetime, device_id: str | None, fence: Fence | None, most: int
     ) -> tuple[list[known_visits.Known], int]:
-        """Return the latest visits in the mart, at most `most`, and the number of earlier visits left out. No
-        visits are returned if dbt has never run.
+        """Return the latest matching visits in the mart, at most `most`, and the number of earlier visits left
+        out. No visits are returned if dbt has never run.
         """
         where, parameters = self._of_visits(start, end, device_id, fence)
         try:
@@ -185,7 +185,9 @@ class StoreQueries:
             return daily_report.report(warehouse, self._outputs.database, day, zone, datetime.now(UTC))
 
     def daily(self, n: int) -> dict[str, object]:
-        """Return the daily totals of the last `n` days from the marts. A day is a UTC day of the devices' clocks."""
+        """Return the totals of today and of each of the `n` days before, from the marts. A day is a UTC day of the
+        devices' clocks.
+        """
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:
             with self._session() as warehouse:

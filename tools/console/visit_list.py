@@ -42,8 +42,8 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """The visits found, sorted by entry time. `used` contains the names of the stores that answered, and `missing`
-    the reasons why the others did not; `more` is the number of earlier visits left out.
+    """The visits found, sorted by entry time. `used` contains the names of the sources that answered, and `missing`
+    an error message for each store that did not answer. `more` is the number of earlier visits left out.
     """
 
     visits: list[Known]
@@ -53,7 +53,9 @@ class Found:
 
 
 async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQueries, ask: Ask) -> Found:
-    """Return the latest visits that a request asks for, at most `most`, from all stores that answer."""
+    """Return the latest visits that a request asks for, at most `most`, from all stores that answer. The visits
+    table is queried only for the visits of a single device.
+    """
     start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
     found: dict[Start, Known] = {}
     used, missing, left_out = ["bus"], [], 0
@@ -131,8 +133,8 @@ async def in_parts(
 
 
 def _latest(visit: Known, held: Known | None) -> Known:
-    """Return `held`, the console's version of a visit; or `visit`, the version in the mart or the visits table, if
-    there is no `held`, or if `held` was read from a table and `visit` is closed.
+    """Return the later version of a visit: `held` from the console's memory, or `visit` from the mart or the
+    visits table. `visit` is later if there is no `held`, or if `held` was read from a table and `visit` is closed.
     """
     if held is None or (held.version < 0 and not visit.is_open):
         return visit

@@ -121,8 +121,8 @@ def command(
 
 
 class Demo:
-    """One run of the demo against one stage. `latencies` contains, for each row, the seconds from the POST
-    until the row could be queried.
+    """One run of the demo against one stage. `latencies` contains, for each row that was loaded after its POST,
+    the seconds from the POST until the row could be queried.
     """
 
     def __init__(self, outputs: Outputs, ledger: Ledger, bars: Progress) -> None:
@@ -281,7 +281,7 @@ class Demo:
         return [replace(_equal("+ dropped", expected, found), note=note)] if expected or found else []
 
     def some_visits(self, n: int) -> list[dict[str, object]]:
-        """Return up to `n` of this run's latest visits in the mart."""
+        """Return up to `n` of the latest visits of this run's devices from the mart."""
         with self._outputs.warehouse() as warehouse:
             devices = self._ledger.devices()[: read_stores.NAMES_PER_QUERY]
             return (
@@ -362,7 +362,7 @@ def _drive(outputs: Outputs, plan: Plan, as_json: bool) -> None:
 def _print(
     lines: list[Line], visits: list[dict[str, object]], facts: Mapping[str, object], outputs: Outputs
 ) -> None:
-    terminal.show_rows(visits, False, title="Ten visits of this run, from MARTS.GEOFENCE_VISITS")
+    terminal.show_rows(visits, False, title="The latest visits of this run, from MARTS.GEOFENCE_VISITS")
     table = Grid(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0))
     for heading in ("", "expected", "found", "", ""):
         table.add_column(heading, justify="right" if heading else "left")

@@ -28,7 +28,7 @@ from tools.fleet.traffic_settings import SWAPPED, Plan
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request of one phone. An envelope contains `user` once, next to the events."""
+    """One request. An envelope contains `user` once, next to the events."""
 
     events: tuple[Planned, ...]
     sent_at: datetime
@@ -163,8 +163,8 @@ def _ahead(truck: Truck) -> datetime:
 
 
 def _break_some(truck: Truck) -> None:
-    """Add invalid events, which cycle through all kinds of errors. Their number is, on average, the plan's `invalid`
-    fraction of the recorded events.
+    """Add invalid events, which cycle through BREAKAGES (without the last if the truck does not send NDJSON). Their
+    number is, on average, the plan's `invalid` fraction of the recorded events.
     """
     # In NDJSON a truncated line is one invalid event; in an array it would make the whole body unreadable.
     ways = BREAKAGES if truck.form == "ndjson" else BREAKAGES[:-1]

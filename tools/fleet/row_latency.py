@@ -24,7 +24,7 @@ class _Expected:
 
 class Watch:
     """A context manager that polls for expected rows. `expect` may be called from any thread. `latencies`
-    contains the seconds from the POST until each row could be queried.
+    contains, for each row that was loaded after its POST, the seconds from the POST until the row could be queried.
     """
 
     def __init__(

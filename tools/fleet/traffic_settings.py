@@ -34,7 +34,7 @@ def new_run_id() -> str:
 def checked_run_id(text: str) -> str:
     """Return the run id unchanged if it is valid. Raises ValueError otherwise."""
     if len(text) != 8 or not set(text) <= set("0123456789abcdef"):
-        raise ValueError(f"a run id must have 8 hexadecimal digits, not {text!r}")
+        raise ValueError(f"a run id must have 8 hexadecimal digits (0-9, a-f), not {text!r}")
     return text
 
 

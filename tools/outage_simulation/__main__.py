@@ -13,9 +13,9 @@ PARTS: tuple[Part, ...] = ("kinesis", "snowpipe")
 
 
 def row(simulation: Simulation) -> dict[str, object]:
-    """Return a simulation's row in the table: the service that is out, the largest backlogs, the greatest age of a
-    waiting event, the recovery time (simulated and by formula), the number of events that the consumer gave up because
-    of their age, and the number of lost events.
+    """Return a simulation's row in the table: the service that is out, the size, the largest backlogs, the greatest
+    age of a waiting event and the recovery time (simulated and by formula) in minutes, the number of events that the
+    consumer gave up because of their age, and the number of lost events.
     """
     recovered = [simulation.recovered_after(queue) for queue in QUEUES]
     by_formula = expected_recovery(simulation.size, simulation.outage)

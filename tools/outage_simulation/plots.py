@@ -16,8 +16,8 @@ POINTS = 400  # per line; more would not be visible and only enlarge the file
 
 
 def draw(simulations: Sequence[Simulation], path: Path) -> None:
-    """Draw one panel per simulation with the number of events waiting in each queue, over the hours since the
-    start of the outage.
+    """Draw one panel per simulation with the number of events waiting in each queue that has a backlog, over the
+    hours since the start of the outage.
     """
     figure, panels = plt.subplots(1, len(simulations), figsize=(3.4 * len(simulations), 2.8), squeeze=False)
     for panel, simulation in zip(panels[0], simulations, strict=True):

@@ -88,8 +88,8 @@ def up(
 ) -> None:
     """Start or repair the local stack, and deploy everything that has changed.
 
-    The command starts only processes that are not running, and deletes nothing without --discard. Exit code
-    1: a process had died, and the data that it held in memory is lost.
+    The command starts only processes that are not running. Without --discard, it deletes only what an interrupted
+    `up` left. Exit code 1: a process had died, and the data that it held in memory is lost.
     """
     with _stack(context) as (stack, console):
         began = time.monotonic()

@@ -28,7 +28,7 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
         chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
     if not chosen:
         there = ", ".join(file.stem for file in files) or "none yet"
-        raise StackError(f"There is no log with this name in {settings.log_folder}. Existing logs: {there}.")
+        raise StackError(f"There is no such log in {settings.log_folder}. Existing logs: {there}.")
     return chosen
 
 

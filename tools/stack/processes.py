@@ -152,8 +152,8 @@ class Processes:
         self._record(process.name).unlink(missing_ok=True)
 
     def end_all(self) -> None:
-        """Stop all processes in the order of their names: LocalStack before Snowflake, because its end also
-        ends Snowflake's long polls.
+        """Stop all processes in the order of their names: LocalStack before Snowflake, because the end of
+        LocalStack also ends Snowflake's long polls.
 
         A process that another recorded process has started is stopped last; otherwise LocalStack would
         restart its Kinesis mock.

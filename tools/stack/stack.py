@@ -185,7 +185,9 @@ class Stack:
             time.sleep(0.1)
 
     def _left_in_the_warehouse(self) -> str:
-        """Return a clause for a message to the user: how many rows RAW.EVENTS still contains."""
+        """Return a clause for a message to the user: the number of rows that RAW.EVENTS still contains, or that the
+        warehouse does not answer.
+        """
         try:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
