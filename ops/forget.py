@@ -64,8 +64,8 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 class Stage:
     """The stores of a stage.
 
-    `timeout_s`: give up if Snowpipe or the consumer makes no progress for this many seconds (the consumer: at most
-    forget_visits.CHANGE_SECONDS).
+    `timeout_s`: give up if Snowpipe or the consumer makes no progress for this many seconds. For the consumer, the
+    maximum is forget_visits.CHANGE_SECONDS.
     """
 
     name: str
@@ -119,7 +119,8 @@ def request_of(keys: Iterable[str]) -> str:
 def plans_in(bucket: Bucket) -> Iterator[Plan]:
     """Yield all plans.
 
-    A plan that an earlier version of Milkrun wrote contains a hash of the person's ids. Rewrite it without the hash.
+    A plan that an earlier version of Milkrun wrote contains a hash of the person's ids. Such a plan is
+    rewritten without the hash.
     """
     for stored in list(bucket.list(f"{archive.PREFIX}/")):
         plan = json.loads(bucket.read(stored.key))
@@ -339,8 +340,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Give up if Snowpipe or the consumer makes no progress for this many seconds (the consumer: at "
-            "most 60).",
+            help="Give up if Snowpipe or the consumer makes no progress for this many seconds. For the consumer, the "
+            "maximum is 60.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

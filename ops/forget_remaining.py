@@ -67,7 +67,7 @@ def remaining(
     )
     for each in checkpoints:
         until = each.modified_at + timedelta(days=RESULT_DAYS)
-        holds = "ids of devices inside a fence: until they leave it or, if the streaming job stopped, until this date"
+        holds = "ids of devices inside a fence, each until the device leaves or, if the job stopped, until this date"
         yield Remaining(f"S3 {each.key.partition('/checkpoint/')[0]}/checkpoint/", until, holds)
     yield Remaining(
         "redrive queue and dead-letter queue", now + timedelta(days=QUEUE_DAYS), "keys and line numbers"

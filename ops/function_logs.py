@@ -34,7 +34,8 @@ MAX_ROWS = 10_000
 """Maximum number of rows per query. More rows require pagination and a newer API (Amazon CloudWatch Logs API
 Reference: "StartQuery", limit)."""
 QUERIES_AT_ONCE = 4
-"""Maximum number of concurrent queries; an account allows at least 30 (same page)."""
+"""Maximum number of concurrent queries; an account allows at least 30 (Amazon CloudWatch Logs API
+Reference: "StartQuery")."""
 QUERY_TIMEOUT_SECONDS = 3_600.0
 THROTTLING = ("LimitExceededException", "ThrottlingException")
 SECOND = timedelta(seconds=1)

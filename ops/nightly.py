@@ -169,7 +169,7 @@ def _stage(night: Night) -> list[str]:
 
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
-    """Run a Python module in a separate process; return its exit code and the last JSON value that it printed."""
+    """Run a Python module in a separate process; return its exit code and the last JSON value in its output, if any."""
     ended = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,

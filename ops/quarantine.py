@@ -29,7 +29,7 @@ PREFIX = "set-aside/"
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A quarantined record: object key, line number, number of lines in the object, reasons and content."""
+    """A quarantined record: object key, line number, lines in the object, reasons, content and partition key."""
 
     key: str
     line: int

@@ -53,7 +53,7 @@ def unreachable(outputs: Outputs, names: Sequence[str] = ALL) -> dict[str, str]:
 
 
 def require(outputs: Outputs, *names: str) -> None:
-    """Raise Refusal if a service that a command needs does not answer in time.
+    """Raise Refusal if a service that a command needs returns an error or does not answer in time.
 
     Without this check, an unresponsive service would delay the command for minutes: five attempts of 30 seconds.
     """

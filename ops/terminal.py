@@ -71,7 +71,7 @@ def not_empty(text: str) -> str:
 
 
 def writable(text: str) -> Path:
-    """Parse an option that names a file to write. Raises typer.BadParameter if the file cannot be created."""
+    """Parse an option that names a file to write. Raises typer.BadParameter for a folder or a missing parent folder."""
     path = Path(text)
     try:
         if not text or path.is_dir() or not path.parent.is_dir():

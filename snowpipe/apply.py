@@ -57,7 +57,7 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
     """Raise Refusal if a deployed Snowflake stage reads a bucket other than the configured one.
 
-    That happens if MILKRUN_BUCKET names the bucket of another deployment.
+    That happens, for example, if MILKRUN_BUCKET names the bucket of another deployment.
     """
     for each in objects(ddl):
         if each.kind != "STAGE":

@@ -66,7 +66,7 @@ class Archive:
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Like `received`, but omit objects whose keys contain no hour, which saves requests."""
+        """Yield the objects as `received` does, but omit keys that contain no hour, which saves requests."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # One listing for each whole day, and one per hour for the rest of the range.

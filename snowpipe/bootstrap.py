@@ -34,7 +34,7 @@ class Bootstrap:
     def run(self) -> list[Row]:
         """Set up the warehouse and return a row per step.
 
-        Raises Refusal (exit code 1) if a permission has to be granted in AWS first.
+        Raises Refusal (exit code 1) if a permission must first be granted in AWS, or if a pipe does not run afterwards.
         """
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]

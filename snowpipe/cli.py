@@ -1,6 +1,6 @@
 """Set up, load, check and query the warehouse.
 
-Exit codes: 0: success; 1: the check found a problem; 2: the result could not be determined.
+Exit codes: 0: success; 1: the command found a problem; 2: the result could not be determined.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Replace a pipe with one that has the DDL's COPY statement, without losing files or loading them twice.
 
 CREATE OR REPLACE PIPE drops the pipe's load history. The steps are those of Snowflake's documentation
-("Managing Snowpipe", recreating pipes). The time at which the old pipe is paused divides the files between
+("Manage Snowpipe", recreating pipes). The time at which the old pipe is paused divides the files between
 the two pipes, and a final check loads the files that neither of them loaded. Each completed step is recorded, so
 that a run after an interruption continues with the next step.
 """

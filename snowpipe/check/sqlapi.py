@@ -21,7 +21,7 @@ TOKEN_SECONDS = 300
 
 
 class SnowflakeError(Exception):
-    """Snowflake returned an error."""
+    """Snowflake returned an error, or did not finish the statement in time."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_object_key_may_contain_spaces_plus_signs_equals_signs_and_accents(loadi
     assert loading.run("SELECT file_name FROM RAW.EVENTS") == [{"FILE_NAME": key}]
 
 
-def test_pipe_evaluates_json_paths_in_the_same_way_as_a_query(warehouse: Warehouse) -> None:
+def test_pipe_evaluates_json_paths_and_concatenates_text(warehouse: Warehouse) -> None:
     warehouse.run("CREATE TABLE RAW.READ (second INT, said VARCHAR)")
     warehouse.stage()
     select = "SELECT $1['list'][1]['n'], CONCAT($1:type, '!') FROM @RAW.EVENTS_STAGE"

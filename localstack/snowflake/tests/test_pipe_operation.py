@@ -1,5 +1,5 @@
 """Test the documented behaviour of paused pipes, ownership transfer and error notifications, and the option --latency.
-Sources: "Managing Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
+Sources: "Manage Snowpipe", "ALTER PIPE", "SYSTEM$PIPE_FORCE_RESUME", "GRANT OWNERSHIP", "Enabling Snowpipe error
 notifications for Amazon SNS", "CREATE NOTIFICATION INTEGRATION".
 """
 
