@@ -1,4 +1,4 @@
-"""The hourly and nightly jobs of the warehouse: a series of steps that a person, EventBridge or Airflow can run.
+"""The hourly and nightly jobs of the warehouse: a series of steps that a person or a scheduler such as Airflow can run.
 
     python -m ops.nightly                                       run all steps for the hours since yesterday, 0:00 UTC
     python -m ops.nightly compact quality                       run only these steps
