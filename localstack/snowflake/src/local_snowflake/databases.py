@@ -39,8 +39,8 @@ class Databases:
             )
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
-        """Return CREATE SCHEMA without WITH MANAGED ACCESS, which fakesnow does not support and which is
-        recorded separately. Return None if the statement needs no change.
+        """Return the CREATE SCHEMA statement with its clause WITH MANAGED ACCESS removed, because fakesnow does not
+        support the clause and it is recorded separately. Return None if the statement needs no change.
         """
         del scope
         for at in range(len(words.tokens) - 2):

@@ -29,8 +29,8 @@ class FolderInUse(Exception):
 
 
 def lock(folder: Path) -> IO[str]:
-    """Lock the folder for this process and return the lock file; the kernel releases the lock however the
-    process ends.
+    """Lock the folder for this process and return the lock file. The kernel releases the lock however the process
+    ends. Raises FolderInUse if another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     handle = (folder / "lock").open("a+")

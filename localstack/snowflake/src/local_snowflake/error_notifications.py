@@ -39,7 +39,7 @@ class Notices:
         self._unsent: deque[Notice] = deque(maxlen=MAX_UNSENT)
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """Queue one message that lists a batch's skipped files, if there are any and the pipe has an integration."""
+        """Queue one message that lists a batch's skipped files, if any, for a pipe with an ERROR_INTEGRATION."""
         failed = [file for file in files if file.status == "Load failed"]
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return

@@ -1,4 +1,6 @@
-"""Enforce the maximum length of VARCHAR(n) columns with CHECK constraints, because DuckDB ignores it."""
+"""Enforce the maximum length of VARCHAR(n) columns with CHECK constraints, because DuckDB ignores n. A VARCHAR(n)
+column cannot be added to an existing table.
+"""
 
 from collections.abc import Iterator
 

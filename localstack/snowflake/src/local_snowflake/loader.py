@@ -249,8 +249,8 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Return the names of those files that the pipe's history of the last 14 days lists as loaded or
-        failed, regardless of their ETags.
+        """Return those of the given file names that the pipe's load history contains for the last 14 days, whether
+        the files were loaded or failed, and regardless of their ETags.
         """
         assert plan.pipe
         database = plan.target.database

@@ -30,7 +30,7 @@ class Reading:
 
     def __call__(self, statement: exp.Expr, session: LocalConnection) -> None:
         """Raise Snowflake's error if the session lacks a privilege on a table or view that the statement
-        reads or changes.
+        reads or changes, or on the session's warehouse.
         """
         if not self.access.enforced:
             return

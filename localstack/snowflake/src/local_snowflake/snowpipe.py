@@ -1,7 +1,7 @@
 """Snowpipe: receive notifications, find the pipes for each file, load the files, then delete the messages.
 
-The order is a promise: a message is deleted only after its files' rows and history are committed (or, for a
-pipe that cannot load now, after the files are recorded as waiting). If the process is killed earlier, the
+The order is a promise: a message is deleted only after the rows and history of its files are committed or, for a
+pipe that cannot load now, the files are recorded as waiting. If the process is killed earlier, the
 message is delivered again, and the history shows what was already loaded.
 """
 
@@ -226,8 +226,8 @@ class Ingest:
     def load_files(
         self, pipe: Pipe, files: Sequence[StagedFile], waiting: bool = False, draining: bool = False
     ) -> tuple[set[StagedFile], Exception | None]:
-        """Load files through a pipe. Return the files that must be retried, and the error that makes the
-        retry necessary, or None.
+        """Load files through a pipe. Return the files that must be retried, and the error that makes the retry
+        necessary. The error is None if the files only wait for the pipe, or if no file must be retried.
 
         `waiting` means that the files are already recorded as waiting. `draining` means that the files are loaded
         even if the pipe is paused.

@@ -66,8 +66,9 @@ def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
-    """Return whether DuckDB and Snowflake cast this literal alike. They do for NULL, and for an ISO 8601
-    date and time that is cast to TIMESTAMP."""
+    """Return whether DuckDB is known to cast this literal as Snowflake does: NULL, or an ISO 8601 date and time
+    that is cast to TIMESTAMP_TZ, TIMESTAMP_LTZ or, if it has no offset, to TIMESTAMP_NTZ.
+    """
     if isinstance(node, exp.Null):
         return True
     if not (isinstance(node, exp.Literal) and node.is_string and ISO_TIME.fullmatch(node.name)):
