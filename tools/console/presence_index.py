@@ -29,7 +29,7 @@ class PresenceIndex:
     def learn(self, event: GeofenceEvent) -> bool:
         """Add an enter event; return whether the event changed the device's contradictions.
 
-        If events have the same id but different content, the one that sorts first counts.
+        If events have the same id but different content, the one that sorts first by `content_of` counts.
         """
         if event.kind != "enter" or not self.is_exclusive(event.fence):
             return False

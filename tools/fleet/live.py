@@ -26,7 +26,7 @@ class Phone(Protocol):
 
 @dataclass(slots=True)
 class LiveTruck:
-    """A truck that drives to a place, or stays at a place until `leaves_at` (seconds since the start)."""
+    """A truck that drives to a place, or stays at a place until `leaves_at` (seconds since the demo began)."""
 
     name: str
     number: int

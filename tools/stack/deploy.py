@@ -44,8 +44,8 @@ def fingerprint(names: Iterable[str]) -> str:
 
 
 def wanted(auth: identity.Auth) -> dict[str, str]:
-    """Return the hashes of the current sources of the functions and of the warehouse. A stack with other
-    hashes is out of date.
+    """Return the current versions of the functions (the hash of their sources, and the kind of credential) and of
+    the warehouse (the hash of its DDL). A stack with other versions is out of date.
     """
     functions = f"{fingerprint(FUNCTIONS + FUNCTIONS_BUILD)} {auth}"
     return {"functions": functions, "warehouse": fingerprint(WAREHOUSE)}
