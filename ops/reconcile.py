@@ -248,7 +248,10 @@ def command(
     ] = 60,
     repair: Annotated[
         bool,
-        typer.Option("--repair", help="Load missing rows, send missing events again, then compare again."),
+        typer.Option(
+            "--repair",
+            help="Load missing rows, replace differing ones, send missing events again, and compare again.",
+        ),
     ] = False,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
