@@ -71,7 +71,7 @@ def warehouse(
     folder: Path, module: str = "local_snowflake", memory: str = "512MB"
 ) -> Iterator[tuple[Snowflake, Settings]]:
     command = [sys.executable, "-m", module, "--port", "0", "--dir", f"{folder}/db"]
-    # With the demo's 256 MB, merging a million events at once runs out of memory.
+    # With 256 MB, merging a million events at once runs out of memory.
     options = [
         "--aws-endpoint-url",
         "http://127.0.0.1:9",
