@@ -53,7 +53,7 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     if "through" in head:
         moving = {name: value for name, value in head.items() if name not in ("through", "fence_now")}
         if not table.put_version({**moving, "version": version}, version - 1):
-            raise Moving("another process is migrating this pair")
+            raise Moving("another process is changing or migrating this pair")
     items = {str(item["sk"]): item for item in table.query(pk, "a", keys.LAST)}
     entry = msgspec.json.decode(str(head["entry"]), type=Entry)
     done = items.get("done")

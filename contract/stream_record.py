@@ -39,5 +39,5 @@ def archived_record(line: bytes, number: int) -> StreamRecord:
 
 def _record(device_id: str | None, line: bytes, number: int) -> StreamRecord:
     if device_id is None:
-        raise ValueError("a claim check names an event without a device")
+        raise ValueError("an event without a device has no partition key")
     return StreamRecord(device_id, line, number)

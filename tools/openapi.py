@@ -159,7 +159,7 @@ def openapi() -> Schema:
         "info": {
             "title": "Milkrun",
             "version": "1",
-            "summary": "Accepts every event that a mobile app sends.",
+            "summary": "Receives and stores the events of a mobile app.",
             "description": "The rule for clients. 2xx: delete the batch. 400: delete the batch and notify the "
             "developers; Milkrun has stored it. 413: split the batch in two and send both halves; if a single event "
             "gets 413, delete it and notify the developers. Any other 4xx: keep the batch, notify the developers, "

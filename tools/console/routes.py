@@ -142,7 +142,7 @@ class Console:
                 "live", "off", "the console was started with --no-live-bus, so it polls every few seconds"
             )
         if not self._pace.warehouse:
-            self.state.sources.say("snowflake", "off", "read only when a page shows visits or totals")
+            self.state.sources.say("snowflake", "off", "read only on demand, because --warehouse-every is 0")
         for poller in self._pollers:
             poller.start()
 

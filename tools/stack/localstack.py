@@ -87,10 +87,12 @@ def check_tools() -> None:
         version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         raise StackError(
-            f"Kinesis needs Node {OLDEST_NODE} or newer. Install it: apt install nodejs"
+            f"LocalStack's Kinesis needs Node {OLDEST_NODE} or newer. Install it: apt install nodejs"
         ) from None
     if int(version.lstrip("v").split(".")[0]) < OLDEST_NODE:
-        raise StackError(f"Kinesis needs Node {OLDEST_NODE} or newer; this is {version.strip()}.")
+        raise StackError(
+            f"LocalStack's Kinesis needs Node {OLDEST_NODE} or newer; this is {version.strip()}."
+        )
 
 
 def launch(settings: Settings, processes: Processes) -> Process:

@@ -394,8 +394,8 @@ def test_concurrent_second_command_on_the_same_stack_is_refused(environment, cap
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (FileNotFoundError(), "Kinesis needs Node 20 or newer. Install it: apt install nodejs"),
-        ("v18.19.0\n", "Kinesis needs Node 20 or newer; this is v18.19.0."),
+        (FileNotFoundError(), "LocalStack's Kinesis needs Node 20 or newer. Install it: apt install nodejs"),
+        ("v18.19.0\n", "LocalStack's Kinesis needs Node 20 or newer; this is v18.19.0."),
     ],
 )
 def test_missing_or_old_node_is_reported(monkeypatch, answer, line):
