@@ -103,6 +103,6 @@ def problem(
 
 def unavailable(request_id: str) -> Answer:
     """Return a 503 response, after which the phone keeps its batch and sends it again."""
-    detail = "The events could not be stored now. Send the identical batch again."
+    detail = "The request could not be completed now. Send the identical batch again."
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
     return problem(503, "unavailable", detail, {"request_id": request_id}, headers)

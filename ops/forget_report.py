@@ -43,11 +43,11 @@ class Result:
 def todo(result: Result) -> Iterator[str]:
     """Yield the steps that are still necessary until all data is deleted."""
     if result.not_loaded:
-        yield "Nothing was deleted, because Snowpipe has not loaded the rewritten objects yet. Run the command again."
+        yield "The events are not deleted yet, because Snowpipe has not loaded the rewritten objects. Run the command again."
         return
     if result.not_consumed:
         yield (
-            f"Nothing was deleted, because the consumer may still process {result.not_consumed} of the events."
+            f"The events are not deleted yet, because the consumer may still process {result.not_consumed} of them."
             " Run the command again later: an event no longer prevents the deletion once it is processed, or"
             f" {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours after it was received."
         )

@@ -339,9 +339,12 @@ def command(
                 on_sent=on_sent,
             )
         except KeyboardInterrupt:
-            terminal.err.print("interrupted; run the same command to continue from here")
+            terminal.err.print(
+                "interrupted" if dry_run else "interrupted; run the same command to continue from here"
+            )
             raise typer.Exit(130) from None
-    progress.forget()
+    if not dry_run:
+        progress.forget()
     facts: dict[str, object] = {
         "label": None if dry_run else label,
         "objects": done.objects,

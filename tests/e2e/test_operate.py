@@ -413,6 +413,8 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
     assert "Traceback" not in problem
     first = replayed(pipeline, device)
     assert 4 <= len(first) < 10
+    # A dry run counts all events, and does not make the next run begin again.
+    assert pipeline.ops(*chosen, "--dry-run").result["would_send"] == 10
 
     result = pipeline.ops(*chosen).result
     assert {e["_id"] for e in replayed(pipeline, device)} == {e["_id"] for e in sent}
