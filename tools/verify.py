@@ -212,7 +212,7 @@ def results_of(path: Path) -> Iterator[Result]:
 
 
 def passed(results: Iterable[Result]) -> set[str]:
-    """Return the names of the tests of which every parametrised case passed."""
+    """Return the names of the tests whose parametrised cases all passed."""
     outcomes: dict[str, set[Outcome]] = {}
     for each in results:
         outcomes.setdefault(each.test, set()).add(each.outcome)
@@ -220,7 +220,9 @@ def passed(results: Iterable[Result]) -> set[str]:
 
 
 def assumptions(passed: set[str]) -> Iterator[str]:
-    """Yield the claims in docs/reference/assumptions.md whose row names this command and only tests that passed."""
+    """Yield the claims in docs/reference/assumptions.md that the tests verified: the row of such a claim names this
+    command and at least one test, and all tests that it names have passed.
+    """
     for line in ASSUMPTIONS.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
         if len(cells) == 5 and "`milkrun verify`" in cells[4]:

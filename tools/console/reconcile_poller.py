@@ -1,4 +1,4 @@
-"""Run the comparison of `milkrun reconcile` at intervals and on request, and show its result on the page."""
+"""Run the comparison of `milkrun reconcile` on request and every `--reconcile-every` seconds, and show its result."""
 
 import threading
 import time

@@ -75,7 +75,7 @@ class StoreQueries:
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
         """Return the key of the object that contains an event, and the number of the event's line if it is
-        known; return None if no object contains the event.
+        known; return None if the event was not found.
         """
         for step in self._steps(event_id)[0]:
             key, line = step.detail.get("key"), step.detail.get("line")

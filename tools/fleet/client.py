@@ -182,7 +182,7 @@ def send(
     """Send requests in the given order, `concurrency` at a time; yield their deliveries in the same order.
 
     At most a few requests are read ahead from `posts`, so that a stream of any length fits into memory. When
-    the client is stopped, no further requests are started, and those that have been started are finished.
+    the client is stopped, no further requests are read, and each one that has been read is still sent, without retries.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()
