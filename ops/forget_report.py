@@ -43,7 +43,10 @@ class Result:
 def todo(result: Result) -> Iterator[str]:
     """Yield the steps that are still necessary until all data is deleted."""
     if result.not_loaded:
-        yield "The events are not deleted yet, because Snowpipe has not loaded the rewritten objects. Run the command again."
+        yield (
+            "The events are not deleted yet, because Snowpipe has not loaded the rewritten objects."
+            " Run the command again."
+        )
         return
     if result.not_consumed:
         yield (
