@@ -1,5 +1,5 @@
-"""Mutate the packages contract, handler and consumer, and list the mutants that their unit tests do not detect:
-`python -m tools.mutate --sample 60`.
+"""Mutate the packages contract, handler and consumer, and list the mutants in a random sample that the packages' unit
+tests do not detect: `python -m tools.mutate --sample 60`.
 
 The mutants are created in a copy of the last commit. cosmic-ray runs in its own environment, so it is not a
 dependency of the project. The tests of a package must fail for each mutant of that package. A surviving

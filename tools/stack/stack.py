@@ -130,7 +130,8 @@ class Stack:
         return notes
 
     def _repair(self, parts: list[str], *, deploys: bool, auth: Auth | None) -> list[str]:
-        """Resume suspended processes and restart dead ones; return notes for the user.
+        """Resume suspended processes, restart dead ones and, if `deploys` is true, deploy everything that has changed;
+        return notes for the user.
 
         Raises LostStateError if LocalStack or its Kinesis mock has died, because their data was only in memory.
         """
