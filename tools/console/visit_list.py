@@ -43,12 +43,12 @@ def wanted_of(request: Request, now: datetime) -> Wanted:
 @dataclass(frozen=True)
 class Found:
     """The visits found, sorted by entry time. `used` contains the names of the sources that answered, and `missing`
-    an error message for each store that did not answer. `more` is the number of earlier visits left out.
+    the problem of each store that did not answer. `more` is the number of earlier visits left out.
     """
 
     visits: list[Known]
     used: list[str]
-    missing: list[str]
+    missing: list[Problem]
     more: int
 
 
@@ -58,7 +58,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
     """
     start, end, device_id, fence = wanted.start, wanted.end, wanted.device_id, wanted.fence
     found: dict[Start, Known] = {}
-    used, missing, left_out = ["bus"], [], 0
+    used, missing, left_out = ["bus"], list[Problem](), 0
     try:
         marts, left_out = await ask(
             "snowflake", lambda: queries.mart_visits(start, end, device_id, fence, most)
@@ -66,7 +66,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
         used.append("marts")
         found |= {start_of(visit): visit for visit in marts}
     except Problem as problem:
-        missing.append(problem.detail)
+        missing.append(problem)
     if device_id is not None:
         try:
             table = await ask("visits", lambda: queries.device_visits(device_id, start))
@@ -82,7 +82,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             for start_, visit in found.items():
                 visit.crossings = crossings.get(start_)
         except Problem as problem:
-            missing.append(problem.detail)
+            missing.append(problem)
     held = bus.between(keys.timestamp(start), keys.timestamp(end), device_id, fence)
     for start_, visit in held.items():
         found[start_] = _latest(found[start_], visit) if start_ in found else visit
@@ -100,14 +100,19 @@ async def in_parts(
     """Yield the visits that a request asks for, in parts, the earliest first. There is at least one part,
     which may be empty.
 
-    Raises Problem if a store does not answer, because the list would be incomplete, or if the mart has more than
+    Raises Problem if a store does not answer, because the list would be incomplete, or if there are more than
     MAX_CSV_VISITS visits in the time range.
     """
     try:
         if wanted.device_id is not None:
             found = await find(wanted, MAX_CSV_VISITS, bus, queries, ask)
             if found.missing:
-                raise Problem(503, " ".join(found.missing), "snowflake")
+                details = " ".join(problem.detail for problem in found.missing)
+                raise Problem(503, details, found.missing[0].source)
+            if found.more:
+                raise Problem(
+                    400, f"More than {MAX_CSV_VISITS} visits: choose a place or a shorter time range."
+                )
             yield found.visits
             return
         start, end, fence = wanted.start, wanted.end, wanted.fence
@@ -148,7 +153,7 @@ def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, object]
         "from": parse_object.written(wanted.start),
         "to": parse_object.written(wanted.end),
         "source": found.used,
-        "missing": found.missing,
+        "missing": [problem.detail for problem in found.missing],
         "more": found.more,
     }
 

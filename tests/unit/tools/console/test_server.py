@@ -681,7 +681,7 @@ def mart_of_visits(monkeypatch):
 
 
 def test_day_with_many_visits_is_exported_completely_to_a_file_named_after_the_fleets_local_date(
-    mart_of_visits,
+    mart_of_visits, monkeypatch
 ):
     day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
     amsterdam = Served(time_zone="Europe/Amsterdam")
@@ -701,6 +701,12 @@ def test_day_with_many_visits_is_exported_completely_to_a_file_named_after_the_f
         mart_of_visits.visits = store_queries.MAX_CSV_VISITS + 1
         answer = amsterdam.ask(f"/api/visits.csv?{day}")
         assert (answer.status, "choose a truck" in json.loads(answer.data)["detail"]) == (400, True)
+        of_one_truck = f"/api/visits.csv?{day}&device_id=truck-1"
+        answer = amsterdam.ask(of_one_truck)
+        assert (answer.status, json.loads(answer.data)["source"]) == (503, "visits"), "DynamoDB is down"
+        monkeypatch.setattr(store_queries.StoreQueries, "device_visits", lambda *_: [])
+        answer = amsterdam.ask(of_one_truck)
+        assert (answer.status, "choose a place" in json.loads(answer.data)["detail"]) == (400, True)
     finally:
         amsterdam.end()
 
