@@ -78,7 +78,7 @@ def _notified(visit: Visit) -> tuple[object, ...]:
 
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
-    """Return the current visit that was in progress when a removed visit began; None if there is none."""
+    """Return the visit after the change during which a removed visit began, or None; it replaces that visit."""
     at = gone.entered_at
     during = (v for v in visits if v.entered_at <= at and (v.exited_at is None or v.exited_at >= at))
     return next(during, None)

@@ -63,9 +63,9 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the files that are missing from the load history; return their keys, and those of files that are too old.
+    """Queue the files that are missing from the load history. Returns their keys, and those too old for REFRESH.
 
-    `prefix`, such as `dt=2026-11-16/`, and `since` (a time of receipt) restrict the files.
+    `prefix`, such as `dt=2026-11-16/`, and `since` (compared with the time of receipt) restrict the files.
     """
     prefix = pipe.staged(prefix)
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)

@@ -15,7 +15,7 @@ type Deploy = Callable[[str], None]
 
 @pytest.fixture
 def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
-    """Yield a function that deploys the stage with the given active API keys; restore the stage afterwards."""
+    """Yield a function that deploys the stage with some API keys, such as "1,2"; restore the stage afterwards."""
     if not pipeline.is_local:
         pytest.skip("would deploy the stage")
     stack = Stack.of(pipeline.environment)

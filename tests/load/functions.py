@@ -302,12 +302,12 @@ def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SEC
 
 
 def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the knee of the throughput and its two asymptotes: rate ≤ environments / seconds per invocation,
-    and rate ≤ 1 / CPU time per invocation.
+    """Return the figures of the throughput curve: the knee, the measured maximum, and estimates for Lambda.
 
-    The knee is where the two asymptotes intersect. (Denning and Buzen, "The Operational Analysis of Queueing
-    Network Models", 1978.) `seconds_on_lambda` also accounts for the share of a vCPU that a function with this memory
-    size gets (VCPU_MB).
+    The rate is bounded by environments / `seconds_alone` and by 1 / CPU time per invocation; the knee is where the two
+    bounds intersect. (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
+    `seconds_on_lambda` is `seconds_alone`, recalculated for the share of a vCPU that a function with this memory size
+    gets (VCPU_MB).
     """
     alone = steps[0]
     seconds = 1 / alone["invocations_per_s"]

@@ -139,8 +139,8 @@ class Copy:
 
     @property
     def format_options(self) -> Options | None:
-        """The value of FILE_FORMAT: the options, or {"FORMAT_NAME": name}, or None if there is no FILE_FORMAT
-        and the stage's format applies.
+        """The value of FILE_FORMAT: the options, or {"FORMAT_NAME": name}, or None if there is no FILE_FORMAT;
+        then the stage's format applies.
         """
         value = self.options.get("FILE_FORMAT")
         if value is None:

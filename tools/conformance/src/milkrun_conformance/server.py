@@ -31,7 +31,7 @@ SHUTDOWN_SECONDS = 5
 
 class Report(TypedDict):
     """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario. `faults`
-    lists the app's violations, or that it sent nothing; `ok` is true if `faults` is empty.
+    lists how the app violated `wants` (only "nothing was sent" if it sent no request); `ok` is true if it is empty.
     """
 
     scenario: str
