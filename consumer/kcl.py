@@ -220,7 +220,7 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """The worker's health in a folder: a file with its process id, and a file per shard, touched at each sign of life."""
+    """The worker's health in a folder: a file with its process id, and one file per shard, touched when it is alive."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

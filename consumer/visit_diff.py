@@ -13,7 +13,7 @@ type Events = Iterable[GeofenceEvent]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits before and after adding events, keyed by enter event. Of unchanged visits, only the last is included."""
+    """The visits before and after adding events, keyed by enter event. Only the last unchanged one is included."""
 
     before: Mapping[Start, Visit]
     after: Mapping[Start, Visit]

@@ -291,7 +291,9 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
 
 
 def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, str], result: Result) -> None:
-    """Rebuild staging and marts, mark the unfinished plans as complete, and find tables that still contain an id."""
+    """Rebuild staging and marts. Then mark the unfinished plans as complete, and find tables that still contain one
+    of the person's ids.
+    """
     result.marts_built = build_marts(environment, "--full-refresh")
     if not result.marts_built:
         return

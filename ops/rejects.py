@@ -198,7 +198,14 @@ def _reject(key: str, number: int, line: bytes) -> Reject:
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return Reject(
-            key, number, "not_a_reject", "", "not written by Milkrun", "", None, line.decode(errors="replace")
+            key,
+            number,
+            "not_a_reject",
+            "",
+            "not in the format of a rejected event",
+            "",
+            None,
+            line.decode(errors="replace"),
         )
 
 

@@ -98,7 +98,7 @@ def bootstrap(
 
 @app.command()
 def trust_policy(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-    """Print the trust policy of the IAM role with which Snowflake reads the bucket."""
+    """Print the trust policy that the IAM role needs so that Snowflake can read the bucket."""
     del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
     with stage.warehouse(administrator) as session:

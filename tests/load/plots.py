@@ -49,8 +49,8 @@ def draw(load: Load, path: Path) -> None:
 
 
 def draw_sweep(functions: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw a panel per function: events per second by number of environments on one vCPU, and the two
-    asymptotes.
+    """Draw a panel per function: events per second by number of environments on one vCPU, its two upper
+    bounds, and the knee where these intersect (`functions.summary`).
     """
     figure, panels = plt.subplots(1, len(functions), figsize=(2.9 * len(functions), 2.8), squeeze=False)
     for panel, function in zip(panels[0], functions, strict=True):

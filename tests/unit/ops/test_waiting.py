@@ -19,7 +19,7 @@ def test_polling_ends_when_the_condition_holds() -> None:
     assert until(lambda: next(numbers), lambda n: n == 3, timeout_s=5, every_s=0) == 3
 
 
-def test_polling_ends_at_the_deadline() -> None:
+def test_polling_ends_if_the_result_does_not_change_within_the_timeout() -> None:
     assert until(lambda: 7, lambda _: False, timeout_s=0.05, every_s=0.01) == 7
 
 

@@ -213,7 +213,7 @@ class Roles:
                 return SUCCEEDED
             raise missing("User", user)
         if not words.takes("SET"):
-            raise unsupported("ALTER USER other than SET")
+            raise unsupported("ALTER USER without SET")
         self._put_user(user, {**options, **words.take_options()})
         words.finish()
         return SUCCEEDED
