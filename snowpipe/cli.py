@@ -83,8 +83,8 @@ def bootstrap(
         bool, typer.Option(help="Also change the role and the topic's policy. Only for an emulated AWS.")
     ] = False,
 ) -> None:
-    """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the parameters to set,
-    and stop.
+    """Set up the warehouse of a new stage. If AWS does not trust Snowflake's users yet, print the stage settings to
+    change, and stop.
     """
     stage = stage_of(context, outputs)
     if write:
