@@ -16,7 +16,7 @@ from contract.event_rules import geofence_event
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.ndjson import lines_in
 from handler.parse_body import Parts
-from handler.request_limits import MAX_BODY_BYTES, MAX_INFLATED_BYTES
+from handler.request_limits import FREE_INFLATED_BYTES, MAX_BODY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION
 from handler.validate import validate
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
@@ -64,10 +64,12 @@ def judged(text: str) -> Planned:
 
 
 def is_too_large_alone(line: bytes) -> bool:
-    """Return whether a request with only this line would still get a 413, in which case the phone drops the event."""
-    if len(line) > MAX_INFLATED_BYTES:
-        return True
-    return len(line) > MAX_BODY_BYTES and len(gzip.compress(line, mtime=0)) > MAX_BODY_BYTES
+    """Return whether a gzipped request with only this line would get a 413, in which case the phone drops the event."""
+    if len(line) <= FREE_INFLATED_BYTES:
+        return False
+    sent = len(gzip.compress(line, mtime=0))
+    most = min(MAX_INFLATED_BYTES, MAX_INFLATION * sent + FREE_INFLATED_BYTES)
+    return sent > MAX_BODY_BYTES or len(line) > most
 
 
 def posts_of_file(

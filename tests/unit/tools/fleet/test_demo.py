@@ -149,8 +149,8 @@ def test_demo_and_handler_split_an_events_file_into_the_same_lines(
 
 @pytest.mark.parametrize(
     "padding",
-    [b"x" * (4 * 1024 * 1024), base64.b64encode(random.Random(1).randbytes(1_100_000))],
-    ids=["over 4 MiB", "over 1 MiB compressed"],
+    [b"x" * (4 * 1024 * 1024), base64.b64encode(random.Random(1).randbytes(1_100_000)), b"x" * 200_000],
+    ids=["over 4 MiB", "over 1 MiB compressed", "over 100 times its compressed size"],
 )
 def test_line_too_large_for_any_request_is_expected_to_be_dropped(padding: bytes) -> None:
     line = b'{"_id":"a","type":"x","deviceId":"d","createdAt":"2026-11-28T12:00:00Z","x":"%b"}' % padding
