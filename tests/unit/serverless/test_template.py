@@ -81,6 +81,14 @@ def test_functions_on_aws_run_on_arm64(stage):
         assert function["Architectures"] == ["arm64"]
 
 
+def test_failed_glue_run_is_logged_in_the_log_group_that_the_runbook_names():
+    # GetAtt Arn of a log group ends with `:*`. EventBridge accepts such a target, but delivers nothing to it.
+    (target,) = properties(EVERYTHING, "GlueRunFailed")["Targets"]
+    arn = target["Arn"]
+    assert isinstance(arn, dict), arn
+    assert arn["Fn::Sub"].endswith(":log-group:${GlueFailuresLogGroup}"), arn
+
+
 @every_stage
 def test_every_log_group_has_a_retention_period(stage):
     groups = of_type(stage, "AWS::Logs::LogGroup")
