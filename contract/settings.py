@@ -1,7 +1,7 @@
 """Settings that several functions share, read once from the environment variables of a process."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import msgspec
 
@@ -28,7 +28,7 @@ class StageSettings(msgspec.Struct, frozen=True, kw_only=True, rename="upper"):
 
     archive_bucket: Annotated[str, msgspec.Meta(min_length=3)]
     stage: str = "local"
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     metrics: Wanted = "all"
     # As JSON: {"user.entered_geofence": "enter", …}
     geofence_kinds: Mapping[TypeName, Kind] = msgspec.field(default_factory=lambda: GEOFENCE_KINDS)

@@ -145,6 +145,10 @@ const command = (name) => {
 module.exports = async ({ resolveVariable }) => {
   // `alarmsRing` and, if given, the parameter `needs` must be true. A disabled alarm exists but notifies nobody.
   const isOn = async (name) => [true, 'true'].includes(await resolveVariable(`param:${name}`));
+  const level = await resolveVariable('param:logLevel');
+  if (!['DEBUG', 'INFO'].includes(level)) {
+    throw new Error(`logLevel is "${level}": set it to INFO or DEBUG. Other levels would drop the log lines that contain the metrics of alarms.`);
+  }
   const resources = [];
   for (const [name, { Type, topic: topicId, what, needs, parts, ...rule }] of Object.entries(alarms)) {
     const actions = {

@@ -242,6 +242,12 @@ def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -
         Settings.of(variables | {name: ""})
 
 
+def test_unknown_log_level_is_refused_by_the_name_of_its_setting() -> None:
+    variables = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
+    with pytest.raises(SettingsError, match="LOG_LEVEL"):
+        Settings.of(variables | {"LOG_LEVEL": "info"})
+
+
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
     """If it were accepted, `departed` would be sent too early, and the real departure would only restate the visit."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()

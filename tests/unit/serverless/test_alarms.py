@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -65,6 +66,15 @@ def test_stage_that_logs_only_alarm_metrics_logs_exactly_those_that_its_alarms_r
     assert properties("small", "IngestLambdaFunction")["Environment"]["Variables"]["METRICS"] == "alarms"
     assert not of_type("small", "AWS::CloudWatch::Dashboard")
     assert of_type("dev", "AWS::CloudWatch::Dashboard")
+
+
+@pytest.mark.parametrize(("level", "status"), [("INFO", 0), ("DEBUG", 0), ("WARNING", 1), ("info", 1)])
+def test_log_level_that_drops_the_lines_with_the_metrics_of_alarms_is_refused(level, status):
+    resolved = f"(name) => (name === 'param:logLevel' ? '{level}' : 'true')"
+    script = f"require('./serverless/alarms.js')({{ resolveVariable: async {resolved} }})"
+    packaged = subprocess.run(["node", "-e", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert packaged.returncode == status, packaged.stderr
+    assert (f'logLevel is "{level}"' in packaged.stderr) is bool(status)
 
 
 def test_every_alarm_has_a_runbook_section_and_vice_versa():
