@@ -44,6 +44,8 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
         parser.error(f"unknown arguments: {' '.join(others)}")
     try:
         given.store = open_store(given.archive)
+        if given.archive.startswith("s3://"):
+            given.archive = given.archive.rstrip("/")  # jobs append folders to it
         if "last_hours" in given:
             given.hours = _hours(given)
     except ValueError as error:

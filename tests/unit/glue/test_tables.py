@@ -10,6 +10,7 @@ import sqlglot
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, compacted_files, stale
 from glue.tables import main, statements
+from snowpipe.ddl_files import DDL
 from tests.unit.glue.sample_archives import HOUR, archived
 from tests.unit.glue.test_compact import some_lines
 
@@ -37,3 +38,16 @@ def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureF
     sql = capsys.readouterr().out
     parsed = [each.sql("snowflake", comments=False) for each in sqlglot.parse(sql, read="snowflake") if each]
     assert [each.split()[0] for each in parsed] == ["CREATE", "CREATE", "CREATE", "ALTER"]
+
+
+@pytest.mark.parametrize("archive", ["s3://milkrun-dev", "s3://milkrun-dev/"])
+def test_printed_stage_names_the_bucket_and_the_storage_integration_of_the_ddl(
+    archive: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glue.tables.statements", lambda *_: [])
+    assert main(["--archive", archive, "--last-hours", "1", "--create", "--database", "MILKRUN_DEV"]) == 0
+    sql = capsys.readouterr().out
+    assert "URL = 's3://milkrun-dev/compacted/'" in sql
+    (integration,) = re.findall(r"STORAGE_INTEGRATION = (\w+)", sql)
+    created = next(DDL.glob("*_storage_integration.sql")).read_text().replace("{database}", "MILKRUN_DEV")
+    assert f"CREATE STORAGE INTEGRATION IF NOT EXISTS {integration}\n" in created
