@@ -110,11 +110,13 @@ def refresh_pipe(
 
 
 def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
-    """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file."""
+    """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file that COPY processed."""
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
-        done += [outcome(pipe, row) for row in warehouse.query(f"{copy}\nFILES = ({files})")]
+        rows = warehouse.query(f"{copy}\nFILES = ({files})")
+        # If another COPY has just loaded all the files, the only row is a message, which names no file.
+        done += [outcome(pipe, row) for row in rows if row.get("file")]
     return done
 
 
@@ -229,7 +231,8 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
     warehouse.query("BEGIN")
     try:
         deleted = warehouse.query(f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s", [key])
-        result = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])[0]
+        copied = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])
+        result = copied[0] if copied else outcome(pipe, {"file": key, "status": "COPY processed no file"})
         if result["rows"] != lines:
             reason = result["first_error"] or result["status"]
             raise Refusal(

@@ -1,0 +1,87 @@
+"""Test the loads that an operator starts, with a fake warehouse, for the answers that are rare in Snowflake."""
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from cli.deadline import NoAnswerError
+from snowpipe import loading
+from snowpipe.archive import Object
+from snowpipe.deployed_stage import Stage
+from snowpipe.pipes import Kind, Pipe
+from snowpipe.warehouse import Row
+from tests.unit.snowpipe.warehouse_stage import command
+
+NOW = datetime(2020, 11, 16, 8, 30, tzinfo=UTC)
+PIPE = Pipe("MILKRUN", Kind.events)
+KEYS = ("events/dt=2020-11-16/hh=08/a.ndjson", "events/dt=2020-11-16/hh=08/b.ndjson")
+ALREADY_LOADED: Row = {"status": "Copy executed with 0 files processed."}
+LOADED: Row = {"file": "dt=2020-11-16/hh=08/a.ndjson", "status": "LOADED", "rows_loaded": 1}
+FAILED: Row = {
+    "file": "dt=2020-11-16/hh=08/b.ndjson",
+    "status": "LOAD_FAILED",
+    "rows_loaded": 0,
+    "first_error": "Error parsing JSON",
+}
+
+
+class FakeWarehouse:
+    """Answers COPY with `copied`, and all other statements as a warehouse whose pipe has loaded nothing."""
+
+    def __init__(self, copied: Sequence[Row] = (), refuses: Exception | None = None) -> None:
+        self.copied = list(copied)
+        self.refuses = refuses
+        self.state = "PAUSED" if refuses else "RUNNING"
+        self.statements: list[str] = []
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        del parameters
+        self.statements.append(sql)
+        if "PIPE_STATUS" in sql:
+            return [{"status": json.dumps({"executionState": self.state})}]
+        if "PIPE_EXECUTION_PAUSED" in sql and self.refuses:
+            raise self.refuses
+        if "PIPE_FORCE_RESUME" in sql:
+            self.state = "RUNNING"
+        if "CURRENT_TIMESTAMP() AS NOW" in sql:
+            return [{"now": NOW}]
+        if sql.startswith("DESC PIPE"):
+            return [{"created_on": NOW - timedelta(days=30)}]
+        if "COUNT(*) AS n" in sql:
+            return [{"n": 0}]
+        return self.copied if sql.startswith("COPY") else []
+
+
+class FakeArchive:
+    bucket = "bucket"
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+        del prefix, start, end
+        return [Object(key, NOW, 1) for key in KEYS]
+
+
+@pytest.fixture
+def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeWarehouse:
+    """A warehouse that the commands use instead of Snowflake, and an archive with two objects."""
+    fake = FakeWarehouse([LOADED, FAILED])
+    monkeypatch.setattr(Stage, "archive", FakeArchive())
+    monkeypatch.setattr(Stage, "warehouse", lambda *_: nullcontext(fake))
+    (tmp_path / "outputs.json").write_text(
+        json.dumps(
+            {
+                "bucket": "bucket",
+                "topic_arn": "arn:aws:sns:eu-west-1:123456789012:milkrun-dev-archive",
+                "snowflake": {"account": "a", "user": "u", "password": "p"},
+            }
+        )
+    )
+    return fake
+
+
+def test_files_that_another_backfill_has_just_loaded_are_not_counted_as_copied() -> None:
+    found = loading.backfill(FakeWarehouse([ALREADY_LOADED]), PIPE, FakeArchive(), "COPY", NOW, NOW)
+    assert (found.copied, found.skipped, found.rows) == (0, 2, [])
