@@ -1,5 +1,6 @@
 """The commands that inspect pipes, load files and repair failed loads."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -263,18 +264,22 @@ def resume(
     """Resume pipes.
 
     If a pipe is stale (paused for more than 14 days) or --since is given, the command also loads the files whose
-    notifications have expired.
+    notifications have expired. Exit code 1: some of these files could not be loaded.
     """
     start = None if since is None else _time(since)
     stage = stage_of(context, outputs)
     rows = []
+    failed: list[Row] = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
-            loaded = _resume(stage, session, each, start)
+            found = _resume(stage, session, each, start)
+            loaded = [row for row in found if row["result"] in ("queued", "LOADED")]
+            failed += [row for row in found if row not in loaded]
             rows.append(
                 {"pipe": each.name, "state": pipes.status(session, each).state, "expired_files": len(loaded)}
             )
     show(rows, as_json)
+    _tell_failed({row["key"]: row["result"] for row in failed})
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
@@ -284,6 +289,8 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
         pipes.set_paused(session, pipe, False)
         if since is None:
             return []
+    except NoAnswerError:
+        raise
     except Refusal:
         if before.state != "PAUSED":
             raise
@@ -316,10 +323,11 @@ def recreate(
     """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
     By default, it replaces only the pipes whose COPY statement has changed and the pipes in a state for which
-    `milkrun warehouse status` advises `recreate`.
+    `milkrun warehouse status` advises `recreate`. Exit code 1: some files could not be loaded.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []
+    failed: list[Row] = []
     with stage.warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
         live = applying.live_copies(session, stage.ddl)
@@ -330,8 +338,18 @@ def recreate(
                 continue
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
+            failed += recreation.failed
             rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": repaired})
     show(rows, as_json, none="no pipe needs to be recreated; --all recreates every pipe")
+    _tell_failed({row["key"]: row["status"] for row in failed})
+
+
+def _tell_failed(statuses: Mapping[str, str]) -> None:
+    """Name the files that COPY could not load, and end the command with exit code 1 if there are any."""
+    for key, status_ in statuses.items():
+        tell(f"{key} was not loaded ({status_}); see: milkrun warehouse validate")
+    if statuses:
+        raise typer.Exit(1)
 
 
 def _time(text: str) -> datetime:

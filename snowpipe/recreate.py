@@ -9,7 +9,7 @@ that a run after an interruption continues with the next step.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
@@ -24,7 +24,7 @@ from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, unloaded
 from snowpipe.pipes import Pipe
 from snowpipe.quoting import quoted
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import Row, Warehouse
 
 # In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).
 _CANNOT_LOAD = ("STALLED_", "STOPPED_")
@@ -57,9 +57,13 @@ class Recreation:
     timeout: timedelta = timedelta(minutes=10)
     settling: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(minutes=2)
+    failed: list[Row] = field(default_factory=list)  # the results of the objects that COPY could not load
 
     def run(self) -> int:
-        """Run the remaining steps in order; return the number of objects that had to be loaded with COPY."""
+        """Run the remaining steps in order; return the number of objects that had to be loaded with COPY.
+
+        `failed` then holds the results of the objects that COPY could not load.
+        """
         self.progress = self._remembered()
         for step in (
             self.rest,
@@ -188,7 +192,7 @@ class Recreation:
         self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
 
     def check(self) -> int:
-        """Use COPY to load the objects that neither the old nor the new pipe has loaded; return their number."""
+        """Use COPY to load the objects that neither the old nor the new pipe has loaded; return the number loaded."""
         deadline = time.monotonic() + self.timeout.total_seconds()
         while pipes.status(self.warehouse, self.pipe).pending:
             if time.monotonic() > deadline:
@@ -197,9 +201,13 @@ class Recreation:
         while missing := self._missing():
             # The notification may still be on its way to the new pipe.
             if datetime.now(UTC) - self._border() > self.grace:
-                copy = self.definition.copy_statement
-                chunks = batched(missing, MAX_FILES, strict=False)
-                return sum(len(copy_files(self.warehouse, self.pipe, copy, keys)) for keys in chunks)
+                loaded = 0
+                for keys in batched(missing, MAX_FILES, strict=False):
+                    copied = copy_files(self.warehouse, self.pipe, self.definition.copy_statement, keys)
+                    failed = [row for row in copied if row["status"] != "LOADED"]
+                    loaded += len(copied) - len(failed)
+                    self.failed += failed
+                return loaded
             time.sleep(1)
         return 0
 

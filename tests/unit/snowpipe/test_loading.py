@@ -85,3 +85,36 @@ def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeWarehouse:
 def test_files_that_another_backfill_has_just_loaded_are_not_counted_as_copied() -> None:
     found = loading.backfill(FakeWarehouse([ALREADY_LOADED]), PIPE, FakeArchive(), "COPY", NOW, NOW)
     assert (found.copied, found.skipped, found.rows) == (0, 2, [])
+
+
+def test_resume_reports_expired_files_that_cannot_be_loaded(deployed: FakeWarehouse, tmp_path: Path) -> None:
+    said = command(
+        {"MILKRUN_LOCAL": str(tmp_path)}, "resume", "--pipe", "events", "--since", "2020-11-16", "--json"
+    )
+    assert said.code == 1
+    assert said.rows == [{"pipe": PIPE.name, "state": "RUNNING", "expired_files": 1}]
+    assert said.err == f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n"
+
+
+def test_pipe_is_not_forced_to_resume_if_snowflake_does_not_respond(
+    deployed: FakeWarehouse, tmp_path: Path
+) -> None:
+    deployed.state, deployed.refuses = "PAUSED", NoAnswerError("no answer from Snowflake within 10 s")
+    said = command({"MILKRUN_LOCAL": str(tmp_path)}, "resume", "--pipe", "events")
+    assert (said.code, said.err) == (2, "no answer from Snowflake within 10 s\n")
+    assert not any("FORCE_RESUME" in each for each in deployed.statements)
+
+
+def test_recreate_reports_files_that_cannot_be_loaded(deployed: FakeWarehouse, tmp_path: Path) -> None:
+    environment = {"MILKRUN_LOCAL": str(tmp_path)}
+    copy = command(environment, "apply", "--sql").out.partition("\nAS\n")[2].partition(";")[0]
+    progress = {
+        "copy_statement": copy,
+        "done": ["rest", "keep_grants", "replace", "pause_new", "grant", "resume", "refresh"],
+        "border": (NOW + timedelta(minutes=5)).isoformat(),
+    }
+    (tmp_path / f"recreate-{PIPE.name.lower()}.json").write_text(json.dumps(progress))
+    said = command(environment, "recreate", "--pipe", "events", "--json")
+    assert said.code == 1
+    assert said.rows == [{"pipe": PIPE.name, "result": "made again", "loaded_by_hand": 1}]
+    assert said.err.endswith(f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n")
