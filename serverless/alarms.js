@@ -47,7 +47,7 @@ const oncePipesAreChecked = { needs: 'checkPipes' };
 const onceTrafficIsExpected = { needs: 'expectTraffic' };
 
 // No alarm uses AWS/DynamoDB, because such an alarm keeps its state while data is missing, regardless of
-// TreatMissingData, and would never end. A throttled table causes consume-errors and iterator-age.
+// TreatMissingData, and would never end. A throttled table causes iterator-age.
 const alarms = {
   // Ingest
   'api-5xx': page('Within five minutes, over 1 % of the requests (and at least three) got a 5xx response.', over(1), periods(300),
@@ -73,9 +73,9 @@ const alarms = {
   // Consumer
   'consume-errors': warn('The consumer failed, timed out or crashed.', lambda('Consume', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
   'consume-throttled': warn('Lambda throttled the consumer.', lambda('Consume', 'Throttles', 'Sum'), over(0), periods(300, 3, 2)),
-  'iterator-age': warn('The consumer is over 5 minutes behind the stream.', lambda('Consume', 'IteratorAge', 'Maximum'), over(300_000), periods(60, 5)),
+  'iterator-age': warn('The consumer is over 5 minutes behind the stream.', lambda('Consume', 'IteratorAge', 'Maximum'), over(300_000), periods(300, 3, 2)),
   'iterator-age-hour': page('The consumer is over an hour behind the stream; after six hours, batches go to S3 unprocessed.',
-    lambda('Consume', 'IteratorAge', 'Maximum'), over(3_600_000), periods(60, 5)),
+    lambda('Consume', 'IteratorAge', 'Maximum'), over(3_600_000), periods(300, 3, 1)),
   // IteratorAge has data only while batches are delivered, so a consumer that does not run needs its own alarm.
   'consume-stopped': both(page, 'Records arrive on the stream, but the consumer has not run for 15 minutes.', {
     'records-arrive': [stream('IncomingRecords', 'Sum'), over(0), periods(300, 3, 2)],

@@ -275,6 +275,15 @@ def test_dashboard_refers_only_to_resources_of_the_stack(stage):
         assert name in resources(stage)
 
 
+@pytest.mark.parametrize("name", ["iterator-age", "iterator-age-hour"])
+def test_iterator_age_alarm_fires_although_a_failing_batch_is_retried_only_every_few_minutes(name):
+    # IteratorAge has a data point per invocation. If the table is throttled, the function reports failed records and
+    # no error, so no other alarm fires, and Lambda pauses before it invokes the function again.
+    alarm = all_alarms("prod")[name]
+    assert alarm["Period"] >= 300
+    assert alarm["DatapointsToAlarm"] < alarm["EvaluationPeriods"]
+
+
 @every_stage
 def test_iterator_age_alarm_fires_long_before_records_reach_the_maximum_age(stage):
     [mapping] = [
