@@ -203,7 +203,7 @@ class Console:
         return json(
             {
                 "events": [recent_events.row(event) for event in found],
-                "next": str(found[-1].seq) if len(found) == limit else None,
+                "next": str(found[-1].seq) if found and len(found) == limit else None,
                 "types": held.types(),
                 "codes": held.codes(),
                 "held": held.held(),
@@ -223,7 +223,7 @@ class Console:
         asked = request.query_params
         event_id, key = asked.get("event_id", ""), asked.get("key", "")
         line = number(request, "line", 0, 1 << 31) or None
-        if not event_id and not key:
+        if not event_id and not (key and line):
             raise Problem(400, "Specify `event_id`, or `key` and `line`.")
         held = self.state.events
         event = held.of_id(event_id) if not key else held.at(key, line) if line else None

@@ -408,6 +408,8 @@ def test_event_lists_of_a_deployed_stage_cannot_be_reset():
         "/api/replay?from=2026-11-23T06:00Z&to=2026-11-25T07:00Z",
         "/api/replay?from=2026-11-23T07:00Z&to=2026-11-23T06:00Z",
         "/api/where",
+        "/api/event?key=events/dt=2026-11-23/hh=06/an-object",
+        "/api/event?line=1",
         "/api/daily?days=9999999999999999999999999",
         f"/api/events?limit={'0' * 25}501",
         f"/api/events?limit={'0' * 25}{'9' * 5000}",
@@ -418,6 +420,12 @@ def test_invalid_parameter_is_refused_with_an_explanation(served, path):
     answer = served.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert json.loads(answer.data)["detail"]
+
+
+def test_limit_of_0_returns_no_event(served):
+    served.receive(event(1))
+    found = served.get("/api/events?limit=0")
+    assert (found["events"], found["next"]) == ([], None)
 
 
 def test_unknown_path_returns_404_and_wrong_method_returns_405(served):
