@@ -123,6 +123,8 @@ class Pipeline:
         self.dead_letters: int | None = None
         self._redrive_since: float | None = None
         self.marts_built: bool | None = None
+        # The warehouse is read rarely, so events wait for it only up to this time.
+        self.warehouse_read_at: float | None = None
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lines: deque[tuple[float, Mapping[str, object]]] = deque(maxlen=MAX_LINES)
         self._left_for_redrive = Meter()
@@ -246,6 +248,10 @@ class Pipeline:
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Condition:
         if self._why_unknown(stage.source):
             return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Sources”"
+        if stage.source == "snowflake":
+            if self.warehouse_read_at is None:
+                return "unknown", None, "Snowflake has not been read: see “Sources”"
+            now = self.warehouse_read_at
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):
             return special

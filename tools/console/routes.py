@@ -132,7 +132,6 @@ class Console:
             LogPoller(shared),
             VisitPoller(shared, reader),
             RedriveQueuePoller(shared),
-            WarehousePoller(shared, Session(self._outputs, self._pace.give_up_after)),
             self._reconciling,
         ]
         if self._queue:
@@ -141,7 +140,9 @@ class Console:
             self.state.sources.say(
                 "live", "off", "the console was started with --no-live-bus, so it polls every few seconds"
             )
-        if not self._pace.warehouse:
+        if self._pace.warehouse:
+            self._pollers.append(WarehousePoller(shared, Session(self._outputs, self._pace.give_up_after)))
+        else:
             self.state.sources.say("snowflake", "off", "read only on demand, because --warehouse-every is 0")
         for poller in self._pollers:
             poller.start()

@@ -206,9 +206,6 @@ class WarehousePoller(Poller):
         self._places_at = 0.0
 
     def look(self) -> float:
-        if not self.shared.pace.warehouse:
-            self._wait(3600)
-            return 0
         with self._session() as warehouse:
             # Importing the connector and signing in do not count as reading.
             self._began = time.monotonic()
@@ -231,7 +228,7 @@ class WarehousePoller(Poller):
             else None
         )
         pipes = {name: self._pipe(warehouse, name) for name in ("EVENTS_PIPE", "REJECTED_PIPE")}
-        self.shared.tell(self._loaded, _by_second(loaded), int(since), lag, pipes)
+        self.shared.tell(self._loaded, now, _by_second(loaded), int(since), lag, pipes)
         try:
             staged = warehouse.query(
                 "SELECT DATE_TRUNC('second', scanned_at) AS at, COUNT(*) AS n"
@@ -286,8 +283,14 @@ class WarehousePoller(Poller):
         return {"state": status.get("executionState"), "pending_files": status.get("pendingFileCount", 0)}
 
     def _loaded(
-        self, counts: dict[int, int], since: int, lag: float | None, pipes: dict[str, dict[str, object]]
+        self,
+        at: float,
+        counts: dict[int, int],
+        since: int,
+        lag: float | None,
+        pipes: dict[str, dict[str, object]],
     ) -> None:
+        self.state.pipeline.warehouse_read_at = at
         meter = self.state.pipeline.meters["loaded"]
         meter.put(counts, since)
         meter.lag_s = lag if lag is not None else meter.lag_s

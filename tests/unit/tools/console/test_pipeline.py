@@ -23,6 +23,7 @@ class Trial:
         self.pipeline = Pipeline(self.down.get, marts_max_wait_s, lambda: self.now)
         self.pipeline.pipes = {"EVENTS_PIPE": {"state": "RUNNING", "pending_files": 0}}
         self.pipeline.marts_built = True
+        self.warehouse_read_at: float | None = None  # None: just now
 
     def ingest(self, key: str = "k", accepted: int = 10, published: int = 4, **more: object) -> None:
         line = {
@@ -48,11 +49,15 @@ class Trial:
     def build(self, n: int = 10) -> None:
         self.pipeline.meters["marts"].put({int(self.now): n}, self.now)
 
+    def row(self) -> dict[str, Any]:
+        self.pipeline.warehouse_read_at = self.warehouse_read_at or self.now
+        return self.pipeline.row()
+
     def stage(self, name: str) -> dict[str, Any]:
-        return next(stage for stage in self.pipeline.row()["stages"] if stage["name"] == name)
+        return next(stage for stage in self.row()["stages"] if stage["name"] == name)
 
     def verdict(self) -> tuple[str, str | None]:
-        row = self.pipeline.row()
+        row = self.row()
         return row["verdict"], row["stuck_at"]
 
 
@@ -114,6 +119,30 @@ def test_first_pipeline_stage_that_falls_behind_is_reported_as_stuck(trial, done
     assert trial.stage(stuck_at)["lag_s"] == pytest.approx(1.5 * max_wait_s, abs=1)
 
 
+def test_events_that_arrive_between_two_reads_of_the_warehouse_are_not_reported_as_stuck(trial):
+    """On a deployed stage the console reads Snowflake every 5 minutes, but events wait at most 2."""
+    trial.load()
+    trial.warehouse_read_at = trial.now
+    trial.now += 10
+    for step in (trial.ingest, trial.archive, trial.consume):
+        step()
+    trial.now += 280
+    assert trial.stage("loaded")["state"] == "ok"
+    assert trial.verdict()[0] == "healthy"
+    trial.warehouse_read_at = trial.now
+    assert trial.verdict() == ("stuck", "loaded")
+
+
+def test_stages_in_the_warehouse_are_unknown_until_it_has_been_read(trial):
+    trial.ingest()
+    trial.archive()
+    trial.consume()
+    trial.now += 1000
+    row = trial.pipeline.row()
+    assert (row["verdict"], row["stuck_at"]) == ("unknown", None)
+    assert {stage["name"] for stage in row["stages"] if stage["state"] == "unknown"} == {"loaded", "marts"}
+
+
 def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     trial.ingest()
     trial.archive()
@@ -162,7 +191,7 @@ def test_rows_waiting_for_dbt_are_reported_as_stuck_only_if_a_dbt_schedule_is_co
     for _ in range(12):
         trial.now += 15 * 60
         trial.load()
-        trial.pipeline.row()
+        trial.row()
     assert trial.stage("marts")["state"] == state
     assert trial.stage("marts")["lag_s"] == 11 * 15 * 60
     assert trial.verdict()[0] == ("healthy" if max_wait_s is None else "stuck")

@@ -257,6 +257,26 @@ def test_server_listens_only_on_loopback(served):
 # --- unreachable sources
 
 
+def test_warehouse_that_is_read_only_on_demand_stays_off_when_a_page_is_opened_again():
+    console = Served(warehouse_every=0, live_bus=False)
+
+    def warehouse() -> tuple[str, str]:
+        [source] = [s for s in console.get("/api/sources")["sources"] if s["name"] == "snowflake"]
+        return source["state"], source["reason"]
+
+    try:
+        off = ("off", "read only on demand, because --warehouse-every is 0")
+        assert warehouse() == off
+        for poller in console.console._pollers:
+            poller.wake()  # as opening a page does
+        stages = console.get("/api/pipeline")["stages"]
+        assert [stage["state"] for stage in stages if stage["name"] in ("loaded", "marts")] == ["unknown"] * 2
+        time.sleep(0.3)
+        assert warehouse() == off
+    finally:
+        console.end()
+
+
 def test_every_unreachable_source_is_reported_with_its_reason(served):
     served.get("/api/stage")
     names = {"archive", "live", "logs", "visits", "queues", "snowflake"}
