@@ -29,6 +29,7 @@ class ArchivePoller(Poller):
         self._lock = threading.Lock()
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="console-reader")
         self._listed_at = 0.0
+        self._listed_to = datetime.now(UTC)
         self._listing_took = 0.0
         self._is_seeded = False
         self.is_live = False
@@ -74,10 +75,13 @@ class ArchivePoller(Poller):
     def _list(self) -> None:
         began = time.monotonic()
         now = datetime.now(UTC)
-        # Objects of the previous hour can still arrive shortly after that hour has ended.
+        # Objects of the previous hour can still arrive shortly after that hour has ended. The last listing may be
+        # hours ago, because S3 was down or the computer was asleep.
+        since = max(self._listed_to, now - timedelta(hours=self.SEED_HOURS)) - timedelta(minutes=5)
         for prefix in ("events/", "rejected/"):
-            for found in self._archive.in_hours(prefix, now - timedelta(minutes=5), now):
+            for found in self._archive.in_hours(prefix, since, now):
                 self.stored(found.key, found.modified_at)
+        self._listed_to = now
         self._listed_at = time.monotonic()
         self._listing_took = self._listed_at - began
 

@@ -180,10 +180,10 @@ class Stored:
         return made.key
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        hours = {f"{start:%Y-%m-%dT%H}", f"{end:%Y-%m-%dT%H}"}
+        hours = f"{start:%Y-%m-%dT%H}", f"{end:%Y-%m-%dT%H}"
         for key, (body, at) in list(self.objects.items()):
             name = object_name(key)
-            if name and key.startswith(prefix) and f"{name.hour:%Y-%m-%dT%H}" in hours:
+            if name and key.startswith(prefix) and hours[0] <= f"{name.hour:%Y-%m-%dT%H}" <= hours[1]:
                 yield Object(key, at, len(body))
 
     def body(self, key: str) -> bytes | None:
@@ -300,6 +300,19 @@ def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archi
         reader.stored(archive.put("there"), NOW)
         until(lambda: counted(shared)[0], lambda found: found == 1, timeout_s=5)
     assert counted(shared)[0] == 1
+
+
+def test_objects_stored_while_the_archive_was_not_listed_for_hours_are_found_afterwards(shared, archive):
+    """S3 was down, or the computer was asleep."""
+    reader = ArchivePoller(shared)
+    reader._list()
+    for hours in (3, 1):
+        at = NOW - timedelta(hours=hours)
+        made = lines_object("events", [b'{"_id": "e"}'], at)
+        archive.objects[made.key] = (made.body, at)
+    reader._listed_to -= timedelta(hours=4)
+    reader._list()
+    assert counted(shared)[1] == 2
 
 
 def test_only_object_keys_of_the_latest_thirty_hours_are_kept():
