@@ -241,13 +241,13 @@ class KnownVisits:
                 self._is_other |= held is None
                 self._put(visit)
 
-    def reread(self, device_id: str, rows: Iterable[Mapping[str, object]]) -> None:
-        """Replace the visits of a device with those that were read from the visits table. Visits that began before
-        the earliest visit that was read are kept, because the query may not have covered them.
+    def reread(self, device_id: str, rows: Iterable[Mapping[str, object]], since: str) -> None:
+        """Replace the visits of a device that began at `since` (in the format of `keys.timestamp`) or later with
+        those that were read from the visits table.
         """
         there = {start_of(visit): visit for visit in map(known, rows)}
         for start in [start for start in self._visits if start[0] == device_id and start not in there]:
-            if there and start[2] < min(each[2] for each in there):
+            if start[2] < since:
                 continue
             gone = self._visits[start]
             self._forget(start, gone.version)

@@ -153,29 +153,38 @@ class VisitPoller(Poller):
             self._verified[device] = doubtful[device]
         return len(to_ask) <= self.DEVICES_A_LOOK
 
-    def _read(self, _: str, rows: list[visit_fields.VisitFields]) -> None:
+    def _read(self, _: str, rows: list[visit_fields.VisitFields], __: str) -> None:
         self.state.visits.read(rows, as_news=False)
 
     def _opened(self, rows: list[visit_fields.VisitFields], as_news: bool) -> None:
         self.state.visits.read(rows, as_news=as_news)
 
-    def _of(self, device: str) -> tuple[str, list[visit_fields.VisitFields]]:
-        since = datetime.now(UTC) - self.SINCE
+    def _of(
+        self, device: str, since: datetime | None = None
+    ) -> tuple[str, list[visit_fields.VisitFields], str]:
+        """Return the device, its visits of the last two days, or since an earlier time, and that time as text."""
+        earliest = datetime.now(UTC) - self.SINCE
+        since = min(since or earliest, earliest)
         table = self.shared.outputs.visits_table
-        return device, visits.visits_of_device(self.shared.aws("dynamodb"), table, device, since)
+        rows = visits.visits_of_device(self.shared.aws("dynamodb"), table, device, since)
+        return device, rows, keys.timestamp(since)
 
     def _scan(self) -> None:
         rows = list(visits.there_now(self.shared.aws("dynamodb"), self.shared.outputs.visits_table))
         there = {(row["device_id"], row["entered_event_id"]) for row in rows}
         held = self.shared.ask(self.state.visits.open_starts)
-        missing = {start[0] for start in held if (start[0], start[3]) not in there}
+        # Device → the begin of its earliest open visit that is no longer in the table.
+        missing: dict[str, str] = {}
+        for device, _, entered_at, event_id in held:
+            if (device, event_id) not in there:
+                missing[device] = min(entered_at, missing.get(device, entered_at))
         self.shared.tell(self._opened, rows, bool(self._asked))
         # DynamoDB updates an index a moment after its table. If the bus works, wait until a visit is missing
         # twice.
-        doubtful = missing & self._missing if self._reader.is_live else missing
+        doubtful = missing.keys() & self._missing if self._reader.is_live else missing.keys()
         for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
-            self.shared.tell(self.state.visits.reread, *self._of(device))
-        self._missing = missing
+            self.shared.tell(self.state.visits.reread, *self._of(device, keys.instant(missing[device])))
+        self._missing = set(missing)
 
 
 class RedriveQueuePoller(Poller):

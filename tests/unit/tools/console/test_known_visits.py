@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer import notifications, visit_diff, visit_fields
+from consumer import keys, notifications, visit_diff, visit_fields
 from consumer.visits import Pair, Rule, Visit, visits_of
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
@@ -124,10 +124,13 @@ def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
         ]
     )
     known.take_changes()
+    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN - timedelta(hours=1), "e0"))], as_news=False)
     known.reread(
-        "truck-1", [visit_fields.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))]
+        "truck-1",
+        [visit_fields.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))],
+        keys.timestamp(BEGIN),
     )
-    assert known.there() == []
+    assert [row["entered_event_id"] for row in known.there()] == ["e0"], "it was not read again"
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 

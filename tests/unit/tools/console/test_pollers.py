@@ -14,9 +14,11 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cli.refusal import Refusal
-from consumer.visits import Rule
+from consumer import visit_fields
+from consumer.visits import Pair, Rule, Visit
 from contract import logs
 from contract.archive_object import lines_object, object_name
+from contract.events import Fence
 from contract.geofence_event_types import GEOFENCE_KINDS
 from ops.polling import until
 from ops.presence_rule import EXCLUSIVE_TAGS
@@ -354,6 +356,24 @@ def test_end_of_a_visit_is_read_from_the_visits_table_if_there_are_no_notificati
         assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
     [last] = shared.ask(lambda: shared.state.visits.between("0", "9", None, None)).values()
     assert last.exited_at == closed["exited_at"]
+
+
+def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it_has_left(
+    shared, archive, monkeypatch
+):
+    """The console reads the visits of the last two days; the truck has been elsewhere since it left."""
+    plant, farm = Fence("plant", "p1"), Fence("farm", "f1")
+    parked = Visit(NOW - timedelta(days=3), "e1")
+    left = Visit(parked.entered_at, "e1", NOW - timedelta(hours=2), "x1")
+    later = Visit(NOW - timedelta(hours=1), "e2", NOW - timedelta(minutes=50), "x2")
+    there = [visit_fields.fields_of(Pair("t1", plant), parked)]
+    monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(there))
+    stored = [(Pair("t1", plant), left), (Pair("t1", farm), later)]
+    monkeypatch.setattr(store_pollers.visits.read_stores, "device_visits", lambda *_: stored)
+    with running(VisitPoller(shared, ArchivePoller(shared))):
+        until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
+        there.clear()
+        assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
 
 
 # --- the warehouse
