@@ -121,14 +121,15 @@ class _Flow:
         command = self._log_command("ingest")
         yield _problem_if(failed, "ingest", "api-5xx", cause, command, well, last[0])
         yield self._rejects(received, codes)
-        stopped: Finding | None = None
+        stopped: dict[str, Finding] = {}  # by shard, because other shards continue
         for at, line in self._lines("consume", logs.RECORDS_CONSUMED):
             batches += 1
-            stopped = None
+            stopped.pop(shard := line.get("shard_id", ""), None)
             if line.get("stopped_at"):
                 cause = f"stopped at a record: {line.get('failure', 'see its log')}"
-                stopped = problem("consumer", "iterator-age", cause, self._log_command("consume"), at)
-        yield stopped or Finding("consumer", "OK", f"{batches} batches in {self._minutes} min")
+                stopped[shard] = problem("consumer", "iterator-age", cause, self._log_command("consume"), at)
+        running = Finding("consumer", "OK", f"{batches} batches in {self._minutes} min")
+        yield next(iter(stopped.values()), running)
 
     def _rejects(self, received: int, codes: Counter[str]) -> Finding:
         cause = f"{codes.total()} of {received} events rejected in {self._minutes} min"

@@ -138,6 +138,30 @@ def test_status_warns_if_more_than_a_twentieth_of_the_events_is_rejected(
     assert (found.level, found.cause) == (level, cause)
 
 
+@pytest.mark.parametrize(
+    ("lines", "level"),
+    [
+        ([("shard-1", "90"), ("shard-2", None)], "WARN"),
+        ([("shard-2", None), ("shard-1", "90")], "WARN"),
+        ([("shard-1", "90"), ("shard-2", None), ("shard-1", None)], "OK"),
+    ],
+    ids=["another shard continues", "last line", "the shard continues"],
+)
+def test_status_reports_a_stopped_shard_until_the_same_shard_continues(
+    lines: list[tuple[str, str | None]], level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def log_lines(_outputs: object, _stage: str, function: str, *_: object, **__: object) -> Iterator[object]:
+        for shard, stopped_at in lines if function == "consume" else ():
+            stop = {"stopped_at": stopped_at, "failure": "timeout"} if stopped_at else {}
+            yield NOW, {"shard_id": shard, **stop}
+
+    monkeypatch.setattr(status_checks, "log_lines", log_lines)
+    sources = status_checks.sources_of(Mock(spec=Outputs), "dev", NOW)
+    [logs] = [each for each in sources if each.name == "CloudWatch Logs"]
+    [found] = [each for each in logs.look() if each.part == "consumer"]
+    assert found.level == level
+
+
 def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
