@@ -178,14 +178,16 @@ class _Flow:
         return Finding(part, "WARN", f"nothing was missing {ago} in the stores that answered", None, command)
 
     def _recent(self, s3: "S3Client", prefix: str) -> tuple[int, datetime | None]:
-        """Return the number of objects (at most 1,000) stored under a prefix in the last 24 hours, and the
-        time of the latest.
-        """
+        """Return the number of objects stored under a prefix in the last 24 hours, and the time of the latest."""
         first = self._now - QUARANTINE_REACH
         after = f"{prefix}dt={first:%Y-%m-%d}" if prefix == "set-aside/" else ""
-        page = s3.list_objects_v2(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
+        listing = s3.get_paginator("list_objects_v2")
+        pages = listing.paginate(Bucket=self._outputs.bucket, Prefix=prefix, StartAfter=after)
         times = [
-            found["LastModified"] for found in page.get("Contents", ()) if found["LastModified"] >= first
+            found["LastModified"]
+            for page in pages
+            for found in page.get("Contents", ())
+            if found["LastModified"] >= first
         ]
         return len(times), max(times, default=None)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ops import status_checks, status_layout
 from ops.stage_outputs import Outputs
@@ -160,6 +161,24 @@ def test_status_reports_a_stopped_shard_until_the_same_shard_continues(
     [logs] = [each for each in sources if each.name == "CloudWatch Logs"]
     [found] = [each for each in logs.look() if each.part == "consumer"]
     assert found.level == level
+
+
+@pytest.mark.parametrize(("part", "prefix"), [("quarantine", "set-aside/"), ("given up", "aws/lambda/")])
+def test_status_reports_recent_objects_that_a_thousand_older_ones_precede(part: str, prefix: str) -> None:
+    outputs, s3 = Mock(bucket="archive"), Mock()
+    s3.exceptions.ClientError = ClientError
+    outputs.aws.return_value = s3
+    s3.get_object.return_value = {
+        "Body": Mock(read=lambda: b'{"at": "2026-11-28T11:00Z", "equal": true, "differences": 0}')
+    }
+    old = [{"Key": f"{prefix}{n}", "LastModified": NOW - timedelta(hours=30)} for n in range(1000)]
+    new = [{"Key": f"{prefix}new", "LastModified": NOW - timedelta(hours=1)}]
+    s3.list_objects_v2.return_value = {"Contents": old}
+    s3.get_paginator.return_value.paginate.return_value = [{"Contents": old}, {"Contents": new}]
+    [source] = [each for each in status_checks.sources_of(outputs, "dev", NOW) if each.name == "S3"]
+    [found] = [each for each in ask([source]) if each.part == part]
+    assert found.level != "OK"
+    assert found.since == NOW - timedelta(hours=1)
 
 
 def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
