@@ -21,7 +21,7 @@ import yaml
 
 from aws.stream import KinesisStream
 from cli.refusal import Refusal
-from contract.archive_object import hour_of, is_content, prefix_of
+from contract.archive_object import hour_folder, hour_of, is_content, prefix_of
 from contract.event_limits import MAX_AGE
 from contract.event_rules import check
 from contract.events import InvalidEvent
@@ -127,12 +127,13 @@ class Progress:
     def __init__(self, path: Path, start: datetime) -> None:
         self._path = path
         self._from_hour = f"{start.astimezone(UTC):%Y-%m-%dT%H}"
+        self._first_folder = f"events/{hour_folder(start.astimezone(UTC))}/"
 
     def last_key(self) -> str:
-        """Return the key after which to continue; "" if no interrupted run covers this start time."""
+        """Return the key after which to continue; "" if no interrupted run sent the objects from this start on."""
         try:
             known = json.loads(self._path.read_text())
-            if known["from_hour"] > self._from_hour:
+            if known["from_hour"] > self._from_hour or known["last_key"] < self._first_folder:
                 return ""
             # This run continues the replay that began with that hour.
             self._from_hour = known["from_hour"]

@@ -14,7 +14,7 @@ import pytest
 
 from aws.errors import RetryableError
 from cli.refusal import Refusal
-from contract.archive_object import lines_object
+from contract.archive_object import hour_folder, lines_object
 from contract.event_rules import geofence_event
 from contract.stream_record import StreamRecord
 from ops import send_to_stream
@@ -171,6 +171,15 @@ def test_interrupted_replay_continues_if_the_start_is_later_and_begins_again_if_
     later.last_key()
     later.remember("events/l")  # belongs to the replay that began at NOW
     assert Progress(path, NOW).last_key() == "events/l"
+
+
+def test_position_before_the_start_of_a_later_replay_does_not_hide_the_hours_between(tmp_path: Path) -> None:
+    path, start = tmp_path / "state.json", NOW - timedelta(hours=6)
+    Progress(path, start).remember(f"events/{hour_folder(start)}/k")
+    later = Progress(path, NOW)
+    assert later.last_key() == ""
+    later.remember(f"events/{hour_folder(NOW)}/l")
+    assert Progress(path, start).last_key() == ""
 
 
 def test_replay_of_a_range_that_is_too_old_for_the_consumer_is_refused() -> None:
