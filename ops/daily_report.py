@@ -307,11 +307,12 @@ def _escaped(value: object) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """Return the report as CSV: the totals, then one table after another, each with its title and header."""
+    """Return the report as CSV: the totals and notes, then one table after another, each with its title and header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(("Milkrun", report.day.isoformat(), report.zone.key))
     writer.writerows(report.totals.items())
+    writer.writerows((note,) for note in report.notes)
     for table in report.tables:
         writer.writerow(())
         writer.writerow((table.title,))
