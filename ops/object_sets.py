@@ -251,19 +251,29 @@ class ObjectSets:
         sql = "SELECT COUNT(*) FROM object WHERE COALESCE(archived_at, logged_at, 0) > ?"
         return int(self._db.execute(sql, (at.timestamp(),)).fetchone()[0])
 
+    def in_transit(self, first: str, last: str, at: datetime) -> set[str]:
+        """Return the keys in a range that were stored after `at`."""
+        sql = "SELECT key FROM object WHERE key BETWEEN ? AND ? AND COALESCE(archived_at, logged_at, 0) > ?"
+        return {key for (key,) in self._db.execute(sql, (first, last, at.timestamp()))}
+
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
         """Yield ranges of loaded objects, each as its first and last key.
 
-        A range has at most LINES_A_QUERY lines, unless a single object has more.
+        A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour has its own
+        range, because a range from it to another key could include objects of any other hour.
         """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""
         first = last = ""
         lines = 0
         for key, n in self._db.execute(sql, (at.timestamp(),)):
-            if first and lines + n > LINES_A_QUERY:
+            has_hour = hour_of(key) is not None
+            if first and (not has_hour or lines + n > LINES_A_QUERY):
                 yield first, last
                 first, lines = "", 0
-            first, last, lines = first or key, key, lines + n
+            if has_hour:
+                first, last, lines = first or key, key, lines + n
+            else:
+                yield key, key
         if first:
             yield first, last

@@ -8,7 +8,7 @@ usage.
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -92,7 +92,8 @@ class Reconciler(ReachableStores):
                 found.add(self._with_missing_ids(difference))
             if "DynamoDB" not in self._unasked:
                 for first_key, last_key in sets.spans(settled_at):
-                    self._crossings(first_key, last_key, found)
+                    in_transit = sets.in_transit(first_key, last_key, settled_at)
+                    self._crossings(first_key, last_key, found, in_transit)
         return found
 
     def _read(self, sets: ObjectSets) -> None:
@@ -180,8 +181,11 @@ class Reconciler(ReachableStores):
             difference.kind, difference.key, difference.lines, difference.rows, events=missing[:MAX_NAMED]
         )
 
-    def _crossings(self, first_key: str, last_key: str, found: Found) -> None:
-        """Look up every geofence event of a range of objects in the visits table, and add the missing ones to `found`.
+    def _crossings(
+        self, first_key: str, last_key: str, found: Found, in_transit: Collection[str] = ()
+    ) -> None:
+        """Look up every geofence event of a range of objects, except those in transit, in the visits table, and add
+        the missing ones to `found`.
 
         An event counts as too old if it has expired in the table, or if the consumer skipped it because of
         its age.
@@ -189,6 +193,8 @@ class Reconciler(ReachableStores):
         now = datetime.now(UTC)
         wanted: dict[Pair, dict[str, list[Difference]]] = {}
         for row in self._geofence_rows(first_key, last_key):
+            if row["file_name"] in in_transit:
+                continue
             found.crossings.archived += 1
             named = Difference(
                 "not_consumed", row["file_name"], line=int(row["line"]), events=(str(row["event_id"]),)

@@ -131,6 +131,13 @@ def test_geofence_events_are_queried_in_ranges_of_limited_size(sets: ObjectSets)
     assert all(sum(500 for each in keys if f <= each <= last) <= LINES_A_QUERY for f, last in spans)
 
 
+def test_object_with_a_custom_key_does_not_extend_a_query_to_other_hours(sets: ObjectSets) -> None:
+    odd = ["events/by-hand.json", "events/z.json"]
+    enter(sets, logged=[], archived=[*odd, key(1), key(2)], loaded=dict.fromkeys([*odd, key(1), key(2)], 1))
+    first, last = sorted([key(1), key(2)])
+    assert list(sets.spans(LATER)) == [(odd[0], odd[0]), (first, last), (odd[1], odd[1])]
+
+
 def test_object_rewritten_by_forget_is_not_reported_as_a_difference(sets: ObjectSets) -> None:
     old, new, newest, alone, other = (key(n) for n in range(5))
     enter(sets, logged=[old, alone, other], archived=[newest, other], loaded={newest: 20, other: 20})
@@ -359,6 +366,16 @@ def test_geofence_events_too_old_for_the_visits_table_are_not_reported_as_missin
     assert {(d.kind, d.events) for d in found.differences} == {
         ("not_consumed", (event_id,)) for event_id in ("lost", "no time", "no fence")
     }
+
+
+def test_geofence_events_of_objects_in_transit_are_not_compared(stage: Stage) -> None:
+    names = sorted(key(n, 1, hour=NOW.replace(minute=0, second=0, microsecond=0)) for n in range(3))
+    for name in names:
+        stage.load(name)
+    boto3.client("s3").put_object(Bucket=stage.bucket, Key=names[1], Body=b"")
+    found = Reconciler(stage, "dev", stage).look(NOW, NOW, NOW - timedelta(minutes=1))
+    assert found.in_flight == 1
+    assert found.crossings.archived == 2
 
 
 def test_lost_event_is_reported_until_it_would_have_expired_in_the_visits_table(stage: Stage) -> None:
