@@ -253,7 +253,7 @@ def begin(store: Store, request: str, found: Sequence[Found]) -> Plan:
     An existing plan is extended, so that objects found by an earlier run are still deleted.
     """
     pairs: dict[str, dict[str, object]] = {}
-    if any(each.key == plan_key(request) for each in store.list(plan_key(request))):
+    if exists(store, plan_key(request)):
         earlier = json.loads(store.read(plan_key(request)))
         pairs = {pair["old"]: pair for pair in earlier["objects"]}
     pairs |= {each.old: asdict(each) for each in found if isinstance(each, Rewritten)}
@@ -284,7 +284,27 @@ def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
 
 
 class NotReady(Exception):
-    """Raised before anything is deleted if a new object does not exist."""
+    """Raised before anything is changed if a new object or a plan does not exist, or another request is unfinished."""
+
+
+def exists(store: Store, key: str) -> bool:
+    return any(each.key == key for each in store.list(key))
+
+
+def refuse_unfinished(store: Store, request: str, objects: Iterable[Stored]) -> None:
+    """Raise NotReady if another request's plan replaces one of these objects and has not deleted it yet.
+
+    A new object made from it would again contain the events that the other request removes.
+    """
+    present = {each.key for each in objects}
+    for plan in sorted(each.key for each in store.list(f"{PREFIX}/")):
+        if not plan.endswith("/plan.json") or plan == plan_key(request):
+            continue
+        if any(pair["old"] in present for pair in json.loads(store.read(plan))["objects"]):
+            raise NotReady(
+                f"{plan} is not finished, and the objects that it replaces may contain this request's events. Run "
+                "the command for that request with --finish first."
+            )
 
 
 def finish(store: Store, plan: Plan) -> int:
@@ -299,7 +319,8 @@ def finish(store: Store, plan: Plan) -> int:
 
 def delete_old(store: Store, pairs: Sequence[Replaced]) -> None:
     for pair in pairs:
-        if pair["new"] is not None and not any(each.key == pair["new"] for each in store.list(pair["new"])):
+        # If the old object is already deleted, a later request may have replaced the new one.
+        if pair["new"] is not None and not exists(store, pair["new"]) and exists(store, pair["old"]):
             raise NotReady(f"{pair['new']} does not exist. Run the command without --finish first.")
     store.delete([pair["old"] for pair in pairs])
 
@@ -340,6 +361,10 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--request {given.request!r}: use letters, digits, '.', '_' and '-'")
     try:
         if given.finish:
+            if not exists(store, plan_key(given.request)):
+                raise NotReady(
+                    f"{plan_key(given.request)} does not exist. Run the command without --finish first."
+                )
             plan = json.loads(store.read(plan_key(given.request)))
             report("users_forgotten", request=given.request, objects=finish(store, plan))
             return 0
@@ -347,6 +372,7 @@ def main(argv: Sequence[str]) -> int:
         if not subject.ids:
             parser.error("no ids to forget: use --users FILE or --devices FILE, with one id per line")
         objects = list(candidates(store))
+        refuse_unfinished(store, given.request, objects)
         seen, found = _both_passes(given, store, subject, objects)
         plan = begin(store, given.request, found)
     except NotReady as problem:
@@ -369,7 +395,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
     try:
-        lines = path.read_text().splitlines() if path else []
+        lines = path.read_text("utf-8-sig").splitlines() if path else []
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"cannot read {path}: {error}")
     return [line.strip() for line in lines if line.strip()]

@@ -517,3 +517,51 @@ def test_each_write_to_events_is_conditional_as_the_bucket_policy_requires(
     written = [each for each in sent if each["Key"].startswith("events/")]
     assert len(written) == 2
     assert all(each.get("IfNoneMatch") == "*" for each in written)
+
+
+def request(archive: Path, name: str, *more: str, ids: str = "") -> int:
+    path = archive.parent / "more-ids.txt"
+    path.write_text(ids)
+    given = [] if "--finish" in more else ["--users", str(path)]
+    return main(["--archive", str(archive), "--request", name, *given, *more])
+
+
+def test_finish_without_a_first_run_is_refused_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "archive").mkdir()
+    assert request(tmp_path / "archive", "unknown", "--finish") == 2
+    assert capsys.readouterr().err == (
+        "forget/unknown/plan.json does not exist. Run the command without --finish first.\n"
+    )
+
+
+def test_first_id_of_a_list_with_a_byte_order_mark_is_forgotten(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archived(archive, [line("a", user=ANN), line("b", user="bea")])
+    assert request(archive, "r1", ids=f"\ufeff{ANN}\r\n") == request(archive, "r1", "--finish") == 0
+    assert not any(ANN.encode() in text for text in everything(archive))
+
+
+def test_finished_request_can_be_finished_again_after_a_later_request(tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    archived(archive, [line("a", user=ANN), line("b", user="bob"), line("c", user="bea")])
+    assert request(archive, "r1", ids=ANN) == request(archive, "r1", "--finish") == 0
+    assert request(archive, "r2", ids="bob") == request(archive, "r2", "--finish") == 0
+    assert request(archive, "r1", "--finish") == 0
+
+
+def test_second_request_is_refused_while_an_earlier_one_is_unfinished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise, the second one would store the events of the first one's users in a new object that no plan names."""
+    archive = tmp_path / "archive"
+    archived(archive, [line("a", user=ANN), line("b", user="bob"), line("c", user="bea")])
+    assert request(archive, "r1", ids=ANN) == 0
+    before = sorted(archive.rglob("*"))
+    assert request(archive, "r2", ids="bob") == 2
+    assert "forget/r1/plan.json is not finished" in capsys.readouterr().err
+    assert sorted(archive.rglob("*")) == before
+    assert request(archive, "r1", "--finish") == 0
+    assert request(archive, "r2", ids="bob") == request(archive, "r2", "--finish") == 0
+    assert not any(ANN.encode() in text or b"bob" in text for text in everything(archive))
