@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from starlette.requests import Request
 
 from consumer import keys
+from consumer.item_lifetime import KEPT_FOR
 from contract.events import Fence
 from tools.console import parse_object
 from tools.console.known_visits import Known, KnownVisits, Start, start_of
@@ -72,8 +73,10 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             table = await ask("visits", lambda: queries.device_visits(device_id, start))
             used.append("dynamodb")
             crossings = {start_: visit.crossings for start_, visit in found.items()}
-            # The table is never behind the marts, so visits that are only in the marts have been restated.
-            found = {
+            # The table is never behind the marts, so visits that are only in the marts have been restated, unless
+            # they may have expired from the table.
+            kept_from = keys.timestamp(datetime.now(UTC) - KEPT_FOR)
+            found = {start_: visit for start_, visit in found.items() if visit.entered_at < kept_from} | {
                 start_of(visit): visit
                 for visit in table
                 if keys.timestamp(start) <= visit.entered_at <= keys.timestamp(end)

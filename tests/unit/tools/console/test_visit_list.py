@@ -1,0 +1,51 @@
+"""Test the list of visits that the console combines from the mart, the visits table and its memory."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from consumer import visit_fields
+from consumer.visits import Pair, Visit
+from contract.events import Fence
+from tools.console import known_visits, visit_list
+from tools.console.known_visits import Known, KnownVisits
+
+NOW = datetime.now(UTC)
+FARM = Fence("farm", "f1")
+
+
+def visit(days_ago: int, device: str = "t1", fence: Fence = FARM) -> Known:
+    entered = NOW - timedelta(days=days_ago)
+    closed = Visit(entered, f"e{days_ago}", entered + timedelta(minutes=9), f"x{days_ago}")
+    return known_visits.known(visit_fields.fields_of(Pair(device, fence), closed))
+
+
+class Stores:
+    """A fake of the console's queries, with the visits that the mart and the visits table contain."""
+
+    def __init__(self, mart: list[Known], table: list[Known]) -> None:
+        self.mart = mart
+        self.table = table
+
+    def mart_visits(self, *_: object) -> tuple[list[Known], int]:
+        return self.mart, 0
+
+    def device_visits(self, *_: object) -> list[Known]:
+        return self.table
+
+
+async def ask[T](_: str, question: Callable[[], T]) -> T:
+    return question()
+
+
+WANTED = visit_list.Wanted(NOW - timedelta(days=365), NOW, "t1", None, "")
+
+
+def found(wanted: visit_list.Wanted, stores: Stores) -> list[str]:
+    listed = asyncio.run(visit_list.find(wanted, 100, KnownVisits(), stores, ask))
+    return [visit.entered_event_id for visit in listed.visits]
+
+
+def test_visits_of_a_truck_that_have_expired_from_the_visits_table_are_listed_from_the_mart():
+    stores = Stores(mart=[visit(120), visit(91), visit(30), visit(2)], table=[visit(2), visit(1)])
+    assert found(WANTED, stores) == ["e120", "e91", "e2", "e1"], "the visit of 30 days ago was restated"
