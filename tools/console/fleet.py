@@ -154,6 +154,10 @@ class Fleet:
             self.places_changed = True
         return self.places.get(fence_id)
 
+    def place_name(self, fence: Fence) -> str:
+        place = self.places.get(keys.fence_key(fence))
+        return (place and place.name) or fence.external_id
+
     def devices(self) -> list[str]:
         """Return the device ids of the trucks, sorted by the arrival of their latest positions, the latest first."""
         return list(reversed(self._trucks))

@@ -263,7 +263,7 @@ class Console:
         return json(await self._asked("snowflake", lambda: self._queries.where(what)))
 
     async def visits(self, request: Request) -> Response:
-        wanted = visit_list.wanted_of(request, datetime.now(UTC))
+        wanted = visit_list.wanted_of(request, datetime.now(UTC), self.state.fleet.place_name)
         found = await visit_list.find(wanted, MAX_VISITS, self.state.visits, self._queries, self._asked)
         return json(visit_list.as_json(wanted, found, self.state.visits))
 
@@ -274,7 +274,7 @@ class Console:
         If a store fails after the first part was sent, the response ends without its last chunk, so that
         browsers report a failed download.
         """
-        wanted = visit_list.wanted_of(request, datetime.now(UTC))
+        wanted = visit_list.wanted_of(request, datetime.now(UTC), self.state.fleet.place_name)
         parts = visit_list.in_parts(wanted, self.state.visits, self._queries, self._asked)
         first = await anext(parts)
 

@@ -1,6 +1,6 @@
 """List the visits in a time range from the marts, the visits table and the event bus."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -19,8 +19,8 @@ from tools.console.store_queries import MAX_CSV_VISITS, Ask, StoreQueries
 
 @dataclass(frozen=True)
 class Wanted:
-    """The visits that a request asks for. `prefix` is the beginning of a truck's or place's name, ignoring
-    case; an empty prefix matches all names.
+    """The visits that a request asks for. `prefix` is the beginning of a truck's or place's name or of a place's
+    external id, ignoring case; an empty prefix matches all. `place_name` returns the name that the page shows.
     """
 
     start: datetime
@@ -28,16 +28,18 @@ class Wanted:
     device_id: str | None
     fence: Fence | None
     prefix: str
+    place_name: Callable[[Fence], str]
 
 
-def wanted_of(request: Request, now: datetime) -> Wanted:
+def wanted_of(request: Request, now: datetime, place_name: Callable[[Fence], str]) -> Wanted:
     """Parse the parameters of a request for visits. The default time range is the last 24 hours."""
     return Wanted(
         time_of(request, "from", now - timedelta(hours=24)),
         time_of(request, "to", now),
-        request.query_params.get("device_id"),
+        request.query_params.get("device_id") or None,
         fence_of(request.query_params.get("fence_id")),
         request.query_params.get("prefix", "").casefold(),
+        place_name,
     )
 
 
@@ -92,7 +94,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
     visits = [
         visit
         for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
-        if not wanted.prefix or _begins(visit, wanted.prefix)
+        if not wanted.prefix or _begins(visit, wanted)
     ]
     return Found(visits[-most:], used, missing, left_out + max(0, len(visits) - most))
 
@@ -133,7 +135,7 @@ async def in_parts(
             for start_ in [start_ for start_ in held if reached is None or start_[2] <= reached]:
                 some.append(held.pop(start_))
             some.sort(key=lambda visit: visit.entered_at)
-            yield [visit for visit in some if not wanted.prefix or _begins(visit, wanted.prefix)]
+            yield [visit for visit in some if not wanted.prefix or _begins(visit, wanted)]
     except Problem as problem:
         if problem.status != 503:
             raise
@@ -161,7 +163,6 @@ def as_json(wanted: Wanted, found: Found, bus: KnownVisits) -> dict[str, object]
     }
 
 
-def _begins(visit: Known, prefix: str) -> bool:
-    """Return whether the name of the visit's truck or place begins with `prefix`, ignoring case."""
-    names = (visit.device_id, visit.fence.external_id, f"{visit.fence.tag}/{visit.fence.external_id}")
-    return any(name.casefold().startswith(prefix) for name in names)
+def _begins(visit: Known, wanted: Wanted) -> bool:
+    names = (visit.device_id, visit.fence.external_id, wanted.place_name(visit.fence))
+    return any(name.casefold().startswith(wanted.prefix) for name in names)

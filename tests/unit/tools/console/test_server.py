@@ -313,6 +313,11 @@ def test_response_names_the_unreachable_store_that_the_request_needs(served, pat
     assert f"{source} has been down since" in json.loads(answer.data)["detail"]
 
 
+def test_empty_filters_match_all_visits(served):
+    answer = served.get("/api/visits?device_id=&fence_id=&prefix=")
+    assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake"], "not those of device ''"
+
+
 def test_visits_response_names_the_unreachable_stores(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]

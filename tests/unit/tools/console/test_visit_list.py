@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from consumer import visit_fields
@@ -38,7 +39,7 @@ async def ask[T](_: str, question: Callable[[], T]) -> T:
     return question()
 
 
-WANTED = visit_list.Wanted(NOW - timedelta(days=365), NOW, "t1", None, "")
+WANTED = visit_list.Wanted(NOW - timedelta(days=365), NOW, "t1", None, "", lambda fence: fence.external_id)
 
 
 def found(wanted: visit_list.Wanted, stores: Stores) -> list[str]:
@@ -49,3 +50,16 @@ def found(wanted: visit_list.Wanted, stores: Stores) -> list[str]:
 def test_visits_of_a_truck_that_have_expired_from_the_visits_table_are_listed_from_the_mart():
     stores = Stores(mart=[visit(120), visit(91), visit(30), visit(2)], table=[visit(2), visit(1)])
     assert found(WANTED, stores) == ["e120", "e91", "e2", "e1"], "the visit of 30 days ago was restated"
+
+
+def test_visits_are_filtered_by_the_beginning_of_the_names_that_the_page_shows():
+    places = {FARM: "Meierhof", Fence("farm", "f2"): "f2"}
+    rows = [visit(2), visit(1, fence=Fence("farm", "f2"))]
+
+    def begins(prefix: str) -> list[str]:
+        wanted = replace(WANTED, device_id=None, prefix=prefix, place_name=places.__getitem__)
+        return found(wanted, Stores(rows, []))
+
+    assert begins("meier") == begins("f1") == ["e2"]
+    assert begins("t1") == ["e2", "e1"]
+    assert begins("farm") == [], "the page shows no tag"
