@@ -280,7 +280,8 @@ class KnownVisits:
         else:
             self._open.pop(start, None)
         if len(self._visits) > MAX_VISITS:
-            oldest = next(iter(self._visits))
+            # Closed visits first: the oldest open ones are the trucks that are overdue.
+            oldest = next((start for start in self._visits if start not in self._open), next(iter(self._visits)))
             del self._visits[oldest]
             self._open.pop(oldest, None)
         return True

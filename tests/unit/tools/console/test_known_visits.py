@@ -148,3 +148,14 @@ def test_number_of_visits_in_memory_is_limited(monkeypatch):
         known.read([visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
     assert len(known.there()) == 50
     assert known.there()[-1]["entered_event_id"] == "e399"
+
+
+def test_closed_visits_are_dropped_from_memory_before_open_ones(monkeypatch):
+    monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
+    known = KnownVisits()
+    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "overdue"))])
+    for n in range(1, 400):
+        entered = BEGIN + timedelta(minutes=n)
+        known.read([visit_fields.fields_of(PAIR, Visit(entered, f"e{n}", entered, f"x{n}"))])
+    assert [row["entered_event_id"] for row in known.there()] == ["overdue"]
+    assert len(list(known.rows())) == 50
