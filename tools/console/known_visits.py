@@ -281,7 +281,9 @@ class KnownVisits:
             self._open.pop(start, None)
         if len(self._visits) > MAX_VISITS:
             # Closed visits first: the oldest open ones are the trucks that are overdue.
-            oldest = next((start for start in self._visits if start not in self._open), next(iter(self._visits)))
+            oldest = next(
+                (start for start in self._visits if start not in self._open), next(iter(self._visits))
+            )
             del self._visits[oldest]
             self._open.pop(oldest, None)
         return True

@@ -206,12 +206,14 @@ class StoreQueries:
                 )
         except MissingObject:
             return {"farms": [], "trucks": [], "days": [], "built": False}
+        # LIMIT may have cut off some rows of the earliest date of either list, so leave that date out of both.
+        cut = max((rows[-1]["date"] for rows in (farms, trucks) if len(rows) == MAX_DAILY), default=None)
         farm_rows = [
             {name: _json(value) for name, value in row.items()}
             | {"fence_id": keys.fence_key(Fence(row["geofence_tag"], row["geofence_external_id"]))}
-            for row in _whole_days(farms)
+            for row in _by_date(farms, cut)
         ]
-        truck_rows = [{name: _json(value) for name, value in row.items()} for row in _whole_days(trucks)]
+        truck_rows = [{name: _json(value) for name, value in row.items()} for row in _by_date(trucks, cut)]
         return {
             "farms": farm_rows,
             "trucks": truck_rows,
@@ -236,12 +238,9 @@ def _known(row: Row) -> known_visits.Known:
     return known_visits.known(row | times | numbers)
 
 
-def _whole_days(latest_first: list[Row]) -> list[Row]:
-    """Sort rows by date, and leave out the earliest date if LIMIT may have cut off some of its rows. The
-    order within each date is kept.
-    """
-    cut = latest_first[-1]["date"] if len(latest_first) == MAX_DAILY else None
-    return sorted((row for row in latest_first if row["date"] != cut), key=lambda row: row["date"])
+def _by_date(rows: list[Row], after: date | None) -> list[Row]:
+    """Sort the rows with a date later than `after` by date. The order within each date is kept."""
+    return sorted((row for row in rows if after is None or row["date"] > after), key=lambda row: row["date"])
 
 
 def _days(farms: list[Row], trucks: list[Row]) -> list[Row]:

@@ -746,10 +746,13 @@ def test_day_with_many_visits_is_exported_completely_to_a_file_named_after_the_f
 
 def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, monkeypatch):
     monkeypatch.setattr(store_queries, "MAX_DAILY", 25)
+    farms = 1
 
     def query(sql: str, _: Sequence[object] = ()) -> list[Row]:
-        if "FLEET_DAILY" not in sql:
-            return []
+        if "DAILY_FARM_COLLECTIONS" in sql:
+            days = [date(2026, 11, day) for day in ((28,) * farms + (27, 26))]
+            farm = {"geofence_tag": "farm", "geofence_external_id": "f1", "visits": 1}
+            return [{"date": day} | farm for day in days[: int(sql.rpartition("LIMIT ")[2])]]
         sums = dict.fromkeys(("events", "visits", "collections", "kilometres", "dwell_seconds"), 1)
         rows = [
             {"date": date(2026, 11, day), "device_id": f"truck-{n}", "litres": 100} | sums
@@ -765,5 +768,10 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
     try:
         days = console.get("/api/daily?days=14")["days"]
         assert [(day["date"], day["litres"]) for day in days] == [("2026-11-27", 1000), ("2026-11-28", 1000)]
+        farms = 24  # the farms' rows reach back to only one day earlier
+        days = console.get("/api/daily?days=14")["days"]
+        assert [(day["date"], day["farms"]) for day in days] == [("2026-11-28", 24)], (
+            "not a day without farms"
+        )
     finally:
         console.end()
