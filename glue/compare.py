@@ -100,6 +100,15 @@ def warehouse_visits(start: datetime, end: datetime, outputs: Path | None) -> pa
     return visit_table(rows)
 
 
+def exported_visits(path: Path, start: datetime, end: datetime) -> pa.Table:
+    """Return the visits in an export of the mart that began in the range."""
+    # Snowflake writes column names in upper case.
+    rows = [{name.lower(): value for name, value in row.items()} for row in pq.read_table(path).to_pylist()]
+    found = visit_table(rows)
+    in_range = [start <= at < end for at in found.column("entered_at").to_pylist()]
+    return found.filter(pa.array(in_range, pa.bool_()))
+
+
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m glue.compare", description=__doc__)
     parser.add_argument("--archive", required=True)
@@ -111,19 +120,26 @@ def main(argv: Sequence[str]) -> int:
         "--file", type=Path, help="a Parquet export of the mart to compare instead of the warehouse"
     )
     given = parser.parse_args(argv)
-    store = open_store(given.archive)
+    try:
+        store = open_store(given.archive)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         summary = json.loads(store.read(f"{PREFIX}/{given.name}/summary.json"))
     except Exception as error:
         print(f"No finished rebuild {given.name!r} found: {error}", file=sys.stderr)
         return 2
+    start, end = (datetime.fromisoformat(summary[side]) for side in ("from", "to"))
     if given.file:
-        found = visit_table(pq.read_table(given.file).to_pylist())
+        try:
+            found = exported_visits(given.file, start, end)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            print(f"{given.file} is not a Parquet export of GEOFENCE_VISITS: {error}", file=sys.stderr)
+            return 2
     else:
         from cli.refusal import Refusal
 
         try:
-            start, end = (datetime.fromisoformat(summary[side]) for side in ("from", "to"))
             found = warehouse_visits(start, end, given.outputs)
         except Refusal as refusal:
             print(refusal, file=sys.stderr)

@@ -80,3 +80,35 @@ def test_comparison_exits_with_code_1_if_there_are_differences(
 
 def test_comparison_exits_with_code_2_if_the_rebuild_is_not_finished(tmp_path: Path) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2
+
+
+def test_visits_outside_the_rebuilt_range_in_an_export_are_not_reported(tmp_path: Path, rows: Rows) -> None:
+    export = tmp_path / "export.parquet"
+    others = [
+        rows[0] | {"entered_event_id": "before", "entered_at": HOUR - timedelta(days=1)},
+        rows[0] | {"entered_event_id": "at the end", "entered_at": HOUR.replace(hour=0) + timedelta(days=1)},
+    ]
+    table = pa.Table.from_pylist([*others, *rows], VISIT)
+    pq.write_table(table.rename_columns([name.upper() for name in VISIT.names]), export)  # as Snowflake does
+    assert main(["--archive", str(tmp_path), "--name", "r", "--file", str(export)]) == 0
+
+
+@pytest.mark.parametrize("problem", ["missing", "not Parquet", "without a column"])
+def test_comparison_exits_with_code_2_if_the_export_cannot_be_read(
+    tmp_path: Path, rows: Rows, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = tmp_path / "export.parquet"
+    if problem == "not Parquet":
+        export.write_text("device_id,geofence_tag\n")
+    if problem == "without a column":
+        pq.write_table(pa.Table.from_pylist(rows, VISIT).drop_columns(["exit_missed"]), export)
+    capsys.readouterr()
+    assert main(["--archive", str(tmp_path), "--name", "r", "--file", str(export)]) == 2
+    said = capsys.readouterr()
+    assert (said.out, str(export) in said.err) == ("", True)
+
+
+def test_comparison_exits_with_code_2_if_the_archive_is_a_prefix() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--archive", "s3://bucket/events", "--name", "r"])
+    assert ended.value.code == 2
