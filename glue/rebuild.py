@@ -78,7 +78,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Part:
-    """One hour's input: its objects, or the Parquet files that hold the same lines."""
+    """One hour's input: its objects, or the Parquet files that hold the same lines and any damaged objects."""
 
     hour: datetime
     objects: tuple[Stored, ...]
@@ -103,15 +103,20 @@ class Rebuilt:
 
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
-    """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects."""
+    """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects;
+    the objects that could not be read then are added.
+    """
     parts = []
     for hour in hours:
         objects = objects_of(store, hour)
         manifest = manifest_of(store, hour)
         up_to_date = manifest and manifest["generation"] == generation_of(each.key for each in objects)
         if manifest and up_to_date and not manifest["unreadable"]:
-            objects = [Stored(f["key"], f["bytes"], hour) for f in manifest["files"]]
-            objects = objects if conflicts else [each for each in objects if _may_hold_crossings(each.key)]
+            files = [Stored(f["key"], f["bytes"], hour) for f in manifest["files"]]
+            files = files if conflicts else [each for each in files if _may_hold_crossings(each.key)]
+            # The files lack the lines of these objects, so read them again, to report or to include them.
+            damaged = {fault["key"] for fault in manifest["set_aside"]}
+            objects = [*(each for each in objects if each.key in damaged), *files]
         if objects:
             parts.append(Part(hour, tuple(objects)))
     return parts

@@ -205,3 +205,19 @@ def test_rebuilt_visits_of_real_delivery_rounds_equal_the_consumers_visits(tmp_p
     events = [event for event in map(parse_geofence_event, lines) if event]
     assert len(events) == 1977
     assert rebuilt_rows(Folder(tmp_path), "test") == expected_visits(events)
+
+
+def test_object_that_the_compaction_could_not_read_is_reported_by_the_rebuild(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Folder(tmp_path)
+    keys = archived(tmp_path, map(crossing_line, random_crossings(7)), batch=20)
+    (tmp_path / keys[0]).write_bytes(b"nothing")
+    command = ["--archive", str(tmp_path), "--from", "2026-11-16", "--to", "2026-11-17", "--name"]
+    assert main([*command, "objects"]) == 1
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+    assert main([*command, "parquet"]) == 1
+    assert main([*command, "visits", "--without-conflicts"]) == 1
+    first, *others = [json.loads(text)["unreadable"] for text in capsys.readouterr().out.splitlines()]
+    assert [first, *others] == [1, 1, 1]
+    assert rebuilt_rows(store, "parquet") == rebuilt_rows(store, "objects")
