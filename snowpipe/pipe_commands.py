@@ -69,9 +69,14 @@ def history(
     """List Snowflake's attempts to load files, newest first (COPY_HISTORY, which goes back 14 days)."""
     start = _time(since)
     stage = stage_of(context, outputs)
+    rows: list[Row] = []
     with stage.warehouse(loader) as session:
-        narrow = Narrow(FAILED if failed else (), limit=limit)
-        rows = [row for each in stage.pipes(pipe) for row in copy_history(session, each, start, narrow)]
+        narrow = Narrow(FAILED if failed else (), limit=limit + 1)
+        for each in stage.pipes(pipe):
+            found = copy_history(session, each, start, narrow)
+            if len(found) > limit:
+                tell(f"{each.name}: only the newest {limit} loads are listed; for more, use --limit")
+            rows += found[:limit]
     show(rows, as_json, none="no files")
 
 

@@ -1,6 +1,7 @@
 """Test the loads that an operator starts, with a fake warehouse, for the answers that are rare in Snowflake."""
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ class FakeWarehouse:
         self.refuses = refuses
         self.state = "PAUSED" if refuses else "RUNNING"
         self.statements: list[str] = []
+        self.loads: list[Row] = []
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         del parameters
@@ -53,6 +55,8 @@ class FakeWarehouse:
             return [{"created_on": NOW - timedelta(days=30)}]
         if "COUNT(*) AS n" in sql:
             return [{"n": 0}]
+        if limit := re.search(r"COPY_HISTORY.* LIMIT (\d+)$", sql, re.DOTALL):
+            return self.loads[: int(limit[1])]
         return self.copied if sql.startswith("COPY") else []
 
 
@@ -118,3 +122,19 @@ def test_recreate_reports_files_that_cannot_be_loaded(deployed: FakeWarehouse, t
     assert said.code == 1
     assert said.rows == [{"pipe": PIPE.name, "result": "made again", "loaded_by_hand": 1}]
     assert said.err.endswith(f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n")
+
+
+@pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
+def test_history_says_that_it_omits_older_loads(
+    deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
+) -> None:
+    columns = ("file_name", "status", "row_count", "row_parsed", "error_count", "last_load_time", "file_size")
+    empty = dict.fromkeys((*columns, "pipe_name", "first_error_line_number", "first_error_message"))
+    deployed.loads = [{**empty, "file_name": f"{n}.ndjson"} for n in range(3)]
+    said = command(
+        {"MILKRUN_LOCAL": str(tmp_path)}, "history", "--pipe", "events", "--limit", str(limit), "--json"
+    )
+    assert (said.code, len(said.rows)) == (0, limit)
+    assert said.err == (
+        f"{PIPE.name}: only the newest 2 loads are listed; for more, use --limit\n" if says else ""
+    )
