@@ -230,16 +230,28 @@ def repair(
 
     The failed file is kept. Delete it when `history` shows that the new file is loaded.
     """
+    from botocore.exceptions import ClientError
+
     found = repaired_object(file, instead_of, datetime.now(UTC))
     stage = stage_of(context, outputs)
-    stage.aws("s3").put_object(
-        Bucket=archive.bucket_of(stage.settings),
-        Key=found.key,
-        Body=found.body,
-        IfNoneMatch="*",  # the bucket's policy does not allow replacing an archived event
-        # Tells `reconcile` why no log line of a request names this object.
-        Metadata=metadata({REPAIRED: instead_of or file.name}),
-    )
+    bucket = archive.bucket_of(stage.settings)
+    try:
+        stage.aws("s3").put_object(
+            Bucket=bucket,
+            Key=found.key,
+            Body=found.body,
+            IfNoneMatch="*",  # the bucket's policy does not allow replacing an archived event
+            # Tells `reconcile` why no log line of a request names this object.
+            Metadata=metadata({REPAIRED: instead_of or file.name}),
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "PreconditionFailed":
+            raise
+        raise Refusal(
+            f"s3://{bucket}/{found.key} already contains these lines. If Snowpipe did not load them, run: "
+            f"milkrun warehouse reload {found.key}",
+            1,
+        ) from None
     show([{"key": found.key, "lines": found.lines}], as_json)
 
 

@@ -4,14 +4,19 @@ The added characters are byte order marks, blank lines and form feeds.
 """
 
 import gzip
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from cli.refusal import Refusal
 from contract.archive_object import lines_of
 from snowpipe.repair import repaired_object
+from tests.unit.snowpipe.warehouse_stage import command
 
 NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
 MARK = b"\xef\xbb\xbf"
@@ -41,3 +46,32 @@ def test_line_that_is_still_invalid_after_a_repair_is_reported_with_its_number(t
     (tmp_path / "file").write_bytes(MARK + b'\n{"_id":"a"}\r\n\x0c\n{"_id":\n')
     with pytest.raises(Refusal, match="line 4"):
         repaired_object(tmp_path / "file", "", NOW)
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    snowflake = {"account": "a", "user": "u", "password": "p"}
+    (tmp_path / "outputs.json").write_text(
+        json.dumps({"bucket": "archive", "region": "us-east-1", "snowflake": snowflake})
+    )
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="archive")
+        yield {"MILKRUN_LOCAL": str(tmp_path)}
+
+
+def test_repair_of_a_file_that_is_already_in_the_archive_names_its_key(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "file").write_bytes(b'{"_id":"a"}\n')
+    given = ("repair", str(tmp_path / "file"), "--json")
+    first, second = command(environment, *given), command(environment, *given)
+    assert first.code == 0
+    (stored,) = first.rows
+    assert second.code == 1
+    assert second.err == (
+        f"s3://archive/{stored['key']} already contains these lines. If Snowpipe did not load them, run: "
+        f"milkrun warehouse reload {stored['key']}\n"
+    )
