@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cli.refusal import Refusal
-from contract.archive_object import hour_of
+from contract.archive_object import hour_of, is_content
 from contract.event_limits import MAX_LITRES
 from contract.event_rules import check
 from contract.events import InvalidEvent
@@ -61,7 +61,8 @@ _NUMBER = re.compile(r"[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?")
 _TRUE = ("true", "t", "yes", "y", "on", "1")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OURS = re.compile(r"(?:^|/)((?:events/)?dt=\d{4}-\d\d-\d\d/hh=\d\d/[^/]+)$")
-_NOT_EVENTS = ("rejected/", "set-aside/", "aws/")
+_JOBS = ("compacted/", "forget/", "glue/", "rebuilt/", "resent/", "streamed/")
+_NOT_EVENTS = ("rejected/", "set-aside/", "aws/", *_JOBS)
 
 
 class Source(Protocol):
@@ -71,13 +72,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Bucket:
-    """The objects under a prefix of a bucket, except rejects, quarantined records and AWS's own objects."""
+    """The objects under a prefix of a bucket, except empty uploads and the bucket's prefixes without events."""
 
     archive: Archive
     prefix: str
 
     def objects(self) -> Iterator[Object]:
-        return (found for found in self.archive.objects(self.prefix) if not found.key.startswith(_NOT_EVENTS))
+        return (
+            found
+            for found in self.archive.objects(self.prefix)
+            if is_content(found.key, found.size) and not found.key.startswith(_NOT_EVENTS)
+        )
 
     def body(self, key: str) -> bytes | None:
         return self.archive.body(key)

@@ -7,9 +7,11 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from moto import mock_aws
 from snowflake.connector.errors import ProgrammingError
 
 from cli.refusal import Refusal
@@ -353,6 +355,34 @@ def test_load_adds_the_columns_that_an_older_sqlite_file_lacks(tmp_path: Path) -
             "SELECT event_id, occurred_us, invalid_code FROM events ORDER BY rowid"
         ).fetchall()
     assert rows == [("a\0b", 1794816000_000000, None), (None, None, "not_an_object")]
+
+
+def test_load_of_a_whole_bucket_ignores_empty_uploads_and_prefixes_without_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    others = (
+        "compacted/_manifests/dt=2026-11-16/hh=08.json",
+        "forget/r1/plan.json",
+        "glue/compact.py",
+        "rebuilt/r/differences.ndjson",
+        "resent/dt=2026-11-16/hh=08/a.ndjson.gz",
+        "streamed/live/checkpoint/metadata",
+    )
+    with mock_aws():
+        s3 = boto3.client("s3", region_name="us-east-1")
+        s3.create_bucket(Bucket="archive")
+        good = b'{"_id":"a","type":"x","createdAt":"2026-11-16T08:00:00Z","deviceId":"d"}'
+        s3.put_object(Bucket="archive", Key="events/dt=2026-11-16/hh=08/a.ndjson", Body=good)
+        s3.put_object(Bucket="archive", Key="events/")
+        for key in others:
+            s3.put_object(Bucket="archive", Key=key, Body=b"{\n}")
+        environment = {"AWS_REGION": "us-east-1", "MILKRUN_LOCAL": str(tmp_path)}
+        to = f"sqlite:///{tmp_path}/events.db"
+        said = command(environment, "load", "--to", to, "--from", "s3://archive/", "--json")
+    assert said.code == 0
+    assert said.rows == [{"objects": 1, "lines": 1, "left_out": []}]
 
 
 @pytest.mark.parametrize("to", ["events.db", "sqlite://", "postgresql:///x"])
