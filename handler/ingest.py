@@ -49,7 +49,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Effects:
-    """The objects stored and the records published for a request so far. Logged even if the request fails."""
+    """The objects and records stored and published for a request so far, with durations. Logged even if it fails."""
 
     object_key: str | None = None
     rejected_key: str | None = None
@@ -57,8 +57,8 @@ class Effects:
     published: int = 0
     queued: int = 0
     set_aside: int = 0
-    store_ms: float = 0.0
-    publish_ms: float = 0.0
+    store_ms: float | None = None
+    publish_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +77,21 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
     have failed between the two steps. Raises RetryableError if anything could not be stored.
     """
     began = time.perf_counter()
-    if batch.lines:
-        effects.object_key = _store("events", batch.lines, ports.archive, delivery)
-    if batch.rejected:
-        kept = {"content_type": delivery.content_type, "app_version": delivery.app_version}
-        lines = [reject_line(rejected, **kept) for rejected in batch.rejected]
-        effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
-    effects.store_ms = _ms_since(began)
+    try:
+        if batch.lines:
+            effects.object_key = _store("events", batch.lines, ports.archive, delivery)
+        if batch.rejected:
+            kept = {"content_type": delivery.content_type, "app_version": delivery.app_version}
+            lines = [reject_line(rejected, **kept) for rejected in batch.rejected]
+            effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
+    finally:  # an outage must show as slow calls
+        effects.store_ms = _ms_since(began)
     began = time.perf_counter()
-    if batch.records:
-        _publish(batch.records, ports, delivery, effects)
-    effects.publish_ms = _ms_since(began)
+    try:
+        if batch.records:
+            _publish(batch.records, ports, delivery, effects)
+    finally:
+        effects.publish_ms = _ms_since(began)
     errors, omitted = errors_of(batch)
     return Receipt(
         request_id=delivery.request_id,

@@ -248,6 +248,30 @@ def test_unknown_log_level_is_refused_by_the_name_of_its_setting() -> None:
         Settings.of(variables | {"LOG_LEVEL": "info"})
 
 
+@pytest.mark.parametrize(
+    ("faults", "store_ms", "publish_ms"),
+    [
+        ([Fault.BEFORE], 12_000, None),
+        ([Fault.NONE, Fault.NONE], 12_000, 12_000),
+        ([Fault.NONE, *[Fault.BEFORE] * 30], 12_000, 132_000),
+    ],
+)
+def test_log_line_contains_the_duration_of_each_step_even_if_the_step_fails(
+    phone: Phone,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    faults: list[Fault],
+    store_ms: float,
+    publish_ms: float | None,
+) -> None:
+    """The runbook's section `api-latency` tells from these durations whether S3 or Kinesis is slow."""
+    monkeypatch.setattr("handler.ingest.time.perf_counter", lambda: 12.0 * len(phone.world.calls))
+    phone.world.faults = faults
+    phone.post([ENTER])
+    (line,) = [each for each in map(json.loads, capsys.readouterr().out.splitlines()) if "store_ms" in each]
+    assert (line["store_ms"], line["publish_ms"]) == (store_ms, publish_ms)
+
+
 def test_departure_dated_hours_ahead_is_stored_as_rejected(phone: Phone) -> None:
     """If it were accepted, `departed` would be sent too early, and the real departure would only restate the visit."""
     ahead = (RECEIVED_AT + timedelta(hours=23, minutes=48)).isoformat()
