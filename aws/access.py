@@ -12,7 +12,7 @@ from aws.retry import FUNCTION_TRIES, TRIES
 
 # Service names in AWS_ENDPOINT_URL_<SERVICE> that differ from ours.
 # (AWS SDKs and Tools Reference Guide: "Service-specific endpoints".)
-_VARIABLES = {"events": "EVENTBRIDGE", "secretsmanager": "SECRETS_MANAGER"}
+_VARIABLES = {"events": "EVENTBRIDGE"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ _PROTOCOLS = {
     "dynamodb": ("DynamoDB", "DynamoDB_20120810", "1.0"),
     "events": ("EventBridge", "AWSEvents", "1.1"),
     "kinesis": ("Kinesis", "Kinesis_20131202", "1.1"),
-    "secretsmanager": ("Secrets Manager", "secretsmanager", "1.1"),
     "sqs": ("SQS", "AmazonSQS", "1.0"),
     "ssm": ("SSM", "AmazonSSM", "1.1"),
 }

@@ -9,7 +9,7 @@ from aws.errors import NoResponseError, PermanentError, ServiceError
 
 TRIES = 3  # attempts per call
 # Functions make fewer attempts, because a phone may be waiting. handler/publish_with_retries.py retries Kinesis calls.
-FUNCTION_TRIES = {"kinesis": 1, "secretsmanager": 2, "sqs": 2, "ssm": 2}
+FUNCTION_TRIES = {"kinesis": 1, "sqs": 2, "ssm": 2}
 # The maximum pause after a call's first attempt; it doubles with every attempt.
 S3_BASE_SECONDS = 1.0
 JSON_BASE_SECONDS = 0.1

@@ -157,9 +157,6 @@ def _app() -> App:
 
 def _fetch_secrets(access: Access, source: str) -> str:
     kind, _, name = source.partition(":")
-    if kind == "ssm":
-        found = access.client("ssm").get_parameter(Name=name, WithDecryption=True)
-        return str(found["Parameter"]["Value"])
-    if kind == "secretsmanager":
-        return str(access.client(kind).get_secret_value(SecretId=name)["SecretString"])
-    raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter> or secretsmanager:<secret>")
+    if kind != "ssm":
+        raise ValueError("SIGNATURE_SECRETS must be ssm:<parameter>")
+    return str(access.client("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])

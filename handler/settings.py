@@ -28,7 +28,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     # How far `createdAt` may be ahead of our clock: at most a day (contract.event_limits.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS
     jwt_user_claim: str = ""  # if given, events of another user are accepted and counted
-    signature_secrets: str = ""  # ssm:<parameter> or secretsmanager:<secret>
+    signature_secrets: str = ""  # ssm:<parameter>
 
     def __post_init__(self) -> None:
         if self.identity != "off" and not (self.jwt_issuer and self.jwt_audience and self.jwt_jwks_url):

@@ -26,7 +26,7 @@ CONTENTS = {
 # The oldest glibc of Lambda's python3.13 runtime (Amazon Linux 2023).
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # The AWS services that a function calls, out of botocore's 400.
-SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "secretsmanager", "sqs", "ssm", "sts"}
+SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "ssm", "sts"}
 # Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens
 # (cryptography takes 14 MB unpacked), and only the consumer reads records of the Kinesis Producer Library.
 TOKENS = ("cryptography", "jwt", "_cffi_backend", "pyjwt")

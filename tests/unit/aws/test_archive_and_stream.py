@@ -200,7 +200,7 @@ def test_refused_connection_raises_retryable_error() -> None:
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
-@pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm", "secretsmanager"])
+@pytest.mark.parametrize("service", ["s3", "kinesis", "dynamodb", "events", "sqs", "ssm"])
 def test_default_endpoints_match_the_sdk(region: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     sdk: Any = boto3.client(service, region_name=region)
@@ -223,7 +223,6 @@ def test_bucket_has_its_own_host_unless_its_name_contains_a_dot() -> None:
         ("s3", "AWS_ENDPOINT_URL_S3"),
         ("kinesis", "AWS_ENDPOINT_URL_KINESIS"),
         ("events", "AWS_ENDPOINT_URL_EVENTBRIDGE"),
-        ("secretsmanager", "AWS_ENDPOINT_URL_SECRETS_MANAGER"),
     ],
 )
 def test_sdk_environment_variables_set_the_endpoints(service: str, variable: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from aws.http import endpoint_of
 
-SERVICES = ("dynamodb", "events", "kinesis", "s3", "secretsmanager", "sqs", "ssm")
+SERVICES = ("dynamodb", "events", "kinesis", "s3", "sqs", "ssm")
 
 
 @pytest.mark.parametrize("service", SERVICES)

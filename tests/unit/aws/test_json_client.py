@@ -44,7 +44,6 @@ ENTRY = {"EventBusName": "b", "Source": "s", "DetailType": "d", "Detail": '{"a":
             {"QueueUrl": "https://q/1/redrive", "ReceiptHandle": "h", "VisibilityTimeout": 3},
         ),
         ("ssm", "get_parameter", {"Name": "/milkrun/secret", "WithDecryption": True}),
-        ("secretsmanager", "get_secret_value", {"SecretId": "milkrun"}),
     ],
 )
 def test_request_body_and_headers_match_boto3(
