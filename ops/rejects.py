@@ -24,7 +24,7 @@ from cli.refusal import Refusal
 from contract.archive_object import hour_of
 from contract.geofence_event_types import Kind
 from handler.parse_body import parse_body
-from handler.request_limits import MAX_EVENTS
+from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS
 from handler.validate import validate
 from ops import post_to_endpoint
 from ops.edit_events import Patch
@@ -45,6 +45,8 @@ KEPT_DAYS = 90
 # Decimals keep their digits; as a float, 1.50 would become 1.5.
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
+# For comparisons: in Python 1 == True, and the order of fields has no meaning.
+_CANONICAL = msgspec.json.Encoder(decimal_format="number", order="deterministic")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -278,7 +280,7 @@ def repaired(rejects: Iterable[Reject], patch: Patch, sent: Sent) -> Iterator[Re
             sent.no_json += 1
             continue
         event = patch.apply(reject.event, reject.text)
-        if event == reject.event and patch:
+        if patch and _CANONICAL.encode(event) == _CANONICAL.encode(reject.event):
             sent.unchanged += 1
             continue
         yield Repaired(reject, event | {RESENT: reject.place})
@@ -327,7 +329,11 @@ def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> in
     A response has at most 64 KiB. It lists errors in the order of the events, and omits errors that do not
     fit.
     """
-    receipt = post(b"".join(each.line + b"\n" for each in some))
+    body = b"".join(each.line + b"\n" for each in some)
+    if len(body) > MAX_BODY_BYTES:  # a single event, for which the API would answer 413
+        sent.rejected["event_too_large"] += 1
+        return 1
+    receipt = post(body)
     codes: dict[int, str] = {}
     for error in receipt.get("errors", ()):
         if error.get("code") != "event_id_conflict":  # an event with this error is accepted

@@ -15,6 +15,7 @@ from contract.events import Reason
 from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.parse_body import parse_body
 from handler.receipt import errors_of
+from handler.request_limits import MAX_BODY_BYTES
 from handler.validate import validate
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
@@ -237,6 +238,24 @@ def test_rejects_that_the_patch_does_not_change_and_non_json_rejects_are_only_co
     boto3.client("s3").put_object(Bucket=BUCKET, Key=made.key, Body=made.body)
     sent = resend(box, Endpoint().post)
     assert (sent.found, sent.accepted, sent.unchanged, sent.no_json) == (5, 1, 1, 3)
+
+
+def test_patch_that_changes_only_the_json_type_of_a_value_is_a_change(box: Box) -> None:
+    keep(bad(1, confidence=True, createdAt=NOW.isoformat()), code="invalid_confidence")
+    sent = resend(box, Endpoint().post, Patch.of(["confidence=1"], [], [], []))
+    assert (sent.unchanged, sent.accepted) == (0, 1)
+
+
+def test_event_that_no_request_can_contain_does_not_stop_the_others(box: Box) -> None:
+    keep(bad(1), bad(2, note="x" * MAX_BODY_BYTES), bad(3))
+
+    def post(body: bytes) -> dict[str, object]:
+        assert len(body) <= MAX_BODY_BYTES, "the API would answer 413"
+        return endpoint.post(body)
+
+    endpoint = Endpoint()
+    sent = resend(box, post)
+    assert (sent.accepted, dict(sent.rejected)) == (2, {"event_too_large": 1})
 
 
 def test_damaged_objects_are_listed_and_do_not_hide_other_rejects(box: Box) -> None:
