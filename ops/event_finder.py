@@ -14,9 +14,11 @@ from itertools import batched, chain
 from typing import Any
 
 from aws.table import Table
+from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import pair_of
 from contract import logs
 from contract.archive_object import object_name, prefix_of
+from contract.event_limits import MAX_AGE
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
 from contract.instants import instant
@@ -96,7 +98,10 @@ class Finder(ReachableStores):
         self.searched.append(
             f"the log of the function ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
         )
-        lines = log_lines(self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end)
+        # `start` and `end` are in the first and the last hour, as in a search of the archive.
+        first, last = (at.replace(minute=0, second=0, microsecond=0) for at in (start, end))
+        after = last + timedelta(hours=1)
+        lines = log_lines(self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=first, end=after)
         for _, line in lines:
             if line.get("request_id") == request_id:
                 keys = [key for key in (line.get("object_key"), line.get("rejected_key")) if key]
@@ -194,7 +199,7 @@ class Finder(ReachableStores):
             reasons = json.loads(line.text).get("reasons", [])
             said = "; ".join(f"{r['code']} {r['field']}: {r['message']}" for r in reasons)
             what = "rejected" if line.key.startswith("rejected/") else "set aside"
-            yield Step(what, None, {"reasons": said, "event_id": event_id})
+            yield Step(what, None, {"reasons": said, "event_id": event_id, "key": line.key})
         yield from self._rows(line.key, line.number)
 
     def _stored(self, key: str, number: int | None = None) -> Iterator[Step]:
@@ -276,8 +281,9 @@ class Finder(ReachableStores):
                 f"{self._outputs.visits_table} ({event.device_id} at {' '.join(event.fence)})"
             )
             known = event_id in consumed_event_ids(table, pair)
+            missing = "too old for the visits table" if _is_too_old(event, since) else "not consumed"
             detail = {"device": event.device_id, "fence": " ".join(event.fence)}
-            yield Step("consumed" if known else "not consumed", self._consumed_at(published), detail)
+            yield Step("consumed" if known else missing, self._consumed_at(published), detail)
             for stay in table_stays(table, pair) if known else ():
                 until = stay.exited_at or (stay.entered_at if stay.exit_missed else _FOR_EVER)
                 if stay.entered_at <= event.occurred_at <= until:
@@ -321,7 +327,11 @@ class Finder(ReachableStores):
             place = {"shard": record.shard_id, "sequence_number": record.sequence_number}
             yield Step(f"replayed by {replayed}" if replayed else "published", record.arrived_at, place)
         if not seen:
-            yield Step("not on the stream", None, {"searched": self.searched[-1]})
+            stream = self._outputs.aws("kinesis").describe_stream_summary(StreamName=self._outputs.stream)
+            kept_for = timedelta(hours=stream["StreamDescriptionSummary"]["RetentionPeriodHours"])
+            expired = since < datetime.now(UTC) - kept_for
+            what = "expired on the stream, or never published" if expired else "not on the stream"
+            yield Step(what, None, {"searched": self.searched[-1]})
 
     def _received_at(self, key: str) -> datetime | None:
         return next((step.at for step in self._stored(key) if step.at), None)
@@ -343,6 +353,12 @@ class Finder(ReachableStores):
         for row in rows:
             place = {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
             yield Step("staged", None, place | {"device": row["device_id"]})
+
+
+def _is_too_old(event: GeofenceEvent, received_at: datetime | None) -> bool:
+    """Return whether the visits table no longer keeps the event, or the consumer skipped it because of its age."""
+    now = datetime.now(UTC)
+    return event.occurred_at < max(now - KEPT_FOR, (received_at or now) - MAX_AGE)
 
 
 def is_key(text: str) -> bool:

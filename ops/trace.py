@@ -49,7 +49,9 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
     """Yield a sentence for each problem with the event, causes before consequences."""
     if "set aside" in by_name:
-        yield f"QUARANTINED: {by_name['set aside'].detail['reasons']}, stored in {place}"
+        detail = by_name["set aside"].detail
+        where = f"s3://…/{detail['key']}" if "key" in detail else place
+        yield f"QUARANTINED: {detail['reasons']}, stored in {where}"
     if "not loaded" in by_name:
         yield f"NOT LOADED: stored in {place}, but RAW contains no row"
     if "gone from S3" in by_name and len(by_name) > 1:

@@ -2,10 +2,18 @@
 its steps are in order.
 """
 
+import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
+from contract.archive_object import lines_object
+from ops import event_finder
 from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
 from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, verdict
@@ -23,6 +31,8 @@ REJECT = [
     Step("loaded", AT),
 ]
 
+SEEN = {"received", "archived", "happened (the phone's clock)"}
+
 
 @pytest.mark.parametrize(
     ("steps", "said", "code"),
@@ -35,6 +45,11 @@ REJECT = [
         ([*LOADED, Step("answered, some events enqueued for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
         ([*PUBLISHED, Step("not consumed", None)], "NOT CONSUMED", 1),
         ([*PUBLISHED, Step("set aside", None, {"reasons": "no_device"})], "QUARANTINED: no_device", 1),
+        (
+            [*LOADED, Step("set aside", None, {"reasons": "no_device", "key": "set-aside/x"})],
+            "QUARANTINED: no_device, stored in s3://…/set-aside/x",
+            1,
+        ),
         ([], "NOT FOUND", 1),
         ([Step("gone from S3", None, {"key": KEY}), Step("not loaded", None, {"key": KEY})], "NOT FOUND", 1),
         (
@@ -52,6 +67,7 @@ REJECT = [
         "redrive",
         "behind",
         "quarantine",
+        "quarantine-key",
         "nowhere",
         "key-of-nothing",
         "repaired",
@@ -77,6 +93,83 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     assert finder.object(KEY) == []
     assert finder.request("r", now, now) == []
     assert in_order([]) == []
+
+
+def test_trace_searches_the_log_for_a_request_from_the_first_through_the_last_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def log_lines(*_: object, start: datetime, end: datetime) -> Iterator[object]:
+        for at in (AT, AT + timedelta(hours=1, minutes=59)):
+            if start <= at <= end:
+                found.append(at)
+        return iter(())
+
+    found: list[datetime] = []
+    monkeypatch.setattr(event_finder, "log_lines", log_lines)
+    finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
+    finder.request("r", AT + timedelta(minutes=30), AT + timedelta(hours=1))
+    assert len(found) == 2
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Yield the outputs of a stage on moto, whose archive contains the event `e` that no consumer has processed."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="archive")
+        boto3.client("kinesis").create_stream(StreamName="stream", ShardCount=1)
+        boto3.client("dynamodb").create_table(
+            TableName="visits",
+            KeySchema=[{"AttributeName": n, "KeyType": k} for n, k in (("pk", "HASH"), ("sk", "RANGE"))],
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        access = SimpleNamespace(client=boto3.client)
+        yield SimpleNamespace(
+            bucket="archive", stream="stream", visits_table="visits", aws=boto3.client, access=lambda: access
+        )
+
+
+@pytest.mark.parametrize(
+    ("received_days_ago", "age_days", "missing", "problem"),
+    [
+        (0, 1, {"not on the stream", "not consumed"}, "NOT PUBLISHED"),
+        (5, 6, {"expired on the stream, or never published", "not consumed"}, "NOT CONSUMED"),
+        (0, 81, {"not on the stream", "too old for the visits table"}, "ARRIVED"),
+        (
+            100,
+            100,
+            {"expired on the stream, or never published", "too old for the visits table"},
+            "ARRIVED",
+        ),
+    ],
+    ids=["lost", "stream expired", "too old for the consumer", "visits expired"],
+)
+def test_trace_names_only_what_the_stores_still_show_of_an_old_event(
+    stores: Any, received_days_ago: int, age_days: int, missing: set[str], problem: str
+) -> None:
+    now = datetime.now(UTC)
+    received = now - timedelta(days=received_days_ago)
+    line = json.dumps(
+        {
+            "_id": "e",
+            "type": "user.entered_geofence",
+            "createdAt": (now - timedelta(days=age_days)).isoformat(),
+            "user": {"deviceId": "d"},
+            "geofence": {"tag": "farm", "externalId": "1"},
+        }
+    ).encode()
+    made = lines_object("events", [line], received)
+    boto3.client("s3").put_object(
+        Bucket="archive", Key=made.key, Body=made.body, Metadata={"received-at": received.isoformat()}
+    )
+    finder = Finder(stores, "dev", None, {"CloudWatch Logs": "no answer", "Lambda": "no answer"})
+    steps = finder.event("e", received, received, lambda _: None)
+    assert {step.what for step in steps if step.what not in SEEN} == missing
+    assert verdict(steps, {})[0].startswith(problem)
 
 
 @pytest.mark.parametrize(
