@@ -24,6 +24,8 @@ HIDDEN_SECONDS = 60
 # A long poll asks all of the queue's servers, so an empty response means that no message is visible. (Amazon SQS
 # Developer Guide: "Amazon SQS short and long polling".)
 LONG_POLL_SECONDS = 1
+# The error codes of a change of the visibility of a visible message: as documented, and as SQS returns it.
+ALREADY_VISIBLE = ("MessageNotInflight", "InvalidParameterValue")
 
 
 @dataclass(frozen=True)
@@ -92,9 +94,14 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
 
 
 def release(sqs: "SQSClient", queue_url: str, letter: DeadLetter) -> None:
-    sqs.change_message_visibility(
-        QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
-    )
+    """Make a message visible again, unless it already is, because HIDDEN_SECONDS have passed."""
+    try:
+        sqs.change_message_visibility(
+            QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
+        )
+    except sqs.exceptions.ClientError as error:
+        if error.response["Error"]["Code"].rpartition(".")[2] not in ALREADY_VISIBLE:
+            raise
 
 
 def send_again(sqs: "SQSClient", dead_letter_url: str, redrive_url: str, letter: DeadLetter) -> None:
@@ -163,6 +170,8 @@ def command(
     objects = object_states(outputs.aws("s3", attempts=1), letters)
     for letter in letters:
         does(letter)
+    # An interrupted command leaves the messages hidden for a minute.
+    hidden = 0 if letters else waiting(sqs, dead, OUT_OF_REACH)
     rows = [
         {
             "object_key": letter.key or letter.body[:200],
@@ -178,9 +187,13 @@ def command(
         terminal.print_json({"dead_letters": rows, "waiting_in_redrive_queue": in_queue})
     else:
         in_queue = 0 if rows else waiting(sqs, outputs.redrive_queue_url)
-        empty = f"no dead letters; {in_queue} claim checks wait in the redrive queue"
+        empty = f"no {'visible ' if hidden else ''}dead letters; {in_queue} claim checks wait in the redrive queue"
         terminal.show_rows(rows, as_json, title="Dead letters", wide=wide, empty=empty)
-    if letters and not (send or purge):
+    if hidden:
+        terminal.fail(
+            f"{hidden} claim checks are hidden, because another command read them: repeat in a minute"
+        )
+    if hidden or (letters and not (send or purge)):
         raise typer.Exit(1)
 
 

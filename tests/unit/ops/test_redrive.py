@@ -1,10 +1,12 @@
 """Test the commands of `milkrun redrive` against moto's SQS."""
 
 import json
+from types import SimpleNamespace
 
 import boto3
 import pytest
 import typer
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from typer.testing import CliRunner
 
@@ -108,3 +110,22 @@ def test_purge_of_dead_letters_asks_for_confirmation(dead):
     assert run(redrive.command, "--purge", "--yes").exit_code == 0
     assert in_flight(dead, dead.dead_letter_queue_url) == (0, 0)
     assert in_flight(dead, dead.redrive_queue_url) == (0, 0)
+
+
+def test_dead_letters_hidden_by_an_interrupted_command_are_reported(dead):
+    read = redrive.dead_letters(boto3.client("sqs"), dead.dead_letter_queue_url)
+    assert next(read).body  # the command is interrupted here, and all three stay hidden for a minute
+    done = run(redrive.command)
+    assert done.exit_code == 1
+    assert "3 claim checks are hidden" in done.stderr
+    assert "no dead letters" not in done.stdout
+
+
+def test_message_that_is_visible_again_can_be_released():
+    class Queues:
+        exceptions = SimpleNamespace(ClientError=ClientError)
+
+        def change_message_visibility(self, **_):
+            raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "ChangeMessageVisibility")
+
+    redrive.release(Queues(), "url", redrive.DeadLetter("", "receipt", None, "", 0, ""))
