@@ -23,13 +23,17 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
     """
     files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
     files = [file for file in files if not file.name.endswith(".1.log")]
-    chosen = [f for f in files if any(f.stem == n or f.stem.endswith(f"-{n}") for n in names)]
+    chosen = [f for f in files if any(_is_named(f, name) for name in names)]
     if not names:
         chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
-    if not chosen:
+    if not chosen or not all(any(_is_named(f, name) for f in files) for name in names):
         there = ", ".join(file.stem for file in files) or "none yet"
         raise StackError(f"There is no such log in {settings.log_folder}. Existing logs: {there}.")
     return chosen
+
+
+def _is_named(file: Path, name: str) -> bool:
+    return file.stem == name or file.stem.endswith(f"-{name}")
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
@@ -46,7 +50,8 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(tails))]
     for tail, colour in zip(tails, colours, strict=True):
-        write(tail, colour, tail.read()[-lines:])
+        existing = tail.read()
+        write(tail, colour, existing[max(0, len(existing) - lines) :])
     while follow:
         time.sleep(LOOK_AGAIN_S)
         for tail, colour in zip(tails, colours, strict=True):
@@ -55,7 +60,8 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 class _Tail:
     """A reader that returns the complete lines added to a file since the last read, even if the log was
-    rotated. The first read starts TAIL_BYTES before the end of the file.
+    rotated, or emptied because its process was started again. The first read starts TAIL_BYTES before the end
+    of the file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -65,6 +71,9 @@ class _Tail:
         self._rest = b""
 
     def read(self) -> list[str]:
+        if os.fstat(self._open.fileno()).st_size < self._open.tell():
+            self._open.seek(0)
+            self._rest = b""
         found = self._rest + self._open.read()
         if self.file.exists() and self.file.stat().st_ino != self._inode():
             self._open.close()

@@ -466,8 +466,9 @@ def test_logs_command_finds_a_functions_log_by_its_short_name(environment, capsy
 
 def test_unknown_log_is_reported_with_the_names_of_the_existing_logs(environment, capsys):
     with log_files(environment, localstack="Ready.\n"):
-        line = error_line(environment, capsys, "logs", "ingets")
-    assert line.endswith("Existing logs: localstack.")
+        for names in (["ingets"], ["localstack", "ingets"]):
+            line = error_line(environment, capsys, "logs", *names)
+            assert line.endswith("Existing logs: localstack.")
 
 
 def test_followed_log_shows_only_complete_lines_and_continues_after_a_rotation(environment):
@@ -483,6 +484,21 @@ def test_followed_log_shows_only_complete_lines_and_continues_after_a_rotation(e
         file.replace(file.with_suffix(".1.log"))
         file.write_text("first of the new\n")
         assert tail.read() == ["last of the old", "first of the new"]
+
+
+def test_followed_log_continues_after_its_process_was_started_again(environment):
+    with log_files(environment, localstack="a long line of the first process\nhalf") as settings:
+        [file] = logs.sources(settings, ["localstack"])
+        tail = logs._Tail(file)
+        assert tail.read() == ["a long line of the first process"]
+        file.write_text("Ready.\n")
+        assert tail.read() == ["Ready."]
+
+
+def test_logs_command_with_0_lines_prints_no_existing_line(environment, capsys):
+    with log_files(environment, localstack="a\nb\n"):
+        assert cli.main(["logs", "-n", "0"], environment) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_empty_milkrun_local_variable_selects_the_default_folder():
