@@ -92,7 +92,7 @@ class Stack:
         parts = [only] if only else list(SERVERS)
         with self._alone():
             self._refuse_another_port()
-            if only and self._runs(parts):
+            if only and not discard and self._runs(parts):
                 return []
             notes = self._replace_incomplete()
             if self.settings.outputs_file.exists() and not discard:

@@ -280,6 +280,18 @@ def test_repair_of_one_server_leaves_the_other_unchanged(trial_stack, server, de
     assert trial_stack.is_up()
 
 
+def test_discard_with_only_one_server_that_is_running_deletes_all_data(trial_stack, server, deploys):
+    trial_stack.up()
+    mark = trial_stack.settings.snowflake_folder / "rows"
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text("rows")
+    before = trial_stack.processes.alive("snowflake")
+    notes = trial_stack.up(only="snowflake", discard=True)
+    assert not mark.exists()
+    assert trial_stack.processes.alive("snowflake") not in (None, before)
+    assert any(note.startswith("Deleted: the warehouse") for note in notes)
+
+
 def test_endpoint_and_api_key_are_stable_and_unique_per_stack_folder(environment, tmp_path):
     def known(folder: Path) -> tuple[str, str]:
         found = Settings.of(environment | {"MILKRUN_LOCAL": str(folder)}).aws_environment
