@@ -83,6 +83,8 @@ def command(
     """
     if live and events:
         raise typer.BadParameter("use either --live or --events, not both")
+    if auth and stage != "local":
+        raise typer.BadParameter("--auth changes only the local stack; deploy the stage with other settings")
     if not events:
         terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":

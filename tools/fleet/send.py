@@ -185,11 +185,11 @@ def command(
             invalid=invalid,
             batch_size=batch or 20,
         )
-        posts = phones.endless(plan) if events or duration else phones.posts(plan)
+        posts = phones.endless(plan) if events or duration is not None else phones.posts(plan)
         terminal.err.print(f"run {plan.run}, seed {seed}")
     if events:
         posts = until_events(posts, events)
-    if duration:
+    if duration is not None:
         posts = for_seconds(posts, duration)
     client = Client.of(outputs, timeout_s=timeout_s, connections=concurrency)
     tally, began = Tally(), time.monotonic()

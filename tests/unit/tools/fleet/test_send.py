@@ -304,6 +304,15 @@ def test_ctrl_c_stops_sending_and_prints_the_figures_so_far(monkeypatch: pytest.
     assert json.loads(ended.stdout)["requests"] >= 8
 
 
+def test_sending_for_0_seconds_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(lambda _, body: receipt(body)) as (url, got):
+        stage = SimpleNamespace(endpoint=url, api_key="the-key", token_issuer=None)
+        monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: stage)
+        ended = CliRunner().invoke(app, ["send", "--duration", "0", "--json"], obj={})
+    assert (ended.exit_code, got) == (0, [])
+    assert json.loads(ended.stdout)["events"] == 0
+
+
 @pytest.mark.parametrize("arguments", [["send"], ["demo"], ["demo", "--live"]], ids=" ".join)
 def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
@@ -314,6 +323,12 @@ def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
         ended = CliRunner().invoke(app, [*arguments, "--stage", "prod"], obj={}, input="n\n")
     assert (ended.exit_code, got) == (1, [])
     assert "Send events of sample trucks and farms to stage prod?" in ended.output
+
+
+def test_demo_refuses_to_change_the_credentials_of_a_deployed_stage() -> None:
+    ended = CliRunner().invoke(app, ["demo", "--stage", "dev", "--auth", "jwt", "--yes"], obj={})
+    assert ended.exit_code == 2
+    assert "--auth changes only the local stack" in ended.output
 
 
 def test_tally_sums_receipts_and_counts_one_error_code_per_rejected_event() -> None:
