@@ -109,8 +109,12 @@ class SqlApi:
                 "User-Agent": "milkrun-check/1.0",
             },
         )
-        body = answer.json() if answer.data else {}
+        try:
+            body = answer.json() if answer.data else {}
+        except ValueError:  # from a proxy or gateway
+            body = {"message": answer.data[:200].decode(errors="replace")}
         # 202: still running after 45 s. 422: the statement failed. All other codes concern the request.
-        if answer.status != 200:
-            raise SnowflakeError(f"{answer.status} {body.get('code', '')} {body.get('message', '')}".strip())
+        if answer.status != 200 or "data" not in body:
+            said = (answer.status, body.get("code"), body.get("message"))
+            raise SnowflakeError(" ".join(str(each) for each in said if each))
         return str(body["data"][0][0])

@@ -253,6 +253,22 @@ def test_error_response_of_the_snowflake_sql_api_raises_an_error(deployed, snowf
         main.check({}, Context())
 
 
+class Proxy:
+    """Answers every request with an HTML page, as a proxy or an overloaded gateway does."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def request(self, *_: object, **__: object) -> urllib3.HTTPResponse:
+        return urllib3.HTTPResponse(b"<html>Service unavailable</html>", status=self.status)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_response_that_is_not_json_is_reported_with_its_status(status: int) -> None:
+    with pytest.raises(SnowflakeError, match=f"{status} <html>Service unavailable"):
+        SqlApi("https://milk-org.snowflakecomputing.com", "token", Proxy(status)).value("SELECT 1")
+
+
 def test_snowflake_login_token_signed_with_another_key_is_rejected(deployed, snowflake):
     kms = boto3.client("kms")
     other = kms.create_key(KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY")["KeyMetadata"]["KeyId"]
