@@ -36,4 +36,10 @@ def _alert(line: Mapping[str, object]) -> None:
     text = json.dumps(line, default=str, allow_nan=False)
     log.error("%s", text)
     if command := os.environ.get("MILKRUN_ALERT"):
-        subprocess.run(shlex.split(command), input=text + "\n", text=True, check=False, timeout=60)
+        try:
+            subprocess.run(shlex.split(command), input=text + "\n", text=True, check=True, timeout=60)
+        except subprocess.CalledProcessError as error:
+            log.error("the command in MILKRUN_ALERT failed with exit code %d", error.returncode)
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            # The command itself is not logged, because it may contain the secret address of a webhook.
+            log.error("the command in MILKRUN_ALERT failed: %s", type(error).__name__)

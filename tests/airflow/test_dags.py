@@ -84,3 +84,14 @@ def test_alert_reaches_the_configured_command(tmp_path: Path) -> None:
         "task_failed",
         "deadline_missed",
     ]
+
+
+@pytest.mark.parametrize("alert", ["grep -q secret", "no-such-command secret", "echo 'secret"])
+def test_alert_command_that_fails_is_logged_without_its_arguments(alert: str) -> None:
+    script = "import milkrun_alerts as a; a.deadline_missed()"
+    environment = {"MILKRUN_ALERT": alert, "PYTHONPATH": str(DAGS), "PATH": "/usr/bin:/bin"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "the command in MILKRUN_ALERT failed" in ended.stderr
+    assert "secret" not in ended.stderr
