@@ -83,7 +83,6 @@ def _respond(
     facts["credential"] = speaker.kind
     batch = _batch_of(request, app, speaker, received_at)
     facts |= facts_of(batch, received_at) | {"body_bytes": len(request.body)}
-    facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     delivery = Delivery(
         request_id=request_id,
         app_version=request.stored_header("x-app-version"),
@@ -92,6 +91,7 @@ def _respond(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
     receipt = ingest_batch(batch, app.ports, delivery, effects)
+    facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})
     detail = "The request contains no valid event. Its events are stored as rejected; do not send them again."
