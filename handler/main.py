@@ -80,9 +80,8 @@ def _respond(
     request = request_of(event)
     received_at = app.now()
     speaker = _speaker(event, request, app)
-    facts["credential"] = speaker.kind
+    facts |= {"credential": speaker.kind, "body_bytes": len(request.body)}
     batch = _batch_of(request, app, speaker, received_at)
-    facts |= facts_of(batch, received_at) | {"body_bytes": len(request.body)}
     delivery = Delivery(
         request_id=request_id,
         app_version=request.stored_header("x-app-version"),
@@ -91,6 +90,7 @@ def _respond(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
     receipt = ingest_batch(batch, app.ports, delivery, effects)
+    facts |= facts_of(batch, received_at)  # not earlier: the phone sends the events of a failed request again
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})
