@@ -103,7 +103,9 @@ def refresh_pipe(
 ) -> list[str]:
     """Run REFRESH, which queues files of the last 7 days that are not in the load history. Return the queued keys."""
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
-    if after := max((at for at in (since, replaced_at(warehouse, pipe)) if at), default=None):
+    after = max(since or LONG_AGO, replaced_at(warehouse, pipe) or LONG_AGO)
+    # Seven days are the default and the maximum of MODIFIED_AFTER (Snowflake: "ALTER PIPE").
+    if after > server_time(warehouse) - REFRESH_REACH:
         options += f" MODIFIED_AFTER = {quoted(after.isoformat())}"
     rows = warehouse.query(f"ALTER PIPE {pipe.name} REFRESH{options}")
     return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]

@@ -39,6 +39,8 @@ class FakeWarehouse:
         self.state = "PAUSED" if refuses else "RUNNING"
         self.statements: list[str] = []
         self.loads: list[Row] = []
+        self.created_at = NOW - timedelta(days=30)
+        self.rows_of_earlier_pipe = 0
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         del parameters
@@ -52,9 +54,9 @@ class FakeWarehouse:
         if "CURRENT_TIMESTAMP() AS NOW" in sql:
             return [{"now": NOW}]
         if sql.startswith("DESC PIPE"):
-            return [{"created_on": NOW - timedelta(days=30)}]
+            return [{"created_on": self.created_at}]
         if "COUNT(*) AS n" in sql:
-            return [{"n": 0}]
+            return [{"n": self.rows_of_earlier_pipe}]
         if limit := re.search(r"COPY_HISTORY.* LIMIT (\d+)$", sql, re.DOTALL):
             return self.loads[: int(limit[1])]
         return self.copied if sql.startswith("COPY") else []
@@ -138,3 +140,22 @@ def test_history_says_that_it_omits_older_loads(
     assert said.err == (
         f"{PIPE.name}: only the newest 2 loads are listed; for more, use --limit\n" if says else ""
     )
+
+
+@pytest.mark.parametrize(
+    ("created", "since", "after"),
+    [
+        (NOW - timedelta(days=30), None, None),
+        (NOW - timedelta(days=2), None, NOW - timedelta(days=2)),
+        (NOW - timedelta(days=30), NOW - timedelta(days=10), None),
+        (NOW - timedelta(days=30), NOW - timedelta(days=1), NOW - timedelta(days=1)),
+    ],
+)
+def test_refresh_passes_no_time_before_the_seven_days_that_snowflake_accepts(
+    created: datetime, since: datetime | None, after: datetime | None
+) -> None:
+    warehouse = FakeWarehouse()
+    warehouse.created_at, warehouse.rows_of_earlier_pipe = created, 1
+    loading.refresh_pipe(warehouse, PIPE, since=since)
+    expected = f" MODIFIED_AFTER = '{after.isoformat()}'" if after else ""
+    assert warehouse.statements[-1] == f"ALTER PIPE {PIPE.name} REFRESH{expected}"
