@@ -325,7 +325,7 @@ class Console:
         return json(self._totals())
 
     async def health(self, _: Request) -> Response:
-        return json({"ok": True})
+        return json({"ok": True, "stage": self._stage})
 
     # --- assembly
 

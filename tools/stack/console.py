@@ -3,8 +3,10 @@
 The console starts in the background. No other part of the stack waits for the console or fails if the console fails.
 """
 
+import json
 import socket
 import sys
+from http.client import HTTPException
 
 from ops.stage_outputs import ROOT
 from tools.stack.processes import Process, Processes
@@ -27,10 +29,11 @@ def launch(settings: Settings, processes: Processes) -> Process | None:
 
 
 def is_ready(settings: Settings) -> bool:
+    """Return whether the console of a local stage answers; the port may belong to the console of a deployed stage."""
     try:
         with WITHOUT_PROXY.open(f"{settings.console_url}/api/health", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+            return bool(json.load(answer).get("stage", "local") == "local")
+    except (OSError, ValueError, AttributeError, HTTPException):
         return False
 
 

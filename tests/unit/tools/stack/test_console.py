@@ -12,9 +12,11 @@ import pytest
 
 from ops.polling import until
 from tests.unit.ops.test_stage_outputs import FILE
+from tests.unit.tools.console.test_server import Served
 from tests.unit.tools.stack.test_stack import Trial, free_base
 from tools.stack import cli, console, deploy, stack
 from tools.stack.errors import StackError
+from tools.stack.settings import Settings
 from tools.stack.stack import Stack
 
 
@@ -74,6 +76,15 @@ def test_milkrun_up_succeeds_without_the_console_if_the_consoles_port_is_in_use(
         )
         with pytest.raises(StackError, match="Another program uses the console's port"):
             up.console()
+
+
+@pytest.mark.parametrize(("stage", "is_ready"), [("local", True), ("dev", False)])
+def test_console_of_a_deployed_stage_is_not_taken_for_that_of_the_local_stack(stage, is_ready):
+    served = Served(stage=stage, live_bus=False)
+    try:
+        assert console.is_ready(Settings.of({"MILKRUN_PORT": str(served.port - 2)})) is is_ready
+    finally:
+        served.end()
 
 
 def test_console_that_is_started_without_a_stack_names_the_command_that_starts_one(up):
