@@ -112,7 +112,13 @@ class Pipeline:
         why_unknown: Callable[[str], str | None],
         marts_max_wait_s: float | None,
         clock: Callable[[], float],
+        stage: str = "local",
     ) -> None:
+        self._option = "" if stage == "local" else f" --stage {stage}"
+        # `milkrun logs` prints only the logs of the local stack.
+        self._consumer_log = (
+            "`milkrun logs consume`" if stage == "local" else f"the log of milkrun-{stage}-consume"
+        )
         self._why_unknown = why_unknown
         self._marts_max_wait_s = marts_max_wait_s
         self._clock = clock
@@ -283,11 +289,11 @@ class Pipeline:
                 note = f"{again} events in repeated requests, which create no object" if again else None
                 condition = usual, meter.lag_s, note
             case "set_aside":
-                condition = usual, None, "see `milkrun quarantine`" if usual == "ok" else None
+                condition = usual, None, f"see `milkrun quarantine{self._option}`" if usual == "ok" else None
             case "consumed" if self._stopped:
                 at, _ = min(self._stopped.values())
                 state = "stuck" if now - at > stage.max_wait_s else "waiting"
-                condition = state, now - at, "the consumer stopped at a record: see `milkrun logs consume`"
+                condition = state, now - at, f"the consumer stopped at a record: see {self._consumer_log}"
             case "loaded":
                 halted = [name for name, pipe in self.pipes.items() if pipe["state"] not in ("RUNNING", None)]
                 if halted:
@@ -300,7 +306,7 @@ class Pipeline:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
-            return "stuck", None, f"{self.dead_letters} dead letters: see `milkrun redrive`"
+            return "stuck", None, f"{self.dead_letters} dead letters: see `milkrun redrive{self._option}`"
         if self._redrive_since is None:
             return usual, meter.lag_s, None
         waited = now - self._redrive_since

@@ -59,7 +59,9 @@ class ConsoleState:
         self.min_confidence = 0
         # Fence id → the figures of the place's visits in the marts.
         self.mart_places: dict[str, MartPlace] = {}
-        self.pipeline = Pipeline(self.sources.why_unknown, marts_max_wait_s, clock)
+        self.pipeline = Pipeline(
+            self.sources.why_unknown, marts_max_wait_s, clock, str(stage.get("stage", "local"))
+        )
         self.viewers = 0
         self._looked_at = 0.0
         self._reset_at = 0

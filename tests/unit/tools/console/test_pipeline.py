@@ -16,11 +16,11 @@ BEGIN = 1_795_000_000.0
 class Trial:
     """A pipeline whose clock the test sets, with a method for each stage that a request passes."""
 
-    def __init__(self, marts_max_wait_s: float | None = None) -> None:
+    def __init__(self, marts_max_wait_s: float | None = None, stage: str = "local") -> None:
         self.now = BEGIN
         self.down: dict[str, str] = {}
         self.archived: set[str] = set()
-        self.pipeline = Pipeline(self.down.get, marts_max_wait_s, lambda: self.now)
+        self.pipeline = Pipeline(self.down.get, marts_max_wait_s, lambda: self.now, stage)
         self.pipeline.pipes = {"EVENTS_PIPE": {"state": "RUNNING", "pending_files": 0}}
         self.pipeline.marts_built = True
         self.warehouse_read_at: float | None = None  # None: just now
@@ -165,6 +165,20 @@ def test_stopped_shard_is_reported_with_its_failure_until_consumption_resumes(tr
     assert stage["detail"] == "ClientError: throttled"
     trial.consume()
     assert trial.stage("consumed")["state"] == "ok"
+
+
+def test_commands_that_the_panel_of_a_deployed_stage_suggests_name_the_stage():
+    """Without --stage, a command uses the local stack."""
+    trial = Trial(stage="prod")
+    trial.pipeline.queues(0, 1)
+    trial.consume(0, stopped_at="496", failure="throttled")
+    trial.pipeline.meters["set_aside"].add(trial.now, 1)
+    notes = {name: trial.stage(name)["note"] for name in ("redriven", "consumed", "set_aside")}
+    assert notes == {
+        "redriven": "1 dead letters: see `milkrun redrive --stage prod`",
+        "consumed": "the consumer stopped at a record: see the log of milkrun-prod-consume",
+        "set_aside": "see `milkrun quarantine --stage prod`",
+    }
 
 
 def test_dead_letters_and_a_redrive_queue_that_does_not_drain_are_reported_as_stuck(trial):

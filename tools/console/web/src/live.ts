@@ -51,6 +51,10 @@ export const isAwsGone = computed(() => {
 /** The unavailable sources as one text; requests are repeated when it changes. */
 export const downNames = computed(() => down.value.map((source) => source.name).join());
 
+/** A command for this stage: without --stage, commands use the local stack. */
+export const command = (text: string): string =>
+  stage.value && !stage.value.local ? `${text} --stage ${stage.value.stage}` : text;
+
 export const fenceName = (id: string): string => fences.value.get(id)?.name ?? id.slice(id.indexOf("#") + 1);
 
 function newest(fresh: Event[], held: Event[]): Event[] {

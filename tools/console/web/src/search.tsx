@@ -86,7 +86,7 @@ export function Search() {
     const what = text.value.trim();
     const abort = (asking.current = new AbortController());
     state.value = "tracing";
-    const isKey = what.includes("/");
+    const isKey = /^(events|rejected)\//.test(what); // an event id may contain a slash, too
     ask<EventDetail>("/api/event", isKey ? { key: what, line: 1 } : { event_id: what }, { signal: abort.signal }).then(
       () => go({ what: "", name: what, to: ["events", isKey ? { key: what, line: "1" } : { event: what }] }),
       (problem: Error) =>

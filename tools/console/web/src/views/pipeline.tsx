@@ -5,7 +5,7 @@ import { useSignal } from "@preact/signals";
 import { post } from "../api";
 import { Age, span, Time } from "../clock";
 import type { Difference, Pipeline, PipelineStage, Reconcile, Source } from "../contract";
-import { pipeline, sources } from "../live";
+import { command, pipeline, sources } from "../live";
 import { link } from "../route";
 import { Copy, decimal, Empty, Loading, Mark, number, plural, Sparkline } from "../ui";
 
@@ -115,6 +115,7 @@ const REPAIRABLE = new Set(["not_loaded", "rows_differ", "not_consumed"]);
 
 function Differences({ reconcile }: { reconcile: Reconcile }) {
   const groups = new Map<string, Difference[]>();
+  const repair = command("milkrun reconcile --repair");
   for (const each of reconcile.differences) groups.set(each.kind, [...(groups.get(each.kind) ?? []), each]);
   return (
     <ul class="differences">
@@ -124,12 +125,11 @@ function Differences({ reconcile }: { reconcile: Reconcile }) {
           <p>
             {REPAIRABLE.has(kind) ? (
               <>
-                Repair: <code>milkrun reconcile --repair</code>{" "}
-                <Copy text="milkrun reconcile --repair" label="Copy the command" />
+                Repair: <code>{repair}</code> <Copy text={repair} label="Copy the command" />
               </>
             ) : (
               <>
-                Trace one: <code>milkrun trace KEY</code>
+                Trace one: <code>{command("milkrun trace KEY")}</code>
               </>
             )}
           </p>

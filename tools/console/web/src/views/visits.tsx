@@ -145,7 +145,12 @@ export function VisitsView() {
         {asked.problem && <Failed problem={asked.problem} what="Visits could not be read" again={asked.again} />}
         {found && found.missing.length > 0 && (
           <p class="banner" role="alert">
-            {found.source.includes("marts") ? "The visits table" : "The warehouse"} cannot be read: visits may be missing
+            {found.missing.length > 1
+              ? "The warehouse and the visits table"
+              : found.source.includes("marts")
+                ? "The visits table"
+                : "The warehouse"}{" "}
+            cannot be read: visits may be missing
             or less detailed.
           </p>
         )}
