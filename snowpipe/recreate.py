@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import batched
 from pathlib import Path
 
@@ -200,7 +200,7 @@ class Recreation:
             time.sleep(1)
         while missing := self._missing():
             # The notification may still be on its way to the new pipe.
-            if datetime.now(UTC) - self._border() > self.grace:
+            if pipes.server_time(self.warehouse) - self._border() > self.grace:
                 loaded = 0
                 for keys in batched(missing, MAX_FILES, strict=False):
                     copied = copy_files(self.warehouse, self.pipe, self.definition.copy_statement, keys)

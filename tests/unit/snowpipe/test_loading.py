@@ -39,6 +39,7 @@ class FakeWarehouse:
         self.state = "PAUSED" if refuses else "RUNNING"
         self.statements: list[str] = []
         self.loads: list[Row] = []
+        self.now = NOW - timedelta(seconds=30)
         self.created_at = NOW - timedelta(days=30)
         self.rows_of_earlier_pipe = 0
 
@@ -52,7 +53,8 @@ class FakeWarehouse:
         if "PIPE_FORCE_RESUME" in sql:
             self.state = "RUNNING"
         if "CURRENT_TIMESTAMP() AS NOW" in sql:
-            return [{"now": NOW}]
+            self.now += timedelta(seconds=30)
+            return [{"now": self.now}]
         if sql.startswith("DESC PIPE"):
             return [{"created_on": self.created_at}]
         if "COUNT(*) AS n" in sql:
@@ -67,7 +69,7 @@ class FakeArchive:
 
     def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
         del prefix, start, end
-        return [Object(key, NOW, 1) for key in KEYS]
+        return [Object(key, NOW - timedelta(minutes=10), 1) for key in KEYS]
 
 
 @pytest.fixture
@@ -111,19 +113,24 @@ def test_pipe_is_not_forced_to_resume_if_snowflake_does_not_respond(
     assert not any("FORCE_RESUME" in each for each in deployed.statements)
 
 
-def test_recreate_reports_files_that_cannot_be_loaded(deployed: FakeWarehouse, tmp_path: Path) -> None:
+def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loaded(
+    deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This machine's clock is years ahead of Snowflake's."""
+    monkeypatch.setattr("snowpipe.recreate.time.sleep", lambda _: None)
     environment = {"MILKRUN_LOCAL": str(tmp_path)}
     copy = command(environment, "apply", "--sql").out.partition("\nAS\n")[2].partition(";")[0]
     progress = {
         "copy_statement": copy,
         "done": ["rest", "keep_grants", "replace", "pause_new", "grant", "resume", "refresh"],
-        "border": (NOW + timedelta(minutes=5)).isoformat(),
+        "border": (NOW - timedelta(minutes=1)).isoformat(),
     }
     (tmp_path / f"recreate-{PIPE.name.lower()}.json").write_text(json.dumps(progress))
     said = command(environment, "recreate", "--pipe", "events", "--json")
     assert said.code == 1
     assert said.rows == [{"pipe": PIPE.name, "result": "made again", "loaded_by_hand": 1}]
     assert said.err.endswith(f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n")
+    assert deployed.now > NOW + timedelta(minutes=1), "the notification may take two minutes"
 
 
 @pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
