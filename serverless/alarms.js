@@ -59,7 +59,8 @@ const alarms = {
     milkrun('events_per_device', 'Maximum'), over('${param:eventsPerDeviceHour}'), periods(300)),
   'device-mismatch': warn('Events were rejected, because the token was issued for another device.',
     milkrun('rejected_device_mismatch', 'Sum'), over(0), periods(300)),
-  'no-traffic': page('No requests arrived, although phones send at all hours.', api('Count', 'Sum'), under(1),
+  // API Gateway's Count also includes requests without a valid key, such as those of scanners.
+  'no-traffic': page('The ingest function received no requests, although phones send at all hours.', lambda('Ingest', 'Invocations', 'Sum'), under(1),
     { Period: 60, EvaluationPeriods: '${param:noTrafficMinutes}' }, silenceIsBad, onceTrafficIsExpected),
   'ingest-errors': page('The ingest function failed or timed out.', lambda('Ingest', 'Errors', 'Sum'), over(0), periods(60, 5, 2)),
   'ingest-throttled': page('Lambda throttled the ingest function.', lambda('Ingest', 'Throttles', 'Sum'), over(0), periods(60, 5, 2)),

@@ -135,6 +135,14 @@ def test_alarm_on_missing_traffic_is_enabled_only_after_the_launch_of_a_stage_wi
     assert not any(alarm["ActionsEnabled"] for alarm in alarms("dev-launched").values())
 
 
+def test_requests_that_the_gateway_refuses_do_not_count_as_traffic():
+    # API Gateway's Count includes requests without a valid key: those of scanners, and of all phones after their key
+    # was revoked.
+    metric = alarms("prod")["no-traffic"]
+    assert (metric["Namespace"], metric["MetricName"]) == ("AWS/Lambda", "Invocations")
+    assert metric["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "IngestLambdaFunction"}}]
+
+
 def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
     """An idle service sends no data points to CloudWatch, so the condition "less than one" would never be true."""
     for name, alarm in all_alarms("prod").items():
