@@ -151,7 +151,8 @@ def _clock(at: object, now: datetime) -> str:
 
 def _stay(row: visit_fields.VisitFields, now: datetime) -> str:
     if _is_open(row) and not row["contradicted_by_event_id"]:
-        seconds = (now - keys.instant(str(row["entered_at"]))).total_seconds()
+        # The device's clock may be ahead of ours.
+        seconds = max(0.0, (now - keys.instant(str(row["entered_at"]))).total_seconds())
     elif row["dwell_seconds"] is None:
         return "unknown"
     else:

@@ -28,6 +28,7 @@ OPEN = {"exited_at": None, "exited_event_id": None, "dwell_seconds": None}
     [
         ({}, "06:30–06:45", "15 min", "left"),
         (OPEN, "06:30–", "5 h 30 min", "there now"),
+        (OPEN | {"entered_at": "2026-11-28T12:50:00.000Z"}, "12:50–", "0 min", "there now"),
         (OPEN | {"exit_missed": True}, "06:30–", "unknown", "exit missing"),
         (
             OPEN | {"contradicted_by_event_id": "c", "exit_inferred_at": "2026-11-28T07:07:00.000Z"},
@@ -42,7 +43,7 @@ OPEN = {"exited_at": None, "exited_event_id": None, "dwell_seconds": None}
             "left",
         ),
     ],
-    ids=["left", "open", "no exit", "contradicted", "over midnight"],
+    ids=["left", "open", "clock of the device ahead", "no exit", "contradicted", "over midnight"],
 )
 def test_each_visit_is_printed_on_one_line_with_clock_times(
     changes: dict[str, object], when: str, stay: str, state: str
