@@ -280,8 +280,7 @@ def command(
 ) -> None:
     """Send archived or quarantined geofence events, or discarded batches, to the consumer again.
 
-    Archived and quarantined objects and lines that cannot be read are listed, and the rest is sent; the exit code is
-    then 1.
+    Objects and lines that cannot be read are listed, and the rest is sent; the exit code is then 1.
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("use one of --from (or --prefix), --set-aside and --on-failure")
@@ -305,14 +304,12 @@ def command(
             dry_run=dry_run,
             pace=Pace(rate).wait_for,
         )
-        terminal.show(again, as_json)
-        if "unreadable" in again:
-            raise typer.Exit(1)
+        _show(again, as_json)
         return
     now = datetime.now(UTC)
     label = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
     if on_failure:
-        terminal.show(replay_given_up(archive, None if dry_run else stream, label, Pace(rate)), as_json)
+        _show(replay_given_up(archive, None if dry_run else stream, label, Pace(rate)), as_json)
         return
     kinds = geofence_kinds(outputs, stage)
     chosen = Selection(start or EVER, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
@@ -357,8 +354,13 @@ def command(
         facts["unreadable"] = done.unreadable
     if dry_run:
         facts |= {"would_send": done.sent, "seconds": round(done.sent / rate, 1), "dollars": price_of(done)}
+    _show(facts, as_json)
+
+
+def _show(facts: Mapping[str, object], as_json: bool) -> None:
+    """Print the result of a replay; exit with 1 if objects or lines could not be read."""
     terminal.show(facts, as_json)
-    if done.unreadable:
+    if "unreadable" in facts:
         raise typer.Exit(1)
 
 

@@ -310,6 +310,14 @@ def test_dry_run_of_discarded_batches_counts_their_records() -> None:
     assert (done["sent"], done["would_send"], done["label"]) == (0, 2, None)
 
 
+@pytest.mark.parametrize("body", [b"torn {", b"[1]", b'{"payload": null}', b'{"payload": {"Records": [{}]}}'])
+def test_unreadable_object_does_not_stop_the_replay_of_discarded_batches(body: bytes) -> None:
+    kept, stream = given_up_archive(line(1)), FakeStream()
+    kept.bodies |= {"aws/lambda/": b"", "aws/lambda/a": body}
+    done = replay_given_up(kept, stream, "r1", Pace(1e9))
+    assert (done["sent"], done.get("unreadable")) == (1, ["aws/lambda/a"])
+
+
 def test_replay_sends_only_events_of_the_stages_geofence_types() -> None:
     stream = FakeStream()
     own = replace(EVERYTHING, kinds={"fence.crossed_in": "enter"})
