@@ -49,7 +49,12 @@ def remaining(
     days = _asked(lambda: _recovery_days(dynamodb, outputs.visits_table), RECOVERY_DAYS)
     if days:
         yield Remaining("DynamoDB point-in-time recovery", now + timedelta(days=days), "events and visits")
-    for name in _asked(lambda: _backups(dynamodb, outputs.visits_table), list[str]()):
+    backups = _asked(lambda: _backups(dynamodb, outputs.visits_table), None)
+    if backups is None:
+        yield Remaining(
+            "DynamoDB backups", None, "events and visits, if there are any; they could not be listed"
+        )
+    for name in backups or ():
         yield Remaining(f"DynamoDB backup {name}", None, "events and visits; delete the backup")
     # (Snowflake documentation: "Understanding & using Time Travel", "Understanding and viewing Fail-safe".)
     days = _time_travel_days(warehouse, outputs.database)
@@ -94,8 +99,9 @@ def _recovery_days(dynamodb: "DynamoDBClient", table: str) -> int:
 
 
 def _backups(dynamodb: "DynamoDBClient", table: str) -> list[str]:
-    found = dynamodb.list_backups(TableName=table)["BackupSummaries"]
-    return [each["BackupName"] for each in found]
+    # Without ALL, the backups of AWS Backup are not listed (Amazon DynamoDB API Reference: "ListBackups").
+    pages = dynamodb.get_paginator("list_backups").paginate(TableName=table, BackupType="ALL")
+    return [each["BackupName"] for page in pages for each in page["BackupSummaries"]]
 
 
 def _time_travel_days(warehouse: Warehouse, database: str) -> int:
