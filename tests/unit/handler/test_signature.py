@@ -3,7 +3,9 @@
 import gzip
 import hashlib
 import hmac
+import inspect
 import json
+import time
 
 import pytest
 
@@ -121,6 +123,11 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
     for at[0] in (0.0, 299.0, 300.0, 601.0):
         seen.append(secrets())
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
+
+
+def test_age_of_the_secrets_includes_the_time_while_the_environment_is_frozen() -> None:
+    """Otherwise an environment with few requests would use a replaced secret for hours: the monotonic clock stops."""
+    assert inspect.signature(Secrets).parameters["clock"].default is time.time
 
 
 def test_error_is_raised_if_the_first_fetch_of_the_secrets_fails() -> None:
