@@ -284,8 +284,12 @@ def command(
     """
     if sum(map(bool, (start or prefix, aside, on_failure))) != 1:
         raise typer.BadParameter("use one of --from (or --prefix), --set-aside and --on-failure")
-    if (aside or on_failure) and (type_ or device):
-        raise typer.BadParameter("--type and --device can be used only for archived events")
+    if (aside or on_failure) and (type_ or device or restart or terminal.is_given(context, "end")):
+        raise typer.BadParameter("--to, --type, --device and --restart can be used only for archived events")
+    if not prefix.startswith("events/"[: len(prefix)]):
+        raise typer.BadParameter(
+            f"--prefix {prefix!r} selects no archived events: it must begin with events/"
+        )
     if to_file and not aside:
         raise typer.BadParameter("--to-file requires --set-aside")
     terminal.check_range(start or EVER, end)

@@ -149,6 +149,12 @@ def time_option(help_: str, *names: str) -> Any:
     return typer.Option(*names, parser=time, metavar="TIME", help=help_)
 
 
+def is_given(context: typer.Context, parameter: str) -> bool:
+    """Return whether the command line contains the option with this parameter name."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 FIRST_HOUR = "First hour to include (time of receipt)."
 LAST_HOUR = "Last hour to include (time of receipt)."
 From = Annotated[datetime, time_option(FIRST_HOUR, "--from")]
