@@ -115,6 +115,7 @@ def compared(load: Load, prices: Prices) -> list[dict[str, object]]:
 
 
 def command(
+    context: typer.Context,
     *,
     events_per_day: Annotated[int, typer.Option(min=1, help="Number of events per day.")] = 1_000_000,
     batch: Annotated[int, typer.Option(min=1, max=500, help="Number of events per request.")] = 20,
@@ -147,6 +148,10 @@ def command(
 
     The cost of dbt's warehouse is based mostly on assumptions, so it is shown separately.
     """
+    if small and any(terminal.is_given(context, name) for name in ("provisioned", "retention", "freshness")):
+        raise typer.BadParameter("--small sets --provisioned, --retention and --freshness")
+    if shards and not (provisioned or small):
+        raise typer.BadParameter("--shards requires --provisioned or --small")
     prices = Prices()
     load = Load(
         events_per_day=events_per_day,
