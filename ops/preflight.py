@@ -16,6 +16,9 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cli.refusal import Refusal
+from consumer.settings import Settings as ConsumerSettings
+from contract.settings import SettingsError
+from handler.settings import Settings as IngestSettings
 from ops import osls, terminal
 from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
 from ops.stage_outputs import Client, NoStackError, Outputs, environment_of
@@ -181,6 +184,20 @@ def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
             yield Finding("warns", "address_not_confirmed", subscription["Endpoint"], detail)
 
 
+def settings(place: Place) -> Iterator[Finding]:
+    """Check that the functions accept their environment variables, because otherwise every invocation would fail."""
+    for function, accepted in (
+        ("IngestLambdaFunction", IngestSettings),
+        ("ConsumeLambdaFunction", ConsumerSettings),
+    ):
+        variables = place.resources[function]["Properties"]["Environment"]["Variables"]
+        try:
+            accepted.of({n: "a resource" if isinstance(v, dict) else str(v) for n, v in variables.items()})
+        except SettingsError as error:
+            detail = f"the function would fail: {error}. Correct serverless/stage_settings.yml"
+            yield Finding("blocks", "setting_invalid", function, detail)
+
+
 def parameters(place: Place) -> Iterator[Finding]:
     """If the stage requires signatures and stores their secret in SSM, check that this secret exists and is
     encrypted.
@@ -280,6 +297,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
     "concurrency": concurrency,
     "names": names,
     "alarms": alarms,
+    "settings": settings,
     "parameters": parameters,
     "domain": domain,
     "snowflake parameters": snowflake_parameters,

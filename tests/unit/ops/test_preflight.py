@@ -236,6 +236,25 @@ def test_unconfirmed_alarm_subscription_is_reported(aws):
     ]
 
 
+@pytest.mark.parametrize(
+    ("function", "variable", "value"),
+    [
+        ("IngestLambdaFunction", "IDENTITY", "requred"),
+        ("IngestLambdaFunction", "MAX_CLOCK_AHEAD_SECONDS", "86401"),
+        ("IngestLambdaFunction", "METRICS", "alarm"),
+        ("ConsumeLambdaFunction", "GEOFENCE_KINDS", '{"user.entered_geofence": "entry"}'),
+        ("ConsumeLambdaFunction", "NOTIFICATIONS", "arrival"),
+    ],
+)
+def test_setting_with_which_a_function_would_fail_blocks_the_deployment(aws, function, variable, value):
+    environment = resources("dev")[function]["Properties"]["Environment"]["Variables"]
+    template = changed("dev", function, Environment={"Variables": environment | {variable: value}})
+    assert codes(preflight.settings, aws) == []
+    assert codes(preflight.settings, aws, template=template) == [("blocks", "setting_invalid", function)]
+    [finding] = preflight.settings(place(aws, template=template))
+    assert variable in finding.detail
+
+
 def test_required_signatures_without_an_encrypted_secret_block_the_deployment(aws):
     environment = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     signing = {"Variables": environment | {"SIGNATURE_SCHEME": "milkrun"}}
