@@ -218,3 +218,9 @@ def rejects_in(answer: Json) -> list[tuple[int, str]]:
         if isinstance(error.get("index"), int) and error.get("code") != "event_id_conflict":
             firsts.setdefault(error["index"], str(error.get("code")))
     return list(firsts.items())
+
+
+def unlisted_rejects(answer: Json) -> int:
+    """Return the number of rejected events of which the response lists no reason, because it would be too long."""
+    missing = count_in(answer, "rejected") - len(rejects_in(answer))
+    return max(0, missing) if count_in(answer, "errors_omitted") else 0

@@ -18,7 +18,7 @@ from contract.event_limits import MAX_AGE
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
 from ops.read_stores import Stay, stay
-from tools.fleet.client import Delivery, count_in, rejects_in
+from tools.fleet.client import Delivery, count_in, rejects_in, unlisted_rejects
 from tools.fleet.event_file import TOO_LARGE
 from tools.fleet.rounds import Planned
 
@@ -83,6 +83,10 @@ class Ledger:
         self.dropped_found += len(events) if delivery.status == 413 else 0
         self.dropped_truth += sum(event.code == TOO_LARGE for event in events)
         codes = dict(rejects_in(answer))
+        # The reasons of many rejected events do not fit into a response; their number shows whether they are right.
+        unlisted = {i: str(e.code) for i, e in enumerate(events) if _is_rejected(e) and i not in codes}
+        if unlisted and len(unlisted) == unlisted_rejects(answer):
+            codes |= unlisted
         self.rejected_found.update(codes.values())
         truly_accepted = [event for event in events if event.code is None]
         self.rejected_truth.update(str(event.code) for event in events if _is_rejected(event))

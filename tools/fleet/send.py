@@ -13,7 +13,7 @@ import typer
 from ops import terminal
 from ops.percentile import percentile
 from tools.fleet import phones
-from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send
+from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send, unlisted_rejects
 from tools.fleet.event_file import posts_of_file
 from tools.fleet.phones import Post
 from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks
@@ -74,6 +74,8 @@ class Tally:
         self.accepted += count_in(delivery.answer, "accepted")
         self.duplicates += count_in(delivery.answer, "duplicates")
         self.rejected.update(code for _, code in rejects_in(delivery.answer))
+        if unlisted := unlisted_rejects(delivery.answer):
+            self.rejected["reason_not_listed"] += unlisted
         self.seconds.append(delivery.seconds)
 
     def figures(self, elapsed: float) -> Json:

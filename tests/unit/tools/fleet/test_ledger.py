@@ -81,6 +81,17 @@ def test_receipt_whose_numbers_do_not_add_up_is_counted_as_wrong(ledger: Ledger)
     assert ledger.wrong_receipts == 2, "more rejected events than errors"
 
 
+def test_rejected_events_whose_reasons_a_long_response_omits_are_no_difference(ledger: Ledger) -> None:
+    events = tuple(Planned(f"{n}", "", code="missing_id") for n in range(5))
+    whole = answered(Post(events, BEGIN))
+    cut = {"errors": whole.answer["errors"][:2], "errors_omitted": 3}
+    ledger.add(replace(whole, answer=whole.answer | cut))
+    assert ledger.rejected_found == ledger.rejected_truth == {"missing_id": 5}
+    assert (ledger.wrong_receipts, ledger.count("answered")) == (0, 0)
+    ledger.add(replace(whole, answer=whole.answer | cut | {"rejected": 4, "accepted": 1}))
+    assert ledger.wrong_receipts == 1, "one event too few was rejected"
+
+
 def test_missing_and_unexpected_events_are_listed(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))

@@ -352,6 +352,16 @@ def test_tally_sums_receipts_and_counts_one_error_code_per_rejected_event() -> N
     assert figures["dropped"] == 0
 
 
+def test_tally_counts_the_rejected_events_whose_reasons_a_long_response_omits() -> None:
+    errors = [{"index": 0, "code": "missing_id"}, {"index": 0, "code": "missing_type"}]
+    answer = {"received": 3, "accepted": 0, "rejected": 3, "errors": errors, "errors_omitted": 4}
+    tally = Tally()
+    with server(lambda *_: (202, {}, json.dumps(answer).encode())) as (url, _):
+        for delivery in client(url).deliver(post("a", "b", "c")):
+            tally.add(delivery)
+    assert tally.figures(1.0)["rejected"] == {"reason_not_listed": 2, "missing_id": 1}
+
+
 def test_events_dropped_after_a_413_response_are_counted_in_the_figures() -> None:
     tally = Tally()
     with server(lambda *_: (413, {}, b"{}")) as (url, _):
