@@ -14,7 +14,7 @@ from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
 HOUR_S = 3600.0
 type Condition = tuple[str, float | None, str | None]
 """The state of a stage, its lag in seconds, and a note."""
-# Log lines whose times and codes are kept for the panel's percentiles.
+# Log lines whose times are kept for the panel's percentiles.
 MAX_LINES = 2000
 
 
@@ -134,6 +134,8 @@ class Pipeline:
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lines: deque[tuple[float, Mapping[str, object]]] = deque(maxlen=MAX_LINES)
         self._left_for_redrive = Meter()
+        self._answered: dict[str, Meter] = {}
+        self._rejected_by_code: dict[str, Meter] = {}
         # Object keys in receipts that have not been found in S3 yet, with the times of the receipts.
         self._unarchived: dict[str, float] = {}
         self._waiting_since: dict[str, float] = {}
@@ -162,6 +164,11 @@ class Pipeline:
                 meters["published"].lag_s = _seconds(line.get("publish_ms")) or meters["published"].lag_s
                 self._left_for_redrive.add(at, _count(line, "queued"))
                 self._lines.append((at, line))
+                self._answered.setdefault(str(line.get("status")), Meter()).add(at, 1)
+                codes = line.get("rejected_by_code")
+                if isinstance(codes, dict):
+                    for code in codes:
+                        self._rejected_by_code.setdefault(code, Meter()).add(at, _count(codes, code))
                 key = line.get("object_key")
                 if isinstance(key, str) and line.get("status") == 202:
                     self._stored(key, at, _count(line, "accepted"), is_archived(key))
@@ -375,11 +382,10 @@ class Pipeline:
             values = [value for line in lines if isinstance(value := line.get(name), int | float)]
             return percentile(values, percent) if values else None
 
-        answered, by_code = Counter[str](), Counter[str]()
-        for line in lines:
-            answered[str(line.get("status"))] += 1
-            codes = line.get("rejected_by_code")
-            by_code.update(codes if isinstance(codes, dict) else {})
+        answered, by_code = (
+            +Counter({name: sum(meter.per_minute(now)) for name, meter in meters.items()})
+            for meters in (self._answered, self._rejected_by_code)
+        )
         return {
             "store_ms_p50": at("store_ms", 50),
             "store_ms_p99": at("store_ms", 99),

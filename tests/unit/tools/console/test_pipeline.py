@@ -143,6 +143,15 @@ def test_stages_in_the_warehouse_are_unknown_until_it_has_been_read(trial):
     assert {stage["name"] for stage in row["stages"] if stage["state"] == "unknown"} == {"loaded", "marts"}
 
 
+def test_responses_of_the_last_hour_are_counted_however_many_there_are(trial):
+    for n in range(2500):
+        trial.ingest(f"k{n}", rejected_by_code={"missing_id": 2})
+    latency = trial.row()["latency"]
+    assert (latency["answered"], latency["rejected_by_code"]) == ({"202": 2500}, {"missing_id": 5000})
+    trial.now += WINDOW_S
+    assert trial.row()["latency"]["answered"] == {}
+
+
 def test_resent_request_does_not_count_as_waiting_for_the_archive(trial):
     trial.ingest()
     trial.archive()
