@@ -31,7 +31,10 @@ def time_of(request: Request, name: str, default: datetime | None = None) -> dat
         return default
     try:
         at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
+        if not 1 < at.year < 9999:  # in another time zone, it may be in a year that datetime does not support
+            raise ValueError
+        return at
     except (ValueError, OverflowError):
         raise Problem(400, f"`{name}` must be an ISO 8601 time.") from None
 

@@ -247,11 +247,15 @@ class Console:
         text = request.query_params.get("day", "")
         try:
             day = date.fromisoformat(text) if text else fleet_day.day_of(datetime.now(UTC), self._zone)
-        except ValueError:
+            fleet_day.bounds(day, self._zone)
+        except (ValueError, OverflowError):
             raise Problem(400, "`day` must be a date such as 2026-11-28.") from None
+        form = request.query_params.get("format", "html")
+        if form not in ("html", "csv"):
+            raise Problem(400, "`format` must be html or csv.")
         made = await self._asked("snowflake", lambda: self._queries.report(day, self._zone))
         name = f"milkrun-{self._stage}-{day}"
-        if request.query_params.get("format") == "csv":
+        if form == "csv":
             return responses.download(daily_report.as_csv(made), f"{name}.csv", "text/csv; charset=utf-8")
         # Respond with a file, because the page's Content-Security-Policy would block the report's inline style.
         return responses.download(daily_report.as_html(made), f"{name}.html", "text/html; charset=utf-8")

@@ -32,10 +32,16 @@ class Wanted:
 
 
 def wanted_of(request: Request, now: datetime, place_name: Callable[[Fence], str]) -> Wanted:
-    """Parse the parameters of a request for visits. The default time range is the last 24 hours."""
+    """Parse the parameters of a request for visits. The default time range is the last 24 hours, or the 24 hours
+    before an earlier `to`.
+    """
+    end = time_of(request, "to", now)
+    start = time_of(request, "from", min(now, end) - timedelta(hours=24))
+    if start > end:
+        raise Problem(400, "`to` must not be before `from`.")
     return Wanted(
-        time_of(request, "from", now - timedelta(hours=24)),
-        time_of(request, "to", now),
+        start,
+        end,
         request.query_params.get("device_id") or None,
         fence_of(request.query_params.get("fence_id")),
         request.query_params.get("prefix", "").casefold(),
