@@ -2,6 +2,7 @@
 to users' data.
 """
 
+import gzip
 import json
 from fnmatch import fnmatchcase
 from functools import cache
@@ -11,8 +12,10 @@ import pytest
 from cfnlint.decode.cfn_yaml import load
 from moto import mock_aws
 
-from ops import preflight
+from ops import preflight, smoke
 from ops.existing_resources import Account
+from ops.stage_outputs import Outputs
+from tests.unit.ops.test_terminal import NOWHERE
 from tests.unit.serverless.templates import EVERYTHING, many, resources
 from tools.check import ROOT
 
@@ -94,7 +97,7 @@ OSLS = (
 )
 # Actions that would give access to users' data, credentials or secrets.
 NEVER = (
-    "kinesis:GetRecords kinesis:PutRecords dynamodb:GetItem dynamodb:Query dynamodb:Scan dynamodb:PutItem"
+    "kinesis:GetRecords kinesis:PutRecords dynamodb:GetItem dynamodb:Scan dynamodb:PutItem"
     " dynamodb:BatchWriteItem dynamodb:DeleteItem sqs:ReceiveMessage sqs:SendMessage ssm:GetParameter"
     " ssm:PutParameter secretsmanager:GetSecretValue kms:Sign kms:Decrypt lambda:InvokeFunction logs:GetLogEvents"
     " logs:FilterLogEvents iam:CreateUser iam:CreateAccessKey iam:CreatePolicy organizations:LeaveOrganization"
@@ -157,8 +160,53 @@ def test_deploy_role_allows_the_calls_that_preflight_makes(monkeypatch):
     assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
 
 
+def test_deploy_role_allows_the_calls_that_smoke_makes(monkeypatch):
+    """GitHub's deploy job ends with `make smoke`, which uses the deploy role, too."""
+    called = set()
+
+    def client(_, service, **__):
+        made = boto3.client(service, region_name="us-east-1")
+        made.meta.events.register("before-call", lambda model, **_: called.add(f"{service}:{model.name}"))
+        return made
+
+    key = "events/dt=2026-11-28/hh=13/4a4a.1.ndjson.gz"
+    accepted = json.dumps({"object_key": key}).encode()
+    monkeypatch.setattr(smoke, "poster", lambda _: lambda *_: (202, accepted))
+    monkeypatch.setattr(smoke.reachable_stores, "with_or_without_warehouse", lambda *_: 1)
+    monkeypatch.setattr(Outputs, "aws", client)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    sent, outputs = smoke.event("smoke-1"), NOWHERE.model_copy(update={"bucket": "archive"})
+    with mock_aws():
+        client(None, "s3").create_bucket(Bucket=outputs.bucket)
+        body = gzip.compress(json.dumps(sent).encode())
+        client(None, "s3").put_object(Bucket=outputs.bucket, Key=key, Body=body)
+        client(None, "dynamodb").create_table(
+            TableName=outputs.visits_table,
+            AttributeDefinitions=[{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk")],
+            KeySchema=[
+                {"AttributeName": "pk", "KeyType": "HASH"},
+                {"AttributeName": "sk", "KeyType": "RANGE"},
+            ],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        called.clear()
+        smoke.reachable_stores.require(outputs, "S3", "DynamoDB")
+        steps = list(smoke.follow(outputs, {}, "smoke-1", sent, 0))
+    assert [step for step, seen, _ in steps if seen] == ["accepted", "archived", "loaded"]
+    iam = {"s3:HeadBucket": "s3:ListBucket", "s3:ListObjectsV2": "s3:ListBucket"}
+    assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
+    assert "s3:GetObject" not in called  # allowed only in the deployment bucket
+
+
 def test_deploy_role_cannot_access_data_or_secrets_or_create_iam_users():
     assert not [action for action in NEVER.split() if allowed(action)]
+
+
+def test_deploy_role_can_read_only_the_visits_of_the_smoke_test():
+    [statement] = [s for s in statements() if "dynamodb:Query" in many(s["Action"])]
+    assert statement["Action"] == ["dynamodb:Query"]
+    assert statement["Condition"] == {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["smoke-*"]}}
 
 
 def test_deploy_role_can_read_objects_only_in_the_deployment_bucket():

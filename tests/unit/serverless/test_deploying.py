@@ -72,8 +72,16 @@ def test_workflow_deploys_the_zips_that_it_tested():
             s for s in jobs[name]["steps"] if s.get("uses", "").startswith("actions/download-artifact")
         ]
         assert [download["with"] for download in downloads] == [{"name": "zips", "path": "dist/arm64"}]
-        [makes] = [s for s in jobs[name]["steps"] if re.match(r"make (package|deploy) ", s.get("run", ""))]
-        assert makes["env"] == {"MILKRUN_ZIPS": "tested"}
+        # `make preflight` packages the stage, too.
+        makes = [
+            s for s in jobs[name]["steps"] if re.match(r"make (package|preflight|deploy) ", s.get("run", ""))
+        ]
+        assert [step["env"] for step in makes] == [{"MILKRUN_ZIPS": "tested"}] * len(makes)
+
+
+def test_smoke_step_of_the_workflow_ends_if_github_issues_no_token():
+    [smoke] = [s for s in WORKFLOW["jobs"]["deploy"]["steps"] if s.get("name") == "smoke test"]
+    assert smoke["shell"] == "bash"  # this shell has the option pipefail, the default one has not
 
 
 @pytest.mark.parametrize(
