@@ -10,17 +10,15 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def inflated(request: Request) -> bytes:
-    """Return the body, inflated if it is compressed. Raises Refused (413, too large) or Unreadable (not valid gzip)."""
+    """Return the body, inflated if it is compressed. Only zero bytes are allowed between and after gzip members.
+
+    Raises Refused (413, too large) or Unreadable (not valid gzip).
+    """
     body = request.body
     if "gzip" not in request.codings:
         return body
     if not body.startswith(_GZIP_MAGIC) and body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1] in (b"{", b"["):
         return body  # the gateway has inflated it but not removed the header
-    return _gunzip(body)
-
-
-def _gunzip(body: bytes) -> bytes:
-    """Inflate all gzip members, and return their text. Only zero bytes are allowed between and after members."""
     most = min(MAX_INFLATED_BYTES, MAX_INFLATION * len(body) + FREE_INFLATED_BYTES)
     text = bytearray()
     for _ in range(MAX_GZIP_MEMBERS):
