@@ -255,10 +255,14 @@ def show(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show some quarantined records, each with its object key, line, reason and text."""
+    """Show some quarantined records, each with its object key, line, reason and text.
+
+    Exit code 1: an object could not be read.
+    """
     outputs = terminal.outputs_of(context, stage)
     require(outputs, "S3")
-    records = set_aside(outputs.aws("s3"), outputs.bucket, what, [])
+    unreadable: list[str] = []
+    records = set_aside(outputs.aws("s3"), outputs.bucket, what, unreadable)
     rows = [
         {
             "object_key": each.key,
@@ -268,7 +272,10 @@ def show(
         }
         for each, _ in zip(records, range(number), strict=False)
     ]
-    terminal.show_rows(rows, as_json)
+    if rows or as_json or not unreadable:
+        terminal.show_rows(rows, as_json, empty=f"no quarantined record matches {what}")
+    if unreadable:
+        raise typer.Exit(1)
 
 
 @app.command("send")

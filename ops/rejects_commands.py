@@ -15,6 +15,8 @@ from ops.stage_outputs import Outputs
 
 app = terminal.group()
 
+MAX_SHOWN = 4000  # characters of an event
+
 Code = Annotated[str, typer.Option(metavar="CODE", help="Select only events with this reason code.")]
 AppVersion = Annotated[str, typer.Option(metavar="VERSION", help="Select only events from this app version.")]
 Device = Annotated[str | None, terminal.text_option("DEVICE", "Select only events from this device.")]
@@ -94,9 +96,13 @@ def show(
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
 ) -> None:
-    """Show some rejected events, each with its reason and its text as it was sent."""
-    _, _, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
-    examples = [each for each, _ in zip(found, range(number), strict=False)]
+    """Show some rejected events, each with its reason and its text as it was sent.
+
+    Exit code 1: an object could not be read.
+    """
+    _, box, found = _found(context, stage, Selection(start, end, code, app_version, device or "", resent))
+    examples = [each for _, each in zip(range(number), found, strict=False)]
+    _name_unreadable(box)
     if as_json:
         terminal.print_json(
             [
@@ -104,13 +110,18 @@ def show(
                 for e in examples
             ]
         )
-        return
-    for each in examples:
+    elif not examples and not box.unreadable:
+        terminal.out.print("no rejected events")
+    for each in () if as_json else examples:
         version = f", app {each.app_version}" if each.app_version else ""
         terminal.out.print(f"{each.code} {each.field}: {each.message}{version}", style="bold", markup=False)
         terminal.out.print(each.place, markup=False)
         text = each.text if each.event is None else msgspec.json.format(each.text, indent=2)
-        terminal.out.print(text[:4000], markup=False)
+        terminal.out.print(text[:MAX_SHOWN], markup=False)
+        if len(text) > MAX_SHOWN:
+            terminal.note(f"cut: {len(text) - MAX_SHOWN:,} more characters (use --json)")
+    if box.unreadable:
+        raise typer.Exit(1)
 
 
 @app.command("send")

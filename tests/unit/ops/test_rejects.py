@@ -3,11 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import boto3
 import pytest
 import typer
+from click.testing import Result
 from moto import mock_aws
+from typer.testing import CliRunner
 
 from cli.refusal import Refusal
 from contract.archive_object import lines_object
@@ -17,6 +20,7 @@ from handler.parse_body import parse_body
 from handler.receipt import errors_of
 from handler.request_limits import MAX_BODY_BYTES
 from handler.validate import validate
+from ops import quarantine, rejects_commands, terminal
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from tests.rejects import reject_line, unreadable_line
@@ -264,6 +268,33 @@ def test_damaged_objects_are_listed_and_do_not_hide_other_rejects(box: Box) -> N
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")
     assert len(list(box.find(EVERYTHING))) == 1
     assert box.unreadable == [key]
+
+
+@pytest.fixture
+def show(box: Box, monkeypatch: pytest.MonkeyPatch) -> Callable[[typer.Typer], Result]:
+    """Return a function that runs the subcommand `show` of a command on the bucket of `box`."""
+    outputs = SimpleNamespace(bucket=BUCKET, aws=lambda service, attempts=5: boto3.client(service))
+    monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: outputs)
+    return lambda app: CliRunner().invoke(app, ["show"], obj={})
+
+
+@pytest.mark.parametrize(
+    ("app", "prefix"), [(rejects_commands.app, "rejected"), (quarantine.app, "set-aside")], ids=["r", "q"]
+)
+def test_show_names_damaged_objects_with_exit_code_1(
+    show: Callable[[typer.Typer], Result], app: typer.Typer, prefix: str
+) -> None:
+    assert show(app).exit_code == 0
+    key = lines_object(prefix, [b"{}"], NOW).key
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=b"\x1f\x8btorn")
+    done = show(app)
+    assert done.exit_code == 1
+    assert key in done.stderr
+
+
+def test_show_says_that_a_long_event_is_cut(show: Callable[[typer.Typer], Result]) -> None:
+    keep(bad(1, note="x" * 5000))
+    assert "more characters" in show(rejects_commands.app).stderr
 
 
 def test_purge_keeps_objects_that_contain_other_rejects(box: Box) -> None:
