@@ -323,11 +323,17 @@ def places_in(file: Path) -> list[Place]:
 def _place(feature: dict[str, Any]) -> Place:
     says, shape = feature["properties"], feature["geometry"]
     fence = Fence(str(says["tag"]), str(says["externalId"]))
+    named = f"fence {'/'.join(fence)}"
+    if not isinstance(shape, dict):
+        raise ValueError(f"{named} has no geometry")
     polygon = parse_object.ring(shape)
     centre = _middle(polygon) if polygon else parse_object.point(shape["coordinates"])
     if centre is None:
-        raise ValueError(f"fence {'/'.join(fence)} has neither a point nor a polygon")
-    radius = parse_object.number_of(says.get("radius"), 1, 100_000) or 100.0
+        raise ValueError(f"{named} has neither a point nor a polygon with at most 1,000 corners")
+    given = says.get("radius")
+    radius = 100.0 if given is None else parse_object.number_of(given, 1, 100_000)
+    if radius is None and not polygon:
+        raise ValueError(f"{named} has a radius that is not a number of metres from 1 to 100,000")
     return Place(
         fence, parse_object.text(says.get("name")), centre, None if polygon else radius, polygon, "file"
     )

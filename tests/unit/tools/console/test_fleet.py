@@ -121,12 +121,30 @@ def test_geofences_are_read_from_geojson_and_an_invalid_file_raises_value_error(
     file = tmp_path / "fences.geojson"
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     farm, plant = places_in(file)
+    assert plant.radius_m is None
     assert (farm.name, farm.centre, farm.radius_m) == ("Hoeve", (5.8, 53.1), 90)
     assert plant.centre == pytest.approx((5.1, 53.1))
     for wrong in ("{}", "[", '{"features": [{"properties": {}, "geometry": {}}]}'):
         file.write_text(wrong)
         with pytest.raises(ValueError, match=r"fences\.geojson"):
             places_in(file)
+
+
+@pytest.mark.parametrize(
+    ("fields", "geometry", "reason"),
+    [
+        ({}, None, "no geometry"),
+        ({"radius": "150"}, {"type": "Point", "coordinates": [5, 53]}, "a radius that is not a number"),
+        ({"radius": 0.5}, {"type": "Point", "coordinates": [5, 53]}, "a radius that is not a number"),
+        ({}, {"type": "MultiPolygon", "coordinates": []}, "neither a point nor a polygon"),
+    ],
+)
+def test_file_with_an_invalid_fence_is_refused_with_the_name_of_the_fence(tmp_path, fields, geometry, reason):
+    feature = {"properties": {"tag": "farm", "externalId": "f1"} | fields, "geometry": geometry}
+    file = tmp_path / "fences.geojson"
+    file.write_text(json.dumps({"features": [feature]}))
+    with pytest.raises(ValueError, match=f"fence farm/f1 has {reason}"):
+        places_in(file)
 
 
 @pytest.mark.parametrize(
