@@ -94,6 +94,8 @@ class RecentEvents:
 
         An empty filter matches every event. `q` matches any part of the id, the device or the type, ignoring case.
         """
+        # Events have only the beginning of longer values.
+        event_id, type_, device = (parse_object.cut(value) or "" for value in (event_id, type_, device))
         wanted = q.casefold()
         found = (
             event

@@ -4,7 +4,7 @@ all events are counted exactly.
 
 import pytest
 
-from tools.console import recent_events
+from tools.console import parse_object, recent_events
 from tools.console.parse_object import Event
 from tools.console.recent_events import RecentEvents
 
@@ -75,3 +75,11 @@ def test_reset_deletes_all_events_and_sets_their_counts_to_zero(held):
     assert held.counted == {"good": 0, "bad": 0}
     held.add(event(11))
     assert held.matching("all", limit=9)[0].seq > 10, "an old page's `before` must not hide new ones"
+
+
+def test_event_that_was_rejected_for_a_very_long_id_is_found_by_this_id(held):
+    shown = parse_object.cut("x" * 300)
+    held.add(event(10, "bad", event_id=shown, device_id=shown))
+    for value in ("x" * 300, shown):
+        assert ids(held.matching("bad", limit=9, event_id=value, device=value)) == [shown]
+    assert ids(held.matching("bad", limit=9, event_id="x" * 200)) == []
