@@ -4,6 +4,7 @@ corrections of misspelt subcommands, and accepts earlier spellings.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from inspect import cleandoc
@@ -165,3 +166,28 @@ def test_make_smoke_uses_the_same_stage_as_milkrun_smoke(given: list[str], asked
         env={"PATH": os.environ["PATH"]},
     )
     assert planned.stdout.splitlines()[-1].rstrip().endswith(f"-m tools.milkrun {asked}")
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"),
+    [
+        ("status", {"main"}),
+        ("preflight", {"main", "node"}),
+        ("forget", {"main", "dbt"}),
+        ("verify", {"main", "dbt"}),
+    ],
+)
+def test_milkrun_script_creates_the_environments_that_a_command_needs(
+    tmp_path: Path, command: str, needed: set[str]
+) -> None:
+    """Without dbt, `forget` would fail after it has deleted the rows of RAW; preflight runs osls, which needs Node."""
+    shutil.copy(ROOT / "milkrun", tmp_path)
+    for name, does in {
+        "tools/setup.sh": f'echo "$@" >{tmp_path}/asked',
+        ".venv/bin/milkrun": "exit 0",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run([tmp_path / "milkrun", command], check=True)
+    assert set((tmp_path / "asked").read_text().split()) == needed
