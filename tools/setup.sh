@@ -120,6 +120,7 @@ make_main() { # create .venv with the requested groups and those of earlier runs
     python=$(find_python "$python_version")
     "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python$python_version-venv."
   fi
+  rm -f $stamp # an interrupted step leaves an environment that matches no inputs
   step "environment .venv${made[*]:+ with ${made[*]}}" install_main "${files[@]}"
   echo "${made[*]}" >.venv/.groups
   echo "$wanted" >$stamp
@@ -146,6 +147,7 @@ make_environment() { # arguments: name, requirements, other inputs, command to r
   wanted=$(hash_of $requirements $inputs)
   if is_made "$folder/bin/python" "$folder/.made-from" "$wanted"; then return; fi
   make_main
+  rm -f "$folder/.made-from"
   step "environment $folder" install_environment "$folder" "$requirements" "$after" "$version"
   echo "$wanted" >"$folder/.made-from"
 }

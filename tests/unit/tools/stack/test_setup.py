@@ -177,6 +177,41 @@ def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
     assert tree.setup("node") == (0, [])
 
 
+def test_environment_is_rebuilt_after_an_interrupted_step_even_with_the_earlier_inputs(tree):
+    """For example, a switch to another branch is interrupted while packages are replaced, and then undone."""
+    tree.made(".venv/bin/python", *MAIN)
+    tree.program("uv", "exit 1", tree.root / ".venv/bin")
+    earlier = (tree.root / "requirements.txt").read_text()
+    (tree.root / "requirements.txt").write_text("newer\n")
+    assert tree.setup("main")[0] == 1
+    (tree.root / "requirements.txt").write_text(earlier)
+    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    assert tree.setup("main")[0] == 0
+    assert "sync" in (tree.root / "asked").read_text()
+
+
+@pytest.mark.parametrize("name", ["dbt", "lambda"])
+def test_separate_environment_is_rebuilt_after_an_interrupted_step_even_with_the_earlier_inputs(tree, name):
+    requirements = {
+        "dbt": "snowpipe/dbt/requirements.txt",
+        "lambda": "localstack/lambda_executor/lambda-requirements.txt",
+    }[name]
+    (tree.root / requirements).parent.mkdir(parents=True, exist_ok=True)
+    tree.made(".venv/bin/python", *MAIN)
+    tree.program("python", "exit 0", tree.root / f".venvs/{name}/bin")
+    tree.program("uv", "exit 0", tree.root / ".venv/bin")
+    (tree.root / requirements).write_text("earlier\n")
+    assert tree.setup(name)[0] == 0
+    assert tree.setup(name) == (0, [])
+    (tree.root / requirements).write_text("newer\n")
+    tree.program("uv", "exit 1", tree.root / ".venv/bin")
+    assert tree.setup(name)[0] == 1
+    (tree.root / requirements).write_text("earlier\n")
+    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    assert tree.setup(name)[0] == 0
+    assert "sync" in (tree.root / "asked").read_text()
+
+
 KEPT = {
     "HTTPS_PROXY": "http://proxy:3128",
     "no_proxy": "localhost",
