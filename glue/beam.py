@@ -92,8 +92,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--to", dest="end", required=True)
     parser.add_argument("--out", required=True, help="path prefix of the Parquet files to write")
     given, others = parser.parse_known_args(argv)
-    store: Store = open_store(given.archive)
-    hours: Hours = hours_between(given.start, given.end)
+    try:
+        store: Store = open_store(given.archive)
+        hours: Hours = hours_between(given.start, given.end)
+        if hours.start >= hours.end:
+            raise ValueError("--from must be before --to")
+    except ValueError as error:
+        parser.error(str(error))
     objects = [stored for hour in hours for stored in objects_of(store, hour)]
     with beam.Pipeline(options=PipelineOptions(others)) as pipeline:
         _ = (

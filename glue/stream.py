@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
+from pathlib import Path
 from threading import Condition
 from urllib.parse import unquote, urlsplit
 
@@ -35,7 +36,7 @@ from pyspark.sql.streaming.listener import QueryProgressEvent, QueryStartedEvent
 from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from contract.archive_object import hour_of, is_content
-from glue.archive import Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
+from glue.archive import Bucket, Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
 from glue.jobs import add_archive, arguments, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
 from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
@@ -278,6 +279,22 @@ def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
         spark.streams.removeListener(late)
 
 
+def mixes_checkpoints(store: Store, name: str, checkpoint: str) -> bool:
+    """Return whether the name has results although the checkpoint is new.
+
+    The new batches would replace some of the earlier ones and count the windows of the others again.
+    """
+    if checkpoint.startswith("s3://"):
+        bucket, _, prefix = checkpoint.removeprefix("s3://").partition("/")
+        is_new = not any(Bucket(bucket).list(f"{prefix.rstrip('/')}/"))
+    else:
+        path = checkpoint.removeprefix("file://")
+        if "://" in path:
+            return False  # a file system that only Spark can list
+        is_new = not any(Path(path).glob("*"))
+    return is_new and any(store.list(f"{PREFIX}/{name}/"))
+
+
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("stream", __doc__)
     add_archive(parser)
@@ -296,6 +313,10 @@ def main(argv: Sequence[str]) -> int:
     )
     given = arguments(parser, argv)
     store = given.store
+    if mixes_checkpoints(store, given.name, given.checkpoint):
+        parser.error(
+            f"{PREFIX}/{given.name}/ contains results of another checkpoint: use another --name, or delete them"
+        )
     stream = Stream(
         store,
         f"file://{store.path}" if isinstance(store, Folder) else given.archive,

@@ -28,6 +28,7 @@ from glue.beam import trucks_inside
 from glue.occupancy import SECOND_US, State, Times, advance, crossing
 from glue.rows import from_micros, micros
 from glue.stream import Stream, rows_of, run
+from glue.stream import main as stream_main
 from tests.spark.killing import kill_all
 from tests.unit.glue.sample_archives import HOUR, TYPES, archived, crossing_line
 
@@ -207,6 +208,26 @@ def test_stream_killed_repeatedly_writes_each_row_exactly_once(tmp_path: Path) -
     windows, overdue = expected(events, watermark(events))
     assert rows_of(Folder(tmp_path), "live", "trucks_inside") == windows
     assert rows_of(Folder(tmp_path), "live", "overdue_exits") == overdue
+
+
+def test_stream_with_a_new_checkpoint_is_refused_if_its_name_already_has_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise, the same windows would be counted in batches of both checkpoints."""
+    Folder(tmp_path).write("streamed/live/trucks_inside/batch-000000.parquet", b"")
+    with pytest.raises(SystemExit) as ended:
+        stream_main(["--archive", str(tmp_path), "--name", "live", "--checkpoint", str(tmp_path / "new")])
+    assert ended.value.code == 2
+    assert "streamed/live/ contains results of another checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("archive", "start"), [("s3://bucket/events", "2026-11-16"), (".", "2026-11-17"), (".", "monday")]
+)
+def test_beam_command_refuses_an_invalid_range_or_archive(archive: str, start: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        beam_main(["--archive", archive, "--from", start, "--to", "2026-11-17", "--out", "inside"])
+    assert ended.value.code == 2
 
 
 def test_beam_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
