@@ -108,7 +108,8 @@ def quality(night: Night) -> Facts:
     `latest_seconds` is the greatest lateness of an accepted event, as in MARTS.INGEST_QUALITY.
     """
     outputs = Outputs.find(night.stage, night.environment)
-    between = (f"{night.start:%Y-%m-%d %H:%M:%S}", f"{night.end:%Y-%m-%d %H:%M:%S}")
+    # The hour of the start belongs to the range, as in the other steps.
+    between = (f"{night.start:%Y-%m-%d %H:00:00}", f"{night.end:%Y-%m-%d %H:%M:%S}")
     with outputs.warehouse() as warehouse:
         rows = warehouse.query(_QUALITY.format(database=outputs.database), between)
     accepted = [row for row in rows if row["outcome"] == "accepted"]

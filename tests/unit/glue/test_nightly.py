@@ -6,10 +6,11 @@ tests/airflow runs the real steps.
 import os
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from typer import BadParameter
@@ -96,6 +97,17 @@ def test_compaction_step_fails_only_if_the_job_prints_no_result(
     monkeypatch.setattr(nightly.Outputs, "find", lambda *_: SimpleNamespace(bucket="b"))
     code, [report] = run(["compact"])
     assert (code == 0, report["ok"]) == (ok, ok)
+
+
+def test_quality_step_counts_the_whole_hour_in_which_the_range_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outputs, start = MagicMock(), datetime(2026, 11, 16, 8, 30, tzinfo=UTC)
+    query = outputs.warehouse.return_value.__enter__.return_value.query
+    query.return_value = []
+    monkeypatch.setattr(nightly.Outputs, "find", lambda *_: outputs)
+    nightly.quality(replace(NIGHT, start=start, end=start + timedelta(hours=1)))
+    assert query.call_args.args[1] == ("2026-11-16 08:00:00", "2026-11-16 09:30:00")
 
 
 def test_dbt_step_for_a_model_selects_only_that_model(monkeypatch: pytest.MonkeyPatch) -> None:
