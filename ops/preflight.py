@@ -29,8 +29,22 @@ from snowpipe.warehouse import Warehouse, connect
 UNRESERVED_MINIMUM = 100
 """Lambda keeps this much of the account's concurrency for functions without a reservation
 (AWS Lambda Developer Guide: "Configuring reserved concurrency for a function")."""
-READY = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
+READY = frozenset(
+    {
+        "CREATE_COMPLETE",
+        "UPDATE_COMPLETE",
+        "UPDATE_ROLLBACK_COMPLETE",
+        "IMPORT_COMPLETE",
+        "IMPORT_ROLLBACK_COMPLETE",
+    }
+)
 """The states in which CloudFormation can update a stack."""
+STUCK = {
+    "UPDATE_ROLLBACK_FAILED": "continue-update-rollback",
+    "UPDATE_FAILED": "rollback-stack",
+    "IMPORT_ROLLBACK_FAILED": "describe-stack-events",
+}
+"""The states of a stack that works but cannot be updated, each with the next command of `aws cloudformation`."""
 
 type Level = Literal["ok", "warns", "blocks", "unknown"]
 type OpenWarehouse = Callable[[], AbstractContextManager[Warehouse]]
@@ -105,8 +119,8 @@ def stack(place: Place) -> Iterator[Finding]:
         return
     if state.endswith("_IN_PROGRESS") and state != "REVIEW_IN_PROGRESS":
         yield Finding("blocks", "stack_busy", name, f"{state}: wait until this operation ends")
-    elif state == "UPDATE_ROLLBACK_FAILED":
-        detail = f"{state}: run aws cloudformation continue-update-rollback --stack-name {name}"
+    elif state in STUCK:
+        detail = f"{state}: run aws cloudformation {STUCK[state]} --stack-name {name}"
         yield Finding("blocks", "stack_stuck", name, detail)
     else:
         detail = f"{state}: run aws cloudformation delete-stack --stack-name {name}"
