@@ -315,6 +315,10 @@ class KnownVisits:
         """Return the open visits that no event contradicts."""
         return (visit for visit in self._open.values() if self.contradicted_by(visit) is None)
 
+    def is_gone(self, start: Start) -> bool:
+        """Return whether the visit was deleted or replaced; the mart contains it until the next dbt run."""
+        return start in self._gone
+
     def open_devices(self) -> set[str]:
         return {start[0] for start in self._open}
 

@@ -73,7 +73,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
             "snowflake", lambda: queries.mart_visits(start, end, device_id, fence, most)
         )
         used.append("marts")
-        found |= {start_of(visit): visit for visit in marts}
+        found |= {start_of(visit): visit for visit in marts if not bus.is_gone(start_of(visit))}
     except Problem as problem:
         missing.append(problem)
     if device_id is not None:
@@ -135,9 +135,13 @@ async def in_parts(
         last: tuple[datetime, str] | None = (start, "")
         while last is not None:
             marts, last = await ask("snowflake", partial(queries.visits_after, last, end, fence))
-            some = [_latest(visit, held.pop(start_of(visit), None)) for visit in marts]
+            some = [
+                _latest(visit, held.pop(start_of(visit), None))
+                for visit in marts
+                if not bus.is_gone(start_of(visit))
+            ]
             # Add the visits that only the bus has, up to the end of this part; the last part gets the rest.
-            reached = some[-1].entered_at if some and last else None
+            reached = marts[-1].entered_at if last else None
             for start_ in [start_ for start_ in held if reached is None or start_[2] <= reached]:
                 some.append(held.pop(start_))
             some.sort(key=lambda visit: visit.entered_at)

@@ -31,6 +31,12 @@ class Stores:
     def mart_visits(self, *_: object) -> tuple[list[Known], int]:
         return self.mart, 0
 
+    def count_visits(self, *_: object) -> int:
+        return len(self.mart)
+
+    def visits_after(self, *_: object) -> tuple[list[Known], None]:
+        return self.mart, None
+
     def device_visits(self, *_: object) -> list[Known]:
         return self.table
 
@@ -42,8 +48,8 @@ async def ask[T](_: str, question: Callable[[], T]) -> T:
 WANTED = visit_list.Wanted(NOW - timedelta(days=365), NOW, "t1", None, "", lambda fence: fence.external_id)
 
 
-def found(wanted: visit_list.Wanted, stores: Stores) -> list[str]:
-    listed = asyncio.run(visit_list.find(wanted, 100, KnownVisits(), stores, ask))
+def found(wanted: visit_list.Wanted, stores: Stores, bus: KnownVisits | None = None) -> list[str]:
+    listed = asyncio.run(visit_list.find(wanted, 100, bus or KnownVisits(), stores, ask))
     return [visit.entered_event_id for visit in listed.visits]
 
 
@@ -63,3 +69,22 @@ def test_visits_are_filtered_by_the_beginning_of_the_names_that_the_page_shows()
     assert begins("meier") == begins("f1") == ["e2"]
     assert begins("t1") == ["e2", "e1"]
     assert begins("farm") == [], "the page shows no tag"
+
+
+def test_visit_that_was_restated_since_the_last_dbt_run_is_listed_and_exported_once():
+    outdated, bus = visit(1), KnownVisits()
+    entered = NOW - timedelta(days=1, minutes=5)
+    pair = Pair("t1", FARM)
+    now = visit_fields.fields_of(pair, Visit(entered, "e0", entered + timedelta(minutes=14), "x1"))
+    previous = visit_fields.fields_of(
+        pair, Visit(NOW - timedelta(days=1), "e1", NOW - timedelta(days=1, minutes=-9), "x1")
+    )
+    bus.tell("visit_restated", {"id": "n", "version": 3, "visit": now, "previous": previous})
+    wanted, stores = replace(WANTED, device_id=None), Stores([outdated], [])
+
+    async def exported() -> list[str]:
+        parts = visit_list.in_parts(wanted, bus, stores, ask)
+        return [each.entered_event_id async for part in parts for each in part]
+
+    assert found(wanted, stores, bus) == ["e0"]
+    assert asyncio.run(exported()) == ["e0"]
