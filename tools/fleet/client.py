@@ -137,7 +137,7 @@ class Client:
         except urllib3.exceptions.HTTPError:
             return None, {}, 0.0
         try:  # seconds or a date (RFC 9110, section 10.2.3)
-            wanted_pause = min(30.0, urllib3.Retry().get_retry_after(response) or 0.0)
+            wanted_pause = urllib3.Retry().get_retry_after(response) or 0.0
         except urllib3.exceptions.InvalidHeader:
             wanted_pause = 0.0
         try:
