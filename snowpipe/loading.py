@@ -71,7 +71,7 @@ def refresh(
     reach = max(server_time(warehouse) - REFRESH_REACH, replaced_at(warehouse, pipe) or LONG_AGO)
     if since and not prefix:
         listed = archive.received(
-            pipe.prefix, since, reach
+            pipe.prefix, since - MESSAGE_DELAY, reach
         )  # by hour, because the archive may contain a year of objects
     else:
         listed = archive.objects(pipe.prefix + prefix)
@@ -202,11 +202,13 @@ def load_expired(
                 1,
             )
         time.sleep(1)
+    # The key of an object written at the start of an hour may contain the hour before.
+    start = since - MESSAGE_DELAY
     # Listed before REFRESH, because the pipe loads later files.
-    received = archive.received(pipe.prefix, since, server_time(warehouse))
+    received = archive.received(pipe.prefix, start, server_time(warehouse))
     missing = list(unloaded(warehouse, pipe, received))
     sent = refresh_pipe(warehouse, pipe)
-    known = {*sent, *(row["key"] for row in failed_files(warehouse, pipe, since))}
+    known = {*sent, *(row["key"] for row in failed_files(warehouse, pipe, start))}
     keys = [each.key for each in unloaded(warehouse, pipe, missing) if each.key not in known]
     copied = copy_files(warehouse, pipe, copy, keys)
     queued: list[Row] = [{"key": key, "result": "queued"} for key in sent]

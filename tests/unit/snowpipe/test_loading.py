@@ -166,3 +166,18 @@ def test_refresh_passes_no_time_before_the_seven_days_that_snowflake_accepts(
     loading.refresh_pipe(warehouse, PIPE, since=since)
     expected = f" MODIFIED_AFTER = '{after.isoformat()}'" if after else ""
     assert warehouse.statements[-1] == f"ALTER PIPE {PIPE.name} REFRESH{expected}"
+
+
+def test_resume_loads_a_file_whose_request_began_in_the_hour_before_the_pause() -> None:
+    """The key contains the hour in which the request began; the file was written after the pause."""
+    written_at = datetime(2020, 11, 16, 9, 0, 2, tzinfo=UTC)
+
+    class Bucket(FakeArchive):
+        def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+            del prefix, end
+            return [Object(KEYS[0], written_at, 1)] if start < written_at.replace(second=0) else []
+
+    warehouse = FakeWarehouse([LOADED])
+    paused_at = written_at - timedelta(seconds=1)
+    rows = loading.load_expired(warehouse, PIPE, Bucket(), "COPY", paused_at, timedelta(0))
+    assert rows == [{"key": KEYS[0], "result": "LOADED"}]
