@@ -182,6 +182,7 @@ def test_every_resource_with_a_fixed_name_is_looked_up():
         ("CREATE_COMPLETE", None),
         ("UPDATE_COMPLETE", None),
         ("UPDATE_ROLLBACK_COMPLETE", None),
+        ("IMPORT_ROLLBACK_COMPLETE", None),
         ("UPDATE_IN_PROGRESS", "stack_busy"),
         ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "stack_busy"),
         ("IMPORT_ROLLBACK_COMPLETE", None),
@@ -201,7 +202,11 @@ def test_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, code):
     stub.add_response("describe_stacks", {"Stacks": [stack]}, {"StackName": "milkrun-dev"})
     stub.activate()
     expected = [("blocks", code, "milkrun-dev")] if code else []
-    assert codes(preflight.stack, lambda _: client) == expected
+    here = place(lambda _: client)
+    found = list(preflight.stack(here))
+    assert [(f.level, f.code, f.subject) for f in found] == expected
+    # Deleting a stack that has been deployed would change the address of its API.
+    assert any("delete-stack" in f.detail for f in found) == (code == "stack_dead")
 
 
 def test_enabled_alarms_without_an_address_block_the_deployment(aws):
