@@ -106,6 +106,7 @@ class VisitPoller(Poller):
         self._reader = reader
         self._asked: set[str] = set()
         self._missing: set[str] = set()
+        self._crossed: dict[str, None] = {}
         self._scanned_at = 0.0
         self._verified: dict[str, str] = {}
         self._usual_at = 0.0
@@ -118,16 +119,20 @@ class VisitPoller(Poller):
             self._scanned_at = time.monotonic()
         devices = self.shared.ask(state.fleet.devices)[: self.MAX_DEVICES]
         new = [device for device in devices if device not in self._asked][: self.DEVICES_A_LOOK]
-        crossed = self.shared.ask(state.take_crossed)
-        changed = [] if self._reader.is_live else crossed[: self.DEVICES_A_LOOK]
+        self._crossed |= dict.fromkeys(self.shared.ask(state.take_crossed))
+        if self._reader.is_live:
+            self._crossed.clear()
+        changed = list(self._crossed)[: self.DEVICES_A_LOOK]
         for device in dict.fromkeys([*new, *changed]):
-            self._asked.add(device)
             self.shared.tell(state.visits.reread if device in changed else self._read, *self._of(device))
+            # Only after the read, so that a device is read again if DynamoDB has not answered.
+            self._asked.add(device)
+            self._crossed.pop(device, None)
         is_all_verified = self._verify()
         if time.monotonic() - self._usual_at >= self.USUAL_EVERY_S:
             self._usual_at = time.monotonic()
             self.shared.tell(state.visits.learn_usual)
-        return min(every, pace.visits) if is_all_verified and not new else 0.2
+        return min(every, pace.visits) if is_all_verified and not new and not self._crossed else 0.2
 
     def _verify(self) -> bool:
         """Read the enter events of devices with a contradiction from the visits table, which also contains the

@@ -28,6 +28,7 @@ from snowpipe.warehouse import MissingObject
 from tests.unit.ops.test_stage_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller
+from tools.console.parse_object import Position
 from tools.console.poll_intervals import Pace
 from tools.console.polling import Keys, Session, Shared
 from tools.console.state import ConsoleState
@@ -374,6 +375,35 @@ def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it
         until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
         there.clear()
         assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
+
+
+@pytest.mark.parametrize("has_position", [True, False], ids=["new truck", "fence crossed"])
+def test_visits_of_every_truck_are_read_even_if_there_are_many_or_the_table_does_not_answer_once(
+    shared, archive, monkeypatch, has_position
+):
+    trucks = {f"t{n}" for n in range(50)}
+    for truck in trucks:
+        if has_position:
+            shared.state.fleet.moved(Position(truck, 1.0, 1.0, 5.8, 53.1, "x"))
+        else:
+            shared.state._crossed[truck] = None
+    read: list[str] = []
+    faults = iter([expired()])
+
+    def visits_of_device(_: object, __: str, device: str, ___: datetime) -> list[object]:
+        if len(read) == 3 and (fault := next(faults, None)):
+            raise fault
+        read.append(device)
+        return []
+
+    monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(()))
+    monkeypatch.setattr(store_pollers.visits, "visits_of_device", visits_of_device)
+    poller = VisitPoller(shared, ArchivePoller(shared))
+    with pytest.raises(ClientError):
+        poller.look()
+    for _ in range(4):
+        poller.look()
+    assert set(read) == trucks
 
 
 # --- the warehouse
