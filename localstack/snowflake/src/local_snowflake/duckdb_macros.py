@@ -309,13 +309,13 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Return SQL that defines two macros: one raises an error where DuckDB returns NaN or -Infinity but
-    Snowflake fails; the other converts a value to its form within a VARIANT.
+    """Return SQL that defines two macros: one raises an error where DuckDB returns NaN or an infinity; the other
+    converts a value to its form within a VARIANT.
     """
-    outside = raised("000002", "0A000", "name || ' of ' || x || ', which is an error in Snowflake'")
+    infinite = raised("000002", "0A000", "name || ' with the result ' || made")
     return f"""
-CREATE OR REPLACE MACRO {HOME}_ls_within(x, made, least, name) AS (
-    CASE WHEN x::DOUBLE < least THEN {outside} ELSE made END);
+CREATE OR REPLACE MACRO {HOME}_ls_finite(made, name) AS (
+    CASE WHEN isfinite(made::DOUBLE) OR made IS NULL THEN made ELSE {infinite} END);
 CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NULL
     WHEN typeof(x) LIKE 'TIMESTAMP%' THEN to_json({HOME}_ls_any_text(x)) ELSE to_json(x) END);
 """

@@ -38,12 +38,12 @@ from local_snowflake.translate_numbers import (
     average,
     count,
     divide,
+    finite,
     median,
     multiply,
     remainder,
     sign,
     total,
-    within_domain,
 )
 from local_snowflake.translate_text import group_concat, time_to_str, to_char, wants_text
 from local_snowflake.translate_variants import (
@@ -93,7 +93,7 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
     **dict.fromkeys((exp.JSONObject, exp.Struct), json_object),
     **dict.fromkeys((exp.ToVariant, exp.JSONFormat), to_variant),
     **dict.fromkeys((exp.Coalesce, exp.If, exp.Nvl2), unified),
-    **dict.fromkeys((exp.Sqrt, exp.Ln, exp.Log), within_domain),
+    **dict.fromkeys((exp.Sqrt, exp.Ln, exp.Log, exp.Pow, exp.Asin, exp.Acos), finite),
     exp.Count: count,
     exp.Sum: total,
     exp.ConvertTimezone: convert_timezone,

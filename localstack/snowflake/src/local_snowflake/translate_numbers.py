@@ -11,18 +11,12 @@ from local_snowflake.expression_types import (
 )
 from local_snowflake.infer_kinds import Translation
 
-NOT_BELOW: dict[type[exp.Expr], str] = {exp.Sqrt: "0", exp.Ln: "1e-320", exp.Log: "1e-320"}
 
-
-def within_domain(node: exp.Expr, _: Translation) -> exp.Expr:
-    """Make SQRT, LN and LOG raise an error, as Snowflake does, if DuckDB would return NaN or -Infinity for the
-    argument.
+def finite(node: exp.Expr, _: Translation) -> exp.Expr:
+    """Make a function such as SQRT, LOG or ASIN raise an error, as Snowflake does, if DuckDB would return NaN or an
+    infinity.
     """
-    value = node.expression if isinstance(node, exp.Log) else node.this
-    if is_aggregated(value):
-        return node
-    name = type(node).__name__.upper()
-    return call("within", value.copy(), node.copy(), exp.Literal.number(NOT_BELOW[type(node)]), text(name))
+    return call("finite", node.copy(), text(type(node).__name__.upper()))
 
 
 def count(node: exp.Expr, _: Translation) -> None:
