@@ -19,6 +19,14 @@ def finite(node: exp.Expr, _: Translation) -> exp.Expr:
     return call("finite", node.copy(), text(type(node).__name__.upper()))
 
 
+def epoch_second(node: exp.Expr, _: Translation) -> exp.Expr | None:
+    """Make EXTRACT(epoch_second …) return the whole seconds that have passed; DuckDB would round them."""
+    if node.name.upper() != "EPOCH_SECOND":
+        return None
+    seconds = exp.Extract(this=exp.var("EPOCH"), expression=node.expression.copy())
+    return exp.cast(exp.Floor(this=seconds), "BIGINT", dialect="duckdb")
+
+
 def count(node: exp.Expr, _: Translation) -> None:
     if isinstance(node.this, exp.Column) and isinstance(node.this.this, exp.Star):
         raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL: name a column")
