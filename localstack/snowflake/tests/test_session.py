@@ -131,6 +131,32 @@ def test_failed_insert_overwrite_leaves_the_table_unchanged(numbers: Warehouse) 
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "y SET DATA TYPE NUMBER(10,1)",
+        "y SET DATA TYPE FLOAT",
+        "y TYPE VARCHAR",
+        "s SET DATA TYPE NUMBER(5,0)",
+        "s SET DATA TYPE VARCHAR(2)",
+        "d TYPE TIMESTAMP_NTZ",
+        "y SET DEFAULT 5",
+    ],
+)
+def test_alter_column_with_another_type_or_a_default_is_refused(warehouse: Warehouse, change: str) -> None:
+    warehouse.run("CREATE TABLE RAW.M AS SELECT 1.25::NUMBER(10,2) AS y, '12' AS s, '2024-01-01'::DATE AS d")
+    assert "Not supported" in warehouse.refused(f"ALTER TABLE RAW.M ALTER COLUMN {change}")
+    assert warehouse.run("SELECT y::VARCHAR || ' ' || s || ' ' || d AS N FROM RAW.M") == [
+        {"N": "1.25 12 2024-01-01"}
+    ]
+
+
+def test_alter_column_changes_the_precision_of_a_number(warehouse: Warehouse) -> None:
+    warehouse.run("CREATE TABLE RAW.M AS SELECT 1.25::NUMBER(10,2) AS y")
+    warehouse.run("ALTER TABLE RAW.M ALTER COLUMN y SET DATA TYPE NUMBER(12,2)")
+    assert warehouse.run("DESC TABLE RAW.M")[0]["type"] == "NUMBER(12,2)"
+
+
 def test_temporary_relation_with_a_full_name_is_dropped_when_its_session_ends(numbers: Warehouse) -> None:
     other = numbers.local.connect(database=numbers.database, schema="RAW").cursor()
     name = f"{numbers.database}.RAW.T__DBT_TMP"

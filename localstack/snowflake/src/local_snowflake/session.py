@@ -53,6 +53,7 @@ from local_snowflake.tables import (
     identities,
     loses_by_copy,
     ordered_sequence,
+    refuse_altered_columns,
     refuse_options,
     refuse_types,
 )
@@ -226,6 +227,8 @@ class LocalCursor(FakeSnowflakeCursor):
         keep_lengths(expression)
         if isinstance(expression, exp.Create | exp.Alter):
             refuse_types(expression)
+        if isinstance(expression, exp.Alter) and isinstance(expression.this, exp.Table):
+            refuse_altered_columns(expression, self._kinds_of(expression.this))
         if isinstance(expression, exp.Create):
             expression = self._created(expression)
         if isinstance(expression, exp.Create | exp.Drop):

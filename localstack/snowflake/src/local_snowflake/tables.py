@@ -6,7 +6,7 @@ an error that names it.
 
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sqlglot import exp
 
@@ -75,6 +75,29 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
             raise unsupported(f"the type {kind.sql(dialect='snowflake')}")
         if kind.this in CLOCKS and kind.expressions and int(kind.expressions[0].name) < MICROSECONDS:
             raise unsupported(f"the precision of {kind.sql(dialect='snowflake')}: six digits are always kept")
+
+
+def refuse_altered_columns(alter: exp.Alter, kinds: Mapping[str, str]) -> None:
+    """Refuse ALTER COLUMN with a default, and with a type unless only the precision of a NUMBER changes. Snowflake
+    refuses most other types (Snowflake: "ALTER TABLE … ALTER COLUMN"); DuckDB would convert the values. `kinds`
+    contains the DuckDB types of the table's columns, keyed by the name in upper case.
+    """
+    for action in alter.args.get("actions") or ():
+        if not isinstance(action, exp.AlterColumn):
+            continue
+        kind, given = action.args.get("dtype"), kinds.get(action.name.upper())
+        if kind and given and (scale_of(given) is None or scale_of(given) != scale_of(kind.sql("duckdb"))):
+            raise unsupported(
+                f"{alter.sql(dialect='snowflake')}: only the precision of a NUMBER can be changed"
+            )
+        if action.args.get("default"):
+            raise unsupported(f"{alter.sql(dialect='snowflake')}: a default for an existing column")
+
+
+def scale_of(kind: str) -> str | None:
+    """Return the scale of a DuckDB type if it is the type of a NUMBER; otherwise None."""
+    found = re.fullmatch(r"DECIMAL(?:\(\d+(?:, ?(\d+))?\))?|(?:TINY|SMALL|BIG|HUGE)?INT(?:EGER)?", kind)
+    return (found[1] or "0") if found else None
 
 
 def is_plain(column: exp.Expr) -> bool:
