@@ -85,6 +85,11 @@ def test_radar_signature_is_verified_without_reading_the_body() -> None:
         radar(RADAR_SECRETS, signature="")
 
 
+def test_radar_secret_stored_without_and_with_its_last_day_is_accepted() -> None:
+    """docs/upgrade.md: the version before the last day was required accepts signatures with the first."""
+    radar([b"token", b"token@2027-02-01"])
+
+
 def test_radar_headers_cannot_be_replayed_after_the_last_day_of_the_secret() -> None:
     radar(RADAR_SECRETS, days_later=17)
     for days_later in (18, 400):
