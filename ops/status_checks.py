@@ -278,16 +278,25 @@ class _Flow:
         return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
 
     def alarms(self) -> Iterator[Finding]:
-        """Yield the alarms in state ALARM.
+        """Yield the alarms in state ALARM, except the parts of composite alarms, which have no actions.
 
         The local stack is not queried, because no alarm fires in LocalStack, which has none of the metrics.
         """
         pages = (
             self._aws("cloudwatch")
             .get_paginator("describe_alarms")
-            .paginate(AlarmNamePrefix=f"milkrun-{self._stage}-", StateValue="ALARM")
+            .paginate(
+                AlarmNamePrefix=f"milkrun-{self._stage}-",
+                StateValue="ALARM",
+                AlarmTypes=["CompositeAlarm", "MetricAlarm"],
+            )
         )
-        ringing = [alarm for page in pages for alarm in page["MetricAlarms"]]
+        active = [
+            alarm
+            for page in pages
+            for alarm in (*page.get("CompositeAlarms", ()), *page.get("MetricAlarms", ()))
+        ]
+        ringing = [alarm for alarm in active if alarm.get("AlarmActions")]
         for alarm in ringing:
             name = alarm["AlarmName"].removeprefix(f"milkrun-{self._stage}-")
             pages_somebody = any("page" in action.lower() for action in alarm.get("AlarmActions", ()))

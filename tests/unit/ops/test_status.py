@@ -181,6 +181,19 @@ def test_status_reports_recent_objects_that_a_thousand_older_ones_precede(part: 
     assert found.since == NOW - timedelta(hours=1)
 
 
+def test_status_shows_active_composite_alarms_but_not_their_parts() -> None:
+    def paginate(AlarmTypes: tuple[str, ...] = ("MetricAlarm",), **_: str) -> list[dict[str, object]]:
+        part = {"AlarmName": "milkrun-dev-records-arrive", "AlarmActions": []}
+        stopped = {"AlarmName": "milkrun-dev-consume-stopped", "AlarmActions": ["arn:aws:sns:x:1:dev-page"]}
+        found = {"MetricAlarm": ("MetricAlarms", [part]), "CompositeAlarm": ("CompositeAlarms", [stopped])}
+        return [dict(found[kind] for kind in AlarmTypes)]
+
+    outputs = Mock()
+    outputs.aws.return_value.get_paginator.return_value.paginate = paginate
+    [source] = [each for each in status_checks.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch"]
+    assert [(each.part, each.level) for each in ask([source])] == [("alarm consume-stopped", "FAIL")]
+
+
 def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
