@@ -122,9 +122,6 @@ def stack(place: Place) -> Iterator[Finding]:
     elif state in STUCK:
         detail = f"{state}: run aws cloudformation {STUCK[state]} --stack-name {name}"
         yield Finding("blocks", "stack_stuck", name, detail)
-    elif state in ("UPDATE_FAILED", "IMPORT_ROLLBACK_FAILED"):  # not deleted, because its API is in use
-        detail = f"{state}: roll back or complete the failed operation in CloudFormation's console"
-        yield Finding("blocks", "stack_stuck", name, detail)
     else:
         detail = f"{state}: run aws cloudformation delete-stack --stack-name {name}"
         yield Finding("blocks", "stack_dead", name, detail)

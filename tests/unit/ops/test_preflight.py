@@ -182,7 +182,6 @@ def test_every_resource_with_a_fixed_name_is_looked_up():
         ("CREATE_COMPLETE", None),
         ("UPDATE_COMPLETE", None),
         ("UPDATE_ROLLBACK_COMPLETE", None),
-        ("IMPORT_ROLLBACK_COMPLETE", None),
         ("UPDATE_IN_PROGRESS", "stack_busy"),
         ("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS", "stack_busy"),
         ("IMPORT_ROLLBACK_COMPLETE", None),
