@@ -336,6 +336,19 @@ def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
         sweep(store, hours, FAR_FUTURE, timedelta(0))
 
 
+def refuse_missing_ids(store: Store, request: str, found: Iterable[Found]) -> None:
+    """Raise NotReady if this run kept a line that an earlier run of the request removed."""
+    if not exists(store, plan_key(request)):
+        return
+    earlier = {pair["old"]: pair["removed"] for pair in json.loads(store.read(plan_key(request)))["objects"]}
+    for each in found:
+        if isinstance(each, Rewritten) and not set(earlier.get(each.old, ())) <= set(each.removed):
+            raise NotReady(
+                f"{plan_key(request)} is for ids that this list lacks. Repeat the command with all ids of the "
+                "request; otherwise some of their events would remain."
+            )
+
+
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("forget", __doc__)
     add_archive(parser)
@@ -374,6 +387,7 @@ def main(argv: Sequence[str]) -> int:
         objects = list(candidates(store))
         refuse_unfinished(store, given.request, objects)
         seen, found = _both_passes(given, store, subject, objects)
+        refuse_missing_ids(store, given.request, found)
         plan = begin(store, given.request, found)
     except NotReady as problem:
         print(problem, file=sys.stderr)

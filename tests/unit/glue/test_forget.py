@@ -565,3 +565,17 @@ def test_second_request_is_refused_while_an_earlier_one_is_unfinished(
     assert request(archive, "r1", "--finish") == 0
     assert request(archive, "r2", ids="bob") == request(archive, "r2", "--finish") == 0
     assert not any(ANN.encode() in text or b"bob" in text for text in everything(archive))
+
+
+def test_first_run_is_not_repeated_with_a_list_that_lacks_earlier_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "archive"
+    archived(archive, [line("a", user=ANN), line("b", user="bob"), line("c", user="bea")])
+    assert request(archive, "r1", ids=ANN) == 0
+    plan = (archive / "forget/r1/plan.json").read_text()
+    assert request(archive, "r1", ids="bob") == 2
+    assert "forget/r1/plan.json is for ids that this list lacks" in capsys.readouterr().err
+    assert (archive / "forget/r1/plan.json").read_text() == plan
+    assert request(archive, "r1", ids=f"{ANN}\nbob") == request(archive, "r1", "--finish") == 0
+    assert not any(ANN.encode() in text or b"bob" in text for text in everything(archive))
