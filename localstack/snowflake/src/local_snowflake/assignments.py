@@ -8,6 +8,7 @@ from sqlglot import exp
 
 from local_snowflake.column_types import DECIMAL, INTEGER, NUMBER_LITERAL, TEXT_LITERAL, TEXTS, Types
 from local_snowflake.errors import unsupported
+from local_snowflake.expression_types import call
 
 UNCHANGED = frozenset({INTEGER, DECIMAL, NUMBER_LITERAL, "boolean"})
 AS_TEXT = frozenset({TEXTS, TEXT_LITERAL, "date"}) | UNCHANGED
@@ -24,6 +25,8 @@ def cast_assigned(
     kinds = kinds_of(target) if target else {}
     if not kinds:
         return
+    if isinstance(statement, exp.Insert):
+        name_columns_of_stars(statement, kinds)
     for column, value in list(assigned(statement, list(kinds))):
         cast_value(value, kinds.get(column, ""), types)
 
@@ -45,6 +48,30 @@ def assigned(statement: exp.Insert | exp.Update | exp.Merge, columns: list[str])
             yield from zip(named, values.expressions if values else (), strict=False)
 
 
+def name_columns_of_stars(insert: exp.Insert, kinds: Mapping[str, str]) -> None:
+    """Rewrite the query of INSERT … SELECT * so that each of its columns can be cast:
+    SELECT * REPLACE (c0 AS c0, …) FROM (query) AS q (c0, …).
+    """
+    query = insert.expression
+    if not isinstance(query, exp.Query) or not any(each.is_star for row in selects_of(query) for each in row):
+        return
+    columns = [each.name.upper() for each in getattr(insert.this, "expressions", [])] or list(kinds)
+    names = [f"_local_{at}" for at in range(len(columns))]
+    values = [exp.alias_(exp.column(name), name) for name in names]
+    outer = exp.Select(expressions=[exp.Star(replace=values)])
+    insert.set("expression", outer.from_(exp.alias_(query.unnest().copy().subquery(), "_local", table=names)))
+
+
+def selects_of(query: exp.Expr) -> Iterator[list[exp.Expr]]:
+    if isinstance(query, exp.SetOperation):
+        yield from selects_of(query.this)
+        yield from selects_of(query.expression)
+    elif isinstance(query, exp.Subquery):
+        yield from selects_of(query.this)
+    elif isinstance(query, exp.Select):
+        yield query.expressions
+
+
 def set_columns(update: exp.Update) -> Assigned:
     for each in update.expressions:
         if isinstance(each, exp.EQ):
@@ -52,20 +79,13 @@ def set_columns(update: exp.Update) -> Assigned:
 
 
 def rows_of(source: exp.Expr | None) -> Iterator[list[exp.Expr]]:
-    """Yield the expressions of each row of VALUES or, for a query, of each SELECT.
-
-    A SELECT's expressions after a star (`*`) are omitted, because their positions are unknown.
-    """
+    """Yield the expressions of each row of VALUES or, for a query, of each SELECT; see `name_columns_of_stars`."""
     if isinstance(source, exp.Values):
         yield from (row.expressions for row in source.expressions)
-    elif isinstance(source, exp.SetOperation):
-        yield from rows_of(source.this)
-        yield from rows_of(source.expression)
-    elif isinstance(source, exp.Subquery):
-        yield from rows_of(source.this)
-    elif isinstance(source, exp.Select):
-        stars = [at for at, each in enumerate(source.expressions) if each.is_star]
-        yield source.expressions[: stars[0] if stars else None]
+    elif source:
+        for values in selects_of(source):
+            star = values[0] if values and isinstance(values[0], exp.Star) else None
+            yield star.args["replace"] if star else values
 
 
 def cast_value(value: exp.Expr, kind: str, types: Types) -> None:
@@ -76,6 +96,8 @@ def cast_value(value: exp.Expr, kind: str, types: Types) -> None:
     is_text = given is not None and bool(given) and given <= {TEXTS, TEXT_LITERAL}
     if kind == "JSON" and is_text:
         raise unsupported("text stored in a VARIANT: use PARSE_JSON or TO_VARIANT")
+    if kind == "JSON" and given is None and isinstance(inner, exp.Column):
+        inner.replace(call("no_text", inner.copy()))
     if kind == "BLOB" and is_text:
         raise unsupported("text stored in a BINARY column")
     if kind == "VARCHAR" and (given is None or not given <= AS_TEXT):

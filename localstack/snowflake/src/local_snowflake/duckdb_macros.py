@@ -210,8 +210,8 @@ def text_macros() -> str:
 
 
 def variant_macros() -> str:
-    """Return SQL that defines comparisons of VARIANTs. Two VARIANTs can be compared for equality only, and a
-    VARIANT and another value only if that value is a literal.
+    """Return SQL that defines comparisons of VARIANTs, and a macro that refuses text. Two VARIANTs can be compared for
+    equality only, and a VARIANT and another value only if that value is a literal.
     """
     no_order = raised("000002", "0A000", "'a VARIANT in ' || what || ': cast it to a type'")
     unlike = raised(
@@ -226,11 +226,13 @@ def variant_macros() -> str:
         "typeof(a) = 'JSON' AND a::VARCHAR <> b::VARCHAR "
         "AND try_cast(a::VARCHAR AS DOUBLE) = try_cast(b::VARCHAR AS DOUBLE)"
     )
+    is_text = raised("000002", "0A000", "'text stored in a VARIANT: use PARSE_JSON or TO_VARIANT'")
     # x is compared with a literal, so a VARIANT is read as the literal's type.
     same = ("BOOLEAN", *NUMBERS, "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "BLOB")
     made = f"""
 CREATE OR REPLACE MACRO {HOME}_ls_ordered(x, what) AS (
     CASE WHEN typeof(x) = 'JSON' THEN {no_order} ELSE x END);
+CREATE OR REPLACE MACRO {HOME}_ls_no_text(x) AS (CASE WHEN typeof(x) = 'VARCHAR' THEN {is_text} ELSE x END);
 CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
     CASE WHEN {mixed} THEN {unlike} WHEN {other_digits} THEN {digits} ELSE compared END);
 """
