@@ -361,8 +361,16 @@ def test_history_lists_failed_files_despite_newer_loaded_files(stage: Stage) -> 
     assert len(stage.done("history", "--limit", "2", "--json").rows) == 2
 
 
+def messages_in_queue(aws: Aws) -> int:
+    """Return the number of notifications that the local Snowflake has not deleted from its queue yet."""
+    [queue] = aws.sqs.list_queues(QueueNamePrefix="sf-snowpipe")["QueueUrls"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    counts = aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    return sum(int(count) for count in counts.values())
+
+
 def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
-    stage: Stage, local: LocalProcess
+    stage: Stage, local: LocalProcess, aws: Aws
 ) -> None:
     loaded = stage.put([event("before")])
     stage.loaded([loaded])
@@ -371,6 +379,8 @@ def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
     eventually(
         lambda: stage.run("status", "--pipe", "events", "--json"), lambda said: said.rows[0]["pending"] == 1
     )
+    # A notification that is delivered again two weeks later would not be expired.
+    eventually(lambda: messages_in_queue(aws), lambda messages: messages == 0)
     with local.days_later(14.1):
         assert (
             "stale"
