@@ -116,7 +116,7 @@ setup: #: create the environments that `make demo` needs
 	@tools/setup.sh main lambda localstack dbt node
 
 conformance: setup #: check that an app follows the rule for clients (TARGET=URL of its test hook)
-	@$(PY) -m milkrun_conformance run $(TARGET)
+	@$(PY) -m milkrun_conformance run $(if $(TARGET),"$$TARGET")
 
 ##@ Run more tests
 

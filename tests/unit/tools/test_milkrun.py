@@ -168,6 +168,18 @@ def test_make_smoke_uses_the_same_stage_as_milkrun_smoke(given: list[str], asked
     assert planned.stdout.splitlines()[-1].rstrip().endswith(f"-m tools.milkrun {asked}")
 
 
+def test_make_conformance_passes_the_whole_url_to_the_kit(tmp_path: Path) -> None:
+    """The shell must not see the characters of the URL."""
+    url = "http://127.0.0.1:9/hook?token=a&app=$b"
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/given\n')
+    program.chmod(0o755)
+    target = url.replace("$", "$$")  # as a user writes it for make
+    options = [f"PY={program}", f"TARGET={target}", "--old-file=setup"]
+    subprocess.run(["make", "conformance", *options], cwd=ROOT, check=True, env={"PATH": os.environ["PATH"]})
+    assert (tmp_path / "given").read_text().splitlines() == ["-m", "milkrun_conformance", "run", url]
+
+
 @pytest.mark.parametrize(
     ("command", "needed"),
     [
