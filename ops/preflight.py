@@ -260,12 +260,16 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """Check the stage's Snowflake parameters: the account for the pipe check, and the two IAM users of Snowflake."""
+    """Check the account and database for the pipe check, and the two IAM users of Snowflake."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
         detail = "checkPipes is on, but snowflakeAccount is empty, so every check would fail"
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
+    database = variables["SNOWFLAKE_DATABASE"]
+    if checked and not re.fullmatch(r"\w+", database):  # the check's own rule
+        detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
+        yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
     trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
     reads = _user_of(trust[0])
     yield from _user("snowflakeUserArn", reads)

@@ -306,6 +306,16 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
+def test_pipe_check_of_a_database_with_a_hyphen_blocks_the_deployment(aws):
+    """The default is MILKRUN_ and the stage's name, which may contain a hyphen; the commands use MILKRUN_PERF_2."""
+    template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
+    variables = template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    invalid = ("blocks", "snowflake_database_invalid", "snowflakeDatabase")
+    assert invalid not in codes(preflight.snowflake_parameters, aws, template=template)
+    variables["SNOWFLAKE_DATABASE"] = "MILKRUN_perf-2"
+    assert invalid in codes(preflight.snowflake_parameters, aws, template=template)
+
+
 def test_missing_snowflake_principals_cause_warnings_and_ones_that_are_not_iam_users_block(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
