@@ -111,6 +111,15 @@ def test_merge_with_two_source_rows_for_one_target_row_is_refused(numbers: Wareh
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
+def test_merge_that_deletes_a_row_for_two_source_rows_is_refused(numbers: Warehouse) -> None:
+    message = numbers.refused(
+        """MERGE INTO RAW.T USING (SELECT 1 AS id UNION ALL SELECT 1) AS s ON RAW.T.id = s.id
+           WHEN MATCHED THEN DELETE"""
+    )
+    assert "Not supported" in message
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
 def test_insert_overwrite_may_read_the_table_that_it_overwrites(numbers: Warehouse) -> None:
     assert numbers.run("INSERT OVERWRITE INTO RAW.T SELECT id, x + 1 FROM RAW.T WHERE id > 1") == [
         {"number of rows inserted": 1}
@@ -155,6 +164,12 @@ def test_alter_column_changes_the_precision_of_a_number(warehouse: Warehouse) ->
     warehouse.run("CREATE TABLE RAW.M AS SELECT 1.25::NUMBER(10,2) AS y")
     warehouse.run("ALTER TABLE RAW.M ALTER COLUMN y SET DATA TYPE NUMBER(12,2)")
     assert warehouse.run("DESC TABLE RAW.M")[0]["type"] == "NUMBER(12,2)"
+
+
+def test_view_with_a_star_shows_a_column_that_was_added_to_its_table_later(numbers: Warehouse) -> None:
+    numbers.run("CREATE VIEW RAW.W AS SELECT * FROM RAW.T")
+    numbers.run("ALTER TABLE RAW.T ADD COLUMN y INTEGER")
+    assert list(numbers.run("SELECT * FROM RAW.W")[0]) == ["ID", "X", "Y"]
 
 
 def test_temporary_relation_with_a_full_name_is_dropped_when_its_session_ends(numbers: Warehouse) -> None:

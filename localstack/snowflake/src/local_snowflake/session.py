@@ -366,6 +366,10 @@ class LocalCursor(FakeSnowflakeCursor):
             rows = self._duck_conn.execute(sql, params).fetchall()
         except duckdb.InvalidInputException as error:
             if "more than once" in str(error):
+                if "deleted" in counted:  # Snowflake deletes the row if no other source row updates it
+                    raise unsupported(
+                        "MERGE with DELETE if several source rows match one target row"
+                    ) from None
                 raise snowflake.connector.errors.ProgrammingError(
                     msg="Duplicate row detected during DML action", errno=100090, sqlstate="42P18"
                 ) from None
