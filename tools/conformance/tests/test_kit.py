@@ -38,7 +38,7 @@ def judged(app: App, scenario: str, timeout_s: float = 15.0) -> Report:
 # --- apps that follow the rule ------------------------------------------------------------------
 
 
-def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> None:
+def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new", first_pause: float = 0.1) -> None:
     """Follow the rule: resend a batch, with increasing delays, until every event in the batch is delivered or
     deleted.
     """
@@ -47,7 +47,7 @@ def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new") -> No
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     for attempt in itertools.count():
         headers["Authorization"] = f"Bearer {token if attempt else 'expired'}"
-        pause = 0.1 * 2**attempt
+        pause = first_pause * 2**attempt
         try:
             response = http.request("POST", endpoint, body=body, headers=headers)
         except urllib3.exceptions.HTTPError:
@@ -69,6 +69,19 @@ def has_no_tokens(endpoint: str, events: list[Event]) -> None:
 
 def test_app_without_tokens_passes_if_it_resends_the_batch_after_401() -> None:
     assert judged(has_no_tokens, "token-expired")["faults"] == []
+
+
+def sends_each_event_alone(endpoint: str, events: list[Event]) -> None:
+    for event in events:
+        threading.Thread(
+            target=keeps_the_rule, args=(endpoint, [event]), kwargs={"first_pause": 1}, daemon=True
+        ).start()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("scenario", ["forbidden", "token-expired", "throttled", "unavailable"])
+def test_app_that_sends_each_event_alone_may_wait_before_it_resends_the_first(scenario: str) -> None:
+    assert judged(sends_each_event_alone, scenario)["faults"] == []
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -168,6 +168,11 @@ def _when_passed(check: Callable[[Sequence[Seen]], list[str]]) -> Callable[[Sequ
     return lambda seen: bool(seen) and not check(seen)
 
 
+def _accepted_again(seen: Sequence[Seen]) -> bool:
+    """Return whether a request was accepted and the events of the first request were sent again."""
+    return any(each.status == 202 for each in seen) and not _all_sent_again(seen)
+
+
 _retry_after = {"Retry-After": str(RETRY_AFTER_SECONDS)}
 _paused = _all_of(_all_sent_again, _after_pause)
 _paused_identical = _all_of(_sent_again_identically, _after_pause)
@@ -194,13 +199,13 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "forbidden", "403 three times", "keeps the batch and sends it again with increasing delays",
             _forbidden_thrice, _all_of(_all_sent_again, _with_growing_pauses),
-            lambda seen: sum(each.status == 202 for each in seen) > 0,
+            _accepted_again,
         ),
         Scenario(
             "token-expired", "401 until the app sends a different token; three times if it sends no token",
             "keeps the batch, gets a new token, and sends the batch again with increasing delays",
             _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
-            lambda seen: sum(each.status == 202 for each in seen) > 0,
+            _accepted_again,
         ),
         Scenario(
             "throttled", "429 with Retry-After", "sends the batch again after the pause",
