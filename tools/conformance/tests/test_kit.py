@@ -191,6 +191,14 @@ def test_chunked_body_is_read_completely() -> None:
         assert pool.request("GET", "/report").json()["requests"] == 2
 
 
+def test_rejected_id_that_is_not_valid_unicode_is_listed_in_the_response() -> None:
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        urllib3.request("PUT", f"{url}/scenario/partial")
+        answer = urllib3.request("POST", f"{url}/v1/events", body=b'[{"_id": "\\ud800"}]')
+        assert answer.status == 202
+        assert answer.json()["errors"][0]["event_id"] == "\ud800"
+
+
 FORMS = {
     "one": ("application/json", b'{"_id": "a"}'),
     "array": ("application/json", b'[{"_id": "a"}]'),

@@ -7,6 +7,7 @@ POST /v1/events         the app's events (any other path works as well)
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -123,7 +124,9 @@ def application(stage: Stage) -> Starlette:
             await _close_connection(request)
             return Response()
         kind = "application/problem+json" if reply.status >= 400 else "application/json"
-        return JSONResponse(_answer(reply, ids), reply.status, dict(reply.headers), kind)
+        # Unlike JSONResponse, this can encode an id with a lone surrogate.
+        answer = json.dumps(_answer(reply, ids), allow_nan=False)
+        return Response(answer, reply.status, dict(reply.headers), kind)
 
     async def scenario(request: Request) -> Response:
         name = request.path_params["name"]
