@@ -59,7 +59,8 @@ def name_columns_of_stars(insert: exp.Insert, kinds: Mapping[str, str]) -> None:
     names = [f"_local_{at}" for at in range(len(columns))]
     values = [exp.alias_(exp.column(name), name) for name in names]
     outer = exp.Select(expressions=[exp.Star(replace=values)])
-    insert.set("expression", outer.from_(exp.alias_(query.unnest().copy().subquery(), "_local", table=names)))
+    given = exp.Subquery(this=query.unnest().copy())
+    insert.set("expression", outer.from_(exp.alias_(given, "_local", table=names)))
 
 
 def selects_of(query: exp.Expr) -> Iterator[list[exp.Expr]]:
