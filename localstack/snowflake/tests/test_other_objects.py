@@ -150,6 +150,34 @@ def test_create_or_alter_changes_a_file_format_and_keeps_its_grants(warehouse: W
     assert "CREATE OR ALTER TABLE" in warehouse.refused("CREATE OR ALTER TABLE RAW.T (a INTEGER)")
 
 
+@pytest.mark.parametrize(
+    ("show", "names"),
+    [
+        ("SCHEMAS LIKE 'ra%'", ["RAW"]),
+        ("SCHEMAS LIKE 'other%'", []),
+        ("SEQUENCES LIKE 'a%' IN SCHEMA RAW", ["A_B"]),
+        ("SEQUENCES LIKE 'a\\\\_b' IN SCHEMA RAW", ["A_B"]),
+        ("COLUMNS LIKE 'x' IN TABLE RAW.T", ["X"]),
+        ("DATABASES LIKE 'none%'", []),
+    ],
+)
+def test_show_with_like_returns_only_matching_objects(
+    warehouse: Warehouse, show: str, names: list[str]
+) -> None:
+    warehouse.run("CREATE SEQUENCE RAW.A_B")
+    warehouse.run("CREATE SEQUENCE RAW.C")
+    warehouse.run("CREATE TABLE RAW.T (x INTEGER, y INTEGER)")
+    assert [row.get("column_name", row.get("name")) for row in warehouse.run(f"SHOW {show}")] == names
+
+
+@pytest.mark.parametrize("show", ["SCHEMAS", "SEQUENCES IN SCHEMA RAW", "COLUMNS IN TABLE RAW.T"])
+def test_show_with_limit_returns_at_most_that_many_objects(warehouse: Warehouse, show: str) -> None:
+    warehouse.run("CREATE SEQUENCE RAW.A")
+    warehouse.run("CREATE SEQUENCE RAW.B")
+    warehouse.run("CREATE TABLE RAW.T (x INTEGER, y INTEGER)")
+    assert len(warehouse.run(f"SHOW {show} LIMIT 1")) == 1
+
+
 def test_show_schemas_shows_the_owner_and_managed_access(warehouse: Warehouse) -> None:
     warehouse.run("CREATE SCHEMA CLOSED WITH MANAGED ACCESS")
     shown = {row["name"]: row for row in warehouse.run(f"SHOW SCHEMAS IN DATABASE {warehouse.database}")}

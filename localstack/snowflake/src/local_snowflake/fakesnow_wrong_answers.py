@@ -109,8 +109,8 @@ def refuse_views(statement: exp.Expr) -> None:
 
 
 def refuse_show_options(statement: exp.Expr) -> None:
-    """Refuse SHOW … STARTS WITH and LIMIT … FROM, which fakesnow ignores."""
-    for name in ("starts_with", "from_"):
+    """Refuse SHOW … HISTORY, STARTS WITH and LIMIT … FROM, which fakesnow ignores."""
+    for name in ("history", "starts_with", "from_"):
         if isinstance(statement, exp.Show) and statement.args.get(name):
             raise unsupported(f"SHOW {statement.name.upper()} with {name.upper().replace('_', ' ').strip()}")
 

@@ -27,6 +27,19 @@ COLUMNS = {
     "VIEWS": 'shown.* REPLACE (listed.role AS "owner", COALESCE(listed.text, shown.text) AS "text")',
 }
 
+UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES"}
+"""The kinds for which fakesnow ignores LIKE and LIMIT."""
+
+
+def filter_rows(query: exp.Select, show: exp.Show) -> None:
+    """Apply the LIKE and LIMIT of a SHOW statement."""
+    if like := show.args.get("like"):
+        name = "column_name" if show.name.upper() == "COLUMNS" else "name"
+        pattern = like.sql(dialect="duckdb")
+        query.where(f"shown.{name} ILIKE {pattern} ESCAPE '\\'", dialect="duckdb", copy=False)
+    if limit := show.args.get("limit"):
+        query.limit(limit.expression.copy(), copy=False)
+
 
 class Visible:
     def __init__(self, access: Access) -> None:
@@ -60,6 +73,9 @@ class Visible:
             f"ON listed.full_name = {name}",
             read="duckdb",
         )
+        assert isinstance(outer, exp.Select)
+        if kind in UNFILTERED:
+            filter_rows(outer, show)
         inner = outer.find(exp.Subquery)
         assert inner is not None
         inner.set("this", query)
