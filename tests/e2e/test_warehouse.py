@@ -361,11 +361,14 @@ def test_history_lists_failed_files_despite_newer_loaded_files(stage: Stage) -> 
     assert len(stage.done("history", "--limit", "2", "--json").rows) == 2
 
 
-def messages_in_queue(aws: Aws) -> int:
+def messages_in_queue(stage: Stage, aws: Aws) -> int:
     """Return the number of notifications that the local Snowflake has not deleted from its queue yet."""
-    [queue] = aws.sqs.list_queues(QueueNamePrefix="sf-snowpipe")["QueueUrls"]
+    [pipe] = stage.query(f"DESC PIPE {stage.database}.RAW.EVENTS_PIPE")
+    topic = aws.sns.list_subscriptions_by_topic(TopicArn=str(pipe["notification_channel"]))
+    [queue] = [each["Endpoint"] for each in topic["Subscriptions"] if "sf-snowpipe" in each["Endpoint"]]
+    url = aws.sqs.get_queue_url(QueueName=queue.rpartition(":")[2])["QueueUrl"]
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    counts = aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+    counts = aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
     return sum(int(count) for count in counts.values())
 
 
@@ -380,7 +383,7 @@ def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
         lambda: stage.run("status", "--pipe", "events", "--json"), lambda said: said.rows[0]["pending"] == 1
     )
     # A notification that is delivered again two weeks later would not be expired.
-    eventually(lambda: messages_in_queue(aws), lambda messages: messages == 0)
+    eventually(lambda: messages_in_queue(stage, aws), lambda messages: messages == 0)
     with local.days_later(14.1):
         assert (
             "stale"
