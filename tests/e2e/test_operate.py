@@ -618,6 +618,7 @@ def test_quarantined_record_is_listed_resent_and_purged(pipeline: Pipeline, devi
 # --- demo
 
 
+@pytest.mark.slow
 def test_live_demo_moves_trucks_until_ctrl_c_and_then_prints_its_totals(pipeline: Pipeline) -> None:
     began = written(datetime.now(UTC))
     trucks = ("truck-01", "truck-02")

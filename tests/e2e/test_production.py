@@ -35,6 +35,7 @@ def test_preflight_finds_no_blocking_problem_on_the_local_stack(
     assert set(levels.values()) <= {"ok", "warns"}
 
 
+@pytest.mark.slow
 def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
         pytest.skip("would pause a pipe of a deployed stage")

@@ -55,6 +55,7 @@ def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwa
         assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))
 
 
+@pytest.mark.slow
 def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipeline, device: str) -> None:
     """Kinesis rejects every second record of each attempt, so the four attempts contain 8, 4, 2 and 1
     records. The record that the last attempt could not publish goes to the redrive queue.

@@ -111,6 +111,7 @@ def frozen(pipeline: Pipeline, name: str) -> Iterator[None]:
         os.kill(process.pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_frozen_snowflake_does_not_delay_the_report_of_the_other_parts(pipeline: Pipeline) -> None:
     with frozen(pipeline, "snowflake"):
         began = time.monotonic()

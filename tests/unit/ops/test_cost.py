@@ -129,6 +129,7 @@ def test_price_list_has_the_date_of_its_oldest_price(tmp_path):
     assert Prices(made).not_confirmed == ["b.y"]
 
 
+@pytest.mark.slow
 def test_bill_counts_the_metrics_of_the_deployed_alarms():
     alarms = templates.of_type("prod", "AWS::CloudWatch::Alarm").values()
     read = sum(len([m for m in a["Metrics"] if "MetricStat" in m]) if "Metrics" in a else 1 for a in alarms)
