@@ -188,8 +188,8 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
             file["key"] for hour in members for file in (manifest_of(store, hour) or {}).get("files", ())
         }
         # List after reading, so that a manifest replaced in between counts as recent.
-        manifests = list(store.list(f"{PREFIX}/_manifests/dt={day:%Y-%m-%d}/"))
-        recent = {each.key for each in manifests if before is not None and each.modified_at > before}
+        manifests = store.list(f"{PREFIX}/_manifests/dt={day:%Y-%m-%d}/") if before else ()
+        recent = {each.key for each in manifests if before and each.modified_at > before}
         ours = {f"hh={hour:%H}" for hour in members if manifest_key(hour) not in recent}
         unnamed += [
             each.key

@@ -22,6 +22,7 @@ from handler.settings import Settings as IngestSettings
 from ops import osls, terminal
 from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
 from ops.stage_outputs import Client, NoStackError, Outputs, environment_of
+from snowpipe.check.main import DATABASE_NAME
 from snowpipe.policies import SUBSCRIBES
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect
@@ -267,7 +268,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         detail = "checkPipes is on, but snowflakeAccount is empty, so every check would fail"
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
     database = variables["SNOWFLAKE_DATABASE"]
-    if checked and not re.fullmatch(r"\w+", database):  # the check's own rule
+    if checked and not re.fullmatch(DATABASE_NAME, database):
         detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
     trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]

@@ -26,6 +26,7 @@ from snowpipe.check.sqlapi import Signer, SqlApi, host_of, log_in_token
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+DATABASE_NAME = r"^\w+$"
 PIPES = {"EVENTS_PIPE": "events", "REJECTED_PIPE": "rejected"}
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ class Settings(BaseModel):
     signing_key_id: str = Field(alias="SIGNING_KEY_ID", min_length=1)
     account: str = Field(alias="SNOWFLAKE_ACCOUNT", min_length=1)
     user: str = Field(alias="SNOWFLAKE_USER", min_length=1)
-    database: str = Field(alias="SNOWFLAKE_DATABASE", pattern=r"^\w+$")
+    database: str = Field(alias="SNOWFLAKE_DATABASE", pattern=DATABASE_NAME)
     url: str = Field(alias="SNOWFLAKE_URL", default="")
 
     @property

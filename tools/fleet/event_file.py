@@ -15,8 +15,10 @@ from cli.refusal import Refusal
 from contract.event_rules import geofence_event
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.ndjson import lines_in
+from handler.decompress import inflated
+from handler.http import Refused, Request
 from handler.parse_body import Parts
-from handler.request_limits import FREE_INFLATED_BYTES, MAX_BODY_BYTES, MAX_INFLATED_BYTES, MAX_INFLATION
+from handler.request_limits import FREE_INFLATED_BYTES, MAX_BODY_BYTES
 from handler.validate import validate
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
@@ -67,9 +69,12 @@ def is_too_large_alone(line: bytes) -> bool:
     """Return whether a gzipped request with only this line would get a 413, in which case the phone drops the event."""
     if len(line) <= FREE_INFLATED_BYTES:
         return False
-    sent = len(gzip.compress(line, mtime=0))
-    most = min(MAX_INFLATED_BYTES, MAX_INFLATION * sent + FREE_INFLATED_BYTES)
-    return sent > MAX_BODY_BYTES or len(line) > most
+    body = gzip.compress(line, mtime=0)
+    try:
+        inflated(Request({"content-encoding": "gzip"}, body))
+    except Refused:
+        return True
+    return len(body) > MAX_BODY_BYTES
 
 
 def posts_of_file(

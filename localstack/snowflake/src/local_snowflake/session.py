@@ -185,7 +185,7 @@ class LocalCursor(FakeSnowflakeCursor):
 
     def _describe_last_sql(self) -> list[tuple[object, ...]]:
         """Return the result's columns in the form of DuckDB's DESCRIBE. This overrides fakesnow's method, which
-        parses, binds and describes the statement again, and so takes a third of its CPU time.
+        parses, binds and describes the statement again, and so takes a third of the statement's CPU time.
         """
         return list(self._described)
 

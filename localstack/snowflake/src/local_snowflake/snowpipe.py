@@ -400,7 +400,7 @@ class Ingest:
 
     def _waiting_files(self, pipe: Pipe) -> list[StagedFile]:
         """Return up to MAX_FILES waiting files that a pipe may load now. A paused pipe still loads files that were
-        queued before the pause (Snowflake: "Managing Snowpipe").
+        queued before the pause (Snowflake: "Manage Snowpipe").
         """
         self.catalog.create_histories(pipe.name.database)
         rows = self.catalog.rows(

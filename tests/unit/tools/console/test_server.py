@@ -29,6 +29,7 @@ from tools.console import page_updates, parse_object, search, static_page, store
 from tools.console.command import _listener, made, server_of
 from tools.console.page_updates import MAX_BEHIND, Hub
 from tools.console.state import ConsoleState
+from tools.console.store_pollers import WarehousePoller
 
 HOSTILE = "<script>alert('x')</script>\u202e"
 SECRETS = ("the-api-key", "the-password")
@@ -271,7 +272,7 @@ def test_warehouse_that_is_read_only_on_demand_stays_off_when_a_page_is_opened_a
             poller.wake()  # as opening a page does
         stages = console.get("/api/pipeline")["stages"]
         assert [stage["state"] for stage in stages if stage["name"] in ("loaded", "marts")] == ["unknown"] * 2
-        time.sleep(0.3)
+        assert not any(isinstance(each, WarehousePoller) for each in console.console._pollers)
         assert warehouse() == off
     finally:
         console.end()
