@@ -469,6 +469,7 @@ class Feed:
         self.state = state
         self.url = ""
         self.refusing: dict[str, tuple[int, str]] = {}
+        self.delays: dict[str, float] = {}
         self._port = port
         self._loop = asyncio.new_event_loop()
         self._streams: set[asyncio.Queue[bytes | None]] = set()
@@ -502,6 +503,10 @@ class Feed:
 
     def allow(self, path: str) -> None:
         self.refusing.pop(path, None)
+
+    def delay(self, path: str, seconds: float) -> None:
+        """From now on, wait before responding to requests for this path."""
+        self.delays[path] = seconds
 
     def cut(self) -> None:
         """Close every event stream, as if the server had been killed."""
@@ -597,6 +602,7 @@ class Feed:
         if request.path in self.refusing:
             status, text = self.refusing[request.path]
             return web.Response(status=status, text=text, content_type="application/problem+json")
+        await asyncio.sleep(self.delays.get(request.path, 0))
         response: web.StreamResponse = await handler(request)
         if not response.prepared:
             response.headers.update(HEADERS | {"Content-Security-Policy": policy(None)})

@@ -302,6 +302,22 @@ def test_visits_of_the_previous_date_disappear_when_another_date_is_chosen(
     expect(page.locator(".visit")).to_have_count(0)
 
 
+def test_visits_are_shown_although_new_ones_arrive_faster_than_the_console_answers(
+    feed: Feed, open_page: Open
+) -> None:
+    feed.delay("/api/visits", 4)
+    page = open_page(f"{feed.url}/visits")
+
+    def is_shown_while_visits_arrive(count: int) -> bool:
+        feed.say("visits", {"changes": [], "there": feed.state.there})
+        page.wait_for_timeout(200)
+        return page.locator(".visit").count() == count
+
+    eventually(lambda: is_shown_while_visits_arrive(4), within=20)
+    feed.state.visits.append(visit("truck-3", FARM, now()))
+    eventually(lambda: is_shown_while_visits_arrive(5), within=20)
+
+
 def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:
     totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
     feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cli.deadline import NoAnswerError
 from consumer.visits import Rule
 from contract.archive_object import ObjectName, object_name
 from ops.stage_outputs import Outputs
@@ -50,7 +51,11 @@ class Clients:
 
 
 class Session:
-    """A warehouse session, opened on first use and used by one thread at a time."""
+    """A warehouse session, opened on first use and used by one thread at a time.
+
+    If Snowflake does not respond, the threads that wait for their turn fail together with the current one. One after
+    the other, each would wait until its own deadline.
+    """
 
     def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:
         self._outputs = outputs
@@ -58,17 +63,24 @@ class Session:
         self._lock = threading.Lock()
         self._open = ExitStack()
         self._warehouse: Snowflake | None = None
+        self._silent_at = 0.0
+        self._silence = ""
 
     @contextmanager
     def __call__(self) -> Iterator[Snowflake]:
+        began = time.monotonic()
         with self._lock:
+            if self._silent_at > began:
+                raise NoAnswerError(self._silence)
             try:
                 if self._warehouse is None:
                     self._warehouse = self._open.enter_context(self._outputs.warehouse(self._give_up_after_s))
                 yield self._warehouse
             except MissingObject:
                 raise  # Snowflake understood the statement, so the session is still usable
-            except Exception:
+            except Exception as error:
+                if isinstance(error, NoAnswerError):
+                    self._silent_at, self._silence = time.monotonic(), str(error)
                 self.close()
                 raise
 

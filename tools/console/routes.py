@@ -340,12 +340,20 @@ class Console:
     async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
         """Query a store in a thread, record whether the store can be read, and return the answer. Raises a
         Problem that names the store if the query fails.
+
+        While the warehouse's poller finds Snowflake unreachable, the query is not sent: it would keep the page waiting
+        until its deadline.
         """
+        if source == "snowflake" and self._pace.warehouse and self.state.sources.is_unreachable(source):
+            raise Problem(503, self.state.sources.why_down(source) or "", source)
         try:
             answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = source_states.reason_of(fault)
             self.state.sources.say(source, "down", reason, source_states.cause_of(fault))
+            for poller in self._pollers:
+                if poller.source == source:
+                    poller.wake()  # it finds out when the store can be read again
             said = self.state.sources.why_down(source) or self.state.sources.without_secrets(reason)
             raise Problem(503, said, source) from None
         self.state.sources.say(source, "ok")

@@ -10,6 +10,7 @@ from typing import Literal
 
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
+from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 
 type State = Literal["starting", "ok", "down", "off", "idle"]
@@ -77,6 +78,9 @@ class Sources:
             f"{name} has been down since {source.since}: {source.reason}" if source.state == "down" else None
         )
 
+    def is_unreachable(self, name: str) -> bool:
+        return self._all[name].cause == "unreachable"
+
     def why_unknown(self, name: str) -> str | None:
         """Return why the source's data is unknown (the source is down, or has not been read yet); None if the
         data is known.
@@ -106,7 +110,7 @@ def cause_of(fault: BaseException) -> Cause:
     """Return the cause of a failure: the connection, the credentials, or something else."""
     if is_about_credentials(fault):
         return "credentials"
-    if isinstance(fault, ConnectionError | HTTPClientError | OSError):
+    if isinstance(fault, ConnectionError | HTTPClientError | NoAnswerError | OSError):
         return "unreachable"
     if isinstance(fault, Refusal) and isinstance(fault.__cause__ or fault.__context__, BotoCoreError):
         cause = fault.__cause__ or fault.__context__

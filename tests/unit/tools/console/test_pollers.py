@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 from consumer import visit_fields
 from consumer.visits import Pair, Rule, Visit
@@ -429,6 +430,54 @@ def test_snowflake_session_is_reopened_after_a_lost_connection_but_not_after_a_m
             with pytest.raises(Refusal), session():
                 raise failure
     assert opened == [0, 1]
+
+
+class CountingLock:
+    """A lock that counts the threads that hold it or wait for it."""
+
+    def __init__(self) -> None:
+        self.threads = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.threads += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_requests_that_wait_for_the_session_fail_together_if_snowflake_does_not_respond(shared, monkeypatch):
+    lock, attempts, failures = CountingLock(), list[int](), list[str]()
+
+    @contextmanager
+    def warehouse(*_: object) -> Iterator[str]:
+        attempts.append(lock.threads)
+        if len(attempts) == 1:
+            assert until(lambda: lock.threads, lambda n: n == 4, timeout_s=10) == 4
+            raise NoAnswerError("no answer from Snowflake")
+        yield "session"
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    session = Session(shared.outputs, 6)
+    monkeypatch.setattr(session, "_lock", lock)
+
+    def request() -> None:
+        try:
+            with session():
+                pass
+        except NoAnswerError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=request) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert failures == ["no answer from Snowflake"] * 4
+    assert len(attempts) == 1
+    with session() as found:
+        assert found == "session", "a later request tries again"
 
 
 def test_warehouse_is_not_queried_while_no_page_is_open(shared, monkeypatch):

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import pytest
 import urllib3
 
+from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 from consumer import visit_fields
 from consumer.visits import Pair, Visit
@@ -323,6 +324,38 @@ def test_visits_response_names_the_unreachable_stores(served):
     answer = served.get("/api/visits?device_id=truck-1")
     assert answer["source"] == ["bus"]
     assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake", "visits"]
+
+
+def test_requests_do_not_wait_for_a_snowflake_that_the_poller_finds_unreachable(monkeypatch):
+    is_reachable, asked = threading.Event(), list[str]()
+
+    @contextlib.contextmanager
+    def warehouse(*_: object) -> Iterator[MartOfVisits]:
+        asked.append(threading.current_thread().name)
+        if not is_reachable.wait(0.1):
+            raise NoAnswerError("no answer from Snowflake")
+        yield MartOfVisits(3)
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    monkeypatch.setattr(WarehousePoller, "ask", lambda *_: None)
+    console = Served(live_bus=False)
+
+    def state() -> str:
+        return next(s["state"] for s in console.get("/api/sources")["sources"] if s["name"] == "snowflake")
+
+    try:
+        console.get("/api/stage")  # opens the page
+        assert until(state, lambda state: state == "down", timeout_s=10) == "down"
+        asked.clear()
+        for _ in range(5):
+            assert console.get("/api/visits")["missing"][0].startswith("snowflake has been down since")
+        assert {name for name in asked if "warehousepoller" not in name} == set()
+        is_reachable.set()
+        assert until(state, lambda state: state == "ok", timeout_s=20) == "ok"
+        day = "from=2026-11-26T23:00:00Z&to=2026-11-27T22:59:59.999Z"
+        assert len(console.get(f"/api/visits?{day}")["visits"]) == 3
+    finally:
+        console.end()
 
 
 def test_responses_and_reported_failures_contain_no_secret(served):

@@ -5,6 +5,7 @@ secrets.
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
+from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 from tools.console.source_states import Sources, cause_of
 
@@ -33,6 +34,7 @@ def unreachable_s3() -> Refusal:
         ),
         pytest.param(ConnectTimeoutError(endpoint_url="http://10.0.0.1/"), "unreachable", id="no answer"),
         pytest.param(ConnectionRefusedError(111, "refused"), "unreachable", id="a socket"),
+        pytest.param(NoAnswerError("no answer from Snowflake within 6 s"), "unreachable", id="Snowflake"),
         pytest.param(unreachable_s3(), "unreachable", id="the archive cannot be listed"),
         pytest.param(expired(), "credentials", id="an expired token"),
         pytest.param(ValueError("odd"), "other", id="a fault of ours"),

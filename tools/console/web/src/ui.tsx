@@ -139,10 +139,16 @@ export function Sparkline({ values, label }: { values: number[]; label: string }
   );
 }
 
-/** Return the answer to a request, repeated when one of `when` changes. The old data stays until the new arrives. */
+/**
+ * Return the answer to a request. The old data stays until the new arrives.
+ *
+ * A change of `what` abandons the request and sends another one. A change of `news` repeats the request, but only after
+ * the answer to the current one: if news arrived faster than answers, abandoned requests would never show any data.
+ */
 export function useAsked<T>(
   asking: ((signal: AbortSignal) => Promise<T>) | null,
-  when: readonly unknown[],
+  what: readonly unknown[],
+  news: readonly unknown[] = [],
 ): { data: T | null; problem: Error | null; again: () => void; busy: boolean } {
   const [state, setState] = useState<{ data: T | null; problem: Error | null; busy: boolean }>({
     data: null,
@@ -152,18 +158,36 @@ export function useAsked<T>(
   const [tries, setTries] = useState(0);
   const latest = useRef(asking);
   latest.current = asking;
-  useEffect(() => {
+  const current = useRef<{ abort: AbortController; isOutdated: boolean } | null>(null);
+  const asked = useRef<readonly unknown[] | null>(null);
+  const send = (): void => {
+    current.current?.abort.abort();
+    current.current = null;
     if (!latest.current) {
       setState({ data: null, problem: null, busy: false });
-      return undefined;
+      return;
     }
-    const abort = new AbortController();
+    const mine = { abort: new AbortController(), isOutdated: false };
+    current.current = mine;
     setState((old) => ({ ...old, busy: true }));
-    latest.current(abort.signal).then(
-      (data) => !abort.signal.aborted && setState({ data, problem: null, busy: false }),
-      (problem: Error) => !abort.signal.aborted && setState((old) => ({ data: old.data, problem, busy: false })),
+    const answered = (answer: { data: T } | { problem: Error }): void => {
+      if (mine.abort.signal.aborted) return;
+      current.current = null;
+      setState((old) => ({ data: old.data, problem: null, ...answer, busy: false }));
+      if (mine.isOutdated) send();
+    };
+    latest.current(mine.abort.signal).then(
+      (data) => answered({ data }),
+      (problem: Error) => answered({ problem }),
     );
-    return () => abort.abort();
-  }, [...when, tries]);
+  };
+  useEffect(() => {
+    const now = [...what, tries];
+    const isOther = now.some((each, i) => each !== asked.current?.[i]);
+    asked.current = now;
+    if (current.current && !isOther) current.current.isOutdated = true;
+    else send();
+  }, [...what, tries, ...news]);
+  useEffect(() => () => current.current?.abort.abort(), []);
   return { ...state, again: () => setTries((n) => n + 1) };
 }

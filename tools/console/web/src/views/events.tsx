@@ -91,7 +91,8 @@ export function EventsView() {
   const key = JSON.stringify(filter);
   const page = useAsked(
     (signal) => ask<EventPage>("/api/events", { ...filter, limit: PAGE }, { signal }),
-    [key, snapshots.value, downNames.value, useSlowly(gaps.value)],
+    [key, snapshots.value],
+    [downNames.value, useSlowly(gaps.value)],
   );
   const olderProblem = useSignal<Error | null>(null);
 

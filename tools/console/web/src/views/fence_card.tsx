@@ -15,7 +15,8 @@ export function FenceCard({ id }: { id: string }) {
   const from = { file: "read from the fence file", geometry: "sent with its events", events: "estimated from where phones crossed it" };
   const asked = useAsked(
     replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
-    [id, replay.value === null, snapshots.value, visitChanges.value],
+    [id, replay.value === null, snapshots.value],
+    [visitChanges.value],
   );
   const place = asked.data?.places.find((each) => each.fence_id === id);
   return (

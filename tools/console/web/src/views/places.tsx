@@ -28,7 +28,8 @@ export function PlacesView() {
   const onlyUnvisited = param("unvisited") !== "";
   const asked = useAsked(
     (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
-    [snapshots.value, visitChanges.value, downNames.value],
+    [snapshots.value],
+    [visitChanges.value, downNames.value],
   );
   const isUnvisited = (place: Place): boolean => place.visits_today === 0 && place.there === 0;
   const matching = (asked.data?.places ?? []).filter((place) =>

@@ -70,7 +70,8 @@ export function VisitsView() {
   const asked = useAsked(
     // Wait for the fleet's time zone, because it decides when the day begins.
     stage.value ? async (signal) => ({ what, ...(await ask<Visits>("/api/visits", query, { signal })) }) : null,
-    [date, stage.value !== null, zone.value, device, fence, snapshots.value, downNames.value, date === today ? visitChanges.value : 0],
+    [date, stage.value !== null, zone.value, device, fence, snapshots.value],
+    [downNames.value, date === today ? visitChanges.value : 0],
   );
   const begins = (text: string): boolean => text.toLowerCase().startsWith(prefix.toLowerCase());
   // While another day, truck or place is being read, do not show the previous visits as its own.
@@ -422,8 +423,7 @@ const MEASURES: readonly { name: keyof Day; title: string; unit: string; show: (
 ];
 
 function DailyTotals() {
-  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [
-    snapshots.value,
+  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [snapshots.value], [
     downNames.value,
     // Read again when dbt has built the marts.
     pipeline.value?.stages.find((each) => each.name === "marts")?.last_at,
