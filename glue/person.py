@@ -287,7 +287,7 @@ class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
     `shared` maps each device that other users have used too to the number of these users. `unclear` holds the values
-    of `user._id` that occur with several user ids; events with such a value and no other id are not deleted.
+    of `user._id` that occur with several `userId`s; events with such a value and no other id are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.
     """

@@ -64,8 +64,8 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 class Stage:
     """The stores of a stage.
 
-    `timeout_s`: give up if Snowpipe or the consumer makes no progress for this many seconds. For the consumer, the
-    maximum is forget_visits.CHANGE_SECONDS.
+    `timeout_s`: give up if Snowpipe makes no progress for this many seconds, or the consumer for this many, but at most
+    forget_visits.CHANGE_SECONDS.
     """
 
     name: str
@@ -342,8 +342,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Give up if Snowpipe or the consumer makes no progress for this many seconds. For the consumer, the "
-            "maximum is 60.",
+            help="Give up if Snowpipe makes no progress for this many seconds, or the consumer for this many, but at "
+            "most 60.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

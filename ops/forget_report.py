@@ -74,7 +74,7 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     for device in sorted({pair.device_id for pair in result.visits.replay}):
         yield (
             f"milkrun replay {since} --device {terminal.shell_word(device)}{option}"
-            "   # other people also used this device"
+            "   # rebuild the visits of the device's other users, which were deleted too"
         )
     for device, others in found_by.shared.items():
         yield (

@@ -341,7 +341,7 @@ def snowflake_session(open_warehouse: OpenWarehouse) -> Finding:
             [row] = warehouse.query("SELECT CURRENT_ROLE() AS role")
     except Refusal as problem:
         return Finding("blocks", "snowflake_unreachable", "SNOWFLAKE_*", str(problem))
-    return Finding("ok", "", "SNOWFLAKE_*", f"signs in with role {row['role']}")
+    return Finding("ok", "", "SNOWFLAKE_*", f"the commands can sign in, with role {row['role']}")
 
 
 def snowflake_connection(stage: str, environment: Mapping[str, str]) -> Connection | Finding:

@@ -113,7 +113,7 @@ class Verbs(TyperGroup):
 
 
 def group() -> typer.Typer:
-    """Return a command to which subcommands can be added."""
+    """Return a command for subcommands; the first one that is added is the default."""
     return typer.Typer(cls=Verbs, pretty_exceptions_enable=False, add_completion=False)
 
 

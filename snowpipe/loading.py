@@ -138,7 +138,7 @@ def outcome(pipe: Pipe, row: Row) -> Row:
 class Backfilled:
     """The result of a backfill.
 
-    `rows` lists every file that failed and about the first `LISTED` files that were loaded.
+    `rows` lists every file that failed, but only about `LISTED` of the loaded files: those of the first chunks.
     """
 
     rows: list[Row]

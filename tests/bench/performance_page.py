@@ -91,9 +91,11 @@ def growth(series: dict[str, Points]) -> str:
         k = exponent(points)
         (first_x, first), (last_x, last) = sorted(points)[0], sorted(points)[-1]
         rows.append(
-            f"| {name} | {first:.3g} at {first_x:,.0f} | {last:.3g} at {last_x:,.0f} | {k:.2f} | {grows(k)} |"
+            f"| {name} | {first:.3g} (x = {first_x:,.0f}) | {last:.3g} (x = {last_x:,.0f}) | {k:.2f} | {grows(k)} |"
         )
-    return "\n".join(["| | smallest | largest | exponent | |", "|---|---|---|---|---|", *rows])
+    return "\n".join(
+        ["| y by x | y at the smallest x | y at the largest x | exponent | |", "|---|---|---|---|---|", *rows]
+    )
 
 
 def grows(k: float) -> str:

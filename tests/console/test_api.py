@@ -295,7 +295,7 @@ def test_app_developer_can_reset_the_event_lists_post_an_event_and_find_it(api, 
 
 
 def test_console_uses_exactly_the_permissions_in_the_documented_policy(pipeline, monkeypatch):
-    """Record every AWS call that a separate console makes while the data of all its pages is requested."""
+    """Start a second console, request the data of all its pages, and compare its AWS calls with the policy."""
     called: set[str] = set()
     make = Outputs.aws
 

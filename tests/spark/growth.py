@@ -41,7 +41,9 @@ JOBS = ("compact", "rebuild")
 
 
 def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
-    """Write a realistic archive: 300 bytes per event, 20 events per object, one geofence event in sixteen."""
+    """Write a realistic archive: 300 bytes per event, 20 events per object; one event in sixteen is a geofence
+    event. Return its hours.
+    """
     pick, store, lines = random.Random(seed), Folder(folder), []
     trucks = max(10, events // 5000)
     for number in range(events):

@@ -101,8 +101,8 @@ class Reconciled:
 
 
 class Pipeline:
-    """The known state of each stage of the pipeline. `why_unknown` returns why a source cannot be read; None
-    if it can be read.
+    """The known state of each stage of the pipeline. `why_unknown` returns why a source has no
+    current data; None if it has.
 
     `marts_max_wait_s` is None if dbt has no schedule. In that case, waiting for dbt is not a fault.
     """
@@ -260,10 +260,10 @@ class Pipeline:
 
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Condition:
         if self._why_unknown(stage.source):
-            return "unknown", None, f"{SOURCE_NAMES[stage.source]} cannot be read: see “Sources”"
+            return "unknown", None, f"no data from {SOURCE_NAMES[stage.source]}: see “Sources”"
         if stage.source == "snowflake":
             if self.warehouse_read_at is None:
-                return "unknown", None, "Snowflake has not been read: see “Sources”"
+                return "unknown", None, "no data from Snowflake: see “Sources”"
             now = self.warehouse_read_at
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):

@@ -303,7 +303,7 @@ def test_only_the_schema_owner_may_grant_in_a_schema_with_managed_access(loading
         )
 
 
-def test_grant_requires_ownership_the_grant_option_or_manage_grants(loading: Warehouse, role) -> None:
+def test_grant_requires_ownership_or_grant_option_or_manage_grants(loading: Warehouse, role) -> None:
     holder, reader = role("SELECT ON TABLE RAW.T"), role()
     grant = f"GRANT SELECT ON TABLE RAW.T TO ROLE {reader}"
     with loading.as_role(holder, schema="RAW") as other:

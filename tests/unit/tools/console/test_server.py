@@ -294,7 +294,7 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
     assert panel["verdict"] == "unknown"
     assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
     archived = panel["stages"][2]
-    assert archived["note"] == "S3 cannot be read: see “Sources”", "no exception text in a table"
+    assert archived["note"] == "no data from S3: see “Sources”", "no exception text in a table"
     assert archived["detail"].startswith("archive has been down since ")
     assert {source["cause"] for source in served.get("/api/sources")["sources"]} <= {"unreachable", "other"}
     assert served.get("/api/trucks")["forgotten"] == 0
@@ -382,7 +382,7 @@ def test_hostile_strings_are_returned_unchanged_as_json(served):
     assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
 
 
-def test_event_is_shown_with_its_text_its_object_and_a_query_that_finds_it(served):
+def test_event_details_contain_the_raw_json_the_s3_uri_and_a_query_that_finds_the_event(served):
     served.receive(event(78))
     [row] = served.get("/api/events?limit=1")["events"]
     whole = served.get(f"/api/events/{row['seq']}")

@@ -150,7 +150,7 @@ def test_events_too_old_for_the_consumer_are_not_expected_to_be_consumed(tmp_pat
         assert list(ledger.stays())
 
 
-def test_only_device_fence_pairs_with_an_unconsumed_event_are_queried_again(ledger: Ledger) -> None:
+def test_pairs_not_consumed_are_the_device_fence_pairs_with_an_unconsumed_event(ledger: Ledger) -> None:
     for post in MORNING:
         ledger.add(answered(post))
     crossings = {event.event_id: event.crossing for event in EVENTS if event.crossing}
