@@ -70,7 +70,7 @@ YAML = (
 
 
 class CheckError(Exception):
-    """A check failed; the message is the check's output."""
+    """A check failed or cannot run. The message is the output of the check, or the reason."""
 
 
 def files_of(names: Iterable[str]) -> list[Path]:
@@ -218,17 +218,17 @@ CHECKS = (
     Check("every direct dependency is pinned", (), check_pins),
     Check("no tracked file contains a package registry's host name", (), find_registry_hosts),
     Check(
-        "cfn-lint, all stages and variants, and the deploy role",
+        "cfn-lint of all stages, all variants and the deploy role",
         (*TEMPLATE_INPUTS, ".github/aws", "requirements-check.txt", ".cfnlintrc.yml"),
         lint_templates,
     ),
     Check(
-        "checkov, dev and prod, and prod with all optional features",
+        "checkov of dev, prod, and prod with all optional features",
         (*TEMPLATE_INPUTS, "requirements-checkov.txt", ".checkov.yml"),
         scan_templates,
     ),
     Check("yamllint", YAML, lint_yaml),
-    Check("sqlfluff, the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements-check.txt"), lint_sql),
+    Check("sqlfluff of the DDL", ("snowpipe/ddl", ".sqlfluff", "requirements-check.txt"), lint_sql),
 )
 
 

@@ -101,8 +101,8 @@ class Reconciled:
 
 
 class Pipeline:
-    """The known state of each stage of the pipeline. `why_unknown` returns why a source has no
-    current data; None if it has.
+    """The known state of each stage of the pipeline. `why_unknown` returns why a source has no current data, or
+    None if its data is current.
 
     `marts_max_wait_s` is None if dbt has no schedule. In that case, waiting for dbt is not a fault.
     """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Pace:
     """The number of seconds between two reads of each source; 0 means that the source is read only on demand.
 
-    `live_listing` and `live_visits` apply while the console receives notifications, and `unwatched` while no page is
-    open.
+    `live_listing` and `live_visits` apply while the console receives notifications. While no page is open, the log is
+    read every `unwatched` seconds, and the visits table, the queues and the warehouse are not read.
     """
 
     listing: float = 2.0

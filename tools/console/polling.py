@@ -53,8 +53,8 @@ class Clients:
 class Session:
     """A warehouse session, opened on first use and used by one thread at a time.
 
-    If Snowflake does not respond, the threads that wait for their turn fail together with the current one. One after
-    the other, each would wait until its own deadline.
+    If Snowflake does not respond, the threads that wait for their turn fail together with the current one. Otherwise
+    they would wait one after another, each until its own deadline.
     """
 
     def __init__(self, outputs: Outputs, give_up_after_s: int) -> None:

@@ -36,7 +36,7 @@ def time_of(request: Request, name: str, default: datetime | None = None) -> dat
             raise ValueError
         return at
     except (ValueError, OverflowError):
-        raise Problem(400, f"`{name}` must be an ISO 8601 time.") from None
+        raise Problem(400, f"`{name}` must be an ISO 8601 time in a year from 2 to 9998.") from None
 
 
 def fence_of(fence_id: str | None) -> Fence | None:

@@ -1,4 +1,4 @@
-"""The pollers of the log lines, the visits table, the redrive queues and the warehouse."""
+"""The pollers of the log lines, the visits table, the redrive and dead-letter queues, and the warehouse."""
 
 import time
 from contextlib import suppress
@@ -167,7 +167,9 @@ class VisitPoller(Poller):
     def _of(
         self, device: str, since: datetime | None = None
     ) -> tuple[str, list[visit_fields.VisitFields], str]:
-        """Return the device, its visits of the last two days, or since an earlier time, and that time as text."""
+        """Return the device, its visits of the last two days (since `since`, if that is earlier), and the beginning
+        of this time range as text.
+        """
         earliest = datetime.now(UTC) - self.SINCE
         since = min(since or earliest, earliest)
         table = self.shared.outputs.visits_table

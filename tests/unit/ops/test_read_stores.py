@@ -1,4 +1,4 @@
-"""Test reading event ids among records of other producers, settings of a stage's functions, and dwell times."""
+"""Test that event ids, dwell times and the settings of a stage's functions are read correctly from the stores."""
 
 import json
 from collections.abc import Sequence

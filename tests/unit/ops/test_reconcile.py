@@ -70,7 +70,7 @@ def test_reconcile_finds_no_difference_if_the_stores_are_equal(sets: ObjectSets)
         ("not_loaded", False, True, None),
     ],
 )
-def test_reconcile_reports_each_kind_of_difference_under_its_own_name(
+def test_each_kind_of_difference_between_log_s3_and_snowflake_is_reported_under_its_own_name(
     sets: ObjectSets, kind: str, logged: bool, archived: bool, rows: int | None
 ) -> None:
     enter(
@@ -293,7 +293,7 @@ def test_reconcile_finds_no_difference_after_a_rejected_or_failed_request(
     assert look(stage).differences == []
 
 
-def test_object_repaired_by_an_operator_is_not_reported_as_a_difference(stage: Stage) -> None:
+def test_object_repaired_by_an_operator_is_not_reported_as_not_logged(stage: Stage) -> None:
     key = stage.archive("events", b"{}")
     stage.load(key)
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == ["not_logged"]

@@ -121,7 +121,7 @@ def test_dead_letters_hidden_by_an_interrupted_command_are_reported(dead):
     assert "no dead letters" not in done.stdout
 
 
-def test_message_that_is_visible_again_can_be_released():
+def test_releasing_a_message_that_is_already_visible_raises_no_error():
     class Queues:
         exceptions = SimpleNamespace(ClientError=ClientError)
 

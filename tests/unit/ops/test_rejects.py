@@ -235,7 +235,7 @@ def test_dry_run_of_a_repair_shows_the_change_and_validates_like_the_handler(box
     assert box.resent(first.reject.key) == set()
 
 
-def test_rejects_that_the_patch_does_not_change_and_non_json_rejects_are_only_counted(box: Box) -> None:
+def test_unchanged_rejects_and_rejects_without_a_json_object_are_only_counted(box: Box) -> None:
     keep(bad(1), {"_id": "x"}, [1])
     line = unreadable_line([Reason("not_json", "", "m")], b"\xff", content_type=None, content_encoding=None)
     made = lines_object("rejected", [line, b'"somebody else"'], NOW)
@@ -250,7 +250,7 @@ def test_patch_that_changes_only_the_json_type_of_a_value_is_a_change(box: Box) 
     assert (sent.unchanged, sent.accepted) == (0, 1)
 
 
-def test_event_that_no_request_can_contain_does_not_stop_the_others(box: Box) -> None:
+def test_event_too_large_for_any_request_does_not_stop_other_events(box: Box) -> None:
     keep(bad(1), bad(2, note="x" * MAX_BODY_BYTES), bad(3))
 
     def post(body: bytes) -> dict[str, object]:

@@ -173,7 +173,7 @@ def test_interrupted_replay_continues_if_the_start_is_later_and_begins_again_if_
     assert Progress(path, NOW).last_key() == "events/l"
 
 
-def test_position_before_the_start_of_a_later_replay_does_not_hide_the_hours_between(tmp_path: Path) -> None:
+def test_hours_between_a_saved_position_and_a_later_replay_are_not_skipped(tmp_path: Path) -> None:
     path, start = tmp_path / "state.json", NOW - timedelta(hours=6)
     Progress(path, start).remember(f"events/{hour_folder(start)}/k")
     later = Progress(path, NOW)
@@ -263,7 +263,7 @@ def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatc
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
-def test_replay_rate_limit_holds_over_many_calls() -> None:
+def test_replay_rate_limit_holds_over_several_calls() -> None:
     pace, began = Pace(1000), time.monotonic()
     for _ in range(5):
         pace.wait_for(60)
@@ -296,7 +296,7 @@ def given_up_archive(*records: bytes) -> FakeArchive:
     return FakeArchive({"aws/lambda/mapping/shardId-0/2026/11/22/x": json.dumps(kept).encode()})
 
 
-def test_discarded_events_are_labelled_and_other_records_are_unchanged() -> None:
+def test_discarded_events_are_labelled_and_records_of_other_producers_are_unchanged() -> None:
     aggregate, stream = b"\xf3\x89\x9a\xc2 of another library", FakeStream()
     kept = given_up_archive(line(1), aggregate, b"[7]", line(2) + b"\n")
     done = replay_given_up(kept, stream, "r1", Pace(1e9))

@@ -95,7 +95,7 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     assert in_order([]) == []
 
 
-def test_trace_searches_the_log_for_a_request_from_the_first_through_the_last_hour(
+def test_trace_searches_the_whole_first_and_last_hour_of_the_log_for_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def log_lines(*_: object, start: datetime, end: datetime) -> Iterator[object]:
@@ -113,7 +113,7 @@ def test_trace_searches_the_log_for_a_request_from_the_first_through_the_last_ho
 
 @pytest.fixture
 def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Yield the outputs of a stage on moto, whose archive contains the event `e` that no consumer has processed."""
+    """Yield the outputs of a stage on moto whose archive, stream and visits table are empty."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -148,7 +148,7 @@ def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     ],
     ids=["lost", "stream expired", "too old for the consumer", "visits expired"],
 )
-def test_trace_names_only_what_the_stores_still_show_of_an_old_event(
+def test_trace_reports_an_event_as_missing_only_in_stores_that_would_still_contain_it(
     stores: Any, received_days_ago: int, age_days: int, missing: set[str], problem: str
 ) -> None:
     now = datetime.now(UTC)

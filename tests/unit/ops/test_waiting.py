@@ -1,4 +1,4 @@
-"""Test polling, and measuring how long objects take to be loaded."""
+"""Test polling and the measurement of the time until an object's rows are loaded."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def test_polling_ends_when_the_condition_holds() -> None:
     assert until(lambda: next(numbers), lambda n: n == 3, timeout_s=5, every_s=0) == 3
 
 
-def test_polling_ends_if_the_result_does_not_change_within_the_timeout() -> None:
+def test_polling_returns_the_last_result_if_the_condition_does_not_hold_within_the_timeout() -> None:
     assert until(lambda: 7, lambda _: False, timeout_s=0.05, every_s=0.01) == 7
 
 

@@ -1,4 +1,4 @@
-"""Test that the wheel contains the packages without the excluded files, and runs with only the pinned dependencies."""
+"""Test that the wheel contains all required files of the packages, and runs with only the pinned dependencies."""
 
 import subprocess
 import sys

@@ -1,6 +1,7 @@
 """Test that names and links in the tour and the decision records are valid, and that the tour's example is correct.
 
-Also test that docs/consumer.md copies into the KCL image exactly the packages that the worker imports.
+Also test that the Dockerfile in docs/consumer.md copies exactly those of the project's packages that the KCL worker
+imports.
 """
 
 import re

@@ -199,7 +199,7 @@ def test_deploy_role_allows_the_calls_that_smoke_makes(monkeypatch):
     assert "s3:GetObject" not in called  # allowed only in the deployment bucket
 
 
-def test_deploy_role_cannot_access_data_or_secrets_or_create_iam_users():
+def test_deploy_role_cannot_access_users_data_or_secrets_or_create_iam_users():
     assert not [action for action in NEVER.split() if allowed(action)]
 
 

@@ -79,7 +79,7 @@ def test_workflow_deploys_the_zips_that_it_tested():
         assert [step["env"] for step in makes] == [{"MILKRUN_ZIPS": "tested"}] * len(makes)
 
 
-def test_smoke_step_of_the_workflow_ends_if_github_issues_no_token():
+def test_smoke_step_of_the_workflow_fails_if_github_issues_no_token():
     [smoke] = [s for s in WORKFLOW["jobs"]["deploy"]["steps"] if s.get("name") == "smoke test"]
     assert smoke["shell"] == "bash"  # this shell has the option pipefail, the default one has not
 

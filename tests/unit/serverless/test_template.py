@@ -81,7 +81,7 @@ def test_functions_on_aws_run_on_arm64(stage):
         assert function["Architectures"] == ["arm64"]
 
 
-def test_failed_glue_run_is_logged_in_the_log_group_that_the_runbook_names():
+def test_rule_for_failed_glue_runs_targets_the_log_group_by_an_arn_without_a_wildcard():
     # GetAtt Arn of a log group ends with `:*`. EventBridge accepts such a target, but delivers nothing to it.
     (target,) = properties(EVERYTHING, "GlueRunFailed")["Targets"]
     arn = target["Arn"]

@@ -1,6 +1,6 @@
 """Test the connector's Arrow reader in several threads at once, and the watchdog that ends dbt if Snowflake is silent.
 
-Without `make_loggers`, about half of the processes with connector 4.8.0, the version in dbt's environment, hang.
+Without `make_loggers`, about half of this test's processes hang with connector 4.8.0, the version in dbt's environment.
 """
 
 import subprocess

@@ -357,7 +357,7 @@ def test_load_adds_the_columns_that_an_older_sqlite_file_lacks(tmp_path: Path) -
     assert rows == [("a\0b", 1794816000_000000, None), (None, None, "not_an_object")]
 
 
-def test_load_of_a_whole_bucket_ignores_empty_uploads_and_prefixes_without_events(
+def test_load_of_a_whole_bucket_ignores_empty_objects_and_prefixes_without_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -1,4 +1,4 @@
-"""Test the loads that an operator starts, with a fake warehouse, for the answers that are rare in Snowflake."""
+"""Test commands that load files or list loads. The fake warehouse also gives answers that are rare in Snowflake."""
 
 import json
 import re
@@ -31,7 +31,7 @@ FAILED: Row = {
 
 
 class FakeWarehouse:
-    """Answers COPY with `copied`, and all other statements as a warehouse whose pipe has loaded nothing."""
+    """A warehouse that answers COPY with `copied`, and other statements as if the pipe had loaded nothing."""
 
     def __init__(self, copied: Sequence[Row] = (), refuses: Exception | None = None) -> None:
         self.copied = list(copied)
@@ -158,7 +158,7 @@ def test_history_says_that_it_omits_older_loads(
         (NOW - timedelta(days=30), NOW - timedelta(days=1), NOW - timedelta(days=1)),
     ],
 )
-def test_refresh_passes_no_time_before_the_seven_days_that_snowflake_accepts(
+def test_refresh_passes_snowflake_no_modified_after_older_than_seven_days(
     created: datetime, since: datetime | None, after: datetime | None
 ) -> None:
     warehouse = FakeWarehouse()

@@ -169,7 +169,7 @@ def test_make_smoke_uses_the_same_stage_as_milkrun_smoke(given: list[str], asked
 
 
 def test_make_conformance_passes_the_whole_url_to_the_kit(tmp_path: Path) -> None:
-    """The shell must not see the characters of the URL."""
+    """The shell must not interpret the special characters in the URL."""
     url = "http://127.0.0.1:9/hook?token=a&app=$b"
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/given\n')

@@ -1,4 +1,4 @@
-"""Test, in a copy of the tree, that tools/pins.py reports pins that are missing, contradictory or without a hash."""
+"""Test that tools/pins.py reports missing or contradictory pins, pins without a hash, and host names of registries."""
 
 import shutil
 import subprocess

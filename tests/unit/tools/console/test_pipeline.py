@@ -120,7 +120,7 @@ def test_first_pipeline_stage_that_falls_behind_is_reported_as_stuck(trial, done
 
 
 def test_events_that_arrive_between_two_reads_of_the_warehouse_are_not_reported_as_stuck(trial):
-    """On a deployed stage the console reads Snowflake every 5 minutes, but events wait at most 2."""
+    """On a deployed stage, the console reads Snowflake every 5 minutes, but events may wait to be loaded only 2."""
     trial.load()
     trial.warehouse_read_at = trial.now
     trial.now += 10

@@ -379,7 +379,7 @@ def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it
 
 
 @pytest.mark.parametrize("has_position", [True, False], ids=["new truck", "fence crossed"])
-def test_visits_of_every_truck_are_read_even_if_there_are_many_or_the_table_does_not_answer_once(
+def test_visits_of_every_truck_are_read_even_if_there_are_many_and_one_query_fails(
     shared, archive, monkeypatch, has_position
 ):
     trucks = {f"t{n}" for n in range(50)}

@@ -1,4 +1,4 @@
-"""Test, with a real server on loopback, that the sender treats every kind of response as README.md prescribes."""
+"""Test that the sender treats every kind of response as README.md prescribes. A server on loopback sends them."""
 
 import gzip
 import json

@@ -280,7 +280,7 @@ def test_repair_of_one_server_leaves_the_other_unchanged(trial_stack, server, de
     assert trial_stack.is_up()
 
 
-def test_discard_with_only_one_server_that_is_running_deletes_all_data(trial_stack, server, deploys):
+def test_up_only_snowflake_with_discard_deletes_its_data_even_if_it_is_running(trial_stack, server, deploys):
     trial_stack.up()
     mark = trial_stack.settings.snowflake_folder / "rows"
     mark.parent.mkdir(exist_ok=True)

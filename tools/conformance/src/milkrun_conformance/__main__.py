@@ -104,7 +104,7 @@ def _serving(stage: Stage, host: str, port: int) -> Iterator[str]:
         try:
             url = stack.enter_context(serving(stage, host, port))
         except OSError as error:
-            _fail(f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another address.")
+            _fail(f"Cannot listen on {host}:{port}: {error.strerror or error}. Use another --host or --port.")
         yield url
 
 

@@ -32,7 +32,8 @@ SHUTDOWN_SECONDS = 5
 
 class Report(TypedDict):
     """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario. `faults`
-    lists how the app violated `wants` (only "nothing was sent" if it sent no request); `ok` is true if it is empty.
+    lists how the app violated `wants`, or only "nothing was sent" if it sent no request. `ok` is true if `faults` is
+    empty.
     """
 
     scenario: str
