@@ -19,7 +19,7 @@ class ClaimCheck(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RedriveQueue:
-    """The redrive queue. All methods may raise RetryableError."""
+    """The redrive queue. All methods may raise RetryableError or PermanentError."""
 
     sqs: JsonClient
     url: str

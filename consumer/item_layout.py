@@ -146,7 +146,7 @@ def fitted(pair: Pair, log: PairLog, rule: Rule) -> tuple[PairLog, Item]:
 
 
 def pieces(pair: Pair, version: int, chunk: Chunk, rule: Rule, number: int = 0) -> Iterator[Chunk]:
-    """Yield the chunk, split into several if it is too large for one item. New chunks are numbered from `number`."""
+    """Yield the chunk, split into several if its events exceed CHUNK_BYTES. New chunks are numbered from `number`."""
     while len(packed(chunk.events)) > CHUNK_BYTES and len(chunk.events) > 1:
         half = len(chunk.events) // 2
         while len(packed(chunk.events[:half])) > CHUNK_BYTES and half > 1:

@@ -5,8 +5,8 @@ module again with `--shard` for each shard whose lease it has. `--health` exits 
 about the library (from the README of amazon_kclpy, confirmed by experiment):
 
 - If `process_records` raises an exception, its batch is lost silently. Therefore a failed batch is retried, and after
-  KCL_GIVE_UP_SECONDS the process ends without a checkpoint. Then the daemon ends too, and its supervisor restarts it
-  from the last checkpoint.
+  KCL_GIVE_UP_SECONDS without progress the process ends without a further checkpoint. Then the daemon ends too, and its
+  supervisor restarts it from the last checkpoint.
 - A shard process and the daemon communicate over stdout, so the process logs to stderr.
 - The daemon also reads the AWS endpoints from environment variables (AWS SDK for Java 2.x: "Configuring client
   endpoints").
@@ -168,7 +168,7 @@ class ShardProcessor:
     def _checkpoint(self, checkpointer: "Checkpointer", record: Record | None) -> bool:
         """Checkpoint `record`, or the end of the shard if it is None. Returns False if every attempt failed.
 
-        Returns True if another worker has taken over the shard. Raises SystemExit after an InvalidStateException.
+        Also returns True if another worker has taken over the shard. Raises SystemExit after an InvalidStateException.
         """
         position = (record.sequence_number, record.sub_sequence_number) if record else (None, None)
         for attempt in range(CHECKPOINT_TRIES):
@@ -220,7 +220,7 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """The worker's health in a folder: a file with its process id, and one file per shard, touched when it is alive."""
+    """The worker's health in a folder: a file with its process id, and one per shard, written at each sign of life."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -31,10 +31,10 @@ class Bus(Protocol):
 def news_of(diff: VisitDiff) -> list[News]:
     """Return the notifications with which a subscriber can update its visits after a change.
 
-    - `arrived`: a visit is new. `departed`: a visit that was open or is new now has an exit.
-    - `visit_restated`: any other change of a visit's end: a closed visit has another exit or is open again, or an
-      open visit ended without an exit. Also: a visit no longer exists (the notification then contains the visit
-      that replaces it, or None).
+    - `arrived`: a visit is new. `departed`: a new or previously open visit has an exit.
+    - `visit_restated`: any other change of a visit's end: for example, a closed visit has another exit or is open
+      again, or an open visit ended without an exit. Also: a visit no longer exists (the notification then contains
+      the visit that replaces it, or None).
     """
     old, new = diff.before, diff.after
     news: list[News] = [
@@ -78,7 +78,7 @@ def _notified(visit: Visit) -> tuple[object, ...]:
 
 
 def _successor(gone: Visit, visits: Iterable[Visit]) -> Visit | None:
-    """Return the visit after the change during which a removed visit began, or None; it replaces that visit."""
+    """Return the visit that replaces a removed one, because the removed one began during it; None if there is none."""
     at = gone.entered_at
     during = (v for v in visits if v.entered_at <= at and (v.exited_at is None or v.exited_at >= at))
     return next(during, None)

@@ -99,7 +99,7 @@ def _aggregated_record() -> Any:
 
 
 def event_of(record: Record, kinds: Mapping[str, Kind]) -> GeofenceEvent:
-    """Parse a record's geofence event. Raises InvalidEvent, also if `createdAt` is too long after the arrival."""
+    """Parse a record's geofence event. Raises InvalidEvent, also if `createdAt` is over MAX_AHEAD after the arrival."""
     if record.fault:
         raise InvalidEvent((record.fault,))
     event = geofence_event(record.data, kinds)

@@ -13,7 +13,7 @@ type Events = Iterable[GeofenceEvent]
 
 @dataclass(frozen=True, slots=True)
 class VisitDiff:
-    """The visits before and after adding events, keyed by enter event. Only the last unchanged one is included."""
+    """The visits before and after adding events, by enter event. Unchanged visits are omitted, except the last."""
 
     before: Mapping[Start, Visit]
     after: Mapping[Start, Visit]

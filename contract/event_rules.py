@@ -21,7 +21,7 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Instant = Annotated[
     str,
     msgspec.Meta(
-        description="A time with an offset from UTC: RFC 3339, or another unambiguous form of ISO 8601.",
+        description="A time with an offset from UTC: RFC 3339, or a variant of it that the pattern allows.",
         examples=["2026-11-16T08:00:00.000Z", "2026-11-16T09:30:00+0130"],
         extra_json_schema={"pattern": f"^{PATTERN}$"},
     ),

@@ -20,7 +20,7 @@ EVENT_CODES: Mapping[str, str] = {
     "invalid_created_at": "`createdAt` must be a time with an offset from UTC, in the format of RFC 3339 or ISO 8601.",
     "created_at_in_future": "`createdAt` is more than an hour (or the stage's own limit) ahead of our clock.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
-    "device_mismatch": "The token was issued for a device other than the event's.",
+    "device_mismatch": "The token is for a different device than the event.",
     "event_too_large": "The event is larger than 64 KiB.",
     "not_an_object": "An event must be a JSON object.",
     "invalid_json_value": "The event contains a repeated name, NaN, a lone surrogate, invalid UTF-8, "

@@ -215,7 +215,7 @@ def _operation() -> Schema:
             _header(
                 "X-App-Version",
                 {"type": "string"},
-                "The app's version, which is stored in each rejected event and in the metadata of S3 objects.",
+                "The app's version, which is stored with each rejected event and in the metadata of S3 objects.",
             ),
             _header(
                 "X-Milkrun-Timestamp",
