@@ -19,7 +19,7 @@ STAGE ?=
 EVENTS ?=
 EVENTS_LIST ?= 100000 300000 1000000
 PACKAGE_TESTS := localstack/lambda_executor/tests localstack/snowflake/tests tools/conformance/tests
-CODE := contract aws cli handler consumer snowpipe glue airflow ops localstack tools tests
+CODE := contract aws cli handler consumer kcl snowpipe glue airflow ops localstack tools tests
 
 ##@ Try it
 

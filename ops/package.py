@@ -39,8 +39,6 @@ UNUSED: Mapping[str, tuple[str, ...]] = {
 }
 # cryptography needs only the compiled part of cffi.
 UNUSED_BY_ALL = ("cffi", "pycparser")
-# Programs that never run in a function.
-LEFT_OUT = {"consumer/kcl.py"}
 FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -88,7 +86,7 @@ def sources(name: str) -> list[Path]:
     """Return the sorted paths of the function's own files, relative to the root of the clone."""
     named = [ROOT / content for content in CONTENTS[name]]
     found = [p for path in named for p in (path.rglob("*.py") if path.is_dir() else [path])]
-    return sorted(own for p in found if (own := p.relative_to(ROOT)).as_posix() not in LEFT_OUT)
+    return sorted(p.relative_to(ROOT) for p in found)
 
 
 def write_zip(target: Path, *folders: Path, unused: Iterable[str] = ()) -> None:

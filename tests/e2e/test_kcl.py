@@ -113,7 +113,7 @@ class Worker:
         self._log, self._environment = folder / "log", environment
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "consumer.kcl"], cwd=ROOT, env=environment, stderr=log
+                [sys.executable, "-m", "kcl.worker"], cwd=ROOT, env=environment, stderr=log
             )
 
     def batches(self) -> list[dict[str, object]]:
@@ -126,7 +126,7 @@ class Worker:
         return sum(line["consumed"] for line in self.batches())
 
     def is_healthy(self) -> bool:
-        asked = [sys.executable, "-m", "consumer.kcl", "--health"]
+        asked = [sys.executable, "-m", "kcl.worker", "--health"]
         asking = subprocess.run(asked, check=False, cwd=ROOT, env=self._environment, capture_output=True)
         return asking.returncode == 0
 

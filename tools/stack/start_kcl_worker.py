@@ -45,7 +45,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     except NoStackError as problem:
         sys.exit(str(problem))
     os.chdir(ROOT)
-    os.execve(sys.executable, [sys.executable, "-m", "consumer.kcl"], found)
+    os.execve(sys.executable, [sys.executable, "-m", "kcl.worker"], found)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,19 @@ from pathlib import Path
 
 from ops.stage_outputs import ROOT
 
-NEEDED = ("contract", "aws", "cli", "handler", "consumer", "snowpipe", "glue", "ops", "tools", "localstack")
+NEEDED = (
+    "contract",
+    "aws",
+    "cli",
+    "handler",
+    "consumer",
+    "kcl",
+    "snowpipe",
+    "glue",
+    "ops",
+    "tools",
+    "localstack",
+)
 LINUX_ONLY = {
     "prctl", "fallocate", "mallopt", "prlimit", "sched_setaffinity", "sched_getaffinity", "memfd_create",
     "epoll", "eventfd", "pidfd_open", "splice", "copy_file_range",

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "aws": {"contract"},
     "handler": {"contract", "aws"},
     "consumer": {"contract", "aws"},
+    "kcl": {"contract", "aws", "consumer"},
     "cli": {"contract", "aws"},
     "snowpipe": {"contract", "aws", "cli"},
     "glue": {*PRODUCT, "cli"},
@@ -152,7 +153,7 @@ def test_files_that_name_the_python_version_agree_with_dot_python_version() -> N
     for name, text in {
         "serverless.yml": f"  runtime: python{version}\n",
         "pyproject.toml": f'python_version = "{version}"\n',
-        "consumer/kcl.py": f'"processingLanguage": "python/{version}"',
+        "kcl/worker.py": f'"processingLanguage": "python/{version}"',
         "localstack/lambda_executor/src/localstack_lambda_executor/executor.py": f'RUNTIME = "python{version}"\n',
     }.items():
         assert text in (ROOT / name).read_text(), name

@@ -29,7 +29,7 @@ HEAVY = {
     "matplotlib",
     "uvicorn",
 }
-OURS = {"contract", "aws", "cli", "handler", "consumer", "snowpipe", "glue", "ops", "tools"}
+OURS = {"contract", "aws", "cli", "handler", "consumer", "kcl", "snowpipe", "glue", "ops", "tools"}
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":

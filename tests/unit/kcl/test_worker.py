@@ -9,11 +9,10 @@ import time
 
 import pytest
 
-from consumer import kcl
 from consumer.consume import Outcome
-from consumer.kcl import Health, KclSettings, ShardProcessor
-
-from .strategies import START
+from kcl import worker
+from kcl.worker import Health, KclSettings, ShardProcessor
+from tests.unit.consumer.strategies import START
 
 ENVIRONMENT = {
     "ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus",
@@ -119,7 +118,7 @@ def test_give_up_timeout_restarts_after_each_finished_record():
 
 
 def test_maximum_pause_before_a_retry_doubles_until_it_reaches_a_limit(monkeypatch):
-    monkeypatch.setattr(kcl, "jitter", lambda max_seconds: max_seconds)
+    monkeypatch.setattr(worker, "jitter", lambda max_seconds: max_seconds)
     pauses, times = [], iter(range(10**6))
     shard = ShardProcessor(
         Consumer(*[(1, 0)] * 1000),
@@ -219,7 +218,7 @@ def test_kcl_properties_come_from_settings_and_can_be_overridden():
     )  # fmt: skip
     assert (found["maxRecords"], found["failoverTimeMillis"]) == (7, 3000)
     assert found["shutdownGraceMillis"] == 20_000
-    assert str(found["executableName"]).endswith(" -m consumer.kcl --shard")
+    assert str(found["executableName"]).endswith(" -m kcl.worker --shard")
     with pytest.raises(ValueError, match="STREAM_NAME"):
         KclSettings.of(ENVIRONMENT | {"STREAM_NAME": ""})
 
@@ -235,17 +234,17 @@ def test_health_check_detects_a_missing_worker_and_a_shard_without_a_sign_of_lif
     for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
     health = Health(tmp_path)
-    assert kcl.main(["--health"]) == 1
+    assert worker.main(["--health"]) == 1
     with subprocess.Popen("true") as ended:
         pass
     (tmp_path / "worker").write_text(str(ended.pid))
     assert health.problems(60) == ["no worker is running"]
     health.begin()
     health.note("shardId-1", "running")
-    assert kcl.main(["--health"]) == 0
+    assert worker.main(["--health"]) == 0
     long_ago = time.time() - 1000
     os.utime(tmp_path / "shard-shardId-1", (long_ago, long_ago))
-    assert kcl.main(["--health"]) == 1
+    assert worker.main(["--health"]) == 1
     assert "shard-shardId-1 has given no sign of life" in capsys.readouterr().out
     health.note("shardId-1", "gone")
     assert health.problems(60) == []
@@ -257,7 +256,7 @@ def test_error_for_missing_java_names_the_required_version_and_the_fix(tmp_path,
     ).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match="2"):
-        kcl.main([])
+        worker.main([])
     assert capsys.readouterr().err == "Java 17 or newer is needed: install a JRE, or set JAVA_HOME\n"
 
 
@@ -289,17 +288,17 @@ def test_worker_refuses_a_state_folder_that_other_users_can_write_to(tmp_path, m
 def test_new_state_folder_and_every_properties_file_are_private(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
-    monkeypatch.setattr(kcl.shutil, "which", lambda *_, **__: "/usr/bin/java")
+    monkeypatch.setattr(worker.shutil, "which", lambda *_, **__: "/usr/bin/java")
     folder = tmp_path / "state"
     settings = KclSettings.of(ENVIRONMENT | {"KCL_STATE_FOLDER": str(folder)})
-    kcl.become_daemon(settings, {})
+    worker.become_daemon(settings, {})
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert (folder / kcl.PROPERTIES).stat().st_mode & 0o777 == 0o600
+    assert (folder / worker.PROPERTIES).stat().st_mode & 0o777 == 0o600
     folder.chmod(0o755)  # by the operator
     (folder / "kcl.properties").chmod(0o644)
     before = os.umask(0)
-    kcl.become_daemon(settings, {})
+    worker.become_daemon(settings, {})
     os.umask(before)
     assert len(started) == 2
     assert folder.stat().st_mode & 0o777 == 0o755
-    assert (folder / kcl.PROPERTIES).stat().st_mode & 0o777 == 0o600
+    assert (folder / worker.PROPERTIES).stat().st_mode & 0o777 == 0o600

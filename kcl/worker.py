@@ -1,4 +1,4 @@
-"""The consumer as a Kinesis Client Library worker: `python -m consumer.kcl`, on any machine with Java.
+"""The consumer as a Kinesis Client Library worker: `python -m kcl.worker`, on any machine with Java.
 
 Without arguments, the process writes the library's properties file and becomes its Java daemon. The daemon starts this
 module again with `--shard` for each shard whose lease it has. `--health` exits with 0 if the worker is healthy. Facts
@@ -77,7 +77,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
         """Return the content of the library's properties file."""
         return {
             # The daemon splits this at spaces, so it must not contain a path. Python's folder comes first in PATH.
-            "executableName": f"{Path(sys.executable).name} -m consumer.kcl --shard",
+            "executableName": f"{Path(sys.executable).name} -m kcl.worker --shard",
             "streamName": self.stream_name,
             "applicationName": self.kcl_application_name or f"milkrun-{self.stage}-consumer",
             "workerId": f"{socket.gethostname()}-{os.getpid()}-{random.randrange(16**8):08x}",
