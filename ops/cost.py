@@ -49,7 +49,9 @@ SETTINGS: tuple[tuple[str, Changes], ...] = (
 
 
 def recommended(load: Load, prices: Prices) -> list[dict[str, object]]:
-    """Return the setting changes that would each save at least 1 % of the monthly cost, largest saving first."""
+    """Return the changes, of a setting or of the events per request, that would each save at least 1 % of the monthly
+    cost, largest saving first. The cost includes dbt's warehouse.
+    """
     ours = with_warehouse(load, prices)
     savings = [
         (ours - with_warehouse(replace(load, **changes), prices), setting)
@@ -192,11 +194,11 @@ def command(
     )
     terminal.out.print(f"\ndbt's warehouse adds about ${of_dbt:,.2f} a month (estimated, not measured)\n")
     terminal.show_rows(others, as_json, title="Compared with other services and batch sizes")
-    terminal.show_rows(recommended(load, prices), as_json, title="Settings that save at least 1 %")
+    terminal.show_rows(recommended(load, prices), as_json, title="Changes that save at least 1 %")
     terminal.show_rows(sizes(prices), as_json, title="Small, medium and large loads, with suitable settings")
     terminal.out.print(
         f"\nList prices for us-east-1 as of {prices.as_of}, without free tiers (ops/prices.yml). Not "
-        "included: queries on Snowflake's warehouses, data transfer, support."
+        "included: other queries on Snowflake's warehouses, data transfer, support."
     )
     if prices.not_confirmed:
         terminal.out.print(

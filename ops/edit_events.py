@@ -48,7 +48,7 @@ class Patch:
     def apply(self, event: Mapping[str, object], text: str) -> dict[str, object]:
         """Return a patched copy of an event.
 
-        A value `@sha256` is replaced with an id derived from `text`, the event as it was sent.
+        The value `@sha256` in `set` is replaced with an id derived from `text`, the event as it was sent.
         """
         changed = copy.deepcopy(dict(event))
         for old, new in self.rename.items():

@@ -68,7 +68,7 @@ class Line:
 class Finder(ReachableStores):
     """Searches the stores of a stage, except stores that do not answer.
 
-    `searched` lists the searched objects, tables and logs for the output.
+    `searched` lists, for the output, the objects, tables, logs and stream that were searched.
     """
 
     @cached_property

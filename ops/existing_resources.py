@@ -1,6 +1,6 @@
 """Find existing resources with names that a stage's stack needs.
 
-CloudFormation reports such a conflict only after it has created a part of the stack.
+CloudFormation reports a name conflict only after it has created a part of the stack.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -133,7 +133,7 @@ def code_of(error: ClientError) -> str:
 
 
 def text_of(value: object, account: Account) -> str | None:
-    """Return a value of the template as text; None if the value is known only after the deployment."""
+    """Return a value of the template as text; None if it is missing or known only after the deployment."""
     if isinstance(value, Mapping) and isinstance(value.get("Fn::Sub"), str):
         value = value["Fn::Sub"]
     if not isinstance(value, str):

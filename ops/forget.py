@@ -3,7 +3,8 @@
 Every step can be repeated. The order of the steps ensures that no event of another person is missing at any time:
 
 1. Read every event, and follow the person to other ids and devices (glue/person.py).
-2. Rewrite each object without the person's lines, under a new key. Keep the old object.
+2. Rewrite each object without the person's lines, under a new key. Keep the old object, and write a plan that lists
+   the old and the new keys.
 3. Wait until Snowflake has loaded the new objects, point the claim checks to them, and wait until the consumer has
    processed the newest events. If Snowflake or the consumer does not finish in time, stop.
 4. Delete the data that is recognized by an id: items of the visits table, rows of job results and SQLite files, old
@@ -64,8 +65,8 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 class Stage:
     """The stores of a stage.
 
-    `timeout_s`: give up if Snowpipe makes no progress for this many seconds, or the consumer for this many, but at most
-    forget_visits.CHANGE_SECONDS.
+    `timeout_s`: give up if Snowpipe makes no progress for this many seconds. For the consumer, the limit is the same,
+    but at most forget_visits.CHANGE_SECONDS.
     """
 
     name: str
@@ -291,8 +292,8 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
 
 
 def refresh_marts(outputs: Outputs, subject: Subject, environment: Mapping[str, str], result: Result) -> None:
-    """Rebuild staging and marts. Then mark the unfinished plans as complete, and find tables that still contain one
-    of the person's ids.
+    """Rebuild staging and marts. If this succeeds, mark the unfinished plans as finished, and find tables that still
+    contain one of the person's ids.
     """
     result.marts_built = build_marts(environment, "--full-refresh")
     if not result.marts_built:
@@ -342,8 +343,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Give up if Snowpipe makes no progress for this many seconds, or the consumer for this many, but at "
-            "most 60.",
+            help="Give up if Snowpipe makes no progress for this many seconds. For the consumer, the limit is the "
+            "same, but at most 60 seconds.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

@@ -126,7 +126,7 @@ def checkpoints(bucket: Bucket) -> list[Stored]:
 class _OldVersion:
     """One old version of an object, as a `glue.archive.Store`.
 
-    Writing does nothing, because the version will be deleted.
+    Writing does nothing, because `rewrite` only has to find out whether the version contains lines of the subject.
     """
 
     bucket: Bucket

@@ -52,7 +52,7 @@ def remaining(
     backups = _asked(lambda: _backups(dynamodb, outputs.visits_table), None)
     if backups is None:
         yield Remaining(
-            "DynamoDB backups", None, "events and visits, if there are any; they could not be listed"
+            "DynamoDB backups", None, "events and visits, if there are backups; they could not be listed"
         )
     for name in backups or ():
         yield Remaining(f"DynamoDB backup {name}", None, "events and visits; delete the backup")
@@ -83,7 +83,7 @@ def remaining(
 
 
 def _asked[T](ask: Callable[[], T], otherwise: T) -> T:
-    """Return the value that `ask` reads from AWS, or `otherwise` if AWS returns an error, such as a denied access."""
+    """Return the value that `ask` reads from AWS, or `otherwise` if AWS returns an error, such as AccessDenied."""
     try:
         return ask()
     except ClientError:

@@ -133,9 +133,9 @@ def forget_events(
 ) -> Forgotten:
     """Remove these events from the logs and chunks of their pairs, and compute the visits of the remaining events.
 
-    Pairs in the previous layout are first migrated to the current one, using the stage's visit rule. A pair is
-    deleted and reported as needing a replay if it has no log, if its new log would be too large, or if other
-    processes keep changing it.
+    Pairs in the previous layout are first migrated to the current one, using the stage's visit rule. A pair of which
+    nothing remains is deleted. A pair is deleted and reported as needing a replay if it has no log, if its new log
+    would be too large, or if other processes keep changing it.
     """
     done = Forgotten()
     for pair, event_ids in theirs.items():

@@ -185,7 +185,7 @@ class ObjectSets:
         self._db.executemany("UPDATE object SET explained = 1 WHERE key = ?", ((key,) for key in keys))
 
     def foreign(self) -> list[Row]:
-        """Return at most MAX_NAMED objects whose keys do not have Milkrun's format, each with its rows in RAW."""
+        """Return at most MAX_NAMED keys in S3 that do not have Milkrun's format, each with its number of RAW rows."""
         sql = "SELECT key, COALESCE(rows, 0) FROM object WHERE lines IS NULL AND archived_at IS NOT NULL ORDER BY key"
         return [{"key": key, "rows": rows} for key, rows in self._db.execute(f"{sql} LIMIT ?", (MAX_NAMED,))]
 

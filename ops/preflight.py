@@ -53,7 +53,7 @@ type OpenWarehouse = Callable[[], AbstractContextManager[Warehouse]]
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check: `code` identifies the problem for programs, and `detail` says what to do."""
+    """The result of a check: `code` identifies the problem for programs, and `detail` explains it to the operator."""
 
     level: Level
     code: str
@@ -63,7 +63,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """The stage to deploy, its template, and the account and region to which it is deployed."""
+    """The stage to deploy, the resources of its template, and the account and region that the commands use."""
 
     stage: str
     resources: Resources
@@ -292,7 +292,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         detail = (
             "the topic's policy does not allow Snowflake to subscribe"
             + (", and this deployment removes an earlier permission, if there is one" if reads else " yet")
-            + ": set the value that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
+            + ": set the ARN that `milkrun warehouse sns-policy` prints (docs/deploy.md, Snowflake)"
         )
         yield Finding("warns", "snowflake_not_subscribing", "snowflakeSnsUserArn", detail)
 
@@ -389,8 +389,8 @@ def command(
 ) -> None:
     """Find reasons why the deployment of a stage would fail, without creating anything.
 
-    The exit code is 0 if nothing blocks the deployment, 1 if something does, and 2 if something could not be
-    checked.
+    The exit code is 1 if something blocks the deployment, otherwise 2 if something could not be checked, and
+    otherwise 0.
     """
     environment: Mapping[str, str] = context.obj
     found = list(terminal.counted(results(look(stage, environment)), "checks made"))

@@ -87,6 +87,6 @@ def contradictions(
 
 
 def position_of(event: GeofenceEvent) -> Position:
-    """Return the sort key of an enter event among the enter events of its device (rule 1)."""
+    """Return the sort key of an enter event among the enter events of its device (step 1 above)."""
     at, _, event_id = order_of(event)
     return at, event_id, event.fence

@@ -79,7 +79,7 @@ def with_or_without_warehouse[T](
 
 
 class ReachableStores:
-    """Access to the stores of a stage that answer. `unasked` maps each store that does not answer to the reason."""
+    """Access to those stores of a stage that answer. `unasked` maps each store that does not answer to the reason."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`milkrun redrive`: list, send again or delete the claim checks in the dead-letter queue."""
+"""`milkrun redrive`: list, show, send again or delete the claim checks in the dead-letter queue."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +94,7 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
 
 
 def release(sqs: "SQSClient", queue_url: str, letter: DeadLetter) -> None:
-    """Make a message visible again, unless it already is, because HIDDEN_SECONDS have passed."""
+    """Make a message visible again. Do nothing if it is visible already, because HIDDEN_SECONDS have passed."""
     try:
         sqs.change_message_visibility(
             QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0

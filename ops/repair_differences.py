@@ -34,7 +34,7 @@ class Repairer:
         self._stage = Stage(settings)
 
     def repair(self, differences: Sequence[Difference]) -> list[dict[str, object]]:
-        """Repair differences; return what was done for each. A repair that fails does not stop the others."""
+        """Repair differences; return rows that say what was done. A repair that fails does not stop the others."""
         done: list[dict[str, object]] = []
         for key in (d.key for d in differences if d.kind == "rows_differ"):
             done += self._trying(key, self._reload(key))
@@ -59,7 +59,7 @@ class Repairer:
             yield {"key": key, "did": f"nothing: {refusal}"}
 
     def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, object]]:
-        """Queue objects with REFRESH. Load the objects that REFRESH skips with COPY and FORCE = TRUE."""
+        """Queue objects with REFRESH. If REFRESH skips an object, load the object with COPY and FORCE = TRUE."""
         left = set(keys)
         for prefix in sorted({key.rpartition("/")[0] + "/" for key in keys}):
             left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)

@@ -82,7 +82,7 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Timeout of each step, in seconds.",
+            help="Timeout for each of the steps consumed and loaded, in seconds.",
         ),
     ] = 120,
     stage: terminal.Stage = "local",

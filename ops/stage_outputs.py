@@ -30,7 +30,7 @@ time, so type checkers do not know them.
 
 
 class NoStackError(Refusal):
-    """Raised if the stack does not exist or is incomplete. The message says what to do."""
+    """Raised if a stage cannot be used, for example because its stack does not exist or is incomplete."""
 
 
 class TokenIssuer(BaseModel):

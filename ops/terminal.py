@@ -113,7 +113,7 @@ class Verbs(TyperGroup):
 
 
 def group() -> typer.Typer:
-    """Return a command for subcommands; the first one that is added is the default."""
+    """Return a command group whose default is the first subcommand that is added."""
     return typer.Typer(cls=Verbs, pretty_exceptions_enable=False, add_completion=False)
 
 

@@ -356,7 +356,7 @@ def recreate(
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
             repaired = recreation.run()
             failed += recreation.failed
-            rows.append({"pipe": each.name, "result": "made again", "loaded_by_hand": repaired})
+            rows.append({"pipe": each.name, "result": "recreated", "loaded_by_hand": repaired})
     show(rows, as_json, none="no pipe needs to be recreated; --all recreates every pipe")
     _tell_failed({row["key"]: row["status"] for row in failed})
 

@@ -42,8 +42,8 @@ def triage(  # noqa: PLR0911 - one per cause
 ) -> Triage:
     """Diagnose a pipe's status: return the first problem on the way from the bucket to the table, if there is one.
 
-    `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if that
-    time is unknown.
+    `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if there is no
+    recent object, or if S3 did not answer.
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":

@@ -199,7 +199,7 @@ def _problem(body: bytes, lines: Sequence[tuple[int, bytes]], cut: str) -> str:
 def _read(line: bytes, hour: datetime) -> tuple[str | float | None, ...]:
     """Return the values of `occurred_us` and _COLUMNS for a line.
 
-    For a line that is not an event, only `invalid_code` is set.
+    For a line that `check` rejects, only `invalid_code` is set. An event with an implausible time has all values.
     """
     value = parse_json(line)
     try:

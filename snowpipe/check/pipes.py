@@ -23,7 +23,7 @@ class PipeStatus:
 class Health:
     """A pipe's health as metrics for alarms.
 
-    `lag_seconds` is how long the oldest file in the pipe's queue has waited. `deaf_seconds` is the age of the
+    `lag_seconds` is the time that the oldest file in the pipe's queue has waited. `deaf_seconds` is the age of the
     oldest object that is newer than the pipe's last notification; 0 if there is no such object.
     """
 

@@ -87,7 +87,7 @@ def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_ro
     assert f"{stage.database}.RAW.EVENTS_PIPE" in refused.err
     assert "REJECTED_PIPE" not in refused.err
 
-    assert stage.done("recreate", "--json").rows[0]["result"] == "made again"
+    assert stage.done("recreate", "--json").rows[0]["result"] == "recreated"
     stage.done("apply")
     after = stage.put([event("after")])
     stage.loaded([*keys, after])
@@ -397,7 +397,7 @@ def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
         ]
         stage.loaded([forgotten])
         assert stage.count() == 2
-        assert stage.done("recreate", "--all", "--pipe", "events", "--json").rows[0]["result"] == "made again"
+        assert stage.done("recreate", "--all", "--pipe", "events", "--json").rows[0]["result"] == "recreated"
     assert stage.count() == 2
 
 

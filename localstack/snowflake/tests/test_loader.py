@@ -240,7 +240,7 @@ def test_object_in_glacier_fails_without_affecting_other_files(bench: Bench) -> 
     assert bench.ingest.runnable(pipe)
 
 
-def test_missing_file_does_not_delay_other_files(bench: Bench) -> None:
+def test_missing_file_is_not_retried_and_does_not_delay_other_files(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.s3.gone = {"k2"}
     assert bench.ingest.load_files(pipe, files(1, 2, 3)) == (set(), None)

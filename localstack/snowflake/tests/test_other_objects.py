@@ -211,7 +211,7 @@ def test_create_database_if_not_exists_does_not_recreate_the_dropped_schema_publ
     assert "PUBLIC" not in shown
 
 
-def test_information_schema_lists_views_with_owner_and_text(warehouse: Warehouse) -> None:
+def test_information_schema_lists_tables_and_views_with_owners_and_texts(warehouse: Warehouse) -> None:
     """Source: Snowflake's pages "TABLES view" and "VIEWS view"."""
     text = f"CREATE VIEW {warehouse.database}.RAW.V AS SELECT id AS n FROM {warehouse.database}.RAW.T"
     warehouse.run("CREATE TABLE RAW.T (id INT)")

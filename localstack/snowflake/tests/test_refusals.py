@@ -1,5 +1,5 @@
 """Test that unsupported SQL is refused with the local Snowflake's own error message, never with DuckDB's, and that
-unknown names and invalid values are reported with Snowflake's error codes.
+unknown or existing names and invalid values are reported with Snowflake's error codes.
 """
 
 from collections.abc import Iterator
@@ -116,7 +116,7 @@ WRONG = (
 
 
 @pytest.mark.parametrize(("statement", "code", "text"), WRONG)
-def test_unknown_name_or_invalid_value_is_reported_as_in_snowflake(
+def test_unknown_or_existing_name_or_invalid_value_is_reported_as_in_snowflake(
     session: connector.SnowflakeConnection, statement: str, code: int, text: str
 ) -> None:
     with pytest.raises(connector.errors.ProgrammingError) as error:

@@ -128,7 +128,7 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
     (tmp_path / f"recreate-{PIPE.name.lower()}.json").write_text(json.dumps(progress))
     said = command(environment, "recreate", "--pipe", "events", "--json")
     assert said.code == 1
-    assert said.rows == [{"pipe": PIPE.name, "result": "made again", "loaded_by_hand": 1}]
+    assert said.rows == [{"pipe": PIPE.name, "result": "recreated", "loaded_by_hand": 1}]
     assert said.err.endswith(f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n")
     assert deployed.now > NOW + timedelta(minutes=1), "the notification may take two minutes"
 
