@@ -5,7 +5,7 @@ and counting.
 
     python -m glue.beam --archive FOLDER --from 2026-11-16 --to 2026-11-17 --out trucks_inside [--runner …]
 
-Unknown options are passed to Beam, such as `--runner FlinkRunner --flink_master …`.
+All other options, such as `--runner FlinkRunner --flink_master …`, are passed to Beam.
 """
 
 import argparse

@@ -316,7 +316,7 @@ def main(argv: Sequence[str]) -> int:
         "--grace-seconds",
         type=int,
         default=int(GRACE.total_seconds()),
-        help="keep files that no manifest names for this time, longer than any reader runs (default: %(default)s)",
+        help="how long to keep files that no manifest names: longer than any reader runs (default: %(default)s)",
     )
     given = arguments(parser, argv)
     wanted = stale(given.store, given.hours, given.full_bytes)

@@ -134,7 +134,10 @@ def main(argv: Sequence[str]) -> int:
         try:
             found = exported_visits(given.file, start, end)
         except (OSError, pa.ArrowException, KeyError) as error:
-            print(f"{given.file} is not a Parquet export of GEOFENCE_VISITS: {error}", file=sys.stderr)
+            print(
+                f"{given.file} cannot be read as a Parquet export of GEOFENCE_VISITS: {error}",
+                file=sys.stderr,
+            )
             return 2
     else:
         from cli.refusal import Refusal

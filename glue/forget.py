@@ -143,7 +143,10 @@ def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | F
 
 
 def _json_lines(text: bytes) -> list[bytes]:
-    """Return the JSON text of each value in NDJSON or in one JSON array. Raises DecodeError."""
+    """Return the JSON text of each value in NDJSON or in one JSON array.
+
+    Raises DecodeError, UnicodeDecodeError or RecursionError if the text is neither.
+    """
     try:
         return [
             msgspec.json.format(bytes(raw), indent=-1)
@@ -212,7 +215,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return the distinct `Names` of an object's events."""
+    """Return the distinct `Names` of an object's events; none for an invocation record or an unreadable object."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)
@@ -284,7 +287,9 @@ def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
 
 
 class NotReady(Exception):
-    """Raised before anything is changed if a new object or a plan does not exist, or another request is unfinished."""
+    """Raised before anything is deleted: a new object or a plan does not exist, another request is unfinished, or
+    the list lacks ids of an earlier run.
+    """
 
 
 def exists(store: Store, key: str) -> bool:
@@ -337,7 +342,7 @@ def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
 
 
 def refuse_missing_ids(store: Store, request: str, found: Iterable[Found]) -> None:
-    """Raise NotReady if this run kept a line that an earlier run of the request removed."""
+    """Raise NotReady if this run rewrote an object but kept a line of it that an earlier run of the request removed."""
     if not exists(store, plan_key(request)):
         return
     earlier = {pair["old"]: pair["removed"] for pair in json.loads(store.read(plan_key(request)))["objects"]}
@@ -371,7 +376,9 @@ def main(argv: Sequence[str]) -> int:
     given = arguments(parser, argv)
     store = given.store
     if not REQUEST.fullmatch(given.request):
-        parser.error(f"--request {given.request!r}: use letters, digits, '.', '_' and '-'")
+        parser.error(
+            f"--request {given.request!r}: use up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
     try:
         if given.finish:
             if not exists(store, plan_key(given.request)):
@@ -420,7 +427,8 @@ def _both_passes(
 ) -> tuple[tuple[int, int], list[Found]]:
     """Find the subject's other ids, then rewrite the objects.
 
-    Returns the numbers of the subject's own and shared devices, and the result for each object.
+    Returns the numbers of the subject's own and shared devices, and the result for each rewritten or unreadable
+    object.
     """
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))

@@ -36,7 +36,7 @@ class Names(NamedTuple):
     """The ids that an event names.
 
     `accounts` holds values of `user._id`, `copies` holds user ids outside the contract's fields, and `texts`
-    holds strings in metadata.
+    holds these copies and all strings in metadata.
     """
 
     users: frozenset[str] = frozenset()
@@ -286,8 +286,9 @@ def _inflate_member(body: bytes, start: int, found: bytearray) -> tuple[int, boo
 class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
-    `shared` maps each device that other users have used too to the number of these users. `unclear` holds the values
-    of `user._id` that occur with several `userId`s; events with such a value and no other id are not deleted.
+    `shared` maps each device that was also used by other users to their number. `unclear` holds the values of
+    `user._id` that occur with a `userId` of the subject and with others; events with such a value and no other id
+    are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.
     """

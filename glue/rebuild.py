@@ -78,7 +78,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Part:
-    """One hour's input: its objects, or the Parquet files that hold the same lines and any damaged objects."""
+    """One hour's input: its objects, or its Parquet files and any damaged objects, whose lines they lack."""
 
     hour: datetime
     objects: tuple[Stored, ...]
@@ -104,7 +104,7 @@ class Rebuilt:
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
     """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects;
-    the objects that could not be read then are added.
+    objects that could not be read when the files were made are added.
     """
     parts = []
     for hour in hours:

@@ -246,7 +246,7 @@ class LateEvents(StreamingQueryListener):
     def of(self, run_id: str) -> int:
         """Return the number of late events of a run of a query that has ended.
 
-        Raises TimeoutError if Spark does not deliver the end of the query within LISTENER_TIMEOUT_SECONDS.
+        Raises TimeoutError if Spark does not report the end of the query within LISTENER_TIMEOUT_SECONDS.
         """
         # Spark calls the listener asynchronously but in order, so a query's last batch is counted before its end.
         with self._changed:

@@ -2,8 +2,8 @@
 
     python -m glue.tables --archive s3://BUCKET --last-hours 26 --create | snow sql --stdin
 
-The SQL adds the files that the hours' manifests name, and removes all other files of these hours. The command
-only prints the SQL, so it needs no access to the warehouse.
+The SQL adds the files that the hours' manifests name to the table, and removes the other files of these hours
+from it. The command only prints the SQL, so it needs no access to the warehouse.
 """
 
 import sys

@@ -161,7 +161,7 @@ class Tokens:
         header = msgspec.json.decode(_bytes_of(encoded_header), type=_Header)
         key = self._keys(header.kid)
         if key is None:
-            raise _invalid("The token names a key that the identity provider does not have.")
+            raise _invalid("The token names a key that is not among the identity provider's usable keys.")
         # A token cannot choose the algorithm of a key. "crit" names extensions that a verifier must support.
         if header.alg != key.algorithm_name or header.alg not in self._settings.algorithms or header.crit:
             raise ValueError("alg or crit")

@@ -49,7 +49,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Effects:
-    """The objects and records stored and published for a request so far, with durations. Logged even if it fails."""
+    """The objects and records stored and published for a request so far, with durations. Logged even after an error."""
 
     object_key: str | None = None
     rejected_key: str | None = None

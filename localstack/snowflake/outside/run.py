@@ -211,7 +211,7 @@ def last_line(text: str) -> str:
 
 
 def reasons_of(suite: str) -> list[tuple[str, str]]:
-    """Return the tests of a suite that do not apply: a name pattern, which may match several tests, and the reason."""
+    """Return the reasons why tests of a suite do not apply, each with the pattern of the tests' names."""
     with (HERE / "not_applicable.tsv").open(newline="") as lines:
         rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
     return [(pattern.replace("[", "[[]"), reason) for name, pattern, reason in rows[1:] if name == suite]

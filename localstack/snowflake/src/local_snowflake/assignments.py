@@ -80,7 +80,10 @@ def set_columns(update: exp.Update) -> Assigned:
 
 
 def rows_of(source: exp.Expr | None) -> Iterator[list[exp.Expr]]:
-    """Yield the expressions of each row of VALUES or, for a query, of each SELECT; see `name_columns_of_stars`."""
+    """Yield the expressions of each row of VALUES or, for a query, of each SELECT.
+
+    For a SELECT that `name_columns_of_stars` made, these are the expressions in its REPLACE.
+    """
     if isinstance(source, exp.Values):
         yield from (row.expressions for row in source.expressions)
     elif source:

@@ -276,8 +276,8 @@ class Ingest:
             self._count_in_flight(pipe, -in_flight)
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
-        """Return the files that are not in the pipe's load history. A file is there if its notification has arrived
-        before. If the pipe cannot load now, return all files.
+        """Return the files that are not in the pipe's load history. A file may be in it because its notification was
+        delivered twice. If the pipe cannot load now, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):
