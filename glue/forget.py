@@ -377,7 +377,7 @@ def main(argv: Sequence[str]) -> int:
     store = given.store
     if not REQUEST.fullmatch(given.request):
         parser.error(
-            f"--request {given.request!r}: use up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            f"--request {given.request!r}: use at most 100 letters, digits, '.', '_', '-'; begin with a letter or digit"
         )
     try:
         if given.finish:

@@ -11,8 +11,7 @@ from local_snowflake.duckdb_macros import OFFSET, TIMESTAMP
 
 def flatten_options(node: exp.Expr) -> exp.Expr:
     """Refuse FLATTEN with PATH, with a MODE other than BOTH, or with RECURSIVE => TRUE, because fakesnow ignores these
-    arguments. Also refuse FLATTEN of a text literal, and FLATTEN in an outer join. Replace FLATTEN with OUTER => TRUE by a
-    macro.
+    arguments. Also refuse it for a text literal and in an outer join. Replace FLATTEN with OUTER => TRUE by a macro.
     """
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
