@@ -36,8 +36,8 @@ KINDS: tuple[tuple[Kind, int], ...] = (("enter", 0), ("exit", 300))
 
 
 def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
-    """Return the events of several devices, interleaved as on a stream. Each device enters and leaves each of its
-    fences `visits` times.
+    """Return the events of several devices, interleaved as on a stream. Each device enters and leaves each
+    fence `visits` times.
     """
     made = [
         (
@@ -147,7 +147,9 @@ def against_powertools(rounds_: int = 3) -> Figures:
 
 
 def calls_per_event() -> Figures:
-    """Count the calls per event of each shape, for a first batch and for a second of the same devices and fences."""
+    """Measure the calls per event for each of SHAPES: in a first batch, and in a second batch of the same devices and
+    fences.
+    """
     found = Figures()
     for name, datas in SHAPES.items():
         aws = Aws(0)
@@ -161,7 +163,7 @@ def calls_per_event() -> Figures:
 
 
 def again(data: bytes) -> bytes:
-    """Return a copy of the event with a new id and a time one hour later."""
+    """Return a copy of the event with a new id; a time between 08:00 and 09:00 is moved by one hour."""
     return data.replace(b"T08:", b"T09:").replace(b'"_id": "', b'"_id": "again-')
 
 

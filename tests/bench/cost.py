@@ -213,8 +213,8 @@ def crossings(count: int, run: str) -> consumer.Batch:
 
 
 def billed(name: str) -> dict[str, float]:
-    """Return the units, notifications and stored bytes per event. Each pair has two visits, and each batch
-    contains one event.
+    """Return the billed DynamoDB units, the notifications and the stored bytes per event. Each pair of a device and a
+    fence has two visits, and each batch contains one event.
     """
     aws = Aws(0, billed=True)
     run = consumer.ours(aws, Inline()) if name == "ours" else consumer.peer(aws)

@@ -1,7 +1,7 @@
 """Measure dbt on a million events: `python -m tests.bench.dbt [--json]`.
 
-The benchmark uses only the local Snowflake, whose RAW tables are filled by SQL in three steps. After each
-step it measures a full run, adds one percent of new events and measures an incremental run. The results are
+The benchmark uses only the local Snowflake, whose table RAW.EVENTS is filled by SQL to three sizes in turn. At each
+size it measures a full run, adds one percent of new events and measures an incremental run. The results are
 the seconds that the models' statements take (from dbt's run_results.json), and those of the whole command.
 """
 

@@ -1,9 +1,10 @@
 """Measure the whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
 
-With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time
-from a POST until its visit is in DynamoDB and until its row can be queried, and the CPU time of each
-component. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT) is not running, the benchmark starts one and deletes
-it afterwards. Most of the measured time is spent in LocalStack; the figures show how much.
+With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time from a
+POST until its visit is in DynamoDB and until its rows can be queried, and the CPU time of each component. It also
+compares the loading of a backlog with plain GETs of the same objects. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT)
+is not running, the benchmark starts one and deletes it afterwards. Most of the measured time is spent in LocalStack;
+the figures show how much.
 """
 
 import os
@@ -112,7 +113,9 @@ class Phones:
         self._size = size
 
     def post(self) -> tuple[str, str]:
-        """Send one request; return the key of its S3 object, and the id of the device, which has entered a farm."""
+        """Send one request, in which a new device enters at least one farm; return its S3 object key and the device
+        id.
+        """
         device = f"{self.run}-{len(self.keys)}-{threading.get_ident()}"
         events = [event | {"_id": uuid4().hex[:24]} for event in handler.events(self._size)]
         for event in events:

@@ -151,7 +151,7 @@ class Aws:
         return {}
 
     def _do_update_item(self, TableName: str, Key: Item, **_: object) -> object:
-        """Perform UpdateItem, which only the Powertools peer calls, to record its idempotency keys."""
+        """Store only the key of the item. Only the Powertools peer calls UpdateItem, to record its idempotency keys."""
         items, sk = self._items(TableName, Key)
         self._put(items, sk, {**items.get(sk, {}), **Key})
         return {}

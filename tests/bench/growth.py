@@ -73,7 +73,7 @@ def batches() -> Figures:
 
 
 def table() -> Figures:
-    """Measure a batch of 200 events of twenty pairs with a growing history.
+    """Measure a batch of 200 events of twenty devices at one fence, with a growing history in the table.
 
     The events of the batch are either newer or older than the whole history.
     """
@@ -104,8 +104,8 @@ def arrived(datas: Sequence[bytes]) -> consumer.Batch:
 
 
 def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]]) -> Figures:
-    """Measure the consumer's own CPU time and its calls for a batch. `shapes` contains, by x value, the events that
-    are already in the table and the events of the batch.
+    """Measure the consumer's own CPU time and its calls for one batch per x value of the series. `shapes` maps each
+    x value to the events that are already in the table and the events of the batch.
     """
     cpu: Points = []
     calls: Points = []

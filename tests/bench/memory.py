@@ -2,8 +2,9 @@
 `python -m tests.bench.memory [--json]`.
 
 The archive has a million synthetic objects of ten events each; fakes of S3 and Snowflake generate them. Each
-command runs in its own process, and its memory before the run is the baseline. Each command gets its worst case:
-for backfill and recreate, nothing is loaded; for validate, one object in a thousand failed.
+command runs in its own process. The results are the peak memory of that process (`mib`) and its increase during
+the command (`grown_mib`). For backfill and recreate, nothing is loaded, which is their worst case; for validate,
+one object in a thousand failed.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Write docs/performance.md from performance.template.md and the figures of a run.
 
-`{{handler/naive@100}}` is replaced by that ratio or rate with two decimals, or in the format after a bar
+`{{handler/naive@100}}` is replaced by the ratio or rate of that name with two decimals, or in the format after a bar
 (`{{loader/rows|,.0f}}`). A figure that has not been measured becomes a dash. The tables of goals, growth
 and the handler's memory are generated here.
 """

@@ -26,7 +26,7 @@ def counts_response() -> bytes:
 
 
 def content(head: bytes, body: bytes) -> bytes:
-    """Return the body, decoded if botocore sent it as aws-chunked: a line with its length precedes each chunk."""
+    """Return the body. If botocore sent it as aws-chunked, remove the line with a chunk's length before each chunk."""
     if b"aws-chunked" not in head.lower():
         return body
     plain = b""

@@ -160,5 +160,5 @@ def console(pipeline: Pipeline) -> str:
 
 @pytest.fixture(scope="session")
 def marts(pipeline: Pipeline, console: str) -> None:
-    """Build the marts of the morning."""
+    """Build the marts from the events of the morning."""
     pipeline.build_marts()

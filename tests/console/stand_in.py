@@ -69,8 +69,8 @@ def fence_id(fence: Fence) -> str:
 
 @dataclass
 class State:
-    """The data with which the fake server responds. Tests change it and send each change to the pages with
-    `Feed.say`.
+    """The data with which the fake server responds. Tests change it, and inform open pages of a change
+    with `Feed.say`.
     """
 
     stage: Json

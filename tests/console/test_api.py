@@ -1,5 +1,5 @@
-"""Test the console's API on a running stack. For example, a posted event must appear with its position within
-two seconds.
+"""Test the console's API on a running stack. For example, a posted event must reach an open page within two
+seconds.
 """
 
 import json
@@ -276,7 +276,7 @@ def test_posted_positions_and_visit_are_replayed_from_the_archive(api, pipeline,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("marts")
-def test_daily_totals_of_the_morning_match_the_marts(api, pipeline):
+def test_visits_in_the_daily_totals_match_the_marts(api, pipeline):
     daily = eventually(lambda: (found := api.get("daily?days=30"))["built"] and found)
     [row] = pipeline.rows("SELECT SUM(visits) AS n FROM {db}.MARTS.DAILY_FARM_COLLECTIONS")
     assert sum(farm["visits"] for farm in daily["farms"]) == row["n"] > 0

@@ -402,8 +402,8 @@ def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Op
 
 @pytest.mark.slow
 def test_invalid_positions_do_not_change_the_scale_of_the_map(open_page: Open) -> None:
-    """The longitude of (0, 0) is close to the fleet's longitudes, so only the latitude shows that this
-    position is wrong.
+    """One of the invalid positions is (0, 0): its longitude is close to the fleet's longitudes, so only its
+    latitude shows that it is wrong.
     """
 
     def scale(state: State) -> str:

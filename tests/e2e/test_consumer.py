@@ -113,7 +113,7 @@ def test_shuffled_and_repeated_events_produce_the_same_visits_as_ordered_events(
 
 
 @pytest.mark.stage
-def test_poison_records_are_quarantined_without_delaying_other_records(
+def test_poison_records_are_quarantined_and_do_not_block_other_records(
     pipeline: Pipeline, device: str
 ) -> None:
     enter, exit_ = crossing(device, "enter", MORNING), crossing(device, "exit", NOW)

@@ -123,7 +123,7 @@ def test_all_visits_of_a_large_fleet_are_counted(marts: Snowflake) -> None:
 
 
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-29", 23), ("2026-10-25", 25), ("2026-11-27", 24)])
-def test_day_of_a_clock_change_has_23_or_25_hours(day: str, hours: int) -> None:
+def test_day_has_23_or_25_hours_when_the_clocks_change_and_24_otherwise(day: str, hours: int) -> None:
     start, end = fleet_day.bounds(date.fromisoformat(day), AMSTERDAM)
     assert (end - start).total_seconds() == hours * 3600
 

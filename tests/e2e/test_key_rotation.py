@@ -15,7 +15,9 @@ type Deploy = Callable[[str], None]
 
 @pytest.fixture
 def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
-    """Yield a function that deploys the stage with some API keys, such as "1,2"; restore the stage afterwards."""
+    """Yield a function that deploys the stage with the API keys of the given numbers, such as "1,2"; afterwards restore
+    the stage with key 1.
+    """
     if not pipeline.is_local:
         pytest.skip("would deploy the stage")
     stack = Stack.of(pipeline.environment)

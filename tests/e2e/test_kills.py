@@ -1,4 +1,4 @@
-"""Test `milkrun up` after any one process of a stack, or any two in either order, were killed.
+"""Test `milkrun up` after one or two processes of a stack were killed: each process, and each pair in both orders.
 
 It must restart them. If LocalStack or its Kinesis mock dies, however, the data in its memory is lost; then `up`
 must only report the loss and delete nothing, and `up --discard` starts an empty stack. All cases use the same stack.

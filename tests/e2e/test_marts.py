@@ -1,7 +1,7 @@
 """Test that any sequence of incremental runs produces the same marts as a full refresh, and that each run
 reads one consistent state of RAW.
 
-dbt runs the real models on a local Snowflake whose RAW tables are filled by SQL.
+dbt runs the real models on a local Snowflake whose table RAW.EVENTS is filled by SQL.
 """
 
 import gzip
@@ -385,7 +385,7 @@ def crossings_at(*crossings: tuple[str, datetime, int]) -> list[Delivery]:
 def test_marts_include_rows_that_become_visible_after_newer_rows(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """The late rows were scanned before the newest rows of the last complete run, but became visible after that run."""
+    """The late row was scanned before the newest row of the last complete run, but became visible after that run."""
     session, _, dbt = built
     session.query("DELETE FROM MILKRUN.RAW.EVENTS")
     [enter, exit_] = crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0))

@@ -1,4 +1,4 @@
-"""Test, on a running stack, the commands that operators use on a production stage."""
+"""Test, on a running stack, the operators' commands for a production stage, the access log and the request ids."""
 
 import base64
 import json

@@ -14,7 +14,7 @@ from tests.e2e.pipeline import Pipeline
 
 SELECTION = (
     "adds_no_object or every_body_form or gets_the_documented_code or become_a_visit"
-    " or quarantined_without_delaying"
+    " or quarantined_and_do_not_block"
 )
 VERIFIED = ("If-None-Match", "binaryMediaTypes", "Endpoints are")
 

@@ -444,7 +444,7 @@ def owner(stage: Stage, kind: str, name: str) -> str:
 
 
 @pytest.mark.slow  # dbt runs
-def test_each_command_uses_its_own_role_and_dbt_owns_its_tables(stage: Stage) -> None:
+def test_query_uses_the_operator_role_and_dbt_the_transformer_role(stage: Stage) -> None:
     stage.put([event("a")])
     assert stage.done("query", "SELECT CURRENT_ROLE() AS role", "--json").rows == [
         {"role": f"{stage.database}_OPERATOR"}

@@ -1,7 +1,7 @@
 """A typical consumer that handles one record at a time: Powertools' BatchProcessor with DynamoDB idempotency.
 
 It applies the same visit rule to the same stream as our consumer, and publishes a notification per changed visit.
-Its table contains one item per event and per visit, but no log of changes.
+Its table of visits contains one item per event and one item per visit, but no log of changes.
 """
 
 import json
