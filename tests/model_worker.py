@@ -1,4 +1,4 @@
-"""Run dbt repeatedly in one process, because starting dbt takes seconds, but running the models does not.
+"""Run dbt repeatedly in one process, because each start of dbt takes some seconds.
 
 The script runs in `.venvs/dbt`. Each line of standard input is a JSON list of dbt arguments. For each, it writes a
 line of JSON with `ok`, `messages` about the failures, `seconds` per model, and the `statements` that dbt sent for the

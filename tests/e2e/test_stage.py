@@ -123,7 +123,9 @@ def _deployed(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.usefixtures("_deployed")
-def test_response_of_the_deployed_gateway_to_a_request_without_a_key_is_problem_json(pipeline: Pipeline) -> None:
+def test_response_of_the_deployed_gateway_to_a_request_without_a_key_is_problem_json(
+    pipeline: Pipeline,
+) -> None:
     without_key = pipeline.post_body(b"[]", {"content-type": "application/json"}, with_key=False)
     assert without_key.status == 403
     assert without_key.headers["content-type"].startswith("application/problem+json")

@@ -93,7 +93,7 @@ class Scenario:
     ) -> Iterator[Phones]:
         """Send requests (by default a morning's) while the `with` block runs. Then wait until no promise is broken,
         which means that all events of these requests, and no others, have arrived. Raises AssertionError with the
-        broken promises.
+        broken promises if some promises stay broken.
         """
         sent = (make or self.morning)()
         self.faulty_stack.settle()

@@ -169,7 +169,9 @@ def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
 
 
 CAUSES = ExitStack()
-"""The causes of the current incident that end before the repair, by themselves (an outage) or by hand."""
+"""Ends the cause of the current incident before the repair: an outage ends by itself, and a full disk is cleared by
+hand.
+"""
 
 
 def fill_disk(lab: Lab) -> None:

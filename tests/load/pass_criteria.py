@@ -29,7 +29,7 @@ DAY_S = 8 * 3600
 
 @dataclass(frozen=True)
 class Load:
-    """The results of a load test. `problems` is empty if every expectation is met."""
+    """The results of a load test. `problems` is empty if every pass criterion is met."""
 
     plan: Sequence[Phase]
     sent: Sequence[Sent]

@@ -70,7 +70,9 @@ def make(folder: Path, events: int, hours: int = 4, seed: int = 1) -> Hours:
 
 
 def run_naively(folder: Path, job: str, hours: Hours) -> None:
-    """Run a job as a naive loop over the files, with a whole hour or all geofence events in memory."""
+    """Run a job as a naive loop over the files; `compact` keeps a whole hour in memory, `rebuild` all geofence
+    events.
+    """
     store = Folder(folder)
     if job == "rebuild":
         paths = (store.path / s.key for hour in hours for s in objects_of(store, hour))

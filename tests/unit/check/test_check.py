@@ -254,7 +254,7 @@ def test_error_response_of_the_snowflake_sql_api_raises_an_error(deployed, snowf
 
 
 class Proxy:
-    """Answers every request with an HTML page, as a proxy or an overloaded gateway does."""
+    """An HTTP client that gets an HTML page for every request, as from a proxy or an overloaded gateway."""
 
     def __init__(self, status: int) -> None:
         self.status = status

@@ -61,7 +61,9 @@ def test_parquet_files_are_stored_by_day_and_type_outside_the_prefixes_loaded_by
     }
 
 
-def test_compacted_row_contains_the_fields_the_object_and_the_line_of_its_event(tmp_path: Path) -> None:
+def test_compacted_row_contains_the_fields_of_its_event_and_its_object_key_and_line_number(
+    tmp_path: Path,
+) -> None:
     [key] = archived(tmp_path, [line("e1", "user.updated_trip", HOUR, "van-9")])
     compacted(Folder(tmp_path))
     [file] = compacted_files(Folder(tmp_path), HOURS)
@@ -94,7 +96,7 @@ def test_late_object_triggers_recompaction_and_old_files_are_deleted_after_the_g
 
 
 def made_older(folder: Path, age: timedelta) -> None:
-    """Set the modification times of all Parquet files and manifests."""
+    """Set the modification times of all Parquet files and manifests to `age` ago."""
     then = (datetime.now(UTC) - age).timestamp()
     for path in (folder / "compacted").rglob("*.*"):
         os.utime(path, (then, then))

@@ -242,7 +242,7 @@ def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -
         Settings.of(variables | {name: ""})
 
 
-def test_unknown_log_level_is_refused_by_the_name_of_its_setting() -> None:
+def test_error_for_an_unknown_log_level_names_the_setting() -> None:
     variables = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
     with pytest.raises(SettingsError, match="LOG_LEVEL"):
         Settings.of(variables | {"LOG_LEVEL": "info"})
@@ -264,7 +264,7 @@ def test_log_line_contains_the_duration_of_each_step_even_if_the_step_fails(
     store_ms: float,
     publish_ms: float | None,
 ) -> None:
-    """The runbook's section `api-latency` tells from these durations whether S3 or Kinesis is slow."""
+    """The runbook's section `api-latency` uses these durations to decide whether S3 or Kinesis is slow."""
     monkeypatch.setattr("handler.ingest.time.perf_counter", lambda: 12.0 * len(phone.world.calls))
     phone.world.faults = faults
     phone.post([ENTER])

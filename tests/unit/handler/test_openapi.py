@@ -120,8 +120,8 @@ def test_responses_that_only_the_gateway_gives_are_marked_in_the_openapi_documen
 
 
 def codes_in_source() -> Iterator[str]:
-    """Yield the error codes in the source, except the internal ones: literals passed to the functions that create a
-    reason or a refusal, and `event_id_conflict`.
+    """Yield the error codes in the source: the literals that are passed to the functions that create a reason or a
+    refusal, without those in INTERNAL, and `event_id_conflict`.
     """
     places = {
         "invalid": 0,

@@ -1,6 +1,6 @@
 """Test promises 1 to 4 of docs/architecture.md with random bodies and random failures of the ports.
 
-Other tests check the response time, the object keys and the stored JSON.
+The module also tests the response time, the object keys and the stored JSON.
 """
 
 import gzip

@@ -86,7 +86,9 @@ def test_radar_signature_is_verified_without_reading_the_body() -> None:
 
 
 def test_radar_secret_stored_without_and_with_its_last_day_is_accepted() -> None:
-    """docs/upgrade.md: the version before the last day was required accepts signatures with the first."""
+    """During an upgrade (docs/upgrade.md) each secret is stored in both forms, because the earlier version accepts only
+    the secret without its last day.
+    """
     radar([b"token", b"token@2027-02-01"])
 
 
@@ -131,7 +133,9 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
 
 
 def test_age_of_the_secrets_includes_the_time_while_the_environment_is_frozen() -> None:
-    """Otherwise an environment with few requests would use a replaced secret for hours: the monotonic clock stops."""
+    """The monotonic clock stops while the environment is frozen, so with that clock an environment with few requests
+    would use a replaced secret for hours.
+    """
     assert inspect.signature(Secrets).parameters["clock"].default is time.time
 
 

@@ -1,4 +1,4 @@
-"""Test how the load test measures the functions, which it runs against a simulated AWS."""
+"""Test that the load test runs each function with its deployed settings, and ends if a measured process fails."""
 
 import pytest
 import yaml

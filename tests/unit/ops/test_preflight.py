@@ -253,7 +253,7 @@ def test_unconfirmed_alarm_subscription_is_reported(aws):
         ("ConsumeLambdaFunction", "NOTIFICATIONS", "arrival"),
     ],
 )
-def test_setting_with_which_a_function_would_fail_blocks_the_deployment(aws, function, variable, value):
+def test_setting_that_would_make_a_function_fail_blocks_the_deployment(aws, function, variable, value):
     environment = resources("dev")[function]["Properties"]["Environment"]["Variables"]
     template = changed("dev", function, Environment={"Variables": environment | {variable: value}})
     assert codes(preflight.settings, aws) == []
@@ -307,7 +307,9 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
 
 
 def test_pipe_check_of_a_database_with_a_hyphen_blocks_the_deployment(aws):
-    """The default is MILKRUN_ and the stage's name, which may contain a hyphen; the commands use MILKRUN_PERF_2."""
+    """The database's default name is MILKRUN_ and the stage's name. For the stage `perf-2`, the commands use
+    MILKRUN_PERF_2.
+    """
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     variables = template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     invalid = ("blocks", "snowflake_database_invalid", "snowflakeDatabase")
@@ -316,7 +318,7 @@ def test_pipe_check_of_a_database_with_a_hyphen_blocks_the_deployment(aws):
     assert invalid in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_missing_snowflake_principals_cause_warnings_and_ones_that_are_not_iam_users_block(aws):
+def test_missing_snowflake_principals_cause_warnings_and_invalid_ones_block_the_deployment(aws):
     def found(reads, subscribes):
         template = json.loads(json.dumps(resources("dev")))
         trust = template["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
