@@ -233,7 +233,7 @@ class Health:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = self._folder.lstat()
         if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
-            _exit(f"{self._folder} is a link, or others can write to it: set KCL_STATE_FOLDER to a private folder")
+            _exit(f"{self._folder} is a link or writable by others: set KCL_STATE_FOLDER to a private folder")
         for file in (self._folder / "worker", self._folder / PROPERTIES, *self._folder.glob("shard-*")):
             file.unlink(missing_ok=True)
         (self._folder / "worker").write_text(str(os.getpid()))
