@@ -151,7 +151,7 @@ def command(
     The cost of dbt's warehouse is based mostly on assumptions, so it is shown separately.
     """
     if small and any(terminal.is_given(context, name) for name in ("provisioned", "retention", "freshness")):
-        raise typer.BadParameter("--small sets --provisioned, --retention and --freshness")
+        raise typer.BadParameter("--small sets --provisioned, --retention and --freshness: omit them")
     if shards and not (provisioned or small):
         raise typer.BadParameter("--shards requires --provisioned or --small")
     prices = Prices()

@@ -213,7 +213,9 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the trucks whose last event is after `since` but before the day, each with the time of that event."""
+        """Return the trucks that sent events after `since` but none on the day, each with the time of its last event
+        before the day.
+        """
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"
             " WHERE device_id IS NOT NULL AND occurred_at >= %s::TIMESTAMP_NTZ"
@@ -233,7 +235,7 @@ class _Marts:
         found: list[list[object]] = [
             [" ".join(filter(None, (row["outcome"], row["code"]))), int(row["events"])] for row in rows
         ]
-        return [*found, ["ids sent again with different content", conflicts]] if conflicts else found
+        return [*found, ["different contents sent for a known event id", conflicts]] if conflicts else found
 
     def _asked(self, sql: str) -> list[Row]:
         """Run a statement whose two parameters are the beginning and the end of the day; return its rows."""

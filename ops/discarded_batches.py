@@ -49,8 +49,8 @@ def replay_given_up(
 ) -> dict[str, object]:
     """Send the records of every discarded batch again, or only count them if `stream` is None.
 
-    Returns the object keys of the batches, the number of records that were sent or would be sent, and the keys of
-    the objects that could not be read, if any. The objects are not deleted, so the call can be repeated.
+    Returns the label, the object keys of the batches, the number of records that were sent or would be sent, and the
+    keys of the objects that could not be read, if any. The objects are not deleted, so the call can be repeated.
     """
     batches, unreadable, found, sent = [], [], 0, 0
     for key, records in terminal.counted(given_up(archive), "batches"):

@@ -6,7 +6,7 @@
 
 Every step can be repeated. A step that fails ends the run, because the next steps depend on it. The exit code
 is 1 if a step failed, and 2 if a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the
-same steps.
+same steps, with a step per dbt model instead of `transform`.
 """
 
 import json

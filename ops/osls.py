@@ -34,8 +34,8 @@ def alone() -> Iterator[None]:
 def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
     """Return the resources of the CloudFormation template that `osls deploy` would deploy for `stage`.
 
-    Packaging calls no AWS service, so osls is given invalid credentials. Raises NoStackError with the end of
-    osls's output if it fails.
+    Packaging calls no AWS service, so osls is given invalid credentials. If packaging fails, raises NoStackError
+    with the end of osls's output.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION

@@ -1,9 +1,9 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
 
-A zip contains the function's own folders and the packages of requirements-lambda.txt. All modification times
-are reset, so that identical input produces identical bytes. The bytecode is compiled so that Python does not
-compare it with the modification times of the sources. Otherwise Python would consider it stale and compile
-every module again at each cold start.
+A zip contains the function's own folders and the packages of requirements-lambda.txt that it needs. All
+modification times are reset, so that identical input produces identical bytes. The bytecode is compiled so that
+Python does not compare it with the modification times of the sources. Otherwise Python would consider it stale and
+compile every module again at each cold start.
 """
 
 import argparse

@@ -132,7 +132,7 @@ class Reconciler(ReachableStores):
                 yield pair["old"], pair["new"]
 
     def _in_log(self, start: datetime, end: datetime) -> Iterator[tuple[str, datetime]]:
-        """Yield the object keys in the handler's canonical log lines, each with the time of the line."""
+        """Yield the object keys in the handler's log lines with status 202 or 400, each with the time of the line."""
         lines = log_lines(
             self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=start, end=end + LOG_DELAY
         )

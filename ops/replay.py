@@ -39,8 +39,8 @@ from snowpipe.archive import Archive
 EVER = datetime.min.replace(tzinfo=UTC)
 
 _TOO_OLD = (
-    f"the consumer skips events that are more than {MAX_AGE.days} days old: choose a later start. To restore older "
-    "visits, rebuild the marts: milkrun warehouse dbt build --full-refresh"
+    f"the consumer skips events that are more than {MAX_AGE.days} days old: choose a later start, or another "
+    "prefix. To restore older visits, rebuild the marts: milkrun warehouse dbt build --full-refresh"
 )
 
 

@@ -120,7 +120,8 @@ def group() -> typer.Typer:
 def run(app: typer.Typer, environment: Mapping[str, str], arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: sys.argv) and return its exit code.
 
-    An error is printed on one line; its exit code is 2, unless a Refusal sets another one.
+    An error is printed on one line; its exit code is 2, unless a Refusal sets another one. If the user declines a
+    confirmation, the exit code is 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
     return command_errors.run(app, given, obj=environment, environment=environment, tell=fail)

@@ -141,7 +141,7 @@ def refresh(
     if missed:
         tell(
             f"REFRESH cannot load {missed} file(s), because they are older than 7 days or older than their pipe. "
-            "Run: milkrun warehouse backfill"
+            "Run: milkrun warehouse backfill --from TIME"
         )
     raise typer.Exit(1 if missed else 0)
 

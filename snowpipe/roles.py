@@ -1,6 +1,6 @@
 """The Snowflake roles that the commands use unless SNOWFLAKE_ROLE is set.
 
-A command uses the role with the fewest privileges that it needs. The objects that `dbt build` and `apply`
+Each command uses the least privileged role that suffices. The objects that `dbt build` and `apply`
 create therefore have different owners, even if both run in one shell. The DDL creates all roles except the
 administrator's.
 """

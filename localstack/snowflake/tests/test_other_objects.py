@@ -1,5 +1,5 @@
-"""Test objects other than pipes: integrations, stages, file formats, warehouses, schemas, roles, tables, views and
-sequences.
+"""Test objects other than pipes: integrations, stages, file formats, warehouses, databases, schemas, roles, tables,
+views and sequences.
 """
 
 import pytest

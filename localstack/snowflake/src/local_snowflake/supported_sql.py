@@ -1,5 +1,5 @@
-"""The allowlist of SQL: a statement may use only the functions, operators and clauses that a verified case
-uses.
+"""The allowlist of SQL: a query or DML statement may use only the functions, operators and clauses that a verified
+case uses.
 
 To support another function, add a case to `supported_functions.tsv`: a statement, the answer that Snowflake's
 documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes

@@ -87,7 +87,9 @@ class Functions:
             ("OWNERSHIP_TRANSFER_CHECK_OVERRIDE", pipe.transferred),
         ):
             if stands and override not in given:
-                raise compilation(f"SYSTEM$PIPE_FORCE_RESUME of pipe {pipe.name} needs {override}.")
+                raise compilation(
+                    f"SYSTEM$PIPE_FORCE_RESUME of pipe {pipe.name} needs {override} in its second argument."
+                )
         self.catalog.set_pipe(pipe.name, "transferred", False)
         self.catalog.set_pipe(pipe.name, "paused_on", None)
 
