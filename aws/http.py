@@ -1,4 +1,4 @@
-"""Signed HTTP calls to one AWS host over a persistent connection, with one deadline for the whole call.
+"""HTTP calls with one deadline for all steps: signed calls to an AWS host over persistent connections, and `fetch`.
 
 Endpoints and trusted certificates are the same as botocore's. The signature covers the body's SHA-256, which the
 service verifies, so no other checksum is sent.

@@ -14,7 +14,7 @@ any batching of the same events give the same visits. dbt's model restated_visit
    - exit: closes the open visit. If none is open, it changes nothing and is counted as an orphan.
    - dwell: sets `last_seen_at` of the open visit. If none is open, it changes nothing.
 6. All consecutive visits at most `merge_gap` apart (from exit to enter) become one visit. It has the first enter, the
-   last exit (or none) with its duration, and the latest `last_seen_at`. No visit is merged with one that ended without
+   last exit (or none) and its duration, and the latest `last_seen_at`. No visit is merged with one that ended without
    an exit.
 
 So only the last visit can be open. If it is, the device is at the fence now.

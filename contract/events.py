@@ -1,4 +1,4 @@
-"""A geofence event, the identity of every event, and the reasons why an event is invalid."""
+"""A geofence event, the identity of every event, and the error that an invalid event raises."""
 
 import hashlib
 from dataclasses import dataclass

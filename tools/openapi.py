@@ -115,7 +115,7 @@ def _ping(ping: Schema, user: Schema) -> Schema:
     properties = {name: each for name, each in ping["properties"].items() if name in ping["required"]}
     return {
         "type": "object",
-        "description": "A position that is not a geofence event. SDKs send it without `_id`, `type` and "
+        "description": "A location ping: a position that an SDK sends without `_id`, `type` and "
         f"`createdAt`. It is stored with `type` = `{PING_TYPE}` and `createdAt` = `updatedAt`. Its `_id` is the "
         f"first {ID_DIGITS} hex digits of the SHA-256 of its text without insignificant whitespace. It is not "
         "published to the stream.",
