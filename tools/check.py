@@ -236,7 +236,7 @@ def main() -> int:
     failed = False
     for check in CHECKS:
         try:
-            result = "passed" if check.passes() else "skipped, because it has passed with the same inputs"
+            result = "passed" if check.passes() else "skipped, because it already passed with the same inputs"
         except CheckError as error:
             failed, result = True, f"FAILED\n{error}"
         sys.stdout.write(f"{check.title}: {result}\n")

@@ -1,9 +1,8 @@
-"""Mutate the packages contract, handler and consumer, and list the mutants in a random sample that the packages' unit
-tests do not detect: `python -m tools.mutate --sample 60`.
+"""Mutate the packages contract, handler and consumer, run the packages' unit tests on a random sample of the mutants,
+and list those that the tests do not detect: `python -m tools.mutate --sample 60`.
 
 The mutants are created in a copy of the last commit. cosmic-ray runs in its own environment, so it is not a
-dependency of the project. The tests of a package must fail for each mutant of that package. A surviving
-mutant may be equivalent to the original.
+dependency of the project. A mutant survives if the tests of its package pass. It may be equivalent to the original.
 """
 
 import argparse
@@ -39,7 +38,7 @@ TRIVIAL = "operator_name LIKE '%BitOr%' OR operator_name LIKE '%\\_Is%' ESCAPE '
 
 def mutants(package: str, sample: int, seed: int, copy: Path) -> Iterator[tuple[str, str]]:
     """Run the tests on a random sample of a package's mutants, leaving out TRIVIAL ones; yield the outcome
-    ("killed", "survived" or "incompetent") and the diff of each mutant.
+    (such as "killed", "survived" or "incompetent") and the diff of each mutant.
     """
     session = copy / f"{package}.sqlite"
     config = copy / f"{package}.toml"

@@ -1,6 +1,7 @@
-"""Generate docs/openapi.yaml and docs/event.schema.json from the code: `python -m tools.openapi [--check]`.
+"""Generate docs/openapi.yaml, docs/event.schema.json and the conformance kit's copy of this schema from the code:
+`python -m tools.openapi [--check]`.
 
-This module is not packaged with the functions. A test checks that both files are current.
+This module is not packaged with the functions. A test checks that the generated files are current.
 """
 
 import dataclasses

@@ -96,8 +96,8 @@ def shared_files(root: Path) -> list[str]:
 
 
 def problems(root: Path) -> Iterator[str]:
-    """Yield an error message for each dependency that is not pinned as declared, has no hash, or is pinned to
-    two versions in .venv.
+    """Yield an error message for each dependency that is not pinned as declared, whose pin has no hash, or that is
+    pinned to two versions in .venv.
     """
     read: dict[str, Pins] = {}
     for source, text, target in direct_dependencies(root):

@@ -1,4 +1,4 @@
-"""`milkrun verify`: run the end-to-end contract tests against a stage, and delete the data that they created.
+"""`milkrun verify`: run the end-to-end tests against a stage, and delete the data that they created.
 
 The tests are those in `tests/e2e` with the mark `stage`; the local stack and a deployed stage run the same
 tests. Device ids begin with the run's label, and requests send the label as their app version, so that the

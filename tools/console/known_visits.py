@@ -46,7 +46,7 @@ type Start = tuple[str, Fence, str, str]
 
 
 class VisitRow(TypedDict):
-    """A visit as sent to the page (docs/console.md)."""
+    """A visit as sent to the page."""
 
     device_id: str
     geofence_tag: str
@@ -344,7 +344,7 @@ class KnownVisits:
         self, first: str, last: str, device_id: str | None, fence: Fence | None
     ) -> dict[Start, Known]:
         """Return the visits of the device at the fence (None: of all devices, at all fences) that began between these
-        times (in the format of `keys.timestamp`), and such open visits that began before `first`.
+        times (in the format of `keys.timestamp`), and their open visits that began before `first`.
         """
         return {
             start: visit

@@ -1,4 +1,5 @@
-"""The known enter events at exclusive places, and the open visits that these events contradict.
+"""The known enter events at exclusive places (a device can be at only one of them at a time), and the open visits
+that these events contradict.
 
 The rule is in `ops/presence_rule.py`. Enter events come from visits (the first enter event of each), from archived
 events and, if there is a contradiction, from the visits table, which also contains the later enter events of
@@ -12,7 +13,9 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""The maximum number of enter events per device. The rule uses only the last one at each place and the one after it."""
+"""The maximum number of enter events per device. The rule uses only the last one at each place and the next one at
+another place.
+"""
 
 type Known = tuple[Fence, str]
 

@@ -22,7 +22,7 @@ MAX_POSITIONS = 300_000
 READERS = 4
 
 type Kinds = Callable[[], Mapping[str, Kind]]
-"""Returns the stage's geofence event types, which are read only once."""
+"""A function that returns the stage's geofence event types, which are read only once."""
 
 
 def replay(

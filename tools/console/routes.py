@@ -323,7 +323,7 @@ class Console:
 
     async def reset(self, _: Request) -> Response:
         if not self._is_local:
-            raise Problem(403, "Only the console of a local stage can be reset.")
+            raise Problem(403, "Only the console of the stage `local` can be reset.")
         self.state.reset()
         self.hub.flush()
         return json(self._totals())

@@ -1,5 +1,5 @@
-"""The state of each source (S3, a queue, the logs, DynamoDB or Snowflake): whether it answers, how long it has been in
-that state, and why it does not answer.
+"""The state of each source (S3, a queue, the logs, DynamoDB or Snowflake): whether it answers, since when it has been
+in that state, and why it does not answer.
 
 The texts are shown to users and contain no secrets.
 """

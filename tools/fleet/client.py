@@ -79,7 +79,7 @@ class Client:
 
     @classmethod
     def of(cls, outputs: Outputs, *, timeout_s: float = 120.0, connections: int = 8) -> "Client":
-        """Return a client for a stage, which sends tokens if the stage is a local one that requires them."""
+        """Return a client for a stage. The client sends tokens if the stage is a local one that requires them."""
         token_of = Tokens(outputs.token_issuer) if outputs.token_issuer else None
         return cls(
             outputs.endpoint, outputs.api_key, timeout_s=timeout_s, connections=connections, token_of=token_of

@@ -84,7 +84,9 @@ def command(
     if live and events:
         raise typer.BadParameter("use either --live or --events, not both")
     if auth and stage != "local":
-        raise typer.BadParameter("--auth changes only the local stack; deploy the stage with other settings")
+        raise typer.BadParameter(
+            "--auth changes only the local stack; a deployed stage has the parameter `identity` (docs/threat-model.md)"
+        )
     if not events:
         terminal.confirm_sample_traffic(stage, yes)
     if stage == "local":

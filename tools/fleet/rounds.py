@@ -37,7 +37,8 @@ _FORMS: tuple[Form, ...] = ("envelope", "array", "ndjson")
 class Planned:
     """An event and its expected outcome: accepted if `code` is None, otherwise rejected (or dropped) with that code.
 
-    `crossing` is set only for accepted geofence events. Senders that check no outcomes set neither `code` nor it.
+    `crossing` is set only for accepted geofence events. Senders that check no outcomes leave `code` and `crossing`
+    None.
     """
 
     text: str

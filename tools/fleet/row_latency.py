@@ -1,4 +1,4 @@
-"""Measure, in a separate Snowflake session, the time from a POST until the rows of its events can be queried."""
+"""Measure the time from a POST until the rows of its events can be queried. This uses a separate Snowflake session."""
 
 import threading
 from collections.abc import Callable

@@ -44,7 +44,7 @@ class Plan:
 
     `duplicates`, `late` and `invalid` are fractions of the number of events: events sent twice, events sent
     only after a dead zone, and additional invalid events. `begins_at` must have a time zone; the events span
-    about `rounds` × 3 hours from then.
+    about `rounds` × 4 hours from then.
     """
 
     run: str

@@ -28,7 +28,7 @@ SHARD_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A fleet size, and the stage's settings for it. Rates are in events per second."""
+    """A fleet size, and the stage's settings for it. The rates of the parts are in events per second."""
 
     name: str
     events_per_second: int

@@ -4,7 +4,7 @@ from cli.refusal import Refusal
 
 
 class StackError(Refusal):
-    """A command of the local stack failed. The message is a single line with the cause and the next step."""
+    """A command of the local stack failed. The message is a single line with the cause and usually the next step."""
 
 
 class LostStateError(StackError):

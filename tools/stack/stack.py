@@ -50,7 +50,7 @@ class Server(Protocol):
 SERVERS: dict[str, Server] = {localstack.NAME: localstack, snowflake.NAME: snowflake}
 
 type Step = Callable[[str], AbstractContextManager[None]]
-"""Called with the name of a step; returns a context manager around the step."""
+"""A function that is called with the name of a step and returns a context manager around the step."""
 
 
 class Stack:
@@ -58,7 +58,7 @@ class Stack:
 
     `<folder>/run/` contains a record of each process, `<folder>/logs/` the output of the processes,
     `<folder>/snowflake/` the warehouse, and `<folder>/localstack/` LocalStack's files.
-    `<folder>/outputs.json` contains the addresses and exists only while the stack is up.
+    `<folder>/outputs.json` contains the addresses. It exists from the end of the first `up` until the stack is stopped.
     """
 
     def __init__(self, settings: Settings, step: Step = lambda _: contextlib.nullcontext()) -> None:

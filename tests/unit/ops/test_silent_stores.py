@@ -66,9 +66,7 @@ def test_command_fails_soon_and_names_an_unresponsive_service(
     assert f"{service}: no answer from {service} within 0.1 s" in said
 
 
-def test_report_fails_soon_if_snowflake_is_unresponsive(
-    silent: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_report_fails_soon_if_snowflake_is_unresponsive(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     said = output_of("report", stage(silent), monkeypatch)
     assert re.search(rf"no answer from Snowflake at http://127\.0\.0\.1:{silent}[^\n]* within 0\.1 s", said)
 
@@ -82,7 +80,7 @@ def test_send_to_a_stage_that_requires_tokens_fails_if_lambda_is_unresponsive(
 
 
 def stage(port: int) -> Outputs:
-    """Return the outputs of a stage whose services are all reached at this port."""
+    """Return the outputs of a stage in which all services have this port on loopback."""
     url = f"http://127.0.0.1:{port}"
     snowflake = Connection(
         account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"

@@ -73,7 +73,7 @@ def test_each_part_of_a_frozen_source_has_level_fail_and_no_other_source_is_dela
     assert found[1].section == "snowpipe-stopped"
 
 
-def test_source_that_fails_halfway_is_reported_as_unreachable_on_one_line() -> None:
+def test_source_that_fails_halfway_is_reported_on_one_line_with_level_fail() -> None:
     (found,) = ask([failing("S3")])
     assert (found.part, found.level) == ("S3", "FAIL")
     assert found.cause == "S3: nobody listens; nothing is known"

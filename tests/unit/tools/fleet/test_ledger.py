@@ -121,7 +121,9 @@ def test_rejected_events_of_a_resent_request_count_once_as_distinct_rejects(ledg
     assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
 
 
-def test_rejected_events_of_a_request_resent_in_the_next_hour_count_twice_as_distinct_rejects(ledger: Ledger) -> None:
+def test_rejected_events_of_a_request_resent_in_the_next_hour_count_twice_as_distinct_rejects(
+    ledger: Ledger,
+) -> None:
     """The object's key contains the hour, so the second request stores its rejected events in a second object."""
     first = answered(next(post for post in MORNING if any(event.code for event in post.events)))
     for delivery in (first, replace(first, answer=first.answer | {"rejected_key": "rejected/b"})):

@@ -187,7 +187,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "clock-ahead", "202, one event rejected because the phone's clock is ahead",
-            "deletes the batch and changes no event's time",
+            "deletes the batch and does not send the event again with another time",
             _one_rejected("created_at_in_future"), _not_sent_again, _at_once,
         ),
         Scenario("invalid", "400", "deletes the batch and reports it", _first(Reply(400)), _not_sent_again, _at_once),
@@ -203,7 +203,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "token-expired", "401 until the app sends a different token; three times if it sends no token",
-            "keeps the batch, gets a new token, and sends the batch again with increasing delays",
+            "keeps the batch, gets a new token if it sends tokens, and sends the batch again with increasing delays",
             _expired, _all_of(_all_sent_again, _with_new_token, _with_growing_pauses),
             _accepted_again,
         ),
