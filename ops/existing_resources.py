@@ -145,7 +145,7 @@ def text_of(value: object, account: Account) -> str | None:
 
 
 def named(resources: Resources, account: Account) -> Iterator[Named]:
-    """Yield each resource of the template that has a fixed name."""
+    """Yield each resource of the template with a fixed name and a type in LOOKUPS."""
     for logical_id, resource in resources.items():
         if lookup := LOOKUPS.get(resource["Type"]):
             name = text_of(resource.get("Properties", {}).get(lookup.name_property), account)

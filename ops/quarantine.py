@@ -237,7 +237,7 @@ app = terminal.group()
 
 @app.callback()
 def quarantine() -> None:
-    """List, show, send again or delete quarantined records, which can never be processed as they are.
+    """List, show, send again or delete quarantined records, which could not be processed.
 
     Without a subcommand, `list` runs.
     """

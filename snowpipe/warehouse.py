@@ -29,7 +29,7 @@ _NO_ROLE = 390189
 
 
 class MissingObject(Refusal):
-    """A table, view, pipe or stage does not exist or is hidden from the role; Snowflake does not say which."""
+    """An object, such as a table or a pipe, does not exist or is hidden from the role; Snowflake does not say which."""
 
 
 class Warehouse(Protocol):

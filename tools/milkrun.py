@@ -115,7 +115,7 @@ ENTRIES = (
         "quarantine",
         "ops.quarantine:app",
         OPERATE,
-        "List, show, send again or delete quarantined records, which can never be processed as they are.",
+        "List, show, send again or delete quarantined records, which could not be processed.",
     ),
     Entry(
         "redrive",

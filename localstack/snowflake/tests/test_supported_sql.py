@@ -82,7 +82,7 @@ def test_statement_that_fails_in_snowflake_fails_with_the_same_error_code(
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.statement)
-def test_unverified_statement_is_refused(session: connector.SnowflakeConnection, case: Case) -> None:
+def test_unsupported_statement_is_refused(session: connector.SnowflakeConnection, case: Case) -> None:
     with pytest.raises(connector.errors.ProgrammingError, match=r"[Nn]ot supported by the local Snowflake"):
         answer(session, case)
 

@@ -46,8 +46,8 @@ class Visible:
         self.access = access
 
     def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
-        """Return the query of a SHOW statement, restricted to the objects that the session may see and with
-        each object's owner.
+        """Return the query of a SHOW statement, restricted to the objects that the session may see. Except for
+        SHOW TERSE and SHOW COLUMNS, the result contains each object's owner.
         """
         kind = show.name.upper()
         if kind not in SHOWN:
