@@ -109,7 +109,7 @@ def compacted_files(store: Store, hours: Hours) -> list[str]:
 
 
 def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
-    """Return the hours that must be compacted.
+    """Return a Source for each hour that must be compacted.
 
     The manifest of such an hour is missing although the hour has objects, was made from other objects, or lists
     objects that were temporarily unreadable.

@@ -1,4 +1,4 @@
-"""Transpile the warehouse's visit rule, a dbt model, to DuckDB SQL, so that the jobs need no version of their own."""
+"""Transpile the dbt model of the visit rule to DuckDB SQL, so that the jobs need no second implementation of it."""
 
 from functools import cache
 from pathlib import Path

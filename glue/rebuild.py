@@ -132,7 +132,7 @@ def _may_hold_crossings(key: str) -> bool:
 def read_lines(store: Store, objects: Sequence[Stored]) -> Iterator[Lines | Fault]:
     """Yield the lines of each archived object, or a Fault if the object cannot be read.
 
-    A Parquet file yields one or more Lines for each archived object that it contains; a damaged file raises an error.
+    A Parquet file yields one or more Lines per archived object whose lines it holds; a damaged file raises an error.
     """
     raw = [each for each in objects if not each.key.endswith(".parquet")]
     yield from read_objects(store, raw)

@@ -175,7 +175,7 @@ def _owned(line: bytes, stored: Stored) -> Owned | None:
 
 
 def fact_rows(read: Lines, conflicts: bool) -> pa.RecordBatch:
-    """Convert lines to rows of FACT: all lines if `conflicts` is true, otherwise only the geofence events."""
+    """Convert lines to rows of FACT: all lines if `conflicts`, otherwise geofence events with a plausible time."""
     rows: list[tuple[object, ...]] = []
     modified_us = micros(read.stored.modified_at)
     for number, line in zip(read.numbers or range(1, len(read.lines) + 1), read.lines, strict=True):

@@ -28,7 +28,7 @@ _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
 
 
 class Secrets:
-    """The valid secrets (two during a rotation), cached for CACHE_SECONDS, or longer if fetching them again fails."""
+    """The stage's secrets (two during a rotation), cached for CACHE_SECONDS, or longer if fetching them again fails."""
 
     def __init__(self, fetch: Callable[[], str], clock: Callable[[], float] = time.time) -> None:
         """`fetch` returns one or two secrets, separated by whitespace."""
