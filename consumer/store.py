@@ -155,7 +155,7 @@ class Store:
         return {job.pair: job.failure or job.result for job in jobs}
 
     def _read_logs(self, jobs: Sequence[_Job]) -> None:
-        """Read the logs: after a lost race with strong consistency, otherwise eventually consistent (half the cost).
+        """Read the logs: eventually consistent (half the cost), or with strong consistency if a race was lost before.
 
         If a log was outdated when read, its conditional write fails. But nothing would reveal that a stale read missed
         a head of the previous layout, so heads are read with strong consistency.

@@ -52,7 +52,7 @@ class Owned(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fence(NamedTuple):
-    """A geofence's business key. It is stable, unlike the geofence's `_id`, which Radar's sample webhooks lack."""
+    """A geofence's business key. The geofence's `_id` is not stable, and Radar's sample webhooks lack it."""
 
     tag: str
     external_id: str

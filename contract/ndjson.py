@@ -1,4 +1,4 @@
-"""Read newline-delimited text as phones, laptops and editors write it.
+"""Read newline-delimited text with the line ends, byte order marks and whitespace that various programs write.
 
 Request bodies and files written by people need this; objects that the handler wrote do not.
 """
