@@ -49,7 +49,7 @@ from tools.console.store_queries import MAX_VISITS, StoreQueries
 
 
 class Console:
-    """The console of one stage. The pollers start when the API receives its first request."""
+    """The console of one stage. The pollers start when the API receives its first request other than /api/health."""
 
     def __init__(
         self,

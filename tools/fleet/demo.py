@@ -78,7 +78,7 @@ def command(
 ) -> None:
     """Start the local stack, send a morning of sample traffic (or a file), and check the counts in all stores.
 
-    Exit code 1: a count is wrong. With --stage, the stage must already be deployed; the command asks for
+    Exit code 1: a check failed. With --stage, the stage must already be deployed; the command asks for
     confirmation before it sends sample traffic there.
     """
     if live and events:

@@ -98,7 +98,7 @@ FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "reje
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_object_with_a_custom_key_is_listed_and_reported_until_it_is_loaded(
+def test_object_with_a_custom_key_is_a_difference_until_it_is_loaded_and_is_then_listed(
     sets: ObjectSets, name: str
 ) -> None:
     sets.archived([(name, HOUR)])
@@ -304,7 +304,7 @@ def test_object_repaired_by_an_operator_is_not_reported_as_not_logged(stage: Sta
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == []
 
 
-def test_objects_outside_the_hour_folders_are_compared_except_for_folder_markers(stage: Stage) -> None:
+def test_objects_outside_the_hour_folders_are_compared_except_for_empty_ones(stage: Stage) -> None:
     s3 = boto3.client("s3")
     for name, body in (
         ("events/", b""),
