@@ -1,5 +1,6 @@
 """Loads that an operator starts: refresh, backfill, loading after a long pause, and reload of one file."""
 
+import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -8,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import batched
 
 from cli.refusal import Refusal
+from contract.archive_object import hour_of
 from contract.ndjson import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
-from snowpipe.pipes import MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
+from snowpipe.pipes import HISTORY_REACH, MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
 from snowpipe.quoting import quoted
 from snowpipe.warehouse import Row, Warehouse
 
@@ -111,6 +113,25 @@ def refresh_pipe(
     return [pipe.prefix + pipe.staged(row["file"]) for row in rows if row["status"].upper() == "SENT"]
 
 
+def received_with_repaired(
+    archive: Archive, pipe: Pipe, failed: Iterable[str], start: datetime, end: datetime
+) -> Iterator[Object]:
+    """Yield, in key order, the objects received from the hour of `start` through the hour of `end`, and the repaired
+    objects received in that time, which `milkrun warehouse repair` stores in the hour of the file that failed.
+
+    `failed` are the keys of the files that failed to load.
+    """
+    first = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = sorted({hour for key in failed if (hour := hour_of(key)) and hour < first})
+    repaired = (
+        found
+        for hour in hours
+        for found in archive.in_hours(pipe.prefix, hour, hour)
+        if start <= found.modified_at <= end
+    )
+    return heapq.merge(repaired, archive.received(pipe.prefix, start, end), key=lambda found: found.key)
+
+
 def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
     """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file that COPY processed."""
     done: list[Row] = []
@@ -204,9 +225,10 @@ def load_expired(
         time.sleep(1)
     # The key of an object written at the start of an hour may contain the hour before.
     start = since - MESSAGE_DELAY
+    now = server_time(warehouse)
+    failed = [row["key"] for row in failed_files(warehouse, pipe, now - HISTORY_REACH)]
     # Listed before REFRESH, because the pipe loads later files.
-    received = archive.received(pipe.prefix, start, server_time(warehouse))
-    missing = list(unloaded(warehouse, pipe, received))
+    missing = list(unloaded(warehouse, pipe, received_with_repaired(archive, pipe, failed, start, now)))
     sent = refresh_pipe(warehouse, pipe)
     known = {*sent, *(row["key"] for row in failed_files(warehouse, pipe, start))}
     keys = [each.key for each in unloaded(warehouse, pipe, missing) if each.key not in known]

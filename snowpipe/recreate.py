@@ -21,7 +21,7 @@ from snowpipe import pipes
 from snowpipe.archive import Archive, Object
 from snowpipe.ddl_files import Definition
 from snowpipe.history import Narrow, failed_files, history
-from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, unloaded
+from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, received_with_repaired, unloaded
 from snowpipe.pipes import Pipe
 from snowpipe.quoting import quoted
 from snowpipe.warehouse import Row, Warehouse
@@ -188,8 +188,10 @@ class Recreation:
 
     def refresh(self) -> None:
         """Queue the files that arrived since the pause."""
-        after = quoted(self._border().isoformat())
-        self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH MODIFIED_AFTER = {after}")
+        after = ""
+        if self._border() > self._reach():  # an earlier MODIFIED_AFTER is invalid (Snowflake: "ALTER PIPE")
+            after = f" MODIFIED_AFTER = {quoted(self._border().isoformat())}"
+        self.warehouse.query(f"ALTER PIPE {self.pipe.name} REFRESH{after}")
 
     def check(self) -> int:
         """Use COPY to load the objects that neither the old nor the new pipe has loaded; return the number loaded."""
@@ -214,12 +216,13 @@ class Recreation:
     def _missing(self) -> list[str]:
         """Return the keys of objects from shortly before the pause that neither the old nor the new pipe has loaded.
 
-        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects received after the pause.
+        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects received after the pause;
+        if the pause was more than 7 days ago, the search ends where REFRESH begins.
         """
-        border = self._border()
-        start = self.progress.unloaded_since or border - pipes.MESSAGE_DELAY
-        received = self.archive.received(self.pipe.prefix, start, border)
-        found = (each for each in received if start <= each.modified_at <= border)
+        start = self.progress.unloaded_since or self._border() - pipes.MESSAGE_DELAY
+        end = max(self._border(), self._reach())
+        received = received_with_repaired(self.archive, self.pipe, self.progress.failed, start, end)
+        found = (each for each in received if start <= each.modified_at <= end)
         return [
             each.key
             for some in batched(found, OBJECTS_A_QUERY, strict=False)
@@ -235,6 +238,9 @@ class Recreation:
         tried = {row["key"] for row in history(self.warehouse, self.pipe, start, narrow)}
         tried.update(self.progress.failed)
         return [each for each in missing if each.key not in tried]
+
+    def _reach(self) -> datetime:
+        return pipes.server_time(self.warehouse) - pipes.REFRESH_REACH
 
     def _border(self) -> datetime:
         assert self.progress.border

@@ -12,8 +12,10 @@ import pytest
 from cli.deadline import NoAnswerError
 from snowpipe import loading
 from snowpipe.archive import Object
+from snowpipe.ddl_files import Definition
 from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Kind, Pipe
+from snowpipe.recreate import Progress, Recreation
 from snowpipe.warehouse import Row
 from tests.unit.snowpipe.warehouse_stage import command
 
@@ -28,6 +30,9 @@ FAILED: Row = {
     "rows_loaded": 0,
     "first_error": "Error parsing JSON",
 }
+COLUMNS = ("file_name", "status", "row_count", "row_parsed", "error_count", "last_load_time", "file_size")
+# A row of COPY_HISTORY.
+NO_LOAD: Row = dict.fromkeys((*COLUMNS, "pipe_name", "first_error_line_number", "first_error_message"), None)
 
 
 class FakeWarehouse:
@@ -39,6 +44,7 @@ class FakeWarehouse:
         self.state = "PAUSED" if refuses else "RUNNING"
         self.statements: list[str] = []
         self.loads: list[Row] = []
+        self.failed: list[Row] = []
         self.now = NOW - timedelta(seconds=30)
         self.created_at = NOW - timedelta(days=30)
         self.rows_of_earlier_pipe = 0
@@ -59,6 +65,8 @@ class FakeWarehouse:
             return [{"created_on": self.created_at}]
         if "COUNT(*) AS n" in sql:
             return [{"n": self.rows_of_earlier_pipe}]
+        if "'Load failed'" in sql:
+            return self.failed
         if limit := re.search(r"COPY_HISTORY.* LIMIT (\d+)$", sql, re.DOTALL):
             return self.loads[: int(limit[1])]
         return self.copied if sql.startswith("COPY") else []
@@ -137,9 +145,7 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
 def test_history_says_that_it_omits_older_loads(
     deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
 ) -> None:
-    columns = ("file_name", "status", "row_count", "row_parsed", "error_count", "last_load_time", "file_size")
-    empty = dict.fromkeys((*columns, "pipe_name", "first_error_line_number", "first_error_message"))
-    deployed.loads = [{**empty, "file_name": f"{n}.ndjson"} for n in range(3)]
+    deployed.loads = [NO_LOAD | {"file_name": f"{n}.ndjson"} for n in range(3)]
     said = command(
         {"MILKRUN_LOCAL": str(tmp_path)}, "history", "--pipe", "events", "--limit", str(limit), "--json"
     )
@@ -181,3 +187,71 @@ def test_resume_loads_a_file_whose_request_began_in_the_hour_before_the_pause() 
     paused_at = written_at - timedelta(seconds=1)
     rows = loading.load_expired(warehouse, PIPE, Bucket(), "COPY", paused_at, timedelta(0))
     assert rows == [{"key": KEYS[0], "result": "LOADED"}]
+
+
+class Repaired(FakeArchive):
+    """Contains an object that `repair` stored on the day before its receipt, in the hour of the file that failed."""
+
+    key = "events/dt=2020-11-15/hh=03/repaired.ndjson"
+
+    def __init__(self, received_at: datetime) -> None:
+        self.received_at = received_at
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+        del prefix, start, end
+        return []
+
+    def in_hours(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+        found = f"{prefix}dt={start:%Y-%m-%d}/hh={start:%H}/" in self.key and start == end
+        return [Object(self.key, self.received_at, 1)] if found else []
+
+
+FAILED_THEN = "events/dt=2020-11-15/hh=03/failed.ndjson"
+
+
+@pytest.mark.parametrize(("before_pause", "loads"), [(timedelta(minutes=1), 1), (timedelta(hours=1), 0)])
+def test_recreate_loads_a_file_that_was_repaired_just_before_the_pause(
+    tmp_path: Path, before_pause: timedelta, loads: int
+) -> None:
+    paused_at = NOW - timedelta(minutes=10)
+    warehouse = FakeWarehouse([{"file": PIPE.staged(Repaired.key), "status": "LOADED", "rows_loaded": 1}])
+    archive = Repaired(paused_at - before_pause)
+    again = recreation(warehouse, archive, tmp_path, Progress(copy_statement="COPY", failed=[FAILED_THEN]))
+    again.progress.border = paused_at
+    assert again.check() == loads
+
+
+def test_resume_loads_a_file_that_was_repaired_during_the_pause() -> None:
+    warehouse = FakeWarehouse([{"file": PIPE.staged(Repaired.key), "status": "LOADED", "rows_loaded": 1}])
+    warehouse.failed = [NO_LOAD | {"file_name": PIPE.staged(FAILED_THEN)}]
+    paused_at = NOW - timedelta(hours=10)
+    archive = Repaired(paused_at + timedelta(hours=1))
+    rows = loading.load_expired(warehouse, PIPE, archive, "COPY", paused_at, timedelta(0))
+    assert rows == [{"key": Repaired.key, "result": "LOADED"}]
+
+
+def test_recreate_that_continues_after_eight_days_loads_the_files_that_refresh_does_not(
+    tmp_path: Path,
+) -> None:
+    border = NOW - timedelta(days=8)
+
+    class Bucket(FakeArchive):
+        def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+            del prefix, start
+            found = (Object(KEYS[0], border + timedelta(hours=n), 1) for n in (1, 30))
+            return [each for each in found if each.modified_at <= end]
+
+    warehouse = FakeWarehouse([LOADED])
+    again = recreation(warehouse, Bucket(), tmp_path, Progress(copy_statement="COPY", border=border))
+    again.refresh()
+    assert warehouse.statements[-1] == f"ALTER PIPE {PIPE.name} REFRESH"
+    assert again.check() == 1
+
+
+def recreation(
+    warehouse: FakeWarehouse, archive: FakeArchive, folder: Path, progress: Progress
+) -> Recreation:
+    definition = Definition(Path("pipe.sql"), "CREATE PIPE IF NOT EXISTS P AS\nCOPY INTO T")
+    made = Recreation(warehouse, PIPE, definition, archive, folder / "state.json", lambda _: None)
+    made.progress = progress
+    return made
