@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import batched
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PREFIX = "set-aside/"
+# PutRecords accepts 10 MiB. Unlike ours, a record of another producer may have 1 MiB or more.
+BYTES_AT_ONCE = 5 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,28 @@ def put_back(
         return [n for (n, _), result in zip(some, answer["Records"], strict=True) if "ErrorCode" in result]
 
     count = 0
-    for some in batched(records, RECORDS_AT_ONCE, strict=False):
+    for some in _requests(records):
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():
             raise Refusal(f"after {count} records had been sent, the stream rejected one: {failure}")
         count += len(some)
     return count
+
+
+def _requests(records: Iterable[Aside]) -> Iterator[list[Aside]]:
+    """Group records into requests of at most RECORDS_AT_ONCE records and BYTES_AT_ONCE bytes."""
+    some: list[Aside] = []
+    size = 0
+    for record in records:
+        length = len(record.data) + len(record.partition_key.encode())
+        if some and (len(some) == RECORDS_AT_ONCE or size + length > BYTES_AT_ONCE):
+            yield some
+            some, size = [], 0
+        some.append(record)
+        size += length
+    if some:
+        yield some
 
 
 def write(path: Path, records: Iterable[Aside]) -> int:
