@@ -14,16 +14,18 @@ from itertools import batched, chain
 from typing import Any
 
 from aws.table import Table
+from cli.deadline import NoAnswerError
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import pair_of
 from contract import logs
-from contract.archive_object import object_name, prefix_of
+from contract.archive_object import hour_of, object_name, prefix_of
 from contract.event_limits import MAX_AGE
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
 from contract.instants import instant
 from ops.function_logs import Line as LogLine
 from ops.function_logs import log_lines
+from ops.object_sets import KEPT_DAYS
 from ops.reachable_stores import ReachableStores
 from ops.read_stores import (
     consumed_event_ids,
@@ -138,6 +140,8 @@ class Finder(ReachableStores):
             for row in self._warehouse.query(sql, [event_id]):
                 unread = "S3" in self._unasked
                 text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
+                if not text and table == "REJECTED":  # the object has expired, but its row names the reasons
+                    text = row["said"].encode()
                 lines.append(Line(row["file_name"], int(row["n"]), text))
         return lines
 
@@ -210,7 +214,7 @@ class Finder(ReachableStores):
         try:
             head = self._s3.head_object(Bucket=self._outputs.bucket, Key=key)
         except ClientError:
-            yield Step("gone from S3", None, {"key": key})
+            yield Step("expired from S3" if _has_expired(key) else "gone from S3", None, {"key": key})
             return
         facts = head["Metadata"]
         if "received-at" in facts:
@@ -348,6 +352,8 @@ class Finder(ReachableStores):
 
         try:
             rows = self._warehouse.query(sql, [event_id])
+        except NoAnswerError:
+            raise
         except Refusal:  # dbt has never run here
             return
         for row in rows:
@@ -359,6 +365,12 @@ def _is_too_old(event: GeofenceEvent, received_at: datetime | None) -> bool:
     """Return whether the visits table no longer keeps the event, or the consumer skipped it because of its age."""
     now = datetime.now(UTC)
     return event.occurred_at < max(now - KEPT_FOR, (received_at or now) - MAX_AGE)
+
+
+def _has_expired(key: str) -> bool:
+    """Return whether a lifecycle rule has deleted the object, according to the hour in its key."""
+    hour, days = hour_of(key), KEPT_DAYS.get(prefix_of(key) or "")
+    return hour is not None and days is not None and hour < datetime.now(UTC) - timedelta(days=days)
 
 
 def is_key(text: str) -> bool:

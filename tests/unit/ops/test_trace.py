@@ -3,7 +3,7 @@ its steps are in order.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +12,13 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from cli.deadline import NoAnswerError
 from contract.archive_object import lines_object
 from ops import event_finder
 from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
 from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, verdict
+from snowpipe.warehouse import Row
 from tests.unit.ops.test_terminal import NOWHERE
 
 AT = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -170,6 +172,39 @@ def test_trace_reports_an_event_as_missing_only_in_stores_that_would_still_conta
     steps = finder.event("e", received, received, lambda _: None)
     assert {step.what for step in steps if step.what not in SEEN} == missing
     assert verdict(steps, {})[0].startswith(problem)
+
+
+def test_trace_does_not_call_an_event_arrived_if_snowflake_stops_responding(stores: Any) -> None:
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            if "STG_EVENTS" in sql:
+                raise NoAnswerError("no answer from Snowflake within 10 s")
+            return []
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"S3": "no answer", "Lambda": "no answer"})
+    with pytest.raises(NoAnswerError):
+        finder.event("e", AT, AT, lambda _: None)
+
+
+@pytest.mark.parametrize(("days_ago", "said"), [(100, "REJECTED: missing_geofence"), (10, "GONE: ")])
+def test_rejected_event_whose_object_has_expired_is_not_a_problem(
+    stores: Any, days_ago: int, said: str
+) -> None:
+    at = datetime.now(UTC) - timedelta(days=days_ago)
+    key = lines_object("rejected", [b"{}"], at).key
+    reasons = [{"code": "missing_geofence", "field": "geofence", "message": "m"}]
+    line = json.dumps({"event_id": "e", "reasons": reasons})
+
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            if "RAW.REJECTED" in sql:
+                return [{"file_name": key, "n": 1, "said": line}]
+            return [{"at": at, "n": 1}] if "SELECT MIN(scanned_at)" in sql else []
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"CloudWatch Logs": "no answer", "Lambda": "no answer"})
+    assert verdict(finder.event("e", at, at, lambda _: None), {})[0].startswith(said)
 
 
 @pytest.mark.parametrize(
