@@ -280,6 +280,8 @@ class _Flow:
     def alarms(self) -> Iterator[Finding]:
         """Yield the alarms in state ALARM, except the parts of composite alarms, which have no actions.
 
+        Alarms whose actions are disabled, such as `no-traffic` before the launch, are only named.
+
         The local stack is not queried, because no alarm fires in LocalStack, which has none of the metrics.
         """
         pages = (
@@ -296,9 +298,16 @@ class _Flow:
             for page in pages
             for alarm in (*page.get("CompositeAlarms", ()), *page.get("MetricAlarms", ()))
         ]
-        ringing = [alarm for alarm in active if alarm.get("AlarmActions")]
-        for alarm in ringing:
+        disabled = []
+        is_any = False
+        for alarm in active:
+            if not alarm.get("AlarmActions"):
+                continue
             name = alarm["AlarmName"].removeprefix(f"milkrun-{self._stage}-")
+            if not alarm.get("ActionsEnabled", True):
+                disabled.append(name)
+                continue
+            is_any = True
             pages_somebody = any("page" in action.lower() for action in alarm.get("AlarmActions", ()))
             yield Finding(
                 f"alarm {name}",
@@ -307,8 +316,9 @@ class _Flow:
                 alarm.get("StateUpdatedTimestamp"),
                 section=name,
             )
-        if not ringing:
-            yield Finding("alarms", "OK", "no alarm is active")
+        named = f"active, but disabled: {', '.join(sorted(disabled))}" if disabled else ""
+        if named or not is_any:
+            yield Finding("alarms", "OK", named or "no alarm is active")
 
 
 def _problem_if(

@@ -194,6 +194,18 @@ def test_status_shows_active_composite_alarms_but_not_their_parts() -> None:
     assert [(each.part, each.level) for each in ask([source])] == [("alarm consume-stopped", "FAIL")]
 
 
+def test_status_only_names_active_alarms_whose_actions_are_disabled() -> None:
+    alarm = {
+        "AlarmName": "milkrun-dev-no-traffic",
+        "AlarmActions": ["arn:aws:sns:x:1:dev-page"],
+        "ActionsEnabled": False,
+    }
+    outputs = Mock()
+    outputs.aws.return_value.get_paginator.return_value.paginate.return_value = [{"MetricAlarms": [alarm]}]
+    [source] = [each for each in status_checks.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch"]
+    assert ask([source]) == [Finding("alarms", "OK", "active, but disabled: no-traffic")]
+
+
 def test_status_shows_the_runbook_section_of_a_problem_without_a_next_command(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
