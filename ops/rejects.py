@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from cli.command_errors import one_line
 from cli.refusal import Refusal
 from contract.archive_object import hour_of
 from contract.geofence_event_types import Kind
@@ -355,6 +356,8 @@ def _send_once(post: Post, box: Box, some: Sequence[Repaired], sent: Sent) -> in
 def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
     """Return a function that posts a body until the response is 202 or 400, as the app does, and returns the
     receipt.
+
+    A status that no later attempt would change, such as 403 for a wrong API key, raises Refusal at once.
     """
     post_once = post_to_endpoint.poster(outputs)
 
@@ -367,6 +370,10 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
                     receipt: Receipt = json.loads(answer)
                     return receipt
                 said = f"{outputs.endpoint} answered {status}"
+                if status < 500 and status not in (408, 429):
+                    raise Refusal(
+                        f"{said}: {one_line(answer.decode(errors='replace'))}. Accepted events are recorded"
+                    )
             except post_to_endpoint.NoAnswerError as error:
                 said = str(error)
             if time.monotonic() + pause > give_up_at:

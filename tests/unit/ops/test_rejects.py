@@ -20,7 +20,7 @@ from handler.parse_body import parse_body
 from handler.receipt import errors_of
 from handler.request_limits import MAX_BODY_BYTES
 from handler.validate import validate
-from ops import quarantine, rejects_commands, terminal
+from ops import quarantine, rejects, rejects_commands, terminal
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from tests.rejects import reject_line, unreadable_line
@@ -343,3 +343,23 @@ def test_derived_id_depends_only_on_the_events_text() -> None:
 def test_invalid_patch_is_refused(options: tuple[list[str], ...]) -> None:
     with pytest.raises(typer.BadParameter):
         Patch.of(*options)
+
+
+@pytest.mark.parametrize(("status", "tries"), [(401, 1), (403, 1), (404, 1), (429, 3), (503, 3)])
+def test_send_ends_at_once_if_no_later_attempt_can_succeed(
+    monkeypatch: pytest.MonkeyPatch, status: int, tries: int
+) -> None:
+    answers = []
+
+    def post_once(body: bytes, content_type: str) -> tuple[int, bytes]:
+        answers.append(status)
+        return status, b'{"code":"invalid_api_key"}'
+
+    monkeypatch.setattr(rejects.post_to_endpoint, "poster", lambda _: post_once)
+    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
+    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
+    clock = [0.0]
+    post = rejects.poster(SimpleNamespace(endpoint="https://stage/v1/events"), timeout_s=1.0)
+    with pytest.raises(Refusal, match=rf"answered {status}"):
+        post(b"{}")
+    assert len(answers) == tries
