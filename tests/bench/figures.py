@@ -18,7 +18,9 @@ from typing import Any
 
 type Points = list[tuple[float, float]]
 type Part = dict[str, Any]
-"""The figures of one part of the run as JSON, with its time, its duration, the machine and the machine's load."""
+"""The figures of one part of the run as JSON, with the time and duration of the part, the machine and the machine's
+load.
+"""
 type Parts = dict[str, Part]
 
 

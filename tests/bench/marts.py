@@ -2,12 +2,12 @@
 1000000,10000000] [--folder FOLDER] [--json]`.
 
 SQL fills the RAW schema of a local Snowflake with 360,000 events a day from 500 trucks in time order; a fifth are
-geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and
-one with a backlog of 100,000. Both also get events that are two days late and events that are repeated, each one
-percent as many as the new ones. The main result is the number of rows that DuckDB scans in a run, divided by the number
+geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and one
+with a backlog of 100,000. Both also get events that are two days late and repeated events: of each kind, one percent
+of the number of new events. The main result is the number of rows that DuckDB scans in a run, divided by the number
 of new rows plus the events on the days that they touch. The ledger, which every run scans completely, is counted
-separately. The scanned bytes are computed from the columns that DuckDB reads, and from the mean uncompressed size
-of their values in a sample of each table.
+separately. The scanned bytes are computed from the columns that DuckDB reads, and from the mean uncompressed size of
+their values in a sample of each table.
 
 A history of more than 10,000,000 events is made by copying the tables of a history of that length, with
 earlier days and other keys. The filled warehouses stay in the folder, and each measured run prints all

@@ -105,7 +105,7 @@ def check_marts(facts: MartFacts) -> list[Breach]:
 
 
 def check(facts: Facts) -> list[Breach]:
-    """Return every broken promise."""
+    """Check all promises; return one breach for each violation."""
     facts = replace(facts, exchanges=settled(facts.exchanges, facts.objects))
     truth = _truth(facts.exchanges)
     expected = _rule(truth.crossings, facts.ended_at)

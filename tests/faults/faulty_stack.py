@@ -227,7 +227,9 @@ class FaultyStack:
         return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[WarehouseRow]:
-        """Run a query and return its rows. If it fails, retry once in a new session: a test may kill the server."""
+        """Run a query and return its rows. If it fails, retry once in a new session: a test may have killed the
+        server.
+        """
         try:
             return self.session.query(sql, parameters)
         except Exception:  # whatever the connector raises for a lost server

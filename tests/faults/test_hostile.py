@@ -110,7 +110,7 @@ PATHS = [
 ]
 
 
-def test_event_id_is_never_used_as_a_path(faulty_stack: FaultyStack, device: str) -> None:
+def test_ids_in_events_are_never_used_as_paths(faulty_stack: FaultyStack, device: str) -> None:
     """Object keys must not contain ids such as `../../x`; DynamoDB and the warehouse must store the ids unchanged."""
     before = set(faulty_stack.all_keys())
     fences = [Fence(f"{path}", f"{path}-2") for path in PATHS]

@@ -366,7 +366,7 @@ def resident_bytes() -> int:
 def memory_of(
     function: Function, calls: int, every: int, leak: Callable[[Invocation], None] | None
 ) -> list[int]:
-    """Run one environment; return its resident bytes after every `every` invocations.
+    """Run one environment; return its resident bytes, measured once per `every` invocations.
 
     Tests of this measurement pass a function `leak`, which is called after each invocation to simulate a leak.
     """
@@ -402,8 +402,8 @@ def _measure_memory(
 def leak_of(
     function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Estimate a function's memory growth per invocation. The limit is a tenth of its free memory over the
-    assumed lifetime of a busy environment.
+    """Estimate a function's memory growth per invocation. The limit allows it to fill a tenth of its
+    free memory during the assumed lifetime of a busy environment.
     """
     every = max(1, calls // 100)
     sizes = memory_of(function, calls, every, leak)

@@ -1,4 +1,4 @@
-"""Test that signatures are the same as botocore's, certificates are verified, and connections are reused."""
+"""Test signatures (the same as botocore's), the source of credentials, verified certificates and reused connections."""
 
 import json
 import os
