@@ -1,4 +1,4 @@
-"""Test which environment variables our commands inherit."""
+"""Test the environment variables that our commands inherit."""
 
 import pytest
 

@@ -243,7 +243,7 @@ def test_function_starts_no_work_that_may_outlast_its_timeout(monkeypatch, milli
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == first_again
 
 
-def test_empty_visit_rule_settings_mean_the_default_rule():
+def test_empty_visit_rule_settings_mean_the_default_rule_but_empty_notifications_are_refused():
     environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
     rule = main.Settings.of(environment | {"MERGE_GAP_SECONDS": "", "MIN_CONFIDENCE": ""}).rule
     assert rule == DEFAULT_RULE

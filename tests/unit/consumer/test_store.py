@@ -1,6 +1,6 @@
-"""Test that the stored visits follow the rule of `consumer.visits`.
+"""Test that the stored visits follow the rule of `consumer.visits` and that no notification is lost.
 
-They must do so whatever other processes write and wherever a process is killed.
+Both must hold whatever other processes write and wherever a process is killed.
 """
 
 import random
@@ -206,7 +206,9 @@ class Stage:
     st.lists(st.frozensets(st.integers(0, 60), max_size=3), min_size=3, max_size=3),
     SIZES,
 )
-def test_interleaved_consumers_killed_at_any_point_store_correct_visits(batches_of, seed, deaths, sizes):
+def test_interleaved_consumers_killed_at_any_point_store_correct_visits_and_lose_no_notification(
+    batches_of, seed, deaths, sizes
+):
     with small(sizes):
         check_consumers_that_interleave(batches_of, seed, deaths)
 

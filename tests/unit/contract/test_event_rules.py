@@ -1,4 +1,4 @@
-"""Test which JSON values are accepted as events and which are rejected."""
+"""Test the rules by which JSON values are accepted as events or rejected."""
 
 import json
 from datetime import UTC, datetime
@@ -64,7 +64,7 @@ def test_device_id_in_user_takes_precedence_over_the_top_level_device_id() -> No
 
 
 @pytest.mark.parametrize("user", [{"userId": "u"}, {"_id": "x"}, {"deviceId": "d"}])
-def test_device_id_or_user_id_suffices_for_an_event_that_is_not_a_geofence_event(
+def test_one_id_of_device_user_or_account_suffices_for_an_event_that_is_not_a_geofence_event(
     user: dict[str, str],
 ) -> None:
     check(TRIP | {"user": user})

@@ -1,4 +1,4 @@
-"""Test which device id becomes the partition key of an archived event."""
+"""Test that the partition key of an archived event is its device id, which must exist."""
 
 import pytest
 

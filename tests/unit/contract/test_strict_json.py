@@ -1,4 +1,4 @@
-"""Test which JSON texts the strict parser accepts."""
+"""Test that the strict parser accepts only strict JSON, and that `compact` removes only whitespace."""
 
 import json
 import math

@@ -175,7 +175,7 @@ NEXT_TO_HER = '{"_id":"n","type":"t","createdAt":"2026-11-16T08:00:00Z","deviceI
     ids=[f"spelling-{n}" for n in range(12)],
 )
 @pytest.mark.parametrize("prefix", ["events", "rejected", "set-aside"])
-def test_every_spelling_of_a_user_id_is_found(
+def test_user_id_is_found_under_other_field_names_and_in_other_spellings(
     tmp_path: Path, users: Path, prefix: str, given: str, event: str
 ) -> None:
     users.write_text(f"{given}\n")

@@ -1,4 +1,4 @@
-"""Test which modules a cold start imports, and how many.
+"""Test that a cold start imports no unused modules, and no more modules than its budget.
 
 The duration of a cold start is not tested, because it depends on the machine.
 """

@@ -1,4 +1,4 @@
-"""Test the output of `milkrun report`."""
+"""Test the notes in the CSV output of `milkrun report`."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Test the list of copies that `milkrun forget` cannot delete."""
+"""Test the DynamoDB backups in the list of copies that `milkrun forget` cannot delete."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace

@@ -382,7 +382,7 @@ def test_preflight_creates_and_changes_nothing(aws):
     [(["ok"], 0), (["ok", "warns"], 0), (["ok", "unknown"], 2), (["unknown", "blocks"], 1)],
     ids=str,
 )
-def test_exit_code_of_preflight_says_whether_the_deployment_would_succeed(levels, code):
+def test_preflight_exit_code_is_1_if_a_finding_blocks_otherwise_2_if_a_check_did_not_finish(levels, code):
     assert preflight.exit_code(levels) == code
 
 
