@@ -1,4 +1,4 @@
-"""Change events with a patch, which sets, renames or deletes fields, or replaces their values."""
+"""Change events with a patch, which sets, renames and deletes fields, and maps field values to other values."""
 
 import copy
 import hashlib

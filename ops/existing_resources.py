@@ -45,7 +45,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Lookup:
-    """The call that shows whether a resource with a name exists; an error code in `free` means that it does not."""
+    """The call that shows whether a resource with a given name exists; an error code in `free` means that none does."""
 
     name_property: str
     service: str

@@ -309,7 +309,8 @@ def _watching(load: Load, line: _LineOf) -> Iterator[Line]:
 
 
 def warehouse(load: Load, prices: Prices) -> list[Line]:
-    """Return two lines of the bill for dbt's warehouse: all work except the search in the ledger, and the search.
+    """Return two lines of the bill for dbt's warehouse: the first for all work except the search in the ledger, the
+    second for this search.
 
     The ledger contains the keys of all events (docs/adr/0097-narrow-look-at-the-ledger.md).
     """

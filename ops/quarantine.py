@@ -30,7 +30,7 @@ BYTES_AT_ONCE = 5 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A quarantined record: object key, line number, lines in the object, reasons, content and partition key."""
+    """A quarantined record. `lines` is the number of lines in its object, and `codes` are the reason codes."""
 
     key: str
     line: int

@@ -1,5 +1,5 @@
-"""Print the findings of `milkrun status`: whether the stage is healthy and, if not, what is wrong and which command to
-run. The findings and their texts are in `ops/status_checks.py`.
+"""Print the findings of `milkrun status`: the verdict on the stage and, for each problem, its cause and the command to
+run next. The findings and their texts are in `ops/status_checks.py`.
 """
 
 import sys

@@ -114,8 +114,8 @@ def competing_enters(
 def with_presence(
     rows: Iterable[visit_fields.VisitFields], contradicting: Mapping[Pair, GeofenceEvent]
 ) -> list[visit_fields.VisitFields]:
-    """Add the enter event that contradicts a visit (its id and time, or None), and move contradicted visits to the
-    end.
+    """Add to each visit the id and the time of the enter event that contradicts it, or None, and move contradicted
+    visits to the end.
     """
     found: list[visit_fields.VisitFields] = []
     for row in rows:

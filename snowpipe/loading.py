@@ -65,7 +65,9 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the files that are missing from the load history. Returns their keys, and those too old for REFRESH.
+    """Queue the files that are missing from the load history.
+
+    Returns the queued keys, and the keys of missing files that are too old for REFRESH.
 
     `prefix`, such as `dt=2026-11-16/`, and `since` (compared with the time of receipt) restrict the files.
     """

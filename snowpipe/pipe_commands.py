@@ -31,7 +31,7 @@ QUEUE_TIMEOUT = timedelta(minutes=10)
 def status(
     context: typer.Context, outputs: Outputs = None, as_json: Json = False, pipe: Which = None
 ) -> None:
-    """Show the state of each pipe and what it means.
+    """Show the state of each pipe and its meaning.
 
     Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not respond.
     """

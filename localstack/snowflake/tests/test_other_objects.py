@@ -37,7 +37,7 @@ def test_replaced_integration_gets_a_new_external_id_unless_one_is_specified(
     assert described(warehouse, integration)["STORAGE_AWS_IAM_USER_ARN"].startswith("arn:aws:iam::")
 
 
-def test_replaced_integration_unlinks_its_stages(warehouse: Warehouse, integration: str) -> None:
+def test_replacing_an_integration_unlinks_its_stages(warehouse: Warehouse, integration: str) -> None:
     warehouse.table()
     warehouse.stage(extra=f"STORAGE_INTEGRATION = {integration}")
     warehouse.pipe()

@@ -247,7 +247,7 @@ def test_copy_history_in_a_view_requires_the_readers_privileges(loading: Warehou
         assert other.run("SELECT * FROM RAW.LOADS") == []
 
 
-def test_select_on_a_view_remains_valid_if_it_is_recreated_with_copy_grants(loading: Warehouse, role) -> None:
+def test_select_privilege_survives_recreating_a_view_with_copy_grants(loading: Warehouse, role) -> None:
     reader = role("SELECT ON VIEW RAW.V")
     with loading.as_role(reader, schema="RAW") as other:
         assert other.run("SELECT a FROM RAW.V") == [{"A": 1}]

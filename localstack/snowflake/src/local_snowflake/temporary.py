@@ -1,4 +1,4 @@
-"""Temporary relations, which here are ordinary relations that are dropped when their session ends."""
+"""Temporary relations, which in the local Snowflake are ordinary relations, dropped when their session ends."""
 
 from contextlib import suppress
 

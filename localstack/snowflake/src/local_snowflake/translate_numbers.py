@@ -20,7 +20,7 @@ def finite(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def epoch_second(node: exp.Expr, _: Translation) -> exp.Expr | None:
-    """Make EXTRACT(epoch_second …) return the whole seconds that have passed; DuckDB would round them."""
+    """Make EXTRACT(epoch_second …) round down to whole seconds; DuckDB would round to the nearest second."""
     if node.name.upper() != "EPOCH_SECOND":
         return None
     seconds = exp.Extract(this=exp.var("EPOCH"), expression=node.expression.copy())

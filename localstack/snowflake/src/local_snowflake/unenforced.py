@@ -1,5 +1,5 @@
-"""Account objects that have no effect here: warehouses, resource monitors and network policies. They exist,
-have an owner, and privileges on them can be granted.
+"""Account objects that have no effect in the local Snowflake: warehouses, resource monitors and network policies.
+They exist, have an owner, and privileges on them can be granted.
 """
 
 import json

@@ -1,6 +1,6 @@
 -- The (device, fence) pairs whose visits the new events may change, with the time range of these events and the pair's
 -- last visit before this run. Events that arrive in order continue that visit; `is_late` means that the pair already had
--- an event at or after the time of the first new one.
+-- an event at or after the time of the first new event.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
