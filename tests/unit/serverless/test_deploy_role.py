@@ -60,7 +60,7 @@ NEEDS = {
     " kinesis:ListTagsForStream kinesis:DeleteStream",
     "AWS::Lambda::Alias": "lambda:CreateAlias lambda:GetAlias lambda:UpdateAlias lambda:DeleteAlias",
     "AWS::Lambda::EventSourceMapping": "lambda:CreateEventSourceMapping lambda:GetEventSourceMapping"
-    " lambda:UpdateEventSourceMapping lambda:DeleteEventSourceMapping",
+    " lambda:UpdateEventSourceMapping lambda:DeleteEventSourceMapping lambda:TagResource lambda:ListTags",
     "AWS::Lambda::Function": "lambda:CreateFunction lambda:GetFunction lambda:GetFunctionConfiguration"
     " lambda:UpdateFunctionCode lambda:UpdateFunctionConfiguration lambda:PutFunctionConcurrency"
     " lambda:DeleteFunctionConcurrency lambda:DeleteFunction lambda:TagResource lambda:ListTags iam:PassRole"
@@ -76,7 +76,8 @@ NEEDS = {
     " s3:PutBucketOwnershipControls s3:PutEncryptionConfiguration s3:PutBucketNotification"
     " s3:PutLifecycleConfiguration s3:PutBucketTagging s3:ListBucket s3:GetBucketLocation s3:DeleteBucket",
     "AWS::S3::BucketPolicy": "s3:PutBucketPolicy s3:GetBucketPolicy s3:DeleteBucketPolicy",
-    "AWS::SNS::Subscription": "sns:Subscribe sns:Unsubscribe sns:ListSubscriptionsByTopic",
+    "AWS::SNS::Subscription": "sns:Subscribe sns:Unsubscribe sns:GetSubscriptionAttributes"
+    " sns:ListSubscriptionsByTopic",
     "AWS::SNS::Topic": "sns:CreateTopic sns:GetTopicAttributes sns:SetTopicAttributes sns:DeleteTopic"
     " sns:TagResource sns:ListTagsForResource",
     "AWS::SNS::TopicPolicy": "sns:SetTopicAttributes",
@@ -118,6 +119,20 @@ def allowed(action: str) -> bool:
     return any(fnmatchcase(action, pattern) for s in statements() for pattern in many(s["Action"]))
 
 
+def allowed_on(action: str, resource: str) -> bool:
+    """Return whether the deploy role of stage `dev` allows an action on a resource, regardless of conditions."""
+    values = {"Partition": "aws", "Region": "us-east-1", "AccountId": "123456789012"}
+    for statement in statements():
+        if any(fnmatchcase(action, pattern) for pattern in many(statement["Action"])):
+            for each in many(statement["Resource"]):
+                text = each["Fn::Sub"] if isinstance(each, dict) else each
+                for name, value in values.items():
+                    text = text.replace(f"${{AWS::{name}}}", value)
+                if fnmatchcase(resource, text.replace("${Stage}", "dev")):
+                    return True
+    return False
+
+
 def test_required_rights_are_listed_for_every_resource_type_of_the_template():
     assert {resource["Type"] for resource in resources(EVERYTHING).values()} <= NEEDS.keys()
 
@@ -129,6 +144,43 @@ def test_deploy_role_allows_the_calls_that_cloudformation_makes_for_each_resourc
 
 def test_deploy_role_allows_the_calls_that_osls_makes():
     assert not [action for action in OSLS.split() if not allowed(action)]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        # Denied if the resource is narrower than `*`, although the action supports the resource type `alarm`.
+        # (Amazon CloudWatch API Reference: "PutCompositeAlarm", "DescribeAlarms".)
+        "cloudwatch:PutCompositeAlarm",
+        "cloudwatch:DescribeAlarms",
+        # SNS has no resource type for a subscription. (Service Authorization Reference: "Amazon SNS".)
+        "sns:GetSubscriptionAttributes",
+        "sns:Unsubscribe",
+    ],
+)
+def test_actions_that_are_denied_for_a_narrower_resource_are_allowed_on_every_resource(action):
+    assert [s for s in statements() if action in many(s["Action"]) and s["Resource"] == "*"]
+
+
+def test_deploy_role_may_add_the_stacks_tags_to_event_source_mappings():
+    """CloudFormation passes the stack's tags to each mapping, whose ARN does not contain the stage. (AWS CloudFormation
+    Template Reference: "AWS::Lambda::EventSourceMapping", Tags.)
+    """
+    mapping = "arn:aws:lambda:us-east-1:123456789012:event-source-mapping:0b8b3b4e-6f0c-4c1e"
+    assert allowed_on("lambda:TagResource", mapping)
+    assert not allowed_on("lambda:TagResource", "arn:aws:lambda:us-east-1:123456789012:function:another")
+
+
+def test_deploy_role_may_let_api_gateway_create_its_service_linked_role():
+    """In an account without an API or a domain, creating one fails without this right. (Amazon API Gateway Developer
+    Guide: "Using service-linked roles for API Gateway".)
+    """
+    roles = "arn:aws:iam::123456789012:role/aws-service-role"
+    role_of_gateway = f"{roles}/ops.apigateway.amazonaws.com/AWSServiceRoleForAPIGateway"
+    assert allowed_on("iam:CreateServiceLinkedRole", role_of_gateway)
+    assert not allowed_on(
+        "iam:CreateServiceLinkedRole", f"{roles}/support.amazonaws.com/AWSServiceRoleForSupport"
+    )
 
 
 def test_deploy_role_allows_the_calls_that_preflight_makes(monkeypatch):
@@ -221,8 +273,15 @@ def test_every_right_of_the_deploy_role_is_limited_to_the_stage_if_possible():
     assert unbound == ["Mappings", "NewSigningKey", "Look"]
     for statement in statements():
         named = ["milkrun-${Stage}" in json.dumps(resource) for resource in many(statement["Resource"])]
-        # The ids of APIs and KMS keys are random.
-        assert all(named) or statement["Sid"] in (*unbound, "Api", "SigningKey", "Firewall")
+        # The ids of APIs, event source mappings and KMS keys are random.
+        assert all(named) or statement["Sid"] in (
+            *unbound,
+            "Api",
+            "ApiGatewayRole",
+            "MappingTags",
+            "SigningKey",
+            "Firewall",
+        )
         if statement["Sid"] in ("Mappings", "NewSigningKey", "SigningKey"):
             assert "Stage" in json.dumps(statement["Condition"])
 
