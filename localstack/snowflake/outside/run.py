@@ -243,8 +243,8 @@ dbt-snowflake (the adapter tests of `dbt-tests-adapter`) and snowflake-sqlalchem
 refused a statement and named the unsupported feature. *Failed after a refusal*: a statement was refused,
 and the test then failed with another error, which may be caused by the refusal. *Not applicable*: the test fails for
 the reason given in `outside/not_applicable.tsv`. *Skipped*: the suite itself skips the test. The number of *failed*
-tests must be 0. If a function or operator is refused, the reason is the end of its shape as in
-`generated_sql_shapes.txt`: `to=ARRAY)` is a cast to ARRAY."""
+tests must be 0. If a function or operator is refused, the reason is the end of its shape, in the notation
+of `generated_sql_shapes.txt`: `to=ARRAY)` is a cast to ARRAY."""
 
 
 def main() -> int:
