@@ -151,8 +151,8 @@ class Functions:
         return SnowflakeError(
             "003170",
             "0A000",
-            "the local Snowflake refuses VALIDATE_PIPE_LOAD for every pipe, and Snowflake refuses it for a pipe "
-            "whose COPY statement transforms data. COPY_HISTORY shows a pipe's errors.",
+            "the local Snowflake refuses VALIDATE_PIPE_LOAD for every pipe, and Snowflake refuses it for a "
+            "pipe whose COPY statement transforms data. COPY_HISTORY shows a pipe's errors.",
         )
 
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:
