@@ -77,7 +77,7 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
     """Return, for each message, whether the object of its claim check is "stored", "gone" or "unknown".
 
     A claim check whose object is gone can never succeed. The state of a message that is not a claim check is
-    "".
+    "". If S3 does not answer in time, all states are "unknown".
     """
 
     def state(letter: DeadLetter) -> str:

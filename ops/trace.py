@@ -110,7 +110,7 @@ def command(
     """Show where an event, object or request is, and every step on its way, in time order.
 
     The exit code is 0 if everything has arrived where it should, 1 if something has not, and 2 if this is
-    unknown, because a store did not answer.
+    unknown, because a store did not answer. It is also 1 if --device and --at select no event or several events.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")

@@ -192,7 +192,10 @@ def load_sqlite(
     outputs: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """Load the archive into an SQLite file. Repeating the command adds only new objects."""
+    """Load the archive into an SQLite file. Repeating the command adds only new objects.
+
+    Exit code 1: some objects could not be loaded.
+    """
     path = sqlite.path_of(to)
     where: sqlite.Source
     if source.startswith("s3://"):

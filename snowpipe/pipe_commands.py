@@ -168,7 +168,10 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects that were received in a range of hours and are not loaded yet."""
+    """Load the objects that were received in a range of hours and are not loaded yet.
+
+    Exit code 1: some files could not be loaded.
+    """
     first, last = _time(start), _time(end)
     if first > last:
         raise Refusal(f"--from {start} is after --to {end}")
