@@ -357,7 +357,8 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
     """Return a function that posts a body until the response is 202 or 400, as the app does, and returns the
     receipt.
 
-    A status that no later attempt would change, such as 403 for a wrong API key, raises Refusal at once.
+    A status that no later attempt would change, such as 403 for a wrong API key, raises Refusal at once. Other
+    failures raise Refusal after `timeout_s` seconds.
     """
     post_once = post_to_endpoint.poster(outputs)
 
