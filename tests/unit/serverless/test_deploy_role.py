@@ -10,6 +10,7 @@ from functools import cache
 import boto3
 import pytest
 from cfnlint.decode.cfn_yaml import load
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from moto import mock_aws
 
 from ops import preflight, smoke
@@ -87,6 +88,18 @@ NEEDS = {
     "AWS::WAFv2::WebACLAssociation": "wafv2:AssociateWebACL wafv2:DisassociateWebACL"
     " wafv2:GetWebACLForResource apigateway:SetWebACL",
 }
+# Actions in CloudFormation's schemas that are needed only for encryption with a customer managed key, or for a web ACL
+# that protects something other than an API.
+UNUSED = {"kms:Decrypt"}
+UNUSED_SERVICES = {
+    "amplify",
+    "apprunner",
+    "appsync",
+    "bedrock-agentcore",
+    "cognito-idp",
+    "ec2",
+    "elasticloadbalancing",
+}
 # The actions that osls calls itself.
 OSLS = (
     "cloudformation:CreateChangeSet cloudformation:ExecuteChangeSet cloudformation:DescribeStacks"
@@ -140,6 +153,21 @@ def test_required_rights_are_listed_for_every_resource_type_of_the_template():
 @pytest.mark.parametrize("kind", sorted(NEEDS))
 def test_deploy_role_allows_the_calls_that_cloudformation_makes_for_each_resource_type(kind):
     assert not [action for action in NEEDS[kind].split() if not allowed(action)]
+
+
+@pytest.mark.parametrize("kind", sorted(NEEDS))
+def test_deploy_role_allows_the_calls_with_which_cloudformation_reads_and_tags_each_resource_type(kind):
+    """CloudFormation's schemas, which cfn-lint contains, list them. Unlike those of the other handlers, they hardly
+    depend on the properties that a template sets.
+    """
+    schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
+    handlers, tagging = schema.get("handlers", {}), schema.get("tagging", {})
+    needed = {*handlers.get("read", {}).get("permissions", ()), *tagging.get("permissions", ())}
+    assert not [
+        action
+        for action in sorted(needed)
+        if not allowed(action) and action not in UNUSED and action.partition(":")[0] not in UNUSED_SERVICES
+    ]
 
 
 def test_deploy_role_allows_the_calls_that_osls_makes():
