@@ -85,6 +85,14 @@ def test_superseded_parquet_files_are_kept_longer_than_a_glue_job_may_run(job: s
     assert timedelta(minutes=RESOURCES[f"{job.capitalize()}Job"]["Properties"]["Timeout"]) < GRACE
 
 
+def test_streaming_job_has_no_timeout_so_that_glue_restarts_it_every_week() -> None:
+    # Glue rejects a timeout of seven days or more, and does not restart a job with a shorter one. (AWS Glue User Guide:
+    # "Maintenance windows for AWS Glue Streaming"; AWS Glue API Reference: "CreateJob", Timeout.)
+    stream = RESOURCES["StreamJob"]["Properties"]
+    assert stream["Command"]["Name"] == "gluestreaming"
+    assert stream["Timeout"] == "AWS::NoValue"
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_each_glue_job_accepts_its_default_arguments(job: str) -> None:
     for_glue = {
