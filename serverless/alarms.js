@@ -44,6 +44,7 @@ const under = (Threshold) => ({ ComparisonOperator: 'LessThanThreshold', Thresho
 const periods = (seconds, of = 1, late = of) => ({ Period: seconds, EvaluationPeriods: of, DatapointsToAlarm: late });
 const silenceIsBad = { TreatMissingData: 'breaching' };
 const oncePipesAreChecked = { needs: 'checkPipes' };
+const onceLoadsAreChecked = { needs: 'checkLoads' };
 const onceTrafficIsExpected = { needs: 'expectTraffic' };
 
 // No alarm uses AWS/DynamoDB, because such an alarm keeps its state while data is missing, regardless of
@@ -98,8 +99,9 @@ const alarms = {
     milkrun('pipe_deaf_seconds', 'Maximum'), over(900), periods(300, 2), oncePipesAreChecked),
   'snowpipe-stopped': warn('A pipe is paused or stopped.', milkrun('pipe_stopped', 'Maximum'), over(0), periods(300, 2), oncePipesAreChecked),
   'failed-loads': warn('Snowpipe failed to load a file or part of it, and will not load it again automatically.',
-    milkrun('failed_loads', 'Maximum'), over(0), periods(3600), oncePipesAreChecked),
-  'check-errors': warn('The pipe check failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(900, 2)),
+    milkrun('failed_loads', 'Maximum'), over(0), periods(3600), onceLoadsAreChecked),
+  // Hours, because failed loads are checked only once per hour. If the checks of the pipes fail, snowpipe-lag fires earlier.
+  'check-errors': warn('The pipe check failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(3600, 2)),
 };
 
 function warn(what, ...parts) {

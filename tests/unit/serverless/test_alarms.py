@@ -77,6 +77,35 @@ def test_log_level_that_drops_the_lines_with_the_metrics_of_alarms_is_refused(le
     assert (f'logLevel is "{level}"' in packaged.stderr) is bool(status)
 
 
+@pytest.mark.parametrize(("pipes", "loads"), [("true", "false"), ("false", "true")])
+def test_alarm_on_failed_loads_is_enabled_if_loads_are_checked_even_without_the_checks_of_the_pipes(
+    pipes, loads
+):
+    values = {
+        "logLevel": "INFO",
+        "alarmsRing": "true",
+        "expectTraffic": "true",
+        "checkPipes": pipes,
+        "checkLoads": loads,
+    }
+    resolved = f"(name) => ({json.dumps(values)})[name.replace('param:', '')]"
+    script = f"require('./serverless/alarms.js')({{ resolveVariable: async {resolved} }})"
+    script += ".then(({ Resources }) => console.log(JSON.stringify(Resources)))"
+    made = subprocess.run(["node", "-e", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    enabled = {n: r["Properties"].get("ActionsEnabled") for n, r in json.loads(made.stdout).items()}
+    assert enabled["FailedLoadsAlarm"] is (loads == "true")
+    assert enabled["SnowpipeLagAlarm"] is (pipes == "true")
+
+
+def test_alarm_on_a_failing_check_also_fires_if_only_the_hourly_check_of_loads_fails():
+    """Lambda invokes a failed check again after one and two minutes, and then not before the next hour. Without its
+    metric, the alarm failed-loads stays in state OK.
+    """
+    rules = of_type("prod", "AWS::Events::Rule").values()
+    assert "rate(1 hour)" in {rule["ScheduleExpression"] for rule in rules}
+    assert all_alarms("prod")["check-errors"]["Period"] >= 3600
+
+
 def test_every_alarm_has_a_runbook_section_and_vice_versa():
     sections = re.findall(r"^## (.+)$", RUNBOOK.read_text(), re.MULTILINE)
     of_alarms = [s for s in sections if not s[0].isupper()]
