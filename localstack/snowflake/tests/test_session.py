@@ -327,6 +327,11 @@ def test_several_statements_in_one_request_are_refused(numbers: Warehouse) -> No
     assert "Actual statement count 3 " in numbers.refused("SELECT 1; SELECT 2;; SELECT 3;")
 
 
+@pytest.mark.parametrize("text", [";", "a;b", "SYSTEM$FOO", "LOAD_HISTORY"])
+def test_text_in_a_string_is_not_read_as_a_semicolon_or_function(warehouse: Warehouse, text: str) -> None:
+    assert warehouse.run(f"SELECT '{text}' AS T") == [{"T": text}]
+
+
 def test_statement_with_a_syntax_error_fails_immediately(numbers: Warehouse) -> None:
     numbers.refused("SELEKT 1")
     numbers.refused("CREATE PIPE")

@@ -5,6 +5,7 @@ refuses.
 from itertools import groupby
 
 import structlog
+from sqlglot.tokenizer_core import TokenType
 
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
@@ -65,10 +66,11 @@ class Commands:
         fakesnow should run the statement unchanged.
         """
         words = Words(sql)
-        if any(token.text == ";" for token in words.tokens):
+        if any(token.token_type == TokenType.SEMICOLON for token in words.tokens):
             if words.start(1) in (("BEGIN",), ("DECLARE",)):
                 raise unsupported("Snowflake Scripting")
-            statements = sum(not ends for ends, _ in groupby(words.tokens, lambda token: token.text == ";"))
+            ends = (token.token_type == TokenType.SEMICOLON for token in words.tokens)
+            statements = sum(not end for end, _ in groupby(ends))
             message = f"Actual statement count {statements} did not match the desired statement count 1."
             raise SnowflakeError("000008", "0A000", message)
         refuse_internals(words)

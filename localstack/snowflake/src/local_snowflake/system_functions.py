@@ -18,7 +18,7 @@ from local_snowflake.integrations import USER_ARN
 from local_snowflake.pipes import is_stale
 from local_snowflake.plans import NotRunnable
 from local_snowflake.snowpipe import Ingest, region_of
-from local_snowflake.sql import OURS, Scope, Words, actor_of, hidden, literal, parsed
+from local_snowflake.sql import OURS, STRINGS, Scope, Words, actor_of, hidden, literal, parsed
 
 SCALARS = {"SYSTEM$PIPE_STATUS", "SYSTEM$PIPE_FORCE_RESUME", "SYSTEM$GET_AWS_SNS_IAM_POLICY"}
 TABLES = {"COPY_HISTORY", "VALIDATE_PIPE_LOAD", "PIPE_USAGE_HISTORY"}
@@ -33,7 +33,7 @@ class Functions:
         self.ingest = ingest
 
     def rewritten(self, words: Words, scope: Scope) -> str | None:
-        names = {token.text.upper() for token in words.tokens}
+        names = {token.text.upper() for token in words.tokens if token.token_type not in STRINGS}
         unknown = next((name for name in names if name.startswith("SYSTEM$") and name not in SCALARS), None)
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
