@@ -75,6 +75,50 @@ def test_stages_can_be_described_listed_altered_and_dropped(warehouse: Warehouse
     assert "does not exist" in warehouse.refused("DROP STAGE RAW.EVENTS_STAGE")
 
 
+@pytest.mark.parametrize("sql", ["STAGE {}", "STAGE {} URL = 's3://x/'", "FILE FORMAT {} TYPE = JSON"])
+def test_object_cannot_be_created_in_a_schema_or_database_that_does_not_exist(
+    warehouse: Warehouse, sql: str
+) -> None:
+    assert "Schema" in warehouse.refused("CREATE " + sql.format("NOWHERE.S"))
+    assert "Database 'NOWHERE'" in warehouse.refused("CREATE " + sql.format("NOWHERE.RAW.S"))
+
+
+def test_failed_create_stage_does_not_affect_the_existing_stage(loading: Warehouse) -> None:
+    assert "already exists" in loading.refused("CREATE STAGE RAW.EVENTS_STAGE")
+    loading.run("CREATE STAGE IF NOT EXISTS RAW.EVENTS_STAGE")
+    assert loading.status()["executionState"] == "RUNNING"
+
+
+def test_alter_stage_changes_only_the_given_properties(warehouse: Warehouse) -> None:
+    warehouse.stage(extra="COMMENT = 'by hand'")
+    (before,) = warehouse.run("SHOW STAGES")
+    url = f"s3://{warehouse.bucket}/other/"
+    warehouse.run(f"ALTER STAGE RAW.EVENTS_STAGE SET URL = '{url}'")
+    assert warehouse.run("SHOW STAGES") == [{**before, "url": url}]
+    warehouse.run("CREATE STAGE RAW.INTERNAL")
+    assert "internal stage" in warehouse.refused("ALTER STAGE RAW.INTERNAL SET COMMENT = 'x'")
+
+
+def test_alter_stage_without_an_integration_does_not_link_a_replaced_one(
+    warehouse: Warehouse, integration: str
+) -> None:
+    warehouse.table()
+    warehouse.stage(extra=f"STORAGE_INTEGRATION = {integration}")
+    warehouse.pipe()
+    again = INTEGRATION.format(name=integration, bucket=warehouse.bucket, more="")
+    warehouse.run(f"CREATE OR REPLACE {again}")
+    warehouse.run("ALTER STAGE RAW.EVENTS_STAGE SET COMMENT = 'x'")
+    assert warehouse.status()["executionState"] == "STALLED_STAGE_PERMISSION_ERROR"
+
+
+def test_list_of_a_path_returns_the_files_that_copy_would_load(warehouse: Warehouse) -> None:
+    warehouse.stage(path="events")
+    key = warehouse.put("events/sub/a", {"_id": 1})
+    warehouse.put("eventssub/b", {"_id": 2})
+    (listed,) = warehouse.run("LIST @RAW.EVENTS_STAGE/sub")
+    assert listed["name"] == f"s3://{warehouse.bucket}/{key}"
+
+
 def test_named_file_format_of_a_stage_is_applied(warehouse: Warehouse) -> None:
     warehouse.table()
     warehouse.run("CREATE FILE FORMAT RAW.PLAIN TYPE = JSON COMPRESSION = NONE")

@@ -64,6 +64,11 @@ def test_create_pipe_if_not_exists_keeps_an_existing_pipe_but_plain_create_fails
     assert "already exists" in ready.refused(f"CREATE PIPE RAW.EVENTS_PIPE AS {ready.copy()}")
 
 
+def test_pipe_cannot_be_created_in_a_schema_that_does_not_exist(ready: Warehouse) -> None:
+    copy = ready.copy().replace("RAW.", f"{ready.database}.RAW.")
+    assert "Schema" in ready.refused(f"CREATE PIPE NOWHERE.P AS {copy}")
+
+
 def test_pipe_can_be_dropped_only_once(ready: Warehouse) -> None:
     ready.pipe()
     ready.run("DROP PIPE RAW.EVENTS_PIPE")

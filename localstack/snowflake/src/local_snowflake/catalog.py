@@ -89,6 +89,18 @@ class Catalog:
             self._columns = (version, columns_of(self.rows(COLUMNS)))
         return self._columns[1]
 
+    def require_schema(self, full_name: str) -> None:
+        """Raise an error unless the database and schema of an object exist."""
+        database = full_name.partition(".")[0]
+        if database not in self.databases():
+            raise missing("Database", database)
+        schemas = self.rows(
+            "SELECT 1 FROM duckdb_schemas() WHERE starts_with(?, database_name || '.' || schema_name || '.')",
+            [full_name],
+        )
+        if not schemas:
+            raise missing("Schema", full_name.rpartition(".")[0])
+
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
         """Return the kind and the full name of every pipe, stage and file format."""
         return [
@@ -230,6 +242,21 @@ class Catalog:
                     comment,
                     stage.integration,
                 ],
+            )
+            self._insert_stage(cursor, stage)
+        self.changed()
+
+    def change_stage(self, stage: Stage, comment: str | None) -> None:
+        """Store the changed properties of an S3 stage; the comment is kept if it is None."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                f"""UPDATE {STAGES} SET url = ?, storage_integration = ?, comment = coalesce(?, comment)
+                    WHERE database_name = ? AND schema_name = ? AND name = ?""",
+                [stage.url, stage.integration, comment, *stage.name],
+            )
+            cursor.execute(
+                f"DELETE FROM {OURS}.stages WHERE database_name = ? AND schema_name = ? AND name = ?",
+                list(stage.name),
             )
             self._insert_stage(cursor, stage)
         self.changed()

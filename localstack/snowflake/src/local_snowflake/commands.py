@@ -79,6 +79,8 @@ class Commands:
         role = session.actor.role
         if change:
             self.authority.change(session.actor, change)
+            if change.verb == "CREATE" and change.kind in ("STAGE", "FILE FORMAT", "PIPE"):
+                self.access.catalog.require_schema(change.name)
             session.when_done = lambda: self._follow(change, role, sql, session)
         else:
             self.authority.statement(statement, words, scope)

@@ -58,8 +58,6 @@ class Pipes:
             if unless_exists:
                 return status(f"{name.name} already exists, statement succeeded.")
             raise exists(str(name))
-        if name.database not in self.catalog.databases():
-            raise missing("Database", name.database)
         copy = copy_of(definition, Scope(name.database, name.schema))
         check_for_pipe(copy)
         stage = self.catalog.stage(copy.stage)

@@ -48,6 +48,11 @@ def bucket_and_prefix(url: str) -> tuple[str, str]:
     return bucket, prefix
 
 
+def path_prefix(base: str, path: str) -> str:
+    """Return the key prefix of a path within a stage whose URL may lack a trailing slash."""
+    return f"{base.rstrip('/')}/{path}".lstrip("/") if path else base
+
+
 def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     copy = copy_of(pipe.definition, Scope(pipe.name.database, pipe.name.schema))
     stage = catalog.find_stage(copy.stage)
@@ -87,7 +92,7 @@ def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, defau
     home = copy.stage if formats is None else copy.target
     options = catalog.file_format(formats if formats is not None else stage.file_format, home)
     bucket, base = bucket_and_prefix(stage.url)
-    prefix = f"{base.rstrip('/')}/{copy.path}".lstrip("/") if copy.path else base
+    prefix = path_prefix(base, copy.path)
     try:
         re.compile(copy.pattern or "")
     except re.error as error:

@@ -3,6 +3,7 @@ stages, DROP and LIST. Sources: Snowflake's pages "CREATE STAGE", "ALTER STAGE",
 """
 
 import json
+from dataclasses import replace
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, new_id
@@ -10,7 +11,7 @@ from local_snowflake.catalog_objects import Integration, Stage
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.integrations import category_of
 from local_snowflake.loader import Loader
-from local_snowflake.plans import bucket_and_prefix
+from local_snowflake.plans import bucket_and_prefix, path_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
 from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, stage_parts, text_of
@@ -45,9 +46,14 @@ class Stages:
         name = scope.resolve(words.take_name())
         options = words.take_options()
         words.finish()
+        if self.catalog.find_stage(name) and not replaces:
+            if unless_exists:
+                return status(f"{name.name} already exists, statement succeeded.")
+            raise exists(str(name))
         url = text_of(options, "URL") or ""
         if not url:
-            self.note_internal_stage(name, options, unless_exists and not replaces)
+            formats = format_of(options.get("FILE_FORMAT"))
+            self.catalog.note_stage(Stage(new_id(), name, "", formats, None, None))
             return None
         if temporary:
             raise unsupported("CREATE TEMPORARY STAGE with a URL")
@@ -56,10 +62,6 @@ class Stages:
         for option in options:
             if option not in STAGE_OPTIONS:
                 raise unsupported(f"stage option {option}")
-        if self.catalog.find_stage(name) and not replaces:
-            if unless_exists:
-                return status(f"{name.name} already exists, statement succeeded.")
-            raise exists(str(name))
         self._may_use_integration(options, scope)
         self.catalog.put_stage(self.stage_of(new_id(), name, url, options), text_of(options, "COMMENT") or "")
         return status(f"Stage area {name.name} successfully created.")
@@ -85,12 +87,6 @@ class Stages:
             integration.name if integration else None,
             integration.integration_id if integration else None,
         )
-
-    def note_internal_stage(self, name: Name, options: Options, unless_exists: bool) -> None:
-        if unless_exists and self.catalog.find_stage(name):
-            return
-        formats = format_of(options.get("FILE_FORMAT"))
-        self.catalog.note_stage(Stage(new_id(), name, "", formats, None, None))
 
     def drop_stage(self, words: Words, scope: Scope) -> Result:
         words.take("DROP", "STAGE")
@@ -126,22 +122,22 @@ class Stages:
             if if_exists:
                 return SUCCEEDED
             raise missing("Stage", name)
+        if not stage.url:
+            raise unsupported("ALTER STAGE of an internal stage")
         for option in options:
             if option not in STAGE_OPTIONS - {"DIRECTORY"}:
                 raise unsupported(f"stage option {option}")
         self._may_use_integration(options, scope)
-        url = text_of(options, "URL") or stage.url
+        link = {"STORAGE_INTEGRATION": stage.integration} if "URL" in options and stage.integration else {}
         changed = self.stage_of(
             stage.stage_id,
             name,
-            url,
-            {
-                "FILE_FORMAT": stage.file_format,
-                **({"STORAGE_INTEGRATION": stage.integration} if stage.integration else {}),
-                **options,
-            },
+            text_of(options, "URL") or stage.url,
+            {"FILE_FORMAT": stage.file_format, **link, **options},
         )
-        self.catalog.put_stage(changed, text_of(options, "COMMENT") or "")
+        if "STORAGE_INTEGRATION" not in options:  # a replaced integration stays unlinked
+            changed = replace(changed, integration=stage.integration, integration_id=stage.integration_id)
+        self.catalog.change_stage(changed, text_of(options, "COMMENT"))
         return SUCCEEDED
 
     def list_stage(self, words: Words, scope: Scope) -> Result | None:
@@ -153,6 +149,7 @@ class Stages:
         if not words.done:
             raise unsupported("LIST with PATTERN")
         bucket, location = bucket_and_prefix(stage.url)
+        prefix = path_prefix(location, path)
         rows = [
             (
                 f"s3://{bucket}/{thing['Key']}",
@@ -160,7 +157,7 @@ class Stages:
                 thing["ETag"].strip('"'),
                 thing["LastModified"].strftime("%a, %d %b %Y %H:%M:%S GMT"),
             )
-            for thing in self.loader.listed(bucket, location + path)
+            for thing in self.loader.listed(bucket, prefix)
         ]
         return Result({"name": TEXT, "size": NUMBER, "md5": TEXT, "last_modified": TEXT}, rows)
 
