@@ -89,6 +89,12 @@ def test_failed_create_stage_does_not_affect_the_existing_stage(loading: Warehou
     assert loading.status()["executionState"] == "RUNNING"
 
 
+@pytest.mark.parametrize("sql", ["DROP SCHEMA RAW RESTRICT", "DROP SCHEMA RAW, OTHER", "DROP SCHEMA RAW x"])
+def test_failed_drop_schema_keeps_the_pipes_and_stages_of_the_schema(loading: Warehouse, sql: str) -> None:
+    loading.refused(sql)
+    assert loading.status()["executionState"] == "RUNNING"
+
+
 def test_alter_stage_changes_only_the_given_properties(warehouse: Warehouse) -> None:
     warehouse.stage(extra="COMMENT = 'by hand'")
     (before,) = warehouse.run("SHOW STAGES")

@@ -48,6 +48,7 @@ class Commands:
         self.access = access
         self.authority = authority
         self.reading = reading
+        self.databases = databases
         self.visible = Visible(access)
         self.functions = functions
         self.bulk = bulk
@@ -93,6 +94,8 @@ class Commands:
         made_view = change.kind == "VIEW" and change.verb == "CREATE" and not change.unless_exists
         if change.kind == "VIEW" and not change.temporary:
             self._keep_text(change, sql)
+        if change.verb == "DROP" and change.kind == "SCHEMA":
+            self.databases.forget_schema(change.name)
         change.follow(self.access, role)
         self.reading.forget(change.name)
         if made_view and session.view_reads is not None:

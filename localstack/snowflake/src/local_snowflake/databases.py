@@ -16,7 +16,6 @@ class Databases:
         self.handlers: Handlers = {
             ("CREATE", "DATABASE"): self.create_database,
             ("CREATE", "SCHEMA"): self.create_schema,
-            ("DROP", "SCHEMA"): self.drop_schema,
             ("DROP", "DATABASE"): self.drop_database,
         }
 
@@ -50,12 +49,10 @@ class Databases:
                 return words.sql[: first.start] + words.sql[last.end + 1 :]
         return None
 
-    def drop_schema(self, words: Words, scope: Scope) -> None:
-        words.take("DROP", "SCHEMA")
-        words.takes("IF", "EXISTS")
-        parts = words.take_name()
-        database = parts[0] if len(parts) == 2 else scope.database
-        self._forget("database_name = ? AND schema_name = ?", [database, parts[-1]])
+    def forget_schema(self, full_name: str) -> None:
+        """Delete the pipes, stages and file formats of a schema that was dropped."""
+        database, _, schema = full_name.partition(".")
+        self._forget("database_name = ? AND schema_name = ?", [database, schema])
 
     def drop_database(self, words: Words, scope: Scope) -> Result:
         """Drop a database and delete its file. DuckDB only detaches a database, so otherwise the next start
