@@ -102,6 +102,22 @@ def test_ddl_commits_the_open_transaction(numbers: Warehouse) -> None:
     assert numbers.run("SELECT count(*) AS N FROM RAW.OTHER") == [{"N": 0}]
 
 
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "CREATE STAGE RAW.S URL = 's3://x/'",
+        "DROP STAGE IF EXISTS RAW.S",
+        "GRANT SELECT ON TABLE RAW.T TO ROLE PUBLIC",
+    ],
+)
+def test_ddl_for_other_objects_commits_the_open_transaction(numbers: Warehouse, ddl: str) -> None:
+    numbers.run("BEGIN")
+    numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
+    numbers.run(ddl)
+    numbers.run("ROLLBACK")
+    assert rows(numbers) == [(1, 1), (2, 2), (3, 3)]
+
+
 def test_merge_with_two_source_rows_for_one_target_row_is_refused(numbers: Warehouse) -> None:
     message = numbers.refused(
         """MERGE INTO RAW.T d USING (SELECT 2 AS id, 7 AS x UNION ALL SELECT 2, 8) s ON d.id = s.id

@@ -127,6 +127,9 @@ class Commands:
         if statement == ("DESC", "SEQUENCE"):
             return self._describe_sequence(words, scope)
         if handler := self.handlers.get(statement):
+            if statement[0] in DDL:
+                session.refuse_to_commit_aborted()
+                session.commit_open()
             return handler(words, scope)
         if statement[:2] == ("COPY", "INTO"):
             return self.bulk.copy(words, scope, session)
@@ -211,6 +214,8 @@ def leading(words: Words) -> tuple[str, ...]:
     return (verb, *rest[:1])
 
 
+DDL = {"CREATE", "ALTER", "DROP", "GRANT", "REVOKE"}
+"""These statements commit the open transaction (Snowflake: "Transactions", "DDL")."""
 ONE_WORD = {
     "SELECT",
     "WITH",
