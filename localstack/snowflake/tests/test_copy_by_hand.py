@@ -185,6 +185,22 @@ def test_copy_is_part_of_the_sessions_transaction(staged: Warehouse) -> None:
     assert (staged.count(), staged.history()) == (0, {})
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_failed_copy_in_a_transaction_loads_no_file(staged: Warehouse, changes: bool) -> None:
+    staged.put("events/2", body=b"x" * 500_000)  # is read in another batch
+    staged.run("BEGIN")
+    if changes:
+        staged.run(
+            "INSERT INTO RAW.EVENTS (payload, file_name, file_row_number) SELECT PARSE_JSON('1'), '', 1"
+        )
+    assert "Error parsing JSON" in staged.refused(staged.copy())
+    if changes:
+        assert "rolled back" in staged.refused("COMMIT")
+    else:
+        staged.run("COMMIT")
+    assert staged.count() == 0
+
+
 def test_transaction_sees_the_effects_of_its_own_copy_and_truncate(staged: Warehouse) -> None:
     staged.run("BEGIN")
     staged.run(staged.copy())

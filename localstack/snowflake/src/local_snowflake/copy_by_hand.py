@@ -118,8 +118,13 @@ class Bulk:
     def _load(self, plan: Plan, files: Sequence[StagedFile], session: LocalConnection) -> list[LoadedFile]:
         duck = session._duck_conn
         if session.in_transaction:
+            try:
+                loaded = self._insert(plan, files, duck, careful=True)
+            except BaseException:
+                session.abort()  # an earlier batch of the files may have been inserted
+                raise
             session.note_change()
-            return self._insert(plan, files, duck, careful=True)
+            return loaded
         try:
             return self._insert_at_once(plan, files, duck, careful=False)
         except DATA_ERRORS:  # the table refuses a row: find it by loading the files one by one

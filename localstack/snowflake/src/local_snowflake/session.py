@@ -21,6 +21,7 @@ from sqlglot import exp
 from local_snowflake import fakesnow_patches, fakesnow_transforms, information_schema
 from local_snowflake.actor import Actor
 from local_snowflake.assignments import cast_assigned
+from local_snowflake.catalog_objects import HISTORIES
 from local_snowflake.column_names import keep_headings
 from local_snowflake.column_types import Types
 from local_snowflake.comments import column_comments
@@ -303,6 +304,8 @@ class LocalCursor(FakeSnowflakeCursor):
                 self._duck_conn.execute(macros_of(database))
             if database and is_new:
                 self._duck_conn.execute(information_schema.creation_sql(database))
+                # A transaction that has begun could not see tables that the loader creates later.
+                self._duck_conn.execute(HISTORIES.format(hidden=hidden(database)))
                 # "CREATE DATABASE": a new database has the schema PUBLIC.
                 self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
 

@@ -43,6 +43,14 @@ class TransactionalConnection(FakeSnowflakeConnection):
                 "a statement in the transaction failed, so the whole transaction was rolled back"
             )
 
+    def abort(self) -> None:
+        """Abort the open transaction, because a failed statement has changed something in it. DuckDB cannot undo a
+        single statement.
+        """
+        with suppress(duckdb.Error):
+            self._duck_conn.execute("SELECT error('')").fetchall()
+        self.outlive_failure()
+
     def outlive_failure(self) -> None:
         """After a failed statement, replace an open transaction that has changed nothing with a new one. If it has
         changed something, note whether DuckDB has aborted it.
