@@ -107,22 +107,20 @@ class ChangeQueue:
             sqs.delete_message_batch(QueueUrl=self._url, Entries=entries)
 
     def close(self) -> None:
-        """Delete the queue, its subscription and its rule. Errors are ignored, because the next console on
-        this machine and port reuses whatever was not deleted.
+        """Delete the rule, the subscription and the queue. Errors are ignored, because the next console on this
+        machine and port reuses whatever was not deleted.
         """
         if not self._url:
             return
-        away: list[Callable[[], object]] = [
-            lambda: self._aws("sns").unsubscribe(SubscriptionArn=self._subscription),
-            lambda: self._aws("events").remove_targets(
-                Rule=self.name, EventBusName=self._bus, Ids=["console"]
-            ),
-            lambda: self._aws("events").delete_rule(Name=self.name, EventBusName=self._bus),
-            lambda: self._aws("sqs").delete_queue(QueueUrl=self._url),
-        ]
-        for each in away:
-            with suppress(BotoCoreError, ClientError):
-                each()
+        with suppress(BotoCoreError, ClientError):
+            events = self._aws("events")
+            events.remove_targets(Rule=self.name, EventBusName=self._bus, Ids=["console"])
+            events.delete_rule(Name=self.name, EventBusName=self._bus)
+        with suppress(BotoCoreError, ClientError):
+            self._aws("sns").unsubscribe(SubscriptionArn=self._subscription)
+            # A queue with a subscription must stay, because otherwise the topic's deliveries would fail, and the
+            # alarm archive-undelivered would wake somebody.
+            self._aws("sqs").delete_queue(QueueUrl=self._url)
         self._url = ""
 
 

@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
+from tools.check import ROOT
 from tools.console.change_queue import ChangeQueue, Notice, Stored, news_in
 
 BUCKET = "archive"
@@ -98,6 +101,29 @@ def test_queue_is_reused_after_the_console_was_killed_and_deleted_when_it_exits(
     assert count_resources(account) == after_kill
     again.close()
     assert count_resources(account) == before
+
+
+def test_queue_whose_subscription_cannot_be_deleted_is_kept(account):
+    """Deliveries to a deleted queue fail, and the alarm archive-undelivered wakes somebody."""
+
+    def denying(service: str) -> Any:
+        client = account(service)
+        if service == "sns":
+            denied = ClientError({"Error": {"Code": "AuthorizationError"}}, "Unsubscribe")
+            client.unsubscribe = Mock(side_effect=denied)
+        return client
+
+    live = ChangeQueue(denying, "test", BUCKET)
+    live.open()
+    live.close()
+    assert count_resources(account) == (1, 1, 0)
+
+
+def test_documented_policy_allows_unsubscribing_on_every_resource():
+    # SNS has no resource type for a subscription. (Service Authorization Reference: "Amazon SNS".)
+    policy = json.loads((ROOT / "docs" / "reference" / "console-policy.json").read_text())
+    [statement] = [s for s in policy["Statement"] if "sns:Unsubscribe" in s["Action"]]
+    assert statement["Resource"] == "*"
 
 
 def test_two_consoles_on_one_machine_use_different_queues(account):
