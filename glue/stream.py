@@ -219,13 +219,15 @@ def rows_of(store: Store, name: str, what: str) -> list[tuple[object, ...]]:
 
 
 class LateEvents(StreamingQueryListener):
-    """Counts the late events of each query over all its batches.
+    """Counts the late events of each query over all its batches, and reports each batch that has some, because a
+    continuous run never ends.
 
     `StreamingQuery.recentProgress` does not suffice, because Spark keeps only the reports of the last batches
     (spark.sql.streaming.numRecentProgressUpdates, default: 100).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._late: Counter[str] = Counter()
         self._ended: set[str] = set()
         self._changed = Condition()
@@ -237,6 +239,8 @@ class LateEvents(StreamingQueryListener):
         dropped = sum(each.numRowsDroppedByWatermark for each in event.progress.stateOperators)
         with self._changed:
             self._late[str(event.progress.runId)] += dropped
+        if dropped:
+            report("late_events_dropped", name=self._name, batch=event.progress.batchId, late=dropped)
 
     def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:  # noqa: N802
         with self._changed:
@@ -269,7 +273,7 @@ def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
         .foreachBatch(lambda batch, number: write_batch(stream.store, stream.name, batch, number))
     )
     trigger = {"processingTime": f"{every_seconds} seconds"} if every_seconds else {"availableNow": True}
-    late = LateEvents()
+    late = LateEvents(stream.name)
     spark.streams.addListener(late)
     try:
         query = writer.trigger(**trigger).start()

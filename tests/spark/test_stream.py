@@ -159,8 +159,10 @@ def test_fast_clock_of_one_phone_does_not_make_events_of_other_phones_late(
 
 
 def test_late_events_of_every_batch_are_counted_even_if_spark_keeps_only_the_last_progress_report(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Each batch is also reported, because a continuous run prints no total."""
+
     def entry(number: int, at: datetime) -> GeofenceEvent:
         return GeofenceEvent(f"e{number}", TYPES["enter"], "enter", f"van-{number}", Fence("farm", "f0"), at)
 
@@ -173,6 +175,9 @@ def test_late_events_of_every_batch_are_counted_even_if_spark_keeps_only_the_las
         assert run(spark, stream_of(tmp_path, objects_per_batch=1), None) == len(late)
     finally:
         spark.conf.unset(setting)
+    reported = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "late_events" in line]
+    assert sum(each["late"] for each in reported) == len(late)
+    assert {each["name"] for each in reported} == {"live"}
 
 
 STREAM = [
