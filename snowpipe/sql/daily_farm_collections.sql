@@ -62,6 +62,7 @@ typed AS (
             AND TRY_CAST(confidence_said AS FLOAT) BETWEEN 0 AND 3,
             TRY_CAST(confidence_said AS FLOAT), NULL
         ) AS confidence,
+        confidence_said,
         IFF(
             REGEXP_LIKE(litres_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
             AND TRY_CAST(litres_said AS FLOAT) BETWEEN 0 AND 1000000,
@@ -94,6 +95,7 @@ events AS (
         geofence_tag IN ('farm', 'stop')
         AND LENGTH(device_id) > 0
         AND LENGTH(geofence_external_id) > 0
+        AND (confidence_said IS NULL OR confidence = FLOOR(confidence))
         AND event_type IN (
             'user.entered_geofence', 'user.dwelled_in_geofence', 'user.exited_geofence',
             'user_entered_geofence', 'user_dwelled_in_geofence', 'user_exited_geofence'

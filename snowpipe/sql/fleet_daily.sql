@@ -9,6 +9,7 @@ WITH said AS (
         COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
         payload:geofence.tag::VARCHAR AS geofence_tag,
         payload:geofence.externalId::VARCHAR AS geofence_external_id,
+        payload:confidence::VARCHAR AS confidence_said,
         payload:replayed::VARCHAR AS replayed,
         payload:metadata.litres::VARCHAR AS litres_said,
         file_modified_at,
@@ -51,6 +52,12 @@ typed AS (
         device_id,
         geofence_tag,
         geofence_external_id,
+        confidence_said,
+        IFF(
+            REGEXP_LIKE(confidence_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(confidence_said AS FLOAT) BETWEEN 0 AND 3,
+            TRY_CAST(confidence_said AS FLOAT), NULL
+        ) AS confidence,
         COALESCE(LOWER(replayed) IN ('true', 't', 'yes', 'y', 'on', '1'), FALSE) AS is_replayed,
         IFF(
             REGEXP_LIKE(litres_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
@@ -73,7 +80,10 @@ deliveries AS (
                 'user.entered_geofence', 'user.dwelled_in_geofence', 'user.exited_geofence',
                 'user_entered_geofence', 'user_dwelled_in_geofence', 'user_exited_geofence'
             )
-            OR (LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0)
+            OR (
+                LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0
+                AND (confidence_said IS NULL OR confidence = FLOOR(confidence))
+            )
         )
         AND occurred_at BETWEEN DATEADD('day', -400, received_hour) AND DATEADD('hour', 25, received_hour)
     -- The first delivery of each event; events without a device are omitted below.
