@@ -75,7 +75,7 @@ e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m "not slow" -n 2
 
-e2e-slow: setup #: run the end-to-end tests that `make test` leaves out (repeated dbt runs, drift, upgrades, verify, KCL, forget, LocalStack alone)
+e2e-slow: setup #: run the end-to-end tests that `make test` leaves out (repeated dbt runs, drift, upgrades, rare states of pipes, verify, KCL, forget, LocalStack alone)
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py -n 2
 

@@ -94,6 +94,7 @@ def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_ro
     assert stage.count() == 6
 
 
+@pytest.mark.slow
 def test_replacing_a_pipe_and_refreshing_it_immediately_loads_every_file_twice(stage: Stage) -> None:
     keys = [stage.put([event(f"{n}")]) for n in range(5)]
     stage.loaded(keys)
@@ -189,6 +190,7 @@ class Late:
         return rows
 
 
+@pytest.mark.slow
 def test_recreate_loads_a_file_once_if_its_notification_arrives_during_the_pause(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
@@ -238,6 +240,7 @@ def test_pipe_that_cannot_load_its_queued_files_is_recreated_without_waiting(sta
     assert stage.count() == 5
 
 
+@pytest.mark.slow
 def test_pipe_whose_queue_is_never_empty_is_recreated(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
@@ -297,6 +300,7 @@ def test_backfill_loads_each_object_without_a_notification_exactly_once(stage: S
     assert stage.count() == 31
 
 
+@pytest.mark.slow
 def test_refresh_queues_each_file_without_a_notification_exactly_once(
     stage: Stage, local: LocalProcess
 ) -> None:
@@ -322,7 +326,7 @@ def test_reload_replaces_the_rows_of_a_file_unless_the_file_was_deleted(stage: S
     assert stage.rows_of(key) == 2
 
 
-@pytest.mark.parametrize("last", ["DELETE", "FORCE"])
+@pytest.mark.parametrize("last", [pytest.param("DELETE", marks=pytest.mark.slow), "FORCE"])
 def test_interrupted_reload_keeps_the_previous_rows(stage: Stage, last: str) -> None:
     key = stage.put([event("a"), event("b")])
     stage.loaded([key])
@@ -333,6 +337,7 @@ def test_interrupted_reload_keeps_the_previous_rows(stage: Stage, last: str) -> 
     assert stage.rows_of(key) == 2
 
 
+@pytest.mark.slow
 def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> None:
     key = stage.put([event("a"), event("b")])
     stage.loaded([key])
@@ -352,6 +357,7 @@ def test_readers_see_the_old_rows_until_a_reload_is_complete(stage: Stage) -> No
     assert stage.rows_of(key) == 2
 
 
+@pytest.mark.slow
 def test_history_lists_failed_files_despite_newer_loaded_files(stage: Stage) -> None:
     bad = stage.put([b'{"_id":"b2","type":'])
     eventually(lambda: stage.run("history", "--failed", "--json").rows, bool)
@@ -372,6 +378,7 @@ def messages_in_queue(stage: Stage, aws: Aws) -> int:
     return sum(int(count) for count in counts.values())
 
 
+@pytest.mark.slow
 def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
     stage: Stage, local: LocalProcess, aws: Aws
 ) -> None:
@@ -456,6 +463,7 @@ def test_query_uses_the_operator_role_and_dbt_the_transformer_role(stage: Stage)
     stage.done("query", f"SELECT COUNT(*) AS n FROM {stage.database}.STAGING.STG_EVENTS")
 
 
+@pytest.mark.slow
 def test_configured_role_is_used_instead_of_the_commands_own_role(stage: Stage) -> None:
     (stage.folder / "outputs.json").write_text(
         json.dumps(stage.outputs | {"snowflake": {**stage.outputs["snowflake"], "role": "SYSADMIN"}})
@@ -467,6 +475,7 @@ def test_configured_role_is_used_instead_of_the_commands_own_role(stage: Stage) 
     assert said.rows == [{"role": "SYSADMIN"}]
 
 
+@pytest.mark.slow
 def test_role_that_is_not_granted_is_reported(stage: Stage) -> None:
     environment = stage.environment | {"MILKRUN_LOCAL": str(stage.folder / "elsewhere")}
     folder = Path(environment["MILKRUN_LOCAL"])

@@ -178,6 +178,7 @@ def test_warehouse_command_ends_even_if_s3_does_not_answer(
     assert ended.exit_code == 2 or isinstance(ended.exception, NoAnswerError)
 
 
+@pytest.mark.slow
 def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
     stage: tuple[Stage, LocalProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def test_differences_above_the_limit_are_counted_but_not_listed() -> None:
     assert (len(found.differences), found.more, found.equal) == (MAX_NAMED, 5, False)
 
 
+@pytest.mark.slow
 def test_comparing_a_million_events_needs_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:

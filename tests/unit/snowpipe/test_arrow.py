@@ -42,6 +42,7 @@ assert rows == [[(1,)]] * 8, rows
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", [sys.executable, str(DBT.with_name("python"))], ids=["ours", "dbt's"])
 def test_several_threads_can_read_their_first_arrow_results_concurrently(python: str) -> None:
     root = str(DBT.parents[3])
