@@ -4,6 +4,7 @@ to users' data.
 
 import gzip
 import json
+import re
 from fnmatch import fnmatchcase
 from functools import cache
 
@@ -121,7 +122,12 @@ NEVER = (
 @cache
 def role() -> dict:
     """Return the properties of the deploy role."""
-    return json.loads(json.dumps(load(str(ROLE))))["Resources"]["DeployRole"]["Properties"]
+    return template()["Resources"]["DeployRole"]["Properties"]
+
+
+@cache
+def template() -> dict:
+    return json.loads(json.dumps(load(str(ROLE))))
 
 
 def statements() -> list[dict]:
@@ -324,6 +330,23 @@ def test_only_github_jobs_of_the_repository_for_the_stage_can_assume_the_deploy_
             "token.actions.githubusercontent.com:sub": {"Fn::Sub": "repo:${Repository}:environment:${Stage}"},
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("repository", "accepted"),
+    [
+        ("octo-org/my.repo", True),
+        # The name in the tokens of a repository that was created or renamed after 2026-07-15. (GitHub changelog:
+        # "Immutable subject claims for GitHub Actions OIDC tokens".)
+        ("octo-org@123456/my.repo@456789", True),
+        ("octo-org/*", False),
+        ("octo-org@*/my.repo@*", False),
+        ("octo-org/my.repo:ref", False),
+    ],
+)
+def test_deploy_role_accepts_each_form_of_a_repositorys_name_in_githubs_tokens(repository, accepted):
+    pattern = template()["Parameters"]["Repository"]["AllowedPattern"]
+    assert bool(re.fullmatch(pattern, repository)) is accepted
 
 
 def test_inline_policies_of_the_deploy_role_do_not_exceed_the_size_limit():
