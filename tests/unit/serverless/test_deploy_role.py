@@ -34,7 +34,9 @@ NEEDS = {
     "AWS::ApiGateway::GatewayResponse": "apigateway:PUT apigateway:GET apigateway:DELETE",
     "AWS::ApiGateway::Method": "apigateway:PUT apigateway:GET apigateway:DELETE",
     "AWS::ApiGateway::Resource": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
-    "AWS::ApiGateway::RestApi": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
+    # osls always sets the property Policy, though to an empty text.
+    "AWS::ApiGateway::RestApi": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE"
+    " apigateway:UpdateRestApiPolicy",
     "AWS::ApiGateway::UsagePlan": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
     "AWS::ApiGateway::UsagePlanKey": "apigateway:POST apigateway:GET apigateway:DELETE",
     "AWS::CloudWatch::Alarm": "cloudwatch:PutMetricAlarm cloudwatch:DescribeAlarms cloudwatch:DeleteAlarms",
