@@ -28,8 +28,9 @@ class Stores:
         self.mart = mart
         self.table = table
 
-    def mart_visits(self, *_: object) -> tuple[list[Known], int]:
-        return self.mart, 0
+    def mart_visits(self, *question: object) -> tuple[list[Known], int]:
+        most = int(str(question[-1]))
+        return self.mart[-most:], max(0, len(self.mart) - most)
 
     def count_visits(self, *_: object) -> int:
         return len(self.mart)
@@ -88,3 +89,11 @@ def test_visit_that_was_restated_since_the_last_dbt_run_is_listed_and_exported_o
 
     assert found(wanted, stores, bus) == ["e0"]
     assert asyncio.run(exported()) == ["e0"]
+
+
+def test_visits_of_a_truck_that_are_in_the_mart_and_in_the_table_are_counted_once():
+    each = [visit(days) for days in (9, 8, 7, 6, 5)]
+    stores, bus = Stores(mart=each, table=each), KnownVisits()
+    for wanted in (WANTED, replace(WANTED, device_id=None)):
+        listed = asyncio.run(visit_list.find(wanted, 3, bus, stores, ask))
+        assert ([visit.entered_event_id for visit in listed.visits], listed.more) == (["e7", "e6", "e5"], 2)
