@@ -84,6 +84,8 @@ class State:
     details: dict[int, Json] = field(default_factory=dict)
     pipeline: Json = field(default_factory=dict)
     days: list[Json] = field(default_factory=list)
+    daily_from: str = "2000-01-01"
+    daily_cut: bool = False
     replay: Json = field(default_factory=dict)
 
     @property
@@ -589,7 +591,14 @@ class Feed:
         app.router.add_post("/api/reconcile", self._reconcile)
         for path, answer in {
             "/api/replay": lambda: state.replay,
-            "/api/daily": lambda: {"farms": [], "trucks": [], "days": state.days, "built": bool(state.days)},
+            "/api/daily": lambda: {
+                "farms": [],
+                "trucks": [],
+                "days": state.days,
+                "built": bool(state.days),
+                "from": state.daily_from,
+                "cut": state.daily_cut,
+            },
         }.items():
             app.router.add_get(path, self._answering(answer))
         app.router.add_static("/assets", STATIC / "assets")

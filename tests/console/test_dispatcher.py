@@ -352,6 +352,22 @@ def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_u
     expect(days.locator(".plot").nth(1)).to_contain_text("900 l")
 
 
+def test_days_before_the_first_complete_daily_total_are_not_shown_as_zero(
+    feed: Feed, open_page: Open
+) -> None:
+    totals = {"events": 1, "visits": 1, "collections": 1, "litres": 900.0, "kilometres": 1.0}
+    feed.state.days = [
+        {"date": f"{now() - timedelta(days=n):%Y-%m-%d}", "dwell_seconds": 1.0, "trucks": 1, "farms": 1}
+        | totals
+        for n in reversed(range(10))
+    ]
+    feed.state.daily_from, feed.state.daily_cut = feed.state.days[0]["date"], True
+    page = open_page(f"{feed.url}/visits")
+    days = page.get_by_role("region", name="Daily totals")
+    expect(days.locator(".plot").first.locator("li")).to_have_count(10)
+    expect(days).to_contain_text("too many rows before")
+
+
 def test_visits_and_the_daily_report_can_be_downloaded(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     for name, suffix in (("CSV", ".csv"), ("Report", ".html"), ("Report (CSV)", ".csv")):

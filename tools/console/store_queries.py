@@ -187,6 +187,8 @@ class StoreQueries:
     def daily(self, n: int) -> dict[str, object]:
         """Return the totals of today and of each of the `n` days before, from the marts. A day is a UTC day of the
         devices' clocks.
+
+        `from` is the first day with complete totals; it is later than asked for if the rows exceed MAX_DAILY.
         """
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:
@@ -205,7 +207,14 @@ class StoreQueries:
                     [first.isoformat()],
                 )
         except MissingObject:
-            return {"farms": [], "trucks": [], "days": [], "built": False}
+            return {
+                "farms": [],
+                "trucks": [],
+                "days": [],
+                "built": False,
+                "from": first.isoformat(),
+                "cut": False,
+            }
         # LIMIT may have cut off some rows of the earliest date of either list, so leave that date out of both.
         cut = max((rows[-1]["date"] for rows in (farms, trucks) if len(rows) == MAX_DAILY), default=None)
         farm_rows = [
@@ -219,6 +228,8 @@ class StoreQueries:
             "trucks": truck_rows,
             "days": _days(farm_rows, truck_rows),
             "built": True,
+            "from": (first if cut is None else cut + timedelta(days=1)).isoformat(),
+            "cut": cut is not None,
         }
 
 

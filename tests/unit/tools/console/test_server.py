@@ -804,12 +804,14 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
     mart_of_visits.query = query
     console = Served()
     try:
-        days = console.get("/api/daily?days=14")["days"]
-        assert [(day["date"], day["litres"]) for day in days] == [("2026-11-27", 1000), ("2026-11-28", 1000)]
+        found = console.get("/api/daily?days=14")
+        days = [(day["date"], day["litres"]) for day in found["days"]]
+        assert days == [("2026-11-27", 1000), ("2026-11-28", 1000)]
+        assert (found["from"], found["cut"]) == ("2026-11-27", True)
         farms = 24  # the farms' rows reach back to only one day earlier
-        days = console.get("/api/daily?days=14")["days"]
-        assert [(day["date"], day["farms"]) for day in days] == [("2026-11-28", 24)], (
-            "not a day without farms"
-        )
+        found = console.get("/api/daily?days=14")
+        days = [(day["date"], day["farms"]) for day in found["days"]]
+        assert days == [("2026-11-28", 24)], "not a day without farms"
+        assert (found["from"], found["cut"]) == ("2026-11-28", True)
     finally:
         console.end()

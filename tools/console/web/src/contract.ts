@@ -243,6 +243,9 @@ export interface Day {
 
 export interface Daily {
   days: Day[];
+  /** The first day with complete totals. If `cut`, earlier days have too many rows. */
+  from: string;
+  cut: boolean;
   built: boolean;
 }
 

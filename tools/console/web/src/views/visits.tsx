@@ -428,7 +428,7 @@ function DailyTotals() {
     // Read again when dbt has built the marts.
     pipeline.value?.stages.find((each) => each.name === "marts")?.last_at,
   ]);
-  const days = asked.data?.days ?? [];
+  const days = asked.data ? fortnight(asked.data) : [];
   const last = days.map((day) => day.date).sort().at(-1);
   const utcToday = new Date(now.value).toISOString().slice(0, 10);
   return (
@@ -437,6 +437,7 @@ function DailyTotals() {
         <h2 id="daily">Daily totals</h2>
         <span class="quiet">
           {last && `figures for ${last === utcToday ? "today" : dateName(last)}; `}days end at midnight UTC
+          {asked.data?.cut && `; too many rows before ${dateName(asked.data.from)}`}
         </span>
       </div>
       {asked.problem && <Failed problem={asked.problem} what="The daily totals could not be read" again={asked.again} />}
@@ -446,7 +447,9 @@ function DailyTotals() {
           <code>milkrun warehouse dbt build</code> computes them.
         </Empty>
       )}
-      {asked.data?.built && days.length === 0 && <Empty title={`There are no events in the last ${DAYS} days.`} />}
+      {asked.data?.built && !asked.data.cut && days.length === 0 && (
+        <Empty title={`There are no events in the last ${DAYS} days.`} />
+      )}
       {days.length > 0 && (
         <div class="plots">
           {MEASURES.map((measure) => (
@@ -458,19 +461,19 @@ function DailyTotals() {
   );
 }
 
-/** Return the last days up to the latest known one, with zeros for days without events. */
-function fortnight(days: Day[]): Day[] {
+/** Return the last days from `from` up to the latest known one, with zeros for days without events. */
+function fortnight({ days, from }: Daily): Day[] {
+  if (days.length === 0) return [];
   const known = new Map(days.map((day) => [day.date, day]));
   const last = Math.max(...days.map((day) => Date.parse(day.date)));
   const nothing = { events: 0, visits: 0, collections: 0, litres: 0, kilometres: 0, dwell_seconds: 0, trucks: 0, farms: 0 };
   return Array.from({ length: DAYS }, (_, i) => {
     const date = new Date(last - (DAYS - 1 - i) * 24 * HOUR).toISOString().slice(0, 10);
     return known.get(date) ?? { date, ...nothing };
-  });
+  }).filter((day) => day.date >= from);
 }
 
-function Plot({ days, measure }: { days: Day[]; measure: (typeof MEASURES)[number] }) {
-  const ordered = fortnight(days);
+function Plot({ days: ordered, measure }: { days: Day[]; measure: (typeof MEASURES)[number] }) {
   const valueOf = (day: Day): number => Number(day[measure.name] ?? 0);
   const highest = Math.max(...ordered.map(valueOf), 1e-9);
   const latest = ordered.at(-1);
