@@ -9,6 +9,8 @@ from local_snowflake.testing import Warehouse
 INTEGRATION = """STORAGE INTEGRATION {name} TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE
     STORAGE_AWS_ROLE_ARN = 'arn:aws:iam::1:role/r' STORAGE_ALLOWED_LOCATIONS = ('s3://{bucket}/') {more}"""
 
+STAGE = "STAGE RAW.EVENTS_STAGE URL = 's3://x/' STORAGE_INTEGRATION = {}"
+
 
 @pytest.fixture
 def integration(warehouse: Warehouse) -> str:
@@ -47,6 +49,37 @@ def test_replacing_an_integration_unlinks_its_stages(warehouse: Warehouse, integ
     assert warehouse.status()["executionState"] == "STALLED_STAGE_PERMISSION_ERROR"
     warehouse.run(f"ALTER STAGE RAW.EVENTS_STAGE SET STORAGE_INTEGRATION = {integration}")
     assert warehouse.status()["executionState"] == "RUNNING"
+
+
+def test_copy_and_list_fail_if_the_stages_integration_is_disabled_or_dropped(
+    warehouse: Warehouse, integration: str
+) -> None:
+    warehouse.table()
+    warehouse.stage(extra=f"STORAGE_INTEGRATION = {integration}")
+    warehouse.pipe()
+    warehouse.run(f"ALTER STORAGE INTEGRATION {integration} SET ENABLED = FALSE")
+    assert warehouse.status()["executionState"] == "STALLED_STAGE_PERMISSION_ERROR"
+    for sql in (warehouse.copy(), "LIST @RAW.EVENTS_STAGE", "CREATE OR REPLACE " + STAGE.format(integration)):
+        assert "is disabled" in warehouse.refused(sql)
+    warehouse.run(f"ALTER STORAGE INTEGRATION {integration} SET ENABLED = TRUE")
+    warehouse.run("LIST @RAW.EVENTS_STAGE")
+    warehouse.run(f"DROP INTEGRATION {integration}")
+    for sql in (warehouse.copy(), "LIST @RAW.EVENTS_STAGE"):
+        assert "was dropped" in warehouse.refused(sql)
+
+
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [
+        ("STORAGE_BLOCKED_LOCATION = ('s3://x/')", "invalid property"),
+        ("STORAGE_BLOCKED_LOCATIONS = 's3://x/'", "invalid value"),
+        ("ENABLED = 'perhaps'", "invalid value"),
+    ],
+)
+def test_invalid_option_of_an_integration_is_refused(
+    warehouse: Warehouse, integration: str, option: str, error: str
+) -> None:
+    assert error in warehouse.refused(f"ALTER STORAGE INTEGRATION {integration} SET {option}")
 
 
 def test_stage_outside_the_integrations_allowed_locations_is_refused(

@@ -16,6 +16,7 @@ from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.copy_into import Copy, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, stage_failure, unsupported
+from local_snowflake.integrations import unavailable
 from local_snowflake.loader import (
     DATA_ERRORS,
     LoadedFile,
@@ -55,6 +56,8 @@ class Bulk:
                 raise unsupported(f"copy option {option}")
         if len(copy.files) > MAX_NAMED_FILES:
             raise compilation(f"the maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
+        if reason := unavailable(self.catalog, stage):
+            raise stage_failure(reason)
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
         self.catalog.create_histories(plan.target.database)
         with self._turns[plan.target]:  # of two concurrent COPYs, the second one finds the files loaded

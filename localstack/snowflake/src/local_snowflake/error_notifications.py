@@ -19,6 +19,7 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.channel import Aws
 from local_snowflake.loader import LoadedFile
 from local_snowflake.plans import Plan
+from local_snowflake.sql import flag_of
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ class Notices:
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return
         integration = self.catalog.find_integration(plan.pipe.error_integration or "")
-        if integration is None:
+        if integration is None or not flag_of(integration.options, "ENABLED"):
             return
         body = {
             "version": "1.0",

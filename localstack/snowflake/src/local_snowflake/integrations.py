@@ -5,11 +5,11 @@ Sources: Snowflake's pages "CREATE STORAGE INTEGRATION" and "CREATE NOTIFICATION
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, new_id
-from local_snowflake.catalog_objects import Integration
+from local_snowflake.catalog_objects import Integration, Stage
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, property_of, take_filter
-from local_snowflake.sql import Options, Scope, Words, actor_of
+from local_snowflake.sql import Options, Scope, Words, actor_of, flag_of
 
 USER_ARN = "arn:aws:iam::000000000000:user/snowflake"
 
@@ -76,7 +76,9 @@ class Integrations:
             if if_exists:
                 return SUCCEEDED
             raise missing("Integration", name)
-        self.catalog.put_integration(found._replace(options={**found.options, **options}))
+        changed = {**found.options, **options}
+        check_options(category_of(found), changed)
+        self.catalog.put_integration(found._replace(options=changed))
         return SUCCEEDED
 
     def drop_integration(self, words: Words, scope: Scope) -> Result:
@@ -151,8 +153,13 @@ REQUIRED = {
         "AWS_SNS_ROLE_ARN",
     ),
 }
+OPTIONAL = {
+    "STORAGE": {"STORAGE_BLOCKED_LOCATIONS", "STORAGE_AWS_ROLE_ARN", "STORAGE_AWS_EXTERNAL_ID", "COMMENT"},
+    "NOTIFICATION": {"SF_AWS_EXTERNAL_ID", "COMMENT"},
+}
+LISTS = ("STORAGE_ALLOWED_LOCATIONS", "STORAGE_BLOCKED_LOCATIONS")
 SUPPORTED = {
-    "STORAGE": {"STORAGE_PROVIDER": "S3"},
+    "STORAGE": {"TYPE": "EXTERNAL_STAGE", "STORAGE_PROVIDER": "S3"},
     "NOTIFICATION": {"TYPE": "QUEUE", "DIRECTION": "OUTBOUND", "NOTIFICATION_PROVIDER": "AWS_SNS"},
 }
 
@@ -169,6 +176,15 @@ def check_options(category: str, options: Options) -> None:
     for required in REQUIRED[category]:
         if required not in options:
             raise compilation(f"missing property '{required}' for 'INTEGRATION'", "001007", "42601")
+    for option in options:
+        if option not in OPTIONAL[category] and option not in REQUIRED[category]:
+            raise compilation(f"invalid property '{option}' for 'INTEGRATION'", "001006", "42601")
+    flag_of(options, "ENABLED")
+    for option in LISTS:
+        if not isinstance(options.get(option, ()), tuple | list):
+            raise compilation(
+                f"invalid value [{options[option]}] for parameter '{option}'", "001008", "42601"
+            )
     for option, supported in SUPPORTED[category].items():
         if str(options[option]).upper() != supported:
             raise unsupported(f"{option} = {options[option]}; only {supported} is supported")
@@ -178,6 +194,18 @@ def notification_properties(integration: Integration) -> list[tuple[str, ...]]:
     shown = ("ENABLED", "DIRECTION", "AWS_SNS_TOPIC_ARN", "AWS_SNS_ROLE_ARN", "SF_AWS_EXTERNAL_ID", "COMMENT")
     options = {"SF_AWS_IAM_USER_ARN": USER_ARN, **{name: integration.options.get(name, "") for name in shown}}
     return [(key, *property_of(value)) for key, value in options.items()]
+
+
+def unavailable(catalog: Catalog, stage: Stage) -> str | None:
+    """Return the reason why a stage's integration gives no access to its files, or None if it does."""
+    if not stage.integration:
+        return None
+    found = catalog.find_integration(stage.integration)
+    if found is None or found.integration_id != stage.integration_id:
+        return f"Integration '{stage.integration}' of stage '{stage.name}' was dropped or recreated."
+    if not flag_of(found.options, "ENABLED"):
+        return f"Integration '{stage.integration}' of stage '{stage.name}' is disabled."
+    return None
 
 
 def check_is_notification(catalog: Catalog, name: str) -> None:

@@ -12,6 +12,7 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import Location, Pipe, Stage
 from local_snowflake.copy_into import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from local_snowflake.errors import SnowflakeError, compilation, missing
+from local_snowflake.integrations import unavailable
 from local_snowflake.names import Columns
 from local_snowflake.sql import Name, Scope, quoted
 
@@ -59,12 +60,8 @@ def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     if stage is None or stage.stage_id != pipe.stage_id:
         # "If you recreate the stage, the pipe must be recreated": CREATE STAGE, Usage notes
         raise NotRunnable("STOPPED_STAGE_DROPPED", f"Stage '{copy.stage}' was dropped or recreated.")
-    integration = catalog.find_integration(stage.integration) if stage.integration else None
-    if stage.integration and (integration is None or integration.integration_id != stage.integration_id):
-        raise NotRunnable(
-            "STALLED_STAGE_PERMISSION_ERROR",
-            f"Integration '{stage.integration}' of stage '{stage.name}' was dropped or recreated.",
-        )
+    if reason := unavailable(catalog, stage):
+        raise NotRunnable("STALLED_STAGE_PERMISSION_ERROR", reason)
     owner = authority.access.now.owner("PIPE", str(pipe.name))
     try:
         if owner:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, new_id
 from local_snowflake.catalog_objects import Integration, Stage
-from local_snowflake.errors import compilation, exists, missing, unsupported
-from local_snowflake.integrations import category_of
+from local_snowflake.errors import compilation, exists, missing, stage_failure, unsupported
+from local_snowflake.integrations import category_of, unavailable
 from local_snowflake.loader import Loader
 from local_snowflake.plans import bucket_and_prefix, path_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
-from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, stage_parts, text_of
+from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, flag_of, stage_parts, text_of
 
 STAGE_OPTIONS = {"URL", "STORAGE_INTEGRATION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}
 
@@ -76,6 +76,8 @@ class Stages:
         if integration:
             if category_of(integration) != "STORAGE":
                 raise compilation(f"Integration '{integration.name}' is not a storage integration.", "001008")
+            if not flag_of(integration.options, "ENABLED"):
+                raise compilation(f"Integration '{integration.name}' is disabled.", "001008")
             check_location(integration, url)
         formats = format_of(options.get("FILE_FORMAT"))
         self.catalog.file_format(formats, name)
@@ -148,6 +150,8 @@ class Stages:
             return None
         if not words.done:
             raise unsupported("LIST with PATTERN")
+        if reason := unavailable(self.catalog, stage):
+            raise stage_failure(reason)
         bucket, location = bucket_and_prefix(stage.url)
         prefix = path_prefix(location, path)
         rows = [
