@@ -221,6 +221,21 @@ def test_grants_survive_renaming_a_table_but_not_dropping_it(warehouse: Warehous
     assert grants(warehouse, "TABLE RAW.U") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
+def test_dropping_a_temporary_table_keeps_the_grants_of_the_table_that_it_hid(
+    warehouse: Warehouse, role
+) -> None:
+    reader = role("READER")
+    warehouse.run("USE SCHEMA RAW")
+    warehouse.run("CREATE TABLE T (i INT)")
+    warehouse.run(f"GRANT SELECT ON TABLE T TO ROLE {reader}")
+    warehouse.run("CREATE TEMPORARY TABLE T (i INT)")
+    warehouse.run("DROP TABLE T")
+    assert {row["grantee_name"] for row in warehouse.run("SHOW GRANTS ON TABLE T")} == {
+        reader,
+        "ACCOUNTADMIN",
+    }
+
+
 def test_future_grants_of_a_schema_override_those_of_its_database(warehouse: Warehouse, role) -> None:
     near, far = role("NEAR"), role("FAR")
     warehouse.run(f"GRANT SELECT ON FUTURE TABLES IN DATABASE {warehouse.database} TO ROLE {far}")

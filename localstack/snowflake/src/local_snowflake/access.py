@@ -102,12 +102,12 @@ class Access:
         """Return whether an object exists. An existing object without an owner is assigned one."""
         if self.now.owner(kind, name) is not None:
             return True
-        if kind in ("TABLE", "VIEW") and not self._has_relation(name):
+        if kind in ("TABLE", "VIEW") and not self.has_relation(name):
             return False
         self._adopt()
         return self.now.owner(kind, name) is not None
 
-    def _has_relation(self, name: str) -> bool:
+    def has_relation(self, name: str) -> bool:
         return bool(
             self.catalog.rows(
                 """SELECT 1 FROM information_schema.tables

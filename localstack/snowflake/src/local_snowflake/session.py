@@ -340,6 +340,10 @@ class LocalCursor(FakeSnowflakeCursor):
         database, schema = table.catalog or self._conn.database or "", table.db or self._conn.schema
         if not relation_exists(self._duck_conn, (database, "_fs_information_schema", "_local_history")):
             return
+        if isinstance(done, exp.Drop) and relation_exists(
+            self._duck_conn, (database, schema or "", table.name)
+        ):
+            return  # only the temporary table that hid it was dropped
         changed = "forgotten = forgotten OR pipe_id IS NULL"
         # For a dropped schema the table name is empty, which means all of its tables.
         values = [schema, table.name]
