@@ -127,6 +127,12 @@ def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
 
 
+def test_files_together_with_pattern_is_refused(staged: Warehouse) -> None:
+    assert "FILES together with PATTERN" in staged.refused(
+        staged.copy(options="FILES = ('dt=1/a') PATTERN = 'x'")
+    )
+
+
 def test_file_named_twice_in_the_files_option_is_copied_once(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="FILES = ('dt=1/a', 'dt=1/a')"))) == 1
 

@@ -54,6 +54,8 @@ class Bulk:
         for option in ("PURGE", "VALIDATION_MODE", "RETURN_FAILED_ONLY", "SIZE_LIMIT"):
             if option in copy.options:
                 raise unsupported(f"copy option {option}")
+        if copy.files and copy.pattern:
+            raise unsupported("FILES together with PATTERN")
         if len(copy.files) > MAX_NAMED_FILES:
             raise compilation(f"the maximum number of files in FILES is {MAX_NAMED_FILES}", "002018", "42601")
         if reason := unavailable(self.catalog, stage):
