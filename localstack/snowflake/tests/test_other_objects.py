@@ -253,6 +253,13 @@ def test_show_with_like_returns_only_matching_objects(
     assert [row.get("column_name", row.get("name")) for row in warehouse.run(f"SHOW {show}")] == names
 
 
+def test_show_stages_applies_like_and_limit(warehouse: Warehouse) -> None:
+    warehouse.stage("ONE")
+    warehouse.stage("TWO")
+    assert [row["name"] for row in warehouse.run("SHOW STAGES LIKE 't%' IN SCHEMA RAW")] == ["TWO"]
+    assert len(warehouse.run("SHOW STAGES LIMIT 1")) == 1
+
+
 @pytest.mark.parametrize("show", ["SCHEMAS", "SEQUENCES IN SCHEMA RAW", "COLUMNS IN TABLE RAW.T"])
 def test_show_with_limit_returns_at_most_that_many_objects(warehouse: Warehouse, show: str) -> None:
     warehouse.run("CREATE SEQUENCE RAW.A")

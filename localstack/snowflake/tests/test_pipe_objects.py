@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from snowflake.connector.errors import DatabaseError
 
 from local_snowflake.testing import Warehouse, eventually
 
@@ -54,6 +55,17 @@ def test_show_and_desc_pipe_return_the_definition_as_written(ready: Warehouse) -
         assert (row["name"], row["schema_name"], row["comment"]) == ("EVENTS_PIPE", "RAW", "S3 to RAW")
         assert row["definition"] == ready.copy().strip()
     assert ready.run("SHOW PIPES LIKE 'nothing'") == []
+
+
+def test_show_pipes_shows_the_pattern_of_the_copy_statement(ready: Warehouse) -> None:
+    ready.pipe(options="PATTERN = '.*[.]json'")
+    assert [row["pattern"] for row in ready.run("SHOW PIPES")] == [".*[.]json"]
+
+
+def test_empty_topic_is_refused(ready: Warehouse) -> None:
+    ready.topic = ""
+    with pytest.raises(DatabaseError, match="not the ARN of an SNS topic"):
+        ready.pipe()
 
 
 def test_create_pipe_if_not_exists_keeps_an_existing_pipe_but_plain_create_fails(ready: Warehouse) -> None:

@@ -223,7 +223,7 @@ class Channels:
         CREATE PIPE raises.
         """
         try:
-            channel = self.of_region(topic.split(":")[3] if topic else self.aws.region)
+            channel = self.of_region(self.aws.region if topic is None else topic.split(":")[3])
             channel.url()
             if topic:
                 # CREATE PIPE subscribes again, so it restores a subscription that was deleted.

@@ -284,7 +284,7 @@ def pipes_result(
                 pipe.topic or pipe.channel,
                 pipe.comment or "",
                 pipe.integration,
-                None,
+                pipe.location.pattern,
                 pipe.error_integration,
                 "ROLE",
                 None if state in ("RUNNING", "PAUSED") else reason,

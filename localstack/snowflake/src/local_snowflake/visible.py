@@ -27,7 +27,7 @@ COLUMNS = {
     "VIEWS": 'shown.* REPLACE (listed.role AS "owner", COALESCE(listed.text, shown.text) AS "text")',
 }
 
-UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES"}
+UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES", "STAGES"}
 """The kinds for which fakesnow ignores LIKE and LIMIT."""
 
 
