@@ -114,7 +114,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--archive", required=True)
     parser.add_argument("--name", required=True, help="name of the rebuild")
     parser.add_argument(
-        "--outputs", type=Path, help="outputs.json of a stack; default: environment variables, else .local/"
+        "--outputs",
+        type=Path,
+        help="outputs.json with the warehouse's address; default: the SNOWFLAKE_* variables, else .local/outputs.json",
     )
     parser.add_argument(
         "--file", type=Path, help="a Parquet export of the mart to compare instead of the warehouse"

@@ -146,7 +146,7 @@ class Finder(ReachableStores):
         return lines
 
     def _text(self, key: str, number: int) -> bytes:
-        """Return a line of an object; b"" if it is unreadable, or deleted by a lifecycle rule or `forget`."""
+        """Return a line of an object; b"" if the object is unreadable, or deleted by a lifecycle rule or `forget`."""
         lines = self._lines(key, self.archive.body(key))
         return lines[number - 1] if number <= len(lines) else b""
 

@@ -15,7 +15,7 @@ from ops import forget_remaining, forget_visits, terminal
 MAX_RECORD_AGE = timedelta(hours=6)
 
 type Plan = dict[str, Any]
-"""A plan as glue/forget.py stores it, in JSON."""
+"""The parsed content of a plan that glue/forget.py stored."""
 
 
 @dataclass

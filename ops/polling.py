@@ -1,4 +1,4 @@
-"""Poll until a condition holds, with a timeout."""
+"""Poll until a condition holds, or the value has not changed for some time."""
 
 import time
 from collections.abc import Callable

@@ -86,9 +86,10 @@ class Selection:
     def records_in(
         self, lines: Iterable[bytes], label: str, odd: Callable[[int], object] = lambda _: None
     ) -> Iterator[StreamRecord]:
-        """Yield the selected geofence events among the lines of an object as stream records.
+        """Yield a stream record for each selected geofence event in the lines of an object.
 
-        `odd` is called with the number of each line that is not an event, or not a valid event of its type.
+        `odd` is called with the number of each line that is not a JSON object, and of each invalid geofence event.
+        Events of other types are skipped unchecked.
         """
         kinds = tuple(self.kinds)  # not a set, because an invalid event's type may not be hashable
         for number, line in enumerate(lines, 1):

@@ -102,7 +102,7 @@ def bring_up_to_date(warehouse: Warehouse, ddl: Sequence[Definition]) -> list[Ro
     for each in changed:
         warehouse.query(each.repair)
     return [
-        {"file": each.object, "result": f"{each.what}: {each.ddl} instead of {each.deployed}"}
+        {"file": each.object, "result": f"changed {each.what} from {each.deployed} to {each.ddl}"}
         for each in changed
     ]
 

@@ -147,8 +147,8 @@ def against_powertools(rounds_: int = 3) -> Figures:
 
 
 def calls_per_event() -> Figures:
-    """Measure the calls per event for each of SHAPES: in a first batch, and in a second batch of the same devices and
-    fences.
+    """Measure the AWS calls per event for each shape in SHAPES, once for a first batch and once for a second batch with
+    the same devices and fences.
     """
     found = Figures()
     for name, datas in SHAPES.items():

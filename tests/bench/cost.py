@@ -2,9 +2,9 @@
 `python -m tests.bench.cost [--json]`.
 
 Our functions are compared with two other implementations (tests/bench/peers). CPU time is measured in
-this process. The sink for S3 and Kinesis, and moto's server for DynamoDB and EventBridge, are separate
-processes, which the production clients call over HTTP. Calls and bytes are counted by the sink, and DynamoDB
-units by a fake that bills like AWS. `ops.monthly_bill` does the conversion.
+this process. The sink for S3 and Kinesis, and moto's server for DynamoDB and EventBridge, are separate processes, so
+that their CPU time does not count. Calls and bytes are counted by the sink; DynamoDB units are counted in another run,
+against a fake that bills like AWS. `ops.monthly_bill` does the conversion.
 """
 
 import io

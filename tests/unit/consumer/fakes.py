@@ -81,7 +81,7 @@ class FakeTable:
             yield copy.deepcopy(self.stored[pk, after])
 
     def visits(self, pair: Pair) -> list[Visit]:
-        """Return a pair's visits, as readers of the table see them, in order."""
+        """Return a pair's visits in order of time, as readers of the table see them."""
         return [visit for found, visit in visits_in(self.stored.values()) if found == pair]
 
 

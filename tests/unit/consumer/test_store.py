@@ -351,7 +351,7 @@ def check_other_batches(records, seed, deaths):
     }
 
 
-def test_change_in_a_chunk_newer_than_a_stale_log_is_published():
+def test_stale_read_of_the_log_does_not_lose_an_unpublished_change():
     """The process that wrote the chunk was killed before publishing, and the eventually consistent read returns an
     older log.
     """

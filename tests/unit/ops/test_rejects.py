@@ -161,7 +161,7 @@ def test_numbers_are_shown_and_resent_exactly_as_received(box: Box) -> None:
     assert not [each for each in changed if "odo" in each or "price" in each or "neg0" in each]
 
 
-def test_rejects_that_fail_again_are_counted_and_found_again(box: Box) -> None:
+def test_reject_whose_repair_is_rejected_is_counted_and_still_listed(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     endpoint = Endpoint()
     assert dict(resend(box, endpoint.post).rejected) == {"missing_identity": 1}

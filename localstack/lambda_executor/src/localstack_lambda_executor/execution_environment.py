@@ -55,8 +55,8 @@ class ExecutionEnvironment:
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Run the init phase. If it fails, the next request runs it again and, if it fails again, returns the
-        error, as on Lambda.
+        """Run the init phase. A failure is not raised: the next request runs the init phase again, and returns the
+        error of a second failure, as on Lambda.
         """
         with self._busy:
             self._ready_process()

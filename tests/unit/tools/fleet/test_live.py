@@ -46,7 +46,7 @@ def test_trucks_have_readable_names_and_different_positions() -> None:
     assert len({tuple(each["location"]["coordinates"]) for each in first}) > 6
 
 
-def test_each_truck_moves_and_enters_and_leaves_places_in_turn() -> None:
+def test_each_truck_moves_and_alternately_enters_and_leaves_places() -> None:
     events = [json.loads(event.text) for post in ticks(200) for event in post.events]
     for name in {each["user"]["deviceId"] for each in events}:
         own = [each for each in events if each["user"]["deviceId"] == name]
