@@ -124,6 +124,17 @@ def test_every_alarm_section_of_the_runbook_has_paragraphs_named_means_check_and
                 assert part in section, section.splitlines()[0]
 
 
+@pytest.mark.parametrize("name", ["consume-stopped", "snowpipe-deaf"])
+def test_runbook_undoes_a_change_made_by_hand_with_a_drift_aware_change_set(name):
+    """A deployment changes only the properties that differ between the old and the new template. (AWS CloudFormation
+    User Guide: "Using drift-aware change sets".)
+    """
+    sections = dict(re.findall(r"^## (.+)\n((?:(?!## ).*\n)*)", RUNBOOK.read_text(), re.MULTILINE))
+    assert "(#changes-made-by-hand)" in sections[name]
+    assert "deploy" not in sections[name].partition("**Do**")[2]
+    assert "--deployment-mode REVERT_DRIFT" in sections["Changes made by hand"]
+
+
 def test_every_alarm_links_to_its_runbook_section():
     for name, alarm in alarms(EVERYTHING).items():
         assert alarm["AlarmDescription"].endswith(f"docs/runbook.md#{name}")
