@@ -137,9 +137,16 @@ def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
     if not folder.exists():
         for old in target.glob("deps-*"):
             shutil.rmtree(old, ignore_errors=True)
-        partial = target / f"partial-{os.getpid()}"
+        partial = _empty(target / "partial")
         install_dependencies(build, partial)
         partial.replace(folder)
+    return folder
+
+
+def _empty(folder: Path) -> Path:
+    """Delete what an interrupted build has left in the folder; return the folder, which then does not exist."""
+    if folder.exists():
+        shutil.rmtree(folder)
     return folder
 
 
@@ -158,7 +165,8 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
                 f"{zips[name]} does not exist or was built from other sources, and --no-build forbids a build"
             )
         dependencies = _dependencies(build, target, recipe)
-        staged = target / f"staged-{name}-{os.getpid()}"
+        stamp.unlink(missing_ok=True)  # of another zip, if this build is interrupted
+        staged = _empty(target / f"staged-{name}")
         for path in own:
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, staged / path)

@@ -244,3 +244,34 @@ def test_second_concurrent_build_waits_and_reuses_the_zip_of_the_first(tmp_path,
     with ThreadPoolExecutor(2) as builds:
         list(builds.map(package.package, ["local", "local"]))
     assert counts == [1]
+
+
+def test_interrupted_build_leaves_nothing_in_the_zip_of_the_next_one(tmp_path, monkeypatch):
+    """The sources change, the build of their zip is interrupted after the zip was written, and the change is undone."""
+    for name in ("requirements-lambda.txt", ".python-version"):
+        shutil.copyfile(package.ROOT / name, tmp_path / name)
+    (tmp_path / "one").mkdir()
+    own, new = tmp_path / "one" / "own.py", tmp_path / "one" / "new.py"
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    monkeypatch.setattr(package, "__file__", str(tmp_path / "requirements-lambda.txt"))
+    monkeypatch.setattr(package, "CONTENTS", {"one": ("one",)})
+    monkeypatch.setattr(package, "install_dependencies", lambda _, folder: folder.mkdir())
+    monkeypatch.setattr(package, "compile_folder", lambda _: True)
+    own.write_text("version = 1")
+    package.package("local")
+    own.write_text("version = 2")
+    new.write_text("")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(package.shutil, "rmtree", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            package.package("local")
+    new.unlink()
+    for text in ("version = 1", "version = 3"):
+        own.write_text(text)
+        with zipfile.ZipFile(package.package("local")["one"]) as archive:
+            assert archive.namelist() == ["one/own.py"]
+            assert archive.read("one/own.py").decode() == text
