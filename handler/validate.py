@@ -11,7 +11,7 @@ from contract import event_limits
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Owned, Reason, invalid
 from contract.geofence_event_types import Kind
-from contract.location_pings import as_event, is_ping
+from contract.position_pings import as_event, is_ping
 from contract.rejected_lines import Rejected
 from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json, with_members

@@ -18,7 +18,7 @@ import yaml
 from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES
 from contract.event_rules import CrossingFields, EventFields
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.location_pings import ID_DIGITS, PING_TYPE, LocationPing
+from contract.position_pings import ID_DIGITS, PING_TYPE, LocationPing
 from handler.receipt import Receipt
 from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
 from handler.signature import WINDOW_SECONDS
