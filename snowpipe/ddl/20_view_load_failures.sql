@@ -1,3 +1,5 @@
+-- 14 days less five minutes, as in snowpipe/history.py, because an earlier START_TIME is an error. Minutes,
+-- because 14 days are an hour longer in a time zone whose clocks have just gone back.
 CREATE OR REPLACE VIEW {database}.OPS.LOAD_FAILURES
 COPY GRANTS
 COMMENT = 'One row per load of the last 14 days that failed completely or in part'
@@ -15,7 +17,7 @@ SELECT
 FROM
     TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY(
         TABLE_NAME => '{database}.RAW.EVENTS',
-        START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
+        START_TIME => DATEADD('minute', -20155, CURRENT_TIMESTAMP())
     ))
 WHERE STATUS IN ('Load failed', 'Partially loaded', 'Load skipped')
 UNION ALL
@@ -32,6 +34,6 @@ SELECT
 FROM
     TABLE({database}.INFORMATION_SCHEMA.COPY_HISTORY(
         TABLE_NAME => '{database}.RAW.REJECTED',
-        START_TIME => DATEADD('day', -14, CURRENT_TIMESTAMP())
+        START_TIME => DATEADD('minute', -20155, CURRENT_TIMESTAMP())
     ))
 WHERE STATUS IN ('Load failed', 'Partially loaded', 'Load skipped');

@@ -1,6 +1,7 @@
 """Test the numbered DDL files and their placeholders."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from snowpipe.ddl_files import DDL, Parameters, definitions, fill, same_statement, tokens
+from snowpipe.pipes import HISTORY_REACH
 
 GOOD = {
     "database": "MILKRUN",
@@ -91,6 +93,15 @@ def test_failed_loads_are_reported_only_if_a_topic_and_a_role_are_set() -> None:
     for missing in (["error_topic_arn"], ["error_role_arn"], ["error_topic_arn", "error_role_arn"]):
         some = full.model_copy(update=dict.fromkeys(missing))
         assert "_ERRORS" not in "".join(each.sql for each in definitions(some))
+
+
+def test_view_of_failed_loads_reads_no_load_older_than_14_days_even_when_the_clocks_go_back() -> None:
+    # An earlier START_TIME is an error. (Snowflake: "COPY_HISTORY".) A calendar day can have 25 hours.
+    starts = re.findall(
+        r"START_TIME => DATEADD\('(\w+)', -(\d+),", (DDL / "20_view_load_failures.sql").read_text()
+    )
+    assert [unit for unit, _ in starts] == ["minute"] * 2
+    assert all(timedelta(minutes=int(number)) < HISTORY_REACH for _, number in starts)
 
 
 def test_warehouse_ddl_sets_timeouts_for_running_and_queued_statements() -> None:
