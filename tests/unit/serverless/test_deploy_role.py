@@ -192,6 +192,8 @@ def test_deploy_role_allows_the_calls_that_osls_makes():
         # SNS has no resource type for a subscription. (Service Authorization Reference: "Amazon SNS".)
         "sns:GetSubscriptionAttributes",
         "sns:Unsubscribe",
+        # Has no resource type. (Service Authorization Reference: "Amazon CloudWatch Logs".)
+        "logs:DescribeIndexPolicies",
     ],
 )
 def test_actions_that_are_denied_for_a_narrower_resource_are_allowed_on_every_resource(action):
@@ -205,6 +207,15 @@ def test_deploy_role_may_add_the_stacks_tags_to_event_source_mappings():
     mapping = "arn:aws:lambda:us-east-1:123456789012:event-source-mapping:0b8b3b4e-6f0c-4c1e"
     assert allowed_on("lambda:TagResource", mapping)
     assert not allowed_on("lambda:TagResource", "arn:aws:lambda:us-east-1:123456789012:function:another")
+
+
+@pytest.mark.parametrize(
+    "resource",
+    ["kinesis:us-east-1:123456789012:stream/milkrun-dev-geofence", "kms:us-east-1:123456789012:key/0b8b"],
+)
+def test_deploy_role_may_encrypt_the_stream_with_its_key(resource):
+    # Both resource types are required. (Service Authorization Reference: "Amazon Kinesis Data Streams".)
+    assert allowed_on("kinesis:StartStreamEncryption", f"arn:aws:{resource}")
 
 
 def test_deploy_role_may_let_api_gateway_create_its_service_linked_role():
@@ -316,6 +327,7 @@ def test_every_right_of_the_deploy_role_is_limited_to_the_stage_if_possible():
             "ApiGatewayRole",
             "MappingTags",
             "SigningKey",
+            "StreamKey",
             "Firewall",
         )
         if statement["Sid"] in ("Mappings", "NewSigningKey", "SigningKey"):
