@@ -311,11 +311,17 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Return SQL that defines two macros: one raises an error where DuckDB returns NaN or an infinity; the other
-    converts a value to its form within a VARIANT.
+    """Return SQL that defines the macros of SUBSTR with a position before the text, of the text of a quotient, of
+    functions for which DuckDB returns NaN or an infinity, and of a value's form within a VARIANT.
     """
+    scale = f"coalesce(try_cast({SCALE.replace('(t,', '(typeof(a),')} AS INTEGER), 0)"
     infinite = raised("000002", "0A000", "name || ' with the result ' || made")
     return f"""
+CREATE OR REPLACE MACRO {HOME}_ls_substr(made, x, start) AS (
+    CASE WHEN start < -length(x) THEN left(made, 0) ELSE made END);
+CREATE OR REPLACE MACRO {HOME}_ls_quotient_text(x, a, b) AS (
+    CASE WHEN typeof(a) = 'DOUBLE' OR typeof(b) = 'DOUBLE' THEN {HOME}_ls_any_text(x)
+    ELSE format('{{:.' || greatest({scale}, least({scale} + 6, 12)) || 'f}}', x) END);
 CREATE OR REPLACE MACRO {HOME}_ls_finite(made, name) AS (
     CASE WHEN isfinite(made::DOUBLE) OR made IS NULL THEN made ELSE {infinite} END);
 CREATE OR REPLACE MACRO {HOME}_ls_as_variant(x) AS (CASE WHEN x IS NULL THEN NULL

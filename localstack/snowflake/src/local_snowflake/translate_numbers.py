@@ -16,7 +16,11 @@ def finite(node: exp.Expr, _: Translation) -> exp.Expr:
     """Make a function such as SQRT, LOG or ASIN raise an error, as Snowflake does, if DuckDB would return NaN or an
     infinity.
     """
-    return call("finite", node.copy(), text(type(node).__name__.upper()))
+    made = node.copy()
+    if isinstance(node, exp.Log) and node.expression:  # DuckDB returns 0 for the base 0
+        invalid = exp.LTE(this=node.this.copy(), expression=exp.Literal.number(0))
+        made = exp.Case().when(invalid, exp.cast(text("nan"), "DOUBLE", dialect="duckdb")).else_(made)
+    return call("finite", made, text(type(node).__name__.upper()))
 
 
 def epoch_second(node: exp.Expr, _: Translation) -> exp.Expr | None:

@@ -4,11 +4,13 @@ import re
 
 from sqlglot import exp
 
+from local_snowflake.duckdb_macros import HOME
 from local_snowflake.errors import unsupported
 from local_snowflake.expression_types import (
     KIND,
     NULL,
     TEXT,
+    call,
     text,
     typed,
 )
@@ -17,12 +19,23 @@ from local_snowflake.infer_kinds import Translation
 TEXT_ARGUMENTS = ("this", "expression", "substr", "replacement", "delimiter", "fill_pattern", "from_", "to")
 NUMBERS_OF = {exp.Pad: {"expression"}, exp.Left: {"expression"}, exp.Right: {"expression"}}
 
+QUOTIENT = f"{HOME}_ls_any_divide"
+KEEPS_SCALE = exp.Paren | exp.Add | exp.Sub | exp.Neg | exp.Coalesce | exp.Case | exp.If | exp.Round | exp.Abs
+"""The scale of these depends on the scale of their arguments, which DuckDB does not know for a quotient."""
+
 
 def as_text(node: exp.Expr, translation: Translation) -> exp.Expr:
     kind = translation.kind(node)
     if kind in (TEXT, NULL):
         return node
     inner = node.unnest()
+    if inner.name == QUOTIENT:
+        dividend, divisor = inner.expressions[:2]
+        return call("quotient_text", node.copy(), dividend.copy(), divisor.copy(), kind=TEXT)
+    if any(each.name == QUOTIENT for each in node.walk(prune=lambda each: not isinstance(each, KEEPS_SCALE))):
+        raise unsupported(
+            "the text of an expression with AVG or a quotient of an aggregate: cast it to a NUMBER"
+        )
     if isinstance(inner, exp.JSONExtract) and not isinstance(inner, exp.JSONExtractScalar):
         return scalar_of(inner)
     return typed("text", node, kind=TEXT)
@@ -45,8 +58,14 @@ def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
             node.set(name, as_text(argument, translation))
     if isinstance(node, exp.Concat | exp.ConcatWs):
         node.set("expressions", [as_text(each, translation) for each in node.expressions])
+    if isinstance(node, exp.Substring) and not is_positive(node.args["start"]):
+        return call("substr", node.copy(), node.this.copy(), node.args["start"].copy(), kind=TEXT)
     # sqlglot would write the argument four times, in case it is binary.
     return exp.Anonymous(this="length", expressions=[node.this]) if isinstance(node, exp.Length) else None
+
+
+def is_positive(node: exp.Expr) -> bool:
+    return isinstance(node, exp.Literal) and node.is_int
 
 
 PERL = re.compile(r"(?<!\\)(?:[*+?}]\?|\(\?)")
