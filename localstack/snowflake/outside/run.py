@@ -194,8 +194,11 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 def named(refusal: str) -> str:
     """Return a refusal's message without the names that differ between runs; for an unverified shape, only its end."""
-    shape = re.search(r"(\S+) is not among the verified functions", refusal)
-    return shape[1] if shape else shortened(re.sub(r"[(\"'].*", "…", refusal.strip()), 100)
+    before, cut, _ = refusal.partition(" is not among the verified functions")
+    if cut:
+        return before.rpartition(": ")[2]
+    known = re.sub(r" \(.*", "", refusal.strip()) if refusal.startswith("the statement ") else refusal.strip()
+    return shortened(re.sub(r"'[^']*'|\"[^\"]*\"", "…", known), 100)
 
 
 def shortened(text: str, length: int) -> str:
@@ -243,8 +246,8 @@ dbt-snowflake (the adapter tests of `dbt-tests-adapter`) and snowflake-sqlalchem
 refused a statement and named the unsupported feature. *Failed after a refusal*: a statement was refused,
 and the test then failed with another error, which may be caused by the refusal. *Not applicable*: the test fails for
 the reason given in `outside/not_applicable.tsv`. *Skipped*: the suite itself skips the test. The number of *failed*
-tests must be 0. If a function or operator is refused, the reason is the end of its shape, in the notation
-of `generated_sql_shapes.txt`: `to=ARRAY)` is a cast to ARRAY."""
+tests must be 0. If a function or operator is refused, the reason is its shape, in the notation of
+`generated_sql_shapes.txt`: `Cast(this, to=ARRAY)` is a cast to ARRAY."""
 
 
 def main() -> int:

@@ -1,0 +1,28 @@
+"""Test how outside/run.py shortens the reasons of refusals."""
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (
+            "CAST(x AS ARRAY): Cast(this, to=ARRAY) is not among the verified functions, operators and clauses",
+            "Cast(this, to=ARRAY)",
+        ),
+        ("SHOW PARAMETERS LIKE 'QUERY_TAG'", "SHOW PARAMETERS LIKE …"),
+        ('Column "A" of table "T_17" is ambiguous', "Column … of table … is ambiguous"),
+        ("the statement CREATE FUNCTION (CREATE FUNCTION F() …)", "the statement CREATE FUNCTION"),
+        ("GET_DDL(2)", "GET_DDL(2)"),
+    ],
+)
+def test_reason_keeps_everything_but_names(refusal: str, reason: str) -> None:
+    spec = spec_from_file_location("outside_run", Path(__file__).parents[1] / "outside/run.py")
+    assert spec
+    assert spec.loader
+    run = module_from_spec(spec)
+    spec.loader.exec_module(run)
+    assert run.named(refusal) == reason
