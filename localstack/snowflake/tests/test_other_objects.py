@@ -191,6 +191,12 @@ def test_show_warehouses_lists_a_created_warehouse(warehouse: Warehouse) -> None
     assert [row["name"] for row in warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")] == [name]
 
 
+def test_renaming_a_warehouse_is_refused(warehouse: Warehouse) -> None:
+    name = f"{warehouse.database}_WH"
+    warehouse.run(f"CREATE WAREHOUSE {name}")
+    assert "RENAME" in warehouse.refused(f"ALTER WAREHOUSE {name} RENAME TO {name}_2")
+
+
 def test_show_warehouses_shows_the_latest_settings(warehouse: Warehouse) -> None:
     name = f"WH_{warehouse.database}"
     warehouse.run(f"CREATE WAREHOUSE {name} WITH AUTO_SUSPEND = 60 STATEMENT_TIMEOUT_IN_SECONDS = 3600")

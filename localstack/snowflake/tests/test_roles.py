@@ -82,6 +82,17 @@ def test_created_user_may_use_only_granted_roles_and_public(warehouse: Warehouse
     warehouse.run(f"DROP USER {user}")
 
 
+def test_disabled_user_cannot_connect_and_a_replaced_user_has_no_roles(warehouse: Warehouse, role) -> None:
+    reader, user = role("READER"), f"{warehouse.database}_MAID"
+    warehouse.run(f"CREATE USER {user} DISABLED = TRUE")
+    with pytest.raises(connector.errors.DatabaseError, match="User access disabled"):
+        warehouse.local.connect(user=user)
+    warehouse.run(f"GRANT ROLE {reader} TO USER {user}")
+    warehouse.run(f"CREATE OR REPLACE USER {user}")
+    assert warehouse.run(f"SHOW GRANTS TO USER {user}") == []
+    warehouse.run(f"DROP USER {user}")
+
+
 def test_use_secondary_roles_accepts_only_all_and_none(warehouse: Warehouse) -> None:
     warehouse.run("USE SECONDARY ROLES ALL")
     warehouse.run("USE SECONDARY ROLES NONE")

@@ -46,7 +46,7 @@ class Change:
         elif self.verb == "RENAME":
             access.renamed(self.kind, self.name, self.new_name)
         elif not (self.unless_exists and access.now.owner(self.kind, self.name)) and not self.temporary:
-            if self.kind in ("SCHEMA", "DATABASE"):
+            if self.kind in ("SCHEMA", "DATABASE", "USER"):
                 access.dropped(self.kind, self.name)
             access.created(self.kind, self.name, role, self.keep_grants)
             if self.kind == "DATABASE":

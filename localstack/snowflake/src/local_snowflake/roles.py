@@ -12,7 +12,7 @@ from local_snowflake.grants import ADMINISTRATOR, EVERYBODY, Right
 from local_snowflake.privileges import SYSTEM_ROLES
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
-from local_snowflake.sql import OURS, Scope, Words, actor_of
+from local_snowflake.sql import OURS, Scope, Words, actor_of, flag_of
 
 LOGIN_REFUSED = "08001"
 
@@ -48,6 +48,12 @@ class Roles:
             self.access.created("USER", user, ADMINISTRATOR)
             self.access.grant([Right("USAGE", "ROLE", ADMINISTRATOR, "USER", user)], ADMINISTRATOR)
             options = self._options(user) or {}
+        if flag_of(options, "DISABLED"):
+            raise SnowflakeError(
+                "390101",
+                LOGIN_REFUSED,
+                "User access disabled. Contact your local system administrator.",
+            )
         granted = self.access.now.roles_of_user(user)
         default = str(options.get("DEFAULT_ROLE") or EVERYBODY).upper()
         if role and named(role) not in granted:

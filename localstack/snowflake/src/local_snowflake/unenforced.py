@@ -77,6 +77,8 @@ class Unenforced:
             if if_exists:
                 return SUCCEEDED
             raise missing(kind.capitalize(), name)
+        if words.sees("RENAME") or words.sees("UNSET"):
+            raise unsupported(f"ALTER {kind} … {words.token.text.upper()}")
         words.takes("SET")
         if self._sets_options(words):
             changed = self._options(kind, name) | words.take_options(until=["TRIGGERS"])
