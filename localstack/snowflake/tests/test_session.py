@@ -6,6 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from snowflake.connector.errors import DatabaseError
 
 from local_snowflake.testing import Warehouse
 
@@ -346,6 +347,27 @@ def test_several_statements_in_one_request_are_refused(numbers: Warehouse) -> No
 @pytest.mark.parametrize("text", [";", "a;b", "SYSTEM$FOO", "LOAD_HISTORY"])
 def test_text_in_a_string_is_not_read_as_a_semicolon_or_function(warehouse: Warehouse, text: str) -> None:
     assert warehouse.run(f"SELECT '{text}' AS T") == [{"T": text}]
+
+
+@pytest.mark.parametrize("sql", ["USE ROLE PUBLIC", "BEGIN", "SELECT SYSTEM$PIPE_FORCE_RESUME('RAW.P')"])
+def test_describing_a_statement_that_would_change_the_session_or_a_pipe_is_refused(
+    numbers: Warehouse, sql: str
+) -> None:
+    with numbers.connection.cursor() as cursor, pytest.raises(DatabaseError, match="without running it"):
+        cursor.describe(sql)
+
+
+def test_insert_with_array_bindings_inserts_all_rows_or_none(
+    numbers: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snowflake.connector.paramstyle", "qmark")
+    connection = numbers.local.connect(database=numbers.database)
+    with connection, connection.cursor() as cursor:
+        with pytest.raises(DatabaseError, match="Numeric value 'x'"):
+            cursor.executemany("INSERT INTO RAW.T VALUES (?, 1)", [(5,), ("x",)])
+        assert rows(numbers) == [(1, 1), (2, 2)]
+        cursor.executemany("INSERT INTO RAW.T VALUES (?, 1)", [(5,), (6,)])
+        assert rows(numbers) == [(1, 1), (2, 2), (5, 1), (6, 1)]
 
 
 def test_statement_with_a_syntax_error_fails_immediately(numbers: Warehouse) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs
 from uuid import uuid4
 
+import duckdb
 import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
@@ -49,7 +50,11 @@ CHANGE_NO_OBJECT = {
     "DESCRIBE",
     "LIST",
 }
-NOT_DESCRIBED = {"CREATE", "ALTER", "DROP", "COPY", "GRANT", "REVOKE", "TRUNCATE"}
+NOT_DESCRIBED = {
+    "CREATE", "ALTER", "DROP", "COPY", "GRANT", "REVOKE", "TRUNCATE", "COMMENT",
+    "USE", "SET", "UNSET", "BEGIN", "START", "COMMIT", "ROLLBACK",
+}  # fmt: skip
+"""fakesnow would run these statements in order to describe them."""
 SESSION_SECONDS = 30 * 24 * 3600
 QUERY = "/queries/v1/query-request"
 LOGIN = "/session/v1/login-request"
@@ -98,13 +103,7 @@ class LocalSnowflake:
             health = self.health()
             await JSONResponse(health, 200 if health["status"] == "ok" else 503)(scope, receive, send)
         elif path == CLOCK and scope["method"] == "PUT":
-            if not self._knows_password(scope):
-                await JSONResponse({"error": "The Basic credentials are missing or wrong."}, 401)(
-                    scope, receive, send
-                )
-                return
-            self.clock.days_ahead = float((await body_of(scope, receive))["days_ahead"])
-            await JSONResponse({"now": self.clock().isoformat()})(scope, receive, send)
+            await self._set_clock(scope, receive, send)
         elif path == LOGIN:
             await self._log_in(scope, receive, send)
         elif path == SESSION and b"delete=true" in scope["query_string"]:
@@ -122,6 +121,17 @@ class LocalSnowflake:
             await self.app(scope, receive, send)
         else:  # including fakesnow's upload route, which would write files for any caller
             await JSONResponse({"error": f"No such path: {path}"}, 404)(scope, receive, send)
+
+    async def _set_clock(self, scope: Message, receive: Receive, send: Send) -> None:
+        answer = JSONResponse({"error": "The Basic credentials are missing or wrong."}, 401)
+        if self._knows_password(scope):
+            try:
+                changed = AdvancedClock(float((await body_of(scope, receive))["days_ahead"]))
+                answer = JSONResponse({"now": changed().isoformat()})
+                self.clock.days_ahead = changed.days_ahead
+            except (ValueError, LookupError, TypeError, OverflowError):
+                answer = JSONResponse({"error": 'The body must be {"days_ahead": number}.'}, 400)
+        await answer(scope, receive, send)
 
     def _knows_password(self, scope: Message) -> bool:
         if self.login is None:
@@ -204,9 +214,13 @@ class LocalSnowflake:
                     scope, receive, send
                 )
                 return
-            answer = self._at_once(request["sqlText"], send)
+            answer = send
             if verb == "USE":
                 answer = answered(lambda data: name_session(data, session), answer)
+            if has_arrays(request) and not session.in_transaction:
+                session.begin_batch()
+                answer = answered(lambda data: end_batch(data, session), answer)
+            answer = self._at_once(request["sqlText"], answer)
             await self.app(*replayed(scope, request), answer)
             if verb not in CHANGE_NO_OBJECT:
                 self.catalog.changed()
@@ -217,7 +231,9 @@ class LocalSnowflake:
         """
         sql: str = request["sqlText"]
         verb = (*Words(sql).start(1), "")[0]
-        if request.get("describeOnly") and verb in NOT_DESCRIBED:
+        if request.get("describeOnly") and (
+            verb in NOT_DESCRIBED or "SYSTEM$PIPE_FORCE_RESUME" in sql.upper()
+        ):
             raise unsupported(f"describing a {verb} statement without running it")
         self._leave_dropped(session)
         session.when_done = session.view_reads = None
@@ -330,6 +346,21 @@ def name_session(answer: Json, session: LocalConnection) -> None:
             "finalRoleName": session.actor.role,
             "finalWarehouseName": session.actor.warehouse,
         }
+
+
+def has_arrays(request: Json) -> bool:
+    """Return whether a statement has array bindings, which fakesnow runs as one statement per row."""
+    bindings = request.get("bindings") or {}
+    return any(isinstance(binding["value"], list) for binding in bindings.values())
+
+
+def end_batch(answer: Json, session: LocalConnection) -> None:
+    """Commit the rows of a statement with array bindings, or roll all of them back if a row failed."""
+    try:
+        session.end_batch(answer["success"])
+    except duckdb.Error as error:
+        answer.clear()
+        answer |= json.loads(bytes(failure(SnowflakeError("000603", "XX000", str(error))).body))
 
 
 def answered(change: Callable[[Json], None], send: Send) -> Send:

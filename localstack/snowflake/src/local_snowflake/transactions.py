@@ -32,6 +32,20 @@ class TransactionalConnection(FakeSnowflakeConnection):
             self._begun = self._in_transaction = self._changed = False
             self._duck_conn.commit()
 
+    def begin_batch(self) -> None:
+        """Open a transaction for a statement that is run once per row."""
+        self._duck_conn.begin()
+        self._begun = True
+
+    def end_batch(self, succeeded: bool) -> None:
+        if not self._begun:  # a DDL statement has committed it
+            return
+        self._begun = self._in_transaction = self._changed = self._aborted = False
+        if succeeded:
+            self._duck_conn.commit()
+        else:
+            self._duck_conn.rollback()
+
     def refuse_to_commit_aborted(self) -> None:
         """If DuckDB has aborted the transaction, roll it back and raise an error. DuckDB would accept a COMMIT and
         silently roll back.
