@@ -218,6 +218,16 @@ def test_deploy_role_may_encrypt_the_stream_with_its_key(resource):
     assert allowed_on("kinesis:StartStreamEncryption", f"arn:aws:{resource}")
 
 
+@pytest.mark.parametrize(
+    "action", ["kms:DescribeKey", "kms:GetKeyPolicy", "kms:GetKeyRotationStatus", "kms:ListResourceTags"]
+)
+def test_deploy_role_may_read_a_new_key_before_its_tags_take_effect(action):
+    """CloudFormation reads the key at once, but a condition on its tags may fail for five minutes. (AWS KMS Developer
+    Guide: "Use tags to control access to KMS keys".)
+    """
+    assert [s for s in statements() if action in many(s["Action"]) and "Condition" not in s]
+
+
 def test_deploy_role_may_let_api_gateway_create_its_service_linked_role():
     """In an account without an API or a domain, creating one fails without this right. (Amazon API Gateway Developer
     Guide: "Using service-linked roles for API Gateway".)
