@@ -3,10 +3,12 @@ and failed reads.
 """
 
 import io
+import json
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from hypothesis import strategies as st
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
-from local_snowflake.catalog_objects import Location, Pipe, Stage
+from local_snowflake.catalog_objects import Integration, Location, Pipe, Stage
 from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.delivery import InOrder
 from local_snowflake.engine import DurableFakeSnow
-from local_snowflake.loader import Loader, StagedFile
+from local_snowflake.error_notifications import Notices
+from local_snowflake.loader import LoadedFile, Loader, StagedFile
 from local_snowflake.plans import NotRunnable
 from local_snowflake.snowpipe import Ingest
 from local_snowflake.sql import Name
@@ -270,3 +273,44 @@ def test_1200_files_are_loaded_in_three_transactions(bench: Bench) -> None:
         [pipe.pipe_id],
     )
     assert commits == [(3, 1200)]
+
+
+class FakeSns:
+    """A fake SNS in which the topics in `gone` do not exist."""
+
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+        self.published: list[str] = []
+        self.tries = 0
+
+    def client(self, service: str, region: str) -> "FakeSns":
+        assert (service, region) == ("sns", "eu-west-1")
+        return self
+
+    def publish(self, TopicArn: str, Message: str) -> None:  # boto3's parameter names
+        assert json.loads(Message)["messages"]
+        self.tries += 1
+        if TopicArn in self.gone:
+            raise refusal("NotFound", 404)
+        self.published.append(TopicArn)
+
+
+def test_error_notification_to_a_missing_topic_does_not_delay_those_to_other_topics(bench: Bench) -> None:
+    sns, seconds = FakeSns(), [0.0]
+    notices = Notices(bench.catalog, sns, lambda: seconds[0])
+    topics = [f"arn:aws:sns:eu-west-1:1:{name}" for name in ("gone", "there")]
+    sns.gone = {topics[0]}
+    for number, topic in enumerate(topics):
+        name, now = f"I{number}", datetime.now(UTC)
+        bench.catalog.put_integration(
+            Integration(name, name, {"AWS_SNS_TOPIC_ARN": topic, "ENABLED": True}, now)
+        )
+        plan = bench.loader.plan(replace(bench.pipe(), error_integration=name))
+        notices.about(plan, [LoadedFile(files(1)[0], failure="broken")])
+    notices.send()
+    assert sns.published == topics[1:]
+    notices.send()
+    assert sns.tries == 2  # the missing topic is not tried again at once
+    sns.gone, seconds[0] = set(), 5.0
+    notices.send()
+    assert sns.published == [topics[1], topics[0]]

@@ -7,9 +7,10 @@ dropped.
 """
 
 import json
+import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import botocore.exceptions
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 MESSAGE_TYPE = "INGEST_FAILED_FILE"
 MAX_UNSENT = 1000
+RETRY_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Notice:
 
 
 class Notices:
-    def __init__(self, catalog: Catalog, aws: Aws) -> None:
+    def __init__(self, catalog: Catalog, aws: Aws, now: Callable[[], float] = time.monotonic) -> None:
         self.catalog = catalog
         self.aws = aws
+        self.now = now
         self._unsent: deque[Notice] = deque(maxlen=MAX_UNSENT)
+        self._retry_at: dict[str, float] = {}
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
         """Queue one message that lists a batch's skipped files, if any, for a pipe with an ERROR_INTEGRATION."""
@@ -65,17 +69,23 @@ class Notices:
         )
 
     def send(self) -> None:
-        while self._unsent:
-            notice = self._unsent[0]
+        """Send the messages. A topic to which a message could not be sent is tried again after RETRY_SECONDS; the
+        messages to other topics do not wait for it.
+        """
+        for _ in range(len(self._unsent)):
+            notice = self._unsent.popleft()
+            if self.now() < self._retry_at.get(notice.topic, 0):
+                self._unsent.append(notice)
+                continue
             try:
                 region = notice.topic.split(":")[3]
                 self.aws.client("sns", region).publish(TopicArn=notice.topic, Message=notice.body)
+                log.info("notice_sent", topic=notice.topic)
             except (
                 botocore.exceptions.ClientError,
                 botocore.exceptions.BotoCoreError,
                 IndexError,
             ) as error:
                 log.warning("notice_not_sent", topic=notice.topic, reason=str(error))
-                return
-            self._unsent.popleft()
-            log.info("notice_sent", topic=notice.topic)
+                self._retry_at[notice.topic] = self.now() + RETRY_SECONDS
+                self._unsent.append(notice)
