@@ -122,6 +122,12 @@ def test_files_option_stage_path_and_pattern_select_the_files_to_copy(staged: Wa
     assert staged.count() == 3
 
 
+def test_copy_into_a_name_that_differs_in_case_from_a_quoted_table_fails(staged: Warehouse) -> None:
+    staged.run('CREATE TABLE RAW."low" (v VARIANT)')
+    assert "does not exist" in staged.refused("COPY INTO RAW.low FROM @RAW.EVENTS_STAGE")
+    assert len(staged.run('COPY INTO RAW."low" FROM @RAW.EVENTS_STAGE')) == 3
+
+
 def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="PATTERN = 'dt=1/.*'"))[0]) == 1  # no file matches
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2

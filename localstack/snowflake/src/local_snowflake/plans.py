@@ -129,8 +129,7 @@ def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, defau
 def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
     rows = catalog.rows(
         """SELECT column_name FROM duckdb_columns()
-           WHERE (upper(database_name), upper(schema_name), upper(table_name))
-                 = (upper(?), upper(?), upper(?))
+           WHERE (database_name, schema_name, table_name) = (?, ?, ?)
            ORDER BY column_index""",
         copy.target,
     )
