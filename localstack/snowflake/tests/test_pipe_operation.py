@@ -86,6 +86,22 @@ def test_stale_pipe_can_be_resumed_only_with_the_staleness_override(loading: War
         assert loading.status()["executionState"] == "RUNNING"
 
 
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        ("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE, COMMENT = 5", "invalid value"),
+        ("ALTER PIPE RAW.EVENTS_PIPE SET", "unexpected end"),
+        ("SELECT SYSTEM$PIPE_FORCE_RESUME('RAW.EVENTS_PIPE', 'staleness_override')", "has no option"),
+        ("SELECT SYSTEM$PIPE_STATUS('RAW.EVENTS_PIPE x')", "unexpected 'x'"),
+    ],
+)
+def test_invalid_statement_about_a_pipe_is_refused_and_changes_nothing(
+    loading: Warehouse, sql: str, error: str
+) -> None:
+    assert error in loading.refused(sql)
+    assert loading.status()["executionState"] == "RUNNING"
+
+
 # --- error notifications
 
 

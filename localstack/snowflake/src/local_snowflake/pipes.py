@@ -104,6 +104,8 @@ class Pipes:
         if words.takes("SET"):
             options = words.take_options()
             words.finish()
+            if not options:
+                raise words.unexpected()
             self._may_notify(options, scope)
             return self.set_pipe(pipe, options)
         if words.takes("UNSET"):
@@ -124,6 +126,7 @@ class Pipes:
         for option in options:
             if option not in ("PIPE_EXECUTION_PAUSED", "COMMENT", "ERROR_INTEGRATION"):
                 raise compilation(f"invalid property '{option}' for 'PIPE'", "001006", "42601")
+        texts = {option: text_of(options, option) for option in ("COMMENT", "ERROR_INTEGRATION")}
         if "PIPE_EXECUTION_PAUSED" in options:
             paused = flag_of(options, "PIPE_EXECUTION_PAUSED")
             if paused and not pipe.paused_on:
@@ -145,9 +148,8 @@ class Pipes:
                         f"('{pipe.name}','staleness_check_override').",
                     )
                 self.catalog.set_pipe(pipe.name, "paused_on", None)
-        for option in ("COMMENT", "ERROR_INTEGRATION"):
-            if option in options:
-                value = text_of(options, option)
+        for option, value in texts.items():
+            if value is not None:
                 self.catalog.set_pipe(
                     pipe.name, option.lower(), value if option == "COMMENT" else upper(value)
                 )

@@ -23,6 +23,7 @@ from local_snowflake.sql import OURS, STRINGS, Scope, Words, actor_of, hidden, l
 SCALARS = {"SYSTEM$PIPE_STATUS", "SYSTEM$PIPE_FORCE_RESUME", "SYSTEM$GET_AWS_SNS_IAM_POLICY"}
 TABLES = {"COPY_HISTORY", "VALIDATE_PIPE_LOAD", "PIPE_USAGE_HISTORY"}
 HISTORY_DAYS = 14
+OVERRIDES = {"STALENESS_CHECK_OVERRIDE", "OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}
 
 
 class Functions:
@@ -68,7 +69,7 @@ class Functions:
     def _scalar(self, name: str, arguments: list[str], scope: Scope) -> str:
         if name == "SYSTEM$GET_AWS_SNS_IAM_POLICY":
             return json.dumps(sns_policy(arguments[0]), allow_nan=False)
-        pipe = self.catalog.pipe(scope.resolve(Words(arguments[0]).take_name()))
+        pipe = self.catalog.pipe(scope.resolve(name_in(arguments[0])))
         privilege = "MONITOR" if name == "SYSTEM$PIPE_STATUS" else "OPERATE"
         self.authority.require(actor_of(scope), (privilege,), "PIPE", str(pipe.name))
         if name == "SYSTEM$PIPE_STATUS":
@@ -81,6 +82,8 @@ class Functions:
         (Snowflake: "SYSTEM$PIPE_FORCE_RESUME").
         """
         given = {each.strip().upper() for text in overrides for each in text.split(",")}
+        if unknown := given - OVERRIDES:
+            raise compilation(f"SYSTEM$PIPE_FORCE_RESUME has no option {', '.join(sorted(unknown))}.")
         given = given or {"OWNERSHIP_TRANSFER_CHECK_OVERRIDE"}
         for override, stands in (
             ("STALENESS_CHECK_OVERRIDE", is_stale(pipe, self.catalog.clock())),
@@ -147,7 +150,7 @@ class Functions:
             return unsupported(f"the table function {name}")
         pipe_name = named_arguments(call).get("PIPE_NAME")
         if pipe_name is not None:
-            self.catalog.pipe(scope.resolve(Words(pipe_name.name).take_name()))
+            self.catalog.pipe(scope.resolve(name_in(pipe_name.name)))
         return SnowflakeError(
             "003170",
             "0A000",
@@ -163,7 +166,7 @@ class Functions:
                 raise unsupported(f"the argument {argument} of COPY_HISTORY")
             if argument.endswith("_NAME") and not value.is_string:
                 raise unsupported(f"COPY_HISTORY with a {argument} that is not a string literal")
-        table = scope.resolve(Words(arguments["TABLE_NAME"].name).take_name())
+        table = scope.resolve(name_in(arguments["TABLE_NAME"].name))
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)
         # "COPY_HISTORY", usage notes: any privilege on the table
@@ -174,7 +177,7 @@ class Functions:
         if end := arguments.get("END_TIME"):
             limits = f"AND last_load_time <= ({end.sql(dialect='snowflake')})::TIMESTAMP_TZ"
         if pipe_name := arguments.get("PIPE_NAME"):
-            pipe = self.catalog.pipe(scope.resolve(Words(pipe_name.name).take_name())).name
+            pipe = self.catalog.pipe(scope.resolve(name_in(pipe_name.name))).name
             limits += (
                 f" AND (pipe_catalog, pipe_schema, pipe_name) = ({', '.join(literal(part) for part in pipe)})"
             )
@@ -198,6 +201,14 @@ class Functions:
 
 
 FAKESNOW_SYSTEM = {"SYSTEM$TYPEOF"}
+
+
+def name_in(text: str) -> tuple[str, ...]:
+    """Return the parts of the name that a string contains."""
+    words = Words(text)
+    parts = words.take_name()
+    words.finish()
+    return parts
 
 
 def database_of(table: exp.TableFromRows) -> str | None:
