@@ -1,6 +1,6 @@
 """The console's queries against the stores, on behalf of its page. The functions block, so call them in a thread."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Protocol
@@ -32,6 +32,19 @@ WHERE_REACH = timedelta(hours=48)
 class Ask(Protocol):
     async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
         """Return the result of `question`, which queries a store. Raises Problem if the store does not answer."""
+
+
+class PerStatement:
+    """A warehouse that uses the session only during each statement, so that a long search of the archive between two
+    statements does not make other requests wait.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        with self._session() as warehouse:
+            return warehouse.query(sql, parameters)
 
 
 class StoreQueries:
@@ -66,12 +79,11 @@ class StoreQueries:
 
     def _steps(self, what: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
-        with self._session() as warehouse:
-            finder = Finder(self._outputs, self._stage, warehouse)
-            if object_name(what):
-                return finder.object(what), finder.searched
-            now = datetime.now(UTC)
-            return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
+        finder = Finder(self._outputs, self._stage, PerStatement(self._session))
+        if object_name(what):
+            return finder.object(what), finder.searched
+        now = datetime.now(UTC)
+        return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
 
     def find_event(self, event_id: str) -> tuple[str, int | None] | None:
         """Return the key of the object that contains an event, and the number of the event's line if it is

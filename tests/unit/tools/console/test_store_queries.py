@@ -1,12 +1,22 @@
-"""Test that the console uses the stage's geofence event types when it reads an event from the archive."""
+"""Test that the console uses the stage's geofence event types when it reads an event from the archive, and that a
+search of the archive does not make other requests wait.
+"""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import boto3
+import pytest
 from moto import mock_aws
 
 from contract.archive_object import lines_object
+from ops.event_finder import Step
+from ops.stage_outputs import Outputs
+from snowpipe.warehouse import Row, Warehouse
 from tests.unit.tools.console.test_server import Served
+from tools.console import store_queries
 from tools.console.polling import Session
 from tools.console.store_queries import StoreQueries
 
@@ -30,3 +40,32 @@ def test_event_of_a_type_that_the_stage_configures_as_a_geofence_event_has_a_fen
         found = queries.event_in(stored.key, 1, None)
     assert found is not None
     assert found.fence_id is not None
+
+
+def test_visits_are_read_while_the_archive_is_searched_for_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Snowflake:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            return [{"n": 7}]
+
+    @contextmanager
+    def warehouse(_: Outputs, __: int) -> Iterator[Snowflake]:
+        yield Snowflake()
+
+    class Finder:
+        searched: Sequence[str] = ()
+
+        def __init__(self, _: Outputs, __: str, warehouse: Warehouse) -> None:
+            self.warehouse = warehouse
+
+        def event(self, *_: object) -> list[Step]:
+            self.warehouse.query("SELECT 1")
+            counting = others.submit(queries.count_visits, NOW, NOW, None)
+            assert counting.result(timeout=1) == 7
+            return []
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    monkeypatch.setattr(store_queries, "Finder", Finder)
+    outputs = Served.outputs()
+    queries = StoreQueries(outputs, "dev", lambda _: None, Session(outputs, 1), dict)
+    with ThreadPoolExecutor(1) as others:
+        assert queries.where("e1")["found"] is False
