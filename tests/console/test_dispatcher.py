@@ -318,6 +318,21 @@ def test_visits_are_shown_although_new_ones_arrive_faster_than_the_console_answe
     eventually(lambda: is_shown_while_visits_arrive(5), within=20)
 
 
+def test_visits_are_shown_although_tests_reset_the_console_faster_than_it_answers(
+    feed: Feed, open_page: Open
+) -> None:
+    """Each reset sends a snapshot to the open pages."""
+    feed.delay("/api/visits", 2)
+    page = open_page(f"{feed.url}/visits")
+
+    def are_shown_while_the_console_is_reset() -> bool:
+        feed.say("snapshot", feed.state.snapshot())
+        page.wait_for_timeout(200)
+        return page.locator(".visit").count() == 4
+
+    eventually(are_shown_while_the_console_is_reset, within=8)
+
+
 def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:
     totals = {"events": 1, "visits": 1, "collections": 1, "kilometres": 1.0, "trucks": 1, "farms": 1}
     feed.state.days = [{"date": f"{now():%Y-%m-%d}", "litres": 900.0, "dwell_seconds": 1.0} | totals]

@@ -323,6 +323,17 @@ def test_page_fetches_events_that_the_stream_left_out(feed: Feed, open_page: Ope
     expect(page.get_by_text("left-out")).to_be_visible()
 
 
+def test_reconnecting_page_does_not_take_the_focus_from_the_search_box(feed: Feed, open_page: Open) -> None:
+    page = open_page(f"{feed.url}/events?event={feed.state.good[0]['event_id']}")
+    expect(page.get_by_label("The chosen event").get_by_role("heading").first).to_be_focused()
+    search = page.get_by_role("combobox", name="Search")
+    search.focus()
+    with page.expect_response(lambda response: "/api/event?" in response.url):
+        feed.cut()
+    page.wait_for_timeout(200)
+    expect(search).to_be_focused()
+
+
 def test_paused_event_list_shows_new_events_only_after_it_is_resumed(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     first = page.locator(".event-row code").first

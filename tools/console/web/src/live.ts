@@ -31,6 +31,8 @@ export const bad = signal<Event[]>([]);
 export const counted = signal<Counted>({ good: 0, bad: 0 });
 /** Counts snapshots: data fetched separately may be stale after one. */
 export const snapshots = signal(0);
+/** Counts connections. A request that was sent before the latest one may never be answered. */
+export const connections = signal(0);
 /** Grows once per burst of visit messages, so that a burst causes one request, which reads the warehouse. */
 export const visitChanges = signal(0);
 const SETTLE_MS = 2500;
@@ -76,6 +78,7 @@ const handlers: Record<string, (data: never) => void> = {
     good.value = data.events.good;
     bad.value = data.events.bad;
     counted.value = data.events.counted;
+    if (connection.value !== "live") connections.value += 1;
     connection.value = "live";
     lostAt.value = null;
     snapshots.value += 1;

@@ -6,7 +6,7 @@ import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ask } from "../api";
 import { span, Time } from "../clock";
 import type { Event, EventDetail, EventPage, Journey } from "../contract";
-import { bad, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
+import { bad, connections, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
 import { pretty } from "../pretty_json";
 import { choose, link, param } from "../route";
 import { Copy, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
@@ -91,8 +91,8 @@ export function EventsView() {
   const key = JSON.stringify(filter);
   const page = useAsked(
     (signal) => ask<EventPage>("/api/events", { ...filter, limit: PAGE }, { signal }),
-    [key, snapshots.value],
-    [downNames.value, useSlowly(gaps.value)],
+    [key, connections.value],
+    [snapshots.value, downNames.value, useSlowly(gaps.value)],
   );
   const olderProblem = useSignal<Error | null>(null);
 
@@ -322,10 +322,10 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
 
 function Detail({ chosen }: { chosen: Chosen }) {
   const query = chosen.event ? { event_id: chosen.event } : { key: chosen.key, line: chosen.line };
-  const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [snapshots.value]);
+  const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [connections.value], [snapshots.value]);
   const heading = useRef<HTMLHeadingElement>(null);
   // Focus before the first paint, so that an immediate Escape closes the event.
-  useLayoutEffect(() => heading.current?.focus(), [asked.data]);
+  useLayoutEffect(() => heading.current?.focus(), []);
   const close = (): void => choose({ event: null, key: null, line: null });
   const event = asked.data;
   return (

@@ -3,7 +3,7 @@
 import { ask } from "../api";
 import { span } from "../clock";
 import type { Place } from "../contract";
-import { fences, snapshots, visitChanges } from "../live";
+import { connections, fences, snapshots, visitChanges } from "../live";
 import { onMap, present, replay, shown } from "../map/shown";
 import { choose, link } from "../route";
 import { Copy, number, useAsked } from "../ui";
@@ -15,8 +15,8 @@ export function FenceCard({ id }: { id: string }) {
   const from = { file: "read from the fence file", geometry: "sent with its events", events: "estimated from where phones crossed it" };
   const asked = useAsked(
     replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
-    [id, replay.value === null, snapshots.value],
-    [visitChanges.value],
+    [id, replay.value === null, connections.value],
+    [snapshots.value, visitChanges.value],
   );
   const place = asked.data?.places.find((each) => each.fence_id === id);
   return (

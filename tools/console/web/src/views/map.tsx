@@ -6,7 +6,7 @@ import { useEffect, useRef } from "preact/hooks";
 import { ask } from "../api";
 import { minuteTime } from "../clock";
 import type { Fence, Position, Trail } from "../contract";
-import { fences, snapshots, stage, trucks } from "../live";
+import { connections, fences, snapshots, stage, trucks } from "../live";
 import type { Chart } from "../map/canvas";
 import { type Passed, trailAt } from "../map/replay";
 import { present, replay, replayAt, shown, stated } from "../map/shown";
@@ -149,7 +149,8 @@ const STATE_WORDS: Record<TruckState, string> = {
 function useTrail(device: string): Passed[] {
   const asked = useAsked(
     device ? (signal) => ask<Trail>(`/api/trucks/${encodeURIComponent(device)}/trail`, {}, { signal }) : null,
-    [device, snapshots.value],
+    [device, connections.value],
+    [snapshots.value],
   );
   const since = useRef<Passed[]>([]);
   useEffect(() => {

@@ -3,7 +3,7 @@
 import { ask } from "../api";
 import { ageText, dateOf, now, span, Time } from "../clock";
 import type { Place } from "../contract";
-import { downNames, snapshots, visitChanges } from "../live";
+import { connections, downNames, snapshots, visitChanges } from "../live";
 import { choose, link, param } from "../route";
 import { Empty, Failed, Loading, number, plural, useAsked } from "../ui";
 
@@ -28,8 +28,8 @@ export function PlacesView() {
   const onlyUnvisited = param("unvisited") !== "";
   const asked = useAsked(
     (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
-    [snapshots.value],
-    [visitChanges.value, downNames.value],
+    [connections.value],
+    [snapshots.value, visitChanges.value, downNames.value],
   );
   const isUnvisited = (place: Place): boolean => place.visits_today === 0 && place.there === 0;
   const matching = (asked.data?.places ?? []).filter((place) =>

@@ -5,7 +5,7 @@ import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 import { ask } from "../api";
 import { ageText, dateName, dateOf, dayName, endOfDay, isDate, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
 import type { Daily, Day, Visit, Visits } from "../contract";
-import { downNames, fenceName, pipeline, snapshots, stage, visitChanges } from "../live";
+import { connections, downNames, fenceName, pipeline, snapshots, stage, visitChanges } from "../live";
 import { choose, link, param } from "../route";
 import { Copy, decimal, Empty, Failed, Loading, number, plural, Segments, useAsked } from "../ui";
 
@@ -70,8 +70,8 @@ export function VisitsView() {
   const asked = useAsked(
     // Wait for the fleet's time zone, because it decides when the day begins.
     stage.value ? async (signal) => ({ what, ...(await ask<Visits>("/api/visits", query, { signal })) }) : null,
-    [date, stage.value !== null, zone.value, device, fence, snapshots.value],
-    [downNames.value, date === today ? visitChanges.value : 0],
+    [date, stage.value !== null, zone.value, device, fence, connections.value],
+    [snapshots.value, downNames.value, date === today ? visitChanges.value : 0],
   );
   const begins = (text: string): boolean => text.toLowerCase().startsWith(prefix.toLowerCase());
   // While another day, truck or place is being read, do not show the previous visits as its own.
@@ -423,7 +423,8 @@ const MEASURES: readonly { name: keyof Day; title: string; unit: string; show: (
 ];
 
 function DailyTotals() {
-  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [snapshots.value], [
+  const asked = useAsked((signal) => ask<Daily>("/api/daily", { days: DAYS }, { signal }), [connections.value], [
+    snapshots.value,
     downNames.value,
     // Read again when dbt has built the marts.
     pipeline.value?.stages.find((each) => each.name === "marts")?.last_at,
