@@ -323,6 +323,65 @@ def test_page_fetches_events_that_the_stream_left_out(feed: Feed, open_page: Ope
     expect(page.get_by_text("left-out")).to_be_visible()
 
 
+def test_older_events_of_an_earlier_filter_leave_no_gap_in_the_list(open_page: Open) -> None:
+    with Feed(empty()) as feed:
+        for n in range(600):
+            feed.keep_good({"type": "pickup.started" if n % 2 else "user.updated_trip"})
+        page = open_page(f"{feed.url}/events?type=pickup.started")
+        rows = page.locator(".event-row")
+        expect(rows).to_have_count(100)
+        feed.delay("/api/events", 1)
+        page.get_by_role("button", name="Older events").click()
+        page.get_by_label("Type").select_option("")
+        feed.delay("/api/events", 0)
+        page.wait_for_timeout(1500)
+        page.get_by_role("button", name="Older events").click()
+        expect(rows.locator("code").last).to_have_text("event-401")
+        expect(rows).to_have_count(200)
+
+
+def test_every_event_that_arrives_while_the_page_is_open_can_be_listed(open_page: Open) -> None:
+    with Feed(empty()) as feed:
+        page = open_page(f"{feed.url}/events")
+        expect(page.get_by_text("No events yet.")).to_be_visible()
+        for _ in range(9):
+            fifty = [feed.keep_good({}) for _ in range(50)]
+            feed.say("events", {"good": fifty, "bad": [], "counted": feed.state.counted, "left_out": 0})
+        rows = page.locator(".event-row")
+        expect(rows).to_have_count(400)
+        page.get_by_role("button", name="Older events").click()
+        expect(rows).to_have_count(450)
+        expect(page.get_by_role("button", name="Older events")).to_have_count(0)
+
+
+def test_list_begins_anew_after_a_gap_and_older_events_fill_it(open_page: Open) -> None:
+    with Feed(empty()) as feed:
+        for _ in range(100):
+            feed.keep_good({})
+        page = open_page(f"{feed.url}/events")
+        rows = page.locator(".event-row")
+        expect(rows).to_have_count(100)
+        last = [feed.keep_good({}) for _ in range(250)][-1]
+        feed.say("events", {"good": [last], "bad": [], "counted": feed.state.counted, "left_out": 249})
+        expect(rows.locator("code").last).to_have_text("event-251")
+        expect(rows).to_have_count(100)
+        page.get_by_role("button", name="Older events").click()
+        expect(rows).to_have_count(200)
+        expect(rows.locator("code").last).to_have_text("event-151")
+
+
+def test_older_events_are_shown_while_the_list_is_paused(open_page: Open) -> None:
+    with Feed(empty()) as feed:
+        for _ in range(150):
+            feed.keep_good({})
+        page = open_page(f"{feed.url}/events")
+        rows = page.locator(".event-row")
+        expect(rows).to_have_count(100)
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_role("button", name="Older events").click()
+        expect(rows).to_have_count(150)
+
+
 def test_reconnecting_page_does_not_take_the_focus_from_the_search_box(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events?event={feed.state.good[0]['event_id']}")
     expect(page.get_by_label("The chosen event").get_by_role("heading").first).to_be_focused()

@@ -96,8 +96,9 @@ const handlers: Record<string, (data: never) => void> = {
     }, SETTLE_MS);
   },
   events(data: { good: Event[]; bad: Event[]; counted: Counted; left_out: number }) {
-    good.value = newest(data.good, good.value);
-    bad.value = newest(data.bad, bad.value);
+    // After a gap, the events held so far are dropped, because the list would hide the gap.
+    good.value = newest(data.good, data.left_out > 0 ? [] : good.value);
+    bad.value = newest(data.bad, data.left_out > 0 ? [] : bad.value);
     counted.value = data.counted;
     if (data.left_out > 0) gaps.value += 1;
   },

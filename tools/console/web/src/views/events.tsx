@@ -88,6 +88,7 @@ export function EventsView() {
   const older = useSignal<Event[]>([]);
   const next = useSignal<string | null>(null);
   const held = useSignal<Event[] | null>(null);
+  const most = useSignal(SHOWN);
   const key = JSON.stringify(filter);
   const page = useAsked(
     (signal) => ask<EventPage>("/api/events", { ...filter, limit: PAGE }, { signal }),
@@ -96,27 +97,42 @@ export function EventsView() {
   );
   const olderProblem = useSignal<Error | null>(null);
 
+  /** The list to which older events are added. Answers for an earlier list are ignored. */
+  const list = useRef({});
+  const begin = (data: EventPage | null): void => {
+    list.current = {};
+    older.value = [];
+    next.value = data?.next ?? null;
+    most.value = SHOWN;
+  };
   useEffect(() => {
-    if (older.value.length === 0) next.value = page.data?.next ?? null;
+    if (older.value.length === 0 && !held.value) next.value = page.data?.next ?? null;
   }, [page.data]);
   useEffect(() => {
     held.value = null;
-    older.value = [];
+    begin(null);
   }, [key, snapshots.value]);
+  useEffect(() => {
+    if (!held.value) begin(null);
+  }, [gaps.value]);
 
   const more = (): void => {
     olderProblem.value = null;
+    most.value += PAGE;
+    if (!next.value || rows.length >= most.value) return;
+    const mine = list.current;
     ask<EventPage>("/api/events", { ...filter, limit: PAGE, before: next.value }).then(
       (answer) => {
+        if (list.current !== mine) return;
         older.value = [...older.value, ...answer.events];
         next.value = answer.next;
       },
-      (problem: Error) => (olderProblem.value = problem),
+      (problem: Error) => list.current === mine && (olderProblem.value = problem),
     );
   };
 
   const live = merged(filter, good.value, bad.value, page.data?.events ?? [], older.value);
-  const rows = held.value ?? live;
+  const rows = held.value ? merged(filter, held.value, older.value) : live;
   const waiting = held.value ? live.filter((event) => event.seq > (held.value?.[0]?.seq ?? -1)).length : 0;
   const filtered = filter.type || filter.device || filter.code || filter.q;
   const totals = counted.value;
@@ -133,7 +149,10 @@ export function EventsView() {
         <button
           type="button"
           aria-pressed={held.value !== null}
-          onClick={() => (held.value = held.value ? null : live)}
+          onClick={() => {
+            if (held.value) begin(page.data);
+            held.value = held.value ? null : live;
+          }}
           class="hold"
         >
           {held.value ? `Resume (${number(waiting)} new)` : "Pause"}
@@ -160,10 +179,10 @@ export function EventsView() {
               </Empty>
             )
           ) : (
-            <EventTable rows={rows.slice(0, Math.max(SHOWN, PAGE + older.value.length))} chosen={chosen} />
+            <EventTable rows={rows.slice(0, most.value)} chosen={chosen} />
           )}
           {olderProblem.value && <Failed problem={olderProblem.value} what="Older events could not be read" again={more} />}
-          {next.value && rows.length > 0 && (
+          {(next.value ? rows.length > 0 : rows.length > most.value) && (
             <button type="button" class="older" onClick={more}>
               Older events
             </button>
