@@ -423,3 +423,40 @@ def test_function_processes_die_when_their_parent_process_is_killed(tmp_path, la
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert all(gone(pid) for pid in functions)
+
+
+SUCCESSORS = """
+import http.client, time
+from localstack_lambda_executor.runtime_api import VERSION, Request, RuntimeApi
+print("ready", flush=True)
+api, statuses, until = RuntimeApi(), set(), time.monotonic() + 2
+while time.monotonic() < until:
+    api.close()
+    api = RuntimeApi()
+    api.offer(Request("r", "arn", b"{}", "Root=1-0-0", 1))
+    connection = http.client.HTTPConnection(api.address, timeout=5)
+    connection.request("GET", f"{VERSION}/runtime/invocation/next")
+    statuses.add(connection.getresponse().status)
+    connection.close()
+print(statuses)
+"""
+
+
+def test_runtime_api_never_receives_the_connections_of_its_successor():
+    """When a suspended process continues, the kernel restarts accept() with the same file descriptor, which may
+    belong to another socket by then.
+    """
+    running = subprocess.Popen(
+        [sys.executable, "-c", SUCCESSORS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "ready\n"
+    while running.poll() is None:
+        time.sleep(0.002)
+        running.send_signal(signal.SIGSTOP)
+        time.sleep(0.001)
+        running.send_signal(signal.SIGCONT)
+    assert running.stdout.read() == "{200}\n"

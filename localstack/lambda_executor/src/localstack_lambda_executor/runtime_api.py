@@ -65,12 +65,15 @@ class RuntimeApi:
 
     def _serve(self) -> None:
         # serve_forever would wake up twice per second, per process, to check whether it should stop.
-        while True:
-            try:
-                connection, peer = self._server.get_request()
-            except OSError:  # close() shut the socket
-                return
-            self._server.process_request(connection, peer)
+        # Only this thread closes the socket. Otherwise the next API's socket could get the same file descriptor, and
+        # an accept() that the kernel restarts, for example after SIGSTOP and SIGCONT, would take its connections.
+        with self._server:
+            while True:
+                try:
+                    connection, peer = self._server.get_request()
+                except OSError:  # close() shut the socket
+                    return
+                self._server.process_request(connection, peer)
 
     def offer(self, request: Request) -> None:
         with self.changed:
@@ -85,7 +88,6 @@ class RuntimeApi:
             self.is_closed = True
             self.changed.notify_all()
         self._server.socket.shutdown(socket.SHUT_RDWR)
-        self._server.server_close()
 
     def next(self) -> Request | None:
         """Wait for the next request and return it, or None once this API is closed."""
