@@ -41,6 +41,7 @@ class Strict:
         access_key, day, region, service, _ = given["Credential"].split("/")
         names = given["SignedHeaders"].split(";")
         assert {"host", "x-amz-date", "x-amz-security-token"} <= {*names}
+        assert day == headers["x-amz-date"][:8]
         digest = hashlib.sha256(body).hexdigest()
         assert headers.get("x-amz-content-sha256", digest) == digest
         lines = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in names)

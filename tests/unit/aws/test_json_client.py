@@ -63,7 +63,8 @@ def test_request_body_and_headers_match_boto3(
     assert json.loads(our_body) == json.loads(their_body)
     for header in ("content-type", "x-amz-target", "x-amz-security-token"):
         assert ours[header] == theirs[header]
-    assert ours["authorization"].split("/")[1:4] == theirs["authorization"].split("/")[1:4]
+    # The dates before them differ if a day began between the two requests.
+    assert ours["authorization"].split("/")[2:4] == theirs["authorization"].split("/")[2:4]
 
 
 def test_client_returns_the_decoded_response(service: Strict) -> None:
