@@ -259,6 +259,14 @@ def test_show_with_like_returns_only_matching_objects(
     assert [row.get("column_name", row.get("name")) for row in warehouse.run(f"SHOW {show}")] == names
 
 
+@pytest.mark.parametrize("show", ["PIPES", "TABLES", "STAGES LIKE 'x'", "FILE FORMATS", "SEQUENCES"])
+def test_show_fails_if_the_schema_or_database_does_not_exist(warehouse: Warehouse, show: str) -> None:
+    for container in ("SCHEMA NOWHERE", "DATABASE NOWHERE", "SCHEMA NOWHERE.RAW"):
+        assert "Object does not exist" in warehouse.refused(f"SHOW {show} IN {container}")
+    assert warehouse.run(f"SHOW {show} IN SCHEMA RAW") == []
+    warehouse.run(f"SHOW {show} IN DATABASE {warehouse.database}")
+
+
 def test_show_stages_applies_like_and_limit(warehouse: Warehouse) -> None:
     warehouse.stage("ONE")
     warehouse.stage("TWO")

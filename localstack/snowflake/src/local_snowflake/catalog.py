@@ -101,6 +101,11 @@ class Catalog:
         if not schemas:
             raise missing("Schema", full_name.rpartition(".")[0])
 
+    def has_schema(self, database: str, schema: str | None) -> bool:
+        """Return whether a database and, unless it is None, a schema in it exist."""
+        rows = self.rows("SELECT schema_name FROM duckdb_schemas() WHERE database_name = ?", [database])
+        return bool(rows) and (schema in (None, "INFORMATION_SCHEMA") or (schema,) in rows)
+
     def names_of_schema_objects(self) -> list[tuple[str, str]]:
         """Return the kind and the full name of every pipe, stage and file format."""
         return [

@@ -12,7 +12,7 @@ from local_snowflake.authorize import Authority
 from local_snowflake.changes import Change, change_of
 from local_snowflake.copy_by_hand import Bulk
 from local_snowflake.databases import Databases
-from local_snowflake.errors import SnowflakeError, missing, unsupported
+from local_snowflake.errors import SnowflakeError, compilation, missing, unsupported
 from local_snowflake.grant_statements import Granting
 from local_snowflake.integrations import Integrations
 from local_snowflake.pipes import Pipes
@@ -124,6 +124,8 @@ class Commands:
             raise unsupported(f"the statement {' '.join(words.start(3))} …")
         if words.start(4)[2:] == ("AS", "PROCEDURE"):
             raise unsupported("anonymous procedures")
+        if statement[:1] == ("SHOW",):
+            self._require_container(words, scope)
         if statement == ("DESC", "SEQUENCE"):
             return self._describe_sequence(words, scope)
         if handler := self.handlers.get(statement):
@@ -136,6 +138,21 @@ class Commands:
         if not fakesnow_has(statement):
             raise unsupported(f"the statement {' '.join(statement)} ({' '.join(words.sql.split())[:100]})")
         return self.functions.rewritten(words, scope)
+
+    def _require_container(self, words: Words, scope: Scope) -> None:
+        """Raise Snowflake's error if SHOW … IN names a database or schema that does not exist."""
+        for words.at in range(len(words.tokens)):
+            if words.takes("IN"):
+                break
+        kind = next((kind for kind in ("DATABASE", "SCHEMA") if words.takes(kind)), "")
+        parts = words.take_name() if kind and not words.done and not words.sees("LIKE") else ()
+        words.at = 0
+        if parts:
+            database = parts[0] if kind == "DATABASE" or len(parts) == 2 else scope.database or ""
+            is_there = self.access.catalog.has_schema(database, parts[-1] if kind == "SCHEMA" else None)
+            if not is_there:
+                message = "Object does not exist, or operation cannot be performed."
+                raise compilation(message, "002043", "02000")
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
         """Return the SHOW SEQUENCES statement that answers DESC SEQUENCE: both return the same columns
