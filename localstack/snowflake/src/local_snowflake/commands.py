@@ -141,9 +141,8 @@ class Commands:
 
     def _require_container(self, words: Words, scope: Scope) -> None:
         """Raise Snowflake's error if SHOW … IN names a database or schema that does not exist."""
-        for words.at in range(len(words.tokens)):
-            if words.takes("IN"):
-                break
+        while not (words.done or words.takes("IN")):
+            words.at += 1
         kind = next((kind for kind in ("DATABASE", "SCHEMA") if words.takes(kind)), "")
         parts = words.take_name() if kind and not words.done and not words.sees("LIKE") else ()
         words.at = 0
