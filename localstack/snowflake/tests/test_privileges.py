@@ -144,6 +144,7 @@ OWNERS_ONLY = (
     "ALTER PIPE RAW.EVENTS_PIPE SET COMMENT = 'mine'",
     "ALTER STAGE RAW.EVENTS_STAGE SET COMMENT = 'mine'",
     "COMMENT ON TABLE RAW.T IS 'mine'",
+    "COMMENT ON COLUMN RAW.T.a IS 'mine'",
 )
 
 
@@ -315,6 +316,35 @@ def test_grant_requires_ownership_or_grant_option_or_manage_grants(loading: Ware
     loading.run(f"REVOKE SELECT ON TABLE RAW.T FROM ROLE {reader}")
     with loading.as_role("SECURITYADMIN") as other:
         other.run(f"GRANT SELECT ON TABLE {loading.database}.RAW.T TO ROLE {reader}")
+
+
+def test_revoke_of_a_regranted_privilege_fails_or_revokes_the_dependent_grants_too(
+    loading: Warehouse, role
+) -> None:
+    first = role("SELECT ON TABLE RAW.EVENTS")
+    second = role()
+    loading.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {first} WITH GRANT OPTION")
+    loading.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {first}")  # keeps the grant option
+    with loading.as_role(first) as granting:
+        granting.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {second}")
+    for revoke in ("REVOKE", "REVOKE GRANT OPTION FOR"):
+        statement = f"{revoke} SELECT ON TABLE RAW.EVENTS FROM ROLE {first}"
+        assert f"to role '{second}' exists" in loading.refused(statement)
+    loading.run(f"REVOKE GRANT OPTION FOR SELECT ON TABLE RAW.EVENTS FROM ROLE {first} CASCADE")
+    grants = {
+        row["grantee_name"]: row["grant_option"] for row in loading.run("SHOW GRANTS ON TABLE RAW.EVENTS")
+    }
+    assert second not in grants
+    assert grants[first] == "false"
+    loading.run(f"REVOKE SELECT ON TABLE RAW.EVENTS FROM ROLE {first}")
+
+
+def test_revoking_the_grant_option_of_a_role_is_refused(loading: Warehouse, role) -> None:
+    first, second = role(), role()
+    loading.run(f"GRANT ROLE {first} TO ROLE {second}")
+    assert "grant option of a role" in loading.refused(
+        f"REVOKE GRANT OPTION FOR ROLE {first} FROM ROLE {second}"
+    )
 
 
 def test_query_fails_if_the_sessions_warehouse_does_not_exist_or_is_not_granted(

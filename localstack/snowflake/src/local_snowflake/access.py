@@ -145,6 +145,13 @@ class Access:
         rights = list(rights)
         self._change(lambda now: now.revoked(rights))
 
+    def revoke_option(self, rights: Iterable[Right], dependent: Iterable[Right], by: str) -> None:
+        """Revoke the grant option of rights, and the grants that depend on it."""
+        rights, dependent = list(rights), list(dependent)
+        self._change(
+            lambda now: now.revoked([*rights, *dependent]).granted(rights, by, False, self.catalog.clock())
+        )
+
     def created(self, kind: str, name: str, owner: str, keep_grants: bool = False) -> None:
         self._change(lambda now: now.created(kind, name, owner, keep_grants, self.catalog.clock()))
 

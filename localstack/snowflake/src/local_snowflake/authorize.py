@@ -165,6 +165,10 @@ class Authority:
         if verb == "COMMENT":
             words.takes("IF", "EXISTS")
             words.takes("ON")
+            if words.takes("COLUMN"):
+                name = full_name(words.take_name()[:-1], "TABLE", scope)
+                self.require(actor_of(scope), (OWNERSHIP,), self.access.table_or_view(name), name)
+                return
         _ = words.takes("STORAGE") or words.takes("NOTIFICATION")
         kind = next((kind for kind in KINDS if words.takes(*kind.split())), "")
         if not kind:

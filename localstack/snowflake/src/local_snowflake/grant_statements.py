@@ -193,13 +193,7 @@ class Granting:
             self._check_is_paused(one)
             dependent = self._dependent(one)
             if dependent and not (keeps or revokes):
-                raise SnowflakeError(
-                    "003036",
-                    "42501",
-                    f"SQL execution error: Dependent grant of privilege '{dependent[0].privilege}' on securable "
-                    f"'{one.name}' to role '{dependent[0].grantee}' exists. It must be revoked first. To revoke "
-                    "all dependent grants, use GRANT OWNERSHIP … REVOKE CURRENT GRANTS.",
-                )
+                raise dependent_grant(one.name, dependent[0])
         for one in each:
             self.access.transferred(one.kind, one.name, role, keep_grants=keeps)
             if one.kind == "PIPE" and (pipe := self.access.catalog.pipe_named(one.name)):
@@ -226,6 +220,8 @@ class Granting:
         words.take("REVOKE")
         option_only = words.takes("GRANT", "OPTION", "FOR")
         if self._takes_role(words):
+            if option_only:
+                raise unsupported("the grant option of a role")
             self.access.revoke([self._role_row(words, actor, "FROM")])
             return SUCCEEDED
         privileges = take_privileges(words)
@@ -234,15 +230,20 @@ class Granting:
         target = self._take_target(words, scope)
         words.take("FROM")
         role = self._take_role(words)
-        if not words.takes("CASCADE"):
+        cascades = words.takes("CASCADE")
+        if not cascades:
             words.takes("RESTRICT")
         words.finish()
         rows = self._rows(actor, privileges, target, role)
+        dependent = [grant for row in rows for grant in self.access.now.dependent(row)]
+        if dependent and not cascades:
+            raise dependent_grant(target.name, dependent[0])
+        rights = [grant.right for grant in dependent]
         if option_only:
             held = {row.right for row in self.access.now.rows}
-            self.access.grant([row for row in rows if row in held], actor.role)
+            self.access.revoke_option([row for row in rows if row in held], rights, actor.role)
         else:
-            self.access.revoke(rows)
+            self.access.revoke([*rows, *rights])
         return SUCCEEDED
 
     # ---- SHOW GRANTS
@@ -304,6 +305,16 @@ class Granting:
             self.access.existing("SCHEMA", name)
             self.access.set_managed(name, managed)
         return SUCCEEDED
+
+
+def dependent_grant(name: str, grant: Grant) -> SnowflakeError:
+    return SnowflakeError(
+        "003036",
+        "42501",
+        f"SQL execution error: Dependent grant of privilege '{grant.privilege}' on securable '{name}' to role "
+        f"'{grant.grantee}' exists. It must be revoked first. To revoke all dependent grants, use GRANT OWNERSHIP "
+        "… REVOKE CURRENT GRANTS or REVOKE … CASCADE.",
+    )
 
 
 def future_result(rows: Sequence[Grant]) -> Result:

@@ -117,9 +117,30 @@ class Grants:
         return replace(self, rows=kept | frozenset(added), _closures={})
 
     def granted(self, rights: Iterable[Right], by: str, option: bool, now: datetime) -> "Grants":
-        fresh = tuple(Grant(*right, option, by, now) for right in rights)
+        held = {row.right: row for row in self.rows}
+        # Granting a privilege again does not remove its grant option.
+        fresh = tuple(
+            Grant(*right, option, by, now)
+            for right in rights
+            if right not in held or (option and not held[right].grant_option)
+        )
         replaced = {row.right for row in fresh}
         return self._without(lambda row: row.right in replaced, *fresh)
+
+    def dependent(self, right: Right) -> list[Grant]:
+        """Return the grants of a privilege that its grantee has made by the grant option, directly or through further
+        grants.
+        """
+        found: list[Grant] = []
+        ahead = [row for row in self.on.get((right.kind, right.name), ()) if row.right == right]
+        while ahead:
+            granting = ahead.pop()
+            for row in self.on.get((right.kind, right.name), ()) if granting.grant_option else ():
+                by = row.privilege == right.privilege and row.granted_by == granting.grantee
+                if by and row.right != right and row not in found:
+                    found.append(row)
+                    ahead.append(row)
+        return found
 
     def revoked(self, rights: Iterable[Right]) -> "Grants":
         gone = frozenset(rights)
