@@ -28,6 +28,8 @@ class ReplayAnswers:
         self._ask = ask
         self._reading = asyncio.Lock()
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
+        # The range that is being read. Another page that asks for it gets the same answer.
+        self._wanted = ("", "")
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
         """Return the days with archived events, and a suggested time range that ends at the time of the
@@ -52,10 +54,11 @@ class ReplayAnswers:
             raise Problem(400, "`to` must be after `from`, and at most 24 hours later.")
         if start > datetime.now(UTC):
             raise Problem(400, "`from` is in the future.")
-        if self._reading.locked():
+        wanted = (parse_object.written(start), parse_object.written(end))
+        if self._reading.locked() and wanted != self._wanted:
             raise Problem(409, "Another replay is being read. Try again in a few seconds.")
         async with self._reading:
-            wanted = (parse_object.written(start), parse_object.written(end))
+            self._wanted = wanted
             latest, now = self._latest, datetime.now(UTC)
             # A range well in the past does not change soon.
             fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0

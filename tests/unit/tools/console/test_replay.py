@@ -1,7 +1,8 @@
 """Test the console's replay of a time range from objects in the archive."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,8 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from snowpipe.archive import Object
 from tests.e2e.pipeline import crossing, written
 from tools.console import replay
+from tools.console.replay_answers import ReplayAnswers
+from tools.console.responses import Problem
 
 MORNING = datetime(2026, 11, 23, 6, tzinfo=UTC)
 
@@ -79,3 +82,27 @@ def test_replay_over_the_limit_is_marked_as_truncated(
         Rule(timedelta(minutes=2)),
     )
     assert (played["objects"], played["truncated"]) == (objects, truncated)
+
+
+def test_two_pages_that_ask_for_the_same_replay_get_one_answer() -> None:
+    """A browser that restores its tabs opens both links at once."""
+    start, end = MORNING, MORNING + timedelta(hours=1)
+    reads = 0
+
+    async def ask[T](_: str, question: Callable[[], T]) -> T:
+        nonlocal reads
+        reads += 1
+        await asyncio.sleep(0)
+        return question()
+
+    answers = ReplayAnswers(OneObject, lambda: GEOFENCE_KINDS, lambda: Rule(timedelta(minutes=2)), (), ask)
+
+    async def read_three() -> list[bytes | BaseException]:
+        other = answers.read(start, end + timedelta(minutes=1))
+        same = (answers.read(start, end), answers.read(start, end))
+        return await asyncio.gather(*same, other, return_exceptions=True)
+
+    first, second, other = asyncio.run(read_three())
+    assert (first, reads) == (second, 1)
+    assert isinstance(other, Problem)
+    assert other.status == 409
