@@ -265,6 +265,30 @@ def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
+def test_day_whose_midnight_a_clock_change_skips_begins_at_one(feed: Feed, open_page: Open) -> None:
+    """In Chile, the clocks were set from 00:00 to 01:00 on 2024-09-08; in Lebanon on 2025-03-30."""
+    page = open_page(f"{feed.url}/map")
+    for zone, date, ends in (
+        ("America/Santiago", "2024-09-07", "2024-09-08T03%3A59%3A59.999Z"),
+        ("Asia/Beirut", "2025-03-29", "2025-03-29T21%3A59%3A59.999Z"),
+    ):
+        feed.state.stage["time_zone"] = zone
+        with page.expect_request(lambda request, ends=ends: f"to={ends}" in request.url, timeout=5000):
+            page.goto(f"{feed.url}/visits?date={date}")
+
+
+def test_visits_of_today_are_read_again_at_midnight(
+    feed: Feed, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed.state.stage["time_zone"] = "UTC"
+    midnight = now().replace(hour=0, minute=0, second=0) + timedelta(days=1)
+    monkeypatch.setattr(stand_in, "now", lambda: midnight - timedelta(seconds=4))
+    page = open_page(f"{feed.url}/places")
+    expect(page.locator(".place-table")).to_be_visible()
+    with page.expect_request(re.compile("/api/places"), timeout=10_000):
+        pass
+
+
 @pytest.mark.slow
 def test_link_with_an_invalid_date_shows_today(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
@@ -440,6 +464,19 @@ def test_chosen_truck_is_visible_among_two_thousand_clustered_trucks(open_page: 
 def test_link_to_a_visit_that_is_not_listed_shows_a_message(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits?visit=truck-9+farm%23farm-1+gone")
     expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
+
+
+def test_map_stays_live_if_a_replay_is_closed_before_it_is_read(open_page: Open) -> None:
+    with Feed(morning(3, hours_ago=3)) as feed:
+        page = open_page(f"{feed.url}/map")
+        page.get_by_role("button", name="Replay a morning").click()
+        feed.delay("/api/replay", 2)
+        with page.expect_request(re.compile("/api/replay\\?")):
+            page.get_by_role("button", name="Load").click()
+        page.get_by_role("button", name="Back to live").click()
+        page.wait_for_timeout(2500)
+        expect(page.get_by_role("heading", name="At a place now")).to_be_visible(timeout=100)
+        expect(page.get_by_text("The map is live.")).to_be_visible()
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 /** Show times in the fleet's time zone (a stage setting), with UTC on hover, and ages by the server's clock. */
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 let aheadMs = 0;
 
@@ -64,6 +64,8 @@ export const minuteTime = (ms: number): string => formats().minutes.format(ms);
 export const dayName = (ms: number): string => formats().weekday.format(ms);
 /** YYYY-MM-DD in the fleet's zone. */
 export const dateOf = (ms: number): string => formats().date.format(ms);
+/** The fleet's date. It changes only at midnight, so that a view that uses it is not drawn every second. */
+export const today = computed(() => dateOf(now.value));
 export const utc = (ms: number): string => `${new Date(ms).toISOString().replace("T", " ").replace("Z", "")} UTC`;
 
 /** Return the fleet's offset from UTC at that moment, in milliseconds. */
@@ -72,12 +74,16 @@ function aheadOfUtc(ms: number): number {
   return Date.parse(wall) - ms;
 }
 
-/** The moment of a wall-clock time such as 2026-11-28T00:00 in the fleet's zone; NaN if it is invalid. */
+/**
+ * The moment of a wall-clock time such as 2026-11-28T00:00 in the fleet's zone; NaN if it is invalid. A time that a clock
+ * change skips, such as midnight in Chile in September, is after the change.
+ */
 export function momentOf(wall: string): number {
   const asUtc = Date.parse(`${wall}Z`);
   if (Number.isNaN(asUtc)) return NaN;
   const guess = asUtc - aheadOfUtc(asUtc);
-  return asUtc - aheadOfUtc(guess);
+  const found = asUtc - aheadOfUtc(guess);
+  return aheadOfUtc(found) === aheadOfUtc(guess) ? found : Math.max(found, guess);
 }
 
 /** The wall-clock time of a moment, in the format of datetime-local inputs. */

@@ -1,7 +1,7 @@
 /** The card of the fence that was chosen on the map: the trucks inside it and its visits. */
 
 import { ask } from "../api";
-import { span } from "../clock";
+import { span, today } from "../clock";
 import type { Place } from "../contract";
 import { connections, fences, snapshots, visitChanges } from "../live";
 import { onMap, present, replay, shown } from "../map/shown";
@@ -16,7 +16,7 @@ export function FenceCard({ id }: { id: string }) {
   const asked = useAsked(
     replay.value ? null : (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [id, replay.value === null, connections.value],
-    [snapshots.value, visitChanges.value],
+    [snapshots.value, visitChanges.value, today.value],
   );
   const place = asked.data?.places.find((each) => each.fence_id === id);
   return (

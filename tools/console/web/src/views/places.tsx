@@ -1,7 +1,7 @@
 /** A table of all places with the number of trucks there, the visits of today, the last visit and the usual stay. */
 
 import { ask } from "../api";
-import { ageText, dateOf, now, span, Time } from "../clock";
+import { ageText, dateOf, now, span, Time, today } from "../clock";
 import type { Place } from "../contract";
 import { connections, downNames, snapshots, visitChanges } from "../live";
 import { choose, link, param } from "../route";
@@ -29,7 +29,8 @@ export function PlacesView() {
   const asked = useAsked(
     (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [connections.value],
-    [snapshots.value, visitChanges.value, downNames.value],
+    // At midnight, the visits of today begin at zero.
+    [snapshots.value, visitChanges.value, downNames.value, today.value],
   );
   const isUnvisited = (place: Place): boolean => place.visits_today === 0 && place.there === 0;
   const matching = (asked.data?.places ?? []).filter((place) =>

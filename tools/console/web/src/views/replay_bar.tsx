@@ -21,7 +21,7 @@ export function ReplayBar() {
     if (!param("from") || !param("to") || replay.peek()) return;
     load(param("from"), param("to"), Date.parse(param("at"))).catch((error: Error) => (problem.value = error));
   }, []);
-  if (!open.value)
+  if (!open.value && !replay.value)
     return (
       <div class="replay">
         <button type="button" onClick={() => (open.value = true)}>
@@ -31,6 +31,7 @@ export function ReplayBar() {
       </div>
     );
   const close = (): void => {
+    asking.abort();
     replay.value = null;
     open.value = false;
     choose({ from: null, to: null, at: null }, true);
@@ -43,9 +44,23 @@ export function ReplayBar() {
   );
 }
 
-/** Read a time span of the archive and show the time `at`; by default, the time at which the first truck appears. */
+let asking = new AbortController();
+
+/**
+ * Read a time span of the archive and show the time `at`; by default, the time at which the first truck appears. Closing
+ * the replay abandons the request, whose answer would otherwise replace the live map.
+ */
 async function load(from: string, to: string, at: number | null): Promise<void> {
-  const answer = await ask<Replay>("/api/replay", { from, to });
+  asking.abort();
+  const mine = (asking = new AbortController());
+  let answer: Replay;
+  try {
+    answer = await ask<Replay>("/api/replay", { from, to }, { signal: mine.signal });
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    throw error;
+  }
+  if (mine.signal.aborted) return;
   const first = Math.min(...answer.trucks.flatMap((truck) => truck.t.slice(0, 1)), Infinity);
   const begins = Date.parse(answer.from) + (Number.isFinite(first) ? first : 0);
   replayAt.value = at === null || Number.isNaN(at) ? begins : Math.min(Math.max(at, Date.parse(answer.from)), Date.parse(answer.to));
