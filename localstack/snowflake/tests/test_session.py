@@ -370,6 +370,14 @@ def test_insert_with_array_bindings_inserts_all_rows_or_none(
         assert rows(numbers) == [(1, 1), (2, 2), (5, 1), (6, 1)]
 
 
+def test_statement_is_cancelled_after_the_timeout_of_the_connector(numbers: Warehouse) -> None:
+    rows_of = ", ".join(f"TABLE(GENERATOR(ROWCOUNT => 3000)) {name}" for name in "abc")
+    with numbers.connection.cursor() as cursor, pytest.raises(DatabaseError) as raised:
+        cursor.execute(f"INSERT INTO RAW.T SELECT COUNT(*), 1 FROM {rows_of}", timeout=0.2)
+    assert raised.value.errno == 604
+    assert rows(numbers) == [(1, 1), (2, 2)]
+
+
 def test_statement_with_a_syntax_error_fails_immediately(numbers: Warehouse) -> None:
     numbers.refused("SELEKT 1")
     numbers.refused("CREATE PIPE")

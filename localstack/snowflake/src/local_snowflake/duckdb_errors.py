@@ -57,9 +57,11 @@ def not_converted(message: str) -> SnowflakeError:
 
 
 def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts. Return None for any
-    other kind of error.
+    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts, or for a cancelled
+    statement. Return None for any other kind of error.
     """
+    if isinstance(error, duckdb.InterruptException):
+        return SnowflakeError("000604", "57014", "SQL execution canceled")
     if isinstance(error, duckdb.ConversionException):
         return not_converted(str(error).splitlines()[0])
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):

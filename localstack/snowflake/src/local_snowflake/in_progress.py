@@ -48,6 +48,11 @@ class RunningStatements:
             await self._answer(key, receive, send)
         return known
 
+    def runs(self, token: str, request_id: str) -> bool:
+        """Return whether the statement with this id is running."""
+        task = self._running.get((token, request_id))
+        return task is not None and not task.done()
+
     def forget(self, token: str) -> None:
         """Drop the answers of a session that has ended."""
         for key in [key for key in self._running if key[0] == token]:

@@ -61,7 +61,8 @@ LOGIN = "/session/v1/login-request"
 SESSION = "/session"
 HEALTH = "/health"
 CLOCK = "/clock"
-PASSED_ON = {SESSION, "/session/heartbeat", "/queries/v1/abort-request"}
+ABORT = "/queries/v1/abort-request"
+PASSED_ON = {SESSION, "/session/heartbeat"}
 MONITORING = "/monitoring/queries/"
 RESULT = re.compile(r"/queries/([0-9a-fA-F-]+)/result")
 
@@ -110,6 +111,8 @@ class LocalSnowflake:
             self.statements.forget(token_of(scope))
             await run_in_threadpool(self._log_out, token_of(scope))
             await self.app(scope, receive, send)
+        elif path == ABORT:
+            await self._abort(scope, receive, send)
         elif path == QUERY:
             await self._query(scope, receive, send)
         elif running := RESULT.fullmatch(str(path)):
@@ -182,6 +185,16 @@ class LocalSnowflake:
         if session is not None:
             session.close()
         self._turns.pop(token, None)
+
+    async def _abort(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Cancel a running statement, for example after the connector's timeout. Its answer is then error 000604."""
+        token, request_id = token_of(scope), (await body_of(scope, receive)).get("requestId", "")
+        session = fakesnow_server.sessions.get(token)
+        if session is not None and self.statements.runs(token, request_id):
+            session._duck_conn.interrupt()
+        await JSONResponse({"data": None, "code": None, "message": None, "success": True})(
+            scope, receive, send
+        )
 
     async def _query(self, scope: Message, receive: Receive, send: Send) -> None:
         request = await body_of(scope, receive)
