@@ -349,5 +349,5 @@ def main(argv: Sequence[str]) -> int:
     return 1 if unreadable else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+    sys.exit(status)

@@ -442,5 +442,5 @@ def _both_passes(
     return (len(followed.subject.own_devices), len(followed.shared)), found
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+    sys.exit(status)

@@ -31,7 +31,8 @@ const math = (Expression, Period, metrics) => ({
 });
 
 // Visible messages, and messages in flight (received but not deleted), because a message that keeps failing is in flight
-// most of the time.
+// most of the time. FILL also fills the latest minutes, whose data points CloudWatch does not have yet, so an alarm on
+// this must tolerate some periods that do not breach.
 const undeleted = (of) =>
   math('FILL(waiting, 0) + FILL(in_flight, 0)', 60, {
     waiting: queue(of, 'ApproximateNumberOfMessagesVisible', 'Maximum'),
@@ -69,9 +70,9 @@ const alarms = {
   'redrive-errors': warn('The redrive function failed or timed out.', lambda('Redrive', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
   // Not SQS's metric for the age of the oldest message, because it ignores messages that keep failing.
   'redrive-waiting': warn('Claim checks have waited in the redrive queue for 15 minutes, because the stream is still throttled.',
-    over(0), periods(60, 15), undeleted('RedriveQueue')),
+    over(0), periods(60, 20, 15), undeleted('RedriveQueue')),
   'dead-letters': page('Claim checks used up their attempts, so the consumer has not received their archived events.',
-    over(0), periods(60), undeleted('DeadLetterQueue')),
+    over(0), periods(60, 5, 1), undeleted('DeadLetterQueue')),
   // Consumer
   'consume-errors': warn('The consumer failed, timed out or crashed.', lambda('Consume', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
   'consume-throttled': warn('Lambda throttled the consumer.', lambda('Consume', 'Throttles', 'Sum'), over(0), periods(300, 3, 2)),

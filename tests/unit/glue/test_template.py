@@ -4,9 +4,13 @@ Jobs can read events, and can write only to their own prefixes and to set-aside/
 delete archived data.
 """
 
+import ast
 import re
+import sys
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from importlib import metadata
+from pathlib import PurePosixPath
 
 import pytest
 import yaml
@@ -62,7 +66,31 @@ def test_glue_jobs_can_read_events_and_write_only_to_their_own_prefixes_and_to_s
         "compacted/*": OWN,
         "rebuilt/*": OWN,
         "streamed/*": OWN,
+        "streamed_$folder$": OWN,
+        "events": {"s3:GetObject"},
+        "events_$folder$": {"s3:GetObject"},
+        "streamed": {"s3:GetObject"},
     }
+
+
+def test_streaming_job_may_look_up_and_mark_every_directory_that_spark_reads_or_creates() -> None:
+    """Up to Glue 5.0, Spark accesses S3 through EMRFS, which marks each new directory, including parents, with an empty
+    object `DIRECTORY_$folder$`. (AWS Glue User Guide: "Migrating AWS Glue for Spark jobs to AWS Glue version 5.1";
+    repost.aws/knowledge-center/emr-s3-empty-files; Hadoop's `NativeS3FileSystem.mkdirs`.)
+    """
+    allowed = rights("GlueRole")
+
+    def may(action: str, key: str) -> bool:
+        return any(fnmatchcase(key, pattern) and action in actions for pattern, actions in allowed.items())
+
+    arguments = RESOURCES["StreamJob"]["Properties"]["DefaultArguments"]
+    checkpoint = PurePosixPath(arguments["--checkpoint"].removeprefix("s3://${ArchiveBucket}/"))
+    for directory in map(str, [checkpoint, *checkpoint.parents[:-1]]):
+        assert may("s3:GetObject", directory), directory
+        assert may("s3:GetObject", f"{directory}_$folder$"), directory
+        assert may("s3:PutObject", f"{directory}_$folder$"), directory
+    assert may("s3:GetObject", "events")
+    assert may("s3:GetObject", "events_$folder$")
 
 
 def test_only_forget_can_delete_archived_data() -> None:
@@ -91,6 +119,18 @@ def test_streaming_job_has_no_timeout_so_that_glue_restarts_it_every_week() -> N
     stream = RESOURCES["StreamJob"]["Properties"]
     assert stream["Command"]["Name"] == "gluestreaming"
     assert stream["Timeout"] == "AWS::NoValue"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_glue_job_that_succeeds_ends_without_an_exit(job: str) -> None:
+    """Users report that Glue treats any SystemExit as a failure of the run, even that of `sys.exit(0)`."""
+    [*_, last] = ast.parse((ROOT / f"glue/{job}.py").read_text()).body
+    script = compile(ast.Module([last], []), job, "exec")
+    names = {"__name__": "__main__", "sys": sys}
+    exec(script, {**names, "main": lambda _: 0})
+    with pytest.raises(SystemExit) as failed:
+        exec(script, {**names, "main": lambda _: 1})
+    assert failed.value.code == 1
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -220,6 +220,17 @@ def test_queue_alarms_also_count_messages_in_flight(name):
     assert counted == {"ApproximateNumberOfMessagesVisible", "ApproximateNumberOfMessagesNotVisible"}
 
 
+@pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
+def test_alarm_whose_expression_fills_gaps_fires_although_the_latest_minutes_have_no_data_yet(name):
+    """FILL replaces data points that are published late, so the latest one is always 0. If all periods had to
+    breach, the alarm would stay in state OK. (Amazon CloudWatch User Guide: "Using math expressions with
+    CloudWatch metrics".)
+    """
+    alarm = alarms("prod")[name]
+    assert any("FILL(" in metric.get("Expression", "") for metric in alarm["Metrics"])
+    assert alarm["EvaluationPeriods"] - alarm["DatapointsToAlarm"] >= 4
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_alarm_expression_uses_all_metrics_of_the_alarm(variant):
     for name, alarm in all_alarms(variant).items():
