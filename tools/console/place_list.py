@@ -13,8 +13,12 @@ from tools.console.state import ConsoleState
 def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str, object]]:
     """Return each place with the number of trucks inside, the number of visits that began since midnight in the
     fleet's time zone, and its latest visit.
+
+    The console's memory lacks visits of trucks that sent nothing since it started, and the marts lack the visits since
+    the last dbt run. The larger of the two numbers is returned.
     """
-    midnight = parse_object.written(fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0])
+    began_at = fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0]
+    midnight = parse_object.written(began_at)
     today: dict[str, int] = {}
     latest: dict[str, VisitRow] = {}
     for row in state.visits.rows():
@@ -32,6 +36,8 @@ def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str,
             "last_entered_at": last and last["entered_at"],
             "last_exited_at": last and last["exited_at"],
         }
+        if in_marts and in_marts.midnight == began_at:
+            today[fence_id] = max(today.get(fence_id, 0), in_marts.today)
         if in_marts:
             entered, exited = parse_object.written(utc(in_marts.last_entered_at)), in_marts.last_exited_at
             if last is None or entered > last["entered_at"]:

@@ -22,14 +22,16 @@ from tools.console.source_states import Sources
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """The figures of a place's visits in the marts: the number of closed visits, their median dwell time, and
-    the latest entry and exit times.
+    """The figures of a place's visits in the marts: the number of closed visits, their median dwell time, the latest
+    entry and exit times, and the number of visits that began at `midnight` (of the fleet's time zone) or later.
     """
 
     closed: int
     usual_dwell_s: float | None
     last_entered_at: datetime
     last_exited_at: datetime | None
+    today: int = 0
+    midnight: datetime | None = None
 
 
 SNAPSHOT_EVENTS = 100

@@ -10,7 +10,7 @@ import msgspec
 from consumer import keys, visit_fields
 from contract import logs
 from contract.events import Fence
-from ops import redrive, visits
+from ops import fleet_day, redrive, visits
 from ops.read_stores import utc
 from snowpipe.warehouse import MissingObject, Row, Snowflake
 from tools.console.archive_poller import ArchivePoller
@@ -262,13 +262,19 @@ class WarehousePoller(Poller):
 
     def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
         """Return the figures of each place's visits of the last 35 days from the marts; none if dbt has not run."""
+        zone = fleet_day.zone_of(self.shared.outputs.time_zone)
+        midnight = fleet_day.bounds(fleet_day.day_of(datetime.now(UTC), zone), zone)[0]
         try:
             rows = warehouse.query(
                 "SELECT geofence_tag, geofence_external_id, COUNT(dwell_seconds) AS closed,"
                 " MEDIAN(dwell_seconds) AS usual, MAX(entered_at) AS last_entered_at,"
-                f" MAX(exited_at) AS last_exited_at FROM {self.shared.outputs.database}.MARTS.GEOFENCE_VISITS"
+                " MAX(exited_at) AS last_exited_at, COUNT_IF(entered_at >= %s::TIMESTAMP_NTZ) AS today"
+                f" FROM {self.shared.outputs.database}.MARTS.GEOFENCE_VISITS"
                 " WHERE entered_at >= %s::TIMESTAMP_NTZ GROUP BY 1, 2 LIMIT 20000",
-                [(datetime.now(UTC) - PLACES_REACH).replace(tzinfo=None).isoformat(sep=" ")],
+                [
+                    at.replace(tzinfo=None).isoformat(sep=" ")
+                    for at in (midnight, datetime.now(UTC) - PLACES_REACH)
+                ],
             )
         except MissingObject:
             return {}
@@ -278,6 +284,8 @@ class WarehousePoller(Poller):
                 usual_dwell_s=None if row["usual"] is None else float(row["usual"]),
                 last_entered_at=row["last_entered_at"],
                 last_exited_at=row["last_exited_at"],
+                today=row["today"],
+                midnight=midnight,
             )
             for row in rows
         }
