@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 
+from snowpipe.quoting import quoted
 from tools.console import parse_object
 from tools.console.parse_object import Event
 
@@ -166,7 +167,7 @@ def whole(event: Event, bucket: str, database: str) -> dict[str, object]:
     table = "EVENTS" if event.kind == "good" else "REJECTED"
     sql = (
         f"SELECT payload FROM {database}.RAW.{table}"
-        f" WHERE file_name = '{event.key}' AND file_row_number = {event.line}"
+        f" WHERE file_name = {quoted(event.key)} AND file_row_number = {event.line}"
     )
     return row(event) | {
         "raw": raw,

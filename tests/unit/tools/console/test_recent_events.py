@@ -83,3 +83,10 @@ def test_event_that_was_rejected_for_a_very_long_id_is_found_by_this_id(held):
     for value in ("x" * 300, shown):
         assert ids(held.matching("bad", limit=9, event_id=value, device=value)) == [shown]
     assert ids(held.matching("bad", limit=9, event_id="x" * 200)) == []
+
+
+def test_sql_for_an_event_quotes_the_key_of_a_file_that_was_added_by_hand():
+    added = event(1)
+    added.key = "events/driver's day.ndjson"
+    sql = recent_events.whole(added, "bucket", "MILKRUN")["sql"]
+    assert "file_name = 'events/driver''s day.ndjson' AND" in sql
