@@ -285,6 +285,14 @@ def test_show_lists_only_objects_on_which_the_role_has_a_privilege(loading: Ware
         assert other.run(f"SHOW PIPES IN SCHEMA {schema}") == []
 
 
+def test_show_with_limit_counts_only_objects_that_the_role_may_see_in_the_order_of_names(
+    loading: Warehouse, role
+) -> None:
+    with loading.as_role(role("SELECT ON TABLE RAW.U", "SELECT ON TABLE RAW.T"), schema="RAW") as other:
+        for show in ("TABLES", "OBJECTS"):
+            assert [row["name"] for row in other.run(f"SHOW {show} LIMIT 1")] == ["T"]
+
+
 def test_only_the_schema_owner_may_grant_in_a_schema_with_managed_access(loading: Warehouse, role) -> None:
     owner, reader = role(), role()
     for name, managed in (("OPEN", ""), ("MANAGED", "WITH MANAGED ACCESS")):

@@ -10,6 +10,7 @@ import duckdb
 from local_snowflake.duckdb_macros import OTHER_DATES, TIMESTAMP
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing, unsupported
 
+CANCELED = SnowflakeError("000604", "57014", "SQL execution canceled")
 UNKNOWN_COLUMNS = (
     re.compile(r'Referenced column "(?P<column>[^"]+)" (?:not found|was not found)'),
     re.compile(r'(?:Table|Values list) "(?P<table>[^"]+)" does not have a column named "(?P<column>[^"]+)"'),
@@ -60,12 +61,10 @@ def worded(error: duckdb.Error) -> SnowflakeError | None:
     """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts, or for a cancelled
     statement. Return None for any other kind of error.
     """
-    if isinstance(error, duckdb.InterruptException):
-        return SnowflakeError("000604", "57014", "SQL execution canceled")
     if isinstance(error, duckdb.ConversionException):
         return not_converted(str(error).splitlines()[0])
     if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):
-        return None
+        return CANCELED if isinstance(error, duckdb.InterruptException) else None
     message = str(error).splitlines()[0]
     for pattern in UNKNOWN_COLUMNS:
         if found := pattern.search(message):

@@ -28,15 +28,18 @@ COLUMNS = {
 }
 
 UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES", "STAGES"}
-"""The kinds for which fakesnow ignores LIKE and LIMIT."""
+"""The kinds for which fakesnow ignores LIKE."""
 
 
 def filter_rows(query: exp.Select, show: exp.Show) -> None:
-    """Apply the LIKE and LIMIT of a SHOW statement."""
-    if like := show.args.get("like"):
+    """Apply the LIKE and LIMIT of a SHOW statement, and sort the rows by name."""
+    like = show.args.get("like")
+    if like and show.name.upper() in UNFILTERED:
         name = "column_name" if show.name.upper() == "COLUMNS" else "name"
         pattern = like.sql(dialect="duckdb")
         query.where(f"shown.{name} ILIKE {pattern} ESCAPE '\\'", dialect="duckdb", copy=False)
+    if show.name.upper() != "COLUMNS":
+        query.order_by("listed.full_name", dialect="duckdb", copy=False)
     if limit := show.args.get("limit"):
         query.limit(limit.expression.copy(), copy=False)
 
@@ -74,8 +77,8 @@ class Visible:
             read="duckdb",
         )
         assert isinstance(outer, exp.Select)
-        if kind in UNFILTERED:
-            filter_rows(outer, show)
+        filter_rows(outer, show)
+        query.set("limit", None)  # fakesnow would count objects that the session may not see
         inner = outer.find(exp.Subquery)
         assert inner is not None
         inner.set("this", query)
