@@ -100,8 +100,9 @@ class StoreQueries:
         `event_id` if `line` is None. Return None if there is no such event.
         """
         archive = Archive(self._aws("s3"), self._outputs.bucket)
-        found = next((each for each in archive.objects(key) if each.key == key), None)
-        body = archive.body(key) if found else None
+        # Keys are listed in order, so the key itself comes before the keys that begin with it.
+        found = next(iter(archive.objects(key)), None)
+        body = archive.body(key) if found and found.key == key else None
         if found is None or body is None:
             return None
         for event in parse_object.read(key, body, found.modified_at, self._kinds()).events:

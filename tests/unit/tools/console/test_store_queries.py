@@ -14,6 +14,7 @@ from moto import mock_aws
 from contract.archive_object import lines_object
 from ops.event_finder import Step
 from ops.stage_outputs import Outputs
+from snowpipe.archive import Object
 from snowpipe.warehouse import Row, Warehouse
 from tests.unit.tools.console.test_server import Served
 from tools.console import store_queries
@@ -69,3 +70,18 @@ def test_visits_are_read_while_the_archive_is_searched_for_an_event(monkeypatch:
     queries = StoreQueries(outputs, "dev", lambda _: None, Session(outputs, 1), dict)
     with ThreadPoolExecutor(1) as others:
         assert queries.where("e1")["found"] is False
+
+
+def test_search_for_the_beginning_of_a_key_does_not_list_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Archive:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def objects(self, prefix: str) -> Iterator[Object]:
+            yield Object(f"{prefix}dt=2026-11-16/hh=08/a.ndjson.gz", NOW, 1)
+            pytest.fail("the rest of the archive was listed")
+
+    monkeypatch.setattr(store_queries, "Archive", Archive)
+    outputs = Served.outputs()
+    queries = StoreQueries(outputs, "dev", lambda _: None, Session(outputs, 1), dict)
+    assert queries.event_in("events/", 1, None) is None
