@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from datetime import UTC, date, datetime
 
 from anyio import to_thread
@@ -47,6 +48,13 @@ from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
 from tools.console.store_queries import MAX_VISITS, StoreQueries
 
+# At most this many questions to Snowflake occupy a thread. Further ones wait without a thread, because the other stores
+# and the page's files need threads, too (anyio has 40).
+SNOWFLAKE_QUESTIONS = 8
+
+# The request that is being answered.
+_request: ContextVar[Request] = ContextVar("request")
+
 
 class Console:
     """The console of one stage. The pollers start when the API receives its first request other than /api/health."""
@@ -78,6 +86,7 @@ class Console:
         self._reconciling: ReconcilePoller | None = None
         self._shared: Shared | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._turns = asyncio.Semaphore(SNOWFLAKE_QUESTIONS)
         self._replays = ReplayAnswers(
             lambda: self._archive, self._kinds, self._rule, outputs.exclusive_tags, self._asked
         )
@@ -347,7 +356,10 @@ class Console:
         if source == "snowflake" and self._pace.warehouse and self.state.sources.is_unreachable(source):
             raise Problem(503, self.state.sources.why_down(source) or "", source)
         try:
-            answer = await to_thread.run_sync(question)
+            async with self._turns if source == "snowflake" else contextlib.nullcontext():
+                if source == "snowflake" and await _request.get().is_disconnected():
+                    raise Problem(503, "The client has abandoned this request.", source)
+                answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = source_states.reason_of(fault)
             self.state.sources.say(source, "down", reason, source_states.cause_of(fault))
@@ -370,6 +382,7 @@ class Console:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def awake(request: Request) -> Response:
             self.wake()
+            _request.set(request)
             return await answer(request)
 
         return awake

@@ -26,7 +26,7 @@ from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
 from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
-from tools.console import page_updates, parse_object, search, static_page, store_queries
+from tools.console import page_updates, parse_object, routes, search, static_page, store_queries
 from tools.console.command import _listener, made, server_of
 from tools.console.page_updates import MAX_BEHIND, Hub
 from tools.console.state import ConsoleState
@@ -814,4 +814,32 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
         assert days == [("2026-11-28", 24)], "not a day without farms"
         assert (found["from"], found["cut"]) == ("2026-11-28", True)
     finally:
+        console.end()
+
+
+def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_visits):
+    """A user steps through the days while the warehouse resumes. The page abandons each request for the next one."""
+    answering, asked = threading.Event(), []
+
+    def query(sql: str, _: Sequence[object] = ()) -> list[Row]:
+        asked.append(sql)
+        assert answering.wait(10)
+        return []
+
+    mart_of_visits.query = query
+    console = Served(warehouse_every=0)
+    try:
+        console.get("/api/stage")
+        for _ in range(60):
+            with socket.create_connection(("127.0.0.1", console.port)) as client:
+                client.sendall(f"GET /api/visits HTTP/1.1\r\nHost: 127.0.0.1:{console.port}\r\n\r\n".encode())
+        until(lambda: asked, bool, timeout_s=5)
+        other = urllib3.PoolManager(retries=False, timeout=3)
+        page = other.request("GET", f"http://127.0.0.1:{console.port}/favicon.svg")
+        assert page.status == 200
+        answering.set()
+        assert console.get("/api/visits")["missing"] == []
+        assert len(asked) <= routes.SNOWFLAKE_QUESTIONS + 1
+    finally:
+        answering.set()
         console.end()
