@@ -373,6 +373,19 @@ def test_deploy_role_accepts_each_form_of_a_repositorys_name_in_githubs_tokens(r
     assert bool(re.fullmatch(pattern, repository)) is accepted
 
 
+def test_resources_of_the_deploy_role_name_their_service():
+    """IAM rejects a policy with a wildcard in that part of an ARN: "Resource vendor must be fully qualified and cannot
+    contain regexes". (IAM User Guide: "IAM JSON policy elements: Resource".)
+    """
+    texts = [
+        each["Fn::Sub"] if isinstance(each, dict) else each
+        for statement in statements()
+        for each in many(statement["Resource"])
+    ]
+    arns = [text.replace("${AWS::Partition}", "aws") for text in texts if text != "*"]
+    assert [arn for arn in arns if not re.match(r"arn:aws:[a-z0-9-]+:", arn)] == []
+
+
 def test_inline_policies_of_the_deploy_role_do_not_exceed_the_size_limit():
     """A role's inline policies may contain at most 10,240 characters without white space. (IAM User Guide:
     "IAM and AWS STS quotas".) The values below are as long as those of a real deployment.
