@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.counts import count
 from ops import terminal
 from ops.monthly_bill import (
     SECONDS_A_DAY,
@@ -102,7 +103,7 @@ def compared(load: Load, prices: Prices) -> list[dict[str, object]]:
     ours = total(load, prices)
     alternatives = [(str(way), words, total(load, prices, way)) for way, words in WAYS.items()]
     for batch in sorted({1, 20, 100, 500} - {load.batch}):
-        words = f"as deployed, with {batch} event{'s' * (batch > 1)} per request"
+        words = f"as deployed, with {count(batch, 'event')} per request"
         alternatives.append((f"batch {batch}", words, total(replace(load, batch=batch), prices)))
     return [
         {
@@ -187,10 +188,10 @@ def command(
             }
         )
         return
-    terminal.show_rows(rows, as_json, title=f"{events_per_day:,} events per day, {batch} per request")
+    terminal.show_rows(rows, as_json, title=f"{count(events_per_day, 'event')} per day, {batch} per request")
     terminal.out.print(f"\n${usd:,.2f} a month, ${usd / load.events * 1e6:.2f} per million events\n")
     terminal.show_rows(
-        dbt, as_json, title=f"dbt's warehouse, with a run every {load.freshness_minutes} minutes"
+        dbt, as_json, title=f"dbt's warehouse, with a run every {count(load.freshness_minutes, 'minute')}"
     )
     terminal.out.print(f"\ndbt's warehouse adds about ${of_dbt:,.2f} a month (estimated, not measured)\n")
     terminal.show_rows(others, as_json, title="Compared with other services and batch sizes")

@@ -386,4 +386,4 @@ def command(
     to_file.write_bytes(
         (as_html(made) if to_file.suffix.lower() in (".html", ".htm") else as_csv(made)).encode()
     )
-    terminal.err.print(f"wrote {to_file}, with {made.totals['visits']} visits on {chosen}")
+    terminal.err.print(f"wrote {to_file} (visits on {chosen}: {made.totals['visits']})")

@@ -14,6 +14,7 @@ from itertools import batched, chain
 from typing import Any
 
 from aws.table import Table
+from cli.counts import count
 from cli.deadline import NoAnswerError
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import pair_of
@@ -175,7 +176,7 @@ class Finder(ReachableStores):
         for prefix in prefixes:
             keys = [each.key for each in self.archive.received(prefix, start, end)]
             self.searched.append(
-                f"{len(keys)} objects of {prefix} received from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
+                f"{count(len(keys), 'object')} of {prefix} received from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
             )
             with ThreadPoolExecutor(8) as readers:
                 # Read in groups, because objects that were read but not searched yet are kept in memory.

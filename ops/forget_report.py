@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from cli.counts import count
 from consumer.visits import Pair
 from contract.event_limits import MAX_AGE
 from glue import forget as archive
@@ -79,7 +80,7 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
     for device, others in found_by.shared.items():
         yield (
             f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete all data of the device:"
-            f" {others} other users used it, and its events without a user were kept"
+            f" {count(others, 'other user')} used it, and its events without a user were kept"
         )
 
 

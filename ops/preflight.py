@@ -15,6 +15,7 @@ import typer
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cli.counts import count
 from cli.refusal import Refusal
 from consumer.settings import Settings as ConsumerSettings
 from contract.settings import SettingsError
@@ -144,7 +145,7 @@ def concurrency(place: Place) -> Iterator[Finding]:
     free = limit["UnreservedConcurrentExecutions"] + mine
     if free - wanted < UNRESERVED_MINIMUM:
         detail = (
-            f"the stage reserves {wanted} concurrent executions, {free} are available to it, and "
+            f"the stage reserves {count(wanted, 'concurrent execution')}, with {free} available to it, and "
             f"{UNRESERVED_MINIMUM} must stay unreserved: ask for a limit of "
             f"{limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
             "(Service Quotas, Concurrent executions), or lower ingestConcurrency and consumeConcurrency in "

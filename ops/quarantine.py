@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from aws.retry import send_until_done
+from cli.counts import count
 from cli.refusal import Refusal
 from contract.archive_object import is_content
 from ops import terminal
@@ -92,14 +93,14 @@ def put_back(
         # PutRecords returns 200 even if single records were throttled, and lists results in request order.
         return [n for (n, _), result in zip(some, answer["Records"], strict=True) if "ErrorCode" in result]
 
-    count = 0
+    sent = 0
     for some in _requests(records):
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered).values():
-            raise Refusal(f"after {count} records had been sent, the stream rejected one: {failure}")
-        count += len(some)
-    return count
+            raise Refusal(f"after {count(sent, 'record')} had been sent, the stream rejected one: {failure}")
+        sent += len(some)
+    return sent
 
 
 def _requests(records: Iterable[Aside]) -> Iterator[list[Aside]]:
@@ -122,12 +123,12 @@ def write(path: Path, records: Iterable[Aside]) -> int:
 
     Text that is not JSON becomes a JSON string. `milkrun send --file` sends the repaired file.
     """
-    count = 0
+    written = 0
     with path.open("wb") as file:
         for record in records:
             file.write(_line(record.data) + b"\n")
-            count += 1
-    return count
+            written += 1
+    return written
 
 
 def replay(
@@ -226,7 +227,9 @@ def command(
     if to_delete:
         if found and not yes:
             typer.confirm(
-                f"Delete the objects that contain only these {len(found)} records?", abort=True, err=True
+                f"{count(len(found), 'record')} selected. Delete the objects that contain nothing else?",
+                abort=True,
+                err=True,
             )
         deleted, shared = purge(s3, outputs.bucket, found)
         terminal.show({"objects_deleted": deleted, "kept_for_other_records": shared}, as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.counts import count
 from cli.deadline import NoAnswerError, within
 from ops import terminal
 from ops.reachable_stores import BUDGET_SECONDS, require
@@ -154,7 +155,7 @@ def command(
     if purge and letters and not yes:
         try:
             typer.confirm(
-                f"Delete {len(letters)} claim checks? Their events stay in S3.", abort=True, err=True
+                f"Delete {count(len(letters), 'claim check')}? The events stay in S3.", abort=True, err=True
             )
         except typer.Abort:
             for letter in letters:
@@ -187,11 +188,12 @@ def command(
         terminal.print_json({"dead_letters": rows, "waiting_in_redrive_queue": in_queue})
     else:
         in_queue = 0 if rows else waiting(sqs, outputs.redrive_queue_url)
-        empty = f"no {'visible ' if hidden else ''}dead letters; {in_queue} claim checks wait in the redrive queue"
+        number = count(in_queue, "claim check")
+        empty = f"no {'visible ' if hidden else ''}dead letters; {number} waiting in the redrive queue"
         terminal.show_rows(rows, as_json, title="Dead letters", wide=wide, empty=empty)
     if hidden:
         terminal.fail(
-            f"{hidden} claim checks are hidden, because another command read them: repeat in a minute"
+            f"{count(hidden, 'claim check')} hidden, because another command read the queue: repeat in a minute"
         )
     if hidden or (letters and not (send or purge)):
         raise typer.Exit(1)

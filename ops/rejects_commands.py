@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 import typer
 
+from cli.counts import count
 from ops import terminal
 from ops.edit_events import Patch
 from ops.reachable_stores import require
@@ -119,7 +120,7 @@ def show(
         text = each.text if each.event is None else msgspec.json.format(each.text, indent=2)
         terminal.out.print(text[:MAX_SHOWN], markup=False)
         if len(text) > MAX_SHOWN:
-            terminal.note(f"cut: {len(text) - MAX_SHOWN:,} more characters (use --json)")
+            terminal.note(f"cut: {count(len(text) - MAX_SHOWN, 'more character')} (use --json)")
     if box.unreadable:
         raise typer.Exit(1)
 
@@ -227,7 +228,7 @@ def purge(
     rejects = list(found)
     if rejects and not yes:
         typer.confirm(
-            f"Delete the objects that contain only these {len(rejects)} rejected events?",
+            f"{count(len(rejects), 'rejected event')} selected. Delete the objects that contain nothing else?",
             abort=True,
             err=True,
         )

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aws.stream import KinesisStream
+from cli.counts import count
 from cli.refusal import Refusal
 from contract.geofence_event_types import Kind
 from ops.object_sets import MEANINGS, MENDABLE, Difference
@@ -41,10 +42,10 @@ class Repairer:
         for pipe in self._stage.pipes():
             keys = [d.key for d in differences if d.kind == "not_loaded" and d.key.startswith(pipe.prefix)]
             if keys:
-                done += self._trying(f"{len(keys)} objects", self._load(pipe, keys))
+                done += self._trying(count(len(keys), "object"), self._load(pipe, keys))
         again = [(d.key, d.line) for d in differences if d.kind == "not_consumed" and d.line is not None]
         if again:
-            done += self._trying(f"{len(again)} geofence events", self._publish(again))
+            done += self._trying(count(len(again), "geofence event"), self._publish(again))
         done += (
             {"key": d.key, "did": f"nothing: {MEANINGS[d.kind]}; check it by hand"}
             for d in differences
@@ -68,14 +69,14 @@ class Repairer:
                 yield {"key": key, "did": "queued by REFRESH"}
         copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
         for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
-            yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {row['rows']} rows"}
+            yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {count(row['rows'], 'row')}"}
 
     def _reload(self, key: str) -> Iterator[dict[str, object]]:
         [pipe] = [pipe for pipe in self._stage.pipes() if key.startswith(pipe.prefix)]
         row = loading.reload(self._warehouse, pipe, self._archive, self._copy_statement(pipe), key)
         yield {
             "key": key,
-            "did": f"COPY with FORCE: {row['rows']} rows; {row['rows_deleted']} earlier rows deleted",
+            "did": f"COPY with FORCE: {count(row['rows'], 'row')}; {count(row['rows_deleted'], 'earlier row')} deleted",
         }
 
     def _publish(self, lines: Sequence[tuple[str, int]]) -> Iterator[dict[str, object]]:
@@ -83,7 +84,7 @@ class Repairer:
         stream = KinesisStream(self._outputs.access().client("kinesis"), self._outputs.stream)
         sent = lines_again(self._archive, stream, lines, label, Pace(200), self._kinds)
         yield {
-            "key": f"{sent} geofence events",
+            "key": count(sent, "geofence event"),
             "did": f"sent to the stream again, labelled {label}",
         }
 

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import batched
 
 from aws.stream import KinesisStream
+from cli.counts import count
 from cli.refusal import Refusal
 from contract.stream_record import StreamRecord
 from handler.publish_with_retries import publish
@@ -38,17 +39,17 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
 
     Raises Refusal if the stream keeps throttling or rejects a record as malformed.
     """
-    count = 0
+    sent = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
         give_up_at = time.monotonic() + STREAM_TIMEOUT_S
         published = publish(some, stream, partial(_seconds_until, give_up_at))
         if published.refused or published.malformed:
             raise Refusal(
-                f"the stream rejected {len(published.refused) + len(published.malformed)} records", 1
+                f"the stream rejected {count(len(published.refused) + len(published.malformed), 'record')}", 1
             )
-        count += published.taken
-    return count
+        sent += published.taken
+    return sent
 
 
 def _seconds_until(at: float) -> float:

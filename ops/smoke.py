@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import typer
 
+from cli.counts import count
 from ops import polling, reachable_stores, terminal
 from ops.post_to_endpoint import NoAnswerError, poster
 from ops.read_stores import device_stays
@@ -57,7 +58,7 @@ def follow(
     stays = polling.until(
         lambda: list(device_stays(dynamodb, outputs.visits_table, device)), bool, timeout_s=timeout_s
     )
-    yield "consumed", bool(stays), f"{len(stays)} visit in the visits table"
+    yield "consumed", bool(stays), f"{count(len(stays), 'visit')} in the visits table"
     sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS WHERE file_name = %s"
 
     def loaded(warehouse: Warehouse | None) -> int | None:
@@ -69,7 +70,7 @@ def follow(
 
     rows = reachable_stores.with_or_without_warehouse(outputs, unasked, loaded)
     if rows is not None:
-        yield "loaded", rows == 1, f"{rows} row in RAW.EVENTS"
+        yield "loaded", rows == 1, f"{count(rows, 'row')} in RAW.EVENTS"
 
 
 def command(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import urllib3
 
+from cli.counts import count
 from cli.deadline import within
 from cli.refusal import Refusal
 from contract import logs
@@ -116,8 +117,8 @@ class _Flow:
             codes.update(line.get("rejected_by_code", {}))
             if int(line.get("status", 0)) >= 500:
                 failed, last = failed + 1, (at, line.get("error", "see its log"))
-        well = f"{requests} requests in {self._minutes} min, {received} events"
-        cause = f"{failed} of {requests} requests got a 503 in {self._minutes} min: {last[1]}"
+        well = f"{count(requests, 'request')} in {self._minutes} min, {count(received, 'event')}"
+        cause = f"{failed:,} of {count(requests, 'request')} got a 503 in {self._minutes} min: {last[1]}"
         command = self._log_command("ingest")
         yield _problem_if(failed, "ingest", "api-5xx", cause, command, well, last[0])
         yield self._rejects(received, codes)
@@ -128,12 +129,12 @@ class _Flow:
             if line.get("stopped_at"):
                 cause = f"stopped at a record: {line.get('failure', 'see its log')}"
                 stopped[shard] = problem("consumer", "iterator-age", cause, self._log_command("consume"), at)
-        running = Finding("consumer", "OK", f"{batches} batches in {self._minutes} min")
+        running = Finding("consumer", "OK", f"{count(batches, 'batch')} in {self._minutes} min")
         yield next(iter(stopped.values()), running)
 
     def _rejects(self, received: int, codes: Counter[str]) -> Finding:
-        cause = f"{codes.total()} of {received} events rejected in {self._minutes} min"
-        reasons = ", ".join(f"{number} as {code}" for code, number in codes.most_common(3))
+        cause = f"{codes.total():,} of {count(received, 'event')} rejected in {self._minutes} min"
+        reasons = ", ".join(f"{number:,} as {code}" for code, number in codes.most_common(3))
         many = codes.total() > received * REJECTED_SHARE
         return _problem_if(
             many, "rejects", "rejected-events", f"{cause}: {reasons}", f"milkrun rejects{self._option}", cause
@@ -151,11 +152,11 @@ class _Flow:
         yield Finding("archive", "OK", "reachable")
         kept, newest = self._recent(s3, "set-aside/")
         command = f"milkrun quarantine{self._option}"
-        cause = f"{kept} objects in 24 h"
+        cause = f"{count(kept, 'object')} in 24 h"
         yield _problem_if(kept, "quarantine", "set-aside", cause, command, "nothing in 24 h", newest)
         given_up, newest = self._recent(s3, "aws/lambda/")
         command = f"milkrun replay --on-failure{self._option}"
-        cause = f"{given_up} batches were discarded in the last 24 h and stored in S3"
+        cause = f"{count(given_up, 'batch')} discarded in the last 24 h and stored in S3"
         yield _problem_if(
             given_up, "given up", "given-up-batches", cause, command, "no batches in 24 h", newest
         )
@@ -171,7 +172,7 @@ class _Flow:
         at = datetime.fromisoformat(last["at"])
         ago = age(self._now - at)
         if last["differences"]:
-            cause = f"found {last['differences']} differences {ago}"
+            cause = f"found {count(last['differences'], 'difference')} {ago}"
             return Finding(part, "FAIL", cause, at, command, "what-reconcile-names")
         if last["equal"]:
             return Finding(part, "OK", f"nothing was missing {ago}", None, command)
@@ -194,11 +195,11 @@ class _Flow:
     def queues(self) -> Iterator[Finding]:
         sqs = self._aws("sqs")
         waiting = redrive.waiting(sqs, self._outputs.redrive_queue_url)
-        cause = f"{waiting} claim checks wait for the stream"
+        cause = f"{count(waiting, 'claim check')} waiting for the stream"
         command = self._log_command("redrive")
         yield _problem_if(waiting, "redrive", "redrive-waiting", cause, command, "empty")
         dead = redrive.waiting(sqs, self._outputs.dead_letter_queue_url)
-        cause = f"{dead} claim checks ran out of retries"
+        cause = f"{count(dead, 'claim check')} ran out of retries"
         command = f"milkrun redrive{self._option}"
         yield _problem_if(dead, "dead letters", "dead-letters", cause, command, "none")
 
@@ -206,7 +207,9 @@ class _Flow:
         summary = self._aws("kinesis").describe_stream_summary(StreamName=self._outputs.stream)
         found = summary["StreamDescriptionSummary"]
         level: Level = "OK" if found["StreamStatus"] in ("ACTIVE", "UPDATING") else "FAIL"
-        yield Finding("stream", level, f"{found['StreamStatus'].lower()}, {found['OpenShardCount']} shards")
+        yield Finding(
+            "stream", level, f"{found['StreamStatus'].lower()}, {count(found['OpenShardCount'], 'shard')}"
+        )
 
     def mapping(self) -> Iterator[Finding]:
         name = f"milkrun-{self._stage}-consume"
@@ -264,7 +267,10 @@ class _Flow:
 
     def _failed_loads(self, session: Warehouse) -> Finding:
         [row] = session.query(failed_loads_sql(self._outputs.database))
-        cause, well = f"{row['n']} files in {FAILED_LOADS_HOURS} h", f"none in {FAILED_LOADS_HOURS} h"
+        cause, well = (
+            f"{count(row['n'], 'file')} in {FAILED_LOADS_HOURS} h",
+            f"none in {FAILED_LOADS_HOURS} h",
+        )
         return _problem_if(
             row["n"], "failed loads", "failed-loads", cause, "milkrun warehouse validate", well
         )

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from cli.counts import count
 from ops import terminal
 from ops.status_findings import BUDGET_SECONDS, LEVELS, Finding, age, verdict
 
@@ -29,7 +30,7 @@ def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> 
     """
     level = verdict(findings)
     bad = [finding for finding in findings if finding.level != "OK"]
-    head = "all parts are healthy" if not bad else f"{len(bad)} of {len(findings)} parts need attention"
+    head = "all parts are healthy" if not bad else f"problems in {len(bad)} of {count(len(findings), 'part')}"
     terminal.out.print(Text.assemble((level, _COLOURS[level]), f" {stage}: {head}"))
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for _, group in groupby(

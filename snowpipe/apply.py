@@ -7,6 +7,7 @@ risk to data; `milkrun warehouse diff` lists the rest.
 
 from collections.abc import Sequence
 
+from cli.counts import count
 from cli.refusal import Refusal
 from snowpipe.ddl_files import Definition, same_statement
 from snowpipe.ddl_objects import objects
@@ -89,7 +90,7 @@ def apply(warehouse: Warehouse, ddl: Sequence[Definition], dry_run: bool = False
     refuse_changed_pipes(warehouse, ddl)
     if dry_run:
         planned = [
-            {"file": d.path.name, "result": f"would run {len(d.statements)} statement(s)"} for d in ddl
+            {"file": d.path.name, "result": f"would run {count(len(d.statements), 'statement')}"} for d in ddl
         ]
         changes = [each for each in differences(warehouse, ddl) if each.automatic]
         return planned + [{"file": each.object, "result": f"would run {each.repair}"} for each in changes]

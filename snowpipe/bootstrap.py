@@ -12,6 +12,7 @@ owns the role and the topic's policy, and its next deployment would undo such a 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cli.counts import count
 from cli.refusal import Refusal
 from snowpipe import apply as applying
 from snowpipe import policies
@@ -37,7 +38,7 @@ class Bootstrap:
         Raises Refusal (exit code 1) if a permission must first be granted in AWS, or if a pipe does not run afterwards.
         """
         before = [d for d in self.ddl if d.number < "14"]
-        done = [("objects that need no AWS resource", f"{len(before)} file(s) of DDL")]
+        done = [("objects that need no AWS resource", f"{count(len(before), 'DDL file')}")]
         self.announce("Create the objects up to the storage integration.")
         applying.refuse_another_bucket(self.warehouse, self.ddl)
         applying.refuse_changed_pipes(self.warehouse, self.ddl)
@@ -51,7 +52,7 @@ class Bootstrap:
         self.announce("Create the stages, pipes, views and grants.")
         applying.run(self.warehouse, rest)
         applying.bring_up_to_date(self.warehouse, self.ddl)
-        done.append(("stages, pipes, views, grants", f"{len(rest)} file(s) of DDL"))
+        done.append(("stages, pipes, views, grants", f"{count(len(rest), 'DDL file')}"))
         for pipe in pipes(self.parameters.database):
             state = status(self.warehouse, pipe).state
             done.append((pipe.name, state))

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from cli import command_errors
+from cli.counts import count
 from cli.print_rows import show, tell
 from cli.refusal import Refusal
 from snowpipe import apply as applying
@@ -215,7 +216,7 @@ def load_sqlite(
     if as_json:
         show([{"objects": len(loaded), "lines": lines, "left_out": failed}], as_json)
     else:
-        typer.echo(f"{len(loaded)} object(s), {lines} event(s) loaded into {path}")
+        typer.echo(f"{count(len(loaded), 'object')}, {count(lines, 'event')} loaded into {path}")
         if failed:
             show(failed, as_json)
     raise typer.Exit(1 if failed else 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 
+from cli.counts import count
 from cli.refusal import Refusal
 from contract.archive_object import hour_of
 from contract.ndjson import lines_in
@@ -219,8 +220,8 @@ def load_expired(
         if time.monotonic() > deadline:
             raise Refusal(
                 (
-                    f"{pipe.name} is resumed, but {waiting.pending} file(s) are still in its queue. When `milkrun "
-                    f"warehouse status` shows none, run: milkrun warehouse resume --since {since.isoformat()}"
+                    f"{pipe.name} is resumed, but its queue still contains {count(waiting.pending, 'file')}. When "
+                    f"`milkrun warehouse status` shows none, run: milkrun warehouse resume --since {since.isoformat()}"
                 ),
                 1,
             )
@@ -265,8 +266,8 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
             reason = result["first_error"] or result["status"]
             raise Refusal(
                 (
-                    f"Only {result['rows']} of {lines} lines of {key} were loaded: {reason}. Its existing rows "
-                    "were not changed."
+                    f"COPY loaded only {result['rows']:,} of {count(lines, 'line')} of {key}: {reason}. Its existing "
+                    "rows were not changed."
                 ),
                 1,
             )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cli.counts import count
 from cli.deadline import NoAnswerError
 from cli.parse_time import parse_time
 from cli.print_rows import show, tell
@@ -75,7 +76,9 @@ def history(
         for each in stage.pipes(pipe):
             found = copy_history(session, each, start, narrow)
             if len(found) > limit:
-                tell(f"{each.name}: only the newest {limit} loads are listed; for more, use --limit")
+                tell(
+                    f"{each.name}: the list contains only the newest {count(limit, 'load')}; for more, use --limit"
+                )
             rows += found[:limit]
     show(rows, as_json, none="no files")
 
@@ -140,7 +143,7 @@ def refresh(
     missed = sum(row["result"] == "too old" for row in rows)
     if missed:
         tell(
-            f"REFRESH cannot load {missed} file(s), because they are older than 7 days or older than their pipe. "
+            f"REFRESH cannot load {count(missed, 'file')}: it skips files older than 7 days or older than their pipe. "
             "Run: milkrun warehouse backfill --from TIME"
         )
     raise typer.Exit(1 if missed else 0)
@@ -181,10 +184,16 @@ def backfill(
         for each in stage.pipes(pipe):
             copy = stage.definition(each).copy_statement
             done = loading.backfill(
-                session, each, stage.archive, copy, first, last, lambda n: tell(f"{n} file(s) loaded so far")
+                session,
+                each,
+                stage.archive,
+                copy,
+                first,
+                last,
+                lambda n: tell(f"{count(n, 'file')} loaded so far"),
             )
             tell(
-                f"{each.name}: {done.copied} file(s) copied; {done.skipped} skipped, because they are loaded or queued"
+                f"{each.name}: {count(done.copied, 'file')} copied; {done.skipped:,} skipped (already loaded or queued)"
             )
             if done.copied > len(done.rows):
                 tell(f"the list contains only the first {loading.LISTED} files and those that failed")

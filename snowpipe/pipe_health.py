@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from cli.counts import count
 from snowpipe.pipes import Pipe, Status
 from snowpipe.warehouse import Row
 
@@ -49,8 +50,8 @@ def triage(  # noqa: PLR0911 - one per cause
     if status.state == "PAUSED":
         return Triage(
             False,
-            f"paused with {status.pending} file(s) waiting: run `resume`, which also repairs a pipe that was paused "
-            "for over 14 days",
+            f"paused with {count(status.pending, 'file')} waiting: run `resume`, which also repairs a pipe that was "
+            "paused for over 14 days",
         )
     if status.state != "RUNNING":
         words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
@@ -59,9 +60,9 @@ def triage(  # noqa: PLR0911 - one per cause
         return Triage(False, f"Snowflake cannot read its queue: {status.channel_error}")
     if status.pending and status.oldest_pending_at and now - status.oldest_pending_at > LOAD_DELAY:
         age = span(now - status.oldest_pending_at)
-        return Triage(False, f"stuck: {status.pending} file(s) pending, the oldest for {age}")
+        return Triage(False, f"stuck: {count(status.pending, 'file')} pending, the oldest for {age}")
     if status.pending:
-        return Triage(True, f"loading: {status.pending} file(s) pending")
+        return Triage(True, f"loading: {count(status.pending, 'file')} pending")
     newest = newest_object_at
     if newest and now - newest > LOAD_DELAY and before(status.ingested_at, newest):
         if before(status.received_at, newest):

@@ -16,6 +16,7 @@ from itertools import permutations
 import psutil
 import pytest
 
+from cli.counts import count
 from ops.stage_outputs import ROOT
 from tests.e2e.pipeline import eventually
 from tools.stack import console, localstack
@@ -117,7 +118,7 @@ def test_up_restarts_killed_processes_or_reports_lost_data_and_deletes_nothing(
     if lost:
         assert ran.returncode == 1, ran.stderr
         assert lost[-1] in ran.stderr  # LocalStack's death includes the mock's
-        assert f"the warehouse still has {before.rows:,} rows in RAW.EVENTS" in ran.stderr
+        assert f"the warehouse still has {count(before.rows, 'row')} in RAW.EVENTS" in ran.stderr
         assert lab.rows() == before.rows
         if "localstack" not in names:
             assert lab.objects() == before.objects

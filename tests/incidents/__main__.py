@@ -249,12 +249,10 @@ INCIDENTS = (
         "A file that Snowpipe cannot load",
         failed_file,
         ("failed loads",),
-        "files in",
+        "in 3 h",
         (("warehouse", "validate"),),
     ),
-    Incident(
-        "A poison record", poison, ("quarantine",), "objects in 24 h", (("quarantine", "purge", "--yes"),)
-    ),
+    Incident("A poison record", poison, ("quarantine",), "in 24 h", (("quarantine", "purge", "--yes"),)),
     Incident(
         "A paused pipe",
         lambda lab: sql(lab, "ALTER PIPE {database}.RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE"),

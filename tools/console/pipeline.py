@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypedDict
 
+from cli.counts import count
 from contract import logs
 from ops.percentile import percentile
 from tools.console import parse_object
@@ -289,11 +290,13 @@ class Pipeline:
                 condition = (
                     usual,
                     meter.lag_s,
-                    f"{left} events queued for redrive in the last hour" if left else None,
+                    f"{count(left, 'event')} queued for redrive in the last hour" if left else None,
                 )
             case "archived" if not self._unarchived:
                 again = sum(self._accepted_again.per_minute(now))
-                note = f"{again} events in repeated requests, which create no object" if again else None
+                note = (
+                    f"{count(again, 'event')} in repeated requests, which create no object" if again else None
+                )
                 condition = usual, meter.lag_s, note
             case "set_aside":
                 condition = usual, None, f"see `milkrun quarantine{self._option}`" if usual == "ok" else None
@@ -313,14 +316,18 @@ class Pipeline:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
-            return "stuck", None, f"{self.dead_letters} dead letters: see `milkrun redrive{self._option}`"
-        if self._redrive_since is None:
+            return (
+                "stuck",
+                None,
+                f"{count(self.dead_letters, 'dead letter')}: see `milkrun redrive{self._option}`",
+            )
+        if not self.redrive_waiting or self._redrive_since is None:
             return usual, meter.lag_s, None
         waited = now - self._redrive_since
         return (
             "stuck" if waited > 300 else "waiting",
             waited,
-            f"{self.redrive_waiting} claim checks waiting in the queue",
+            f"{count(self.redrive_waiting, 'claim check')} waiting in the queue",
         )
 
     def _waits(self, stage: Stage, meter: Meter) -> float | None:
@@ -352,7 +359,7 @@ class Pipeline:
             return "unknown", f"State unknown: {', '.join(unknown)}. See “Sources”.", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
-            return "stuck", f"Reconcile found {reconciled.differences} differences.", "reconcile"
+            return "stuck", f"Reconcile found {count(reconciled.differences, 'difference')}.", "reconcile"
         waiting = [
             stage["title"]
             for stage in stages

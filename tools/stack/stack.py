@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from cli.counts import count
 from cli.deadline import within
 from cli.refusal import Refusal
 from ops.stage_outputs import ROOT, Outputs
@@ -193,7 +194,7 @@ class Stack:
             outputs = self.outputs()
             with outputs.warehouse(int(INVENTORY_S)) as warehouse:
                 sql = f"SELECT COUNT(*) AS n FROM {outputs.database}.RAW.EVENTS"
-                return f"the warehouse still has {warehouse.query(sql)[0]['n']:,} rows in RAW.EVENTS"
+                return f"the warehouse still has {count(warehouse.query(sql)[0]['n'], 'row')} in RAW.EVENTS"
         except (Refusal, ValueError):
             return f"the warehouse does not answer; its files are in {self.settings.snowflake_folder}"
 
@@ -228,7 +229,7 @@ class Stack:
         return found
 
     def _objects_in_words(self) -> str:
-        def count() -> int:
+        def number() -> int:
             outputs = self.outputs()
             pages = (
                 outputs.aws("s3", attempts=1).get_paginator("list_objects_v2").paginate(Bucket=outputs.bucket)
@@ -236,7 +237,7 @@ class Stack:
             return sum(page["KeyCount"] for page in pages)
 
         try:
-            return f"{within(INVENTORY_S, count, 'S3'):,} objects in S3"
+            return f"{count(within(INVENTORY_S, number, 'S3'), 'object')} in S3"
         except Exception:  # the number is only informative, and AWS may have died
             return "all objects in S3 (not counted, because S3 does not answer)"
 

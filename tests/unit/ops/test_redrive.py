@@ -117,7 +117,7 @@ def test_dead_letters_hidden_by_an_interrupted_command_are_reported(dead):
     assert next(read).body  # the command is interrupted here, and all three stay hidden for a minute
     done = run(redrive.command)
     assert done.exit_code == 1
-    assert "3 claim checks are hidden" in done.stderr
+    assert "3 claim checks hidden" in done.stderr
     assert "no dead letters" not in done.stdout
 
 

@@ -259,7 +259,7 @@ def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatc
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
             raise RetryableError("down")
 
-    with pytest.raises(Refusal, match="rejected 1 records"):
+    with pytest.raises(Refusal, match="rejected 1 record"):
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 

@@ -28,7 +28,7 @@ BAD = Finding(
     "milkrun redrive send",
     "dead-letters",
 )
-ODD = Finding("quarantine", "WARN", "1 objects in 24 h")
+ODD = Finding("quarantine", "WARN", "1 object in 24 h")
 
 
 def source(name: str, *findings: Finding) -> Source:
@@ -109,7 +109,7 @@ def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
 ) -> None:
     status_layout.show([WELL, BAD], "prod", NOW, wide=True)
     printed = capsys.readouterr().out
-    assert "FAIL prod: 1 of 2 parts need attention" in printed
+    assert "FAIL prod: problems in 1 of 2 parts" in printed
     assert "3 claim checks ran out of retries (since 5 h ago)" in printed
     assert "next: milkrun redrive send" in printed
     assert "docs/runbook.md#dead-letters" in printed

@@ -234,7 +234,7 @@ LONG_AGO, LATELY = NOW - timedelta(hours=3), NOW - timedelta(minutes=20)
 @pytest.mark.parametrize(
     ("found", "newest", "healthy", "says"),
     [
-        (status("PAUSED", pendingFileCount=3), None, False, "3 file(s) waiting"),
+        (status("PAUSED", pendingFileCount=3), None, False, "3 files waiting"),
         (status("STOPPED_MISSING_TABLE"), None, False, "table does not exist"),
         (status("STALLED_STAGE_PERMISSION_ERROR"), None, False, "trust-policy"),
         (status("SOMETHING_NEW"), None, False, "SOMETHING_NEW"),

@@ -151,7 +151,7 @@ def test_history_says_that_it_omits_older_loads(
     )
     assert (said.code, len(said.rows)) == (0, limit)
     assert said.err == (
-        f"{PIPE.name}: only the newest 2 loads are listed; for more, use --limit\n" if says else ""
+        f"{PIPE.name}: the list contains only the newest 2 loads; for more, use --limit\n" if says else ""
     )
 
 

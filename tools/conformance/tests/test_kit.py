@@ -125,10 +125,10 @@ def app_that(
 @pytest.mark.parametrize(
     ("scenario", "app", "fault"),
     [
-        ("accepted", app_that(lambda status: True), "request(s) after 202"),
-        ("partial", app_that(lambda status: True), "request(s) after 202"),
-        ("invalid", app_that(lambda status: status != 202), "request(s) after 400"),
-        ("clock-ahead", app_that(lambda status: True, changed=True), "request(s) after 202"),
+        ("accepted", app_that(lambda status: True), "sent again after 202"),
+        ("partial", app_that(lambda status: True), "sent again after 202"),
+        ("invalid", app_that(lambda status: status != 202), "sent again after 400"),
+        ("clock-ahead", app_that(lambda status: True, changed=True), "sent again after 202"),
         ("token-expired", app_that(lambda status: False, token="Bearer a"), "were not sent again"),
         ("token-expired", app_that(lambda status: status == 401, token="Bearer a"), "the same token"),
         ("too-large", app_that(lambda status: status == 413), "split it in two"),

@@ -184,7 +184,7 @@ def test_commands_that_the_panel_of_a_deployed_stage_suggests_name_the_stage():
     trial.pipeline.meters["set_aside"].add(trial.now, 1)
     notes = {name: trial.stage(name)["note"] for name in ("redriven", "consumed", "set_aside")}
     assert notes == {
-        "redriven": "1 dead letters: see `milkrun redrive --stage prod`",
+        "redriven": "1 dead letter: see `milkrun redrive --stage prod`",
         "consumed": "the consumer stopped at a record: see the log of milkrun-prod-consume",
         "set_aside": "see `milkrun quarantine --stage prod`",
     }

@@ -100,7 +100,7 @@ def _not_sent_again(seen: Sequence[Seen]) -> list[str]:
     again = [later for later in seen[1:] if set(later.ids) & set(seen[0].ids)]
     return (
         [
-            f"events of the batch were sent again in {len(again)} request(s) after {seen[0].status}: delete the batch"
+            f"events of the batch were sent again after {seen[0].status} (requests: {len(again)}): delete the batch"
         ]
         if again
         else []
