@@ -274,6 +274,13 @@ def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
+def test_ownership_cannot_be_granted_with_another_privilege(warehouse: Warehouse, role) -> None:
+    heir = role("HEIR")
+    warehouse.run("CREATE TABLE RAW.T (i INT)")
+    assert "OWNERSHIP" in warehouse.refused(f"GRANT OWNERSHIP, SELECT ON TABLE RAW.T TO ROLE {heir}")
+    assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
+
+
 def test_objects_of_a_dropped_role_belong_to_the_role_that_dropped_it(warehouse: Warehouse, role) -> None:
     owner = role("OWNER")
     warehouse.run("CREATE TABLE RAW.T (a INT)")

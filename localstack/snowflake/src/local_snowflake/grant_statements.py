@@ -76,7 +76,9 @@ class Granting:
         target = self._take_target(words, scope)
         words.take("TO")
         role = self._take_role(words)
-        if privileges == [OWNERSHIP]:
+        if OWNERSHIP in privileges:
+            if len(privileges) > 1:
+                raise compilation("OWNERSHIP cannot be granted together with other privileges.")
             self._grant_ownership(words, actor, target, role)
             return SUCCEEDED
         option = words.takes("WITH", "GRANT", "OPTION")
