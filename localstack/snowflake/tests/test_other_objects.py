@@ -116,6 +116,27 @@ def test_object_cannot_be_created_in_a_schema_or_database_that_does_not_exist(
     assert "Database 'NOWHERE'" in warehouse.refused("CREATE " + sql.format("NOWHERE.RAW.S"))
 
 
+@pytest.mark.parametrize(
+    ("sql", "error"),
+    [
+        (
+            "CREATE FILE FORMAT RAW.F TYPE = JSON STRIP_OUTER_ARAY = TRUE",
+            "invalid parameter 'STRIP_OUTER_ARAY'",
+        ),
+        (
+            "CREATE STAGE RAW.S URL = 's3://x/' FILE_FORMAT = (TYPE = JSON STRIP = TRUE)",
+            "invalid parameter 'STRIP'",
+        ),
+        ("CREATE STAGE RAW.S URL = 's3://'", "only s3:// URLs"),
+        ("CREATE OR REPLACE STAGE IF NOT EXISTS RAW.S", "incompatible"),
+        ("CREATE WAREHOUSE W AUTO_SUPEND = 60", "invalid property 'AUTO_SUPEND'"),
+        ("CREATE ROLE R DESCRIPTION = 'x'", "invalid property 'DESCRIPTION'"),
+    ],
+)
+def test_invalid_option_of_create_is_refused(warehouse: Warehouse, sql: str, error: str) -> None:
+    assert error in warehouse.refused(sql)
+
+
 def test_failed_create_stage_does_not_affect_the_existing_stage(loading: Warehouse) -> None:
     assert "already exists" in loading.refused("CREATE STAGE RAW.EVENTS_STAGE")
     loading.run("CREATE STAGE IF NOT EXISTS RAW.EVENTS_STAGE")

@@ -12,7 +12,7 @@ from local_snowflake.grants import ADMINISTRATOR, EVERYBODY, Right
 from local_snowflake.privileges import SYSTEM_ROLES
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
-from local_snowflake.sql import OURS, Scope, Words, actor_of, flag_of
+from local_snowflake.sql import OURS, Options, Scope, Words, actor_of, flag_of
 
 LOGIN_REFUSED = "08001"
 
@@ -115,8 +115,7 @@ class Roles:
         words.take("ROLE")
         unless_exists = words.takes("IF", "NOT", "EXISTS")
         role = words.take_identifier()
-        options = words.take_options()
-        words.finish()
+        options = take_comment(words)
         if self.access.now.owner("ROLE", role) is not None:
             if unless_exists:
                 return status(f"{role} already exists, statement succeeded.")
@@ -138,8 +137,7 @@ class Roles:
             raise missing("Role", role)
         if not words.takes("SET"):
             raise unsupported("ALTER ROLE other than SET COMMENT")
-        options = words.take_options()
-        words.finish()
+        options = take_comment(words)
         self.catalog.rows(
             f"UPDATE {OURS}.unenforced SET options = ? WHERE kind = 'ROLE' AND name = ?",
             [json.dumps(options, default=list, allow_nan=False), role],
@@ -275,6 +273,16 @@ USER_COLUMNS = {
     "default_secondary_roles": "DEFAULT_SECONDARY_ROLES",
     "comment": "COMMENT",
 }
+
+
+def take_comment(words: Words) -> Options:
+    """Parse the only option of a role, COMMENT."""
+    options = words.take_options()
+    words.finish()
+    for option in options:
+        if option != "COMMENT":
+            raise compilation(f"invalid property '{option}' for 'ROLE'", "001006", "42601")
+    return options
 
 
 def named(identifier: str) -> str:

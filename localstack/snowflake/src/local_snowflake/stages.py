@@ -8,6 +8,7 @@ from dataclasses import replace
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, new_id
 from local_snowflake.catalog_objects import Integration, Stage
+from local_snowflake.copy_into import FileFormat
 from local_snowflake.errors import compilation, exists, missing, stage_failure, unsupported
 from local_snowflake.integrations import category_of, unavailable
 from local_snowflake.loader import Loader
@@ -46,6 +47,8 @@ class Stages:
         name = scope.resolve(words.take_name())
         options = words.take_options()
         words.finish()
+        if replaces and unless_exists:
+            raise compilation("options IF NOT EXISTS and OR REPLACE are incompatible.")
         if self.catalog.find_stage(name) and not replaces:
             if unless_exists:
                 return status(f"{name.name} already exists, statement succeeded.")
@@ -57,7 +60,7 @@ class Stages:
             return None
         if temporary:
             raise unsupported("CREATE TEMPORARY STAGE with a URL")
-        if not url.startswith("s3://"):
+        if not bucket_and_prefix(url)[0] or not url.startswith("s3://"):
             raise unsupported(f"a stage on '{url}'; only s3:// URLs are supported")
         for option in options:
             if option not in STAGE_OPTIONS:
@@ -80,7 +83,7 @@ class Stages:
                 raise compilation(f"Integration '{integration.name}' is disabled.", "001008")
             check_location(integration, url)
         formats = format_of(options.get("FILE_FORMAT"))
-        self.catalog.file_format(formats, name)
+        check_format(self.catalog.file_format(formats, name))
         return Stage(
             stage_id,
             name,
@@ -172,13 +175,17 @@ class Stages:
         format keeps its grants. Return None for any other CREATE FILE FORMAT.
         """
         words.take("CREATE")
-        if not words.takes("OR", "ALTER"):
-            return None
-        words.take("FILE", "FORMAT")
+        alters = words.takes("OR", "ALTER")
+        while not words.takes("FILE", "FORMAT"):  # OR REPLACE, TEMPORARY
+            words.take_identifier()
         rest = words.rest()
+        words.takes("IF", "NOT", "EXISTS")
         name = scope.resolve(words.take_name())
         options = words.take_options()
         words.finish()
+        check_format(options)
+        if not alters:
+            return None
         kept = self.catalog.find_file_format(name)
         if kept is not None and options.get("TYPE", "CSV") != kept.get("TYPE", "CSV"):
             raise unsupported("CREATE OR ALTER FILE FORMAT with another TYPE; Snowflake refuses it too")
@@ -225,6 +232,12 @@ class Stages:
             ("name", "database_name", "schema_name", "type", "comment", "format_options"), TEXT
         )
         return Result({"created_on": TIME, **columns}, rows)
+
+
+def check_format(options: Options) -> None:
+    """Raise an error if the options of a JSON file format are invalid or not supported."""
+    if str(options.get("TYPE", "CSV")).upper() == "JSON":
+        FileFormat.of(options)
 
 
 def format_of(value: Value | None) -> Options:

@@ -11,7 +11,7 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show import alike, take_filter
-from local_snowflake.sql import OURS, Scope, Words, actor_of
+from local_snowflake.sql import OURS, Options, Scope, Words, actor_of
 
 log = structlog.get_logger()
 
@@ -52,7 +52,9 @@ class Unenforced:
         unless_exists = words.takes("IF", "NOT", "EXISTS")
         name = words.take_identifier()
         words.takes("WITH")
-        options = json.dumps(words.take_options(until=["TRIGGERS"]), default=list, allow_nan=False)
+        given = words.take_options(until=["TRIGGERS"])
+        check_options(kind, given)
+        options = json.dumps(given, default=list, allow_nan=False)
         self.note(words)
         if self._exists(kind, name) and not replaces:
             if unless_exists:
@@ -77,15 +79,17 @@ class Unenforced:
             if if_exists:
                 return SUCCEEDED
             raise missing(kind.capitalize(), name)
-        if words.sees("RENAME") or words.sees("UNSET"):
-            raise unsupported(f"ALTER {kind} … {words.token.text.upper()}")
         words.takes("SET")
         if self._sets_options(words):
-            changed = self._options(kind, name) | words.take_options(until=["TRIGGERS"])
+            given = words.take_options(until=["TRIGGERS"])
+            check_options(kind, given)
+            changed = self._options(kind, name) | given
             self.catalog.rows(
                 f"UPDATE {OURS}.unenforced SET options = ? WHERE kind = ? AND name = ?",
                 [json.dumps(changed, default=list, allow_nan=False), kind, name],
             )
+        elif not any(words.sees(action) for action in ("SUSPEND", "RESUME", "ABORT")):
+            raise unsupported(f"ALTER {kind} … {words.token.text.upper()}")
         return SUCCEEDED
 
     def _sets_options(self, words: Words) -> bool:
@@ -191,6 +195,21 @@ class Unenforced:
                 if alike(key, like)
             ],
         )
+
+
+WAREHOUSE_OPTIONS = {
+    "WAREHOUSE_TYPE", "WAREHOUSE_SIZE", "RESOURCE_CONSTRAINT", "GENERATION", "MAX_CLUSTER_COUNT", "MIN_CLUSTER_COUNT",
+    "SCALING_POLICY", "AUTO_SUSPEND", "AUTO_RESUME", "INITIALLY_SUSPENDED", "RESOURCE_MONITOR", "COMMENT",
+    "ENABLE_QUERY_ACCELERATION", "QUERY_ACCELERATION_MAX_SCALE_FACTOR", "MAX_CONCURRENCY_LEVEL",
+    "STATEMENT_QUEUED_TIMEOUT_IN_SECONDS", "STATEMENT_TIMEOUT_IN_SECONDS", "WAIT_FOR_COMPLETION",
+}  # fmt: skip
+"""The properties and parameters in Snowflake's pages "CREATE WAREHOUSE" and "ALTER WAREHOUSE"."""
+
+
+def check_options(kind: str, options: Options) -> None:
+    for option in options:
+        if kind == "WAREHOUSE" and option not in WAREHOUSE_OPTIONS:
+            raise compilation(f"invalid property '{option}' for 'WAREHOUSE'", "001006", "42601")
 
 
 SESSION_PARAMETERS = {"QUOTED_IDENTIFIERS_IGNORE_CASE", "TIMEZONE"}
