@@ -98,7 +98,10 @@ def own(*prefixes: str) -> set[tuple[str, str]]:
 GLUE_RIGHTS = {
     "GlueRole": EVERY_GLUE_JOB
     | own("compacted", "rebuilt", "streamed", "glue/tmp")
-    | {("s3:GetObject", "ArchiveBucket/events/*"), ("s3:PutObject", "ArchiveBucket/set-aside/*")},
+    | {("s3:GetObject", "ArchiveBucket/events/*"), ("s3:PutObject", "ArchiveBucket/set-aside/*")}
+    # Spark's markers and look-ups of directories (tests/unit/glue/test_template.py).
+    | {(action, "ArchiveBucket/streamed_$folder$") for action in OWN_OBJECTS}
+    | {("s3:GetObject", f"ArchiveBucket/{each}") for each in ("events", "events_$folder$", "streamed")},
     # The only role that may delete archived data, because users have a right to erasure.
     "GlueForgetRole": EVERY_GLUE_JOB
     | own("events", "rejected", "set-aside", "aws/lambda", "compacted", "forget", "glue/tmp"),
@@ -169,6 +172,19 @@ def test_snowflake_can_assume_its_roles_only_with_the_external_id(stage):
     for name in ("SnowflakeRole", "SnowflakeErrorsRole"):
         [trust] = of_type(stage, "AWS::IAM::Role")[name]["AssumeRolePolicyDocument"]["Statement"]
         assert trust["Condition"] == {"StringEquals": {"sts:ExternalId": f"milkrun-{stage}"}}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_statement_of_a_topics_policy_names_only_that_topic(stage):
+    """SNS rejects others: "Policy statement must apply to a single resource!" (Amazon SNS Developer Guide: "Amazon SNS
+    API permissions: Actions and resources reference".)
+    """
+    policies = of_type(stage, "AWS::SNS::TopicPolicy").values()
+    covered = [topic for policy in policies for topic in policy["Topics"]]
+    assert {topic["Ref"] for topic in covered} == of_type(stage, "AWS::SNS::Topic").keys()
+    for policy in policies:
+        [topic] = policy["Topics"]
+        assert [s["Resource"] for s in policy["PolicyDocument"]["Statement"] if s["Resource"] != topic] == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
