@@ -64,9 +64,12 @@ def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Aws:
     found = Aws(moto_url)
     for name, value in found.environment.items():
         monkeypatch.setenv(name, value)
+    # On a busy machine, a call may wait for seconds until moto has handled the calls before it.
+    monkeypatch.setattr("aws.http.CALL_SECONDS", 60.0)
+    monkeypatch.setattr("ops.reachable_stores.BUDGET_SECONDS", 60.0)
     import requests
 
-    requests.post(f"{moto_url}/moto-api/reset", timeout=10)
+    requests.post(f"{moto_url}/moto-api/reset", timeout=60)
     attribute = [{"AttributeName": n, "AttributeType": "S"} for n in ("pk", "sk", "fence_now", "entered_at")]
     found.client("dynamodb").create_table(
         TableName=found.table,

@@ -33,6 +33,7 @@ from tools.milkrun import app
 
 STATEMENT = b"POST /queries/v1/query-request"
 LIMIT_SECONDS = 2.0  # on a busy machine a login takes more than a second
+SLACK_SECONDS = 15.0  # what a busy machine may add; without a limit, the connector waits for minutes
 WAREHOUSE = (
     ["status"],
     ["validate"],
@@ -142,7 +143,7 @@ def test_command_ends_even_if_snowflake_freezes_after_the_login(
     monkeypatch.setattr(reachable_stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
     ended = CliRunner().invoke(app, arguments, obj={"MILKRUN_LOCAL": str(tmp_path)}, env={"COLUMNS": "400"})
     assert freezer.frozen_at is not None, (ended.output, ended.exception)
-    assert time.monotonic() - freezer.frozen_at < LIMIT_SECONDS + 4
+    assert time.monotonic() - freezer.frozen_at < LIMIT_SECONDS + SLACK_SECONDS
     said = f"{ended.output}{ended.exception or ''}"
     assert f"no answer from Snowflake at http://127.0.0.1:{freezer.port}" in said
     assert answer in said
@@ -211,6 +212,6 @@ def test_command_ends_even_if_a_statement_hangs(freezer: Freezer, tmp_path: Path
         check=False,
     )
     assert freezer.frozen_at is not None, ended.stderr
-    assert time.monotonic() - freezer.frozen_at < LIMIT_SECONDS + 2
+    assert time.monotonic() - freezer.frozen_at < LIMIT_SECONDS + SLACK_SECONDS
     assert ended.returncode == 2
     assert "the statement may have run" in ended.stderr
