@@ -211,7 +211,7 @@ def test_latency_delays_the_load_of_a_file(own_local: LocalProcess, aws: Aws) ->
     loading.put("events/a", {"_id": 1})
     [row] = [eventually(lambda: loading.history().get("a"))]
     waited = row["LAST_LOAD_TIME"] - row["PIPE_RECEIVED_TIME"]
-    assert 1.5 < waited.total_seconds() < 10
+    assert waited.total_seconds() > 1.5
     loading.has_rows(1)
 
 

@@ -23,7 +23,7 @@ import boto3
 import pytest
 from snowflake import connector
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 
 type Found = dict[str, Any]
 
