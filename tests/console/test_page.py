@@ -323,6 +323,16 @@ def test_page_fetches_events_that_the_stream_left_out(feed: Feed, open_page: Ope
     expect(page.get_by_text("left-out")).to_be_visible()
 
 
+def test_page_that_is_older_than_the_server_asks_to_be_reloaded(feed: Feed, open_page: Open) -> None:
+    """A new build of the page has other file names, so the map of a page that is already open cannot be loaded."""
+    page = open_page(f"{feed.url}/places")
+    expect(page.locator(".place-table")).to_be_visible()
+    page.route("**/canvas-*.js", lambda route: route.fulfill(status=404))
+    page.get_by_role("link", name="Map", exact=True).click()
+    expect(page.get_by_text("reload this page")).to_be_visible()
+    expect(page.get_by_text("This browser cannot draw the map.")).to_have_count(0)
+
+
 def test_older_events_of_an_earlier_filter_leave_no_gap_in_the_list(open_page: Open) -> None:
     with Feed(empty()) as feed:
         for n in range(600):

@@ -42,6 +42,8 @@ export function MapView() {
   );
 }
 
+const NOT_LOADED = "The console’s server does not answer, or has a newer page: reload this page.";
+
 const centresOf = (all: Fence[]): Position[] => all.flatMap((fence) => (fence.centre ? [fence.centre] : []));
 
 function Canvas({ truck, fence }: { truck: string; fence: string }) {
@@ -55,6 +57,9 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
     let gone = false;
     let made: Chart | null = null;
     import("../map/canvas")
+      .catch(() => {
+        throw new Error(NOT_LOADED);
+      })
       .then(({ Chart }) =>
         Chart.make(element.current as HTMLElement, {
           dark: isDark.peek(),
@@ -111,7 +116,7 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
       {!chart.value && !problem.value && <Loading what="Loading the map …" />}
       {problem.value && (
         <div class="map-problem">
-          <Empty title="This browser cannot draw the map.">
+          <Empty title={problem.value === NOT_LOADED ? "The map could not be loaded." : "This browser cannot draw the map."}>
             {problem.value} The lists have the same information.
           </Empty>
         </div>
