@@ -403,6 +403,21 @@ def test_reconnecting_page_does_not_take_the_focus_from_the_search_box(feed: Fee
     expect(search).to_be_focused()
 
 
+@pytest.mark.slow
+def test_hidden_page_gives_up_its_connection_and_misses_no_event(feed: Feed, open_page: Open) -> None:
+    """A browser opens at most six connections to a server, so six hidden tabs would block a seventh."""
+    page = open_page(f"{feed.url}/events")
+    expect(page.locator(".link-live")).to_be_visible()
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); \
+document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    expect(page.locator(".link-connecting")).to_be_visible(timeout=15_000)
+    feed.add_good({"event_id": "while-hidden"})
+    page.evaluate(hide, False)
+    expect(page.get_by_text("while-hidden")).to_be_visible()
+    expect(page.locator(".link-live")).to_be_visible()
+
+
 def test_paused_event_list_shows_new_events_only_after_it_is_resumed(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/events")
     first = page.locator(".event-row code").first

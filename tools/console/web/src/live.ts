@@ -16,6 +16,9 @@ const KEPT = 500;
 /** After an HTTP error, the browser does not reopen the stream, so the page does so after this time. */
 const AGAIN_MS = 2000;
 
+/** A hidden page closes its stream after this time, because browsers open only six connections for all tabs together. */
+const HIDDEN_MS = 10_000;
+
 export type Connection = "connecting" | "live" | "lost";
 
 export const connection = signal<Connection>("connecting");
@@ -119,17 +122,38 @@ function lost(): void {
   lostAt.value = Date.now();
 }
 
-export function connect(): void {
-  const stream = new EventSource("/api/stream");
+let stream: EventSource | null = null;
+
+function open(): void {
+  const mine = (stream = new EventSource("/api/stream"));
   for (const [name, handle] of Object.entries(handlers)) {
-    stream.addEventListener(name, (message) => {
+    mine.addEventListener(name, (message) => {
       const data: unknown = JSON.parse((message as MessageEvent<string>).data);
       batch(() => handle(data as never));
     });
   }
-  stream.addEventListener("error", () => {
+  mine.addEventListener("error", () => {
     lost();
     // The browser reopens the stream by itself, unless the server answered with an error.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+    if (mine.readyState === EventSource.CLOSED) setTimeout(() => stream === mine && open(), AGAIN_MS);
   });
+}
+
+function rest(): void {
+  stream?.close();
+  stream = null;
+  connection.value = "connecting";
+}
+
+/** Open the stream, and keep it open except while the page is hidden. */
+export function connect(): void {
+  let hiding = 0;
+  const seen = (): void => {
+    clearTimeout(hiding);
+    if (document.hidden) hiding = window.setTimeout(rest, HIDDEN_MS);
+    else if (!stream) open();
+  };
+  open();
+  seen();
+  document.addEventListener("visibilitychange", seen);
 }
