@@ -82,6 +82,8 @@ class FileFormat:
         for name, value in options.items():
             if name in IGNORED_WHEN_FALSE and value is not False and str(value).upper() != "FALSE":
                 raise unsupported(f"file format option {name} = {value}")
+            if name in IGNORED_WHEN_TRUE and value is not True and str(value).upper() != "TRUE":
+                raise unsupported(f"file format option {name} = {value}")
             if name not in KNOWN_FORMAT_OPTIONS:
                 raise compilation(f"invalid parameter '{name}'", "001006", "42601")
         return cls(
@@ -98,24 +100,27 @@ IGNORED_WHEN_FALSE = {
     "ENABLE_OCTAL",
     "TRIM_SPACE",
 }
+IGNORED_WHEN_TRUE = {"MULTI_LINE", "SKIP_BYTE_ORDER_MARK"}
 # Some of these options are ignored. The formats of dates and times, for example, control conversions while a file is
 # read, and JSON values are not converted.
-KNOWN_FORMAT_OPTIONS = IGNORED_WHEN_FALSE | {
-    "TYPE",
-    "COMPRESSION",
-    "STRIP_OUTER_ARRAY",
-    "ALLOW_DUPLICATE",
-    "DATE_FORMAT",
-    "TIME_FORMAT",
-    "TIMESTAMP_FORMAT",
-    "BINARY_FORMAT",
-    "MULTI_LINE",
-    "FILE_EXTENSION",
-    "SKIP_BYTE_ORDER_MARK",
-    "NULL_IF",
-    "COMMENT",
-    "FORMAT_NAME",
-}
+KNOWN_FORMAT_OPTIONS = (
+    IGNORED_WHEN_FALSE
+    | IGNORED_WHEN_TRUE
+    | {
+        "TYPE",
+        "COMPRESSION",
+        "STRIP_OUTER_ARRAY",
+        "ALLOW_DUPLICATE",
+        "DATE_FORMAT",
+        "TIME_FORMAT",
+        "TIMESTAMP_FORMAT",
+        "BINARY_FORMAT",
+        "FILE_EXTENSION",
+        "NULL_IF",
+        "COMMENT",
+        "FORMAT_NAME",
+    }
+)
 
 
 @dataclass(frozen=True)
