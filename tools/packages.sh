@@ -27,7 +27,8 @@ try() { # the package's folder
   "$uv" venv -q --python "$python" "$at/environment"
   "$uv" pip install -q --python "$at/environment/bin/python" "${options[@]}" "$(echo "$at"/wheels/*.whl)[test]"
   cp -r "$at/source/tests" "$at"/source/*.md "$at/elsewhere"
-  (cd "$at/elsewhere" && "$at/environment/bin/python" -m pytest -q -ra --strict-markers -p no:cacheprovider -n 2 tests)
+  (cd "$at/elsewhere" && "$at/environment/bin/python" -m pytest -q -ra --strict-markers -p no:cacheprovider -n 2 \
+    -W error::pytest.PytestUnhandledThreadExceptionWarning tests) # so that a failed assertion in a thread is not overlooked
 }
 
 failed=()
