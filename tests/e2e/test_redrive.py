@@ -50,7 +50,7 @@ def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwa
 
         kinesis.fault = None
         for n, batch in enumerate(sent):
-            eventually(arrived(pipeline, f"{device}-{n}", batch), within=90)
+            eventually(arrived(pipeline, f"{device}-{n}", batch))
     for n in range(3):
         assert eventually(lambda n=n: pipeline.visits_of(f"{device}-{n}"))
 
@@ -70,7 +70,7 @@ def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipe
         assert len(published) == 7
 
         kinesis.fault = None
-        eventually(arrived(pipeline, device, sent), within=90)
+        eventually(arrived(pipeline, device, sent))
 
 
 def test_record_rejected_permanently_by_kinesis_is_quarantined(pipeline: Pipeline, device: str) -> None:
@@ -108,8 +108,11 @@ def test_invalid_claim_checks_do_not_block_valid_ones(pipeline: Pipeline, device
     for body in ("nonsense", json.dumps({"bucket": bucket, "key": "events/gone", "lines": [1]})):
         sqs.send_message(QueueUrl=queue, MessageBody=body)
     sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"bucket": bucket, "key": stored, "lines": [1]}))
-
-    assert eventually(lambda: len(pipeline.published(device)) == 2, within=60)
+    try:
+        assert eventually(lambda: len(pipeline.published(device)) == 2)
+    finally:
+        # Otherwise the invalid claim checks are retried for hours, and other tests need an empty queue.
+        sqs.purge_queue(QueueUrl=queue)
 
 
 def arrived(pipeline: Pipeline, device: str, sent: list[Event]) -> Callable[[], bool]:

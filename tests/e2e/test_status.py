@@ -71,6 +71,7 @@ def test_status_reports_a_dead_letter_as_a_failure_until_it_is_deleted(pipeline:
     finally:
         for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", ()):
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    assert eventually(lambda: failed(pipeline, "dead letters") is None)
 
 
 def test_status_reports_a_row_that_is_not_an_event_and_trace_finds_its_object(pipeline: Pipeline) -> None:
