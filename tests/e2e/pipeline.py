@@ -167,7 +167,7 @@ def device_in(body: bytes) -> str:
     return found[1].decode() if found else NO_DEVICE
 
 
-def eventually[T](probe: Callable[[], T], *, within: float = 30.0, every: float = 0.1) -> T:
+def eventually[T](probe: Callable[[], T], *, within: float = 90.0, every: float = 0.1) -> T:
     """Poll `probe` until its result is truthy, and return that result. Raises AssertionError after `within` seconds.
 
     An AssertionError raised by `probe` counts as "not yet". On a deployed stage the time limit is at least

@@ -405,9 +405,12 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
         last_key = max((json.loads(each.read_text())["last_key"] for each in files), default="")
         return sum(key <= last_key for key in own) >= 2
 
-    eventually(under_way)
-    running.send_signal(signal.SIGINT)
-    said, problem = running.communicate(timeout=20)
+    try:
+        eventually(under_way)
+        running.send_signal(signal.SIGINT)
+        said, problem = running.communicate(timeout=60)
+    finally:
+        running.kill()  # if it still runs
     assert (running.returncode, said) == (130, "")
     assert "run the same command to continue" in problem
     assert "Traceback" not in problem
