@@ -213,6 +213,17 @@ def test_failed_copy_in_a_transaction_loads_no_file(staged: Warehouse, changes: 
     assert staged.count() == 0
 
 
+def test_copy_of_a_session_without_autocommit_can_be_rolled_back(staged: Warehouse) -> None:
+    connection = staged.local.connect(database=staged.database, autocommit=False)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(staged.copy())
+        connection.rollback()
+        assert (staged.count(), staged.history()) == (0, {})
+        cursor.execute(staged.copy())
+        connection.commit()
+        assert staged.count() == 3
+
+
 def test_transaction_sees_the_effects_of_its_own_copy_and_truncate(staged: Warehouse) -> None:
     staged.run("BEGIN")
     staged.run(staged.copy())

@@ -368,6 +368,11 @@ def test_insert_with_array_bindings_inserts_all_rows_or_none(
         assert rows(numbers) == [(1, 1), (2, 2)]
         cursor.executemany("INSERT INTO RAW.T VALUES (?, 1)", [(5,), (6,)])
         assert rows(numbers) == [(1, 1), (2, 2), (5, 1), (6, 1)]
+    connection = numbers.local.connect(database=numbers.database, autocommit=False)
+    with connection, connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO RAW.T VALUES (?, 1)", [(7,), (8,)])
+        connection.rollback()
+        assert rows(numbers) == [(1, 1), (2, 2), (5, 1), (6, 1)]
 
 
 def test_statement_is_cancelled_after_the_timeout_of_the_connector(numbers: Warehouse) -> None:

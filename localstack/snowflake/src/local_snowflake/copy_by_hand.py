@@ -122,6 +122,7 @@ class Bulk:
 
     def _load(self, plan: Plan, files: Sequence[StagedFile], session: LocalConnection) -> list[LoadedFile]:
         duck = session._duck_conn
+        session.begin_unless_autocommit()
         if session.in_transaction:
             try:
                 loaded = self._insert(plan, files, duck, careful=True)

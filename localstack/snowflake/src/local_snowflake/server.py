@@ -230,7 +230,7 @@ class LocalSnowflake:
             answer = send
             if verb == "USE":
                 answer = answered(lambda data: name_session(data, session), answer)
-            if has_arrays(request) and not session.in_transaction:
+            if has_arrays(request) and session._autocommit and not session.in_transaction:
                 session.begin_batch()
                 answer = answered(lambda data: end_batch(data, session), answer)
             answer = self._at_once(request["sqlText"], answer)

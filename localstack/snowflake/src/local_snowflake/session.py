@@ -367,7 +367,7 @@ class LocalCursor(FakeSnowflakeCursor):
         for insert in merge.find_all(exp.Insert):
             for column in insert.this.expressions if insert.this else ():
                 column.set("table", None)
-        self._begin_unless_autocommit()
+        self._conn.begin_unless_autocommit()
         sql = f"{merge.sql(dialect='duckdb')} RETURNING merge_action"
         try:
             rows = self._duck_conn.execute(sql, params).fetchall()
@@ -402,14 +402,9 @@ class LocalCursor(FakeSnowflakeCursor):
         again.set("expression", sqlglot.parse_one(f"SELECT * FROM temp.main.{OVERWRITE}", read="duckdb"))
         self._execute_and_describe(again)
 
-    def _begin_unless_autocommit(self) -> None:
-        if not self._conn._autocommit and not self._conn._in_transaction:
-            self._duck_conn.begin()
-            self._conn._in_transaction = True
-
     def _at_once(self, work: Callable[[], None]) -> None:
         """Run statements atomically, within the session's transaction if it has one."""
-        self._begin_unless_autocommit()
+        self._conn.begin_unless_autocommit()
         if self._conn.in_transaction:
             work()
             return

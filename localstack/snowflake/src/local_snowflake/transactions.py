@@ -17,6 +17,11 @@ class TransactionalConnection(FakeSnowflakeConnection):
         """
         return self._begun or self._in_transaction
 
+    def begin_unless_autocommit(self) -> None:
+        if not self._autocommit and not self._in_transaction:
+            self._duck_conn.begin()
+            self._in_transaction = True
+
     def note_transaction(self, statement: exp.Expr) -> None:
         if isinstance(statement, exp.Transaction):
             self._begun = True
