@@ -228,6 +228,19 @@ def test_deploy_role_may_read_a_new_key_before_its_tags_take_effect(action):
     assert [s for s in statements() if action in many(s["Action"]) and "Condition" not in s]
 
 
+def test_deployment_by_the_role_passes_no_policy_for_the_new_key():
+    """KMS would check that its caller may replace the policy: "The new key policy will not allow you to update the key
+    policy in the future". But the role may do so only with a key whose tags have taken effect.
+    """
+    assert all(
+        "aws:ResourceTag/stage" in str(s.get("Condition"))
+        for s in statements()
+        if "kms:PutKeyPolicy" in many(s["Action"])
+    )
+    keys = [r for r in resources(EVERYTHING).values() if r["Type"] == "AWS::KMS::Key"]
+    assert [key for key in keys if "KeyPolicy" in key["Properties"]] == []
+
+
 def test_deploy_role_may_let_api_gateway_create_its_service_linked_role():
     """In an account without an API or a domain, creating one fails without this right. (Amazon API Gateway Developer
     Guide: "Using service-linked roles for API Gateway".)
