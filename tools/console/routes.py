@@ -362,6 +362,9 @@ class Console:
                 answer = await to_thread.run_sync(question)
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = source_states.reason_of(fault)
+            if source == "snowflake" and source_states.is_of_aws(fault):
+                # A search for an event also reads the AWS stores.
+                raise Problem(503, self.state.sources.without_secrets(reason), "AWS") from None
             self.state.sources.say(source, "down", reason, source_states.cause_of(fault))
             for poller in self._pollers:
                 if poller.source == source:

@@ -118,6 +118,11 @@ def cause_of(fault: BaseException) -> Cause:
     return "unreachable" if type(fault).__name__ in ("OperationalError", "HttpError") else "other"
 
 
+def is_of_aws(fault: BaseException) -> bool:
+    """Return whether a call to AWS failed. `Archive` raises a Refusal for such an error."""
+    return any(isinstance(each, BotoCoreError | ClientError) for each in (fault, fault.__context__))
+
+
 def is_about_credentials(fault: BaseException) -> bool:
     """Return whether expired or invalid credentials may have caused an error."""
     if isinstance(fault, ClientError):

@@ -79,6 +79,8 @@ class StoreQueries:
 
     def _steps(self, what: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
+        with self._session():
+            pass  # sign in first, because without Snowflake the search would fail after it has read the archive
         finder = Finder(self._outputs, self._stage, PerStatement(self._session))
         if object_name(what):
             return finder.object(what), finder.searched

@@ -843,3 +843,16 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
     finally:
         answering.set()
         console.end()
+
+
+def test_search_that_fails_in_aws_does_not_blame_snowflake(mart_of_visits):
+    mart_of_visits.query = lambda *_: []
+    console = Served(warehouse_every=0)
+    try:
+        for path in ("/api/where?event_id=e1", "/api/event?event_id=e1"):
+            answer = console.ask(path)
+            assert (answer.status, json.loads(answer.data)["source"]) == (503, "AWS"), path
+        states = {each["name"]: each["state"] for each in console.get("/api/sources")["sources"]}
+        assert states["snowflake"] != "down"
+    finally:
+        console.end()
