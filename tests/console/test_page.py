@@ -333,6 +333,27 @@ def test_page_that_is_older_than_the_server_asks_to_be_reloaded(feed: Feed, open
     expect(page.get_by_text("This browser cannot draw the map.")).to_have_count(0)
 
 
+def test_half_typed_filter_keeps_its_blank_and_does_not_narrow_another_view(
+    feed: Feed, open_page: Open
+) -> None:
+    page = open_page(f"{feed.url}/events")
+    search = page.get_by_label("Search", exact=True)
+    search.fill("truck ")
+    expect(page).to_have_url(re.compile(r"q=truck$"))
+    page.wait_for_timeout(100)
+    expect(search).to_have_value("truck ")
+    type_and_leave = """() => {
+        const box = document.querySelector('.filters input[placeholder="full device id"]');
+        box.value = "truck-1";
+        box.dispatchEvent(new Event("input", {bubbles: true}));
+        document.querySelector('nav a[href^="/visits"]').click();
+    }"""
+    page.evaluate(type_and_leave)
+    expect(page.get_by_role("heading", name="Visits")).to_be_visible()
+    page.wait_for_timeout(400)
+    expect(page).to_have_url(re.compile(r"/visits$"))
+
+
 def test_older_events_of_an_earlier_filter_leave_no_gap_in_the_list(open_page: Open) -> None:
     with Feed(empty()) as feed:
         for n in range(600):

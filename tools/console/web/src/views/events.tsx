@@ -247,7 +247,10 @@ function Filters({ filter, types, codes }: { filter: Filter; types: string[]; co
 function Typed({ label, name, value, placeholder }: { label: string; name: string; value: string; placeholder: string }) {
   const [text, setText] = useState(value);
   const timer = useRef(0);
-  useEffect(() => setText(value), [value]);
+  useEffect(() => {
+    if (value !== text.trim()) setText(value); // keep a blank before the next word
+  }, [value]);
+  useEffect(() => () => clearTimeout(timer.current), []); // another view would get the filter
   const typed = (now: string): void => {
     setText(now);
     clearTimeout(timer.current);
