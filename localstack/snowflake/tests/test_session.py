@@ -375,6 +375,10 @@ def test_insert_with_array_bindings_inserts_all_rows_or_none(
         assert rows(numbers) == [(1, 1), (2, 2), (5, 1), (6, 1)]
 
 
+def test_statement_with_a_lone_surrogate_fails_immediately(numbers: Warehouse) -> None:
+    assert "UTF-8" in numbers.refused("SELECT '\ud800'")
+
+
 def test_statement_is_cancelled_after_the_timeout_of_the_connector(numbers: Warehouse) -> None:
     rows_of = ", ".join(f"TABLE(GENERATOR(ROWCOUNT => 3000)) {name}" for name in "abc")
     with numbers.connection.cursor() as cursor, pytest.raises(DatabaseError) as raised:

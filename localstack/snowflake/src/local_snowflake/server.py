@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse
 from local_snowflake.catalog import Catalog
 from local_snowflake.clock import AdvancedClock
 from local_snowflake.commands import Commands
-from local_snowflake.errors import SnowflakeError, unsupported
+from local_snowflake.errors import SnowflakeError, compilation, unsupported
 from local_snowflake.in_progress import Message, Receive, RunningStatements, Send
 from local_snowflake.results import READ_OUT, VIEW, Result
 from local_snowflake.roles import Roles
@@ -243,6 +243,10 @@ class LocalSnowflake:
         fakesnow: the statement, its translation, or a query that reads the result.
         """
         sql: str = request["sqlText"]
+        try:
+            json.dumps([sql, request.get("bindings")], ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise compilation("The statement or a binding is not valid UTF-8.") from None
         verb = (*Words(sql).start(1), "")[0]
         if request.get("describeOnly") and (
             verb in NOT_DESCRIBED or "SYSTEM$PIPE_FORCE_RESUME" in sql.upper()
