@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,7 +121,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         (folder / "modules" / module).mkdir(parents=True)
         (folder / "modules" / module / "__init__.py").write_text(f"raise RuntimeError('another {module}')\n")
     (folder / "at-start.sh").write_text("echo hello; exit 3\n")
-    port = int(os.environ.get("MILKRUN_PORT", "4666")) + 100
+    port = int(os.environ.get("MILKRUN_PORT", "4666")) + 250  # the other suites use the ports below and above
     desk = Desk(
         folder,
         HOSTILE
@@ -138,14 +139,22 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     )
     # Packages must already be installed, because this proxy does not respond.
     subprocess.run([ROOT / ".venv/bin/python", "-m", "ops.package", "local"], cwd=ROOT, check=True)
-    desk.run("make", "-s", "up")
-    yield desk
-    desk.run("make", "-s", "down")
+    try:
+        desk.run("make", "-s", "up")
+        yield desk
+    finally:
+        desk.run("make", "-s", "down")
     assert not (folder / "stack").exists()
 
 
-def test_demo_passes_all_checks_despite_misleading_environment_variables(desk: Desk) -> None:
-    demo = json.loads(desk.python("ops", "demo", "--trucks", "2", "--farms", "6", "--json"))
+@pytest.fixture(scope="module")
+def demo(desk: Desk) -> dict[str, Any]:
+    """Run the demo, and return its result."""
+    result: dict[str, Any] = json.loads(desk.python("ops", "demo", "--trucks", "2", "--farms", "6", "--json"))
+    return result
+
+
+def test_demo_passes_all_checks_despite_misleading_environment_variables(demo: dict[str, Any]) -> None:
     assert [line["name"] for line in demo["lines"] if not line["equal"]] == []
     found = {line["name"]: line["found"] for line in demo["lines"]}
     assert found["archived"] == found["loaded"] == found["staged"] > 100
@@ -168,6 +177,7 @@ def test_command_reaches_the_local_stack_despite_misleading_environment_variable
     json.loads(desk.python(*command))
 
 
+@pytest.mark.usefixtures("demo")
 def test_warehouse_commands_with_the_outputs_option_use_the_local_stack(desk: Desk) -> None:
     outputs = str(desk.folder / "stack" / "outputs.json")
     assert json.loads(desk.python("snowpipe", "status", "--json", "--outputs", outputs))
@@ -179,6 +189,7 @@ def test_warehouse_commands_with_the_outputs_option_use_the_local_stack(desk: De
     assert count[0]["n"] > 0
 
 
+@pytest.mark.usefixtures("demo")
 def test_values_of_misleading_environment_variables_do_not_appear_in_the_servers_logs(desk: Desk) -> None:
     logs = "".join(path.read_text() for path in (desk.folder / "stack" / "logs").glob("*.log"))
     for foreign in ("no-such-profile", "production", "mars-north-1", "no/such"):
