@@ -22,7 +22,7 @@ from ops.stage_outputs import ROOT
 from tests.e2e.pipeline import Event, Pipeline, eventually, round_trip
 from tools.stack.start_kcl_worker import environment_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)
 
 # Shorten the time until the first record from two minutes to twenty seconds; never for production
@@ -190,7 +190,7 @@ def rounds(device: str, trucks: int = 6, farms: int = 6) -> Iterator[Event]:
 
 
 def test_killed_kcl_worker_loses_no_event(yard: Yard, device: str) -> None:
-    yard.put(list(rounds(device)))
+    yard.put(list(rounds(device, trucks=10, farms=10)))  # so many that the worker is killed before it is done
     first = yard.worker(yard.stream)
     eventually(lambda: first.consumed() > 0, within=150)
     first.kill()

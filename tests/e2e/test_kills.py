@@ -59,7 +59,7 @@ class Lab:
         [process] = [each for each in self.stack.processes.recorded() if each.name == name]
         with contextlib.suppress(ProcessLookupError):  # the mock ends with LocalStack
             os.kill(process.pid, signal.SIGKILL)
-        eventually(lambda: not process.is_alive(), within=5)
+        eventually(lambda: not process.is_alive())
 
     def address(self) -> tuple[str, str]:
         outputs = self.stack.outputs()
@@ -131,7 +131,7 @@ def test_up_restarts_killed_processes_or_reports_lost_data_and_deletes_nothing(
         assert ("Snowflake had died and runs again with all its data" in ran.stderr) == ("snowflake" in names)
         assert lab.state() == before
     assert all(lab.stack.processes.alive(name) for name in PROCESSES)
-    eventually(lambda: console.is_ready(lab.stack.settings), within=60)
-    eventually(lab.runs_one_mock, within=5)
+    eventually(lambda: console.is_ready(lab.stack.settings))
+    eventually(lab.runs_one_mock)
     smoke = lab.milkrun("smoke")
     assert smoke.returncode == 0, smoke.stdout + smoke.stderr
