@@ -17,6 +17,7 @@ from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Res
 from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
 from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, flag_of, stage_parts, text_of
 
+INTERNAL_STAGE_OPTIONS = {"ENCRYPTION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}
 STAGE_OPTIONS = {"URL", "STORAGE_INTEGRATION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}
 
 
@@ -55,6 +56,9 @@ class Stages:
             raise exists(str(name))
         url = text_of(options, "URL") or ""
         if not url:
+            for option in options:
+                if option not in INTERNAL_STAGE_OPTIONS:
+                    raise compilation(f"invalid property '{option}' for 'STAGE'", "001006", "42601")
             formats = format_of(options.get("FILE_FORMAT"))
             self.catalog.note_stage(Stage(new_id(), name, "", formats, None, None))
             return None
