@@ -53,7 +53,7 @@ type Open = Callable[..., Page]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # the names that tools/setup.sh looks for
 
-expect.set_options(timeout=20_000)  # rendering is slow on a busy machine; tests that need speed measure it
+expect.set_options(timeout=60_000)  # rendering is slow on a busy machine; tests that need speed measure it
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -101,7 +101,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
             permissions=["clipboard-read", "clipboard-write"],
         )
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.on("console", heard)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", dismiss)

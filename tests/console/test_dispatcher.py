@@ -98,7 +98,7 @@ def test_silent_truck_is_listed_with_the_duration_and_likely_reason_of_its_silen
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
     expect(silent).to_have_count(1)
     expect(silent).to_contain_text("truck-3")
-    expect(silent).to_contain_text("60 min")
+    expect(silent).to_contain_text(re.compile("6[0-3] min"))  # grows while the browser starts
     expect(silent).to_contain_text("the phone's battery was low")
 
 
@@ -188,7 +188,7 @@ def test_place_shows_its_last_visit_with_a_link_to_the_visits_of_that_day(
     page = open_page(f"{feed.url}/map?fence=farm%23farm-38")
     card = page.get_by_role("region", name="The chosen fence")
     expect(card).to_contain_text("No truck is there now")
-    expect(card).to_contain_text("75 min ago")
+    expect(card).to_contain_text(re.compile("7[5-8] min ago"))
     card.get_by_role("link", name=re.compile(r"\d\d:\d\d:\d\d")).click()
     expect(page).to_have_url(re.compile(r"visits\?fence=farm%23farm-38&date=\d{4}-\d\d-\d\d"))
     expect(page.locator(".visit")).to_have_count(1)
@@ -223,7 +223,7 @@ def test_place_table_shows_when_and_by_which_truck_a_place_was_last_visited(
     page.get_by_role("searchbox", name="Find a place").fill("38")
     rows = page.locator(".place-table tbody tr")
     expect(rows).to_have_count(1)
-    expect(rows).to_contain_text("75 min ago")
+    expect(rows).to_contain_text(re.compile("7[5-8] min ago"))
     expect(rows).to_contain_text("truck-2")
     expect(page).to_have_url(re.compile("q=38"))
 
@@ -337,9 +337,9 @@ def test_visits_are_shown_although_new_ones_arrive_faster_than_the_console_answe
         page.wait_for_timeout(200)
         return page.locator(".visit").count() == count
 
-    eventually(lambda: is_shown_while_visits_arrive(4), within=20)
+    eventually(lambda: is_shown_while_visits_arrive(4))
     feed.state.visits.append(visit("truck-3", FARM, now()))
-    eventually(lambda: is_shown_while_visits_arrive(5), within=20)
+    eventually(lambda: is_shown_while_visits_arrive(5))
 
 
 def test_visits_are_shown_although_tests_reset_the_console_faster_than_it_answers(
@@ -354,7 +354,7 @@ def test_visits_are_shown_although_tests_reset_the_console_faster_than_it_answer
         page.wait_for_timeout(200)
         return page.locator(".visit").count() == 4
 
-    eventually(are_shown_while_the_console_is_reset, within=8)
+    eventually(are_shown_while_the_console_is_reset)
 
 
 def test_daily_totals_are_reloaded_after_the_marts_are_built(feed: Feed, open_page: Open) -> None:

@@ -20,7 +20,7 @@ import urllib3
 from playwright.sync_api import Page, expect
 
 from contract.events import Fence
-from tests.console.conftest import Open
+from tests.console.conftest import PORT, Open
 from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
 from tests.e2e.pipeline import Pipeline, crossing, event, eventually
@@ -29,7 +29,7 @@ from tests.e2e.pipeline import Pipeline, crossing, event, eventually
 pytestmark = pytest.mark.timeout(900)
 
 # A second console whose connections to AWS and Snowflake the tests can cut
-OWN_PORT = 6390
+OWN_PORT = int(PORT) + 90
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_events_of_the_morning_are_counted_at_every_pipeline_stage_up_to_snowfla
 ) -> None:
     page = open_page(f"{console}/pipeline")
     for stage in ("accepted", "rejected", "archived", "published", "consumed", "loaded"):
-        eventually(lambda stage=stage: count(page, stage) > 0, within=60)
+        eventually(lambda stage=stage: count(page, stage) > 0)
     page.get_by_role("button", name="Run now").click()
     expect(page.locator(".said")).to_have_text("Nothing is missing", timeout=90_000)
 
@@ -78,7 +78,7 @@ def test_marts_of_the_morning_are_counted_and_their_daily_totals_plotted(
     console: str, open_page: Open
 ) -> None:
     page = open_page(f"{console}/pipeline")
-    eventually(lambda: count(page, "marts") > 0, within=60)
+    eventually(lambda: count(page, "marts") > 0)
     page.goto(f"{console}/visits")
     eventually(lambda: page.locator(".plot").count() == 6)
 
@@ -157,7 +157,7 @@ def test_journey_of_an_event_can_be_opened_from_the_event_list(
     page.locator(".row-link").first.click()
     page.get_by_role("button", name="Show its journey").click()
     journey = page.locator(".journey")
-    expect(journey).to_contain_text("archived", timeout=60_000)
+    expect(journey).to_contain_text("archived")
     expect(journey).to_contain_text(answer.body["object_key"])
     page.get_by_role("button", name="Copy SQL").first.click()
     sql = page.evaluate("navigator.clipboard.readText()")
@@ -223,7 +223,7 @@ class OwnConsole:
     def start(self) -> None:
         command = [sys.executable, "-m", "tools.console", "--port", str(OWN_PORT), "--reconcile-every", "0"]
         self._process = subprocess.Popen(command, env=self._environment)
-        eventually(self._answers, within=60)
+        eventually(self._answers)
 
     def kill(self) -> None:
         if self._process:
@@ -232,6 +232,8 @@ class OwnConsole:
             self._process = None
 
     def _answers(self) -> bool:
+        if not self._process or self._process.poll() is not None:
+            return False  # a console that another process left on this port might answer
         try:
             answer = urllib3.request("GET", f"{self.url}/api/health", retries=False, timeout=2)
         except urllib3.exceptions.HTTPError:
@@ -254,8 +256,8 @@ def own_console(pipeline: Pipeline, folder: Path) -> Iterator[OwnConsole]:
         known["snowflake"] |= {"host": "127.0.0.1", "port": snowflake.port}
         (folder / "outputs.json").write_text(json.dumps(known))
         console = OwnConsole(folder, aws, snowflake, pipeline)
-        console.start()
         try:
+            console.start()
             yield console
         finally:
             console.kill()
@@ -280,8 +282,9 @@ def test_unreachable_snowflake_is_reported_while_the_other_sources_keep_working(
         expect(page.locator(".event-row")).to_have_count(1)
         page.goto(f"{own.url}/visits")
         eventually(lambda: page.locator(".visit").count() > 20)
+        expect(alert).to_be_visible()
         own.snowflake.mend()
-        expect(alert).to_have_count(0, timeout=60_000)
+        expect(alert).to_have_count(0)
 
 
 def test_unreachable_aws_is_reported_until_it_is_reachable_again(
@@ -305,7 +308,7 @@ def test_restarted_console_counts_the_events_sent_during_its_downtime(
 ) -> None:
     with own_console(pipeline, tmp_path) as own:
         page = open_page(f"{own.url}/pipeline")
-        eventually(lambda: count(page, "loaded") > 0, within=60)
+        eventually(lambda: count(page, "loaded") > 0)
         before = {stage: count(page, stage) for stage in ("accepted", "archived", "loaded")}
         own.kill()
         expect(page.get_by_role("alert").filter(has_text="No connection")).to_be_visible()
@@ -313,9 +316,9 @@ def test_restarted_console_counts_the_events_sent_during_its_downtime(
         for each in sent:
             assert pipeline.post(each).status == 202
         own.start()
-        expect(page.get_by_role("alert").filter(has_text="No connection")).to_have_count(0, timeout=60_000)
+        expect(page.get_by_role("alert").filter(has_text="No connection")).to_have_count(0)
         for stage, n in before.items():
-            eventually(lambda stage=stage, n=n: count(page, stage) >= n + 5, within=60)
+            eventually(lambda stage=stage, n=n: count(page, stage) >= n + 5)
         page.goto(f"{own.url}/events?device={device}")
         for each in sent:
             expect(page.get_by_text(each["_id"])).to_have_count(1)
