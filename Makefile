@@ -158,7 +158,7 @@ airflow: setup #: test the hourly and backfill DAGs, including one complete run 
 
 ##@ Measure it
 
-bench: setup ## run the benchmarks (ONLY=handler,cost COMPARE=earlier.json ROWS=1000000); writes docs/performance.md
+bench: setup ## run the benchmarks (ONLY=handler,cost COMPARE=earlier.json; ONLY=marts ROWS=1000000); writes docs/performance.md
 	@tools/setup.sh test bench
 	@$(PY) -m tests.bench $(if $(ONLY),--only $(ONLY)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(ROWS),--rows $(ROWS))
 
