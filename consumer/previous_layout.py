@@ -21,8 +21,8 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The pending writes of a pair's last change. The lists of strings are sort keys of events (`e#…`): `first` and
-    `lesser` were still to be added, and `superseded` were still to be marked as superseded.
+    """The writes that a pair's last change left pending. `first` and `lesser`, which are treated alike, are the sort
+    keys (`e#…`) of events still to be added, and `superseded` those of events still to be marked as superseded.
     """
 
     first: list[str] = []

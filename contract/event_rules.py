@@ -120,7 +120,7 @@ def _checked(event: EventFields) -> Checked:
 
 
 def _fit(ids: Iterable[str]) -> bool:
-    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the characters, so ASCII ids always fit."""
+    """Return whether each id has at most MAX_ID_BYTES bytes. `Id` limits the number of characters, so ASCII ids fit."""
     return not [each for each in ids if not each.isascii() and len(each.encode()) > MAX_ID_BYTES]
 
 

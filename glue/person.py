@@ -302,8 +302,8 @@ class Followed:
 def follow(subject: Subject, seen: Iterable[Names]) -> Followed:
     """Find a person's other ids and devices.
 
-    A `user._id` that occurs with only one user id belongs to the same person. A device that no other user has
-    used is the person's own.
+    A `user._id` that occurs with only one user id belongs to that user. A device that no other user has used is
+    the person's own.
     """
     sightings = set(seen)
     users_of: defaultdict[str, set[str]] = defaultdict(set)

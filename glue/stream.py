@@ -284,9 +284,10 @@ def run(spark: SparkSession, stream: Stream, every_seconds: int | None) -> int:
 
 
 def mixes_checkpoints(store: Store, name: str, checkpoint: str) -> bool:
-    """Return whether the name has results although the checkpoint is new.
+    """Return whether the stream of this name has results although the checkpoint is new.
 
-    The new batches would replace some of the earlier ones and count the windows of the others again.
+    With a new checkpoint, batch numbers start at 0 again: new files would replace earlier files with the same number,
+    and the windows in the remaining earlier files would be counted twice.
     """
     if checkpoint.startswith("s3://"):
         bucket, _, prefix = checkpoint.removeprefix("s3://").partition("/")

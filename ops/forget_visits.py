@@ -55,8 +55,8 @@ class _NoBus:
 def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[str]) -> int:
     """Delete all items of these devices, in the current and the previous layout; return the number of deleted items.
 
-    The function scans the whole table, because items in the previous layout cannot be queried by device, and
-    because the archive may no longer contain events of every pair.
+    The function scans the whole table, because items in the previous layout cannot be queried by device, and the
+    pairs cannot be taken from the archive, which may no longer contain events of every pair.
     """
     if not devices:
         return 0

@@ -56,8 +56,8 @@ class Difference:
 class Wanted:
     grants: frozenset[Grant]
     tolerated: frozenset[tuple[str, str, str, str]]
-    """The role, privilege, kind and schema of each GRANT ON ALL … or ON FUTURE …, which also covers objects outside
-    the DDL.
+    """The role, privilege, kind and schema of each GRANT ON ALL … or ON FUTURE …. Such a grant also covers objects
+    outside the DDL, so their grants are not reported as differences.
     """
 
 

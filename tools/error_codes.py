@@ -57,8 +57,8 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     },
     413: {
         "body_too_large": "The body is larger than 1 MiB as sent.",
-        "inflated_body_too_large": "The decompressed body is larger than 4 MiB, or larger than 100 times its "
-        "size as sent plus 64 KiB.",
+        "inflated_body_too_large": "The decompressed body is larger than 4 MiB, or larger than 64 KiB plus "
+        "100 times its size as sent.",
         "too_many_events": "The request contains more than 500 events.",
     },
     415: {

@@ -76,7 +76,7 @@ def command(
         str | None,
         terminal.text_option(
             "COMMAND",
-            "For stages that require tokens: a command that prints a token. The device id is its last argument.",
+            "For stages that require tokens: a command that prints a token. The device id is appended to it.",
         ),
     ] = None,
     as_json: terminal.AsJson = False,

@@ -322,9 +322,9 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                 inside=inside,
                 silence="at a place: phones send few events there"
                 if inside
-                else "it was moving: no network, or the phone is off"
+                else "the truck was moving: no network, or the phone is off"
                 if km > 0.1
-                else "it was standing: parked, or the phone is off",
+                else "the truck was stationary: parked, or the phone is off",
             )
         )
     begins = plan.begins_at
@@ -423,7 +423,7 @@ def truck(device: str, position: tuple[float, float], at: datetime | None = None
         "inside": [],
         "heard_at": iso(at),
         "last_type": "user.updated_trip",
-        "silence": "it was moving: no network, or the phone is off",
+        "silence": "the truck was moving: no network, or the phone is off",
     } | known
 
 

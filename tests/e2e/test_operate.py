@@ -72,8 +72,8 @@ def forget_pair(pipeline: Pipeline, pair: Pair) -> None:
     dynamodb, name = pipeline.aws("dynamodb"), pipeline.outputs.visits_table
 
     def once_done() -> object:
-        """Return the pair's items if every chunk of its log has been written, otherwise False. The visit may
-        be visible before then.
+        """Return the pair's items once every chunk of its log has been written, otherwise False. A visible visit
+        does not prove this, because chunks may be written after it.
         """
         pk, first, last = keys.pair_range(pair)
         found = dynamodb.query(

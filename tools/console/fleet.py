@@ -215,8 +215,8 @@ def silence_of(truck: Truck, is_inside: bool) -> str:
     if truck.last.accuracy_m is not None and truck.last.accuracy_m > POOR_ACCURACY_M:
         return f"poor location signal (± {truck.last.accuracy_m:.0f} m)"
     if truck.speed_kmh:
-        return "it was moving: no network, or the phone is off"
-    return "it was standing: parked, or the phone is off"
+        return "the truck was moving: no network, or the phone is off"
+    return "the truck was stationary: parked, or the phone is off"
 
 
 class PlaceRow(TypedDict):

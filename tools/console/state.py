@@ -22,7 +22,7 @@ from tools.console.source_states import Sources
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """The figures of a place's visits in the marts: the number of closed visits, their median dwell time, the latest
+    """Statistics of a place's visits in the marts: the number of closed visits, their median dwell time, the latest
     entry and exit times, and the number of visits that began at `midnight` (of the fleet's time zone) or later.
     """
 
@@ -59,7 +59,7 @@ class ConsoleState:
         self.visits = KnownVisits(exclusive_tags)
         # From the stage's visit rule; set after the rule has been read.
         self.min_confidence = 0
-        # Fence id → the figures of the place's visits in the marts.
+        # Fence id → the statistics of the place's visits in the marts.
         self.mart_places: dict[str, MartPlace] = {}
         self.pipeline = Pipeline(
             self.sources.why_unknown, marts_max_wait_s, clock, str(stage.get("stage", "local"))

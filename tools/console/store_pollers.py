@@ -207,7 +207,7 @@ class RedriveQueuePoller(Poller):
 
 
 class WarehousePoller(Poller):
-    """A poller that counts loaded and staged rows, and reads the states of the pipes and the figures of the
+    """A poller that counts loaded and staged rows, and reads the states of the pipes and the statistics of the
     places. It queries the warehouse only while a page is open, because a running warehouse costs money.
     """
 
@@ -261,7 +261,7 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
-        """Return the figures of each place's visits of the last 35 days from the marts; none if dbt has not run."""
+        """Return the statistics of each place's visits of the last 35 days from the marts; none if dbt has not run."""
         zone = fleet_day.zone_of(self.shared.outputs.time_zone)
         midnight = fleet_day.bounds(fleet_day.day_of(datetime.now(UTC), zone), zone)[0]
         try:

@@ -99,7 +99,7 @@ def test_table_keeps_its_load_history_if_replacing_or_dropping_it_fails(staged: 
     assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_file_is_copied_again_only_if_its_etag_differs_from_the_latest_load(staged: Warehouse) -> None:
+def test_file_is_copied_again_if_its_etag_has_changed_since_the_latest_load(staged: Warehouse) -> None:
     staged.run(staged.copy())
     for content in ("changed", "changed again"):
         staged.put("events/dt=1/a", {"_id": content})

@@ -285,9 +285,7 @@ def test_show_lists_only_objects_on_which_the_role_has_a_privilege(loading: Ware
         assert other.run(f"SHOW PIPES IN SCHEMA {schema}") == []
 
 
-def test_show_with_limit_counts_only_objects_that_the_role_may_see_in_the_order_of_names(
-    loading: Warehouse, role
-) -> None:
+def test_show_with_limit_returns_the_first_visible_objects_by_name(loading: Warehouse, role) -> None:
     with loading.as_role(role("SELECT ON TABLE RAW.U", "SELECT ON TABLE RAW.T"), schema="RAW") as other:
         for show in ("TABLES", "OBJECTS"):
             assert [row["name"] for row in other.run(f"SHOW {show} LIMIT 1")] == ["T"]

@@ -52,7 +52,7 @@ class Delivered:
 
 
 class Consumer:
-    """A fake consumer whose nth call stops at the record at the nth given position, or raises the given exception."""
+    """A fake consumer. Each call uses the next of `stops`: the position at which it stops, or an exception to raise."""
 
     def __init__(self, *stops):
         self.stops, self.batches = list(stops), []

@@ -560,7 +560,7 @@ def test_forget_reports_claim_checks_in_flight_whose_object_is_deleted(stage: St
 
 
 def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
-    """Only the archived objects link the person to the device, so they must exist until the event is consumed."""
+    """The next run reads the person's geofence events from the old objects, so the first run must keep these."""
     now = datetime.now(UTC).isoformat()
     recent = line("a1", user={"userId": "ann", "deviceId": "phone-1"}, createdAt=now)
     stage.put(recent)

@@ -267,7 +267,9 @@ def _as_batch_column(node: exp.Expr) -> exp.Expr:
     if isinstance(node, exp.Parameter):
         # `$1` itself, or the `$1` in `t.$1`, which sqlglot parses as a column that contains a parameter (see below).
         if node.name != "1":
-            raise compilation(f"invalid identifier '${node.name}': JSON has one column, $1", "000904")
+            raise compilation(
+                f"invalid identifier '${node.name}': a JSON file has only the column $1", "000904"
+            )
         return exp.column("C1")
     if isinstance(node, exp.Column):
         if isinstance(node.this, exp.Parameter):

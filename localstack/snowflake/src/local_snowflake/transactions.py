@@ -1,4 +1,4 @@
-"""A session's transaction, handled here where Snowflake's rules differ from DuckDB's (Snowflake: "Transactions")."""
+"""A session's transaction: the rules of Snowflake that differ from DuckDB's (Snowflake: "Transactions")."""
 
 from contextlib import suppress
 

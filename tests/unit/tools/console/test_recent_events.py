@@ -45,7 +45,7 @@ def test_events_can_be_filtered_by_type_device_error_code_or_id_and_searched_by_
     assert ids(held.matching("all", limit=9, type_="Pickup")) == []
 
 
-def test_search_by_part_of_an_id_finds_an_old_event_despite_newer_events_of_a_device_with_a_similar_name(
+def test_search_by_part_of_an_event_id_ignores_device_ids_that_contain_it(
     held,
 ):
     for n in range(100, 200):

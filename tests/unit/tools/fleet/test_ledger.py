@@ -81,7 +81,9 @@ def test_receipt_whose_numbers_do_not_add_up_is_counted_as_wrong(ledger: Ledger)
     assert ledger.wrong_receipts == 2, "more rejected events than errors"
 
 
-def test_rejected_events_whose_reasons_a_long_response_omits_are_no_difference(ledger: Ledger) -> None:
+def test_rejected_events_whose_errors_a_long_response_omits_are_not_listed_as_differences(
+    ledger: Ledger,
+) -> None:
     events = tuple(Planned(f"{n}", "", code="missing_id") for n in range(5))
     whole = answered(Post(events, BEGIN))
     cut = {"errors": whole.answer["errors"][:2], "errors_omitted": 3}
