@@ -1,9 +1,10 @@
-"""Test how outside/run.py shortens the reasons of refusals."""
+"""Test how the runner of the outside suites shortens the reasons of refusals."""
 
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
+
+from ops.stage_outputs import ROOT
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ import pytest
     ],
 )
 def test_reason_keeps_everything_but_names(refusal: str, reason: str) -> None:
-    spec = spec_from_file_location("outside_run", Path(__file__).parents[1] / "outside/run.py")
+    spec = spec_from_file_location("outside_run", ROOT / "localstack/snowflake/outside/run.py")
     assert spec
     assert spec.loader
     run = module_from_spec(spec)
