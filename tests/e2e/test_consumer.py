@@ -147,7 +147,8 @@ def test_every_event_in_a_record_aggregated_by_the_kpl_is_processed(pipeline: Pi
     assert eventually(lambda: [s.exited_at for s in pipeline.visits_of(device)] == [NOW])
 
 
-@pytest.mark.parametrize("fault", [Fault.THROTTLED, pytest.param(Fault.CUT_AFTER, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Fault.THROTTLED, Fault.CUT_AFTER])
 def test_events_sent_during_a_dynamodb_failure_become_visits_after_recovery(
     pipeline: Pipeline, device: str, fault: Fault
 ) -> None:
@@ -165,6 +166,7 @@ def test_events_sent_during_a_dynamodb_failure_become_visits_after_recovery(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
+@pytest.mark.slow
 def test_notifications_resent_after_an_eventbridge_failure_keep_their_ids(
     pipeline: Pipeline, device: str
 ) -> None:

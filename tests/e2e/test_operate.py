@@ -289,6 +289,7 @@ def test_reconcile_reports_an_unreachable_warehouse_instead_of_success(
     assert "Snowflake" in ran.result["problem"]
 
 
+@pytest.mark.slow
 def test_file_rejected_by_snowpipe_is_reported_until_it_is_repaired(
     pipeline: Pipeline, device: str, tmp_path: Path
 ) -> None:
@@ -379,6 +380,7 @@ def started(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
     return running
 
 
+@pytest.mark.slow
 def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
     pipeline: Pipeline, device: str
 ) -> None:
