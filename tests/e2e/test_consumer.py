@@ -166,7 +166,6 @@ def test_events_sent_during_a_dynamodb_failure_become_visits_after_recovery(
         assert eventually(lambda: all(s.exited_at for s in pipeline.visits_of(device)))
 
 
-@pytest.mark.slow
 def test_notifications_resent_after_an_eventbridge_failure_keep_their_ids(
     pipeline: Pipeline, device: str
 ) -> None:
