@@ -358,8 +358,10 @@ def test_links_show_the_same_view_after_the_console_is_restarted(
             expect(page.locator(".facts")).to_be_visible(timeout=60_000)
             # The dwell so far has grown.
             assert re.sub(r"\d+ (s|min) so far", "", shown(page)) == re.sub(r"\d+ (s|min) so far", "", before)
-        card = open_page(place).get_by_role("region", name="The chosen fence")
+        on_map = open_page(place)
+        card = on_map.get_by_role("region", name="The chosen fence")
         expect(card.get_by_role("link", name=device).first).to_be_visible(timeout=60_000)
+        on_map.close()
     assert (
         pipeline.post(crossing(device, "exit", datetime.now(UTC), Fence("farm", f"farm-{device}"))).status
         == 202
