@@ -252,7 +252,7 @@ class Catalog:
         self.changed()
 
     def change_stage(self, stage: Stage, comment: str | None) -> None:
-        """Store the changed properties of an S3 stage; the comment is kept if it is None."""
+        """Store the changed properties of an S3 stage. If `comment` is None, the stage keeps its comment."""
         with self.transaction() as cursor:
             cursor.execute(
                 f"""UPDATE {STAGES} SET url = ?, storage_integration = ?, comment = coalesce(?, comment)
