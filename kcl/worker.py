@@ -45,7 +45,7 @@ from contract import logs
 from contract.metrics import with_metrics
 from contract.settings import Name
 
-if TYPE_CHECKING:  # amazon_kclpy is not in the Lambda's zip
+if TYPE_CHECKING:  # amazon_kclpy is installed only where a worker runs
     from amazon_kclpy import messages
     from amazon_kclpy.kcl import Checkpointer
 
@@ -200,7 +200,7 @@ class ShardProcessor:
 
 
 def run_shard(settings: KclSettings) -> None:
-    from amazon_kclpy.kcl import KCLProcess  # not in the Lambda's zip
+    from amazon_kclpy.kcl import KCLProcess  # installed only where a worker runs
 
     # Signals to the process group are meant for the daemon. When it ends, stdin ends, and then this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -261,7 +261,7 @@ class Health:
 
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
     """Replace this process with the library's daemon. Exits with status 2 if Java is missing."""
-    import amazon_kclpy  # not in the Lambda's zip
+    import amazon_kclpy  # installed only where a worker runs
 
     home = environment.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin" if home else None)
