@@ -86,6 +86,10 @@ class Rewritten:
     removed: tuple[int, ...] = ()
 
 
+# The result of rewriting an object, and the bytes to be stored under its new key, if there is one.
+_Rest = tuple[Rewritten, bytes | None]
+
+
 @dataclass(frozen=True)
 class _Split:
     rest: list[bytes]
@@ -104,24 +108,33 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
     NDJSON or one JSON array, because Snowpipe loads all of these. An object that is not JSON is deleted as a
     whole if it contains an id.
     """
+    rest = _rest_of(store, subject, stored)
+    if not isinstance(rest, tuple):
+        return rest
+    rewritten, body = rest
+    if rewritten.new is not None and body is not None:
+        store.write(rewritten.new, body)
+    return rewritten
+
+
+def _rest_of(store: Store, subject: Subject, stored: Stored) -> _Rest | Fault | None:
+    """Return the object without the subject's lines, but store nothing. None means that it contains none of them."""
     if stored.key.startswith(INVOCATION_RECORDS):
-        return _rewrite_invocation_record(store, subject, stored)
+        return _rest_of_invocation_record(store, subject, stored)
     read = lines_of_object(store, stored)
     if isinstance(read, Fault):
         return read
     if isinstance(read, bytes):
-        return Rewritten(stored.key, None, 1, 0, (1,)) if subject.in_bytes(read) else None
+        return (Rewritten(stored.key, None, 1, 0, (1,)), None) if subject.in_bytes(read) else None
     split, prefix = _split(subject, read), prefix_of(stored.key)
     if not split.removed or prefix is None:
         return None
-    new = None
-    if split.rest:
-        name = object_name(stored.key)
-        hour = name.hour if name else hour_of(stored.key) or stored.modified_at
-        made = lines_object(prefix, split.rest, hour)
-        store.write(made.key, made.body)
-        new = made.key
-    return Rewritten(stored.key, new, len(read), len(split.rest), split.removed)
+    if not split.rest:
+        return Rewritten(stored.key, None, len(read), 0, split.removed), None
+    name = object_name(stored.key)
+    hour = name.hour if name else hour_of(stored.key) or stored.modified_at
+    made = lines_object(prefix, split.rest, hour)
+    return Rewritten(stored.key, made.key, len(read), len(split.rest), split.removed), made.body
 
 
 def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | Fault:
@@ -159,8 +172,8 @@ def _json_lines(text: bytes) -> list[bytes]:
         return [line.strip() for line in lines]
 
 
-def _rewrite_invocation_record(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
-    """Rewrite a Lambda invocation record, which holds a batch of Kinesis records, without the subject's records."""
+def _rest_of_invocation_record(store: Store, subject: Subject, stored: Stored) -> _Rest | Fault | None:
+    """Return a Lambda invocation record, which holds a batch of Kinesis records, without the subject's records."""
     try:
         body = store.read(stored.key)
     except Exception as error:
@@ -173,18 +186,17 @@ def _rewrite_invocation_record(store: Store, subject: Subject, stored: Stored) -
         records = request["Records"]
         removed = tuple(n for n, record in enumerate(records, 1) if _in_record(subject, record["kinesis"]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return Rewritten(stored.key, None, 1, 0, (1,)) if subject.in_bytes(body) else None
+        return (Rewritten(stored.key, None, 1, 0, (1,)), None) if subject.in_bytes(body) else None
     if not removed:
         return None
     rest = [record for number, record in enumerate(records, 1) if number not in removed]
     if not rest:
-        return Rewritten(stored.key, None, len(records), 0, removed)
+        return Rewritten(stored.key, None, len(records), 0, removed), None
     request["Records"] = rest
     kept["payload"] = json.dumps(request, allow_nan=False) if is_text else request
     text = json.dumps(kept, allow_nan=False).encode()
     new = f"{_REST.sub('', stored.key)}.rest-{hashlib.sha256(text).hexdigest()[:16]}"
-    store.write(new, text)
-    return Rewritten(stored.key, new, len(records), len(rest), removed)
+    return Rewritten(stored.key, new, len(records), len(rest), removed), text
 
 
 def _in_record(subject: Subject, record: Mapping[str, str]) -> bool:
@@ -341,13 +353,17 @@ def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
         sweep(store, hours, FAR_FUTURE, timedelta(0))
 
 
-def refuse_missing_ids(store: Store, request: str, found: Iterable[Found]) -> None:
-    """Raise NotReady if this run rewrote an object but kept a line of it that an earlier run of the request removed."""
+def refuse_missing_ids(store: Store, request: str, subject: Subject, objects: Iterable[Stored]) -> None:
+    """Raise NotReady if this run would keep a line of one of these objects that an earlier run of the request removed.
+
+    Must be called before `rewrite` stores new objects, which Snowpipe would load although no plan names them.
+    """
     if not exists(store, plan_key(request)):
         return
     earlier = {pair["old"]: pair["removed"] for pair in json.loads(store.read(plan_key(request)))["objects"]}
-    for each in found:
-        if isinstance(each, Rewritten) and not set(earlier.get(each.old, ())) <= set(each.removed):
+    again = (stored for stored in objects if stored.key in earlier)
+    for rest in in_threads(partial(_rest_of, store, subject), again):
+        if isinstance(rest, tuple) and not set(earlier[rest[0].old]) <= set(rest[0].removed):
             raise NotReady(
                 f"{plan_key(request)} is for ids that this list lacks. Repeat the command with all ids of the "
                 "request; otherwise some of their events would remain."
@@ -394,7 +410,6 @@ def main(argv: Sequence[str]) -> int:
         objects = list(candidates(store))
         refuse_unfinished(store, given.request, objects)
         seen, found = _both_passes(given, store, subject, objects)
-        refuse_missing_ids(store, given.request, found)
         plan = begin(store, given.request, found)
     except NotReady as problem:
         print(problem, file=sys.stderr)
@@ -428,16 +443,18 @@ def _both_passes(
     """Find the subject's other ids, then rewrite the objects.
 
     Returns the numbers of the subject's own and shared devices, and the result for each rewritten or unreadable
-    object.
+    object. Raises NotReady before it writes anything.
     """
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))
+        refuse_missing_ids(store, given.request, followed.subject, objects)
         found = with_threads(store, followed.subject, objects)
     else:
         from glue.session import session
 
         with session("milkrun-forget", given.master) as spark:
             followed = follow(subject, with_spark(spark, objects, partial(all_seen, store, subject)))
+            refuse_missing_ids(store, given.request, followed.subject, objects)
             found = with_spark(spark, objects, partial(with_threads, store, followed.subject))
     return (len(followed.subject.own_devices), len(followed.shared)), found
 
