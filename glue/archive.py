@@ -196,8 +196,13 @@ def _s3() -> "S3Client":
 
 
 def open_store(location: str) -> Store:
-    """Return the store for `s3://bucket` or a folder's path. Raises ValueError if a prefix follows the bucket name."""
+    """Return the store for `s3://bucket` or a folder's path.
+
+    Raises ValueError if a prefix follows the bucket's name, or if the folder does not exist.
+    """
     if not location.startswith("s3://"):
+        if not Path(location).is_dir():
+            raise ValueError(f"--archive: {location} is not a folder; write a bucket as s3://BUCKET")
         return Folder(Path(location).resolve())
     bucket, _, rest = location.removeprefix("s3://").partition("/")
     if rest:

@@ -59,7 +59,10 @@ def requirements() -> bytes:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m glue.publish", description=__doc__)
     parser.add_argument("--archive", required=True, help="s3://BUCKET")
-    store = open_store(parser.parse_args(argv).archive)
+    try:
+        store = open_store(parser.parse_args(argv).archive)
+    except ValueError as error:
+        parser.error(str(error))
     store.write("glue/milkrun.zip", package())
     store.write("glue/requirements.txt", requirements())
     for job in JOBS:

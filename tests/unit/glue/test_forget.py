@@ -489,7 +489,7 @@ def test_unreadable_list_of_users_is_reported_without_a_traceback(
     (tmp_path / "folder").mkdir()
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     with pytest.raises(SystemExit) as ended:
-        forget(tmp_path / "archive", tmp_path / name)
+        forget(tmp_path, tmp_path / name)
     assert ended.value.code == 2
     assert f"cannot read {tmp_path / name}" in capsys.readouterr().err
 

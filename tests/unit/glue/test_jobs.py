@@ -1,9 +1,10 @@
-"""Test that a Glue job rejects an invalid range, an unknown argument, and an archive URL with a prefix."""
+"""Test that a Glue job rejects an invalid range, an unknown argument, and an archive that is not one."""
 
 from pathlib import Path
 
 import pytest
 
+from glue import publish
 from glue.compact import main
 
 
@@ -30,4 +31,25 @@ def test_invalid_range_or_unknown_argument_is_rejected(
 def test_archive_url_with_a_prefix_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--archive", "s3://bucket/events", "--last-hours", "1"])
+    assert "without a prefix" in capsys.readouterr().err
+
+
+def test_bucket_name_without_s3_is_rejected_instead_of_read_as_an_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for job, more in ((main, ["--last-hours", "1"]), (publish.main, [])):
+        with pytest.raises(SystemExit) as ended:
+            job(["--archive", "milkrun-prod", *more])
+        assert ended.value.code == 2
+        assert "milkrun-prod is not a folder; write a bucket as s3://BUCKET" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publish_rejects_a_bucket_with_a_prefix_without_a_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        publish.main(["--archive", "s3://bucket/prefix"])
+    assert ended.value.code == 2
     assert "without a prefix" in capsys.readouterr().err
