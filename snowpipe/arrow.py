@@ -1,6 +1,7 @@
 """Prevent a deadlock of snowflake-connector-python in multithreaded programs.
 
-Run as a program, this file starts dbt with this protection, and ends dbt if Snowflake stops responding.
+Run as a program, this file starts dbt with this protection, and ends dbt if Snowflake stops responding. It also sets
+dbt's session parameters, for which dbt-snowflake has no setting.
 
 When a process reads its first Arrow result, the connector (4.8.0, as in dbt's environment) creates its C++
 logger inside `std::call_once` and meanwhile releases the global interpreter lock. A second thread with a result
@@ -18,9 +19,18 @@ import threading
 import time
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 SILENT_SECONDS = 30.0
 ADDRESS = "MILKRUN_SNOWFLAKE_URL"
+# The models convert times to text and back, but an account may have other formats. These are Snowflake's defaults.
+SESSION = {
+    "TIMEZONE": "UTC",
+    "DATE_INPUT_FORMAT": "AUTO",
+    "DATE_OUTPUT_FORMAT": "YYYY-MM-DD",
+    "TIMESTAMP_INPUT_FORMAT": "AUTO",
+    "TIMESTAMP_NTZ_OUTPUT_FORMAT": "YYYY-MM-DD HH24:MI:SS.FF3",
+}
 _LOCK = threading.Lock()
 
 
@@ -70,10 +80,22 @@ def end_if_silent(url: str) -> None:
     os._exit(2)
 
 
+def set_session(connector: Any) -> None:
+    """Let every connection that `connector.connect` opens begin with the parameters in SESSION."""
+    connect = connector.connect
+
+    def with_session(*, session_parameters: dict[str, object], **given: Any) -> Any:
+        return connect(session_parameters=SESSION | session_parameters, **given)
+
+    connector.connect = with_session
+
+
 def main() -> None:
+    import snowflake.connector
     from dbt.cli.main import cli
 
     make_loggers()
+    set_session(snowflake.connector)
     threading.Thread(target=end_if_silent, args=(os.environ[ADDRESS],), daemon=True).start()
     cli(prog_name="dbt")
 

@@ -3,6 +3,10 @@
    Days and hours are written into the statements as literals, because Snowflake prunes no micro-partitions by a
    predicate that has a subquery ("Micro-partitions & Data Clustering"). #}
 
+{# The beginning of time, for a run that reads everything. Without its offset, the text would be a time in the session's
+   time zone. #}
+{% macro epoch() -%} '1970-01-01T00:00:00+00:00'::TIMESTAMP_LTZ {%- endmacro %}
+
 {# The relation that holds the last complete run's mark; none if the run reads the whole history. #}
 {% macro completed_run() -%}
     {% if execute and not flags.FULL_REFRESH %}
@@ -19,7 +23,7 @@
     {%- if execute -%}
         {%- set found = run_query("SELECT TO_CHAR(CONVERT_TIMEZONE('UTC', " ~ column ~ "), 'YYYY-MM-DD HH24:MI:SS.FF6') FROM " ~ relation).columns[0].values() -%}
         '{{ found[0] }} +00:00'::TIMESTAMP_LTZ
-    {%- else -%} '1970-01-01'::TIMESTAMP_LTZ
+    {%- else -%} {{ epoch() }}
     {%- endif -%}
 {%- endmacro %}
 

@@ -12,8 +12,8 @@ SELECT
             -- if Snowflake began to load all new rows earlier.
             (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
         {% endif %}
-        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }} WHERE {{ newer }}), '1970-01-01'::TIMESTAMP_LTZ),
-        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'rejected') }} WHERE {{ newer }}), '1970-01-01'::TIMESTAMP_LTZ)
+        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }} WHERE {{ newer }}), {{ epoch() }}),
+        COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'rejected') }} WHERE {{ newer }}), {{ epoch() }})
     ) AS scanned_through,
     {% if completed %}
         (
@@ -21,6 +21,6 @@ SELECT
         ) AS read_from,
         (SELECT scanned_through FROM {{ completed }}) AS completed_through
     {% else %}
-        '1970-01-01'::TIMESTAMP_LTZ AS read_from,
-        '1970-01-01'::TIMESTAMP_LTZ AS completed_through
+        {{ epoch() }} AS read_from,
+        {{ epoch() }} AS completed_through
     {% endif %}
