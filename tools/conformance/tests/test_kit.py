@@ -230,8 +230,17 @@ def test_body_in_any_form_is_decompressed_and_split_into_events(form: str, codin
 @pytest.mark.parametrize("coding", [None, "gzip"])
 @pytest.mark.parametrize(
     "body",
-    [b"", b"no JSON", b"\x1f\x8b\x08cut off", b"[" * 100_000, b'[{"odo": NaN}]', b'[{"odo": 1e999}]'],
-    ids=["empty", "no JSON", "cut off", "nested", "NaN", "beyond a double"],
+    [
+        b"",
+        b"no JSON",
+        b"\x1f\x8b\x08cut off",
+        b"[" * 100_000,
+        b'[{"odo": NaN}]',
+        b'[{"odo": 1e999}]',
+        b'[{"_id": "a", "odo": NaN}, {"_id": "b"}]',
+        b'[{"_id": "a", "odo": 1e999}, {"_id": "b"}]',
+    ],
+    ids=["empty", "no JSON", "cut off", "nested", "NaN", "beyond a double", "ids and NaN", "ids and 1e999"],
 )
 def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) -> None:
     headers = {"Content-Encoding": coding} if coding else {}

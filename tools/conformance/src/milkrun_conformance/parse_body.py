@@ -37,9 +37,9 @@ def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
     text = text.removeprefix(BYTE_ORDER_MARK)
     try:
         if any(name in content_type.lower() for name in ("ndjson", "jsonl")):
-            events = [json.loads(line) for each in text.splitlines() if (line := each.strip())]
+            events = [_parsed(line) for each in text.splitlines() if (line := each.strip())]
         else:
-            events = _events_of(json.loads(text))
+            events = _events_of(_parsed(text))
         return tuple(_id_of(event) for event in events)
     except (ValueError, RecursionError) as error:
         raise UnreadableBodyError(f"The body is not JSON: {error}") from None
@@ -48,6 +48,12 @@ def event_ids(text: bytes, content_type: str) -> tuple[str, ...]:
 def digest(content: bytes) -> str:
     """Return the SHA-256 hash that serves as the id of an event without an `_id`, or of an unreadable body."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _parsed(text: bytes) -> object:
+    value: object = json.loads(text)
+    json.dumps(value, allow_nan=False)  # raises ValueError for NaN, and for 1e999, which Python reads as infinity
+    return value
 
 
 def _events_of(value: object) -> list[object]:
