@@ -16,6 +16,7 @@ from milkrun_conformance.server import Stage, serving
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
 from tools import error_codes as codes
+from tools import openapi
 from tools.fleet.client import Client
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
@@ -47,6 +48,24 @@ def test_milkrun_send_passes_the_conformance_kit(scenario: str) -> None:
         (report,) = play(stage, hand_over, [scenario], timeout_s=15.0, quiet=0.3)
     assert report["faults"] == []
     assert report["requests"] >= 2
+
+
+def test_responses_of_the_kit_match_the_openapi_document() -> None:
+    """An app may decode responses with code that was generated from the document."""
+    document = openapi.openapi()
+    described = document["paths"]["/v1/events"]["post"]["responses"]
+    stage, statuses = Stage(), set()
+    with serving(stage, "127.0.0.1", 0) as url:
+        for scenario in set(SCENARIOS) - {"cut", "timeout"}:
+            stage.begin(scenario)
+            answer = urllib3.request("POST", f"{url}/v1/events", json=[{"_id": "a"}, {"_id": "b"}])
+            response = described[str(answer.status)]
+            schema = response["content"][answer.headers["Content-Type"]]["schema"]
+            Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
+            names = {name.lower() for name in response.get("headers", {})}
+            assert names <= {name.lower() for name in answer.headers}
+            statuses.add(answer.status)
+    assert statuses == {202, 400, 401, 403, 413, 429, 503}
 
 
 # --- sample payloads ----------------------------------------------------------------------------

@@ -52,7 +52,8 @@ def digest(content: bytes) -> str:
 
 def _parsed(text: bytes) -> object:
     value: object = json.loads(text)
-    json.dumps(value, allow_nan=False)  # raises ValueError for NaN, and for 1e999, which Python reads as infinity
+    # Raises ValueError for NaN, and for 1e999, which Python reads as infinity.
+    json.dumps(value, allow_nan=False)
     return value
 
 

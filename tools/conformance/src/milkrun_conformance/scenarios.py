@@ -31,7 +31,7 @@ class Reply:
 
     If `status` is None, the server closes the connection without a response. If `hold` is true, it first
     keeps the connection open until the client gives up or the scenario ends. `rejected` contains the ids of the
-    events that a 202 reports as rejected, and `code` is their error code or that of an error response.
+    events that a 202 reports as rejected, and `code` is their error code.
     """
 
     status: int | None
@@ -82,7 +82,7 @@ def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply
     """
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
-    return Reply(401, {"WWW-Authenticate": "Bearer"}, code="token_expired") if is_refused else ACCEPTED
+    return Reply(401, {"WWW-Authenticate": "Bearer"}) if is_refused else ACCEPTED
 
 
 def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Reply:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TypedDict, cast, override
 
 import uvicorn
@@ -28,6 +29,16 @@ from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 HOLD_SECONDS = 120.0
 POLL_SECONDS = 0.05
 SHUTDOWN_SECONDS = 5
+MAX_BODY_BYTES = 1024 * 1024  # Milkrun's limit, in responses with status 413
+_CODES = {
+    400: "no_valid_event",
+    401: "token_expired",
+    403: "invalid_api_key",
+    413: "body_too_large",
+    429: "throttled",
+    503: "unavailable",
+}
+_OBJECT = "dt=2026-11-16/hh=08/" + "0" * 64  # in the names of archived objects
 
 
 class Report(TypedDict):
@@ -182,21 +193,33 @@ def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ..
 
 
 def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
-    if reply.status != 202:
-        return {"type": "about:blank", "status": reply.status, "title": "On purpose", "code": reply.code,
-                "detail": "A test of this app.", "request_id": "conformance", "errors": []}  # fmt: skip
-    rejected = [event for event in ids if event in reply.rejected]
-    return {
+    """Return the body of a response, which matches Milkrun's OpenAPI document."""
+    rejected = ids if reply.status == 400 else [event for event in ids if event in reply.rejected]
+    accepted = len(ids) - len(rejected)
+    receipt = {
         "request_id": "conformance",
         "received": len(ids),
-        "accepted": len(ids) - len(rejected),
+        "accepted": accepted,
         "duplicates": 0,
         "rejected": len(rejected),
-        "object_key": "events/dt=2026-11-16/hh=08/" + "0" * 64 + f".{len(ids)}.ndjson.gz",
-        "rejected_key": None,
+        "object_key": f"events/{_OBJECT}.{accepted}.ndjson.gz" if accepted else None,
+        "rejected_key": f"rejected/{_OBJECT}.{len(rejected)}.ndjson.gz" if rejected else None,
         "errors": [
             {"index": ids.index(event), "event_id": event, "code": reply.code, "field": "createdAt",
              "message": "On purpose."}
             for event in rejected
         ],
+        "errors_omitted": 0,
     }  # fmt: skip
+    if reply.status == 202:
+        return receipt
+    status = reply.status or 500
+    problem = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": _CODES[status],
+        "detail": "A test of this app.",
+        "request_id": "conformance",
+    }
+    return problem | {400: receipt, 413: {"limit": MAX_BODY_BYTES}}.get(status, {})
