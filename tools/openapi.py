@@ -57,6 +57,12 @@ RECEIPT: Schema = {
     "errors_omitted": 0,
 }
 
+# (Amazon API Gateway Developer Guide: "Amazon API Gateway important notes".)
+CHALLENGE: Schema = {
+    "schema": {"const": "Bearer"},
+    "description": "API Gateway renames the header `WWW-Authenticate`, so HTTP clients see no challenge: get a new "
+    "token because of the status.",
+}
 ERROR: Schema = {
     "type": "object",
     "description": "An error in an event or in the body, or a notice about an accepted event (`event_id_conflict`). "
@@ -282,8 +288,7 @@ def _responses() -> Schema:
             code: {"value": _refusal(status, code, meaning)} for code, meaning in refusals.items()
         }
         responses[str(status)] = response
-    www = {"schema": {"const": "Bearer"}, "description": "Send a token from the identity provider."}
-    responses["401"]["headers"] = {"WWW-Authenticate": www}
+    responses["401"]["headers"] = {"x-amzn-Remapped-WWW-Authenticate": CHALLENGE}
     said = (
         f"{responses['403']['description']} Responses from the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
     )

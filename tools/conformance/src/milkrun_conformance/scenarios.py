@@ -82,7 +82,8 @@ def _expired(before: Sequence[Seen], _ids: tuple[str, ...], token: str) -> Reply
     """
     first = before[0].token if before else token
     is_refused = token == first if first else len(before) < 3
-    return Reply(401, {"WWW-Authenticate": "Bearer"}) if is_refused else ACCEPTED
+    # API Gateway renames the header WWW-Authenticate in this way, so HTTP clients do not see it.
+    return Reply(401, {"x-amzn-Remapped-WWW-Authenticate": "Bearer"}) if is_refused else ACCEPTED
 
 
 def _too_large(before: Sequence[Seen], ids: tuple[str, ...], _token: str) -> Reply:

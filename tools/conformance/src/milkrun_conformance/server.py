@@ -196,7 +196,7 @@ def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
     """Return the body of a response, which matches Milkrun's OpenAPI document."""
     rejected = ids if reply.status == 400 else [event for event in ids if event in reply.rejected]
     accepted = len(ids) - len(rejected)
-    receipt = {
+    receipt: dict[str, object] = {
         "request_id": "conformance",
         "received": len(ids),
         "accepted": accepted,
@@ -214,7 +214,7 @@ def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
     if reply.status == 202:
         return receipt
     status = reply.status or 500
-    problem = {
+    problem: dict[str, object] = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -222,4 +222,6 @@ def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
         "detail": "A test of this app.",
         "request_id": "conformance",
     }
-    return problem | {400: receipt, 413: {"limit": MAX_BODY_BYTES}}.get(status, {})
+    if status == 400:
+        return problem | receipt
+    return problem | ({"limit": MAX_BODY_BYTES} if status == 413 else {})
