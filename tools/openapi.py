@@ -37,6 +37,21 @@ LIMITS = {
     "inflated_body_too_large": MAX_INFLATED_BYTES,
     "too_many_events": MAX_EVENTS,
 }
+# The `detail` of each example refusal, as the handler sends it
+DETAILS = {
+    "missing_token": "Send `Authorization: Bearer <token>`.",
+    "invalid_token": "This stage does not accept tokens from this issuer.",
+    "token_expired": "The token has expired: send the batch with a new token.",
+    "token_without_device": "The token has no claim `device_id` that names a device.",
+    "missing_signature": "Sign the request with X-Milkrun-Timestamp and X-Milkrun-Signature.",
+    "signature_expired": f"X-Milkrun-Timestamp is more than {WINDOW_SECONDS} seconds off: sign the request again.",
+    "bad_signature": "The signature does not match.",
+    "body_too_large": f"The body is larger than {MAX_BODY_BYTES} bytes: split the batch and send its parts.",
+    "inflated_body_too_large": f"The inflated body is larger than {MAX_INFLATED_BYTES} bytes: split the batch.",
+    "too_many_events": f"The body contains more than {MAX_EVENTS} events: split the batch and send its parts.",
+    "unsupported_media_type": "Send application/json or application/x-ndjson, in UTF-8.",
+    "unsupported_encoding": "Send the body uncompressed, or gzip it and set Content-Encoding: gzip.",
+}
 RECEIPT: Schema = {
     "request_id": "JKJaXmPLvHcESHA=",
     "received": 2,
@@ -285,7 +300,7 @@ def _responses() -> Schema:
     for status, refusals in codes.REFUSAL_CODES.items():
         response = _problem(f"Nothing was stored. {_meanings(refusals)}", f"Refusal{status}")
         response["content"]["application/problem+json"]["examples"] = {
-            code: {"value": _refusal(status, code, meaning)} for code, meaning in refusals.items()
+            code: {"value": _refusal(status, code)} for code in refusals
         }
         responses[str(status)] = response
     responses["401"]["headers"] = {"x-amzn-Remapped-WWW-Authenticate": CHALLENGE}
@@ -394,13 +409,13 @@ def _problem(description: str, *schemas: str) -> Schema:
     return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
 
 
-def _refusal(status: int, code: str, meaning: str) -> Schema:
+def _refusal(status: int, code: str) -> Schema:
     refusal = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "code": code,
-        "detail": meaning,
+        "detail": DETAILS[code],
         "request_id": RECEIPT["request_id"],
     }
     return refusal | ({"limit": LIMITS[code]} if status == 413 else {})

@@ -1,7 +1,9 @@
 """Test that docs/openapi.yaml and docs/event.schema.json match the code."""
 
 import ast
+import gzip
 import json
+import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,9 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
+from handler.signature import WINDOW_SECONDS
 from tests.unit.handler.conftest import Phone
-from tests.unit.handler.fakes import Fault
+from tests.unit.handler.fakes import Fault, World
 from tests.unit.handler.strategies import broken_events, broken_pings, events, pings, requests
+from tests.unit.handler.test_identity import Issuer, bearer, geofence_event, phone_of
 from tools import error_codes as codes
 from tools import openapi
 
@@ -111,6 +116,40 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
     ]
     refusals = {(str(status), code) for status, refused in codes.REFUSAL_CODES.items() for code in refused}
     assert set(checked) == refusals | {("202", "one_rejected")}
+
+
+def test_details_in_example_refusals_are_those_that_the_handler_sends() -> None:
+    issuer = Issuer()
+    event = geofence_event("a", "truck-1")
+    signed = Phone(World(), {"SIGNATURE_SCHEME": "milkrun"})
+    now = signed.world.received_at.timestamp()
+
+    def signature(at: float) -> dict[str, str]:
+        return {"X-Milkrun-Timestamp": str(int(at)), "X-Milkrun-Signature": "0" * 64}
+
+    tokens = phone_of(issuer, "required")
+    plain, zipped = Phone(World()), {"Content-Encoding": "gzip"}
+    answers = [
+        tokens.post(event),
+        tokens.post(event, bearer(issuer.token(iss="https://other.example"))),
+        tokens.post(event, bearer(issuer.token(exp=int(issuer.now) - 600))),
+        tokens.post(event, bearer(issuer.token(device_id=None))),
+        signed.post(event),
+        signed.post(event, signature(now - WINDOW_SECONDS - 1)),
+        signed.post(event, signature(now)),
+        plain.post(b" " * (MAX_BODY_BYTES + 1)),
+        plain.post(gzip.compress(random.Random(0).randbytes(50_000) + bytes(MAX_INFLATED_BYTES)), zipped),
+        plain.post([event] * (MAX_EVENTS + 1)),
+        plain.post(event, {"Content-Type": "text/plain"}),
+        plain.post(event, {"Content-Encoding": "br"}),
+    ]
+    examples = {
+        code: example["value"]
+        for status in codes.REFUSAL_CODES
+        for code, example in RESPONSES[str(status)]["content"]["application/problem+json"]["examples"].items()
+    }
+    sent = {answer.body["code"]: answer.body for answer in answers}
+    assert sent == {code: body | {"request_id": "request-1"} for code, body in examples.items()}
 
 
 def test_responses_that_only_the_gateway_gives_are_marked_in_the_openapi_document() -> None:
