@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from aws.errors import RetryableError
-from handler.http import Refused
+from handler.http import RETRY_AFTER_SECONDS, Refused
 from handler.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ MAX_TOKEN_CHARS = 8192
 MAX_CACHED_TOKENS = 1000
 LEEWAY_SECONDS = 60
 KEYS_FRESH_SECONDS = 3600.0
-# The shortest time between two refreshes, because any client can cause one by naming an unknown key id.
+# The shortest time between two fetches, because any client can cause one by naming an unknown key id. It is
+# RETRY_AFTER_SECONDS while there are no keys, because phones get 503 until then.
 KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 
@@ -79,7 +80,7 @@ class Keys:
 
     def _fetch_again(self) -> None:
         now = self._clock()
-        if now - self._tried_at < KEYS_REFRESH_FLOOR_SECONDS:
+        if now - self._tried_at < (KEYS_REFRESH_FLOOR_SECONDS if self._keys else RETRY_AFTER_SECONDS):
             return
         self._tried_at = now
         with suppress(RetryableError, ValueError):

@@ -20,7 +20,6 @@ from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts
 
 MAX_MESSAGE_CHARS = 200
-_NO_KINDS: Mapping[str, Kind] = {}
 
 
 @dataclass(slots=True)
@@ -72,7 +71,7 @@ def validate(
             text = raw if parts.compact else compact(raw)
             size, event_kinds = len(text), kinds  # the size as sent, without added members
             if is_ping(value):
-                text, event_kinds = as_event(text, value), _NO_KINDS
+                text, event_kinds = as_event(text, value), {}
             if parts.identity:
                 text = _named(text, value, parts.identity)
             if size > event_limits.MAX_EVENT_BYTES:

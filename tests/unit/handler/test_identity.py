@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aws.errors import RetryableError
 from aws.http import fetch
 from contract.settings import SettingsError
-from handler.http import Refused
+from handler.http import RETRY_AFTER_SECONDS, Refused
 from handler.identity import (
     KEYS_FRESH_SECONDS,
     KEYS_REFRESH_FLOOR_SECONDS,
@@ -350,6 +350,21 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
     issuer.is_down, issuer.answer = False, None
     issuer.now += KEYS_REFRESH_FLOOR_SECONDS
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
+
+
+def test_first_keys_are_fetched_again_after_five_seconds_because_every_token_gets_503_without_them(
+    issuer: Issuer,
+) -> None:
+    tokens = issuer.tokens()
+    issuer.is_down = True
+    for _ in range(3):
+        with pytest.raises(RetryableError):
+            tokens.speaker("Bearer " + issuer.token())
+    assert issuer.fetched == 1
+    issuer.is_down = False
+    issuer.now += RETRY_AFTER_SECONDS
+    assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
+    assert issuer.fetched == 2
 
 
 def test_unusable_key_of_the_provider_does_not_affect_its_other_keys(issuer: Issuer) -> None:
