@@ -1,6 +1,11 @@
 """Parse the times that users enter: ISO 8601, and phrases such as `2 hours ago` and `now`."""
 
-from datetime import UTC, datetime
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime
+
+# A date in numbers, or a number alone. dateparser guesses: 05/11/2026 is in May, and 90 is the year 1990.
+_NUMBERS = re.compile(r"(?<![\d:.])\d+(?:[/-]\d+)+|\d+\.\d+\.\d+|^\s*\d{1,9}\s*$")
 
 
 def parse_time(text: str, now: datetime) -> datetime:
@@ -13,15 +18,17 @@ def parse_time(text: str, now: datetime) -> datetime:
     except ValueError:
         import dateparser  # takes 0.3 s to import, and only phrases need it
 
-        found = dateparser.parse(
-            text,
-            languages=["en"],
-            settings={
-                "RELATIVE_BASE": now.astimezone(UTC).replace(tzinfo=None),
-                "TIMEZONE": "UTC",
-                "RETURN_AS_TIMEZONE_AWARE": True,
-            },
-        )
+        found = None
+        if all(map(_is_iso_date, _NUMBERS.findall(text))):
+            found = dateparser.parse(
+                text,
+                languages=["en"],
+                settings={
+                    "RELATIVE_BASE": now.astimezone(UTC).replace(tzinfo=None),
+                    "TIMEZONE": "UTC",
+                    "RETURN_AS_TIMEZONE_AWARE": True,
+                },
+            )
         if found is None:
             raise ValueError(
                 f"{text!r} is not a time: give an ISO 8601 time such as 2026-11-16T08:00Z, or a phrase such as "
@@ -32,3 +39,10 @@ def parse_time(text: str, now: datetime) -> datetime:
         return (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is before the year 1 or after the year 9999") from None
+
+
+def _is_iso_date(text: str) -> bool:
+    with suppress(ValueError):
+        year, month, day = text.split("-")
+        return len(year) == 4 and bool(date(int(year), int(month), int(day)))
+    return False
