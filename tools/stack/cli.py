@@ -51,11 +51,19 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
             "The local stack needs a clone of Milkrun's repository: clone it, and run ./milkrun up there."
         )
     try:
-        yield Stack(Settings.of(context.obj), step=lambda what: _timed(console, what)), console
-    except KeyboardInterrupt:
-        if context.info_name != "logs":
-            _complain("Interrupted. Everything that this command started has ended.")
-        raise
+        stack = Stack(Settings.of(context.obj), step=lambda what: _timed(console, what))
+        try:
+            yield stack, console
+        except KeyboardInterrupt:
+            # In a stack that is up, a server or a console that the command started runs on.
+            ended = (
+                ""
+                if stack.settings.outputs_file.exists()
+                else " Everything that this command started has ended."
+            )
+            if context.info_name != "logs":
+                _complain(f"Interrupted.{ended}")
+            raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -91,3 +91,20 @@ def test_console_that_is_started_without_a_stack_names_the_command_that_starts_o
     up.stop()
     with pytest.raises(StackError, match="make up"):
         up.console()
+
+
+@pytest.mark.parametrize(
+    ("is_up", "said"),
+    [(True, "Interrupted.\n"), (False, "Interrupted. Everything that this command started has ended.\n")],
+)
+def test_interrupted_command_does_not_claim_that_a_console_has_ended_which_runs_on(
+    is_up, said, tmp_path, monkeypatch, capsys
+):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stack, "console", interrupted)
+    if is_up:
+        (tmp_path / "outputs.json").write_text("{}")
+    assert cli.main(["console"], {"MILKRUN_LOCAL": str(tmp_path)}) == 130
+    assert capsys.readouterr().err == said
