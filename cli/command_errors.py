@@ -10,6 +10,7 @@ from aws.errors import PermanentError, RetryableError
 from cli.refusal import Refusal
 
 COULD_NOT_LOOK = 2
+CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
 TRACEBACK = "MILKRUN_TRACEBACK"
 
 
@@ -38,6 +39,11 @@ def run(
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as end:
+        # typer and rich exit with 1 if the reader of a pipe, such as `head`, has ended.
+        if end.code != 1:
+            raise
+        return CLOSED_PIPE
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             return COULD_NOT_LOOK  # the help page has been printed

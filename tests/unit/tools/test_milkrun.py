@@ -2,6 +2,7 @@
 corrections of misspelt subcommands, and accepts earlier spellings.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 import pytest
+import typer
 
 from cli import command_errors
 from ops.stage_outputs import ROOT
@@ -82,6 +84,22 @@ def test_misspelt_command_is_refused_with_a_suggestion_of_the_correct_one(
 def test_misspelt_warehouse_command_is_refused_with_a_suggestion_of_the_correct_one() -> None:
     ended = run("-m", "tools.milkrun", "warehouse", "aply")
     assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
+
+
+# A closed pipe, as typer and as rich report it.
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), SystemExit(1)])
+def test_exit_code_of_a_closed_pipe_is_not_1_which_means_that_there_are_problems(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = typer.Typer(pretty_exceptions_enable=False)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # typer replaces both
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+
+    @command.command()
+    def head() -> None:
+        raise error
+
+    assert command_errors.run(command, [], obj={}, environment={}, tell=complain) == 141
 
 
 @pytest.mark.parametrize(
