@@ -19,6 +19,7 @@ import typer
 
 from aws.table import Table
 from cli.command_errors import one_line
+from cli.counts import count
 from cli.refusal import Refusal
 from consumer import keys
 from consumer.item_lifetime import KEPT_FOR
@@ -48,15 +49,17 @@ from ops.read_stores import (
     invalid_rows,
     readable_lines,
 )
-from ops.repair_differences import Repairer
+from ops.repair_differences import QUEUED, Repairer
 from ops.stage_outputs import NoStackError, Outputs
 from snowpipe.repair import REPAIRED
 from snowpipe.warehouse import Row, Warehouse
 
 # Log lines of an hour are expected at most this long after the hour has ended.
 LOG_DELAY = timedelta(minutes=15)
-# After a repair, differences that have not changed for this long are final.
-REPAIR_TIMEOUT_S = 8.0
+# After a repair, differences that have not changed for this long are final. Snowpipe may take minutes to load a file
+# that REFRESH has queued.
+REPAIR_TIMEOUT_S, QUEUE_TIMEOUT_S = 8.0, 180.0
+SHOWN = 20  # per kind of difference, unless the output is JSON
 
 
 class Reconciler(ReachableStores):
@@ -285,15 +288,28 @@ def command(
                 return found, []
             repairer = Repairer(outputs, warehouse, reconciler.archive, reconciler.kinds)
             repaired = repairer.repair(found.differences)
-            mended = until(
-                lambda: reconciler.look(start, end, settled_at),
-                lambda found: (
-                    {d.kind for d in found.differences} <= {"not_archived", "not_in_s3", "not_logged"}
-                ),
+            queued = {each["key"] for each in repaired if each["did"] == QUEUED}
+
+            def look_again() -> list[Difference]:
+                # Not compared as a whole, because on a busy stage the number of objects in transit always changes.
+                nonlocal found
+                found = reconciler.look(start, end, settled_at)
+                return found.differences
+
+            if queued:
+                until(
+                    look_again,
+                    lambda left: not any(d.kind == "not_loaded" and d.key in queued for d in left),
+                    timeout_s=QUEUE_TIMEOUT_S,
+                    every_s=3,
+                )
+            until(
+                look_again,
+                lambda left: {d.kind for d in left} <= {"not_archived", "not_in_s3", "not_logged"},
                 timeout_s=REPAIR_TIMEOUT_S,
                 every_s=1,
             )
-            return mended, repaired
+            return found, repaired
 
         with terminal.progress() as bars:
             bars.add_task("comparing", total=None)
@@ -325,6 +341,9 @@ def note_result(outputs: Outputs, found: Found) -> None:
 
 def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> None:
     geofence = asdict(found.crossings)
+    for what, rows in (("objects with other keys", found.foreign), ("invalid rows", found.invalid_rows)):
+        if len(rows) >= MAX_NAMED:
+            terminal.note(f"only the first {MAX_NAMED:,} {what} are listed")
     if as_json:
         terminal.print_json(
             {
@@ -364,9 +383,17 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
         of_kind = [d for d in found.differences if d.kind == kind]
         if of_kind:
             terminal.out.print(f"[red]{kind}[/]: {meaning} ({len(of_kind)})")
-        for d in of_kind[:20]:
+        for d in of_kind[:SHOWN]:
             line = f" line {d.line}" if d.line else ""
-            terminal.out.print(f"  {d.key}{line} {' '.join(d.events[:5])}", markup=False)
+            more = " …" if len(d.events) > 5 else ""
+            terminal.out.print(f"  {d.key}{line} {' '.join(d.events[:5])}{more}", markup=False)
+        if len(of_kind) > SHOWN:
+            terminal.out.print(f"  … and {len(of_kind) - SHOWN:,} more (use --json)", markup=False)
+    if found.more:
+        terminal.out.print(
+            f"{count(found.more, 'more difference')} of any kind, neither listed nor repaired: choose a shorter range,"
+            " or repeat --repair"
+        )
     tell(found.unasked)
     terminal.out.print(
         {

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aws.stream import KinesisStream
+from cli.command_errors import one_line
 from cli.counts import count
 from cli.refusal import Refusal
 from contract.geofence_event_types import Kind
+from ops import terminal
 from ops.object_sets import MEANINGS, MENDABLE, Difference
 from ops.replay import lines_again
 from ops.send_to_stream import Pace
@@ -18,6 +20,8 @@ from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Pipe
 from snowpipe.settings import Aws, Settings
 from snowpipe.warehouse import Warehouse
+
+QUEUED = "queued by REFRESH"
 
 
 class Repairer:
@@ -56,8 +60,8 @@ class Repairer:
     def _trying(self, key: str, mending: Iterator[dict[str, object]]) -> Iterator[dict[str, object]]:
         try:
             yield from mending
-        except Refusal as refusal:
-            yield {"key": key, "did": f"nothing: {refusal}"}
+        except (Refusal, *terminal.AWS_ERRORS) as error:
+            yield {"key": key, "did": f"nothing: {one_line(str(error))}"}
 
     def _load(self, pipe: Pipe, keys: Sequence[str]) -> Iterator[dict[str, object]]:
         """Queue objects with REFRESH. If REFRESH skips an object, load the object with COPY and FORCE = TRUE."""
@@ -66,7 +70,7 @@ class Repairer:
             left -= set(loading.refresh(self._warehouse, pipe, self._archive, prefix).sent)
         for key in keys:
             if key not in left:
-                yield {"key": key, "did": "queued by REFRESH"}
+                yield {"key": key, "did": QUEUED}
         copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
         for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
             yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {count(row['rows'], 'row')}"}

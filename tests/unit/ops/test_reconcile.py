@@ -14,17 +14,24 @@ from types import SimpleNamespace
 
 import boto3
 import pytest
+import typer
 from moto import mock_aws
+from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from aws.errors import PermanentError
 from aws.table import dumped
 from consumer.item_layout import PairLog, log_item
 from consumer.visits import Pair, Rule
 from contract.archive_object import ObjectName, lines_object
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import GEOFENCE_KINDS
+from ops import reconcile
 from ops.object_sets import KEPT_DAYS, LINES_A_QUERY, MAX_NAMED, Difference, Found, ObjectSets, Reach
 from ops.reconcile import Reconciler
+from ops.repair_differences import QUEUED, Repairer
 from ops.stage_outputs import ROOT, Client
+from snowpipe.settings import Connection
 from snowpipe.warehouse import Row
 
 HOUR = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -396,3 +403,89 @@ def test_lost_event_is_reported_until_it_would_have_expired_in_the_visits_table(
     assert crossings(days_ago, **ages) == (1, [("lost",)])
     late = {"in_time": timedelta(days=79), "left_out": timedelta(days=80, hours=2)}
     assert crossings(NOW, **late) == (1, [("in_time",)])
+
+
+def test_text_output_says_how_many_differences_it_omits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("object_sets", "reconcile"):
+        monkeypatch.setattr(f"ops.{module}.MAX_NAMED", 40)
+    found = Found()
+    for n in range(47):
+        found.add(Difference("not_loaded" if n < 30 else "rows_differ", key(n), events=("e",) * 6))
+    found.invalid_rows = [{"file": "events/f", "line": n, "reason": "x"} for n in range(40)]
+    reconcile._show(found, [], as_json=False)
+    said, noted = capsys.readouterr()
+    assert "not_loaded: in S3, but without a row in RAW (30)" in said
+    assert "… and 10 more (use --json)" in said
+    assert "7 more differences of any kind, neither listed nor repaired" in said
+    assert "e e e e e …" in said
+    assert noted == "only the first 40 invalid rows are listed\n"
+
+
+class Queue:
+    """A busy stage with one object that is not loaded, and a simulated clock. The object is loaded a minute after
+    REFRESH has queued it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.did = 0.0, QUEUED
+        self.archive, self.kinds = None, GEOFENCE_KINDS
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        assert self.seconds < 600, "the repair does not end"
+
+    def look(self, *_: object) -> Found:
+        missing = [Difference("not_loaded", key(1))]
+        is_loaded = self.did == QUEUED and self.seconds > 60
+        return Found(differences=[] if is_loaded else missing, in_flight=int(self.seconds))
+
+    def repair(self, _: object) -> list[dict[str, object]]:
+        return [{"key": key(1), "did": self.did}]
+
+
+@pytest.mark.parametrize(("did", "code", "seconds"), [(QUEUED, 0, 63), ("nothing: refused", 1, 8)])
+def test_repair_waits_for_snowpipe_to_load_the_files_that_refresh_has_queued(
+    did: str, code: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Queue()
+    queue.did = did
+    for name, value in {
+        "unreachable": lambda *_: {},
+        "with_or_without_warehouse": lambda _outputs, _unasked, ask: ask(queue),
+        "note_result": lambda *_: None,
+        "Reconciler": lambda *_: queue,
+        "Repairer": lambda *_: queue,
+    }.items():
+        monkeypatch.setattr(reconcile, name, value)
+    monkeypatch.setattr("ops.terminal.outputs_of", lambda *_: None)
+    monkeypatch.setattr("ops.polling.time", queue)
+    app = typer.Typer()
+    app.command()(reconcile.command)
+    assert CliRunner().invoke(app, ["--repair", "--json"]).exit_code == code
+    assert queue.seconds == pytest.approx(seconds, abs=3)
+
+
+def test_repair_that_aws_refuses_does_not_hide_the_other_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise PermanentError("kinesis:PutRecords is not allowed")
+
+    outputs = SimpleNamespace(
+        region="us-east-1",
+        aws_endpoint_url=None,
+        bucket="b",
+        stream="s",
+        snowflake=Connection(account="a", user="u", password=SecretStr("p")),
+        access=lambda: SimpleNamespace(client=lambda _: None),
+    )
+    monkeypatch.setattr("ops.repair_differences.lines_again", refused)
+    repairer = Repairer(outputs, None, None, GEOFENCE_KINDS)  # type: ignore[arg-type]
+    [published, other] = repairer.repair(
+        [Difference("not_consumed", key(1), line=1), Difference("not_logged", key(2))]
+    )
+    assert published == {"key": "1 geofence event", "did": "nothing: kinesis:PutRecords is not allowed"}
+    assert other["key"] == key(2)
