@@ -174,9 +174,10 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
             nameQuery=f"milkrun-{stage}-app", includeValues=True
         )
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-        answered = isinstance(error, botocore.exceptions.ClientError)
-        others = _deployed_stages(session) if answered else ""
-        raise NoStackError(f"stage {stage} was not found: {error}{others}") from None
+        if getattr(error, "response", {}).get("Error", {}).get("Code") != "ValidationError":
+            raise NoStackError(f"stage {stage} could not be looked up: {error}") from None
+        # The stack does not exist, because its name is valid.
+        raise NoStackError(f"stage {stage} was not found: {error}{_deployed_stages(session)}") from None
     warehouse = load(environment_of(stage, environment)).connection
     # The query matches prefixes, so a stage "dev" also finds the names of "dev-app".
     names = [f"milkrun-{stage}-app{slot}" for slot in ("", "-2")]
@@ -220,7 +221,13 @@ def _deployed_stages(session: boto3.Session) -> str:
 
     try:
         pages = session.client("cloudformation").get_paginator("describe_stacks").paginate()
-        names = [stack["StackName"] for page in pages for stack in page["Stacks"]]
+        # Not the other stacks of docs/deploy.md, such as milkrun-deploy-dev.
+        names = [
+            stack["StackName"]
+            for page in pages
+            for stack in page["Stacks"]
+            if any(output["OutputKey"] == "RestApiId" for output in stack.get("Outputs", ()))
+        ]
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
         return ""
     stages = sorted(name.removeprefix("milkrun-") for name in names if name.startswith("milkrun-"))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from ops.stage_outputs import NoStackError, Outputs, environment_of
@@ -110,8 +112,30 @@ def test_api_key_of_the_stage_is_found_even_after_a_rotation() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_stage_that_is_not_deployed_is_reported() -> None:
-    with pytest.raises(NoStackError, match="stage dev was not found"):
+def test_stage_that_is_not_deployed_is_reported_with_the_stages_that_are() -> None:
+    deploy("prod")
+    boto3.client("cloudformation").create_stack(
+        StackName="milkrun-deploy-dev",
+        TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
+    )
+    with pytest.raises(
+        NoStackError, match=r"stage dev was not found.*\. Deployed in eu-west-1: prod, and local$"
+    ):
+        Outputs.find("dev", SNOWFLAKE)
+
+
+@pytest.mark.usefixtures("aws")
+@pytest.mark.parametrize("operation", ["DescribeStacks", "GetApiKeys"])
+def test_missing_right_or_expired_credentials_are_not_reported_as_a_missing_stage(
+    operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_client: BaseClient, name: str, _parameters: dict[str, object]) -> object:
+        if name == operation:
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": "not authorized"}}, name)
+        return {"Stacks": [{}]}
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", denied)
+    with pytest.raises(NoStackError, match=rf"stage dev could not be looked up: .*{operation}.*authorized$"):
         Outputs.find("dev", SNOWFLAKE)
 
 
