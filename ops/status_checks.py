@@ -1,6 +1,7 @@
 """The checks of `milkrun status`: the state of each part of a stage and, for a problem, the command to run next."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -38,6 +39,8 @@ MAX_INVALID_ROWS = 1000
 REJECTED_SHARE = 0.05
 # Staging may lag behind RAW by two intervals between dbt runs plus this time, because a run takes time.
 STAGING_MAY_LAG = timedelta(minutes=30)
+# The topics of serverless/monitoring.yml.
+_TOPIC = re.compile(r":milkrun-(?P<stage>[^:]+)-(alarms|pages)$")
 DBT_BUILD = "milkrun warehouse dbt build"
 
 
@@ -307,7 +310,9 @@ class _Flow:
         disabled = []
         is_any = False
         for alarm in active:
-            if not alarm.get("AlarmActions"):
+            topics = [_TOPIC.search(action) for action in alarm.get("AlarmActions", ())]
+            # The prefix of stage "dev" also finds the alarms of a stage "dev-2", which notify other topics.
+            if all(topic is not None and topic["stage"] != self._stage for topic in topics):
                 continue
             name = alarm["AlarmName"].removeprefix(f"milkrun-{self._stage}-")
             if not alarm.get("ActionsEnabled", True):

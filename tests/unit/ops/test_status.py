@@ -194,6 +194,17 @@ def test_status_shows_active_composite_alarms_but_not_their_parts() -> None:
     assert [(each.part, each.level) for each in ask([source])] == [("alarm consume-stopped", "FAIL")]
 
 
+def test_status_does_not_show_alarms_of_a_stage_whose_name_begins_with_that_of_this_stage() -> None:
+    alarms = [
+        {"AlarmName": f"milkrun-{stage}-api-5xx", "AlarmActions": [f"arn:aws:sns:x:1:milkrun-{stage}-pages"]}
+        for stage in ("dev-2", "dev")
+    ]
+    outputs = Mock()
+    outputs.aws.return_value.get_paginator.return_value.paginate.return_value = [{"MetricAlarms": alarms}]
+    [source] = [each for each in status_checks.sources_of(outputs, "dev", NOW) if each.name == "CloudWatch"]
+    assert [(each.part, each.level) for each in ask([source])] == [("alarm api-5xx", "FAIL")]
+
+
 def test_status_only_names_active_alarms_whose_actions_are_disabled() -> None:
     alarm = {
         "AlarmName": "milkrun-dev-no-traffic",
