@@ -16,6 +16,7 @@ from typing import Any
 from aws.table import Table
 from cli.counts import count
 from cli.deadline import NoAnswerError
+from cli.refusal import Refusal
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import pair_of
 from contract import logs
@@ -214,7 +215,9 @@ class Finder(ReachableStores):
             return
         try:
             head = self._s3.head_object(Bucket=self._outputs.bucket, Key=key)
-        except ClientError:
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "404":  # for example 403: the object may exist
+                raise Refusal(f"could not read s3://{self._outputs.bucket}/{key}: {error}") from None
             yield Step("expired from S3" if _has_expired(key) else "gone from S3", None, {"key": key})
             return
         facts = head["Metadata"]
@@ -349,8 +352,6 @@ class Finder(ReachableStores):
             "SELECT file_name, file_row_number AS n, received_at, device_id"
             f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
         )
-        from cli.refusal import Refusal
-
         try:
             rows = self._warehouse.query(sql, [event_id])
         except NoAnswerError:

@@ -124,7 +124,9 @@ class Reconciler(ReachableStores):
                 REPAIRED
                 in self._outputs.aws("s3").head_object(Bucket=self._outputs.bucket, Key=key)["Metadata"]
             )
-        except ClientError:
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "404":  # for example 403: it is unknown
+                raise
             return False
 
     def _rewritten(self) -> Iterator[tuple[str, str | None]]:

@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import boto3
 import pytest
 import typer
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto import mock_aws
 from pydantic import SecretStr
 from typer.testing import CliRunner
@@ -310,6 +312,22 @@ def test_object_repaired_by_an_operator_is_not_reported_as_not_logged(stage: Sta
         Bucket=stage.bucket, Key=key, Body=made.body, Metadata={"milkrun-repaired": "events/torn.ndjson"}
     )
     assert [d.kind for d in look(stage).differences if d.kind != "not_consumed"] == []
+
+
+def test_object_that_s3_does_not_show_is_not_reported_as_not_logged(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = BaseClient._make_api_call
+
+    def slow_down(client: BaseClient, name: str, parameters: dict[str, object]) -> object:
+        if name == "HeadObject":
+            raise ClientError({"Error": {"Code": "503", "Message": "Slow Down"}}, name)
+        return call(client, name, parameters)
+
+    stage.load(stage.archive("events", b"{}"))
+    monkeypatch.setattr(BaseClient, "_make_api_call", slow_down)
+    with pytest.raises(ClientError, match="Slow Down"):
+        look(stage)
 
 
 def test_objects_outside_the_hour_folders_are_compared_except_for_empty_ones(stage: Stage) -> None:

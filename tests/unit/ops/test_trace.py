@@ -10,9 +10,12 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from cli.deadline import NoAnswerError
+from cli.refusal import Refusal
 from contract.archive_object import lines_object
 from ops import event_finder
 from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
@@ -172,6 +175,18 @@ def test_trace_reports_an_event_as_missing_only_in_stores_that_would_still_conta
     steps = finder.event("e", received, received, lambda _: None)
     assert {step.what for step in steps if step.what not in SEEN} == missing
     assert verdict(steps, {})[0].startswith(problem)
+
+
+def test_trace_does_not_call_an_object_gone_that_the_operator_may_not_read(
+    stores: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(_client: BaseClient, name: str, _: dict[str, object]) -> object:
+        raise ClientError({"Error": {"Code": "403", "Message": "Forbidden"}}, name)
+
+    finder = Finder(stores, "dev", None, {"Lambda": "frozen"})
+    monkeypatch.setattr(BaseClient, "_make_api_call", denied)
+    with pytest.raises(Refusal, match=rf"could not read s3://archive/{KEY}: .*403"):
+        finder.object(KEY)
 
 
 def test_trace_does_not_call_an_event_arrived_if_snowflake_stops_responding(stores: Any) -> None:
