@@ -16,16 +16,15 @@ JSON_BASE_SECONDS = 0.1
 # The maximum pauses before the rejected parts of a batch call are sent again.
 PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
-# The errors to retry. (AWS SDKs and Tools Reference Guide: "Retry behavior".) S3 returns 409 while another write to the
-# same key is in progress. (Amazon S3 User Guide: "How to prevent object overwrites with conditional writes".)
+# The errors to retry, besides codes such as RequestThrottled (SQS) and ThrottlingException. (AWS SDKs and Tools
+# Reference Guide: "Retry behavior".) S3 returns 409 while another write to the same key is in progress. (Amazon S3
+# User Guide: "How to prevent object overwrites with conditional writes".)
 TRANSIENT_STATUSES = frozenset({409, 429, 500, 502, 503, 504})
 TRANSIENT_CODES: Set[str] = {
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
     "RequestTimeout",
     "SlowDown",
-    "Throttling",
-    "ThrottlingException",
 }
 
 # With the default generator of `random`, environments restored from one snapshot would generate the same numbers.
@@ -50,7 +49,8 @@ def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
         except NoResponseError:
             pass
         except ServiceError as error:
-            if error.status not in TRANSIENT_STATUSES and error.code not in TRANSIENT_CODES:
+            is_transient = "Throttl" in error.code or error.code in TRANSIENT_CODES
+            if not is_transient and error.status not in TRANSIENT_STATUSES:
                 raise
         sleep(jitter(base_seconds * 2 ** (attempt - 1)))
     return call()

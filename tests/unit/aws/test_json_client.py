@@ -80,6 +80,7 @@ def test_client_returns_the_decoded_response(service: Strict) -> None:
         (503, b"<html>"),
         (400, b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException"}'),
         (400, b'{"__type": "ThrottlingException"}'),
+        (400, b'{"__type": "com.amazonaws.sqs#RequestThrottled"}'),
     ],
 )
 def test_call_with_transient_errors_is_attempted_three_times(
