@@ -69,6 +69,15 @@ def test_responses_of_the_kit_match_the_openapi_document() -> None:
     assert statuses == {202, 400, 401, 403, 413, 429, 503}
 
 
+def test_every_statement_of_the_rule_says_that_the_app_waits_as_long_as_retry_after_says() -> None:
+    """The kit fails an app that sends a batch again earlier, also after a 503."""
+    readme, kit_readme = Path("README.md").read_text(), Path("tools/conformance/README.md").read_text()
+    rows = [row for row in kit_readme.splitlines() if row.startswith(("| any other 4xx", "| 5xx"))]
+    assert ["not before `Retry-After`" in row for row in rows] == [True, True]
+    assert "After a response with `Retry-After`" in readme
+    assert "After a response with `Retry-After`" in openapi.openapi()["info"]["description"]
+
+
 # --- sample payloads ----------------------------------------------------------------------------
 
 
