@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from contract.archive_object import hour_folder
 from glue.archive import Fault, Hours, Store, Stored, floor_hour, objects_of, read_objects, set_aside
-from glue.jobs import add_range, arguments, choose_engine, parser_of, report
+from glue.jobs import add_range, arguments, at_least, choose_engine, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
 
@@ -308,13 +308,13 @@ def main(argv: Sequence[str]) -> int:
     add_range(parser)
     parser.add_argument(
         "--full-bytes",
-        type=int,
+        type=at_least(1),
         default=FULL_BYTES,
         help="start a new file when the current one reaches this size",
     )
     parser.add_argument(
         "--grace-seconds",
-        type=int,
+        type=at_least(0),
         default=int(GRACE.total_seconds()),
         help="how long to keep files that no manifest names: longer than any reader runs (default: %(default)s)",
     )

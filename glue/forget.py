@@ -48,7 +48,7 @@ from contract.archive_object import (
 )
 from glue.archive import Fault, Hours, Store, Stored, T, in_threads, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
-from glue.jobs import add_archive, arguments, choose_engine, parser_of, report
+from glue.jobs import add_archive, arguments, choose_engine, name_in_key, parser_of, report
 from glue.person import Names, Subject, follow, in_line, names_in_line
 from snowpipe.quoting import quoted
 
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 PREFIX = "forget"
 SEARCHED_PREFIXES: tuple[Prefix, ...] = ("events", "rejected", "set-aside")
 INVOCATION_RECORDS = "aws/lambda/"
-REQUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")  # used in object keys
 _REST = re.compile(r"\.rest-[0-9a-f]{16}$")
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 
@@ -379,7 +378,12 @@ def main(argv: Sequence[str]) -> int:
         type=Path,
         help="file with one device id per line; all events of these devices are deleted",
     )
-    parser.add_argument("--request", required=True, help="name of the plan; use the same name with --finish")
+    parser.add_argument(
+        "--request",
+        type=name_in_key,
+        required=True,
+        help="name of the plan; use the same name with --finish",
+    )
     parser.add_argument(
         "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
     )
@@ -391,10 +395,6 @@ def main(argv: Sequence[str]) -> int:
     )
     given = arguments(parser, argv)
     store = given.store
-    if not REQUEST.fullmatch(given.request):
-        parser.error(
-            f"--request {given.request!r}: use at most 100 letters, digits, '.', '_', '-'; begin with a letter or digit"
-        )
     try:
         if given.finish:
             if not exists(store, plan_key(given.request)):

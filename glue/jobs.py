@@ -2,8 +2,9 @@
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
@@ -11,6 +12,7 @@ from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_st
 # 50 GB hold about a billion events of 50 compressed bytes, which DuckDB would compact in eight hours
 # (extrapolated in docs/scale-out.md). Below that, Spark only adds its start-up time.
 SPARK_FROM_BYTES = 50 * 10**9
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def parser_of(job: str, about: str | None) -> argparse.ArgumentParser:
@@ -33,8 +35,30 @@ def add_range(parser: argparse.ArgumentParser) -> None:
     add_archive(parser)
     parser.add_argument("--from", dest="start", help="first hour to include (time of receipt, RFC 3339)")
     parser.add_argument("--to", dest="end", help="end of the range of hours, exclusive (RFC 3339)")
-    parser.add_argument("--last-hours", type=int, help="the last N full hours, instead of --from and --to")
+    parser.add_argument(
+        "--last-hours", type=at_least(1), help="the last N full hours, instead of --from and --to"
+    )
     parser.add_argument("--engine", choices=["auto", "duckdb", "spark"], default="auto")
+
+
+def name_in_key(text: str) -> str:
+    """Return a name that the user gave. It becomes a part of object keys, so it must not contain a path."""
+    if not _NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: use at most 100 letters, digits, '.', '_', '-'; begin with a letter or digit"
+        )
+    return text
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers that are not below `least`."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of at least {least}")
+        return int(text)
+
+    return number
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
@@ -48,7 +72,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
             given.archive = given.archive.rstrip("/")  # jobs append folders to it
         if "last_hours" in given:
             given.hours = _hours(given)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         parser.error(str(error))
     return given
 
@@ -61,8 +85,6 @@ def _hours(given: argparse.Namespace) -> Hours:
         return hours
     if given.last_hours is None or given.start or given.end:
         raise ValueError("give either --from and --to, or --last-hours")
-    if given.last_hours < 1:
-        raise ValueError("--last-hours must be at least 1")
     end = floor_hour(datetime.now(UTC))
     return Hours(end - given.last_hours * HOUR, end)
 

@@ -30,7 +30,7 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
-from glue.jobs import add_range, arguments, choose_engine, parser_of, report
+from glue.jobs import add_range, arguments, at_least, choose_engine, name_in_key, parser_of, report
 from glue.parquet import write_rows
 from glue.rows import FACT, fact_rows, from_micros, merge_batches, micros, type_folder
 
@@ -303,10 +303,10 @@ def rows_of(store: Store, name: str, what: str) -> pa.Table:
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("rebuild", __doc__)
     add_range(parser)
-    parser.add_argument("--name", help="name of the result; default: the range")
-    parser.add_argument("--margin-hours", type=int, default=24)
-    parser.add_argument("--merge-gap-seconds", type=int, default=Rule.merge_gap_seconds)
-    parser.add_argument("--min-confidence", type=int, default=0)
+    parser.add_argument("--name", type=name_in_key, help="name of the result; default: the range")
+    parser.add_argument("--margin-hours", type=at_least(0), default=24)
+    parser.add_argument("--merge-gap-seconds", type=at_least(0), default=Rule.merge_gap_seconds)
+    parser.add_argument("--min-confidence", type=at_least(0), default=0)
     parser.add_argument("--without-conflicts", action="store_true")
     given = arguments(parser, argv)
     store, hours = given.store, given.hours

@@ -37,7 +37,7 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from contract.archive_object import hour_of, is_content
 from glue.archive import Bucket, Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
-from glue.jobs import add_archive, arguments, parser_of, report
+from glue.jobs import add_archive, arguments, at_least, name_in_key, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
 from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
 from glue.session import session
@@ -303,17 +303,17 @@ def mixes_checkpoints(store: Store, name: str, checkpoint: str) -> bool:
 def main(argv: Sequence[str]) -> int:
     parser = parser_of("stream", __doc__)
     add_archive(parser)
-    parser.add_argument("--name", required=True)
+    parser.add_argument("--name", type=name_in_key, required=True)
     parser.add_argument("--checkpoint", required=True, help="folder or s3:// prefix for this stream only")
     parser.add_argument(
         "--watched", default="dt=*/hh=*", help="glob under events/; narrow it to skip old hours"
     )
-    parser.add_argument("--lateness-seconds", type=int, default=3600)
-    parser.add_argument("--overdue-seconds", type=int, default=7200)
-    parser.add_argument("--objects-a-batch", dest="objects_per_batch", type=int, default=10_000)
+    parser.add_argument("--lateness-seconds", type=at_least(0), default=3600)
+    parser.add_argument("--overdue-seconds", type=at_least(0), default=7200)
+    parser.add_argument("--objects-a-batch", dest="objects_per_batch", type=at_least(1), default=10_000)
     parser.add_argument(
         "--every-seconds",
-        type=int,
+        type=at_least(1),
         help="seconds between the batches of a continuous run; default: process the existing objects once",
     )
     given = arguments(parser, argv)

@@ -13,9 +13,11 @@ from glue.compact import main
     [
         (["--from", "2026-11-17", "--to", "2026-11-16"], "--from must be before --to"),
         (["--from", "2026-11-16", "--to", "2026-11-16"], "--from must be before --to"),
-        (["--last-hours", "0"], "--last-hours must be at least 1"),
+        (["--last-hours", "0"], "argument --last-hours: '0': give a whole number of at least 1"),
         (["--from", "2026-11-16"], "give either --from and --to, or --last-hours"),
         (["--from", "monday", "--to", "2026-11-16"], "Invalid isoformat string: 'monday'"),
+        (["--last-hours", "100000000"], "date value out of range"),
+        (["--last-hours", "1", "--full-bytes", "0"], "argument --full-bytes: '0': give a whole number of"),
         (["--last-hours", "1", "--form", "x"], "unknown arguments: --form x"),
     ],
 )

@@ -221,3 +221,20 @@ def test_object_that_the_compaction_could_not_read_is_reported_by_the_rebuild(
     first, *others = [json.loads(text)["unreadable"] for text in capsys.readouterr().out.splitlines()]
     assert [first, *others] == [1, 1, 1]
     assert rebuilt_rows(store, "parquet") == rebuilt_rows(store, "objects")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--name", "../events"), ("--name", "a/b"), ("--margin-hours", "-1"), ("--merge-gap-seconds", "x")],
+)
+def test_rebuild_refuses_a_name_with_a_path_and_a_negative_margin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, str]
+) -> None:
+    """A rebuild first deletes an earlier rebuild with its name, and a negative margin would omit objects."""
+    archived(tmp_path, [line("a")])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as ended:
+        main(["--archive", str(tmp_path), "--from", "2026-11-16T08", "--to", "2026-11-16T09", *wrong])
+    assert ended.value.code == 2
+    assert f"argument {wrong[0]}: {wrong[1]!r}: " in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
