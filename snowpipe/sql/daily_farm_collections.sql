@@ -1,7 +1,7 @@
 -- Visits to farms by UTC day from RAW.EVENTS: most columns of MARTS.DAILY_FARM_COLLECTIONS without dbt. One row per
 -- day and fence. The visit rule is explained in dbt/models/intermediate/restated_visits.sql. Invalid rows
 -- (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
-WITH said AS (
+WITH fields AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
         payload:type::VARCHAR AS event_type,
@@ -10,8 +10,8 @@ WITH said AS (
         payload:geofence.tag::VARCHAR AS geofence_tag,
         payload:geofence.externalId::VARCHAR AS geofence_external_id,
         payload:duration::VARCHAR AS duration,
-        payload:confidence::VARCHAR AS confidence_said,
-        payload:metadata.litres::VARCHAR AS litres_said,
+        payload:confidence::VARCHAR AS confidence_text,
+        payload:metadata.litres::VARCHAR AS litres_text,
         file_modified_at,
         file_name,
         file_row_number
@@ -58,20 +58,20 @@ typed AS (
             TRY_CAST(duration AS FLOAT), NULL
         ) AS duration_minutes,
         IFF(
-            REGEXP_LIKE(confidence_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
-            AND TRY_CAST(confidence_said AS FLOAT) BETWEEN 0 AND 3,
-            TRY_CAST(confidence_said AS FLOAT), NULL
+            REGEXP_LIKE(confidence_text, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(confidence_text AS FLOAT) BETWEEN 0 AND 3,
+            TRY_CAST(confidence_text AS FLOAT), NULL
         ) AS confidence,
-        confidence_said,
+        confidence_text,
         IFF(
-            REGEXP_LIKE(litres_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
-            AND TRY_CAST(litres_said AS FLOAT) BETWEEN 0 AND 1000000,
-            TRY_CAST(litres_said AS FLOAT), NULL
+            REGEXP_LIKE(litres_text, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(litres_text AS FLOAT) BETWEEN 0 AND 1000000,
+            TRY_CAST(litres_text AS FLOAT), NULL
         ) AS litres,
         file_modified_at,
         file_name,
         file_row_number
-    FROM said
+    FROM fields
 ),
 
 deliveries AS (
@@ -95,7 +95,7 @@ events AS (
         geofence_tag IN ('farm', 'stop')
         AND LENGTH(device_id) > 0
         AND LENGTH(geofence_external_id) > 0
-        AND (confidence_said IS NULL OR confidence = FLOOR(confidence))
+        AND (confidence_text IS NULL OR confidence = FLOOR(confidence))
         AND event_type IN (
             'user.entered_geofence', 'user.dwelled_in_geofence', 'user.exited_geofence',
             'user_entered_geofence', 'user_dwelled_in_geofence', 'user_exited_geofence'

@@ -1,7 +1,7 @@
 -- Totals per device by the UTC day of its own clock, from RAW.EVENTS: MARTS.FLEET_DAILY without dbt, except for the
 -- columns about visits and kilometres. One row per day and device.
 -- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
-WITH said AS (
+WITH fields AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,
         payload:type::VARCHAR AS event_type,
@@ -9,9 +9,9 @@ WITH said AS (
         COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) AS device_id,
         payload:geofence.tag::VARCHAR AS geofence_tag,
         payload:geofence.externalId::VARCHAR AS geofence_external_id,
-        payload:confidence::VARCHAR AS confidence_said,
+        payload:confidence::VARCHAR AS confidence_text,
         payload:replayed::VARCHAR AS replayed,
-        payload:metadata.litres::VARCHAR AS litres_said,
+        payload:metadata.litres::VARCHAR AS litres_text,
         file_modified_at,
         file_name,
         file_row_number
@@ -52,22 +52,22 @@ typed AS (
         device_id,
         geofence_tag,
         geofence_external_id,
-        confidence_said,
+        confidence_text,
         IFF(
-            REGEXP_LIKE(confidence_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
-            AND TRY_CAST(confidence_said AS FLOAT) BETWEEN 0 AND 3,
-            TRY_CAST(confidence_said AS FLOAT), NULL
+            REGEXP_LIKE(confidence_text, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(confidence_text AS FLOAT) BETWEEN 0 AND 3,
+            TRY_CAST(confidence_text AS FLOAT), NULL
         ) AS confidence,
         COALESCE(LOWER(replayed) IN ('true', 't', 'yes', 'y', 'on', '1'), FALSE) AS is_replayed,
         IFF(
-            REGEXP_LIKE(litres_said, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
-            AND TRY_CAST(litres_said AS FLOAT) BETWEEN 0 AND 1000000,
-            TRY_CAST(litres_said AS FLOAT), NULL
+            REGEXP_LIKE(litres_text, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')
+            AND TRY_CAST(litres_text AS FLOAT) BETWEEN 0 AND 1000000,
+            TRY_CAST(litres_text AS FLOAT), NULL
         ) AS litres,
         file_modified_at,
         file_name,
         file_row_number
-    FROM said
+    FROM fields
 ),
 
 deliveries AS (
@@ -82,7 +82,7 @@ deliveries AS (
             )
             OR (
                 LENGTH(device_id) > 0 AND LENGTH(geofence_tag) > 0 AND LENGTH(geofence_external_id) > 0
-                AND (confidence_said IS NULL OR confidence = FLOOR(confidence))
+                AND (confidence_text IS NULL OR confidence = FLOOR(confidence))
             )
         )
         AND occurred_at BETWEEN DATEADD('day', -400, received_hour) AND DATEADD('hour', 25, received_hour)

@@ -20,7 +20,7 @@ typed AS (
         payload:geofence.tag::VARCHAR AS geofence_tag,
         payload:geofence.externalId::VARCHAR AS geofence_external_id,
         {{ number('payload:duration::VARCHAR', 0, var('max_duration_minutes')) }} AS duration_minutes,
-        {{ number('payload:confidence::VARCHAR', 0, 3) }} AS confidence_said,
+        {{ number('payload:confidence::VARCHAR', 0, 3) }} AS confidence_number,
         {{ truth('payload:live::VARCHAR') }} AS is_live,
         {{ truth('payload:replayed::VARCHAR') }} AS is_replayed,
         -- A ping has its latitude and longitude in top-level fields.
@@ -55,7 +55,7 @@ SELECT
     geofence_tag,
     geofence_external_id,
     duration_minutes,
-    IFF(confidence_said = FLOOR(confidence_said), confidence_said, NULL)::INTEGER AS confidence,
+    IFF(confidence_number = FLOOR(confidence_number), confidence_number, NULL)::INTEGER AS confidence,
     is_live,
     is_replayed,
     latitude,
@@ -81,8 +81,8 @@ SELECT
         WHEN kind IS NOT NULL AND COALESCE(device_id, '') = '' THEN 'missing_device'
         WHEN kind IS NOT NULL AND (COALESCE(geofence_tag, '') = '' OR COALESCE(geofence_external_id, '') = '')
             THEN 'missing_geofence'
-        WHEN kind IS NOT NULL AND confidence_said <> FLOOR(confidence_said) THEN 'wrong_type'
-        WHEN kind IS NOT NULL AND confidence_said IS NULL AND payload:confidence::VARCHAR IS NOT NULL
+        WHEN kind IS NOT NULL AND confidence_number <> FLOOR(confidence_number) THEN 'wrong_type'
+        WHEN kind IS NOT NULL AND confidence_number IS NULL AND payload:confidence::VARCHAR IS NOT NULL
             THEN 'out_of_range'
     END AS invalid_code
 FROM typed
