@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import urllib3
+from typer.testing import CliRunner
 
+from milkrun_conformance.__main__ import app as command_line
 from milkrun_conformance.kit import Event, Hook, HookError, an_event, play
 from milkrun_conformance.scenarios import SCENARIOS
 from milkrun_conformance.server import Report, Stage, serving
@@ -339,6 +341,26 @@ def test_run_with_an_unreachable_hook_prints_one_line_and_exits_with_code_2() ->
     assert done.stderr.splitlines() == [
         "The test hook http://127.0.0.1:9/hook does not answer: NewConnectionError"
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_hook_that_fails_later_does_not_discard_the_reports_of_earlier_scenarios(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(9))
+
+    def hand_over(_hook: Hook, _events: list[Event]) -> None:
+        if next(calls) == 2:
+            raise HookError("the app has crashed")
+
+    monkeypatch.setattr(Hook, "hand_over", hand_over)
+    arguments = ["run", "http://x", "--timeout", "0", "--quiet", "0", *(["--json"] if as_json else [])]
+    done = CliRunner().invoke(command_line, arguments)
+    assert (done.exit_code, done.stderr.strip()) == (2, "the app has crashed")
+    if as_json:
+        assert [report["scenario"] for report in json.loads(done.stdout)] == ["accepted"]
+    else:
+        assert [line.split()[:2] for line in done.stdout.splitlines()[::2]] == [["✘", "accepted"]]
 
 
 def test_serve_on_a_port_in_use_prints_one_line_and_exits_with_code_2() -> None:

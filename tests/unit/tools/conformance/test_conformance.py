@@ -71,7 +71,8 @@ def test_responses_of_the_kit_match_the_openapi_document() -> None:
 
 def test_every_statement_of_the_rule_says_that_the_app_waits_as_long_as_retry_after_says() -> None:
     """The kit fails an app that sends a batch again earlier, also after a 503."""
-    readme, kit_readme = Path("README.md").read_text(), Path("tools/conformance/README.md").read_text()
+    root = openapi.DOCS.parent
+    readme, kit_readme = (root / "README.md").read_text(), (root / "tools/conformance/README.md").read_text()
     rows = [row for row in kit_readme.splitlines() if row.startswith(("| any other 4xx", "| 5xx"))]
     assert ["not before `Retry-After`" in row for row in rows] == [True, True]
     assert "After a response with `Retry-After`" in readme

@@ -61,18 +61,20 @@ def run(
         raise typer.BadParameter(
             f"unknown scenario {', '.join(sorted(unknown))}; choose from {', '.join(SCENARIOS)}"
         )
-    stage = Stage()
+    stage, reports, problem = Stage(), list[Report](), ""
     with _serving(stage, host, port) as url:
+        hook = Hook(target, f"{url}/v1/events")
         try:
-            hook = Hook(target, f"{url}/v1/events")
-            reports = play(stage, hook.hand_over, scenario or SCENARIOS, timeout_s=timeout_s, quiet=quiet)
-        except HookError as problem:
-            _fail(str(problem))
-    if as_json:
+            for name in scenario or SCENARIOS:
+                reports += play(stage, hook.hand_over, [name], timeout_s=timeout_s, quiet=quiet)
+                if not as_json:
+                    _print_report(reports[-1])
+        except HookError as error:
+            problem = str(error)
+    if as_json and reports:
         typer.echo(json.dumps(reports, indent=2, allow_nan=False))
-    else:
-        for report in reports:
-            _print_report(report)
+    if problem:
+        _fail(problem)
     raise typer.Exit(0 if all(report["ok"] for report in reports) else 1)
 
 
