@@ -126,11 +126,11 @@ def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
 
 
 def _wrong_time(*, is_ahead: bool) -> InvalidEvent:
+    days, advice = event_limits.MAX_AGE_AT_RECEIPT.days, "check the phone's clock and calendar."
     if is_ahead:
-        message = "`createdAt` is too far ahead of our clock; check the phone's clock."
+        message = f"`createdAt` is too far ahead of our clock; {advice}"
         return invalid("created_at_in_future", "createdAt", message)
-    message = f"`createdAt` is more than {event_limits.MAX_AGE_AT_RECEIPT.days} days ago; check the phone's calendar."
-    return invalid("created_at_too_old", "createdAt", message)
+    return invalid("created_at_too_old", "createdAt", f"`createdAt` is more than {days} days ago; {advice}")
 
 
 def _event_id(value: object) -> str | None:

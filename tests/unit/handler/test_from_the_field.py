@@ -73,6 +73,13 @@ def test_only_the_event_with_a_year_from_another_calendar_is_rejected(phone: Pho
     assert [json.loads(record.data)["_id"] for record in phone.world.stream] == ["jp-2"]
 
 
+@pytest.mark.parametrize("year", ["2569", "1970"], ids=["Buddhist calendar", "empty battery"])
+def test_rejection_of_an_implausible_year_names_both_possible_causes(phone: Phone, year: str) -> None:
+    event = {"_id": "a", "type": "x", "deviceId": "d", "createdAt": f"{year}-11-28T08:00:00Z"}
+    [error] = phone.post(event).body["errors"]
+    assert error["message"].endswith("check the phone's clock and calendar.")
+
+
 def test_duration_of_1e308_is_stored_as_sent_and_counts_as_unknown(phone: Phone) -> None:
     assert phone.post(DURATION_1E308).body["accepted"] == 2
     _, line = phone.world.lines("events")
