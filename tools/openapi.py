@@ -20,7 +20,13 @@ from contract.event_rules import CrossingFields, EventFields
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.position_pings import ID_DIGITS, PING_TYPE, LocationPing
 from handler.receipt import Receipt
-from handler.request_limits import MAX_BODY_BYTES, MAX_EVENTS, MAX_INFLATED_BYTES
+from handler.request_limits import (
+    FREE_INFLATED_BYTES,
+    MAX_BODY_BYTES,
+    MAX_EVENTS,
+    MAX_INFLATED_BYTES,
+    MAX_INFLATION,
+)
 from handler.signature import WINDOW_SECONDS
 from tools import error_codes as codes
 
@@ -227,7 +233,8 @@ def _operation() -> Schema:
         "operationId": "postEvents",
         "summary": "Store events and publish geofence events.",
         "description": f"A request has at most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} bytes "
-        f"decompressed, and {MAX_EVENTS} events. Sending the same request again is safe: each event counts once.",
+        f"decompressed (and at most {MAX_INFLATION} times its size as sent plus {FREE_INFLATED_BYTES} bytes), and "
+        f"{MAX_EVENTS} events. Sending the same request again is safe: each event counts once.",
         "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
         "parameters": [
             _header(
