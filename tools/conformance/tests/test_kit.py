@@ -251,6 +251,18 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
         assert (answer.status, answer.json()["received"]) == (202, 1)
 
 
+@pytest.mark.parametrize("body", [b"[]", b'{"events": []}'], ids=["array", "envelope"])
+def test_request_without_events_gets_400_and_does_not_use_up_the_first_response(body: bytes) -> None:
+    """Otherwise, the scenario would only check what the app does with no events, and always pass."""
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        stage.begin("throttled")
+        answer = urllib3.request("POST", f"{url}/v1/events", body=body)
+        assert (answer.status, [error["code"] for error in answer.json()["errors"]]) == (400, ["no_events"])
+        assert stage.report()["faults"] == ["nothing was sent"]
+        assert urllib3.request("POST", f"{url}/v1/events", json=[an_event()]).status == 429
+
+
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
 def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
     """Milkrun accepts bare positions (pings) without `_id`, `type` and `createdAt`, and also if these are null."""

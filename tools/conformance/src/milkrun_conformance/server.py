@@ -129,16 +129,15 @@ def application(stage: Stage) -> Starlette:
         except ClientDisconnect:  # the app gave up while sending, so this does not count as a request
             return Response()
         text, ids = _read(body, request.headers)
+        if not ids:  # counts as no request; Milkrun, too, always responds with 400
+            return _response(Reply(400, code="no_events"), (digest(text),))
         reply, ended = stage.receive(text, ids, request.headers.get("authorization", ""))
         if reply.hold:
             await _hold(request, ended)
         if reply.status is None:
             await _close_connection(request)
             return Response()
-        kind = "application/problem+json" if reply.status >= 400 else "application/json"
-        # Unlike JSONResponse, this can encode an id with a lone surrogate.
-        answer = json.dumps(_answer(reply, ids), allow_nan=False)
-        return Response(answer, reply.status, dict(reply.headers), kind)
+        return _response(reply, ids)
 
     async def scenario(request: Request) -> Response:
         name = request.path_params["name"]
@@ -190,6 +189,13 @@ def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ..
         return text, event_ids(text, headers.get("content-type", ""))
     except UnreadableBodyError:
         return body, (digest(body),)
+
+
+def _response(reply: Reply, ids: tuple[str, ...]) -> Response:
+    status = reply.status or 500
+    kind = "application/problem+json" if status >= 400 else "application/json"
+    # Unlike JSONResponse, this can encode an id with a lone surrogate.
+    return Response(json.dumps(_answer(reply, ids), allow_nan=False), status, dict(reply.headers), kind)
 
 
 def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
