@@ -20,7 +20,11 @@ _FILES_PER_STATEMENT = 1000  # Snowflake's limit for ADD FILES
 
 def statements(store: Store, hours: Hours, database: str) -> Iterator[str]:
     table = f"{database}.RAW.COMPACTED_EVENTS"
-    for verb, files in (("ADD", compacted_files(store, hours)), ("REMOVE", superseded_files(store, hours))):
+    named = compacted_files(store, hours)
+    known = set(named)
+    # A compaction may replace a manifest meanwhile; then its previous files stay in the table until the next run.
+    unnamed = [key for key in superseded_files(store, hours) if key not in known]
+    for verb, files in (("ADD", named), ("REMOVE", unnamed)):
         relative = [_escaped(key.removeprefix(f"{PREFIX}/")) for key in files]
         for start in range(0, len(relative), _FILES_PER_STATEMENT):
             listed = ", ".join(f"'{key}'" for key in relative[start : start + _FILES_PER_STATEMENT])

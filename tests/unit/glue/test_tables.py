@@ -8,7 +8,7 @@ import pytest
 import sqlglot
 
 from glue.archive import Folder, Hours
-from glue.compact import compact_with_duckdb, compacted_files, stale
+from glue.compact import compact_with_duckdb, compacted_files, stale, superseded_files
 from glue.tables import main, statements
 from snowpipe.ddl_files import DDL
 from tests.unit.glue.sample_archives import HOUR, archived
@@ -28,6 +28,23 @@ def test_new_files_are_added_to_the_external_table_and_superseded_files_are_remo
     assert add.startswith("ALTER EXTERNAL TABLE MILKRUN.RAW.COMPACTED_EVENTS ADD FILES (")
     assert {f"compacted/{key}" for key in re.findall("'(.*?)'", add)} == set(compacted_files(store, HOURS))
     assert {f"compacted/{key}" for key in re.findall("'(.*?)'", remove)} == set(old)
+
+
+def test_hour_stays_in_the_external_table_if_it_is_compacted_again_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Folder(tmp_path)
+    archived(tmp_path, some_lines(10))
+    list(compact_with_duckdb(store, stale(store, HOURS)))
+
+    def after_a_compaction(store: Folder, hours: Hours) -> list[str]:
+        archived(tmp_path, some_lines(10, start=10))
+        list(compact_with_duckdb(store, stale(store, hours)))
+        return superseded_files(store, hours)
+
+    monkeypatch.setattr("glue.tables.superseded_files", after_a_compaction)
+    [add] = statements(store, HOURS, "MILKRUN")
+    assert " ADD FILES (" in add
 
 
 def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
