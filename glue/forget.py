@@ -402,8 +402,11 @@ def main(argv: Sequence[str]) -> int:
                     f"{plan_key(given.request)} does not exist. Run the command without --finish first."
                 )
             plan = json.loads(store.read(plan_key(given.request)))
-            report("users_forgotten", request=given.request, objects=finish(store, plan))
-            return 0
+            unreadable = len(plan["unreadable"])
+            report(
+                "users_forgotten", request=given.request, objects=finish(store, plan), unreadable=unreadable
+            )
+            return 1 if unreadable else 0
         subject = Subject.of(_ids(parser, given.users), _ids(parser, given.devices))
         if not subject.ids:
             parser.error("no ids to forget: use --users FILE or --devices FILE, with one id per line")
