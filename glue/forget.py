@@ -103,8 +103,8 @@ def _split(subject: Subject, lines: Sequence[bytes]) -> _Split:
 def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault | None:
     """Rewrite an object without the subject's lines. Returns None if the object contains none of them.
 
-    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and contain
-    NDJSON or one JSON array, because Snowpipe loads all of these. An object that is not JSON is deleted as a
+    An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and contain NDJSON,
+    indented JSON or one JSON array, because Snowpipe loads all of these. An object that is not JSON is deleted as a
     whole if it contains an id.
     """
     rest = _rest_of(store, subject, stored)
@@ -150,14 +150,14 @@ def lines_of_object(store: Store, stored: Stored) -> Sequence[bytes] | bytes | F
         return Fault(stored.key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
     try:
         return _json_lines(text.removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
 
 
 def _json_lines(text: bytes) -> list[bytes]:
-    """Return the JSON text of each value in NDJSON or in one JSON array.
+    """Return the JSON text of each value in one JSON array, in NDJSON, or in indented JSON, as `jq` prints it.
 
-    Raises DecodeError, UnicodeDecodeError or RecursionError if the text is neither.
+    Raises ValueError or RecursionError if the text is none of these.
     """
     try:
         return [
@@ -165,10 +165,22 @@ def _json_lines(text: bytes) -> list[bytes]:
             for raw in msgspec.json.decode(text, type=list[msgspec.Raw])
         ]
     except msgspec.DecodeError:
-        lines = [line for line in text.split(b"\n") if line.strip()]
+        pass
+    lines = [line for line in text.split(b"\n") if line.strip()]
+    try:
         for line in lines:
             msgspec.json.decode(line)
         return [line.strip() for line in lines]
+    except msgspec.DecodeError:
+        return [msgspec.json.format(value, indent=-1).encode() for value in _json_values(text.decode())]
+
+
+def _json_values(text: str) -> Iterator[str]:
+    """Yield the text of each JSON value. Raises ValueError or RecursionError if something else is between them."""
+    decoder, end = json.JSONDecoder(), 0
+    while begin := re.compile(r"[^ \t\r\n]").search(text, end):
+        _, end = decoder.raw_decode(text, begin.start())
+        yield text[begin.start() : end]
 
 
 def _rest_of_invocation_record(store: Store, subject: Subject, stored: Stored) -> _Rest | Fault | None:

@@ -435,12 +435,17 @@ def test_rejected_event_is_deleted_even_if_its_user_id_has_the_wrong_type(
 FOLDER = "events/dt=2026-11-16/hh=08"
 
 
+def indented(text: bytes) -> bytes:
+    return json.dumps(json.loads(text), indent=2).encode()
+
+
 @pytest.mark.parametrize(
     ("key", "body"),
     [
         (f"{FOLDER}/repaired.ndjson", theirs("a1") + b"\n" + line("b1", user="bea") + b"\n"),
         (f"{FOLDER}/repaired.ndjson.gz", gzip.compress(theirs("a1") + b"\r\n" + line("b1", user="bea"))),
         ("events/by-hand.json", b"[" + theirs("a1") + b",\n " + line("b1", user="bea") + b"]"),
+        (f"{FOLDER}/by-jq.json", indented(theirs("a1")) + b"\n" + indented(line("b1", user="bea")) + b"\n"),
         (f"{FOLDER}/it's.ndjson", b"\xef\xbb\xbf" + theirs("a1") + b"\n\n" + line("b1", user="bea")),
     ],
 )
