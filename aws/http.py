@@ -1,7 +1,7 @@
 """HTTP calls with one deadline for all steps: signed calls to an AWS host over persistent connections, and `fetch`.
 
-Endpoints and trusted certificates are botocore's defaults, and no proxy is used. The signature covers the body's SHA-256, which the
-service verifies, so no other checksum is sent.
+Endpoints and trusted certificates are botocore's defaults, and no proxy is used. The signature covers the body's
+SHA-256, which the service verifies, so no other checksum is sent.
 """
 
 import hashlib
