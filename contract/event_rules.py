@@ -1,4 +1,4 @@
-"""The rules for all events and for geofence events. They cover only the fields that Milkrun reads.
+"""The fields of events, geofence events and positions, and their rules. They cover only what Milkrun reads.
 
 Unknown types and fields are stored as sent, because apps may send them before Milkrun supports them.
 `contract.reasons` applies the same rules and names the reason for each violation.
@@ -61,6 +61,17 @@ class CrossingFields(EventFields, kw_only=True, gc=False):
     geofence: GeofenceFields
     duration: Annotated[float | None, msgspec.Meta(description=_MINUTES)] = None
     confidence: Annotated[float, msgspec.Meta(ge=0, le=3)] | None = None
+
+
+class LocationPing(msgspec.Struct, rename="camel"):
+    """The fields of a ping, which is a position; other fields are stored as sent."""
+
+    device_id: Id
+    latitude: float
+    longitude: float
+    updated_at: Instant
+    type: None = None
+    created_at: None = None
 
 
 class Checked(msgspec.Struct, frozen=True, gc=False):

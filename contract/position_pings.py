@@ -9,23 +9,12 @@ from typing import TypeGuard
 
 import msgspec
 
-from contract.event_rules import Id, Instant, is_id
+from contract.event_rules import LocationPing, is_id
 from contract.instants import instant
 from contract.strict_json import with_members
 
 PING_TYPE = "location.ping"
 ID_DIGITS = 24
-
-
-class LocationPing(msgspec.Struct, rename="camel"):
-    """The fields of a ping; other fields are stored as sent."""
-
-    device_id: Id
-    latitude: float
-    longitude: float
-    updated_at: Instant
-    type: None = None
-    created_at: None = None
 
 
 def is_ping(value: object) -> TypeGuard[dict[str, object]]:

@@ -16,9 +16,9 @@ import msgspec
 import yaml
 
 from contract.event_limits import MAX_DEPTH, MAX_EVENT_BYTES
-from contract.event_rules import CrossingFields, EventFields
+from contract.event_rules import CrossingFields, EventFields, LocationPing
 from contract.geofence_event_types import GEOFENCE_KINDS
-from contract.position_pings import ID_DIGITS, PING_TYPE, LocationPing
+from contract.position_pings import ID_DIGITS, PING_TYPE
 from handler.receipt import Receipt
 from handler.request_limits import (
     FREE_INFLATED_BYTES,
