@@ -203,10 +203,10 @@ def made(
     """Return the console of a stage, and the console's ASGI application behind the request guard."""
     from tools.console.change_queue import ChangeQueue
     from tools.console.fleet import places_in
-    from tools.console.poll_intervals import DEPLOYED, LOCAL
     from tools.console.polling import Clients
     from tools.console.routes import Console
     from tools.console.state import ConsoleState
+    from tools.console.update_intervals import DEPLOYED, LOCAL
 
     is_local = stage == "local"
     pace = LOCAL if is_local else DEPLOYED

@@ -10,10 +10,8 @@ from uuid import uuid4
 import msgspec
 
 from tools.console.state import ConsoleState
+from tools.console.update_intervals import PAGE_UPDATE_S, URGENT_UPDATE_S
 
-TICK_S = 0.5
-# Notifications of visits are sent without waiting for the tick, but not more often than this.
-HURRIED_S = 0.1
 PING_S = 15.0
 # A page that is this many messages behind gets a new snapshot instead.
 MAX_BEHIND = 60
@@ -41,7 +39,7 @@ class Hub:
         self._over = False
 
     async def run(self) -> None:
-        due = time.monotonic() + TICK_S
+        due = time.monotonic() + PAGE_UPDATE_S
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(due - time.monotonic()):
@@ -49,9 +47,9 @@ class Hub:
             self._state.urgent.clear()
             self.flush()
             if time.monotonic() < due:
-                await asyncio.sleep(HURRIED_S)
+                await asyncio.sleep(URGENT_UPDATE_S)
                 continue
-            due = time.monotonic() + TICK_S
+            due = time.monotonic() + PAGE_UPDATE_S
             self._tick += 1
             if self._tick % 2 == 0:
                 self._tell_of_pipeline()

@@ -18,9 +18,9 @@ from contract.archive_object import ObjectName, object_name
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import MissingObject, Snowflake
 from tools.console import source_states
-from tools.console.poll_intervals import Pace
 from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
+from tools.console.update_intervals import Pace
 
 # After a slow read, a poller pauses for this multiple of the read's duration, so that a page causes little load.
 SPARING = 10

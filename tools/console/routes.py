@@ -37,7 +37,6 @@ from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.change_queue import ChangeQueue
 from tools.console.known_visits import Known
 from tools.console.page_updates import Hub
-from tools.console.poll_intervals import Pace
 from tools.console.polling import Clients, Keys, Poller, Session, Shared
 from tools.console.query_parameters import is_number, number, time_of
 from tools.console.reconcile_poller import ReconcilePoller
@@ -47,6 +46,7 @@ from tools.console.responses import Problem, json
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoller, WarehousePoller
 from tools.console.store_queries import MAX_VISITS, StoreQueries
+from tools.console.update_intervals import Pace
 
 # At most this many questions to Snowflake occupy a thread. Further ones wait without a thread, because the other stores
 # and the page's files need threads, too (anyio has 40).

@@ -30,10 +30,10 @@ from tests.unit.ops.test_stage_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
 from tools.console.archive_poller import ArchivePoller
 from tools.console.parse_object import Position
-from tools.console.poll_intervals import Pace
 from tools.console.polling import Keys, Session, Shared
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import LogPoller, VisitPoller, WarehousePoller
+from tools.console.update_intervals import Pace
 
 NOW = datetime.now(UTC)
 

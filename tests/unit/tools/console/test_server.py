@@ -592,7 +592,7 @@ def test_slow_page_receives_a_snapshot_instead_of_the_backlog_of_changes():
 
 
 def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeypatch):
-    monkeypatch.setattr(page_updates, "TICK_S", 60.0)
+    monkeypatch.setattr(page_updates, "PAGE_UPDATE_S", 60.0)
 
     async def received() -> list[bytes]:
         state = ConsoleState({"stage": "local"})

@@ -7,7 +7,7 @@
 
 import { batch, computed, signal } from "@preact/signals";
 
-import { setServerTime, setZone } from "./clock";
+import { setServerTime, setZone } from "./time_format";
 import type { Counted, Event, Fence, Pipeline, Snapshot, Source, Stage, Truck, Visit } from "./contract";
 
 /** The maximum number of events per kind in the list; the server keeps more. */

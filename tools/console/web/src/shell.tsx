@@ -1,6 +1,6 @@
 /** The frame of every view: navigation, stage, verdict, connection, theme and banners. */
 
-import { Age, clockTime, now, utc, zone } from "./clock";
+import { Age, clockTime, now, utc, zone } from "./time_format";
 import { connection, down, isAwsGone, lostAt, pipeline, stage } from "./live";
 import { link, type View, VIEWS, view } from "./route";
 import { Search } from "./search";

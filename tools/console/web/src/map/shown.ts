@@ -2,7 +2,7 @@
 
 import { computed, signal } from "@preact/signals";
 
-import { now } from "../clock";
+import { now } from "../time_format";
 import type { Replay, Visit } from "../contract";
 import { there, trucks } from "../live";
 import { link, type Params, param } from "../route";

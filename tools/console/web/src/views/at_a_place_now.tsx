@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 
-import { ageText, minuteTime, span, utc } from "../clock";
+import { ageText, minuteTime, span, utc } from "../time_format";
 import type { Visit } from "../contract";
 import { fenceName } from "../live";
 import { coarseMoment, LISTED, moment, onMap, present, replay, shown } from "../map/shown";

@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { ask } from "../api";
-import { span, Time } from "../clock";
+import { span, Time } from "../time_format";
 import type { Event, EventDetail, EventPage, Journey } from "../contract";
 import { bad, connections, counted, downNames, fenceName, gaps, good, snapshots, stage } from "../live";
 import { pretty } from "../pretty_json";

@@ -1,7 +1,7 @@
 /** The card of the fence that was chosen on the map: the trucks inside it and its visits. */
 
 import { ask } from "../api";
-import { span, today } from "../clock";
+import { span, today } from "../time_format";
 import type { Place } from "../contract";
 import { connections, fences, snapshots, visitChanges } from "../live";
 import { onMap, present, replay, shown } from "../map/shown";

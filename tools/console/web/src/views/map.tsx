@@ -4,7 +4,7 @@ import { useComputed, useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { minuteTime } from "../clock";
+import { minuteTime } from "../time_format";
 import type { Fence, Position, Trail } from "../contract";
 import { connections, fences, snapshots, stage, trucks } from "../live";
 import type { Chart } from "../map/canvas";

@@ -3,7 +3,7 @@
 import { useSignal } from "@preact/signals";
 
 import { post } from "../api";
-import { Age, span, Time } from "../clock";
+import { Age, span, Time } from "../time_format";
 import type { Difference, Pipeline, PipelineStage, Reconcile, Source } from "../contract";
 import { command, pipeline, sources } from "../live";
 import { link } from "../route";

@@ -1,7 +1,7 @@
 /** A table of all places with the number of trucks there, the visits of today, the last visit and the usual stay. */
 
 import { ask } from "../api";
-import { ageText, dateOf, now, span, Time, today } from "../clock";
+import { ageText, dateOf, now, span, Time, today } from "../time_format";
 import type { Place } from "../contract";
 import { connections, downNames, snapshots, visitChanges } from "../live";
 import { choose, link, param } from "../route";

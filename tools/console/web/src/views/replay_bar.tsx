@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 
 import { ask } from "../api";
-import { clockTime, dateOf, dayName, momentOf, startOfDay, Time, utc, wallOf } from "../clock";
+import { clockTime, dateOf, dayName, momentOf, startOfDay, Time, utc, wallOf } from "../time_format";
 import type { Replay, ReplayRange } from "../contract";
 import { replay, replayAt } from "../map/shown";
 import { choose, param } from "../route";

@@ -1,6 +1,6 @@
 /** The list of silent trucks beside the map. */
 
-import { ageText, utc } from "../clock";
+import { ageText, utc } from "../time_format";
 import { coarseMoment, LISTED, moment, onMap, shown } from "../map/shown";
 import { SILENT_MS } from "../truck_state";
 import { number } from "../ui";

@@ -1,6 +1,6 @@
 /** The card of the truck that was chosen on the map: where it is and when it was last heard from. */
 
-import { Age, clockTime } from "../clock";
+import { Age, clockTime } from "../time_format";
 import { fenceName, trucks } from "../live";
 import type { Shown } from "../map/replay";
 import { moment, replay, shown } from "../map/shown";

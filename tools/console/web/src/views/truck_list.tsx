@@ -2,7 +2,7 @@
 
 import { useSignal } from "@preact/signals";
 
-import { ageText, utc } from "../clock";
+import { ageText, utc } from "../time_format";
 import { LISTED, moment, onMap, replay, shown } from "../map/shown";
 import { Empty, number } from "../ui";
 import { Inside } from "./truck_card";

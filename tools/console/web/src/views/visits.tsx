@@ -3,7 +3,7 @@
 import { useLayoutEffect, useMemo, useRef } from "preact/hooks";
 
 import { ask } from "../api";
-import { ageText, dateName, dateOf, dayName, endOfDay, isDate, minuteTime, now, span, startOfDay, Time, utc, zone } from "../clock";
+import { ageText, dateName, dateOf, dayName, endOfDay, isDate, minuteTime, now, span, startOfDay, Time, utc, zone } from "../time_format";
 import type { Daily, Day, Visit, Visits } from "../contract";
 import { connections, downNames, fenceName, pipeline, snapshots, stage, visitChanges } from "../live";
 import { choose, link, param } from "../route";

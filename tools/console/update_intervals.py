@@ -1,6 +1,9 @@
-"""How often the console reads each store: often on the local stack, rarely where reads cost money."""
+"""How often the console reads each store (rarely where reads cost money), and how often it updates the open pages."""
 
 from dataclasses import dataclass
+
+PAGE_UPDATE_S = 0.5  # between two updates of the open pages
+URGENT_UPDATE_S = 0.1  # the same for changed visits, which are sent at once
 
 
 @dataclass(frozen=True)
