@@ -4,7 +4,8 @@ in parallel with dbt.
 Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
 step does and its exit codes, and works the same without Airflow. Airflow adds the graph, retries,
 deadlines, alerts and history. Every task can be repeated. Each DAG has at most one active run, because concurrent runs
-would repair and compact the same hours.
+would repair and compact the same hours. Pause milkrun_hourly during a backfill, because only one dbt run may be active
+at a time.
 
 Environment variables of the scheduler: MILKRUN_HOME (the checkout; default: the one that contains this file),
 MILKRUN_STAGE (default: local), MILKRUN_FRESHNESS_MINUTES (the stage's freshnessMinutes; default: 60),
