@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.counts import count
-from cli.deadline import NoAnswerError, within
+from cli.deadline import started
 from ops import terminal
 from ops.reachable_stores import BUDGET_SECONDS, require
 
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 BATCH = 10
-# The visibility timeout: long enough to read all messages; each becomes visible again afterwards.
-HIDDEN_SECONDS = 60
+# The visibility timeout must be long enough to read all messages and to send them again. Each becomes visible again
+# afterwards.
+HIDDEN_SECONDS, MESSAGES_A_SECOND, MAX_HIDDEN_SECONDS = 60, 10, 43_200
 # A long poll asks all of the queue's servers, so an empty response means that no message is visible. (Amazon SQS
 # Developer Guide: "Amazon SQS short and long polling".)
 LONG_POLL_SECONDS = 1
+READERS = 16
 # The error codes of a change of the visibility of a visible message: as documented, and as SQS returns it.
 ALREADY_VISIBLE = ("MessageNotInflight", "InvalidParameterValue")
 
@@ -44,14 +47,15 @@ class DeadLetter:
 def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
     """Yield all messages in a queue.
 
-    Each message stays hidden for a minute, unless it is deleted or released earlier.
+    Each message stays hidden for a minute, or longer in a long queue, unless it is deleted or released earlier.
     """
     seen: set[str] = set()
+    hidden_seconds = hidden_for(waiting(sqs, queue_url))
     while True:
         answer = sqs.receive_message(
             QueueUrl=queue_url,
             MaxNumberOfMessages=BATCH,
-            VisibilityTimeout=HIDDEN_SECONDS,
+            VisibilityTimeout=hidden_seconds,
             WaitTimeSeconds=LONG_POLL_SECONDS,
             MessageSystemAttributeNames=["SentTimestamp"],
         )
@@ -61,6 +65,11 @@ def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
         for message in fresh:
             seen.add(message["MessageId"])
             yield _dead_letter(message)
+
+
+def hidden_for(messages: int) -> int:
+    """Return the visibility timeout, in seconds, with which a command reads a queue of this length."""
+    return min(MAX_HIDDEN_SECONDS, HIDDEN_SECONDS + messages // MESSAGES_A_SECOND)
 
 
 def _dead_letter(message: "MessageTypeDef") -> DeadLetter:
@@ -78,24 +87,25 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
     """Return, for each message, whether the object of its claim check is "stored", "gone" or "unknown".
 
     A claim check whose object is gone can never succeed. The state of a message that is not a claim check is
-    "". If S3 does not answer in time, all states are "unknown".
+    "". The states that S3 has not shown in time are "unknown".
     """
+    states = ["unknown" if letter.key else "" for letter in letters]
+    left = iter([n for n, letter in enumerate(letters) if letter.key])
 
-    def state(letter: DeadLetter) -> str:
-        try:
-            s3.head_object(Bucket=letter.bucket, Key=letter.key)
-        except s3.exceptions.ClientError as error:
-            return "gone" if error.response["Error"]["Code"] == "404" else "unknown"
-        return "stored"
+    def read() -> None:
+        for n in left:
+            try:
+                s3.head_object(Bucket=letters[n].bucket, Key=letters[n].key)
+                states[n] = "stored"
+            except s3.exceptions.ClientError as error:
+                states[n] = "gone" if error.response["Error"]["Code"] == "404" else "unknown"
 
-    try:
-        return within(BUDGET_SECONDS, lambda: [state(each) if each.key else "" for each in letters], "S3")
-    except (NoAnswerError, *terminal.AWS_ERRORS):
-        return ["unknown"] * len(letters)
+    wait([started(read) for _ in range(min(READERS, len(letters)))], BUDGET_SECONDS)
+    return list(states)
 
 
 def release(sqs: "SQSClient", queue_url: str, letter: DeadLetter) -> None:
-    """Make a message visible again. Do nothing if it is visible already, because HIDDEN_SECONDS have passed."""
+    """Make a message visible again. Do nothing if it is visible already, because its visibility timeout has passed."""
     try:
         sqs.change_message_visibility(
             QueueUrl=queue_url, ReceiptHandle=letter.receipt_handle, VisibilityTimeout=0
@@ -171,7 +181,7 @@ def command(
     objects = object_states(outputs.aws("s3", attempts=1), letters)
     for letter in letters:
         does(letter)
-    # An interrupted command leaves the messages hidden for a minute.
+    # An interrupted command leaves the messages hidden.
     hidden = 0 if letters else waiting(sqs, dead, OUT_OF_REACH)
     rows = [
         {
@@ -193,7 +203,8 @@ def command(
         terminal.show_rows(rows, as_json, title="Dead letters", wide=wide, empty=empty)
     if hidden:
         terminal.fail(
-            f"{count(hidden, 'claim check')} hidden, because another command read the queue: repeat in a minute"
+            f"{count(hidden, 'claim check')} hidden, because another command read the queue: repeat in "
+            f"{count(-(-hidden_for(hidden) // 60), 'minute')}"
         )
     if hidden or (letters and not (send or purge)):
         raise typer.Exit(1)

@@ -1,6 +1,7 @@
 """Test the commands of `milkrun redrive` against moto's SQS."""
 
 import json
+import threading
 from types import SimpleNamespace
 
 import boto3
@@ -118,6 +119,7 @@ def test_dead_letters_hidden_by_an_interrupted_command_are_reported(dead):
     done = run(redrive.command)
     assert done.exit_code == 1
     assert "3 claim checks hidden" in done.stderr
+    assert "repeat in 1 minute\n" in done.stderr
     assert "no dead letters" not in done.stdout
 
 
@@ -129,3 +131,45 @@ def test_releasing_a_message_that_is_already_visible_raises_no_error():
             raise ClientError({"Error": {"Code": "InvalidParameterValue"}}, "ChangeMessageVisibility")
 
     redrive.release(Queues(), "url", redrive.DeadLetter("", "receipt", None, "", 0, ""))
+
+
+class LongQueue:
+    """A queue of 5,000 messages, of which a call receives 10 and takes 0.3 s by a simulated clock."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self.visible_at = dict.fromkeys(range(5_000), 0.0)
+
+    def get_queue_attributes(self, **_):
+        return {"Attributes": {"ApproximateNumberOfMessages": str(len(self.visible_at))}}
+
+    def receive_message(self, *, VisibilityTimeout, **_):
+        self.seconds += 0.3
+        some = [n for n, at in self.visible_at.items() if at <= self.seconds][:10]
+        self.visible_at |= dict.fromkeys(some, self.seconds + VisibilityTimeout)
+        attributes = {"SentTimestamp": "0"}
+        return {
+            "Messages": [
+                {"MessageId": str(n), "Body": str(n), "ReceiptHandle": "", "Attributes": attributes}
+                for n in some
+            ]
+        }
+
+
+def test_every_message_of_a_queue_that_takes_minutes_to_read_is_read_once():
+    read = [letter.body for letter in redrive.dead_letters(LongQueue(), "url")]
+    assert (len(read), len(set(read))) == (5_000, 5_000)
+
+
+def test_object_state_is_shown_although_s3_does_not_show_that_of_another_object(monkeypatch):
+    monkeypatch.setattr(redrive, "BUDGET_SECONDS", 0.1)
+    asked = threading.Event()
+
+    def head_object(*, Key, **_):
+        if Key == "events/slow":
+            asked.wait(10)
+
+    s3 = SimpleNamespace(head_object=head_object, exceptions=SimpleNamespace(ClientError=ClientError))
+    letters = [redrive.DeadLetter("", "", None, key, 1, "b") for key in ("events/slow", "events/k", "")]
+    assert redrive.object_states(s3, letters) == ["unknown", "stored", ""]
+    asked.set()
