@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 
+from cli.child_process import run_to_end
 from ops import terminal
 from ops.stage_outputs import ROOT
 
@@ -14,9 +15,8 @@ def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
     The output is shown only if the command fails.
     """
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
-    ran = subprocess.run(
-        command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    piped = subprocess.PIPE
+    ran = run_to_end(command, env=dict(environment), cwd=ROOT, stdout=piped, stderr=piped)
     if ran.returncode != 0:
         terminal.err.print((ran.stdout + ran.stderr)[-4000:], markup=False)
         terminal.err.print("[red]dbt build failed[/], so the marts may be incomplete")

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.child_process import run_to_end
 from cli.parse_time import parse_time
 from cli.refusal import Refusal
 from ops.stage_outputs import ROOT, NoStackError, Outputs, environment_of
@@ -171,13 +172,11 @@ def _stage(night: Night) -> list[str]:
 
 def _run(night: Night, command: Sequence[str], to_terminal: bool = False) -> tuple[int, Facts | None]:
     """Run a Python module in a separate process; return its exit code and the last JSON value in its output, if any."""
-    ended = subprocess.run(
+    ended = run_to_end(
         [sys.executable, *command],
         cwd=ROOT,
         env={**environment_of(night.stage, night.environment), **_aws(night)},
         stdout=sys.stderr if to_terminal else subprocess.PIPE,
-        text=True,
-        check=False,
     )
     return ended.returncode, None if to_terminal else _last_json(ended.stdout)
 

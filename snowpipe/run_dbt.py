@@ -1,11 +1,11 @@
 """Run dbt from its own virtual environment (`.venvs/dbt`), with the role that owns dbt's tables."""
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from cli.child_process import run_to_end
 from cli.environment import for_installation
 from cli.refusal import Refusal
 from snowpipe import arrow
@@ -23,7 +23,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
     command = [str(dbt.with_name("python")), "-P", str(arrow.__file__), *arguments]
-    return subprocess.run(command, env=wanted, check=False).returncode
+    return run_to_end(command, env=wanted).returncode
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:

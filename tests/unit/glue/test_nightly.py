@@ -138,7 +138,7 @@ def test_dbt_ignores_a_snowflake_account_on_stage_local_and_requires_one_on_a_de
         given.append(env)
         return subprocess.CompletedProcess([], 0, "")
 
-    monkeypatch.setattr(nightly.subprocess, "run", ran)
+    monkeypatch.setattr(nightly, "run_to_end", ran)
     monkeypatch.setattr(nightly, "_aws", lambda _: {})
     night = replace(NIGHT, environment={"SNOWFLAKE_ACCOUNT": "acme-prod", "MILKRUN_LOCAL": str(tmp_path)})
     assert nightly.run(["transform"], night, lambda _: None) == 0
