@@ -1,15 +1,16 @@
 """`milkrun forget` for the visits table: delete all items of a device, or remove one person's events from its items."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from aws.table import Item, Table, loaded
+from cli.deadline import started
 from consumer import item_layout, keys, previous_layout
 from consumer.item_layout import Chunk, PairLog
 from consumer.notifications import Notification
@@ -60,14 +61,12 @@ def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[s
     """
     if not devices:
         return 0
-    with ThreadPoolExecutor(SCAN_SEGMENTS) as pool:
-        found = pool.map(lambda n: list(_keys_of(dynamodb, table, devices, n)), range(SCAN_SEGMENTS))
-        return delete_items(dynamodb, table, [key for some in found for key in some])
+    # In daemon threads, so that neither Ctrl-C nor an error waits for the other segments of a large table.
+    found = [started(partial(_keys_of, dynamodb, table, devices, n)) for n in range(SCAN_SEGMENTS)]
+    return delete_items(dynamodb, table, [key for some in found for key in some.result()])
 
 
-def _keys_of(
-    dynamodb: "DynamoDBClient", table: str, devices: Collection[str], segment: int
-) -> Iterator[ItemKey]:
+def _keys_of(dynamodb: "DynamoDBClient", table: str, devices: Collection[str], segment: int) -> list[ItemKey]:
     pages = dynamodb.get_paginator("scan").paginate(
         TableName=table,
         ProjectionExpression="pk, sk",
@@ -75,9 +74,12 @@ def _keys_of(
         Segment=segment,
         TotalSegments=SCAN_SEGMENTS,
     )
-    for item in (item for page in pages for item in page["Items"]):
-        if id_text(keys.unquoted(item["pk"]["S"].partition("#")[0])) in devices:
-            yield item
+    return [
+        item
+        for page in pages
+        for item in page["Items"]
+        if id_text(keys.unquoted(item["pk"]["S"].partition("#")[0])) in devices
+    ]
 
 
 def delete_items(dynamodb: "DynamoDBClient", table: str, found: Sequence[ItemKey]) -> int:

@@ -7,7 +7,6 @@ read with Logs Insights, which is billed by the amount of scanned data.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from botocore.exceptions import ClientError
 
+from cli.deadline import started
 from cli.refusal import Refusal
 from ops.polling import until
 from ops.stage_outputs import Outputs
@@ -97,22 +97,21 @@ def _queried(
 ) -> Iterator[Line]:
     whole = Span(start.replace(microsecond=0), end.replace(microsecond=0) + SECOND)
     waiting = whole.parts(ceil((whole.end - whole.start) / QUERY_RANGE))
-    with ThreadPoolExecutor(QUERIES_AT_ONCE) as pool:
-        while waiting:
-            some, waiting = waiting[:QUERIES_AT_ONCE], waiting[QUERIES_AT_ONCE:]
-            answers = pool.map(lambda span: _query(client, group, name, span), some)
-            for span, answer in zip(some, answers, strict=True):
-                rows = answer["results"]
-                if len(rows) < MAX_ROWS:
-                    yield from _rows(rows, name, span)
-                elif span.end - span.start <= SECOND:
-                    yield from _filtered(
-                        client, group, name, span.start, span.end - timedelta(milliseconds=1)
-                    )
-                else:
-                    matched = answer.get("statistics", {}).get("recordsMatched", 0)
-                    # A quarter more parts than computed, because lines are not evenly distributed.
-                    waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
+    while waiting:
+        some, waiting = waiting[:QUERIES_AT_ONCE], waiting[QUERIES_AT_ONCE:]
+        # In daemon threads, so that neither Ctrl-C nor an error waits for the other queries, which may take minutes.
+        running = [started(partial(_query, client, group, name, span)) for span in some]
+        for span, query in zip(some, running, strict=True):
+            answer = query.result()
+            rows = answer["results"]
+            if len(rows) < MAX_ROWS:
+                yield from _rows(rows, name, span)
+            elif span.end - span.start <= SECOND:
+                yield from _filtered(client, group, name, span.start, span.end - timedelta(milliseconds=1))
+            else:
+                matched = answer.get("statistics", {}).get("recordsMatched", 0)
+                # A quarter more parts than computed, because lines are not evenly distributed.
+                waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
 
 
 def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) -> Fields:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from operator import itemgetter
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -183,3 +184,25 @@ def test_missing_permission_is_not_treated_as_throttling() -> None:
 def test_failed_log_query_is_not_treated_as_an_empty_log(status: str) -> None:
     with pytest.raises(Refusal, match=status):
         read(Logs([START], status), START + timedelta(hours=2))
+
+
+class HangingLogs(Logs):
+    """A fake of CloudWatch Logs in which only the query of the first hour ends."""
+
+    def start_query(self, **request: Any) -> dict[str, Any]:
+        if request["startTime"] == START.timestamp():
+            return super().start_query(**request)
+        return {"queryId": "hanging"}
+
+    def get_query_results(self, **request: Any) -> dict[str, Any]:
+        return (
+            {"status": "Running"} if request["queryId"] == "hanging" else super().get_query_results(**request)
+        )
+
+
+def test_error_does_not_wait_for_the_other_log_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function_logs, "QUERY_TIMEOUT_SECONDS", 3.0)  # so that the test ends even if it fails
+    began = monotonic()
+    with pytest.raises(Refusal, match="Failed"):
+        read(HangingLogs([START], "Failed"), START + timedelta(hours=2))
+    assert monotonic() - began < 2
