@@ -1,7 +1,7 @@
 """The endpoints, resources and clients of a stage, according to the local stack's `outputs.json` or CloudFormation."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from ops.presence_rule import EXCLUSIVE_TAGS
 from snowpipe.emulator import NO_PROXIES, emulator_session
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
-from snowpipe.warehouse import Snowflake, connect
+from snowpipe.warehouse import MissingObject, Snowflake, Warehouse, connect
 
 ROOT = Path(__file__).resolve().parents[1]
 """The root folder of the clone."""
@@ -120,9 +120,27 @@ class Outputs(BaseModel):
             return Access(self.region, FixedCredentials("test", "test", None), endpoints)
         return Access(self.region, session_credentials(), {})
 
-    def warehouse(self, give_up_after_s: int | None = None) -> AbstractContextManager[Snowflake]:
-        """Open a Snowflake session with the operator's role. The first call takes seconds to import the connector."""
-        return connect(self.snowflake, give_up_after_s, role=operator)
+    @contextmanager
+    def warehouse(self, give_up_after_s: int | None = None) -> Iterator[Snowflake]:
+        """Open a Snowflake session with the operator's role. The first call takes seconds to import the connector.
+
+        Raises NoStackError if the database loads the bucket of another stage, because SNOWFLAKE_DATABASE is wrong.
+        """
+        with connect(self.snowflake, give_up_after_s, role=operator) as session:
+            self._refuse_another_stage(session)
+            yield session
+
+    def _refuse_another_stage(self, session: Warehouse) -> None:
+        try:
+            rows = session.query(f"SHOW STAGES LIKE 'EVENTS_STAGE' IN SCHEMA {self.database}.RAW")
+        except MissingObject:  # reported by the statement that needs the object
+            return
+        for url in (row["url"] for row in rows if row["name"] == "EVENTS_STAGE"):
+            if url != f"s3://{self.bucket}/events/":
+                raise NoStackError(
+                    f"the database {self.database} loads {url}, but the stage's bucket is {self.bucket}: set "
+                    "SNOWFLAKE_DATABASE to the stage's database"
+                )
 
     @property
     def database(self) -> str:

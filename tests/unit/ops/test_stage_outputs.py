@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -184,3 +186,22 @@ def test_unknown_stage_is_reported_with_the_deployed_stages(aws: None) -> None:
     deploy("prod")
     with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):
         Outputs.find("prd", {})  # also before SNOWFLAKE_* is set
+
+
+@pytest.mark.parametrize(("url", "is_right"), [("s3://b/events/", True), ("s3://dev-bucket/events/", False)])
+def test_database_of_another_stage_is_refused(
+    url: str, is_right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Mock()
+    session.query.return_value = [{"name": "EVENTS1STAGE", "url": "x"}, {"name": "EVENTS_STAGE", "url": url}]
+    monkeypatch.setattr("ops.stage_outputs.connect", lambda *_, **__: nullcontext(session))
+    opening = Outputs.model_validate(FILE).warehouse()
+    if is_right:
+        with opening as opened:
+            assert opened is session
+    else:
+        with (
+            pytest.raises(NoStackError, match=r"MILKRUN loads s3://dev-bucket/events/, but .* is b: set"),
+            opening,
+        ):
+            pass
