@@ -7,7 +7,7 @@ This module is not packaged with the functions. A test checks that the generated
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ LIMITS = {
     "inflated_body_too_large": MAX_INFLATED_BYTES,
     "too_many_events": MAX_EVENTS,
 }
-# The `detail` of each example refusal, as the handler sends it
+# The `detail` of each example, as the handler or the gateway sends it
 DETAILS = {
     "missing_token": "Send `Authorization: Bearer <token>`.",
     "invalid_token": "This stage does not accept tokens from this issuer.",
@@ -57,6 +57,15 @@ DETAILS = {
     "too_many_events": f"The body contains more than {MAX_EVENTS} events: split the batch and send its parts.",
     "unsupported_media_type": "Send application/json or application/x-ndjson, in UTF-8.",
     "unsupported_encoding": "Send the body uncompressed, or gzip it and set Content-Encoding: gzip.",
+    "invalid_api_key": "Send the stage's API key in the header x-api-key.",
+    "access_denied": "Access to this path is denied.",
+    "no_such_path": "There is no such path; events go to POST /v1/events.",
+    "throttled": "Send the identical batch again after the time in Retry-After.",
+    "quota_exceeded": "This API key has used up its daily quota. Keep the batch and send it again later.",
+    "server_error": "Send the identical batch again.",
+    "no_answer": "No answer from the function. Send the identical batch again.",
+    "no_answer_in_time": "No answer in time. Send the identical batch again.",
+    "unavailable": "The request could not be completed now. Send the identical batch again.",
 }
 RECEIPT: Schema = {
     "request_id": "JKJaXmPLvHcESHA=",
@@ -306,31 +315,31 @@ def _responses() -> Schema:
         ),
     }
     for status, refusals in codes.REFUSAL_CODES.items():
-        response = _problem(f"Nothing was stored. {_meanings(refusals)}", f"Refusal{status}")
-        response["content"]["application/problem+json"]["examples"] = {
-            code: {"value": _refusal(status, code)} for code in refusals
-        }
-        responses[str(status)] = response
+        meaning, schemas, examples = (
+            f"Nothing was stored. {_meanings(refusals)}",
+            [f"Refusal{status}"],
+            [*refusals],
+        )
+        if status == 403:
+            meaning += f" Responses from the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
+            schemas += ["Gateway403"]
+            examples += codes.GATEWAY_CODES[403]
+        responses[str(status)] = _with_examples(_problem(meaning, *schemas), status, examples)
     responses["401"]["headers"] = {"x-amzn-Remapped-WWW-Authenticate": CHALLENGE}
-    said = (
-        f"{responses['403']['description']} Responses from the gateway: {_meanings(codes.GATEWAY_CODES[403])}"
-    )
-    examples = responses["403"]["content"]["application/problem+json"]["examples"]
-    responses["403"] = _problem(said, "Refusal403", "Gateway403")
-    responses["403"]["content"]["application/problem+json"]["examples"] = examples
     # LocalStack ignores the template's problem+json.
     responses["403"]["content"]["application/json"] = {"schema": {"type": "object"}}
     for status, rule in _GATEWAY_RULES.items():
+        answers = codes.GATEWAY_CODES[status]
         responses[str(status)] = {
-            **_problem(f"{_meanings(codes.GATEWAY_CODES[status])} {rule}", f"Gateway{status}"),
+            **_with_examples(_problem(f"{_meanings(answers)} {rule}", f"Gateway{status}"), status, answers),
             "headers": retry_after,
             "x-given-by": "gateway",
         }
+    unavailable = _problem(
+        "The batch was processed only partly or not at all: send the identical batch again.", "Unavailable"
+    )
     responses["503"] = {
-        **_problem(
-            "The batch was processed only partly or not at all: send the identical batch again.",
-            "Unavailable",
-        ),
+        **_with_examples(unavailable, 503, [codes.UNAVAILABLE]),
         "headers": {"Retry-After": {**retry_after["Retry-After"], "required": True}},
     }
     return dict(sorted(responses.items()))
@@ -415,6 +424,13 @@ def _problem(description: str, *schemas: str) -> Schema:
     references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
     schema = references[0] if len(references) == 1 else {"anyOf": references}
     return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+def _with_examples(response: Schema, status: int, examples: Iterable[str]) -> Schema:
+    """Add an example for each of the error codes."""
+    described = response["content"]["application/problem+json"]
+    described["examples"] = {code: {"value": _refusal(status, code)} for code in examples}
+    return response
 
 
 def _refusal(status: int, code: str) -> Schema:

@@ -114,11 +114,12 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
         )
         is None
     ]
-    refusals = {(str(status), code) for status, refused in codes.REFUSAL_CODES.items() for code in refused}
-    assert set(checked) == refusals | {("202", "one_rejected")}
+    errors = [*codes.REFUSAL_CODES.items(), *codes.GATEWAY_CODES.items(), (503, [codes.UNAVAILABLE])]
+    expected = {(str(status), code) for status, answers in errors for code in answers}
+    assert set(checked) == expected | {("202", "one_rejected")}
 
 
-def test_details_in_example_refusals_are_those_that_the_handler_sends() -> None:
+def test_details_in_examples_are_those_that_the_handler_sends() -> None:
     issuer = Issuer()
     event = geofence_event("a", "truck-1")
     signed = Phone(World(), {"SIGNATURE_SCHEME": "milkrun"})
@@ -127,7 +128,7 @@ def test_details_in_example_refusals_are_those_that_the_handler_sends() -> None:
     def signature(at: float) -> dict[str, str]:
         return {"X-Milkrun-Timestamp": str(int(at)), "X-Milkrun-Signature": "0" * 64}
 
-    tokens = phone_of(issuer, "required")
+    tokens, unlucky = phone_of(issuer, "required"), Phone(World(faults=[Fault.BEFORE]))
     plain, zipped = Phone(World()), {"Content-Encoding": "gzip"}
     answers = [
         tokens.post(event),
@@ -142,11 +143,17 @@ def test_details_in_example_refusals_are_those_that_the_handler_sends() -> None:
         plain.post([event] * (MAX_EVENTS + 1)),
         plain.post(event, {"Content-Type": "text/plain"}),
         plain.post(event, {"Content-Encoding": "br"}),
+        unlucky.post(event),
     ]
+    from_gateway = {code for answers in codes.GATEWAY_CODES.values() for code in answers}
     examples = {
         code: example["value"]
-        for status in codes.REFUSAL_CODES
-        for code, example in RESPONSES[str(status)]["content"]["application/problem+json"]["examples"].items()
+        for response in RESPONSES.values()
+        for code, example in response["content"]
+        .get("application/problem+json", {})
+        .get("examples", {})
+        .items()
+        if code not in from_gateway
     }
     sent = {answer.body["code"]: answer.body for answer in answers}
     assert sent == {code: body | {"request_id": "request-1"} for code, body in examples.items()}
