@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -41,6 +42,10 @@ THROTTLING = ("LimitExceededException", "ThrottlingException")
 SECOND = timedelta(seconds=1)
 
 
+class TooSlowError(Exception):
+    """Raised if the lines of a short range could not all be read in time, because the stage is busy."""
+
+
 class Span(NamedTuple):
     """A time range from `start` (inclusive) to `end` (exclusive), in whole seconds, as Logs Insights requires."""
 
@@ -56,15 +61,23 @@ class Span(NamedTuple):
 
 
 def log_lines(
-    outputs: Outputs, stage: str, function: str, name: str, *, start: datetime, end: datetime
+    outputs: Outputs,
+    stage: str,
+    function: str,
+    name: str,
+    *,
+    start: datetime,
+    end: datetime,
+    seconds: float = inf,
 ) -> Iterator[Line]:
     """Yield a function's canonical log lines with this event name (`contract/logs.py`), each with its time.
 
-    The lines are in time order only if the range is at most an hour.
+    The lines are in time order only if the range is at most an hour. For such a range, raises TooSlowError if reading
+    takes more than `seconds`.
     """
     group, client = f"/aws/lambda/milkrun-{stage}-{function}", outputs.aws("logs")
     if end - start <= SHORT:
-        yield from _filtered(client, group, name, start, end)
+        yield from _filtered(client, group, name, start, end, monotonic() + seconds)
         return
     for at, line in _queried(client, group, name, start, end):
         if start <= at <= end:
@@ -79,7 +92,12 @@ def log_days(outputs: Outputs, stage: str, function: str) -> int | None:
 
 
 def _filtered(
-    client: "CloudWatchLogsClient", group: str, name: str, start: datetime, end: datetime
+    client: "CloudWatchLogsClient",
+    group: str,
+    name: str,
+    start: datetime,
+    end: datetime,
+    give_up_at: float = inf,
 ) -> Iterator[Line]:
     pages = client.get_paginator("filter_log_events").paginate(
         logGroupName=group,
@@ -87,9 +105,12 @@ def _filtered(
         endTime=int(end.timestamp() * 1000),
         filterPattern=f'{{ $.event = "{name}" }}',
     )
-    for found in (found for page in pages for found in page["events"]):
-        at = datetime.fromtimestamp(found["timestamp"] / 1000, UTC)
-        yield from _line(at, found["message"], name)
+    for page in pages:
+        for found in page["events"]:
+            at = datetime.fromtimestamp(found["timestamp"] / 1000, UTC)
+            yield from _line(at, found["message"], name)
+        if "nextToken" in page and monotonic() > give_up_at:
+            raise TooSlowError
 
 
 def _queried(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING
 
 import urllib3
@@ -18,7 +19,7 @@ from cli.refusal import Refusal
 from contract import logs
 from ops import redrive, terminal
 from ops.function_logs import Line as LogLine
-from ops.function_logs import log_lines
+from ops.function_logs import TooSlowError, log_lines
 from ops.object_sets import LAST_RESULT
 from ops.read_stores import invalid_rows
 from ops.stage_outputs import Client, Outputs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 LOGS_REACH = timedelta(minutes=15)
+LOGS_SECONDS = 1.5
 QUARANTINE_REACH = timedelta(hours=24)
 INVALID_ROWS_REACH = timedelta(hours=24)
 MAX_INVALID_ROWS = 1000
@@ -51,10 +53,11 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
         Source("the gateway", ("gateway",), flow.gateway, "phones keep their batches", "api-5xx"),
         Source(
             "CloudWatch Logs",
-            ("ingest", "rejects", "consumer"),
-            flow.logs,
-            "the results of recent requests and batches are unknown",
+            ("ingest", "rejects"),
+            flow.requests,
+            "the results of recent requests are unknown",
         ),
+        Source("CloudWatch Logs", ("consumer",), flow.batches, "the results of recent batches are unknown"),
         Source(
             "S3",
             ("archive", "quarantine", "given up", "last reconcile"),
@@ -89,8 +92,6 @@ class _Flow:
         self._stage = stage
         self._now = now
         self._option = terminal.stage_option(stage)
-        self._start = now - LOGS_REACH
-        self._minutes = int(LOGS_REACH.total_seconds() // 60)
 
     def _aws(self, service: str) -> Client:
         return self._outputs.aws(service, attempts=1)
@@ -109,45 +110,69 @@ class _Flow:
         else:
             yield Finding("gateway", "OK", "answers")
 
-    def logs(self) -> Iterator[Finding]:
-        """Yield the states of ingest, rejects and consumer from the logs of the functions."""
-        requests = failed = received = batches = 0
+    def requests(self) -> Iterator[Finding]:
+        """Yield the states of ingest and rejects from the log of the ingest function."""
+        requests = failed = received = 0
         codes = Counter[str]()
         last: tuple[datetime | None, str] = None, ""
-        for at, line in self._lines("ingest", logs.EVENTS_INGESTED):
+        lines, reach = self._lines("ingest", logs.EVENTS_INGESTED)
+        for at, line in lines:
             requests += 1
             received += int(line.get("received", 0))
             codes.update(line.get("rejected_by_code", {}))
             if int(line.get("status", 0)) >= 500:
                 failed, last = failed + 1, (at, line.get("error", "see its log"))
-        well = f"{count(requests, 'request')} in {self._minutes} min, {count(received, 'event')}"
-        cause = f"{failed:,} of {count(requests, 'request')} got a 503 in {self._minutes} min: {last[1]}"
+        well = f"{count(requests, 'request')} in {reach}, {count(received, 'event')}"
+        cause = f"{failed:,} of {count(requests, 'request')} got a 503 in {reach}: {last[1]}"
         command = self._log_command("ingest")
         yield _problem_if(failed, "ingest", "api-5xx", cause, command, well, last[0])
-        yield self._rejects(received, codes)
+        yield self._rejects(received, codes, reach)
+
+    def batches(self) -> Iterator[Finding]:
+        """Yield the state of the consumer from its log."""
+        batches = 0
         stopped: dict[str, Finding] = {}  # by shard, because other shards continue
-        for at, line in self._lines("consume", logs.RECORDS_CONSUMED):
+        lines, reach = self._lines("consume", logs.RECORDS_CONSUMED)
+        for at, line in lines:
             batches += 1
             stopped.pop(shard := line.get("shard_id", ""), None)
             if line.get("stopped_at"):
                 cause = f"stopped at a record: {line.get('failure', 'see its log')}"
                 stopped[shard] = problem("consumer", "iterator-age", cause, self._log_command("consume"), at)
-        running = Finding("consumer", "OK", f"{count(batches, 'batch')} in {self._minutes} min")
+        running = Finding("consumer", "OK", f"{count(batches, 'batch')} in {reach}")
         yield next(iter(stopped.values()), running)
 
-    def _rejects(self, received: int, codes: Counter[str]) -> Finding:
-        cause = f"{codes.total():,} of {count(received, 'event')} rejected in {self._minutes} min"
+    def _rejects(self, received: int, codes: Counter[str], reach: str) -> Finding:
+        cause = f"{codes.total():,} of {count(received, 'event')} rejected in {reach}"
         reasons = ", ".join(f"{number:,} as {code}" for code, number in codes.most_common(3))
         many = codes.total() > received * REJECTED_SHARE
         return _problem_if(
             many, "rejects", "rejected-events", f"{cause}: {reasons}", f"milkrun rejects{self._option}", cause
         )
 
-    def _lines(self, function: str, name: str) -> Iterator[LogLine]:
-        client = self._aws("logs")
+    def _lines(self, function: str, name: str) -> tuple[list[LogLine], str]:
+        """Return a function's lines of the last 15 minutes, and "15 min". On a busy stage, of which so many lines
+        cannot be read in time, both are of the last 90 or 9 seconds.
+        """
+        client, reach = self._aws("logs"), LOGS_REACH
         # The log group of a function that never ran does not exist.
         with suppress(client.exceptions.ResourceNotFoundException):
-            yield from log_lines(self._outputs, self._stage, function, name, start=self._start, end=self._now)
+            while True:
+                seconds = LOGS_SECONDS if reach > LOGS_REACH / 100 else inf
+                found = log_lines(
+                    self._outputs,
+                    self._stage,
+                    function,
+                    name,
+                    start=self._now - reach,
+                    end=self._now,
+                    seconds=seconds,
+                )
+                try:
+                    return list(found), pipe_health.span(reach)
+                except TooSlowError:
+                    reach /= 10
+        return [], pipe_health.span(reach)
 
     def s3(self) -> Iterator[Finding]:
         s3, bucket = self._aws("s3"), self._outputs.bucket

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from ops import status_checks, status_layout
 from ops.stage_outputs import Outputs
-from ops.status_findings import Finding, Source, ask, verdict
+from ops.status_findings import BUDGET_SECONDS, Finding, Source, ask, verdict
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 WELL = Finding("archive", "OK", "reachable")
@@ -134,9 +134,34 @@ def test_status_warns_if_more_than_a_twentieth_of_the_events_are_rejected(
     monkeypatch.setattr(status_checks, "log_lines", log_lines)
     outputs = Mock(spec=Outputs)
     sources = status_checks.sources_of(outputs, "dev", NOW)
-    [logs] = [each for each in sources if each.name == "CloudWatch Logs"]
+    [logs] = [each for each in sources if "rejects" in each.parts]
     [found] = [each for each in logs.look() if each.part == "rejects"]
     assert (found.level, found.cause) == (level, cause)
+
+
+def test_status_reads_the_latest_seconds_of_a_log_that_takes_too_long_to_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each page has the lines of a second, and takes 0.1 s by a simulated clock."""
+    seconds = 0.0
+
+    def paginate(startTime: int, endTime: int, **_: object) -> Iterator[object]:
+        nonlocal seconds
+        for at in range(startTime, endTime, 1000):
+            seconds += 0.1
+            line = {"event": "events_ingested", "status": 202, "received": 1}
+            yield {"events": [{"timestamp": at, "message": json.dumps(line)}], "nextToken": "more"}
+
+    monkeypatch.setattr("ops.function_logs.monotonic", lambda: seconds)
+    outputs = Mock(spec=Outputs)
+    outputs.aws.return_value.get_paginator.return_value.paginate = paginate
+    sources = status_checks.sources_of(outputs, "dev", NOW)
+    [logs] = [each for each in sources if "ingest" in each.parts]
+    assert [each.cause for each in logs.look()] == [
+        "9 requests in 9 s, 9 events",
+        "0 of 9 events rejected in 9 s",
+    ]
+    assert seconds < BUDGET_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -158,7 +183,7 @@ def test_status_reports_a_stopped_shard_until_the_same_shard_continues(
 
     monkeypatch.setattr(status_checks, "log_lines", log_lines)
     sources = status_checks.sources_of(Mock(spec=Outputs), "dev", NOW)
-    [logs] = [each for each in sources if each.name == "CloudWatch Logs"]
+    [logs] = [each for each in sources if "consumer" in each.parts]
     [found] = [each for each in logs.look() if each.part == "consumer"]
     assert found.level == level
 
