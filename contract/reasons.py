@@ -48,7 +48,8 @@ def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: st
         field, given = f"{path}{name}", value.get(name)
         if given is None:
             if missing:
-                yield Reason(missing, field, f"`{field}` is missing.")
+                hint = _NO_PING if field == "_id" and "latitude" in value else ""
+                yield Reason(missing, field, f"`{field}` is missing.{hint}")
         elif isinstance(rules, tuple):
             for passes, code, must in rules:
                 if not passes(given):
@@ -78,13 +79,12 @@ _FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
 _ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
 _TIME = (
-    _Rule(
-        lambda x: not _is_number(x),
-        "wrong_type",
-        "be a string with a time and an offset, not a number such as a Unix timestamp",
-    ),
+    _Rule(lambda x: not _is_number(x), "wrong_type", "be a string, not a number such as a Unix timestamp"),
     *_STRING,
     _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
+)
+_NO_PING = (
+    " A location ping needs `deviceId`, numeric `latitude` and `longitude`, and `updatedAt` with an offset."
 )
 _CONFIDENCE = (
     _Rule(lambda x: _is_number(x) and not x % 1, "wrong_type", "be a whole number"),

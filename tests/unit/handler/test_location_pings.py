@@ -50,6 +50,20 @@ def test_ping_is_stored_as_an_event_and_never_published(phone: Phone, body: byte
     assert phone.world.stream == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"updatedAt": "2026-11-16T08:00:00"}, {"updatedAt": None}, {"latitude": "53.2"}, {"deviceId": 7}],
+    ids=["no offset", "no time", "text", "number"],
+)
+def test_rejection_of_an_invalid_ping_says_what_a_ping_needs(phone: Phone, change: dict[str, object]) -> None:
+    """Otherwise, the response would only ask for `_id`, `type` and `createdAt`, which a ping does not have."""
+    errors = phone.post(PING | change).body["errors"]
+    [message] = [error["message"] for error in errors if error["code"] == "missing_id"]
+    assert "`updatedAt` with an offset" in message
+    event = {"type": "x", "deviceId": "d", "createdAt": "2026-11-16T08:00:00Z"}
+    assert [error["message"] for error in phone.post(event).body["errors"]] == ["`_id` is missing."]
+
+
 def test_repeated_ping_is_a_duplicate(phone: Phone) -> None:
     answer = phone.post([PING, PING, PING | {"latitude": 53.3}])
     assert (answer.body["accepted"], answer.body["duplicates"]) == (2, 1)
