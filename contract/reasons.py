@@ -38,9 +38,9 @@ def reasons_of(value: object, is_crossing: bool) -> Iterator[Reason]:
     if faults or user.get("deviceId") or value.get("deviceId"):
         return
     if is_crossing:
-        yield Reason("missing_device", "user.deviceId", "A geofence event needs a device id.")
+        yield Reason("missing_device", "user.deviceId", f"A geofence event needs a device id{_VALID_ID}")
     elif not (user.get("userId") or user.get("_id")):
-        yield Reason("missing_identity", "user", "An event needs a device id or a user id.")
+        yield Reason("missing_identity", "user", f"An event needs a device id or a user id{_VALID_ID}")
 
 
 def _reasons(value: Mapping[str, object], fields: Mapping[str, _Field], path: str = "") -> Iterator[Reason]:
@@ -77,15 +77,14 @@ def _is_instant(given: object) -> bool:
 _STRING = (_Rule(lambda x: isinstance(x, str), "wrong_type", "be a string"),)
 _FILLED = (*_STRING, _Rule(bool, "field_length", "not be empty"))
 _ID_LIMITS = f"have 1 to {MAX_ID_CHARS} characters and at most {MAX_ID_BYTES} bytes of UTF-8"
+_VALID_ID = ": a valid string in the event, or in the envelope's `user`."  # invalid ids there are not copied
 _ID = (*_FILLED, _Rule(is_id, "field_length", _ID_LIMITS))
 _TIME = (
     _Rule(lambda x: not _is_number(x), "wrong_type", "be a string, not a number such as a Unix timestamp"),
     *_STRING,
     _Rule(_is_instant, "invalid_created_at", "be a time with an offset, like 2026-11-16T08:00:00.000Z"),
 )
-_NO_PING = (
-    " A location ping needs `deviceId`, numeric `latitude` and `longitude`, and `updatedAt` with an offset."
-)
+_NO_PING = " A position needs `deviceId`, numeric `latitude` and `longitude`, and `updatedAt` with an offset."
 _CONFIDENCE = (
     _Rule(lambda x: _is_number(x) and not x % 1, "wrong_type", "be a whole number"),
     _Rule(lambda x: x in (0, 1, 2, 3), "out_of_range", "be 0, 1, 2 or 3"),

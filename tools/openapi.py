@@ -140,7 +140,7 @@ HAS_USER: Schema = {
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
     "description": "The user of the events. An event whose `user` is missing or null gets the "
-    "`userId`, `deviceId` and `_id` of this user.",
+    "`userId`, `deviceId` and `_id` of this user, except those that are no strings, empty or too long.",
 }
 LACKS_WHAT_EVENTS_HAVE: Schema = {
     "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}

@@ -55,7 +55,9 @@ def test_ping_is_stored_as_an_event_and_never_published(phone: Phone, body: byte
     [{"updatedAt": "2026-11-16T08:00:00"}, {"updatedAt": None}, {"latitude": "53.2"}, {"deviceId": 7}],
     ids=["no offset", "no time", "text", "number"],
 )
-def test_rejection_of_an_invalid_ping_says_what_a_ping_needs(phone: Phone, change: dict[str, object]) -> None:
+def test_rejection_of_an_invalid_ping_says_what_a_position_needs(
+    phone: Phone, change: dict[str, object]
+) -> None:
     """Otherwise, the response would only ask for `_id`, `type` and `createdAt`, which a ping does not have."""
     errors = phone.post(PING | change).body["errors"]
     [message] = [error["message"] for error in errors if error["code"] == "missing_id"]

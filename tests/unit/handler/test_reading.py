@@ -156,7 +156,9 @@ def test_envelope_whose_events_are_null_contains_no_event(phone: Phone) -> None:
 def test_invalid_ids_in_the_envelope_are_not_copied_to_its_events(phone: Phone) -> None:
     bare = {name: value for name, value in TRIP.items() if name != "user"}
     answer = phone.post({"events": [bare], "user": {"deviceId": "x" * 100_000, "userId": 7, "_id": ""}})
-    assert answer.codes == ["missing_identity"]
+    [error] = answer.body["errors"]
+    assert error["code"] == "missing_identity"
+    assert error["message"].endswith("a valid string in the event, or in the envelope's `user`.")
 
 
 # --- violations inside one event ----------------------------------------------------------------
