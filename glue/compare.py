@@ -152,7 +152,14 @@ def main(argv: Sequence[str]) -> int:
     listed = differences(rows_of(store, given.name, "visits"), found)
     write(store, given.name, listed)
     kinds = {kind: sum(each.what == kind for each in listed) for kind in ("missing", "extra", "different")}
-    report("visits_compared", name=given.name, rebuilt=summary["visits"], warehouse=found.num_rows, **kinds)
+    report(
+        "visits_compared",
+        name=given.name,
+        rebuilt=summary["visits"],
+        warehouse=found.num_rows,
+        **kinds,
+        unreadable=len(summary["unreadable"]),  # objects whose events the rebuild lacks
+    )
     for each in listed[:_SHOWN]:
         report("visit_differs", what=each.what, **each.visit, fields=each.fields)
     return 1 if listed else 0

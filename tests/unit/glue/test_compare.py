@@ -70,7 +70,7 @@ def test_comparison_exits_with_code_1_if_there_are_differences(
     printed = [json.loads(each) for each in capsys.readouterr().out.splitlines()]
     assert printed[-2] | {"at": ""} == {
         "event": "visits_compared", "at": "", "name": "r", "rebuilt": len(rows), "warehouse": len(rows),
-        "missing": 0, "extra": 0, "different": 1,
+        "missing": 0, "extra": 0, "different": 1, "unreadable": 0,
     }  # fmt: skip
     [listed] = (tmp_path / "rebuilt/r/differences.ndjson").read_text().splitlines()
     assert json.loads(listed)["entered_event_id"] == rows[0]["entered_event_id"]
@@ -112,3 +112,20 @@ def test_comparison_exits_with_code_2_if_the_archive_is_a_prefix() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--archive", "s3://bucket/events", "--name", "r"])
     assert ended.value.code == 2
+
+
+def test_comparison_names_the_number_of_objects_that_the_rebuild_could_not_read(
+    tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Visits of these objects are listed as extra, although the warehouse is right."""
+    export = tmp_path / "export.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, VISIT), export)
+    objects = list((tmp_path / "events").rglob("*.gz"))
+    for path in objects:
+        path.write_bytes(b"broken")
+    range_ = ["--from", "2026-11-16", "--to", "2026-11-17"]
+    assert rebuild(["--archive", str(tmp_path), *range_, "--name", "r"]) == 1
+    capsys.readouterr()
+    assert main(["--archive", str(tmp_path), "--name", "r", "--file", str(export)]) == 1
+    compared = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (compared["extra"], compared["unreadable"]) == (len(rows), len(objects))
