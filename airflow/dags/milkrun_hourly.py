@@ -48,6 +48,20 @@ HOURLY = (
 GIVEN = ("{{ params['from'] }}", "{{ params['to'] }}")
 
 
+def schedule_of(minutes: int) -> str | timedelta:
+    """Return the times at which milkrun_hourly runs.
+
+    If the interval divides an hour or a day, they are fixed times that include 00:20, because the run of the hour after
+    midnight tests every row (ops/nightly.py). The runs of a timedelta begin when Airflow first sees the DAG.
+    """
+    # At 20 past, because an hour's last objects are written and loaded some minutes after its end.
+    if 60 % minutes == 0:
+        return f"{','.join(str(n) for n in range(20 % minutes, 60, minutes))} * * * *"
+    if 1440 % minutes == 0 and minutes % 60 == 0:
+        return f"20 {','.join(str(n) for n in range(0, 24, minutes // 60))} * * *"
+    return timedelta(minutes=minutes)
+
+
 def step(name: str, hours: tuple[str, str]) -> BashOperator:
     """Return the task for one step of ops/nightly.py; the last line of its output becomes the XCom result.
 
@@ -87,8 +101,7 @@ def chain(hours: tuple[str, str]) -> None:
 with DAG(
     "milkrun_hourly",
     description="Load missing objects, run dbt, compact the archive, count accepted and rejected events.",
-    # An hour's last objects are written and loaded some minutes after its end.
-    schedule="20 * * * *" if FRESHNESS_MINUTES == 60 else timedelta(minutes=FRESHNESS_MINUTES),
+    schedule=schedule_of(FRESHNESS_MINUTES),
     start_date=datetime(2026, 11, 16),
     catchup=False,
     max_active_runs=1,

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,25 @@ def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
     assert dags["milkrun_hourly"].schedule == "20 * * * *"
     assert dags["milkrun_backfill"].schedule is None
     assert all(dag.max_active_runs == 1 and not dag.catchup for dag in dags.values())
+
+
+@pytest.mark.parametrize(
+    ("minutes", "schedule"),
+    [
+        ("15", "5,20,35,50 * * * *"),
+        ("30", "20,50 * * * *"),
+        ("120", "20 0,2,4,6,8,10,12,14,16,18,20,22 * * *"),
+        ("1440", "20 0 * * *"),
+        ("90", timedelta(minutes=90)),
+    ],
+)
+def test_other_intervals_also_have_a_run_after_midnight_in_which_every_row_is_tested(
+    monkeypatch: pytest.MonkeyPatch, minutes: str, schedule: str | timedelta
+) -> None:
+    """Airflow begins the runs of a timedelta when it first sees the DAG: a daily run would never be at midnight."""
+    monkeypatch.setenv("MILKRUN_FRESHNESS_MINUTES", minutes)
+    bag = DagBag(str(DAGS / "milkrun_hourly.py"), safe_mode=False)
+    assert bag.dags["milkrun_hourly"].schedule == schedule
 
 
 @pytest.mark.parametrize("name", ["milkrun_hourly", "milkrun_backfill"])
