@@ -327,6 +327,7 @@ def test_visits_of_the_previous_date_disappear_when_another_date_is_chosen(
     expect(page.locator(".visit")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_visits_are_shown_although_new_ones_arrive_faster_than_the_console_answers(
     feed: Feed, open_page: Open
 ) -> None:
@@ -467,6 +468,7 @@ def test_link_to_a_visit_that_is_not_listed_shows_a_message(feed: Feed, open_pag
     expect(page.locator(".picked")).to_contain_text("The linked visit is not shown")
 
 
+@pytest.mark.slow
 def test_map_stays_live_if_a_replay_is_closed_before_it_is_read(open_page: Open) -> None:
     with Feed(morning(3, hours_ago=3)) as feed:
         page = open_page(f"{feed.url}/map")

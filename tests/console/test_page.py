@@ -333,6 +333,7 @@ def test_page_that_is_older_than_the_server_asks_to_be_reloaded(feed: Feed, open
     expect(page.get_by_text("This browser cannot draw the map.")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_half_typed_filter_keeps_its_blank_and_does_not_narrow_another_view(
     feed: Feed, open_page: Open
 ) -> None:
@@ -354,6 +355,7 @@ def test_half_typed_filter_keeps_its_blank_and_does_not_narrow_another_view(
     expect(page).to_have_url(re.compile(r"/visits$"))
 
 
+@pytest.mark.slow
 def test_older_events_of_an_earlier_filter_leave_no_gap_in_the_list(open_page: Open) -> None:
     with Feed(empty()) as feed:
         for n in range(600):
@@ -385,6 +387,7 @@ def test_every_event_that_arrives_while_the_page_is_open_can_be_listed(open_page
         expect(page.get_by_role("button", name="Older events")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_list_begins_anew_after_a_gap_and_older_events_fill_it(open_page: Open) -> None:
     with Feed(empty()) as feed:
         for _ in range(100):

@@ -287,6 +287,7 @@ def test_unreachable_snowflake_is_reported_while_the_other_sources_keep_working(
         expect(alert).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_unreachable_aws_is_reported_until_it_is_reachable_again(
     pipeline: Pipeline, console: str, open_page: Open, tmp_path: Path
 ) -> None:

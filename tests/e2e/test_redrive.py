@@ -88,6 +88,7 @@ def test_record_rejected_permanently_by_kinesis_is_quarantined(pipeline: Pipelin
     assert line["reasons"][0]["code"] == "refused_by_stream"
 
 
+@pytest.mark.slow
 def test_request_gets_503_if_kinesis_and_the_redrive_queue_both_fail(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     nowhere = {"REDRIVE_QUEUE_URL": pipeline.outputs.redrive_queue_url + "-gone"}

@@ -74,6 +74,7 @@ def test_status_reports_a_dead_letter_as_a_failure_until_it_is_deleted(pipeline:
     assert eventually(lambda: failed(pipeline, "dead letters") is None)
 
 
+@pytest.mark.slow
 def test_status_reports_a_row_that_is_not_an_event_and_trace_finds_its_object(pipeline: Pipeline) -> None:
     key = f"events/by-hand-{uuid4().hex[:8]}.json"
     s3, bucket = pipeline.aws("s3"), pipeline.outputs.bucket

@@ -71,6 +71,7 @@ def test_apply_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: 
     stage.close()
 
 
+@pytest.mark.slow
 def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_rows(stage: Stage) -> None:
     keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
     stage.loaded(keys)
@@ -326,6 +327,7 @@ def test_reload_replaces_the_rows_of_a_file_unless_the_file_was_deleted(stage: S
     assert stage.rows_of(key) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [pytest.param("DELETE", marks=pytest.mark.slow), "FORCE"])
 def test_interrupted_reload_keeps_the_previous_rows(stage: Stage, last: str) -> None:
     key = stage.put([event("a"), event("b")])

@@ -365,6 +365,7 @@ def test_forget_waits_for_chunks_that_the_consumer_is_writing(stage: Stage) -> N
     assert stage.items() == []
 
 
+@pytest.mark.slow
 def test_forget_does_not_wait_forever_for_an_interrupted_change(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +377,7 @@ def test_forget_does_not_wait_forever_for_an_interrupted_change(
     assert stage.items() == []
 
 
+@pytest.mark.slow
 def test_forget_keeps_other_peoples_events_in_a_pair_of_the_previous_layout(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +522,7 @@ def test_forgetting_a_device_deletes_the_data_of_all_its_users(
     assert built == [("--full-refresh",)]
 
 
+@pytest.mark.slow
 def test_hash_of_the_persons_ids_is_removed_from_plans_that_an_earlier_version_wrote(stage: Stage) -> None:
     digest = hashlib.sha256(b"ann").hexdigest()
     plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
@@ -641,6 +644,7 @@ def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> No
     assert json.loads(left)["origin"] == other
 
 
+@pytest.mark.slow
 def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> None:
     stage.put(ANN)
     stage.bucket.write("rebuilt/r/visits/1.parquet", b"PAR1")
@@ -655,6 +659,7 @@ def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> No
     assert stage.parquet_rows("streamed/live/overdue_exits/1.parquet") == [{"device_id": "phone-2"}]
 
 
+@pytest.mark.slow
 def test_compacted_rows_of_expired_objects_are_deleted(stage: Stage) -> None:
     """A compacted file may be written late, and then outlives the objects from which it was made."""
     old = stage.put(ANN, line("d1", user={"userId": "ann", "deviceId": "phone-1"}), BOB)
