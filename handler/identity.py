@@ -117,7 +117,7 @@ class Tokens:
         self._verified = lru_cache(MAX_CACHED_TOKENS)(self._verify)
 
     def speaker(self, authorization: str) -> Speaker:
-        """Return the credential in the `Authorization` header. Raises Refused (401) or RetryableError."""
+        """Verify the token in `Authorization`; return whom it stands for. Raises Refused (401) or RetryableError."""
         scheme, _, token = authorization.strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:

@@ -257,10 +257,10 @@ class ObjectSets:
         return {key for (key,) in self._db.execute(sql, (first, last, at.timestamp()))}
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield ranges of loaded objects, each as its first and last key.
+        """Yield ranges of the events' objects that were stored by `at` and are loaded, each as its first and last key.
 
-        A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour has its own
-        range, because a range from it to another key could include objects of any other hour.
+        A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour is a range
+        of its own, because a longer range with it could also contain objects of hours that are not compared.
         """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""

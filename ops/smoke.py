@@ -83,7 +83,7 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Timeout for each of the steps consumed and loaded, in seconds.",
+            help="Timeout in seconds for each of the steps `consumed` and `loaded`.",
         ),
     ] = 120,
     stage: terminal.Stage = "local",

@@ -90,7 +90,7 @@ class Snowflake:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """Return the names, made unique by appending the first free number to each repeated name."""
+    """Return the names, made unique: a repeated `n` becomes `n_2`, or `n_3` if there is an `n_2`, and so on."""
     taken, found = set(names), set[str]()
     result = []
     for name in names:

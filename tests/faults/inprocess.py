@@ -246,8 +246,9 @@ def _delivered(stream: str, shard: str, record: Mapping[str, Any]) -> dict[str, 
 
 @contextmanager
 def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
-    """Yield a new pipeline on moto at `url`. Its functions call AWS through the proxy, and `local` must use
-    the proxy too.
+    """Yield a new pipeline on moto at `url`. Its functions call AWS through the proxy.
+
+    The local Snowflake must have been started with the proxy as its AWS endpoint.
     """
     with ExitStack() as until_the_end:
         warehouse = Warehouse(local, Aws(url)).with_pipe()

@@ -22,7 +22,7 @@ MAX_SHOWN = 200
 
 
 class Event(msgspec.Struct, gc=False):
-    """One line of an object in `events/` or `rejected/`. `seq` is assigned when the event is listed; `stored`
+    """One line of an object in `events/` or `rejected/`. `RecentEvents` assigns `seq`; `stored`
     contains the line's bytes.
     """
 

@@ -295,7 +295,7 @@ class FakeSns:
         self.published.append(TopicArn)
 
 
-def test_error_notification_to_a_missing_topic_does_not_delay_those_to_other_topics(bench: Bench) -> None:
+def test_missing_topic_does_not_delay_error_notifications_to_other_topics(bench: Bench) -> None:
     sns, seconds = FakeSns(), [0.0]
     notices = Notices(bench.catalog, sns, lambda: seconds[0])
     topics = [f"arn:aws:sns:eu-west-1:1:{name}" for name in ("gone", "there")]

@@ -54,7 +54,8 @@ def serve(
         typer.Option(help="Run the clock this many days ahead, for example to let load histories expire."),
     ] = 0,
     visibility_seconds: Annotated[
-        int, typer.Option(help="Seconds until an unfinished message is delivered again.")
+        int,
+        typer.Option(help="Seconds until a message that was received but not deleted is delivered again."),
     ] = 20,
     memory_limit: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "512MB",
     privileges: Annotated[

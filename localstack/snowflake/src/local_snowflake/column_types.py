@@ -83,7 +83,7 @@ class Types:
     known: Mapping[str, frozenset[str]]
     aliases: Mapping[str, tuple[exp.Expr, ...]]
     listed: frozenset[str]
-    """Names that the statement gives to columns in a column list; their types are unknown."""
+    """Names in column lists of aliases, such as a in `AS t (a)`; their types are unknown."""
 
     @classmethod
     def of_statement(cls, statement: exp.Expr, known: Mapping[str, frozenset[str]]) -> "Types":

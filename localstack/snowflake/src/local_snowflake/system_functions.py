@@ -58,7 +58,7 @@ class Functions:
     def _put_scalar(self, call: exp.Anonymous, name: str, scope: Scope) -> None:
         arguments = [argument.name for argument in call.expressions if argument.is_string]
         if len(arguments) != len(call.expressions) or not arguments:
-            raise unsupported(f"{name} with an argument that is not a string literal")
+            raise unsupported(f"{name} with arguments other than string literals, or without arguments")
         value = exp.Literal.string(self._scalar(name, arguments, scope))
         if isinstance(call.parent, exp.Select):
             heading = f"{name}({', '.join(literal(argument) for argument in arguments)})"

@@ -104,7 +104,7 @@ def test_visit_contradicted_by_a_later_visit_elsewhere_is_listed_last_and_not_co
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_visit_is_no_longer_contradicted_after_its_later_enter_event_is_read() -> None:
+def test_visit_is_no_longer_contradicted_after_a_later_enter_event_of_it_is_read() -> None:
     """The visits table shows only when the visit began. Only the archived enter events show that the truck entered
     the geofence again later, during the same visit.
     """
