@@ -40,7 +40,7 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
     """Print the last `lines` lines of each log file, each prefixed with the file's name; with `follow`, print
     new lines until interrupted.
     """
-    tails = [_Tail(file) for file in files]
+    tails = [_Tail(file, lines) for file in files]
     width = max(len(file.stem) for file in files)
 
     def write(tail: _Tail, colour: str, text: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
     colours = [COLOURS[i % len(COLOURS)] for i in range(len(tails))]
     for tail, colour in zip(tails, colours, strict=True):
-        existing = tail.read()
+        existing = tail.read() + ([] if follow else tail.unfinished())
         write(tail, colour, existing[max(0, len(existing) - lines) :])
     while follow:
         time.sleep(LOOK_AGAIN_S)
@@ -60,15 +60,24 @@ def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> N
 
 class _Tail:
     """A reader that returns the complete lines added to a file since the last read, even if the log was
-    rotated, or emptied because its process was started again. The first read starts TAIL_BYTES before the end
-    of the file.
+    rotated, or emptied because its process was started again. The first read returns at least the last `lines`
+    lines.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, lines: int = 0) -> None:
         self.file = file
         self._open: IO[bytes] = file.open("rb")
-        self._open.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        start, breaks = file.stat().st_size, 0
+        while start and breaks <= lines:
+            end, start = start, max(0, start - TAIL_BYTES)
+            self._open.seek(start)
+            breaks += self._open.read(end - start).count(b"\n")
+        self._open.seek(start)
         self._rest = b""
+
+    def unfinished(self) -> list[str]:
+        """Return the last line if no line feed follows it, for example because its process was killed."""
+        return [self._rest.decode(errors="replace")] if self._rest else []
 
     def read(self) -> list[str]:
         if os.fstat(self._open.fileno()).st_size < self._open.tell():

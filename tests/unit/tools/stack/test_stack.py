@@ -467,6 +467,16 @@ def test_logs_command_shows_the_last_lines_of_each_function_and_server_with_its_
     ]
 
 
+def test_logs_command_shows_as_many_lines_as_wanted_and_an_unfinished_last_line(
+    environment, capsys, monkeypatch
+):
+    monkeypatch.setattr(logs, "TAIL_BYTES", 10)
+    with log_files(environment, localstack="".join(f"line {n}\n" for n in range(20)) + "Killed"):
+        assert cli.main(["logs", "-n", "15"], environment) == 0
+    expected = [*(f"localstack line {n}" for n in range(6, 20)), "localstack Killed"]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
 def test_logs_command_finds_a_functions_log_by_its_short_name(environment, capsys):
     with log_files(environment, milkrun_local_ingest="[ERROR] no\rTraceback\n", localstack="Ready.\n"):
         assert cli.main(["logs", "ingest"], environment) == 0
