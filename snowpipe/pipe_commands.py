@@ -1,12 +1,14 @@
 """The commands that inspect pipes, load files and repair failed loads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli.command_errors import one_line
 from cli.counts import count
 from cli.deadline import NoAnswerError
 from cli.parse_time import parse_time
@@ -271,11 +273,25 @@ def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False
     """Pause pipes. New files wait in the queue. A pipe that is paused for more than 14 days becomes stale."""
     stage = stage_of(context, outputs)
     rows = []
+    refused: list[Refusal] = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
-            pipes.set_paused(session, each, True)
-            rows.append({"pipe": each.name, "state": pipes.status(session, each).state})
-    show(rows, as_json)
+            with _noting(refused):
+                pipes.set_paused(session, each, True)
+                rows.append({"pipe": each.name, "state": pipes.status(session, each).state})
+    show(rows, as_json, none="no pipe was paused")
+    _end({}, refused)
+
+
+@contextmanager
+def _noting(refused: list[Refusal]) -> Iterator[None]:
+    """Add a Refusal that concerns one pipe to `refused`, so that the command goes on with the next pipe."""
+    try:
+        yield
+    except NoAnswerError:
+        raise
+    except Refusal as error:
+        refused.append(error)
 
 
 def resume(
@@ -299,16 +315,17 @@ def resume(
     stage = stage_of(context, outputs)
     rows = []
     failed: list[Row] = []
+    refused: list[Refusal] = []
     with stage.warehouse(loader) as session:
         for each in stage.pipes(pipe):
-            found = _resume(stage, session, each, start)
-            loaded = [row for row in found if row["result"] in ("queued", "LOADED")]
-            failed += [row for row in found if row not in loaded]
-            rows.append(
-                {"pipe": each.name, "state": pipes.status(session, each).state, "expired_files": len(loaded)}
-            )
-    show(rows, as_json)
-    _tell_failed({row["key"]: row["result"] for row in failed})
+            with _noting(refused):
+                found = _resume(stage, session, each, start)
+                loaded = [row for row in found if row["result"] in ("queued", "LOADED")]
+                failed += [row for row in found if row not in loaded]
+                state = pipes.status(session, each).state
+                rows.append({"pipe": each.name, "state": state, "expired_files": len(loaded)})
+    show(rows, as_json, none="no pipe was resumed completely")
+    _end({row["key"]: row["result"] for row in failed}, refused)
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
@@ -357,6 +374,7 @@ def recreate(
     stage = stage_of(context, outputs)
     rows: list[Row] = []
     failed: list[Row] = []
+    refused: list[Refusal] = []
     with stage.warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
         live = applying.live_copies(session, stage.ddl)
@@ -366,18 +384,28 @@ def recreate(
             if not (everything or each.name in changed or broken or state.exists()):
                 continue
             recreation = Recreation(session, each, stage.definition(each), stage.archive, state, tell)
-            repaired = recreation.run()
-            failed += recreation.failed
-            rows.append({"pipe": each.name, "result": "recreated", "loaded_by_hand": repaired})
-    show(rows, as_json, none="no pipe needs to be recreated; --all recreates every pipe")
-    _tell_failed({row["key"]: row["status"] for row in failed})
+            with _noting(refused):
+                try:
+                    repaired = recreation.run()
+                finally:
+                    failed += recreation.failed
+                rows.append({"pipe": each.name, "result": "recreated", "loaded_by_hand": repaired})
+    none = "no pipe was recreated" if refused else "no pipe needs to be recreated; --all recreates every pipe"
+    show(rows, as_json, none=none)
+    _end({row["key"]: row["status"] for row in failed}, refused)
 
 
-def _tell_failed(statuses: Mapping[str, str]) -> None:
-    """Name the files that COPY could not load, and end the command with exit code 1 if there are any."""
-    for key, status_ in statuses.items():
+def _end(not_loaded: Mapping[str, str], refused: Sequence[Refusal] = ()) -> None:
+    """Name the files that COPY could not load, with their statuses, and the errors of single pipes; end the command
+    with exit code 1 or the last error if there are any.
+    """
+    for key, status_ in not_loaded.items():
         tell(f"{key} was not loaded ({status_}); see: milkrun warehouse validate")
-    if statuses:
+    for error in refused[:-1]:
+        tell(one_line(str(error)))
+    if refused:
+        raise refused[-1]
+    if not_loaded:
         raise typer.Exit(1)
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import sqlite3
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -87,6 +88,24 @@ def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, port=1), "history", "--since", "the day of the cow")
     assert (said.code, one_line(said.err)) == (2, True)
     assert "the day of the cow" in said.err
+
+
+@pytest.mark.parametrize(("verb", "state"), [("pause", "PAUSED"), ("resume", "RUNNING")])
+def test_pipe_that_cannot_be_paused_or_resumed_does_not_keep_the_other_one_from_it(
+    verb: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def query(self, sql: str, _: object = ()) -> list[dict[str, str]]:
+            if sql.startswith("ALTER PIPE MILKRUN.RAW.EVENTS_PIPE"):
+                raise Refusal("its queue still contains 3 files", 1)
+            return [{"status": json.dumps({"executionState": state})}]
+
+    monkeypatch.setattr("snowpipe.deployed_stage.Stage.warehouse", lambda *_: nullcontext(Session()))
+    said = command(outputs(tmp_path), verb, "--json")
+    assert (said.code, said.err) == (1, "its queue still contains 3 files\n")
+    assert [(row["pipe"], row["state"]) for row in json.loads(said.out)] == [
+        ("MILKRUN.RAW.REJECTED_PIPE", state)
+    ]
 
 
 def test_apply_sql_refuses_a_database_name_that_contains_sql(tmp_path: Path) -> None:
