@@ -49,21 +49,27 @@ def show(findings: Sequence[Finding], stage: str, now: datetime, wide: bool) -> 
 
 def report(look: Callable[[], list[Finding]], stage: str, *, as_json: bool, wide: bool, watch: bool) -> int:
     """Print the findings once, or with `watch` repeatedly until Ctrl-C; return 0 for OK, 1 for WARN, 2 for FAIL."""
+    code: int | None = None
     while True:
-        findings = look()
-        level = verdict(findings)
-        if as_json:
-            terminal.print_json({"stage": stage, "verdict": level, "parts": [asdict(f) for f in findings]})
-        else:
-            if watch and sys.stdout.isatty():
-                terminal.out.clear()
-            show(findings, stage, datetime.now(UTC), wide)
-        if not watch:
-            return LEVELS.index(level)
         try:
+            findings = look()
+            level = verdict(findings)
+            code = LEVELS.index(level)
+            if as_json:
+                terminal.print_json(
+                    {"stage": stage, "verdict": level, "parts": [asdict(f) for f in findings]}
+                )
+            else:
+                if watch and sys.stdout.isatty():
+                    terminal.out.clear()
+                show(findings, stage, datetime.now(UTC), wide)
+            if not watch:
+                return code
             time.sleep(BUDGET_SECONDS)
         except KeyboardInterrupt:
-            return LEVELS.index(level)
+            if not watch or code is None:
+                raise
+            return code
 
 
 AsWide = Annotated[

@@ -29,13 +29,18 @@ def command(
     environment: Mapping[str, str] = context.obj
     local = [laptop_source(environment)] if stage == "local" else []
 
+    was_found = stage == "local"
+
     def look() -> list[Finding]:
+        nonlocal was_found
         try:
             outputs = Outputs.find(stage, environment)
         except NoStackError as problem:
-            if stage != "local":
+            if not was_found:  # otherwise --watch continues, although for example the network is down
                 raise
-            return [Finding("stack", "FAIL", str(problem), None, "milkrun up"), *status_findings.ask(local)]
+            command = "milkrun up" if stage == "local" else ""
+            return [Finding("stack", "FAIL", str(problem), None, command), *status_findings.ask(local)]
+        was_found = True
         return findings_of(outputs, stage, local)
 
     raise typer.Exit(status_layout.report(look, stage, as_json=as_json, wide=wide, watch=watch))

@@ -12,11 +12,14 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+import typer
 from botocore.exceptions import ClientError
 
+from cli import command_errors
 from ops import status_checks, status_layout
-from ops.stage_outputs import Outputs
+from ops.stage_outputs import NoStackError, Outputs
 from ops.status_findings import BUDGET_SECONDS, Finding, Source, ask, verdict
+from tools.stack import status_command
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 WELL = Finding("archive", "OK", "reachable")
@@ -102,6 +105,27 @@ def test_exit_code_and_json_of_status_show_the_verdict(
     assert printed["stage"] == "dev"
     assert printed["verdict"] == finding.level
     assert printed["parts"][1]["cause"] == finding.cause
+
+
+def test_watched_status_continues_without_a_network_and_exits_with_the_last_verdict_after_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    down = NoStackError("stage prod could not be looked up: no network")
+    answers: Iterator[BaseException | None] = iter([None, down, None, KeyboardInterrupt()])
+
+    def find(*_: object) -> None:
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr("tools.stack.status_command.Outputs.find", find)
+    monkeypatch.setattr("tools.stack.status_command.findings_of", lambda *_: [WELL])
+    monkeypatch.setattr(status_layout, "BUDGET_SECONDS", 0)
+    app = typer.Typer()
+    app.command()(status_command.command)
+    assert command_errors.run(app, ["--stage", "prod", "--watch"], obj={}, environment={}, tell=print) == 0
+    said = capsys.readouterr().out
+    assert "OK prod: all parts are healthy" in said
+    assert "stage prod could not be looked up: no network" in said
 
 
 def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
