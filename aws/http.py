@@ -106,7 +106,7 @@ def fetch(url: str) -> bytes:
     parts, host = urlsplit(url), str(urlsplit(url).hostname)
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     with closing(_Connection(host, parts, MAX_FETCHED_BYTES)) as connection:
-        response = connection.call("GET", target, None, {})
+        response = connection.call("GET", target, None, {"user-agent": "milkrun"})
     if response.status != 200:
         raise ServiceError(host, str(response.status), response.status)
     return response.body
