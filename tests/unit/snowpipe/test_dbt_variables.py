@@ -1,5 +1,6 @@
 """Test that dbt uses the contract's limits and, by default, the consumer's visit rule."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from contract.event_limits import (
     MAX_LITRES,
 )
 from contract.geofence_event_types import GEOFENCE_KINDS
+from snowpipe.ddl_files import DDL
 
 PROJECT = Path(__file__).parents[3] / "snowpipe/dbt/dbt_project.yml"
 
@@ -28,3 +30,11 @@ def test_dbt_variables_equal_the_limits_of_the_contract_and_the_visit_rule_of_th
     assert variables["max_duration_minutes"] == MAX_DURATION_MINUTES
     assert variables["max_litres"] == MAX_LITRES
     assert variables["max_contents_per_event"] == MAX_CONTENTS_PER_EVENT
+
+
+def test_look_back_is_at_least_as_long_as_a_copy_may_take() -> None:
+    """The rows of a COPY have the time at which it began, but become visible at its end."""
+    look_back = yaml.safe_load(PROJECT.read_text())["vars"]["lookback_minutes"]
+    ddl = (DDL / "01_warehouse.sql").read_text()
+    [limit] = re.findall(r"STATEMENT_TIMEOUT_IN_SECONDS = (\d+)", ddl)
+    assert timedelta(minutes=look_back) >= timedelta(seconds=int(limit))
