@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from contract.archive_object import hour_folder
 from glue.archive import Fault, Hours, Store, Stored, floor_hour, objects_of, read_objects, set_aside
-from glue.jobs import add_range, arguments, at_least, choose_engine, parser_of, report
+from glue.jobs import add_range, arguments, at_least, choose_engine, exit_code, parser_of, report
 from glue.parquet import FULL_BYTES, Written, payload_checksum, write_parquet
 from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
 
@@ -349,5 +349,5 @@ def main(argv: Sequence[str]) -> int:
     return 1 if unreadable else 0
 
 
-if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+if __name__ == "__main__" and (status := exit_code(main)):  # Glue may treat sys.exit(0) as a failure
     sys.exit(status)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from glue.archive import Store, open_store
-from glue.jobs import report
+from glue.jobs import exit_code, report
 from glue.rebuild import PREFIX, VISIT, rows_of
 
 _KEY = ("device_id", "geofence_tag", "geofence_external_id", "entered_event_id")
@@ -174,4 +174,4 @@ def write(store: Store, name: str, listed: Sequence[Difference]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main))

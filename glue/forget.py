@@ -48,7 +48,7 @@ from contract.archive_object import (
 )
 from glue.archive import Fault, Hours, Store, Stored, T, in_threads, read_object
 from glue.compact import compact_with_duckdb, stale, sweep
-from glue.jobs import add_archive, arguments, choose_engine, name_in_key, parser_of, report
+from glue.jobs import add_archive, arguments, choose_engine, exit_code, name_in_key, parser_of, report
 from glue.person import Names, Subject, follow, in_line, names_in_line
 from snowpipe.quoting import quoted
 
@@ -474,5 +474,5 @@ def _both_passes(
     return (len(followed.subject.own_devices), len(followed.shared)), found
 
 
-if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+if __name__ == "__main__" and (status := exit_code(main)):  # Glue may treat sys.exit(0) as a failure
     sys.exit(status)

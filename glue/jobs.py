@@ -89,6 +89,18 @@ def _hours(given: argparse.Namespace) -> Hours:
     return Hours(end - given.last_hours * HOUR, end)
 
 
+def exit_code(main: Callable[[Sequence[str]], int]) -> int:
+    """Run a job with the arguments of the command line; return its exit code, 2 if AWS or the disk raised an error."""
+    try:
+        return main(sys.argv[1:])
+    except Exception as error:
+        aws = sys.modules.get("botocore.exceptions")
+        if not isinstance(error, (OSError, *((aws.BotoCoreError, aws.ClientError) if aws else ()))):
+            raise
+        print(f"The job could not be done: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
 def choose_engine(asked: str, objects: Iterable[Stored]) -> str:
     if asked != "auto":
         return asked

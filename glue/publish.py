@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from glue.archive import open_store
-from glue.jobs import report
+from glue.jobs import exit_code, report
 
 ROOT = Path(__file__).resolve().parents[1]
 JOBS = ("compact", "rebuild", "stream", "forget")
@@ -72,4 +72,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main))

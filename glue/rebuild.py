@@ -30,7 +30,7 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from glue.archive import Fault, Hours, Lines, Store, Stored, objects_of, read_objects, set_aside
 from glue.compact import generation_of, manifest_of
 from glue.dbt_sql import visits_sql
-from glue.jobs import add_range, arguments, at_least, choose_engine, name_in_key, parser_of, report
+from glue.jobs import add_range, arguments, at_least, choose_engine, exit_code, name_in_key, parser_of, report
 from glue.parquet import write_rows
 from glue.rows import FACT, fact_rows, from_micros, merge_batches, micros, type_folder
 
@@ -329,5 +329,5 @@ def main(argv: Sequence[str]) -> int:
     return 1 if rebuilt.faults else 0
 
 
-if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+if __name__ == "__main__" and (status := exit_code(main)):  # Glue may treat sys.exit(0) as a failure
     sys.exit(status)

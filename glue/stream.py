@@ -37,7 +37,7 @@ from pyspark.sql.streaming.state import GroupState, GroupStateTimeout
 
 from contract.archive_object import hour_of, is_content
 from glue.archive import Bucket, Fault, Folder, Store, Stored, floor_hour, read_object, set_aside
-from glue.jobs import add_archive, arguments, at_least, name_in_key, parser_of, report
+from glue.jobs import add_archive, arguments, at_least, exit_code, name_in_key, parser_of, report
 from glue.occupancy import SECOND_US, State, Times, advance, crossing, loads, next_timeout
 from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
 from glue.session import session
@@ -338,5 +338,5 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-if __name__ == "__main__" and (status := main(sys.argv[1:])):  # Glue may treat sys.exit(0) as a failure
+if __name__ == "__main__" and (status := exit_code(main)):  # Glue may treat sys.exit(0) as a failure
     sys.exit(status)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from glue.archive import Hours, Store
 from glue.compact import PREFIX, compacted_files, superseded_files
-from glue.jobs import add_range, arguments, parser_of
+from glue.jobs import add_range, arguments, exit_code, parser_of
 
 DDL = Path(__file__).with_name("compacted.sql")
 _FILES_PER_STATEMENT = 1000  # Snowflake's limit for ADD FILES
@@ -51,4 +51,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main))

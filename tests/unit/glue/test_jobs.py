@@ -1,11 +1,14 @@
 """Test that a Glue job rejects an invalid range, an unknown argument, and an archive that is not one."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
 
 from glue import publish
 from glue.compact import main
+from glue.jobs import exit_code
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,31 @@ def test_publish_rejects_a_bucket_with_a_prefix_without_a_traceback(
         publish.main(["--archive", "s3://bucket/prefix"])
     assert ended.value.code == 2
     assert "without a prefix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "NoSuchBucket", "Message": "no bucket"}}, "ListObjectsV2"),
+        NoCredentialsError(),
+        PermissionError("no permission"),
+    ],
+)
+def test_job_that_cannot_use_the_archive_exits_with_code_2_and_one_line(
+    capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """Exit code 1 means that objects could not be read, or that visits differ."""
+
+    def job(_: Sequence[str]) -> int:
+        raise error
+
+    assert exit_code(job) == 2
+    assert capsys.readouterr().err == f"The job could not be done: {type(error).__name__}: {error}\n"
+
+
+def test_bug_in_a_job_is_not_reported_as_an_unusable_archive() -> None:
+    def job(_: Sequence[str]) -> int:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        exit_code(job)
