@@ -81,7 +81,7 @@ RECEIPT: Schema = {
             "event_id": "6543d1f3a2c4e70011aabbcd",
             "code": "device_mismatch",
             "field": "user.deviceId",
-            "message": codes.EVENT_CODES["device_mismatch"],
+            "message": "The token is for a different device.",
         }
     ],
     "errors_omitted": 0,

@@ -145,6 +145,10 @@ def test_details_in_examples_are_those_that_the_handler_sends() -> None:
         plain.post(event, {"Content-Encoding": "br"}),
         unlucky.post(event),
     ]
+    other = geofence_event("6543d1f3a2c4e70011aabbcd", "truck-2")
+    receipt = tokens.post([event, other], bearer(issuer.token())).body
+    [example] = RESPONSES["202"]["content"]["application/json"]["examples"].values()
+    assert receipt["errors"] == example["value"]["errors"]
     from_gateway = {code for answers in codes.GATEWAY_CODES.values() for code in answers}
     examples = {
         code: example["value"]
