@@ -45,8 +45,8 @@ BODY_CODES: Mapping[str, str] = {
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     401: {
         "missing_token": "This stage requires `Authorization: Bearer <token>`.",
-        "invalid_token": "The token is malformed, was altered, is not valid yet, or is not from this stage's issuer "
-        "or for its audience.",
+        "invalid_token": "The token is malformed, has over 8192 characters, was altered, is not valid yet, or is not "
+        "from this stage's issuer or for its audience.",
         "token_expired": "The token has expired.",
         "token_without_device": "The token does not name a device.",
     },

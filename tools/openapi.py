@@ -254,7 +254,8 @@ def _operation() -> Schema:
             _header(
                 "X-App-Version",
                 {"type": "string"},
-                "The app's version, which is stored with each rejected event and in the metadata of S3 objects.",
+                "The app's version. Its first 64 characters are stored with each rejected event and in the "
+                "metadata of S3 objects.",
             ),
             _header(
                 "X-Milkrun-Timestamp",
