@@ -65,10 +65,10 @@ class Keys:
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return the key with this id, or None if there is none. Raises RetryableError if keys were never fetched."""
+        """Return the key with this id, or None if there is none. Raises RetryableError if the last fetch failed."""
         if key_id not in self._keys:
             self._fetch_again()
-        if self._fetched_at < 0:
+        if key_id not in self._keys and self._fetched_at < self._tried_at:
             raise RetryableError("the identity provider's keys could not be fetched")
         return self._keys.get(key_id)
 

@@ -333,8 +333,21 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
     issuer.now += 5 * KEYS_FRESH_SECONDS
     assert tokens.speaker("Bearer " + issuer.token(exp=int(issuer.now) + 600)).device == "truck-1"
     assert issuer.fetched == 2
-    assert refused(tokens, issuer.token(OTHER_KEY, "new", exp=int(issuer.now) + 600)) == "invalid_token"
+
+
+def test_token_with_a_new_key_is_not_called_invalid_while_the_provider_is_down(issuer: Issuer) -> None:
+    """The provider may have rotated its keys. A 401 would make the app ask the provider for another token."""
+    tokens = issuer.tokens()
+    tokens.speaker("Bearer " + issuer.token())
+    issuer.now += KEYS_REFRESH_FLOOR_SECONDS
+    issuer.is_down = True
+    for _ in range(2):
+        with pytest.raises(RetryableError, match="could not be fetched"):
+            tokens.speaker("Bearer " + issuer.token(OTHER_KEY, "new"))
     assert issuer.fetched == 2
+    issuer.is_down = False
+    issuer.now += KEYS_REFRESH_FLOOR_SECONDS
+    assert refused(tokens, issuer.token(OTHER_KEY, "new")) == "invalid_token"
 
 
 @pytest.mark.parametrize(
