@@ -116,6 +116,11 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
     return rewritten
 
 
+def contains(store: Store, subject: Subject, stored: Stored) -> bool:
+    """Return whether an object contains data of the subject; store nothing."""
+    return isinstance(_rest_of(store, subject, stored), tuple)
+
+
 def _rest_of(store: Store, subject: Subject, stored: Stored) -> _Rest | Fault | None:
     """Return the object without the subject's lines, but store nothing. None means that it contains none of them."""
     if stored.key.startswith(INVOCATION_RECORDS):

@@ -279,6 +279,12 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
         archive.delete_old(stage.bucket, pairs)
         result.objects_deleted = len(pairs)
         result.raw_rows += _after_objects(stage, result.plan)
+    # A phone may have sent events meanwhile, and another run of `forget` may have rewritten an old object.
+    known = {each.key for each in objects} | {pair["new"] for pair in pairs}
+    later = [each for each in archive.candidates(stage.bucket) if each.key not in known]
+    result.stored_meanwhile = sum(
+        in_threads(partial(archive.contains, stage.bucket, found_by.subject), later)
+    )
     result.needs_marts = bool(result.unfinished)
     result.remaining = list(
         forget_remaining.remaining(

@@ -33,6 +33,7 @@ class Result:
     sqlite_rows: int = 0
     old_versions: int = 0
     objects_deleted: int = 0
+    stored_meanwhile: int = 0
     claim_checks: int = 0
     claims_in_flight: bool = False
     needs_marts: bool = False
@@ -56,6 +57,11 @@ def todo(result: Result) -> Iterator[str]:
             f" {MAX_RECORD_AGE.total_seconds() / 3600:.0f} hours after it was received."
         )
         return
+    if result.stored_meanwhile:
+        yield (
+            "Run the command again. Objects with data of the person that a phone or another run of `forget` stored"
+            f" during this run: {result.stored_meanwhile}."
+        )
     if result.plan["unreadable"]:
         yield "Check the unreadable objects by hand, because they may contain the person's data."
     if result.needs_marts and not result.marts_built:
@@ -104,6 +110,7 @@ def report(user: str | None, found_by: Followed, result: Result) -> dict[str, ob
         "old_versions_deleted": result.old_versions,
         "claim_checks_changed": result.claim_checks,
         "objects_deleted": result.objects_deleted,
+        "objects_stored_meanwhile": result.stored_meanwhile,
         "marts_built": result.marts_built,
         "unreadable": [each["key"] for each in result.plan["unreadable"]],
         "not_loaded_yet": result.not_loaded,

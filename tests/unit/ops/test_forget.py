@@ -27,8 +27,9 @@ from contract.event_rules import geofence_event
 from contract.events import Fence, Reason
 from contract.geofence_event_types import GEOFENCE_KINDS
 from contract.rejected_lines import quarantine_line
-from glue.archive import Hours
+from glue.archive import Bucket, Hours
 from glue.compact import compact_with_duckdb, stale
+from glue.person import Subject
 from local_snowflake.testing import Aws, LocalProcess
 from ops import forget, redrive
 from ops.visits_items import events_in
@@ -630,6 +631,31 @@ def test_persons_rows_that_snowpipe_loads_late_are_deleted(
     monkeypatch.setattr(forget.archive, "delete_old", loading)
     report_of("--user", "ann")
     assert [json.loads(each)["_id"] for each in stage.raw_lines("EVENTS")] == ["b1"]
+
+
+@pytest.mark.slow
+def test_two_runs_of_forget_at_once_leave_no_event_of_the_person(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one run forgets Ann, another one stores the old object without Bob's event, but with Ann's."""
+    stage.put(ANN, BOB)
+    stage.loaded()
+    stage.consume(ANN, BOB)
+    delete_old = forget.archive.delete_old
+
+    def rewriting(bucket: Bucket, pairs: Sequence[Row]) -> None:
+        [old] = [each for each in bucket.list("events/") if each.key == pairs[0]["old"]]
+        forget.archive.rewrite(bucket, Subject.of(["bob"]), old)
+        delete_old(bucket, pairs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(forget.archive, "delete_old", rewriting)
+        report = report_of("--user", "ann", code=1)
+    assert report["next"][0].startswith("Run the command again.")
+    monkeypatch.setattr(forget, "MAX_RECORD_AGE", timedelta(0))  # six hours later
+    report_of("--user", "ann")
+    assert stage.lines("events/") == [BOB]
+    assert [item["pk"] for item in stage.items()] == ["phone-2"]
 
 
 def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> None:
