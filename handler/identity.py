@@ -7,7 +7,6 @@ device. (RFC 6750 "Bearer Token Usage", RFC 7519 "JSON Web Token", RFC 7517 "JSO
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -69,7 +68,7 @@ class Keys:
         if key_id not in self._keys:
             self._fetch_again()
         if key_id not in self._keys and self._fetched_at < self._tried_at:
-            raise RetryableError("the identity provider's keys could not be fetched")
+            raise RetryableError(f"the identity provider's keys could not be fetched: {self._failure}")
         return self._keys.get(key_id)
 
     def refresh(self) -> float:
@@ -83,9 +82,11 @@ class Keys:
         if now - self._tried_at < (KEYS_REFRESH_FLOOR_SECONDS if self._keys else RETRY_AFTER_SECONDS):
             return
         self._tried_at = now
-        with suppress(RetryableError, ValueError):
+        try:
             self._keys = parse_keys(self._fetch())
             self._fetched_at = now
+        except (RetryableError, ValueError) as error:
+            self._failure = error
 
 
 def parse_keys(body: bytes) -> dict[str, "PyJWK"]:
