@@ -1,10 +1,12 @@
 """`milkrun trace`: search all stores for one event, object or request, and return its steps in time order.
 
-An event is first looked up in RAW. If it is not there, the archived objects of a range of hours are searched.
+An event is first looked up in RAW. If it is not there, the handler's log and the archived objects of a range of hours
+are searched.
 """
 
 import base64
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,6 +47,8 @@ from snowpipe.warehouse import Row
 STREAM_REACH = timedelta(hours=1)
 SET_ASIDE_REACH = timedelta(hours=24)
 LOG_REACH = timedelta(minutes=10)
+# The ids of API Gateway ($context.extendedRequestId) and of Lambda.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_=+/-]{1,128}")
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 type Details = dict[str, Any]
@@ -82,8 +86,21 @@ class Finder(ReachableStores):
     def event(
         self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
     ) -> list[Step]:
-        """Return the steps of all copies of the event, in time order."""
-        lines = self._loaded_lines(event_id) or self._archived_lines(event_id, start, end, advance)
+        """Return the steps of all copies of the event, in time order. The archive is searched only if RAW lacks it."""
+        return self.loaded_event(event_id) or self.archived_event(event_id, start, end, advance)
+
+    def archived_event(
+        self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
+    ) -> list[Step]:
+        """Return the steps of all copies of the event that were archived in these hours, in time order."""
+        return self._of_lines(self._archived_lines(event_id, start, end, advance), event_id)
+
+    def loaded_event(self, event_id: str) -> list[Step]:
+        """Return the steps of all copies of the event, in time order, if RAW contains one; otherwise []."""
+        lines = self._loaded_lines(event_id)
+        return self._of_lines(lines, event_id) if lines else []
+
+    def _of_lines(self, lines: Sequence[Line], event_id: str) -> list[Step]:
         steps = [step for line in lines for step in self._of_line(line, event_id)]
         for text in {line.text for line in lines if line.key.startswith("events/")}:
             steps += self._of_crossing(text, event_id, lines)
@@ -97,7 +114,7 @@ class Finder(ReachableStores):
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
         """Return the steps of the objects that a request stored; [] if the log lacks the request or cannot be read."""
-        if "CloudWatch Logs" in self._unasked:
+        if "CloudWatch Logs" in self._unasked or not _REQUEST_ID.fullmatch(request_id):
             return []
         self.searched.append(
             f"the log of the function ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
@@ -105,7 +122,15 @@ class Finder(ReachableStores):
         # `start` and `end` are in the first and the last hour, as in a search of the archive.
         first, last = (at.replace(minute=0, second=0, microsecond=0) for at in (start, end))
         after = last + timedelta(hours=1)
-        lines = log_lines(self._outputs, self._stage, "ingest", logs.EVENTS_INGESTED, start=first, end=after)
+        lines = log_lines(
+            self._outputs,
+            self._stage,
+            "ingest",
+            logs.EVENTS_INGESTED,
+            start=first,
+            end=after,
+            request_id=request_id,
+        )
         for _, line in lines:
             if line.get("request_id") == request_id:
                 keys = [key for key in (line.get("object_key"), line.get("rejected_key")) if key]

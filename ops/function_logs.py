@@ -69,17 +69,19 @@ def log_lines(
     start: datetime,
     end: datetime,
     seconds: float = inf,
+    request_id: str = "",
 ) -> Iterator[Line]:
-    """Yield a function's canonical log lines with this event name (`contract/logs.py`), each with its time.
+    """Yield a function's canonical log lines with this event name (`contract/logs.py`), each with its time. With
+    `request_id`, which must not contain a quote, AWS omits the lines of other requests.
 
     The lines are in time order only if the range is at most an hour. For such a range, raises TooSlowError if reading
     takes more than `seconds`.
     """
     group, client = f"/aws/lambda/milkrun-{stage}-{function}", outputs.aws("logs")
     if end - start <= SHORT:
-        yield from _filtered(client, group, name, start, end, monotonic() + seconds)
+        yield from _filtered(client, group, name, start, end, monotonic() + seconds, request_id)
         return
-    for at, line in _queried(client, group, name, start, end):
+    for at, line in _queried(client, group, name, start, end, request_id):
         if start <= at <= end:
             yield at, line
 
@@ -98,12 +100,14 @@ def _filtered(
     start: datetime,
     end: datetime,
     give_up_at: float = inf,
+    request_id: str = "",
 ) -> Iterator[Line]:
+    also = f' && ($.request_id = "{request_id}")' if request_id else ""
     pages = client.get_paginator("filter_log_events").paginate(
         logGroupName=group,
         startTime=int(start.timestamp() * 1000),
         endTime=int(end.timestamp() * 1000),
-        filterPattern=f'{{ $.event = "{name}" }}',
+        filterPattern=f'{{ ($.event = "{name}"){also} }}' if also else f'{{ $.event = "{name}" }}',
     )
     for page in pages:
         for found in page["events"]:
@@ -114,35 +118,37 @@ def _filtered(
 
 
 def _queried(
-    client: "CloudWatchLogsClient", group: str, name: str, start: datetime, end: datetime
+    client: "CloudWatchLogsClient", group: str, name: str, start: datetime, end: datetime, request_id: str
 ) -> Iterator[Line]:
     whole = Span(start.replace(microsecond=0), end.replace(microsecond=0) + SECOND)
     waiting = whole.parts(ceil((whole.end - whole.start) / QUERY_RANGE))
     while waiting:
         some, waiting = waiting[:QUERIES_AT_ONCE], waiting[QUERIES_AT_ONCE:]
         # In daemon threads, so that neither Ctrl-C nor an error waits for the other queries, which may take minutes.
-        running = [started(partial(_query, client, group, name, span)) for span in some]
+        running = [started(partial(_query, client, group, name, span, request_id)) for span in some]
         for span, query in zip(some, running, strict=True):
             answer = query.result()
             rows = answer["results"]
             if len(rows) < MAX_ROWS:
                 yield from _rows(rows, name, span)
             elif span.end - span.start <= SECOND:
-                yield from _filtered(client, group, name, span.start, span.end - timedelta(milliseconds=1))
+                last = span.end - timedelta(milliseconds=1)
+                yield from _filtered(client, group, name, span.start, last, request_id=request_id)
             else:
                 matched = answer.get("statistics", {}).get("recordsMatched", 0)
                 # A quarter more parts than computed, because lines are not evenly distributed.
                 waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
 
 
-def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span) -> Fields:
+def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span, request_id: str = "") -> Fields:
     """Run a Logs Insights query and return its complete result. Raises Refusal if the query fails."""
+    also = f' and request_id = "{request_id}"' if request_id else ""
     start = partial(
         client.start_query,
         logGroupName=group,
         startTime=int(span.start.timestamp()),
         endTime=int(span.end.timestamp()),
-        queryString=f'fields @timestamp, @message | filter event = "{name}" | limit {MAX_ROWS}',
+        queryString=f'fields @timestamp, @message | filter event = "{name}"{also} | limit {MAX_ROWS}',
     )
     started = until(lambda: _unless_throttled(start), bool, timeout_s=QUERY_TIMEOUT_SECONDS)
     answer: Fields = {"status": "Throttled"}

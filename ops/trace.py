@@ -73,9 +73,12 @@ def steps_of(
     """Return the steps of the object with this key, the request with this id, or the event with this id."""
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
+        steps = finder.loaded_event(what) or steps
+    # Last, because searching the log and the archive of a busy stage takes minutes.
+    if not any(step.at for step in steps):
         steps = finder.request(what, start, end) or steps
     if not any(step.at for step in steps):
-        steps += finder.event(what, start, end, advance)
+        steps += finder.archived_event(what, start, end, advance)
     return steps
 
 

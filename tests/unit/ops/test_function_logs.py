@@ -148,6 +148,27 @@ def test_log_lines_of_a_short_range_are_read_without_a_query() -> None:
     assert client.queries == 0
 
 
+@pytest.mark.parametrize("hours", [1, 2])
+def test_lines_of_other_requests_are_omitted_by_aws(hours: int) -> None:
+    asked: list[str] = []
+
+    class Asked(Logs):
+        def start_query(self, **request: Any) -> dict[str, Any]:
+            asked.append(request["queryString"])
+            return super().start_query(**request)
+
+        def paginate(self, **request: Any) -> Iterator[dict[str, Any]]:
+            asked.append(request["filterPattern"])
+            return super().paginate(**request)
+
+    stage = cast(Outputs, Stage(Asked([START])))
+    end = START + timedelta(hours=hours)
+    name = logs.EVENTS_INGESTED
+    list(log_lines(stage, "dev", "ingest", name, start=START, end=end, request_id="r1="))
+    assert all('request_id = "r1="' in text and f'event = "{name}"' in text for text in asked)
+    assert asked
+
+
 class BusyLogs(Logs):
     """A fake of CloudWatch Logs that throttles the first call of each operation."""
 

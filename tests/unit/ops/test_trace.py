@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -20,7 +21,7 @@ from contract.archive_object import lines_object
 from ops import event_finder
 from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
 from ops.reachable_stores import unreachable
-from ops.trace import EXIT_CODES, verdict
+from ops.trace import EXIT_CODES, steps_of, verdict
 from snowpipe.warehouse import Row
 from tests.unit.ops.test_terminal import NOWHERE
 
@@ -103,7 +104,8 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
 def test_trace_searches_the_whole_first_and_last_hour_of_the_log_for_a_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def log_lines(*_: object, start: datetime, end: datetime) -> Iterator[object]:
+    def log_lines(*_: object, start: datetime, end: datetime, request_id: str) -> Iterator[object]:
+        assert request_id == "r"
         for at in (AT, AT + timedelta(hours=1, minutes=59)):
             if start <= at <= end:
                 found.append(at)
@@ -114,6 +116,19 @@ def test_trace_searches_the_whole_first_and_last_hour_of_the_log_for_a_request(
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
     finder.request("r", AT + timedelta(minutes=30), AT + timedelta(hours=1))
     assert len(found) == 2
+
+
+def test_trace_of_a_loaded_event_searches_neither_the_log_nor_the_archive() -> None:
+    finder = Mock(Finder, loaded_event=Mock(return_value=LOADED))
+    assert steps_of(finder, "e", AT, AT, lambda _: None) == LOADED
+    finder.request.assert_not_called()
+    finder.archived_event.assert_not_called()
+
+
+def test_trace_does_not_search_the_log_for_text_that_cannot_be_a_request_id() -> None:
+    finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
+    assert finder.request('e" or 1 = "1', AT, AT) == []
+    assert finder.searched == []
 
 
 @pytest.fixture
