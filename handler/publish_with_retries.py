@@ -42,6 +42,7 @@ class Published:
 
     taken: int = 0  # published records
     calls: int = 0
+    failure: str = ""  # a colon and the error of the last call that failed as a whole
     refused: list[StreamRecord] = field(default_factory=list)
     malformed: list[StreamRecord] = field(default_factory=list)
 
@@ -73,7 +74,8 @@ def _round(
     outcome.calls += 1
     try:
         refused = stream.put(records)
-    except RetryableError:
+    except RetryableError as error:
+        outcome.failure = f": {error}"
         return list(records)
     except PermanentError:
         # A malformed record fails the whole call: split it in half until the record is alone.

@@ -63,8 +63,7 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
         return context.get_remaining_time_in_millis() / 1000 - STREAM_SECONDS
 
     failed: list[str] = []
-    published = 0
-    outage = False
+    published, outage = 0, False
     for message in messages:
         try:
             if outage:
@@ -93,7 +92,8 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
-        raise RetryableError(f"{len(outcome.refused)} of {len(records)} records were not published")
+        left = f"{len(outcome.refused)} of {len(records)}"
+        raise RetryableError(f"{left} records were not published{outcome.failure}")
     return outcome.taken
 
 

@@ -148,6 +148,4 @@ def _brief(reasons: Sequence[Reason], code: str = "") -> tuple[Reason, ...]:
 
     If `code` is given, it replaces the code of every reason.
     """
-    return tuple(
-        Reason(code or reason.code, reason.field, reason.message[:MAX_MESSAGE_CHARS]) for reason in reasons
-    )
+    return tuple(Reason(code or each.code, each.field, each.message[:MAX_MESSAGE_CHARS]) for each in reasons)

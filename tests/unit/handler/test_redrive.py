@@ -102,6 +102,15 @@ def test_invalid_claim_check_is_returned_to_the_queue_and_valid_ones_are_process
     assert len(desk.world.stream) == 1
 
 
+def test_log_names_the_error_of_a_stream_that_fails_for_another_reason_than_throttling(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
+    desk.take(claim(1, 2))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "claim_check_returned" in line]
+    assert json.loads(line)["error"] == "2 of 2 records were not published: simulated failure"
+
+
 def test_failing_stream_is_called_only_for_the_first_message(desk: Desk) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
     assert desk.take(claim(1), claim(2), claim(1)) == ["m0", "m1", "m2"]
