@@ -85,7 +85,7 @@ class Keys:
         try:
             self._keys = parse_keys(self._fetch())
             self._fetched_at = now
-        except (RetryableError, ValueError) as error:
+        except Exception as error:  # any error: using the previous keys is better than rejecting every phone
             self._failure = error
 
 

@@ -366,6 +366,13 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
 
 
+def test_invalid_url_of_the_provider_is_named_in_every_error() -> None:
+    keys = Keys(lambda: fetch("https://issuer.example:port/jwks"))
+    for _ in range(2):
+        with pytest.raises(RetryableError, match="could not be fetched: nonnumeric port: 'port'"):
+            keys("ec")
+
+
 def test_first_keys_are_fetched_again_after_five_seconds_because_every_token_gets_503_without_them(
     issuer: Issuer,
 ) -> None:
