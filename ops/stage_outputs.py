@@ -16,9 +16,10 @@ from cli.environment import LOOPBACK
 from cli.refusal import Refusal
 from ops.presence_rule import EXCLUSIVE_TAGS
 from snowpipe.emulator import NO_PROXIES, emulator_session
+from snowpipe.pipes import other_location
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load
-from snowpipe.warehouse import MissingObject, Snowflake, Warehouse, connect
+from snowpipe.warehouse import Snowflake, connect
 
 ROOT = Path(__file__).resolve().parents[1]
 """The root folder of the clone."""
@@ -127,20 +128,12 @@ class Outputs(BaseModel):
         Raises NoStackError if the database loads the bucket of another stage, because SNOWFLAKE_DATABASE is wrong.
         """
         with connect(self.snowflake, give_up_after_s, role=operator) as session:
-            self._refuse_another_stage(session)
-            yield session
-
-    def _refuse_another_stage(self, session: Warehouse) -> None:
-        try:
-            rows = session.query(f"SHOW STAGES LIKE 'EVENTS_STAGE' IN SCHEMA {self.database}.RAW")
-        except MissingObject:  # reported by the statement that needs the object
-            return
-        for url in (row["url"] for row in rows if row["name"] == "EVENTS_STAGE"):
-            if url != f"s3://{self.bucket}/events/":
+            if url := other_location(session, self.database, self.bucket):
                 raise NoStackError(
                     f"the database {self.database} loads {url}, but the stage's bucket is {self.bucket}: set "
                     "SNOWFLAKE_DATABASE to the stage's database"
                 )
+            yield session
 
     @property
     def database(self) -> str:

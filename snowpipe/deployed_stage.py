@@ -71,6 +71,18 @@ class Stage:
         with warehouse.connect(self.settings.connection, role=role) as session:
             yield session
 
+    @contextmanager
+    def checked_warehouse(self, role: Role) -> Iterator[Snowflake]:
+        """Like `warehouse`, but raise Refusal if the database loads another bucket than the configured one."""
+        with self.warehouse(role) as session:
+            database, bucket = self.settings.connection.database, self.settings.aws.bucket
+            if bucket and (url := pipes.other_location(session, database, bucket)):
+                raise Refusal(
+                    f"the database {database} loads {url}, but the configured bucket is {bucket}: correct "
+                    "SNOWFLAKE_DATABASE or MILKRUN_BUCKET"
+                )
+            yield session
+
     def pipes(self, kind: Kind | None = None) -> list[Pipe]:
         return pipes.pipes(self.settings.connection.database, kind)
 

@@ -44,7 +44,7 @@ def status(
         bucket = stage.archive
     except NoAnswerError as error:
         bucket, silent = None, error
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
             found = pipes.status(session, each)
             newest = bucket.newest(each.prefix) if bucket else None
@@ -73,7 +73,7 @@ def history(
     start = _time(since)
     stage = stage_of(context, outputs)
     rows: list[Row] = []
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         narrow = Narrow(FAILED if failed else (), limit=limit + 1)
         for each in stage.pipes(pipe):
             found = copy_history(session, each, start, narrow)
@@ -98,7 +98,7 @@ def validate(
     """
     start = _time(since)
     stage = stage_of(context, outputs)
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         rows = [
             row for each in stage.pipes(pipe) for row in validate_failed(session, each, stage.archive, start)
         ]
@@ -136,7 +136,7 @@ def refresh(
     start = None if since is None else _time(since)
     stage = stage_of(context, outputs)
     rows = []
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
             done = loading.refresh(session, each, stage.archive, prefix, start)
             rows += [{"key": key, "result": "queued"} for key in done.sent]
@@ -182,7 +182,7 @@ def backfill(
         raise Refusal(f"--from {start} is after --to {end}")
     stage = stage_of(context, outputs)
     rows: list[Row] = []
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
             copy = stage.definition(each).copy_statement
             done = loading.backfill(
@@ -219,7 +219,7 @@ def reload(
     if not found:
         raise Refusal(f"{file}: a key must begin with events/ or rejected/")
     copy = stage.definition(found[0]).copy_statement
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         show([loading.reload(session, found[0], stage.archive, copy, key)], as_json)
 
 
@@ -274,7 +274,7 @@ def pause(context: typer.Context, outputs: Outputs = None, as_json: Json = False
     stage = stage_of(context, outputs)
     rows = []
     refused: list[Refusal] = []
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
             with _noting(refused):
                 pipes.set_paused(session, each, True)
@@ -316,7 +316,7 @@ def resume(
     rows = []
     failed: list[Row] = []
     refused: list[Refusal] = []
-    with stage.warehouse(loader) as session:
+    with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
             with _noting(refused):
                 found = _resume(stage, session, each, start)
@@ -375,7 +375,7 @@ def recreate(
     rows: list[Row] = []
     failed: list[Row] = []
     refused: list[Refusal] = []
-    with stage.warehouse(administrator) as session:
+    with stage.checked_warehouse(administrator) as session:
         changed = set(applying.changed_pipes(session, stage.ddl))
         live = applying.live_copies(session, stage.ddl)
         for each in stage.pipes(pipe):

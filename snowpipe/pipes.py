@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from snowpipe.warehouse import Warehouse
+from snowpipe.warehouse import MissingObject, Warehouse
 
 REFRESH_REACH = timedelta(days=7)
 HISTORY_REACH = timedelta(days=14)
@@ -72,6 +72,19 @@ class Status(BaseModel):
 def status(warehouse: Warehouse, pipe: Pipe) -> Status:
     (row,) = warehouse.query("SELECT SYSTEM$PIPE_STATUS(%s) AS STATUS", [pipe.name])
     return Status.model_validate(json.loads(next(iter(row.values()))))
+
+
+def other_location(warehouse: Warehouse, database: str, bucket: str) -> str | None:
+    """Return the URL from which the database loads events if it is in another bucket.
+
+    Return None otherwise, and if the Snowflake stage does not exist or is hidden from the role.
+    """
+    try:
+        rows = warehouse.query(f"SHOW STAGES LIKE 'EVENTS_STAGE' IN SCHEMA {database}.RAW")
+    except MissingObject:
+        return None
+    urls = (row["url"] for row in rows if row.get("name") == "EVENTS_STAGE")
+    return next((url for url in urls if not url.startswith(f"s3://{bucket}/")), None)
 
 
 def set_paused(warehouse: Warehouse, pipe: Pipe, paused: bool) -> None:

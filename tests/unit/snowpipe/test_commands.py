@@ -108,6 +108,24 @@ def test_pipe_that_cannot_be_paused_or_resumed_does_not_keep_the_other_one_from_
     ]
 
 
+@pytest.mark.parametrize(
+    "verb", [["status"], ["refresh"], ["backfill", "--from", "now"], ["reload", "events/k"], ["resume"]]
+)
+def test_database_that_loads_another_bucket_is_refused_before_anything_changes(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def query(self, sql: str, _: object = ()) -> list[dict[str, str]]:
+            assert sql.startswith("SHOW STAGES")
+            return [{"name": "EVENTS_STAGE", "url": "s3://milkrun-prod/events/"}]
+
+    monkeypatch.setattr("snowpipe.deployed_stage.Stage.warehouse", lambda *_: nullcontext(Session()))
+    monkeypatch.setattr("snowpipe.deployed_stage.Stage._require_s3", lambda _: None)
+    said = command(outputs(tmp_path), *verb)
+    assert (said.code, one_line(said.err)) == (2, True)
+    assert "MILKRUN loads s3://milkrun-prod/events/, but the configured bucket is milkrun" in said.err
+
+
 def test_apply_sql_refuses_a_database_name_that_contains_sql(tmp_path: Path) -> None:
     said = command(outputs(tmp_path, database="MILKRUN; DROP DATABASE X"), "apply", "--sql")
     assert (said.code, said.out, one_line(said.err)) == (2, "", True)
