@@ -474,6 +474,9 @@ def files() -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write("Usage: python -m tools.openapi [--check]\n")
+        return 2
     stale = [path for path, text in files().items() if not path.exists() or path.read_text() != text]
     if "--check" in arguments:
         sys.stderr.writelines(f"{path} is not current: run python -m tools.openapi\n" for path in stale)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,12 @@ BEYOND_SCHEMA = {
 
 def test_openapi_document_and_event_schema_match_the_code() -> None:
     assert openapi.main(["--check"]) == 0, "run python -m tools.openapi"
+
+
+def test_misspelt_option_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(openapi, "files", lambda: {tmp_path / "openapi.yaml": "new"})
+    assert openapi.main(["--chek"]) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_event_schema_is_a_valid_json_schema() -> None:
