@@ -27,7 +27,7 @@ name = "local"
 """
 # Excludes tests that start servers, because each test runs once per mutant.
 TESTS = {
-    "contract": "tests/unit/contract",
+    "contract": "tests/unit/contract tests/unit/handler/test_location_pings.py",
     "handler": "tests/unit/handler",
     "consumer": "tests/unit/consumer --ignore-glob=*test_aws.py --ignore-glob=*test_operators.py",
 }

@@ -41,6 +41,11 @@ def test_same_lines_in_the_same_hour_give_the_same_key_and_bytes() -> None:
     assert first.key.endswith(".1.ndjson.gz")
 
 
+def test_body_is_compressed() -> None:
+    line = b'{"type":"user.entered_geofence"}'
+    assert len(lines_object("events", [line] * 100, AT).body) < 5 * len(line)
+
+
 def test_different_lines_give_different_keys() -> None:
     assert lines_object("events", [b"{}"], AT).key != lines_object("events", [b"[]"], AT).key
 
