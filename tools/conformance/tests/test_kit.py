@@ -251,6 +251,26 @@ def test_unreadable_body_counts_as_one_event(body: bytes, coding: str | None) ->
         assert (answer.status, answer.json()["received"]) == (202, 1)
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "code"),
+    [
+        ("Content-Type", "text/plain; charset=utf-8", "unsupported_media_type"),
+        ("Content-Type", "application/json; charset=iso-8859-1", "unsupported_media_type"),
+        ("Content-Encoding", "deflate", "unsupported_encoding"),
+    ],
+)
+def test_request_that_milkrun_never_accepts_gets_415_and_is_a_violation(
+    header: str, value: str, code: str
+) -> None:
+    with serving(Stage(), "127.0.0.1", 0) as url:
+        body = json.dumps([an_event()])
+        answer = urllib3.request("POST", f"{url}/v1/events", body=body, headers={header: value})
+        assert (answer.status, answer.json()["code"]) == (415, code)
+        urllib3.request("POST", f"{url}/v1/events", json=[an_event()])
+        [fault] = urllib3.request("GET", f"{url}/report").json()["faults"]
+        assert f"{header}: {value}" in fault
+
+
 @pytest.mark.parametrize("body", [b"[]", b'{"events": []}'], ids=["array", "envelope"])
 def test_request_without_events_gets_400_and_does_not_use_up_the_first_response(body: bytes) -> None:
     """Otherwise, the scenario would only check what the app does with no events, and always pass."""

@@ -9,8 +9,11 @@ import pytest
 import urllib3
 from jsonschema import Draft202012Validator
 
+from handler.content_type import form_of
+from handler.http import Refused, Request
 from milkrun_conformance.__main__ import PAYLOADS, SCHEMA
 from milkrun_conformance.kit import play
+from milkrun_conformance.parse_body import unsupported
 from milkrun_conformance.scenarios import SCENARIOS
 from milkrun_conformance.server import Stage, serving
 from tests.unit.handler.conftest import Phone
@@ -67,6 +70,35 @@ def test_responses_of_the_kit_match_the_openapi_document() -> None:
             assert "WWW-Authenticate" not in answer.headers  # API Gateway renames it
             statuses.add(answer.status)
     assert statuses == {202, 400, 401, 403, 413, 429, 503}
+
+
+TYPES = [
+    "",
+    ";charset=utf-8",
+    "application/json",
+    "Application/JSON ; Charset=UTF-8",
+    'application/json; charset="utf-8"',
+    "application/json; charset=iso-8859-1",
+    "text/json",
+    "application/vnd.radar+json",
+    "application/x-ndjson",
+    "application/jsonl; charset=us-ascii",
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "application/gzip",
+]
+CODINGS = ["", "gzip", "X-GZIP", "identity", "gzip, identity", "deflate", "br", "gzip, gzip"]
+
+
+def test_kit_refuses_the_same_content_types_and_codings_as_the_handler() -> None:
+    for content_type, coding in itertools.product(TYPES, CODINGS):
+        headers = {"content-type": content_type, "content-encoding": coding}
+        try:
+            form_of(Request({name: value for name, value in headers.items() if value}, b""))
+            expected = ""
+        except Refused as refused:
+            expected = refused.code
+        assert unsupported(content_type, coding) == expected, headers
 
 
 def test_every_statement_of_the_rule_says_that_the_app_waits_as_long_as_retry_after_says() -> None:

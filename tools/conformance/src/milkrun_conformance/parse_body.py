@@ -11,17 +11,49 @@ from collections.abc import Mapping
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+_TYPES = {
+    "application/json",
+    "text/json",
+    "application/x-json",
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/x-jsonl",
+    "application/jsonlines",
+    "application/x-jsonlines",
+}
+_CHARSETS = {"utf-8", "utf8", "csutf8", "unicode-1-1-utf-8", "us-ascii", "ascii", "csascii"}
+
+
 class UnreadableBodyError(ValueError):
     """Raised if a request body cannot be decompressed or split into events."""
+
+
+def unsupported(content_type: str, content_encoding: str) -> str:
+    """Return the error code with which Milkrun refuses every request with these headers (415), or "" if it does
+    not.
+    """
+    given = content_type.lower().strip() or "application/json"
+    media_type, *parameters = (part.strip() for part in given.split(";"))
+    pairs = [parameter.partition("=") for parameter in parameters]
+    charsets = {value.strip("\"' ") for name, _, value in pairs if name.strip() == "charset"}
+    if not (media_type in _TYPES or media_type.endswith("+json")) or charsets - _CHARSETS:
+        return "unsupported_media_type"
+    codings = _codings(content_encoding)
+    return "" if codings in ([], ["gzip"], ["x-gzip"]) else "unsupported_encoding"
+
+
+def _codings(content_encoding: str) -> list[str]:
+    codings = [coding.strip() for coding in content_encoding.lower().split(",")]
+    return [coding for coding in codings if coding not in ("", "identity")]
 
 
 def decompress(body: bytes, content_encoding: str) -> bytes:
     """Return the body, decompressed if its content encoding is gzip. Raise UnreadableBodyError if the gzip
     data is invalid.
     """
-    codings = [coding.strip() for coding in content_encoding.lower().split(",")]
     # Recipients treat x-gzip as gzip. (RFC 9110, section 8.4.1.3.)
-    if not {"gzip", "x-gzip"} & set(codings):
+    if not {"gzip", "x-gzip"} & {*_codings(content_encoding)}:
         return body
     try:
         return gzip.decompress(body)

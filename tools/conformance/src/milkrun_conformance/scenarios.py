@@ -31,7 +31,7 @@ class Reply:
 
     If `status` is None, the server closes the connection without a response. If `hold` is true, it first
     keeps the connection open until the client gives up or the scenario ends. `rejected` contains the ids of the
-    events that a 202 reports as rejected, and `code` is the error code of rejected events.
+    events that a 202 reports as rejected, and `code` is the error code of rejected events or of a 415.
     """
 
     status: int | None

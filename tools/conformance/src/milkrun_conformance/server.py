@@ -23,7 +23,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from milkrun_conformance.parse_body import UnreadableBodyError, decompress, digest, event_ids
+from milkrun_conformance.parse_body import (
+    UnreadableBodyError,
+    decompress,
+    digest,
+    event_ids,
+    unsupported,
+)
 from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 
 HOLD_SECONDS = 120.0
@@ -43,8 +49,8 @@ _OBJECT = "dt=2026-11-16/hh=08/" + "0" * 64  # in the names of archived objects
 
 class Report(TypedDict):
     """A report on the app's behaviour in a scenario. `plays` and `wants` are those of the Scenario. `faults`
-    lists how the app violated `wants`, or only "nothing was sent" if it sent no request. `ok` is true if `faults` is
-    empty.
+    lists requests that got 415, and how the app violated `wants`, or "nothing was sent" if it sent no events. `ok` is
+    true if `faults` is empty.
     """
 
     scenario: str
@@ -71,6 +77,7 @@ class Stage:
             self._ended = threading.Event()
             self.scenario: Scenario = SCENARIOS[name]
             self.seen: list[Seen] = []
+            self._refused: dict[str, None] = {}  # violations in order, each once
 
     def receive(self, body: bytes, ids: tuple[str, ...], token: str) -> tuple[Reply, threading.Event]:
         """Record a request; return the reply to it, and a threading.Event that is set when the scenario ends."""
@@ -79,6 +86,11 @@ class Stage:
             self.seen.append(Seen(time.monotonic(), ids, body, reply.status, token))
             return reply, self._ended
 
+    def refuse(self, headers: str) -> None:
+        """Record a request that Milkrun would never accept because of these headers."""
+        with self._lock:
+            self._refused[f"a request got 415, as from Milkrun, because of its headers ({headers})"] = None
+
     def settled(self) -> bool:
         with self._lock:
             return self.scenario.settled(self.seen)
@@ -86,6 +98,7 @@ class Stage:
     def report(self) -> Report:
         with self._lock:
             faults = self.scenario.faults(self.seen) if self.seen else ["nothing was sent"]
+            faults = [*self._refused, *faults]
             return {
                 "scenario": self.scenario.name,
                 "plays": self.scenario.plays,
@@ -129,6 +142,10 @@ def application(stage: Stage) -> Starlette:
         except ClientDisconnect:  # the app gave up while sending, so this does not count as a request
             return Response()
         text, ids = _read(body, request.headers)
+        given = {name: request.headers.get(name, "") for name in ("Content-Type", "Content-Encoding")}
+        if code := unsupported(*given.values()):
+            stage.refuse(", ".join(f"{name}: {value}" for name, value in given.items() if value))
+            return _response(Reply(415, code=code), ids)
         if not ids:  # counts as no request; Milkrun, too, always responds with 400
             return _response(Reply(400, code="no_events"), (digest(text),))
         reply, ended = stage.receive(text, ids, request.headers.get("authorization", ""))
@@ -224,7 +241,7 @@ def _answer(reply: Reply, ids: tuple[str, ...]) -> dict[str, object]:
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "code": _CODES[status],
+        "code": _CODES.get(status, reply.code),
         "detail": "A test of this app.",
         "request_id": "conformance",
     }
