@@ -16,7 +16,13 @@ from ops.stage_outputs import Outputs
 
 
 class NoAnswerError(Exception):
-    """Raised if the stage does not answer. The message contains the reason."""
+    """Raised if the stage does not answer. The message contains the reason. If `is_final` is true, a repeated request
+    would fail, too, for example because a right is missing.
+    """
+
+    def __init__(self, line: str, *, is_final: bool = False) -> None:
+        super().__init__(line)
+        self.is_final = is_final
 
 
 type Post = Callable[[bytes, str], tuple[int, bytes]]
@@ -53,7 +59,10 @@ def _invoke(outputs: Outputs) -> Post:
             invoked = functions.invoke(FunctionName=outputs.ingest_function, Payload=payload)
             answer = json.loads(invoked["Payload"].read())
         except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
-            raise NoAnswerError(f"no answer ({error})") from error
+            metadata = getattr(error, "response", {}).get("ResponseMetadata", {})
+            status = metadata.get("HTTPStatusCode", 500)
+            is_final = status < 500 and status not in (408, 429)
+            raise NoAnswerError(f"no answer ({error})", is_final=is_final) from error
         if "statusCode" not in answer:
             raise NoAnswerError(f"no answer (the function failed: {invoked.get('FunctionError')})")
         return int(answer["statusCode"]), str(answer["body"]).encode()

@@ -377,6 +377,8 @@ def poster(outputs: Outputs, timeout_s: float = TIMEOUT_SECONDS) -> Post:
                     )
             except post_to_endpoint.NoAnswerError as error:
                 said = str(error)
+                if error.is_final:
+                    raise Refusal(f"{said}. Accepted events are recorded") from None
             if time.monotonic() + pause > give_up_at:
                 raise Refusal(f"{said}; accepted events are recorded, so repeat the command to continue")
             time.sleep(pause)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import boto3
 import pytest
 import typer
+from botocore.exceptions import ClientError
 from click.testing import Result
 from moto import mock_aws
 from typer.testing import CliRunner
@@ -363,3 +364,23 @@ def test_send_ends_at_once_if_no_later_attempt_can_succeed(
     with pytest.raises(Refusal, match=rf"answered {status}"):
         post(b"{}")
     assert len(answers) == tries
+
+
+@pytest.mark.parametrize(("status", "tries"), [(403, 1), (429, 3), (500, 3)])
+def test_send_ends_at_once_if_the_operator_may_not_invoke_the_function(
+    monkeypatch: pytest.MonkeyPatch, status: int, tries: int
+) -> None:
+    def invoke(**_: object) -> None:
+        asked.append(clock[-1])
+        error = {"Error": {"Code": "E", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise ClientError(error, "Invoke")
+
+    asked: list[float] = []
+    monkeypatch.setattr(rejects.post_to_endpoint.reachable_stores, "require", lambda *_: None)
+    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
+    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
+    clock = [0.0]
+    outputs = SimpleNamespace(ingest_function="ingest", aws=lambda _: SimpleNamespace(invoke=invoke))
+    with pytest.raises(Refusal, match="Invoke"):
+        rejects.poster(outputs, timeout_s=1.0)(b"{}")
+    assert len(asked) == tries
