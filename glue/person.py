@@ -29,6 +29,9 @@ MAX_DAMAGED_BYTES = 16 * 1024 * 1024  # compressed bytes; limits the work for fa
 MAX_GZIP_LAYERS = 3
 MAX_QUICK_TERMS = 50
 _GZIP_HEADER = b"\x1f\x8b\x08"
+_EXPONENT = re.compile(rb"[0-9][eE]")
+# The characters that Unicode normalization replaces by ASCII characters.
+_NORMALIZED_TO_ASCII = tuple(each.encode() for each in "\u037e\u1fef\u212a")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
 
@@ -176,11 +179,19 @@ class Subject:
         # An escape can hide an id, and a text that is not ASCII can contain one in another Unicode form.
         if b"\\" in text or len(self.ids) > MAX_QUICK_TERMS or not (text.isascii() or self._is_ascii):
             return False
+        if not text.isascii() and any(each in text for each in _NORMALIZED_TO_ASCII):
+            return False
+        if self._has_number and _EXPONENT.search(text):  # 1.2E3 is equal to the id "1200"
+            return False
         return not any(each in text for each in self._encoded)
 
     @cached_property
     def _is_ascii(self) -> bool:
         return all(map(str.isascii, self.ids))
+
+    @cached_property
+    def _has_number(self) -> bool:
+        return any(map(str.isdecimal, self.ids))
 
     @cached_property
     def _encoded(self) -> list[bytes]:

@@ -189,6 +189,23 @@ def test_user_id_is_found_under_other_field_names_and_in_other_spellings(
     assert left(tmp_path / "archive", prefix) == texts[1:]
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("12345678", "1.2345678E7"), ("van-K", '"van-\u212a"'), ("a;b", '"a\u037eb"')],
+    ids=["a double as Java prints it", "sign for kelvin", "Greek question mark"],
+)
+def test_event_on_a_shared_device_is_deleted_if_only_its_user_id_has_another_spelling(
+    tmp_path: Path, users: Path, given: str, sent: str
+) -> None:
+    """The device is not the person's own, so it does not lead to the event."""
+    users.write_text(f"{given}\n")
+    theirs = f'{{"_id":"x",{T},"deviceId":"tablet","user_id":{sent}}}'.encode()
+    others = line("y", user="bea", device="tablet")
+    archived(tmp_path / "archive", [theirs, others])
+    assert [forget(tmp_path / "archive", users), forget(tmp_path / "archive", users, "--finish")] == [0, 0]
+    assert left(tmp_path / "archive") == [others]
+
+
 def left(archive: Path, prefix: str = "events") -> list[bytes]:
     return [each for path in (archive / prefix).rglob("*.gz") for each in lines_of(path.read_bytes())]
 
