@@ -11,9 +11,9 @@ import structlog
 
 # handler: one per request that was not refused (REQUEST_REFUSED), whatever the response. Fields: status, error,
 #   credential (its kind), body_bytes, object_key, rejected_key, set_aside_key, published, queued, set_aside, store_ms,
-#   publish_ms, total_ms. Unless the status is 503: received, accepted, duplicates, rejected, conflicts, other_user
-#   (events of a user other than the token's), rejected_by_code, lateness_seconds (of the oldest accepted event),
-#   events_per_device (the maximum of this hour in this execution environment)
+#   publish_ms, publish_error (of the last failed call to Kinesis), total_ms. Unless the status is 503: received,
+#   accepted, duplicates, rejected, conflicts, other_user (events of a user other than the token's), rejected_by_code,
+#   lateness_seconds (of the oldest accepted event), events_per_device (this hour, in this execution environment)
 EVENTS_INGESTED = "events_ingested"
 # handler: one per request that got 401, 403, 413 or 415 and was not stored. Fields: status, code, refused = 1
 REQUEST_REFUSED = "request_refused"

@@ -59,6 +59,7 @@ class Effects:
     set_aside: int = 0
     store_ms: float | None = None
     publish_ms: float | None = None
+    publish_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,26 +140,24 @@ def _publish(records: Sequence[StreamRecord], ports: Ports, delivery: Delivery, 
 def _try_to_publish(
     records: Sequence[StreamRecord], ports: Ports, delivery: Delivery, effects: Effects, rounds: int
 ) -> None:
-    seconds_left, object_key = delivery.seconds_left, str(effects.object_key)
+    seconds_left, key = delivery.seconds_left, str(effects.object_key)
     keep_back = max(STREAM_SECONDS + ENQUEUE_SECONDS, seconds_left() - REQUEST_BUDGET_SECONDS)
     outcome = publish(records, ports.stream, lambda: seconds_left() - keep_back, rounds=rounds)
     ports.circuit_breaker.record(outcome)
-    effects.published = outcome.taken
+    effects.published, effects.publish_error = outcome.taken, outcome.failure or None
     left = outcome.refused
     if outcome.malformed:
         try:
             if seconds_left() < STORE_SECONDS + ENQUEUE_SECONDS:
                 raise RetryableError("no time left to quarantine records")
-            effects.set_aside_key = quarantine(
-                ports.archive, outcome.malformed, object_key, delivery.received_at
-            )
+            effects.set_aside_key = quarantine(ports.archive, outcome.malformed, key, delivery.received_at)
             effects.set_aside = len(outcome.malformed)
         except RetryableError:
             left = left + outcome.malformed
     if left:
         if seconds_left() < ENQUEUE_SECONDS:
             raise RetryableError("no time left to enqueue a claim check")
-        ports.redrive_queue.enqueue(object_key, sorted(record.line for record in left))
+        ports.redrive_queue.enqueue(key, sorted(record.line for record in left))
         effects.queued = len(left)
 
 

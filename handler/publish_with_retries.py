@@ -42,7 +42,7 @@ class Published:
 
     taken: int = 0  # published records
     calls: int = 0
-    failure: str = ""  # a colon and the error of the last call that failed as a whole
+    failure: str = ""  # the error of the last call that failed as a whole
     refused: list[StreamRecord] = field(default_factory=list)
     malformed: list[StreamRecord] = field(default_factory=list)
 
@@ -75,7 +75,7 @@ def _round(
     try:
         refused = stream.put(records)
     except RetryableError as error:
-        outcome.failure = f": {error}"
+        outcome.failure = str(error)
         return list(records)
     except PermanentError:
         # A malformed record fails the whole call: split it in half until the record is alone.

@@ -248,6 +248,15 @@ def test_error_for_an_unknown_log_level_names_the_setting() -> None:
         Settings.of(variables | {"LOG_LEVEL": "info"})
 
 
+def test_log_names_the_error_that_made_the_request_enqueue_a_claim_check(
+    phone: Phone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 10]
+    assert phone.post([ENTER]).status == 202
+    (line,) = [each for each in map(json.loads, capsys.readouterr().out.splitlines()) if "store_ms" in each]
+    assert (line["queued"], line["publish_error"]) == (1, "simulated failure")
+
+
 @pytest.mark.parametrize(
     ("faults", "store_ms", "publish_ms"),
     [
