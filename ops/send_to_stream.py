@@ -37,17 +37,18 @@ class Pace:
 def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) -> int:
     """Send records at the rate of `pace`; return their number.
 
-    Raises Refusal if the stream keeps throttling or rejects a record as malformed.
+    Raises Refusal if the stream keeps throttling or failing, or rejects a record as malformed.
     """
     sent = 0
     for some in batched(records, RECORDS_AT_ONCE, strict=False):
         pace.wait_for(len(some))
         give_up_at = time.monotonic() + STREAM_TIMEOUT_S
         published = publish(some, stream, partial(_seconds_until, give_up_at))
-        if published.refused or published.malformed:
-            raise Refusal(
-                f"the stream rejected {count(len(published.refused) + len(published.malformed), 'record')}", 1
-            )
+        if published.malformed:
+            raise Refusal(f"the stream rejected {count(len(published.malformed), 'record')}", 1)
+        if published.refused:
+            why = published.failure or ", because it throttles"
+            raise Refusal(f"the stream did not accept {count(len(published.refused), 'record')}{why}", 1)
         sent += published.taken
     return sent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aws.errors import RetryableError
+from aws.errors import PermanentError, RetryableError
 from cli.refusal import Refusal
 from contract.archive_object import hour_folder, lines_object
 from contract.event_rules import geofence_event
@@ -252,14 +252,26 @@ def test_throttled_records_are_sent_again() -> None:
     assert put_all([StreamRecord("d", line(1), 1)], stream, Pace(1e9)) == 1
 
 
-def test_replay_stops_if_the_stream_keeps_failing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send_to_stream, "STREAM_TIMEOUT_S", 0.2)
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (RetryableError("Kinesis: AccessDeniedException"), "did not accept 1 record: Kinesis: AccessDenied"),
+        (None, "did not accept 1 record, because it throttles"),
+        (PermanentError("Kinesis: ValidationException"), "rejected 1 record"),
+    ],
+)
+def test_replay_stops_and_names_the_cause_if_the_stream_keeps_failing(
+    error: Exception | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_to_stream, "STREAM_TIMEOUT_S", 0.1)
 
     class Down(FakeStream):
         def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
-            raise RetryableError("down")
+            if error:
+                raise error
+            return list(records)
 
-    with pytest.raises(Refusal, match="rejected 1 record"):
+    with pytest.raises(Refusal, match=f"the stream {why}"):
         put_all([StreamRecord("d", line(1), 1)], Down(), Pace(1e9))
 
 
