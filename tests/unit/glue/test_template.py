@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from glue.compact import GRACE
+from glue.jobs import exit_code
 from glue.publish import JOBS, MODULES, ROOT, requirements
 
 
@@ -126,7 +127,7 @@ def test_glue_job_that_succeeds_ends_without_an_exit(job: str) -> None:
     """Users report that Glue treats any SystemExit as a failure of the run, even that of `sys.exit(0)`."""
     [*_, last] = ast.parse((ROOT / f"glue/{job}.py").read_text()).body
     script = compile(ast.Module([last], []), job, "exec")
-    names = {"__name__": "__main__", "sys": sys}
+    names = {"__name__": "__main__", "sys": sys, "exit_code": exit_code}
     exec(script, {**names, "main": lambda _: 0})
     with pytest.raises(SystemExit) as failed:
         exec(script, {**names, "main": lambda _: 1})
