@@ -17,7 +17,7 @@ def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
 
     # The output is SQL rather than HTML, and the template is our own model, so autoescape is off.
     jinja = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701
-    macros = jinja.from_string((PROJECT / "macros" / "field_expressions.sql").read_text())
+    macros = jinja.from_string((PROJECT / "macros" / "field_conversions.sql").read_text())
     variables = {"merge_gap_seconds": merge_gap_seconds, "min_confidence": min_confidence}
     jinja.globals |= {
         "config": lambda **_: "",

@@ -14,7 +14,7 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 
 def key_in_sql() -> str:
     jinja = Environment(undefined=StrictUndefined, autoescape=False)
-    macros: object = jinja.from_string((PROJECT / "macros" / "field_expressions.sql").read_text())
+    macros: object = jinja.from_string((PROJECT / "macros" / "field_conversions.sql").read_text())
     snowflake = f"SELECT {macros.module.event_key('device_id', 'user_id', 'event_id')} FROM events"
     return sqlglot.transpile(snowflake, read="snowflake", write="duckdb")[0]
 
