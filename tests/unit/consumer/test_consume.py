@@ -243,6 +243,13 @@ def test_function_starts_no_work_that_may_outlast_its_timeout(monkeypatch, milli
     assert [failure["itemIdentifier"] for failure in answer["batchItemFailures"]] == first_again
 
 
+@pytest.mark.parametrize("level", ["-1", "4", "1.5", "high"])
+def test_minimum_confidence_that_no_event_can_have_is_refused(level):
+    environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
+    with pytest.raises(SettingsError, match="MIN_CONFIDENCE"):
+        main.Settings.of(environment | {"MIN_CONFIDENCE": level})
+
+
 def test_empty_visit_rule_settings_mean_the_default_rule_but_empty_notifications_are_refused():
     environment = {"ARCHIVE_BUCKET": "archive", "VISITS_TABLE": "visits", "EVENT_BUS_NAME": "bus"}
     rule = main.Settings.of(environment | {"MERGE_GAP_SECONDS": "", "MIN_CONFIDENCE": ""}).rule

@@ -107,6 +107,12 @@ def check_any_batching(batches, min_confidence, gap, chance):
     assert len({n.id for n in bus.notified}) == len(bus.notified)
 
 
+def test_results_count_repeated_and_superseded_events_separately():
+    some = [event("enter", 60, "a"), event("enter", 0, "a"), event("enter", 0, "a")]
+    (result,) = deliver(store(FakeTable()), some, 1).values()
+    assert (result.added, result.superseded, result.repeated) == (1, 1, 1)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(events(ONE_PAIR), min_size=1, max_size=12), SIZES)
 def test_repeated_batch_changes_no_visit_and_sends_no_new_notification(some, sizes):
