@@ -161,7 +161,7 @@ def test_fast_clock_of_one_phone_does_not_make_events_of_other_phones_late(
 def test_late_events_of_every_batch_are_counted_even_if_spark_keeps_only_the_last_progress_report(
     spark: SparkSession, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each batch is also reported, because a continuous run prints no total."""
+    """The number of late events is also printed after each batch, because a continuous run prints no total."""
 
     def entry(number: int, at: datetime) -> GeofenceEvent:
         return GeofenceEvent(f"e{number}", TYPES["enter"], "enter", f"van-{number}", Fence("farm", "f0"), at)

@@ -1,4 +1,4 @@
-"""A fake AWS service that checks every signature."""
+"""A fake AWS service that checks signatures."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""Test signatures (the same as botocore's), the source of credentials, verified certificates and reused connections."""
+"""Test signatures, the source of credentials, the verification of certificates and the reuse of connections."""
 
 import json
 import os

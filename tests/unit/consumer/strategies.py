@@ -57,7 +57,7 @@ class World:
 def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
     """Return a strategy that draws events from a small set of ids and times.
 
-    Ids therefore repeat, sometimes with different content, and devices often enter and leave at the same second or
+    Ids therefore repeat, sometimes with different content, and devices often enter and leave in the same second or
     in quick succession.
     """
     world = world or World()

@@ -218,7 +218,9 @@ def test_no_event_is_added_to_a_chunk_if_all_later_chunks_have_expired():
 
 @pytest.mark.parametrize("left", [0, 1, None])
 def test_truck_that_flaps_for_longer_than_events_are_kept_has_one_visit(left):
-    """DynamoDB has deleted every second expired chunk (`left` is 0 or 1: even or odd ones remain) or all (None)."""
+    """DynamoDB has deleted some expired chunks: every odd one if `left` is 0, every even one if it is 1, or all of
+    them if it is None.
+    """
     table, last_day = FakeTable(), KEPT_FOR.days + 10
     flaps = [
         e

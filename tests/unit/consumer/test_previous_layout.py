@@ -42,7 +42,7 @@ def is_complete(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if is_complete(name)])
-def test_migrated_pair_keeps_its_visits_and_publishes_no_notification(name):
+def test_migration_keeps_the_visits_of_a_pair_and_publishes_no_notification(name):
     case, bus = CASES[name], FakeBus()
     table = old_table(case)
     expected = visits_of(sent(case))

@@ -108,13 +108,13 @@ def test_comparison_exits_with_code_2_if_the_export_cannot_be_read(
     assert (said.out, str(export) in said.err) == ("", True)
 
 
-def test_comparison_exits_with_code_2_if_the_archive_is_a_prefix() -> None:
+def test_comparison_exits_with_code_2_if_the_archive_url_has_a_prefix() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--archive", "s3://bucket/events", "--name", "r"])
     assert ended.value.code == 2
 
 
-def test_comparison_names_the_number_of_objects_that_the_rebuild_could_not_read(
+def test_comparison_reports_the_number_of_objects_that_the_rebuild_could_not_read(
     tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Visits of these objects are listed as extra, although the warehouse is right."""

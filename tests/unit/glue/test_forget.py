@@ -194,10 +194,10 @@ def test_user_id_is_found_under_other_field_names_and_in_other_spellings(
     [("12345678", "1.2345678E7"), ("van-K", '"van-\u212a"'), ("a;b", '"a\u037eb"')],
     ids=["a double as Java prints it", "sign for kelvin", "Greek question mark"],
 )
-def test_event_on_a_shared_device_is_deleted_if_only_its_user_id_has_another_spelling(
+def test_event_on_a_shared_device_is_deleted_even_if_its_user_id_has_another_spelling(
     tmp_path: Path, users: Path, given: str, sent: str
 ) -> None:
-    """The device is not the person's own, so it does not lead to the event."""
+    """The event can be found only by its user id, because another user has the same device."""
     users.write_text(f"{given}\n")
     theirs = f'{{"_id":"x",{T},"deviceId":"tablet","user_id":{sent}}}'.encode()
     others = line("y", user="bea", device="tablet")

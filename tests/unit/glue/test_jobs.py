@@ -1,4 +1,4 @@
-"""Test that a Glue job rejects an invalid range, an unknown argument, and an archive that is not one."""
+"""Test that a Glue job rejects an invalid range, an unknown argument, and an archive that it cannot use."""
 
 from collections.abc import Sequence
 from pathlib import Path

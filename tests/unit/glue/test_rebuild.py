@@ -227,7 +227,7 @@ def test_object_that_the_compaction_could_not_read_is_reported_by_the_rebuild(
     "wrong",
     [("--name", "../events"), ("--name", "a/b"), ("--margin-hours", "-1"), ("--merge-gap-seconds", "x")],
 )
-def test_rebuild_refuses_a_name_with_a_path_and_a_negative_margin(
+def test_rebuild_refuses_an_invalid_name_margin_or_merge_gap(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, str]
 ) -> None:
     """A rebuild first deletes an earlier rebuild with its name, and a negative margin would omit objects."""

@@ -30,7 +30,7 @@ def test_new_files_are_added_to_the_external_table_and_superseded_files_are_remo
     assert {f"compacted/{key}" for key in re.findall("'(.*?)'", remove)} == set(old)
 
 
-def test_hour_stays_in_the_external_table_if_it_is_compacted_again_meanwhile(
+def test_hour_stays_in_the_external_table_if_it_is_compacted_again_while_the_sql_is_generated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Folder(tmp_path)
@@ -58,7 +58,7 @@ def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("archive", ["s3://milkrun-dev", "s3://milkrun-dev/"])
-def test_printed_stage_names_the_bucket_and_the_storage_integration_of_the_ddl(
+def test_printed_stage_statement_names_the_bucket_and_the_storage_integration_of_the_ddl(
     archive: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("glue.tables.statements", lambda *_: [])

@@ -123,7 +123,7 @@ def test_streaming_job_has_no_timeout_so_that_glue_restarts_it_every_week() -> N
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_glue_job_that_succeeds_ends_without_an_exit(job: str) -> None:
+def test_glue_job_raises_system_exit_only_if_it_fails(job: str) -> None:
     """Users report that Glue treats any SystemExit as a failure of the run, even that of `sys.exit(0)`."""
     [*_, last] = ast.parse((ROOT / f"glue/{job}.py").read_text()).body
     script = compile(ast.Module([last], []), job, "exec")

@@ -236,7 +236,7 @@ def test_empty_clock_limit_means_the_default_of_one_hour(phone: Phone) -> None:
 
 @pytest.mark.parametrize("name", ["IDENTITY", "SIGNATURE_SCHEME", "STREAM_NAME", "JWT_ALGORITHMS"])
 def test_empty_setting_on_which_security_or_data_depends_is_refused(name: str) -> None:
-    """An empty value must not turn authentication off."""
+    """For example, an empty value must not turn authentication off."""
     variables = {"ARCHIVE_BUCKET": "archive", "STREAM_NAME": "s", "REDRIVE_QUEUE_URL": "q"}
     with pytest.raises(SettingsError, match=name):
         Settings.of(variables | {name: ""})
@@ -248,7 +248,7 @@ def test_error_for_an_unknown_log_level_names_the_setting() -> None:
         Settings.of(variables | {"LOG_LEVEL": "info"})
 
 
-def test_log_names_the_error_that_made_the_request_enqueue_a_claim_check(
+def test_log_line_names_the_publish_error_if_a_claim_check_is_enqueued(
     phone: Phone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     phone.world.faults = [Fault.NONE, *[Fault.BEFORE] * 10]

@@ -160,7 +160,7 @@ def test_token_without_a_device_is_refused(issuer: Issuer, device: object) -> No
         "not yet valid",
     ],
 )
-def test_token_with_a_wrong_or_missing_audience_issuer_or_expiry_is_refused(
+def test_token_with_an_invalid_audience_issuer_expiry_or_start_time_is_refused(
     issuer: Issuer, claims: dict[str, object]
 ) -> None:
     assert refused(issuer.tokens(), issuer.token(**claims)) == "invalid_token"

@@ -126,7 +126,7 @@ def test_example_responses_match_the_schema_of_their_status() -> None:
     assert set(checked) == expected | {("202", "one_rejected")}
 
 
-def test_details_in_examples_are_those_that_the_handler_sends() -> None:
+def test_example_errors_and_problem_responses_are_those_that_the_handler_sends() -> None:
     issuer = Issuer()
     event = geofence_event("a", "truck-1")
     signed = Phone(World(), {"SIGNATURE_SCHEME": "milkrun"})
@@ -177,8 +177,8 @@ def test_responses_that_only_the_gateway_gives_are_marked_in_the_openapi_documen
 
 
 def codes_in_source() -> Iterator[str]:
-    """Yield the error codes in the source: the literals that are passed to the functions that create a reason or a
-    refusal, without those in INTERNAL, and `event_id_conflict`.
+    """Yield the error codes in the source: `event_id_conflict`, and the literals that are passed to the functions that
+    create a reason or a refusal, except those in INTERNAL.
     """
     places = {
         "invalid": 0,

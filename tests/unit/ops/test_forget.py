@@ -524,7 +524,7 @@ def test_forgetting_a_device_deletes_the_data_of_all_its_users(
 
 
 @pytest.mark.slow
-def test_hash_of_the_persons_ids_is_removed_from_plans_that_an_earlier_version_wrote(stage: Stage) -> None:
+def test_hash_of_ids_is_removed_from_plans_that_an_earlier_version_wrote(stage: Stage) -> None:
     digest = hashlib.sha256(b"ann").hexdigest()
     plan = {"request": digest[:16], "users_sha256": digest, "objects": [{"old": "events/x", "new": None}]}
     stage.bucket.write(f"forget/{digest[:16]}/plan.json", json.dumps(plan).encode())
@@ -634,7 +634,7 @@ def test_persons_rows_that_snowpipe_loads_late_are_deleted(
 
 
 @pytest.mark.slow
-def test_two_runs_of_forget_at_once_leave_no_event_of_the_person(
+def test_event_stored_again_by_a_simultaneous_forget_is_deleted_by_the_next_run(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one run forgets Ann, another one stores the old object without Bob's event, but with Ann's."""

@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 def backups(monkeypatch: pytest.MonkeyPatch, *pages: list[str]) -> list[Remaining]:
-    """Return the listed backups if DynamoDB answers with these pages; without a page, it denies the access."""
+    """Return the backups that are listed if DynamoDB answers with these pages, or denies access if there are none."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     dynamodb = boto3.client("dynamodb", region_name="us-east-1")

@@ -1,4 +1,4 @@
-"""Test that `milkrun forget` does not wait for the scan of a large visits table after an error or Ctrl-C."""
+"""Test that `milkrun forget` does not wait for the scan of a large visits table after an error."""
 
 import threading
 from time import monotonic
@@ -9,7 +9,7 @@ import pytest
 from ops.forget_visits import forget_devices
 
 
-def test_error_in_one_segment_does_not_wait_for_the_scan_of_the_others() -> None:
+def test_error_in_one_segment_is_raised_before_the_other_segments_are_scanned() -> None:
     scanned = threading.Event()
 
     def paginate(*, Segment: int, **_: object) -> list[object]:

@@ -1,6 +1,6 @@
 """Test that commands end within the time limit if Snowflake freezes after the login.
 
-Each command names Snowflake as unreachable. `trace` and `reconcile` also report the other stores.
+Each command reports that Snowflake does not answer. `trace` and `reconcile` also report the other stores.
 
 The local Snowflake is suspended (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
 is waiting for a response.

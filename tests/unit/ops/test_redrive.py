@@ -134,7 +134,7 @@ def test_releasing_a_message_that_is_already_visible_raises_no_error():
 
 
 class LongQueue:
-    """A queue of 5,000 messages, of which a call receives 10 and takes 0.3 s by a simulated clock."""
+    """A queue of 5,000 messages. A call receives up to 10 of them and takes 0.3 s of a simulated clock."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -161,7 +161,7 @@ def test_every_message_of_a_queue_that_takes_minutes_to_read_is_read_once():
     assert (len(read), len(set(read))) == (5_000, 5_000)
 
 
-def test_object_state_is_shown_although_s3_does_not_show_that_of_another_object(monkeypatch):
+def test_object_state_is_shown_even_if_s3_does_not_answer_for_another_object(monkeypatch):
     monkeypatch.setattr(redrive, "BUDGET_SECONDS", 0.1)
     asked = threading.Event()
 

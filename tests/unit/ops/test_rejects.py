@@ -347,7 +347,7 @@ def test_invalid_patch_is_refused(options: tuple[list[str], ...]) -> None:
 
 
 @pytest.mark.parametrize(("status", "tries"), [(401, 1), (403, 1), (404, 1), (429, 3), (503, 3)])
-def test_send_ends_at_once_if_no_later_attempt_can_succeed(
+def test_send_is_retried_only_after_a_transient_error_response(
     monkeypatch: pytest.MonkeyPatch, status: int, tries: int
 ) -> None:
     answers = []
@@ -367,7 +367,7 @@ def test_send_ends_at_once_if_no_later_attempt_can_succeed(
 
 
 @pytest.mark.parametrize(("status", "tries"), [(403, 1), (429, 3), (500, 3)])
-def test_send_ends_at_once_if_the_operator_may_not_invoke_the_function(
+def test_send_by_invoking_the_function_is_retried_only_after_a_transient_error(
     monkeypatch: pytest.MonkeyPatch, status: int, tries: int
 ) -> None:
     def invoke(**_: object) -> None:

@@ -74,6 +74,7 @@ def test_report_fails_soon_if_snowflake_is_unresponsive(silent: int, monkeypatch
 def test_send_to_a_stage_that_requires_tokens_fails_if_lambda_is_unresponsive(
     silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Commands that send events to such a stage invoke the ingest function, because an operator has no device token."""
     monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.1)
     with pytest.raises(Refusal, match=r"Lambda: no answer from Lambda within 0\.1 s"):
         poster(stage(silent).model_copy(update={"ingest_function": "ingest"}))

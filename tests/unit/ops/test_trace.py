@@ -283,7 +283,7 @@ def test_trace_orders_steps_by_time_and_puts_steps_without_a_time_after_their_pr
         ({"records": 0}, False),
     ],
 )
-def test_log_line_of_a_batch_covers_the_sequence_numbers_that_the_batch_processed(
+def test_log_line_of_a_batch_covers_only_the_sequence_numbers_that_the_consumer_processed(
     line: dict[str, object], covered: bool
 ) -> None:
     assert _covers(line, 15) == covered
