@@ -221,7 +221,9 @@ class HangingLogs(Logs):
         )
 
 
-def test_error_of_one_log_query_is_raised_without_waiting_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_one_log_query_is_raised_without_waiting_for_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(function_logs, "QUERY_TIMEOUT_SECONDS", 3.0)  # so that the test ends even if it fails
     began = monotonic()
     with pytest.raises(Refusal, match="Failed"):

@@ -219,7 +219,7 @@ def test_object_with_a_custom_key_is_replayed(name: str, packed: Callable[[bytes
 @pytest.mark.parametrize(
     "body", [b"", gzip.compress(line(1), mtime=0), b"\x1f\x8bnot gzip"], ids=["empty", "short", "torn"]
 )
-def test_replay_reports_an_object_whose_number_of_lines_differs_from_the_one_in_its_key(body: bytes) -> None:
+def test_replay_reports_an_object_that_is_damaged_or_lacks_lines(body: bytes) -> None:
     made = lines_object("events", [line(1), line(2)], NOW)
     done = replay(FakeArchive({made.key: body}), FakeStream(), EVERYTHING, label="r")
     assert done.unreadable == [made.key]

@@ -166,7 +166,7 @@ def test_status_warns_if_more_than_a_twentieth_of_the_events_are_rejected(
 def test_status_reads_the_latest_seconds_of_a_log_that_takes_too_long_to_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each page has the lines of a second, and takes 0.1 s by a simulated clock."""
+    """Each page contains the line of one second, and reading it takes 0.1 s of a simulated clock."""
     seconds = 0.0
 
     def paginate(startTime: int, endTime: int, **_: object) -> Iterator[object]:
@@ -254,7 +254,7 @@ def test_status_does_not_show_alarms_of_a_stage_whose_name_begins_with_that_of_t
     assert [(each.part, each.level) for each in ask([source])] == [("alarm api-5xx", "FAIL")]
 
 
-def test_status_only_names_active_alarms_whose_actions_are_disabled() -> None:
+def test_status_names_active_alarms_with_disabled_actions_but_reports_no_problem() -> None:
     alarm = {
         "AlarmName": "milkrun-dev-no-traffic",
         "AlarmActions": ["arn:aws:sns:x:1:dev-page"],

@@ -1,5 +1,5 @@
-"""Test that `milkrun trace` prints a one-line verdict, that its exit code says whether the event has arrived, and that
-its steps are in order.
+"""Test that `milkrun trace` prints a one-line verdict, that its exit code depends on the verdict, and that its steps
+are in order.
 """
 
 import json
@@ -192,7 +192,7 @@ def test_trace_reports_an_event_as_missing_only_in_stores_that_would_still_conta
     assert verdict(steps, {})[0].startswith(problem)
 
 
-def test_trace_does_not_call_an_object_gone_that_the_operator_may_not_read(
+def test_trace_does_not_report_an_object_that_the_operator_may_not_read_as_gone(
     stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(_client: BaseClient, name: str, _: dict[str, object]) -> object:
@@ -218,7 +218,7 @@ def test_trace_does_not_call_an_event_arrived_if_snowflake_stops_responding(stor
 
 
 @pytest.mark.parametrize(("days_ago", "said"), [(100, "REJECTED: missing_geofence"), (10, "GONE: ")])
-def test_rejected_event_whose_object_has_expired_is_not_a_problem(
+def test_missing_object_of_a_rejected_event_is_a_problem_unless_it_has_expired(
     stores: Any, days_ago: int, said: str
 ) -> None:
     at = datetime.now(UTC) - timedelta(days=days_ago)

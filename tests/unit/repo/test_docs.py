@@ -1,7 +1,6 @@
 """Test that names and links in the tour and the decision records are valid, and that the tour's example is correct.
 
-Also test that the Dockerfile in docs/consumer.md copies exactly those of the project's packages that the KCL worker
-imports.
+Also test that the Dockerfile in docs/consumer.md copies exactly the project's packages that the KCL worker imports.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Test how the runner of the outside suites shortens the reasons of refusals."""
+"""Test how the runner of other projects' test suites, localstack/snowflake/outside/run.py, shortens refusal messages."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 
@@ -20,7 +20,7 @@ from ops.stage_outputs import ROOT
         ("GET_DDL(2)", "GET_DDL(2)"),
     ],
 )
-def test_reason_keeps_everything_but_names(refusal: str, reason: str) -> None:
+def test_names_and_details_are_removed_from_the_message_of_a_refusal(refusal: str, reason: str) -> None:
     spec = spec_from_file_location("outside_run", ROOT / "localstack/snowflake/outside/run.py")
     assert spec
     assert spec.loader

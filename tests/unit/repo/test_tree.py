@@ -1,5 +1,5 @@
 """Test that imports follow the rules of docs/architecture.md, that the make targets named in README.md and
-CONTRIBUTING.md exist, that `make demo` accepts any file name, and that the files agree about the Python version.
+CONTRIBUTING.md exist, that `make demo` accepts any file name, and that all files name the same Python version.
 """
 
 import ast

@@ -381,7 +381,9 @@ def test_only_github_jobs_of_the_repository_for_the_stage_can_assume_the_deploy_
         ("octo-org/my.repo:ref", False),
     ],
 )
-def test_deploy_role_accepts_each_form_of_a_repositorys_name_in_githubs_tokens(repository, accepted):
+def test_deploy_role_accepts_only_repository_names_in_the_forms_that_githubs_tokens_contain(
+    repository, accepted
+):
     pattern = template()["Parameters"]["Repository"]["AllowedPattern"]
     assert bool(re.fullmatch(pattern, repository)) is accepted
 

@@ -176,8 +176,8 @@ def test_snowflake_can_assume_its_roles_only_with_the_external_id(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_statement_of_a_topics_policy_names_only_that_topic(stage):
-    """SNS rejects others: "Policy statement must apply to a single resource!" (Amazon SNS Developer Guide: "Amazon SNS
-    API permissions: Actions and resources reference".)
+    """SNS rejects other statements: "Policy statement must apply to a single resource!" (Amazon SNS Developer Guide:
+    "Amazon SNS API permissions: Actions and resources reference".)
     """
     policies = of_type(stage, "AWS::SNS::TopicPolicy").values()
     covered = [topic for policy in policies for topic in policy["Topics"]]

@@ -1,6 +1,8 @@
-"""Test the connector's Arrow reader in several threads at once, and the watchdog that ends dbt if Snowflake is silent.
+"""Test the connector's Arrow reader in several threads at once, and the watchdog that ends dbt if Snowflake does not
+respond.
 
-Without `make_loggers`, about half of this test's processes hang with connector 4.8.0, the version in dbt's environment.
+Without `make_loggers`, about half of the processes in the test of the Arrow reader hang with connector 4.8.0, the
+version in dbt's environment.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""Test the error messages of the warehouse commands, and those parts of the commands that need no warehouse."""
+"""Test the error messages of the warehouse commands, and the parts of the commands that need no warehouse."""
 
 import gzip
 import json
@@ -91,7 +91,7 @@ def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("verb", "state"), [("pause", "PAUSED"), ("resume", "RUNNING")])
-def test_pipe_that_cannot_be_paused_or_resumed_does_not_keep_the_other_one_from_it(
+def test_other_pipe_is_paused_or_resumed_even_if_one_pipe_cannot_be(
     verb: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Session:

@@ -164,7 +164,7 @@ def test_every_s3_location_in_the_ddl_ends_with_a_slash() -> None:
         ("COPY INTO a FROM @s ON_ERROR = SKIP_FILE", "COPY INTO a FROM @s ON_ERROR = CONTINUE", False),
     ],
 )
-def test_statements_that_differ_only_in_layout_case_or_comments_are_equal(
+def test_statements_are_equal_only_if_they_differ_at_most_in_layout_case_or_comments(
     one: str, other: str, same: bool
 ) -> None:
     assert same_statement(one, other) is same

@@ -36,7 +36,9 @@ NO_LOAD: Row = dict.fromkeys((*COLUMNS, "pipe_name", "first_error_line_number", 
 
 
 class FakeWarehouse:
-    """A warehouse that answers COPY with `copied`, and other statements as if the pipe had loaded nothing."""
+    """A warehouse that answers COPY with `copied`. It answers other statements as if the pipe had loaded nothing, unless
+    a test sets other answers, such as `loads`.
+    """
 
     def __init__(self, copied: Sequence[Row] = (), refuses: Exception | None = None) -> None:
         self.copied = list(copied)
@@ -82,7 +84,7 @@ class FakeArchive:
 
 @pytest.fixture
 def deployed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeWarehouse:
-    """A warehouse that the commands use instead of Snowflake, and an archive with two objects."""
+    """Make the commands use a fake warehouse and a fake archive with two objects; return the warehouse."""
     fake = FakeWarehouse([LOADED, FAILED])
     monkeypatch.setattr(Stage, "archive", FakeArchive())
     monkeypatch.setattr(Stage, "warehouse", lambda *_: nullcontext(fake))
@@ -142,7 +144,7 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
 
 
 @pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
-def test_history_says_that_it_omits_older_loads(
+def test_history_says_so_only_if_it_omits_older_loads(
     deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
 ) -> None:
     deployed.loads = [NO_LOAD | {"file_name": f"{n}.ndjson"} for n in range(3)]
@@ -190,7 +192,7 @@ def test_resume_loads_a_file_whose_request_began_in_the_hour_before_the_pause() 
 
 
 class Repaired(FakeArchive):
-    """Contains an object that `repair` stored on the day before its receipt, in the hour of the file that failed."""
+    """An archive with an object that `repair` stored at `received_at` in the hour folder of a file that had failed."""
 
     key = "events/dt=2020-11-15/hh=03/repaired.ndjson"
 
@@ -210,7 +212,7 @@ FAILED_THEN = "events/dt=2020-11-15/hh=03/failed.ndjson"
 
 
 @pytest.mark.parametrize(("before_pause", "loads"), [(timedelta(minutes=1), 1), (timedelta(hours=1), 0)])
-def test_recreate_loads_a_file_that_was_repaired_just_before_the_pause(
+def test_recreate_loads_a_repaired_file_only_if_it_was_repaired_just_before_the_pause(
     tmp_path: Path, before_pause: timedelta, loads: int
 ) -> None:
     paused_at = NOW - timedelta(minutes=10)

@@ -101,8 +101,8 @@ def test_kit_refuses_the_same_content_types_and_codings_as_the_handler() -> None
         assert unsupported(content_type, coding) == expected, headers
 
 
-def test_every_statement_of_the_rule_says_that_the_app_waits_as_long_as_retry_after_says() -> None:
-    """The kit fails an app that sends a batch again earlier, also after a 503."""
+def test_readmes_and_openapi_document_say_that_the_app_must_wait_as_long_as_retry_after_requires() -> None:
+    """The kit reports a fault if the app resends a batch earlier, even after a 503."""
     root = openapi.DOCS.parent
     readme, kit_readme = (root / "README.md").read_text(), (root / "tools/conformance/README.md").read_text()
     rows = [row for row in kit_readme.splitlines() if row.startswith(("| any other 4xx", "| 5xx"))]
