@@ -1,4 +1,4 @@
-"""Test how the runner of other projects' test suites, localstack/snowflake/outside/run.py, shortens refusal messages."""
+"""Test how localstack/snowflake/outside/run.py, which runs test suites of other projects, shortens refusal messages."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 

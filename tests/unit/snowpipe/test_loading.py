@@ -36,8 +36,9 @@ NO_LOAD: Row = dict.fromkeys((*COLUMNS, "pipe_name", "first_error_line_number", 
 
 
 class FakeWarehouse:
-    """A warehouse that answers COPY with `copied`. It answers other statements as if the pipe had loaded nothing, unless
-    a test sets other answers, such as `loads`.
+    """A warehouse that answers COPY with `copied`.
+
+    It answers other statements as if the pipe had loaded nothing, unless a test sets other answers, such as `loads`.
     """
 
     def __init__(self, copied: Sequence[Row] = (), refuses: Exception | None = None) -> None:
