@@ -1,9 +1,9 @@
 """`python -m tools.check`: run the static checks other than those of Python code.
 
 Every direct dependency must be pinned, and no tracked file may contain the host name of a package registry.
-Every stage and every variant of VARIANTS is packaged with dummy credentials. cfn-lint checks all the resulting
-templates, and checkov those of dev and prod. yamllint checks the YAML files, and sqlfluff the DDL. These four checks
-are skipped if their inputs have not changed since they last passed.
+Every stage and variant in VARIANTS is packaged with dummy credentials. cfn-lint checks all the resulting templates
+and the deploy role, and checkov the templates of dev, prod and prod-glue. yamllint checks the YAML files, and sqlfluff
+the DDL. Each of these four checks is skipped if its inputs have not changed since it last passed.
 """
 
 import fcntl

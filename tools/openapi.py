@@ -91,7 +91,7 @@ RECEIPT: Schema = {
 CHALLENGE: Schema = {
     "schema": {"const": "Bearer"},
     "description": "API Gateway renames the header `WWW-Authenticate`, so HTTP clients see no challenge: get a new "
-    "token because of the status.",
+    "token after every 401.",
 }
 ERROR: Schema = {
     "type": "object",
@@ -140,7 +140,7 @@ HAS_USER: Schema = {
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
     "description": "The user of the events. An event whose `user` is missing or null gets the "
-    "`userId`, `deviceId` and `_id` of this user, except those that are no strings, empty or too long.",
+    "`userId`, `deviceId` and `_id` of this user, except any that is not a string, is empty or is too long.",
 }
 LACKS_WHAT_EVENTS_HAVE: Schema = {
     "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}
@@ -287,7 +287,7 @@ def _operation() -> Schema:
 
 
 _GATEWAY_RULES = {
-    429: "Send the identical batch later.",
+    429: "Send the identical batch again later.",
     500: "Send the identical batch again.",
     504: "Send the identical batch again.",
 }

@@ -141,7 +141,7 @@ def pipeline(per_minute: dict[str, list[int]], **changes: object) -> Json:
     busy = any(sum(values) for values in per_minute.values())
     return {
         "verdict": "healthy" if busy else "idle",
-        "says": "All accepted events have arrived." if busy else "No events in the last hour.",
+        "says": "No accepted event is overdue." if busy else "No events in the last hour.",
         "stuck_at": None,
         "stages": [
             {

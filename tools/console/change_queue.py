@@ -119,7 +119,7 @@ class ChangeQueue:
         with suppress(BotoCoreError, ClientError):
             self._aws("sns").unsubscribe(SubscriptionArn=self._subscription)
             # A queue with a subscription must stay, because otherwise the topic's deliveries would fail, and the
-            # alarm archive-undelivered would wake somebody.
+            # alarm archive-undelivered would fire.
             self._aws("sqs").delete_queue(QueueUrl=self._url)
         self._url = ""
 

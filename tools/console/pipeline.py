@@ -374,7 +374,7 @@ class Pipeline:
             )
         if by_state["idle"] == len(stages):
             return "idle", "No events in the last hour.", None
-        return "healthy", "All accepted events have arrived.", None
+        return "healthy", "No accepted event is overdue.", None
 
     def _latency(self, now: float) -> dict[str, object]:
         at, known = self._latency_known

@@ -1,9 +1,8 @@
-"""The known enter events at exclusive places (a device can be at only one of them at a time), and the open visits
-that these events contradict.
+"""The known enter events at exclusive places, and the open visits that these events contradict.
 
-The rule is in `ops/presence_rule.py`. Enter events come from visits (the first enter event of each), from archived
-events and, if there is a contradiction, from the visits table, which also contains the later enter events of
-merged visits.
+A device can be at only one exclusive place at a time. The rule is in `ops/presence_rule.py`. Enter events come
+from visits (the first enter event of each), from archived events and, if there is a contradiction, from the visits
+table, which also contains the later enter events of merged visits.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -13,8 +12,8 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""The maximum number of enter events per device. The rule uses only the last one at each place and the next one at
-another place.
+"""The maximum number of enter events per device. The presence rule uses only the device's last enter event at each
+place and its next enter event at another place.
 """
 
 type Known = tuple[Fence, str]

@@ -1,5 +1,5 @@
 """The latest accepted and rejected events, limited in number and total bytes, and the exact number of events since
-the last reset.
+the console's start or last reset.
 """
 
 from collections import deque

@@ -135,7 +135,7 @@ class VisitPoller(Poller):
         return min(every, pace.visits) if is_all_verified and not new and not self._crossed else 0.2
 
     def _verify(self) -> bool:
-        """Read the enter events of devices with a contradiction from the visits table, which also contains the
+        """For each device with a contradiction, read its enter events from the visits table, which also contains the
         enter events of merged visits. Return whether all contradictions have been verified.
         """
         doubtful = self.shared.ask(self.state.visits.doubtful)
@@ -261,7 +261,7 @@ class WarehousePoller(Poller):
         self._known_to = now
 
     def _places(self, warehouse: Snowflake) -> dict[str, MartPlace]:
-        """Return the statistics of each place's visits of the last 35 days from the marts; none if dbt has not run."""
+        """Return the statistics of each place's visits of the last 35 days from the marts, or {} if dbt has not run."""
         zone = fleet_day.zone_of(self.shared.outputs.time_zone)
         midnight = fleet_day.bounds(fleet_day.day_of(datetime.now(UTC), zone), zone)[0]
         try:

@@ -203,7 +203,8 @@ class StoreQueries:
         """Return the totals of today and of each of the `n` days before, from the marts. A day is a UTC day of the
         devices' clocks.
 
-        `from` is the first day with complete totals; it is later than asked for if the rows exceed MAX_DAILY.
+        `from` is the first day with complete totals; it is later than asked for if there are MAX_DAILY rows or
+        more.
         """
         database, first = self._outputs.database, (datetime.now(UTC) - timedelta(days=n)).date()
         try:

@@ -8,7 +8,7 @@ URGENT_UPDATE_S = 0.1  # the same for changed visits, which are sent at once
 
 @dataclass(frozen=True)
 class Pace:
-    """The number of seconds between two reads of each source; 0 means that the source is read only on demand.
+    """The number of seconds between two reads of each source. For `warehouse` and `reconcile`, 0 means only on demand.
 
     `live_listing` and `live_visits` apply while the console receives notifications. While no page is open, the log is
     read every `unwatched` seconds, and the visits table, the queues and the warehouse are not read.

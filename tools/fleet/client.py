@@ -221,6 +221,6 @@ def rejects_in(answer: Json) -> list[tuple[int, str]]:
 
 
 def unlisted_rejects(answer: Json) -> int:
-    """Return the number of rejected events of which the response lists no reason, because it would be too long."""
+    """Return the number of rejected events whose reasons were omitted to keep the response short enough."""
     missing = count_in(answer, "rejected") - len(rejects_in(answer))
     return max(0, missing) if count_in(answer, "errors_omitted") else 0

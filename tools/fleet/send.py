@@ -127,7 +127,8 @@ def command(
         float, typer.Option(min=0, max=1, help="Number of invalid events to add, as a share of all events.")
     ] = DEFAULT_INVALID,
     batch: Annotated[
-        int | None, typer.Option(min=1, max=500, help="Maximum number of events per request.")
+        int | None,
+        typer.Option(min=1, max=500, help="Maximum number of events per request, without duplicates."),
     ] = None,
     seed: Seed = 1,
     run: Annotated[

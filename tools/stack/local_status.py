@@ -47,5 +47,5 @@ def _disk(settings: Settings) -> Finding:
     megabytes, folder = min(free)
     if megabytes >= FULL_BELOW_MB:
         return Finding("disk", "OK", f"{megabytes:,} MB free")
-    cause = f"full: {megabytes} MB free in {folder}; make room there"
+    cause = f"almost full: {megabytes} MB free on the disk of {folder}; free some space on it"
     return Finding("disk", "FAIL", cause, None, "milkrun up", "the-disk-is-full")

@@ -273,7 +273,9 @@ class Stack:
             folder.rmdir()
         kept = [path.name for path in inside if not MADE.fullmatch(path.name)]
         return gone + (
-            [(f"Kept in {folder}, because the stack did not create it: {', '.join(kept)}")] if kept else []
+            [f"Kept in {folder}, because the stack did not create these files: {', '.join(kept)}"]
+            if kept
+            else []
         )
 
     def is_up(self) -> bool:
@@ -368,7 +370,7 @@ class Stack:
         free_mb = shutil.disk_usage(self.settings.folder).free // 1_000_000
         if free_mb < NEEDED_MB:
             raise StackError(
-                f"The disk is full: {free_mb} MB free, {NEEDED_MB} MB needed. Free some space and try again."
+                f"Not enough free disk space: {free_mb} MB free, {NEEDED_MB} MB needed. Free some space and try again."
             )
         for part in parts:
             SERVERS[part].check_tools()

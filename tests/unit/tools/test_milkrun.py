@@ -88,7 +88,7 @@ def test_misspelt_warehouse_command_is_refused_with_a_suggestion_of_the_correct_
 
 # A closed pipe, as typer and as rich report it.
 @pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), SystemExit(1)])
-def test_exit_code_of_a_closed_pipe_is_not_1_which_means_that_there_are_problems(
+def test_closed_pipe_ends_a_command_with_code_141_instead_of_1(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = typer.Typer(pretty_exceptions_enable=False)

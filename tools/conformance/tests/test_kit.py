@@ -285,7 +285,7 @@ def test_request_without_events_gets_400_and_does_not_use_up_the_first_response(
 
 @pytest.mark.parametrize("members", ["", ', "_id": null, "type": null, "createdAt": null'])
 def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> None:
-    """Milkrun accepts bare positions (pings) without `_id`, `type` and `createdAt`, and also if these are null."""
+    """Milkrun accepts bare positions (pings) whose `_id`, `type` and `createdAt` are missing or null."""
     ping = '{"deviceId": "d", "latitude": %d, "longitude": 5, "updatedAt": "2026-11-28T12:00:00Z"%s}'
     stage = Stage()
     with serving(stage, "127.0.0.1", 0) as url:

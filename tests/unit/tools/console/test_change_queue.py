@@ -104,7 +104,7 @@ def test_queue_is_reused_after_the_console_was_killed_and_deleted_when_it_exits(
 
 
 def test_queue_whose_subscription_cannot_be_deleted_is_kept(account):
-    """Deliveries to a deleted queue fail, and the alarm archive-undelivered wakes somebody."""
+    """If the queue were deleted, SNS could not deliver to it, and the alarm archive-undelivered would fire."""
 
     def denying(service: str) -> Any:
         client = account(service)

@@ -120,7 +120,9 @@ def test_first_pipeline_stage_that_falls_behind_is_reported_as_stuck(trial, done
 
 
 def test_events_that_arrive_between_two_reads_of_the_warehouse_are_not_reported_as_stuck(trial):
-    """On a deployed stage, the console reads Snowflake every 5 minutes, but events may wait to be loaded only 2."""
+    """On a deployed stage, the console reads Snowflake only every 5 minutes, but an event that waits to be loaded for
+    more than 2 minutes counts as stuck.
+    """
     trial.load()
     trial.warehouse_read_at = trial.now
     trial.now += 10
@@ -176,8 +178,8 @@ def test_stopped_shard_is_reported_with_its_failure_until_consumption_resumes(tr
     assert trial.stage("consumed")["state"] == "ok"
 
 
-def test_commands_that_the_panel_of_a_deployed_stage_suggests_name_the_stage():
-    """Without --stage, a command uses the local stack."""
+def test_notes_in_the_status_of_a_deployed_stage_name_the_stage():
+    """Without --stage, a command that a note suggests would use the local stack."""
     trial = Trial(stage="prod")
     trial.pipeline.queues(0, 1)
     trial.consume(0, stopped_at="496", failure="throttled")

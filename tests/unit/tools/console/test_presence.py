@@ -29,7 +29,8 @@ WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_s
 
 def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random) -> dict[str, str | None]:
     """Return the open visits that the console shows after it has read visits from the visits table and enter events
-    from the archive, in random order. Each value is the id of the event that contradicts the visit, or None.
+    from the archive, in random order. Each key is a device and a fence; each value is the id of the event that
+    contradicts the visit, or None.
     """
     known = KnownVisits(tags)
     inputs: list[GeofenceEvent | visit_fields.VisitFields] = [each for each in found if each.kind == "enter"]
@@ -104,7 +105,7 @@ def test_visit_contradicted_by_a_later_visit_elsewhere_is_listed_last_and_not_co
     assert known.inside() == {"truck-1": ["plant#1"], "truck-2": ["farm#1"]}
 
 
-def test_visit_is_no_longer_contradicted_after_a_later_enter_event_of_it_is_read() -> None:
+def test_visit_is_no_longer_contradicted_after_its_later_enter_event_is_read() -> None:
     """The visits table shows only when the visit began. Only the archived enter events show that the truck entered
     the geofence again later, during the same visit.
     """

@@ -36,7 +36,7 @@ class OneObject:
 @pytest.mark.parametrize(("gap_minutes", "stays"), [(2, 2), (5, 1)])
 def test_replay_uses_the_visit_rule_of_the_stage(gap_minutes: int, stays: int) -> None:
     """The truck is outside the geofence for three minutes. This makes two visits, or one visit if the stage
-    merges gaps of up to five minutes.
+    merges visits that are at most five minutes apart.
     """
     minutes = {"enter": (0, 13), "exit": (10, 20)}
     events = [
@@ -85,7 +85,7 @@ def test_replay_over_the_limit_is_marked_as_truncated(
 
 
 def test_two_pages_that_ask_for_the_same_replay_get_one_answer() -> None:
-    """A browser that restores its tabs opens both links at once."""
+    """A browser that restores its tabs opens both pages at once. A request for another replay meanwhile gets 409."""
     start, end = MORNING, MORNING + timedelta(hours=1)
     reads = 0
 

@@ -315,9 +315,11 @@ def test_response_names_the_unreachable_store_that_the_request_needs(served, pat
     assert f"{source} has been down since" in json.loads(answer.data)["detail"]
 
 
-def test_empty_filters_match_all_visits(served):
+def test_empty_filters_are_ignored(served):
     answer = served.get("/api/visits?device_id=&fence_id=&prefix=")
-    assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake"], "not those of device ''"
+    assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake"], (
+        "the visits table is not queried for device ''"
+    )
 
 
 def test_visits_response_names_the_unreachable_stores(served):
@@ -658,7 +660,9 @@ def test_search_finds_trucks_places_events_and_objects(served):
 
 @pytest.fixture
 def served_in_the_afternoon() -> Iterator[Served]:
-    """Yield a console in whose time zone it is between 13:00 and 14:00 now, so that the last minute is always today."""
+    """Yield a console in whose time zone it is between 13:00 and 14:00 now, so that a visit that began
+    a few seconds ago always counts as one of today.
+    """
     served = Served(time_zone=zone_in_which_it_is_one_in_the_afternoon())
     yield served
     served.end()
@@ -699,8 +703,8 @@ def test_visits_are_not_exported_if_the_exported_list_would_be_incomplete(served
 
 
 class MartOfVisits:
-    """A fake warehouse with visits that all end at midnight in Amsterdam and begin one second apart before it. Its
-    queries apply LIMIT as Snowflake does.
+    """A fake warehouse with visits that all end at midnight in Amsterdam. Visit number n began n seconds before
+    midnight. The queries apply LIMIT as Snowflake does.
     """
 
     def __init__(self, visits: int) -> None:

@@ -1,4 +1,4 @@
-"""Test that the demo's checks detect wrong results, for example the right number of wrong events.
+"""Test that the demo's checks detect wrong results, even if the number of events or visits is right.
 
 Also test that the demo splits and validates an events file like the handler.
 """
@@ -58,7 +58,9 @@ def test_demo_check_passes_if_exactly_the_expected_events_arrive(run: Demo, ledg
     assert line.expected == line.found > 0
 
 
-def test_demo_check_fails_if_the_right_number_of_wrong_events_arrives(run: Demo, ledger: Ledger) -> None:
+def test_demo_check_fails_if_the_number_of_events_is_right_but_an_event_is_wrong(
+    run: Demo, ledger: Ledger
+) -> None:
     missing, *there = ledger.event_ids()
     ledger.mark("archived", [*there, "a stranger"])
     line = run._line("archived", "accepted", "archived")
@@ -67,7 +69,9 @@ def test_demo_check_fails_if_the_right_number_of_wrong_events_arrives(run: Demo,
     assert missing in line.note
 
 
-def test_demo_check_fails_if_the_right_number_of_wrong_visits_is_found(run: Demo, ledger: Ledger) -> None:
+def test_demo_check_fails_if_the_number_of_visits_is_right_but_a_visit_is_wrong(
+    run: Demo, ledger: Ledger
+) -> None:
     expected = set(ledger.stays())
     assert run._visits("visits", expected, lambda: set(expected)).equal
     other = {replace_first(expected)} | set(list(expected)[1:])

@@ -1,4 +1,6 @@
-"""Test that the sender treats every kind of response as README.md prescribes. A server on loopback sends them."""
+"""Test that the sender treats every kind of response as README.md prescribes. The responses come from a server on
+loopback.
+"""
 
 import gzip
 import json
@@ -253,7 +255,7 @@ def test_sending_ends_after_exactly_the_requested_number_of_events() -> None:
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
 
-def test_endless_sending_ends_after_the_requested_duration() -> None:
+def test_sending_ends_after_the_requested_duration() -> None:
     assert list(for_seconds((post("a") for _ in count()), 0)) == []
     assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
 

@@ -73,8 +73,9 @@ def test_no_event_is_lost_and_all_queues_recover_after_a_one_hour_outage(name: s
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.part)
 @pytest.mark.parametrize("name", ["1k", "100k", "1M"])
 def test_recovery_time_is_the_backlog_divided_by_the_spare_capacity(name: str, outage: Outage) -> None:
-    """`expected_recovery` divides the backlog (after an outage of Kinesis: of geofence events) by the spare capacity of
-    the slowest part. The result may differ from it by two ticks or 5 %, whichever is more.
+    """`expected_recovery` divides the backlog by the spare capacity of the slowest part. After an outage of Kinesis,
+    only geofence events are in the backlog. The simulated recovery time may differ from the expected one by two ticks
+    or 5 %, whichever is more.
     """
     size = ALL[name]
     expected = expected_recovery(size, outage)

@@ -87,7 +87,7 @@ def test_console_of_a_deployed_stage_is_not_taken_for_that_of_the_local_stack(st
         served.end()
 
 
-def test_console_that_is_started_without_a_stack_names_the_command_that_starts_one(up):
+def test_starting_the_console_without_a_stack_fails_and_names_the_command_that_starts_the_stack(up):
     up.stop()
     with pytest.raises(StackError, match="make up"):
         up.console()
@@ -97,7 +97,7 @@ def test_console_that_is_started_without_a_stack_names_the_command_that_starts_o
     ("is_up", "said"),
     [(True, "Interrupted.\n"), (False, "Interrupted. Everything that this command started has ended.\n")],
 )
-def test_interrupted_command_does_not_claim_that_a_console_has_ended_which_runs_on(
+def test_interrupted_command_does_not_claim_that_a_running_console_has_ended(
     is_up, said, tmp_path, monkeypatch, capsys
 ):
     def interrupted(_):

@@ -28,6 +28,9 @@ def test_full_disk_that_holds_one_of_the_stacks_folders_is_reported_as_a_failure
     free = {warehouse: 3_000_000}
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, free.get(folder, 10**10)))
     found = disk(environment)
-    assert (found.level, found.cause) == ("FAIL", f"full: 3 MB free in {warehouse}; make room there")
+    assert (found.level, found.cause) == (
+        "FAIL",
+        f"almost full: 3 MB free on the disk of {warehouse}; free some space on it",
+    )
     free.clear()
     assert disk(environment).level == "OK"

@@ -178,7 +178,9 @@ def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
 
 
 def test_environment_is_rebuilt_after_an_interrupted_step_even_with_the_earlier_inputs(tree):
-    """For example, a switch to another branch is interrupted while packages are replaced, and then undone."""
+    """For example, setup.sh is interrupted on another branch while it replaces packages, and is then run on the first
+    branch again.
+    """
     tree.made(".venv/bin/python", *MAIN)
     tree.program("uv", "exit 1", tree.root / ".venv/bin")
     earlier = (tree.root / "requirements.txt").read_text()

@@ -387,7 +387,7 @@ def test_port_in_use_is_reported_with_the_solution(environment, capsys, server):
 def test_full_disk_is_reported_before_anything_starts(environment, capsys, server, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**12, 10**12, 3_000_000))
-    assert error_line(environment, capsys, "up").startswith("The disk is full: 3 MB free")
+    assert error_line(environment, capsys, "up").startswith("Not enough free disk space: 3 MB free")
     assert server.launched == 0
 
 
@@ -576,7 +576,7 @@ def test_down_removes_only_the_stacks_own_files(trial_stack, server, deploys):
     (elsewhere / "precious").touch()
     (folder / "dbt").symlink_to(elsewhere)
     assert trial_stack.down()[-1] == (
-        f"Kept in {folder}, because the stack did not create it: logs-of-mine, notes.txt, run.sh"
+        f"Kept in {folder}, because the stack did not create these files: logs-of-mine, notes.txt, run.sh"
     )
     assert sorted(folder.iterdir()) == sorted(mine)
     assert (elsewhere / "precious").exists()

@@ -55,7 +55,7 @@ def play(
 
     The app has `timeout_s` seconds to do what the scenario requires. Then the kit passes one more event to it, so that
     the app reads its outbox again. Once the app has sent another request, or after another `timeout_s` seconds,
-    the app must not break the rule for `quiet` seconds.
+    the kit waits `quiet` seconds for late violations of the rule.
     """
     return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 

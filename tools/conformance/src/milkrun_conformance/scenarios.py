@@ -1,5 +1,5 @@
 """The scenarios: how the server responds in each, and what the client must do. The rule for clients is in
-README.md ("The rule").
+the kit's README.md ("The rule").
 
 The server's first response in a scenario is the one that `plays` describes; some scenarios repeat it for later
 requests. The checks examine what the client does with the events of the first request.
@@ -213,7 +213,7 @@ SCENARIOS: Mapping[str, Scenario] = {
             _first(Reply(429, _retry_after)), _paused, _when_passed(_all_sent_again),
         ),
         Scenario(
-            "unavailable", "503 with Retry-After", "sends the identical bytes after the pause",
+            "unavailable", "503 with Retry-After", "sends the identical bytes again after the pause",
             _first(Reply(503, _retry_after)), _paused_identical, _when_passed(_sent_again_identically),
         ),
         Scenario(
