@@ -198,7 +198,7 @@ def _s3() -> "S3Client":
 def open_store(location: str) -> Store:
     """Return the store for `s3://bucket` or a folder's path.
 
-    Raises ValueError if a prefix follows the bucket's name, or if the folder does not exist.
+    Raises ValueError if a prefix follows the bucket's name, or if the path is not a folder.
     """
     if not location.startswith("s3://"):
         if not Path(location).is_dir():

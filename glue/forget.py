@@ -8,8 +8,8 @@ The first run reads every event to find the users' devices and other ids (glue/p
 that contains the users' events: the remaining lines are stored in the same hour under the key of the new content,
 and the plan, forget/<request>/plan.json, records the old and the new key. The first run deletes nothing, because
 Snowpipe must load the new objects before the old rows are deleted; otherwise the warehouse would lack other
-users' events. `--finish` checks that every new object exists, deletes all versions of the old ones, and compacts
-their hours again.
+users' events. `--finish` checks that the new objects exist, deletes all versions of the old ones, and compacts their
+hours again.
 
 A plan contains object keys and line numbers, but neither ids nor hashes of ids. Therefore it does not reveal whose
 events were deleted, and `--finish` needs no list of ids.
@@ -117,7 +117,7 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
 
 
 def contains(store: Store, subject: Subject, stored: Stored) -> bool:
-    """Return whether an object contains data of the subject; store nothing."""
+    """Return whether an object contains data of the subject; store nothing. False if it cannot be read."""
     return isinstance(_rest_of(store, subject, stored), tuple)
 
 
@@ -327,7 +327,7 @@ def exists(store: Store, key: str) -> bool:
 def refuse_unfinished(store: Store, request: str, objects: Iterable[Stored]) -> None:
     """Raise NotReady if another request's plan replaces one of these objects and has not deleted it yet.
 
-    A new object made from it would again contain the events that the other request removes.
+    If this request rewrote such an object, the new object would still contain events that the other request removes.
     """
     present = {each.key for each in objects}
     for plan in sorted(each.key for each in store.list(f"{PREFIX}/")):
@@ -343,7 +343,7 @@ def refuse_unfinished(store: Store, request: str, objects: Iterable[Stored]) -> 
 def finish(store: Store, plan: Plan) -> int:
     """Delete the plan's old objects, and compact their hours again; return the number of old objects.
 
-    Raises NotReady if a new object does not exist.
+    Raises NotReady if a new object does not exist although its old object still does.
     """
     delete_old(store, plan["objects"])
     compact_again(store, plan["objects"])

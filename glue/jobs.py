@@ -1,4 +1,4 @@
-"""The command-line options and the report line that all jobs have in common, locally and on Glue."""
+"""The command-line options, exit codes and report line that the jobs share, locally and on Glue."""
 
 import argparse
 import json

@@ -133,7 +133,11 @@ def command(
         bool, typer.Option("--provisioned", help="Use provisioned shards instead of an on-demand stream.")
     ] = False,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Number of shards. Default: as many as the peak load needs.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of shards (needs --provisioned or --small). Default: as many as the peak load needs.",
+        ),
     ] = None,
     retention: Annotated[
         int, typer.Option(min=24, max=168, help="Retention period of the stream, in hours.")

@@ -355,7 +355,7 @@ def command(
         typer.Option(
             parser=_day_name,
             metavar="DAY",
-            help="Day to report: today, yesterday or a date such as 2026-11-27.",
+            help="Day that the report covers: today, yesterday or a date such as 2026-11-27.",
         ),
     ] = "yesterday",
     to_file: Annotated[
@@ -368,7 +368,7 @@ def command(
     ] = None,
     stage: terminal.Stage = "local",
 ) -> None:
-    """Report one day of the fleet: collections, litres, visits, missing exits and silent trucks."""
+    """Write a report on one day of the fleet: collections, litres, visits, missing exits and silent trucks."""
     outputs = terminal.outputs_of(context, stage)
     now = datetime.now(UTC)
     try:

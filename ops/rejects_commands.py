@@ -167,7 +167,7 @@ def send_command(
 
     The field milkrun_resent of a repaired event names the object and line that it repairs. If the command is
     repeated, it sends only events that have not been accepted yet. Exit code 1: some events could not be read
-    or repaired, or were rejected again.
+    or repaired, were not changed by the patch, or were rejected again.
     """
     patch = Patch.of(set_ or (), rename or (), delete or (), map_ or ())
     outputs, box, found = _found(context, stage, Selection(start, end, code, app_version, device or ""))

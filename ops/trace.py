@@ -105,7 +105,9 @@ def command(
             "First hour of the search for a request, or for an event that RAW lacks.", "--from"
         ),
     ] = terminal.TWO_DAYS_AGO,
-    end: Annotated[datetime, terminal.time_option("Last hour of this search.", "--to")] = terminal.NOW,
+    end: Annotated[
+        datetime, terminal.time_option("Last hour of the search (see --from).", "--to")
+    ] = terminal.NOW,
     stage: terminal.Stage = "local",
     as_json: terminal.AsJson = False,
     wide: terminal.Wide = False,
@@ -113,7 +115,8 @@ def command(
     """Show where an event, object or request is, and every step on its way, in time order.
 
     The exit code is 0 if everything has arrived where it should, 1 if something has not, and 2 if this is
-    unknown, because a store did not answer. It is also 1 if --device and --at select no event or several events.
+    unknown, because a store did not answer. If --device and --at select no event or several events, it is 1, or 2
+    if a store did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")

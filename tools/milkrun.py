@@ -133,7 +133,7 @@ ENTRIES = (
         "report",
         "ops.daily_report:command",
         OPERATE,
-        "Report one day of the fleet: collections, litres, visits, missing exits and silent trucks.",
+        "Write a report on one day of the fleet: collections, litres, visits, missing exits and silent trucks.",
     ),
     Entry(
         "move-visits",

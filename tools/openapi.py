@@ -99,7 +99,11 @@ ERROR: Schema = {
     "`code` is stable across versions; `message` is a human-readable explanation.",
     "required": ["index", "event_id", "code", "field", "message"],
     "properties": {
-        "index": {"type": "integer", "minimum": 0, "description": "The event's position in the request."},
+        "index": {
+            "type": "integer",
+            "minimum": 0,
+            "description": "The event's position in the request, from 0.",
+        },
         "event_id": {"type": ["string", "null"]},
         "code": {
             "type": "string",

@@ -45,7 +45,7 @@ def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
         "minutes": f"{sum(part['seconds'] for part in parts.values()) / 60:.0f}",
         "load": load([part["load"] for part in parts.values()]),
         "by_hand": "; ".join(
-            f"`{name}` at {part['at'][:16].replace('T', ' ')} UTC, load {part['load']:.0f}"
+            f"`{name}` at {part['at'][:16].replace('T', ' ')} UTC, load average {part['load']:.0f}"
             for name, part in by_hand.items()
         ),
         "goals": goals(known),
