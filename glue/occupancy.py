@@ -43,7 +43,7 @@ class Crossing(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a pair between two calls of `advance`. An empty state need not be stored."""
+    """The state of a pair between two calls of `advance`. Without a visit and pending events, it need not be stored."""
 
     pending: tuple[Crossing, ...] = ()
     since: int | None = None  # when the current visit was entered

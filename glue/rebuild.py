@@ -78,7 +78,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Part:
-    """One hour's input: its objects, or its Parquet files and any damaged objects, whose lines they lack."""
+    """One hour's input: its objects, or its Parquet files and any damaged objects, whose lines the files lack."""
 
     hour: datetime
     objects: tuple[Stored, ...]
@@ -103,8 +103,8 @@ class Rebuilt:
 
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
-    """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects;
-    objects that could not be read when the files were made are added.
+    """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects,
+    and none of these was temporarily unreadable; permanently unreadable objects are added.
     """
     parts = []
     for hour in hours:

@@ -1,9 +1,9 @@
-"""Print the SQL that makes the external table (glue/compacted.sql) list exactly the files named in the manifests.
+"""Print the SQL that makes the external table (glue/compacted.sql) list the files that the hours' manifests name.
 
     python -m glue.tables --archive s3://BUCKET --last-hours 26 --create | snow sql --stdin
 
-The SQL adds the files that the hours' manifests name to the table, and removes the other files of these hours
-from it. The command only prints the SQL, so it needs no access to the warehouse.
+For these hours, the SQL adds to the table the files that the manifests name, and removes all others. The command only
+prints the SQL, so it needs no access to the warehouse.
 """
 
 import sys

@@ -64,7 +64,7 @@ class Keys:
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return the key with this id, or None if there is none. Raises RetryableError if the last fetch failed."""
+        """Return a key, or None if the provider has none of this id. Raises RetryableError if it cannot be fetched."""
         if key_id not in self._keys:
             self._fetch_again()
         if key_id not in self._keys and self._fetched_at < self._tried_at:

@@ -75,7 +75,7 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
 
     The order is a promise: replays read the archive, so no event is published or reported as accepted before the
     archive contains it. If the object already exists, its events are published again, because an earlier request may
-    have failed between the two steps. Raises RetryableError if anything could not be stored.
+    have failed between the two steps. Raises RetryableError if anything could not be stored or enqueued.
     """
     began = time.perf_counter()
     try:

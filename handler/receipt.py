@@ -15,7 +15,7 @@ _CONFLICT = Reason(
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The body of a 202 or 400 response."""
+    """The body of a 202 response. The 400 response for a request without a valid event contains it, too."""
 
     request_id: str
     received: int

@@ -57,7 +57,7 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Check the headers, then the body. Raises Refused (403) unless the request is signed as the stage requires."""
+    """Check a request's signature; read the body last. Raises Refused (403) if it is missing, expired or wrong."""
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):

@@ -99,8 +99,8 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
 class ShardProcessor:
     """Processes one shard. The library calls its methods, each of which passes the shard's id and state to `alive`.
 
-    To give up, a method raises SystemExit, the only exception that makes the library end the process. The batch is then
-    not checkpointed and is delivered again.
+    To give up, a method raises SystemExit, the only exception that makes the library end the process. The unfinished
+    part of the batch is then not checkpointed and is delivered again.
     """
 
     version: ClassVar = 3
@@ -260,7 +260,7 @@ class Health:
 
 
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
-    """Replace this process with the library's daemon. Exits with status 2 if Java is missing."""
+    """Replace this process with the library's daemon. Exits with 2 if Java or a private state folder is missing."""
     import amazon_kclpy  # installed only where a worker runs
 
     home = environment.get("JAVA_HOME")

@@ -39,7 +39,7 @@ def test_every_entry_point_of_the_plugin_loads() -> None:
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> Iterator[str]:
-    """Start LocalStack with the environment variables from the README; yield its URL."""
+    """Start LocalStack with environment variables like those in the README; yield its URL."""
     folder = tmp_path_factory.mktemp("localstack")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -91,7 +91,7 @@ def client(service: str, endpoint: str) -> Any:
     )
 
 
-def test_function_deployed_to_localstack_runs_as_a_process(endpoint: str) -> None:
+def test_function_deployed_to_localstack_returns_its_response(endpoint: str) -> None:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr("trial.py", SOURCE)
@@ -109,7 +109,7 @@ def test_function_deployed_to_localstack_runs_as_a_process(endpoint: str) -> Non
     assert json.load(answer["Payload"]) == {"got": {"a": 1}}
 
 
-def test_dynamodb_works_without_downloading_dynamodb_local(endpoint: str) -> None:
+def test_item_written_to_dynamodb_can_be_read(endpoint: str) -> None:
     tables = client("dynamodb", endpoint)
     tables.create_table(
         TableName="trial",

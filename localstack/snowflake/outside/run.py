@@ -115,7 +115,7 @@ def files_of(suite: Suite) -> list[str]:
 
 
 def run(suite: Suite, file: str, results: Path) -> None:
-    """Run one test file and write its results. If pytest could not run the file, the result is a failure."""
+    """Run one test file and write its results. If pytest could not run the file, a failure is added."""
     unfinished = results.with_suffix(".part")
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     unfinished.write_text("")
@@ -193,7 +193,7 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 
 def named(refusal: str) -> str:
-    """Return a refusal's message without the names that differ between runs; for an unverified shape, only its end."""
+    """Return a refusal's message without the names that differ between runs, or the shape of an unverified function."""
     before, cut, _ = refusal.partition(" is not among the verified functions")
     if cut:
         return before.rpartition(": ")[2]

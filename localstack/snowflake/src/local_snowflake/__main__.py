@@ -46,7 +46,7 @@ def serve(
     latency: Annotated[
         str,
         typer.Option(
-            help="Seconds that a message takes from the queue to the pipe, such as 30, or 5-60 for a random time."
+            help="Delay of each message between the queue and the pipe in seconds: 30, or a random time such as 5-60."
         ),
     ] = "0",
     days_ahead: Annotated[
@@ -55,7 +55,7 @@ def serve(
     ] = 0,
     visibility_seconds: Annotated[
         int,
-        typer.Option(help="Seconds until a message that was received but not deleted is delivered again."),
+        typer.Option(help="Seconds after which a received message is delivered again unless it was deleted."),
     ] = 20,
     memory_limit: Annotated[str, typer.Option(help="DuckDB's memory limit.")] = "512MB",
     privileges: Annotated[

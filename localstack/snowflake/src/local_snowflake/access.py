@@ -62,7 +62,7 @@ class Access:
         self._change(adopted)
 
     def _objects(self) -> Iterable[tuple[str, str, str]]:
-        """Yield the kind, full name and default owner of every object."""
+        """Yield the kind, full name and default owner of every object that is not temporary."""
         for database in self.catalog.databases() - {"memory", "_fs_global"}:
             yield "DATABASE", database, "SYSADMIN"
         temporary = {

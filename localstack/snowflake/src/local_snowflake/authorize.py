@@ -144,7 +144,7 @@ class Authority:
 
     def statement(self, statement: tuple[str, ...], words: Words, scope: Scope) -> None:
         """Check the privileges for an ALTER, DESC, USE, LIST or COMMENT statement. Queries are checked in
-        `read_privileges.py`, COPY in `copy_by_hand.py`.
+        `read_privileges.py`, COPY by `load`.
         """
         if not self.access.enforced or not statement:
             return
@@ -205,15 +205,15 @@ class Authority:
     # ---- loading
 
     def load(self, actor: Actor, copy: Copy, stage: Stage) -> None:
-        """Check the privileges for a COPY INTO that a user runs: INSERT on the table, USAGE on the stage
-        (READ on an internal stage), and USAGE on the file format.
+        """Check the privileges for a COPY INTO that a user runs: INSERT on the table, USAGE or READ on
+        the stage, and USAGE on a named file format.
         """
         if self.access.enforced:
             self._load(self.access.now.roles_of(actor), copy, stage)
 
     def load_by_pipe(self, role: str, copy: Copy, stage: Stage) -> None:
-        """Check a pipe's COPY against the privileges of the role that owns the pipe (Snowflake: "Managing
-        Snowpipe").
+        """Check a pipe's COPY like a user's, but against the privileges of the pipe's owner, which also needs SELECT
+        on the table (Snowflake: "Managing Snowpipe").
         """
         if self.access.enforced:
             roles = self.access.now.inherited(frozenset({role}))

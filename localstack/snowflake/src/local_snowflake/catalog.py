@@ -1,7 +1,7 @@
 """Store the objects that fakesnow does not support: pipes, integrations, file formats of stages, and load
 histories.
 
-The objects are stored in the global database. A load history is stored in the database of its table, because
+The objects are stored in fakesnow's global database. A load history is stored in the database of its table, because
 a DuckDB transaction can write to only one database, and a file's rows must be committed together with their
 history. Queued files are stored in the database of their pipe.
 """
@@ -102,7 +102,7 @@ class Catalog:
             raise missing("Schema", full_name.rpartition(".")[0])
 
     def has_schema(self, database: str, schema: str | None) -> bool:
-        """Return whether a database and, unless it is None, a schema in it exist."""
+        """Return whether a database exists and, unless `schema` is None, contains this schema."""
         rows = self.rows("SELECT schema_name FROM duckdb_schemas() WHERE database_name = ?", [database])
         return bool(rows) and (schema in (None, "INFORMATION_SCHEMA") or (schema,) in rows)
 

@@ -247,7 +247,7 @@ CREATE OR REPLACE MACRO {HOME}_ls_alike(a, b, compared) AS (
 
 
 def division_macros() -> str:
-    """Return SQL that defines division and MOD as Snowflake does ("Arithmetic operators"). The scale of
+    """Return SQL that defines division and MOD as in Snowflake ("Arithmetic operators"). The scale of
     NUMBER / NUMBER is the dividend's scale plus 6, capped at 12, but never below the dividend's own. The quotient is
     computed with integers and rounded half away from zero.
 
@@ -311,8 +311,8 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Return SQL that defines the macros of SUBSTR with a position before the text, of the text of a quotient, of
-    functions for which DuckDB returns NaN or an infinity, and of a value's form within a VARIANT.
+    """Return SQL that defines macros for SUBSTR with a position before the text, for the text of a quotient, for
+    functions for which DuckDB returns NaN or an infinity, and for a value's form within a VARIANT.
     """
     scale = f"coalesce(try_cast({SCALE.replace('(t,', '(typeof(a),')} AS INTEGER), 0)"
     infinite = raised("000002", "0A000", "name || ' with the result ' || made")

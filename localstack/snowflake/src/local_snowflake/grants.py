@@ -128,8 +128,8 @@ class Grants:
         return self._without(lambda row: row.right in replaced, *fresh)
 
     def dependent(self, right: Right) -> list[Grant]:
-        """Return the grants of a privilege that its grantee has made by the grant option, directly or through further
-        grants.
+        """Return the grants of the same privilege that the grantee of `right` made with the grant option, directly or
+        through further grants.
         """
         found: list[Grant] = []
         ahead = [row for row in self.on.get((right.kind, right.name), ()) if row.right == right]

@@ -197,7 +197,9 @@ def notification_properties(integration: Integration) -> list[tuple[str, ...]]:
 
 
 def unavailable(catalog: Catalog, stage: Stage) -> str | None:
-    """Return the reason why a stage's integration gives no access to its files, or None if it does."""
+    """Return the reason why a stage's files cannot be accessed through its integration. Return None if they can, or
+    if the stage has no integration.
+    """
     if not stage.integration:
         return None
     found = catalog.find_integration(stage.integration)

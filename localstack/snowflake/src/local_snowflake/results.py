@@ -1,5 +1,5 @@
-"""A statement's result. It is registered as a view in the session. fakesnow then reads this view, and returns the
-rows to the connector.
+"""The result of a statement that fakesnow does not run. It is registered as a view in the session; fakesnow then
+reads this view, and returns the rows to the connector.
 """
 
 from collections.abc import Callable, Mapping, Sequence

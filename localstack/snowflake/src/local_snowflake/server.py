@@ -187,7 +187,7 @@ class LocalSnowflake:
         self._turns.pop(token, None)
 
     async def _abort(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Cancel a running statement, for example after the connector's timeout. Its answer is then error 000604."""
+        """Cancel a running statement, for example after the connector's timeout. It then fails with error 000604."""
         token, request_id = token_of(scope), (await body_of(scope, receive)).get("requestId", "")
         session = fakesnow_server.sessions.get(token)
         if session is not None and self.statements.runs(token, request_id):
