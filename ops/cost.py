@@ -50,8 +50,8 @@ SETTINGS: tuple[tuple[str, Changes], ...] = (
 
 
 def recommended(load: Load, prices: Prices) -> list[dict[str, object]]:
-    """Return the changes, of a setting or of the events per request, that would each save at least 1 % of the monthly
-    cost, largest saving first. The cost includes dbt's warehouse.
+    """Return the changes to a setting, or to the number of events per request, that would each save at least 1 % of
+    the monthly cost, largest saving first. The cost includes dbt's warehouse.
     """
     ours = with_warehouse(load, prices)
     savings = [

@@ -363,7 +363,8 @@ def command(
         typer.Option(
             metavar="FILE",
             parser=terminal.writable,
-            help="Write the report to this file: HTML if its name ends in .html, otherwise CSV. Default: print CSV.",
+            help="Write the report to this file: HTML if its name ends in .html or .htm, otherwise CSV. "
+            "Default: print CSV.",
         ),
     ] = None,
     stage: terminal.Stage = "local",

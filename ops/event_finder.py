@@ -1,7 +1,7 @@
 """`milkrun trace`: search all stores for one event, object or request, and return its steps in time order.
 
-An event is first looked up in RAW. If it is not there, the handler's log and the archived objects of a range of hours
-are searched.
+An event is first looked up in RAW. If it is not there, the archived objects of a range of hours are searched. A
+request is looked up in the handler's log of these hours.
 """
 
 import base64

@@ -75,8 +75,8 @@ class Rows:
 def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
     """Remove the subject's rows from the Parquet files that jobs wrote; return the number of deleted rows.
 
-    Compacted hours that still have objects under `events/` are compacted again later. Files of older hours, which
-    may outlive the objects that they were made from, are rewritten here.
+    Compacted hours that still have objects under `events/` are skipped, because they are compacted again later. All
+    other files are rewritten, because they may outlive the objects that they were made from.
     """
     from pyarrow import parquet
 

@@ -1,9 +1,10 @@
-"""Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes dist/<build>/<function>.zip.
+"""Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes them to dist/<build>/.
 
-A zip contains the function's own folders and the packages of requirements-lambda.txt that it needs. All
-modification times are reset, so that identical input produces identical bytes. The bytecode is compiled so that
-Python does not compare it with the modification times of the sources. Otherwise Python would consider it stale and
-compile every module again at each cold start.
+Each zip contains the source files of its functions (handler.zip: ingest and redrive, consumer.zip: consume,
+check.zip: check) and the packages of requirements-lambda.txt that they need. All modification times are reset, so
+that identical input produces identical bytes. The bytecode is compiled so that Python does not compare it with the
+modification times of the sources. Otherwise Python would consider it stale and compile every module again at each
+cold start.
 """
 
 import argparse
@@ -25,7 +26,7 @@ CONTENTS = {
 }
 # The oldest glibc of Lambda's python3.13 runtime (Amazon Linux 2023).
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
-# The AWS services that a function calls, out of botocore's 400.
+# The AWS services that the functions call, out of botocore's 400.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "ssm", "sts"}
 # Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens
 # (cryptography takes 14 MB unpacked), and only the consumer reads records of the Kinesis Producer Library.
@@ -83,7 +84,7 @@ def compile_folder(folder: Path) -> bool:
 
 
 def sources(name: str) -> list[Path]:
-    """Return the sorted paths of the function's own files, relative to the root of the clone."""
+    """Return the sorted paths of a zip's own source files, relative to the root of the clone."""
     named = [ROOT / content for content in CONTENTS[name]]
     found = [p for path in named for p in (path.rglob("*.py") if path.is_dir() else [path])]
     return sorted(p.relative_to(ROOT) for p in found)
@@ -119,7 +120,7 @@ def fingerprint(*inputs: Path) -> str:
 
 
 def package(build: str, *, may_build: bool = True) -> dict[str, Path]:
-    """Build the zips of `build` whose input has changed; return the path of each function's zip.
+    """Build the zips of `build` whose input has changed; return the path of each zip, keyed by its name in CONTENTS.
 
     A lock makes concurrent builds wait for each other. With `may_build=False`, raise SystemExit if a zip is missing
     or was built from other sources, so that only tested zips are deployed.

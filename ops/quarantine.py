@@ -142,7 +142,7 @@ def replay(
     dry_run: bool = False,
     pace: Callable[[int], object] = lambda _: None,
 ) -> dict[str, object]:
-    """Send the selected records to the stream, or write them to a file.
+    """Send the selected records to the stream, write them to a file, or, for a dry run, only count them.
 
     Returns the numbers of found, written and sent records, the number of records per reason, and the keys of the
     objects that could not be read.

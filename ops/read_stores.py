@@ -96,8 +96,8 @@ def readable_lines(body: bytes, key: str = "") -> list[bytes] | None:
 def invalid_rows(
     warehouse: Warehouse, database: str, start: datetime, end: datetime, limit: int
 ) -> list[Row]:
-    """Return the file, line and reason of rows in RAW that are neither events nor rejects, at most `limit`: those of
-    files in the folders of these hours, and those of files outside such folders that were loaded since `start`.
+    """Return the file, line and reason of rows in RAW that are neither events nor rejects, at most `limit`. The rows
+    were loaded since `start`, from files in the folders of these hours or outside all day folders.
 
     Such rows come from other programs or people; of the marts, only INGEST_QUALITY counts them. Returns [] if dbt has
     not built STAGING.INVALID_ROWS.

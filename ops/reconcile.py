@@ -189,8 +189,8 @@ class Reconciler(ReachableStores):
     def _crossings(
         self, first_key: str, last_key: str, found: Found, in_transit: Collection[str] = ()
     ) -> None:
-        """Look up every geofence event of a range of objects, except those in transit, in the visits table, and add
-        the missing ones to `found`.
+        """Look up in the visits table every geofence event that RAW contains from a range of objects, except objects in
+        transit, and add the missing events to `found`.
 
         An event counts as too old if it has expired in the table, or if the consumer skipped it because of
         its age.

@@ -87,7 +87,7 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
     """Return, for each message, whether the object of its claim check is "stored", "gone" or "unknown".
 
     A claim check whose object is gone can never succeed. The state of a message that is not a claim check is
-    "". The states that S3 has not shown in time are "unknown".
+    "". A state is "unknown" if S3 returned another error than 404, or no response in time.
     """
     states = ["unknown" if letter.key else "" for letter in letters]
     left = iter([n for n, letter in enumerate(letters) if letter.key])

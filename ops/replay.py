@@ -64,8 +64,8 @@ class Selection:
     def keys(self, archive: Archive, now: datetime) -> Iterator[str]:
         """Yield, in key order, the keys of the objects in the selected range and under the selected prefix, if any.
 
-        Raises Refusal if a range without a prefix starts, or a selected object was received, more than MAX_AGE ago,
-        because the consumer would skip these events.
+        Raises Refusal if there is no prefix and the range starts more than MAX_AGE ago, or if a selected object was
+        received more than MAX_AGE ago, because the consumer would skip such events.
         """
         oldest, first = now - MAX_AGE, self.start.replace(minute=0, second=0, microsecond=0)
         if not self.prefix and self.start < oldest:
@@ -131,7 +131,9 @@ class Progress:
         self._first_folder = f"events/{hour_folder(start.astimezone(UTC))}/"
 
     def last_key(self) -> str:
-        """Return the key after which to continue; "" if no interrupted run sent the objects from this start on."""
+        """Return the key after which to continue; "" if there was no interrupted run, or if it began at a later hour or
+        was interrupted before the first hour of this run.
+        """
         try:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour or known["last_key"] < self._first_folder:

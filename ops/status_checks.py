@@ -151,8 +151,9 @@ class _Flow:
         )
 
     def _lines(self, function: str, name: str) -> tuple[list[LogLine], str]:
-        """Return a function's lines of the last 15 minutes, and "15 min". On a busy stage, of which so many lines
-        cannot be read in time, both are of the last 90 or 9 seconds.
+        """Return a function's log lines of the last 15 minutes, and the length of this period as text: "15 min".
+
+        On a busy stage, whose lines cannot all be read in time, the period is shortened to 90 or 9 seconds.
         """
         client, reach = self._aws("logs"), LOGS_REACH
         # The log group of a function that never ran does not exist.
@@ -314,7 +315,8 @@ class _Flow:
     def alarms(self) -> Iterator[Finding]:
         """Yield the alarms in state ALARM, except the parts of composite alarms, which have no actions.
 
-        Alarms whose actions are disabled, such as `no-traffic` before the launch, are only named.
+        Alarms whose actions are disabled, such as `no-traffic` before the launch, get no finding of their own. One
+        finding with the level OK lists their names.
 
         The local stack is not queried, because no alarm fires in LocalStack, which has none of the metrics.
         """

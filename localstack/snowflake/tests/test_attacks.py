@@ -187,7 +187,7 @@ def test_changing_the_clock_requires_the_password(own_local: LocalProcess) -> No
 
 
 @pytest.mark.parametrize("body", ['{"days_ahead": NaN}', '{"days_ahead": 1e300}', "{}", "x"])
-def test_invalid_time_does_not_change_the_clock(local: LocalProcess, body: str) -> None:
+def test_invalid_time_for_the_clock_is_refused(local: LocalProcess, body: str) -> None:
     call = http.client.HTTPConnection("127.0.0.1", local.port, timeout=10)
     call.request("PUT", "/clock", body)
     assert call.getresponse().status == 400

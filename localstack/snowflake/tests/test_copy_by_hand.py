@@ -1,4 +1,6 @@
-"""Test a user's COPY INTO … FROM @stage: FILES, PATTERN, FORCE, ON_ERROR, and the table's own load history."""
+"""Test a user's COPY INTO … FROM @stage: FILES, PATTERN, FORCE, ON_ERROR, transactions, and the
+table's own load history.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -66,7 +68,7 @@ def test_truncate_clears_the_load_history_of_the_table(staged: Warehouse) -> Non
         " ALTER TABLE RAW.EMPTY RENAME TO RAW.EVENTS",
     ],
 )
-def test_recreated_table_has_an_empty_load_history(staged: Warehouse, sql: str) -> None:
+def test_table_that_takes_the_name_of_another_has_an_empty_load_history(staged: Warehouse, sql: str) -> None:
     staged.run(staged.copy())
     staged.run("CREATE TABLE RAW.EMPTY AS SELECT * FROM RAW.EVENTS LIMIT 0")
     for statement in sql.split(";"):

@@ -71,7 +71,7 @@ def test_repeated_request_joins_the_running_statement() -> None:
     asyncio.run(check())
 
 
-def test_result_is_returned_only_to_the_session_of_its_statement() -> None:
+def test_result_is_returned_only_to_the_session_of_its_statement_and_only_until_the_session_ends() -> None:
     async def check(end: Callable[[RunningStatements], None], token: str) -> None:
         statements, client = RunningStatements(answer_within=0.01), Client()
         await statements.run("token", REQUEST, Insert(), client.receive, client.send)

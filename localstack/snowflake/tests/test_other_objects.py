@@ -172,7 +172,7 @@ def test_alter_stage_without_an_integration_does_not_link_a_replaced_one(
     assert warehouse.status()["executionState"] == "STALLED_STAGE_PERMISSION_ERROR"
 
 
-def test_list_of_a_path_returns_the_files_that_copy_would_load(warehouse: Warehouse) -> None:
+def test_list_of_a_path_adds_the_slash_that_the_stage_url_lacks(warehouse: Warehouse) -> None:
     warehouse.stage(path="events")
     key = warehouse.put("events/sub/a", {"_id": 1})
     warehouse.put("eventssub/b", {"_id": 2})

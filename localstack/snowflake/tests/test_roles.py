@@ -289,7 +289,7 @@ def test_objects_of_a_dropped_role_belong_to_the_role_that_dropped_it(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
-def test_system_roles_inherit_from_each_other_as_documented(warehouse: Warehouse) -> None:
+def test_system_roles_have_the_documented_hierarchy_and_cannot_be_dropped(warehouse: Warehouse) -> None:
     shown = {
         role: {
             row["name"] for row in warehouse.run(f"SHOW GRANTS TO ROLE {role}") if row["granted_on"] == "ROLE"

@@ -99,7 +99,7 @@ def cast_value(value: exp.Expr, kind: str, types: Types) -> None:
     given = types.of(inner)
     is_text = given is not None and bool(given) and given <= {TEXTS, TEXT_LITERAL}
     if kind == "JSON" and is_text:
-        raise unsupported("text stored in a VARIANT: use PARSE_JSON or TO_VARIANT")
+        raise unsupported("text stored in a VARIANT. Use PARSE_JSON or TO_VARIANT.")
     if kind == "JSON" and given is None and isinstance(inner, exp.Column):
         inner.replace(call("no_text", inner.copy()))
     if kind == "BLOB" and is_text:

@@ -37,7 +37,7 @@ LONG_FLOAT = (
     r"length(ltrim(regexp_replace(split_part(x::VARCHAR, 'e', 1), '\.0$|[^0-9]', '', 'g'), '0')) > 15"
 )
 NO_FLOAT = raised(
-    "000002", "0A000", "'the text of a FLOAT with more than 15 digits: ROUND it or cast it to a NUMBER'"
+    "000002", "0A000", "'the text of a FLOAT with more than 15 digits. ROUND it or cast it to a NUMBER.'"
 )
 TEXT_BODIES = {
     "VARCHAR": TEXT,
@@ -161,7 +161,7 @@ def any_macros() -> str:
     text = raised(
         "000002",
         "0A000",
-        "'a cast of the result of an aggregate over text or VARIANT; cast its argument instead'",
+        "'a cast of the result of an aggregate over text or VARIANT. Cast its argument instead.'",
     )
     is_text = "typeof(x) IN ('VARCHAR', 'JSON')"
     no_format = raised("000002", "0A000", "'a format for ' || typeof(x)")
@@ -213,20 +213,20 @@ def variant_macros() -> str:
     """Return SQL that defines comparisons of VARIANTs, and a macro that refuses text. Two VARIANTs can be compared for
     equality only, and a VARIANT and another value only if that value is a literal.
     """
-    no_order = raised("000002", "0A000", "'a VARIANT in ' || what || ': cast it to a type'")
+    no_order = raised("000002", "0A000", "'a VARIANT in ' || what || '. Cast it to a type.'")
     unlike = raised(
-        "000002", "0A000", "'a comparison of a VARIANT with a value of another type: cast one of them'"
+        "000002", "0A000", "'a comparison of a VARIANT with a value of another type. Cast one of them.'"
     )
     mixed = "(typeof(a) = 'JSON') <> (typeof(b) = 'JSON')"
     # VARIANTs are compared as text, in which 1 and 1.0 differ.
     digits = raised(
-        "000002", "0A000", "'a comparison of two VARIANTs that contain numbers: cast them to a number'"
+        "000002", "0A000", "'a comparison of two VARIANTs that contain numbers. Cast them to a number.'"
     )
     other_digits = (
         "typeof(a) = 'JSON' AND a::VARCHAR <> b::VARCHAR "
         "AND try_cast(a::VARCHAR AS DOUBLE) = try_cast(b::VARCHAR AS DOUBLE)"
     )
-    is_text = raised("000002", "0A000", "'text stored in a VARIANT: use PARSE_JSON or TO_VARIANT'")
+    is_text = raised("000002", "0A000", "'text stored in a VARIANT. Use PARSE_JSON or TO_VARIANT.'")
     # x is compared with a literal, so a VARIANT is read as the literal's type.
     same = ("BOOLEAN", *NUMBERS, "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "BLOB")
     made = f"""
@@ -286,7 +286,7 @@ def division_macros() -> str:
     no_number = raised(
         "000002",
         "0A000",
-        "'MOD or a division of text or a VARIANT: cast it to a number first'",
+        "'MOD or a division of text or a VARIANT. Cast it to a number first.'",
     )
     either = "(typeof(a) IN ('VARCHAR', 'JSON') OR typeof(b) IN ('VARCHAR', 'JSON'))"
     at_once = (

@@ -16,7 +16,7 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
     if not isinstance(node, exp.Lateral | exp.TableFromRows) or not isinstance(node.this, exp.Explode):
         return node
     if isinstance(node.parent, exp.Join) and node.parent.side:  # DuckDB loses the rows without elements
-        raise unsupported(f"{node.parent.side} JOIN of FLATTEN: use a comma and OUTER => TRUE")
+        raise unsupported(f"{node.parent.side} JOIN of FLATTEN. Use a comma and OUTER => TRUE.")
     arguments = {"INPUT": node.this.this}
     for argument in (node.this.this, *node.this.expressions):
         if isinstance(argument, exp.Kwarg):
@@ -24,7 +24,7 @@ def flatten_options(node: exp.Expr) -> exp.Expr:
     outer = arguments.pop("OUTER", None)
     source = arguments.pop("INPUT")
     if source.is_string:
-        raise unsupported("FLATTEN of text: use PARSE_JSON")
+        raise unsupported("FLATTEN of text. Use PARSE_JSON.")
     for name, value in arguments.items():
         if name == "MODE" and value.name.upper() == "BOTH":
             continue
@@ -143,7 +143,7 @@ def object_keys(statement: exp.Expr) -> None:
 
 def refuse_positions(statement: exp.Expr) -> None:
     if any(each.name.isdigit() for each in statement.find_all(exp.Parameter)):
-        raise unsupported("$1 or another column position outside COPY: name the column")
+        raise unsupported("$1 or another column position outside COPY. Name the column.")
 
 
 def refuse_wrong_answers(statement: exp.Expr) -> None:

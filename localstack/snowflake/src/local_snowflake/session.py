@@ -296,7 +296,7 @@ class LocalCursor(FakeSnowflakeCursor):
             self._execute_and_describe(transformed, params)
             if any(self._described[at - 1][1] == "JSON" for at in self._positions):
                 raise unsupported(
-                    "ORDER BY the position of a VARIANT column: name the column, and cast it to a type"
+                    "ORDER BY the position of a VARIANT column. Name the column, and cast it to a type."
                 )
             for comment in self._comments:
                 self._duck_conn.execute(comment)

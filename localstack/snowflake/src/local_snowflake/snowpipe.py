@@ -277,7 +277,7 @@ class Ingest:
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
         """Return the files that are not in the pipe's load history. A file may be in it because its notification was
-        delivered twice. If the pipe cannot load now, return all files.
+        delivered twice. If the pipe has no valid plan, for example because its stage was dropped, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):

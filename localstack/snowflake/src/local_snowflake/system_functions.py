@@ -39,7 +39,7 @@ class Functions:
         if unknown and unknown not in FAKESNOW_SYSTEM:
             raise unsupported(f"the function {unknown}")
         if "LOAD_HISTORY" in names:  # fakesnow's LOAD_HISTORY is always empty
-            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY: use COPY_HISTORY")
+            raise unsupported("INFORMATION_SCHEMA.LOAD_HISTORY (use COPY_HISTORY)")
         if not names & (SCALARS | TABLES):
             return None
         tree = parsed(words.sql)

@@ -30,7 +30,9 @@ IDENTITY = (exp.AutoIncrementColumnConstraint, exp.GeneratedAsIdentityColumnCons
 
 
 def refuse_options(create: exp.Create) -> None:
-    """Raise an error that names the first option or column constraint that is not accepted."""
+    """Raise an error that names the first option or column constraint that is not accepted. Also refuse a column list
+    of CREATE TABLE … AS SELECT if a part of it would be ignored.
+    """
     if create.kind not in ("TABLE", "VIEW", "SEQUENCE"):
         return
     properties = create.args.get("properties")
@@ -74,7 +76,9 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
         if kind.this not in TYPES or (kind.this in SEMI_STRUCTURED and kind.expressions):
             raise unsupported(f"the type {kind.sql(dialect='snowflake')}")
         if kind.this in CLOCKS and kind.expressions and int(kind.expressions[0].name) < MICROSECONDS:
-            raise unsupported(f"the precision of {kind.sql(dialect='snowflake')}: six digits are always kept")
+            raise unsupported(
+                f"the precision of {kind.sql(dialect='snowflake')}, because six digits are always kept"
+            )
 
 
 def refuse_altered_columns(alter: exp.Alter, kinds: Mapping[str, str]) -> None:
@@ -88,10 +92,10 @@ def refuse_altered_columns(alter: exp.Alter, kinds: Mapping[str, str]) -> None:
         kind, given = action.args.get("dtype"), kinds.get(action.name.upper())
         if kind and given and (scale_of(given) is None or scale_of(given) != scale_of(kind.sql("duckdb"))):
             raise unsupported(
-                f"{alter.sql(dialect='snowflake')}: only the precision of a NUMBER can be changed"
+                f"{alter.sql(dialect='snowflake')}. Only the precision of a NUMBER can be changed."
             )
         if action.args.get("default"):
-            raise unsupported(f"{alter.sql(dialect='snowflake')}: a default for an existing column")
+            raise unsupported(f"a default for an existing column, as in {alter.sql(dialect='snowflake')}")
 
 
 def scale_of(kind: str) -> str | None:

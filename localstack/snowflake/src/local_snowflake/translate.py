@@ -104,7 +104,9 @@ REWRITES: dict[type[exp.Expr], Callable[[exp.Expr, Translation], exp.Expr | None
 
 
 def translate(statement: exp.Expr, variant_columns: frozenset[str], types: Types) -> exp.Expr:
-    """Rewrite a statement in place. Raises an error if the statement contains something that is not supported."""
+    """Rewrite a statement in place, and return it. Raises an error if the statement contains something that is not
+    supported.
+    """
     nodes = [node for node in statement.walk(bfs=False) if type(node) in REWRITES]
     if not nodes:
         return statement

@@ -62,7 +62,7 @@ def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
     given = translation.types.of(node.this) if translation.types else None
     is_variant = translation.kind(node.this) == VARIANT
     if is_variant or (given and given.isdisjoint({TEXTS, TEXT_LITERAL})):
-        raise unsupported(f"{node.sql(dialect='snowflake')}: TRY_CAST accepts only text")
+        raise unsupported(f"{node.sql(dialect='snowflake')}, because TRY_CAST accepts only text")
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
@@ -114,7 +114,7 @@ def converting(name: str) -> Callable[[exp.Expr, Translation], exp.Expr | None]:
 
     def convert(node: exp.Expr, _: Translation) -> exp.Expr | None:
         if node.args.get("format"):
-            raise unsupported(f"a format for parsing text: {node.sql(dialect='snowflake')}")
+            raise unsupported(f"a format for parsing text, as in {node.sql(dialect='snowflake')}")
         return typed(("try_" if node.args.get("safe") else "") + name, operand(node.this))
 
     return convert
@@ -191,7 +191,7 @@ def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
         given = translation.types.of(value) if translation.types else None
         if given == frozenset({"date"}):
             raise unsupported(
-                f"{node.sql(dialect='snowflake')}: the value is a DATE, which has no time of day"
+                f"{node.sql(dialect='snowflake')}, because the value is a DATE, which has no time of day"
             )
     if isinstance(node, exp.AddMonths) or (unit and unit.name.upper() in DAYS):
         return typed("dated", value.copy(), node.copy())

@@ -66,7 +66,7 @@ def as_one_type(node: exp.Expr, key: str, other: exp.Expr, translation: Translat
         return
     literal = beside.this if isinstance(beside, exp.Neg) else beside
     if not isinstance(literal, exp.Literal):
-        raise unsupported(f"a comparison of {written(value)} with a value of another type: cast one of them")
+        raise unsupported(f"a comparison of {written(value)} with a value of another type. Cast one of them.")
     if not literal.is_string and groups(kinds) == {TEXTS}:
         node.set(key, typed("float", value.copy()))
     elif literal.is_string and groups(kinds) == {NUMBER_TYPE} and re.fullmatch(NUMBER_PATTERN, literal.name):
@@ -81,8 +81,8 @@ def beside_literal(node: exp.Expr, literal: str, translation: Translation) -> No
     inner = node.unnest()
     if is_aggregated(node):
         raise unsupported(
-            "a comparison of an aggregated VARIANT with a literal: "
-            "cast the argument of the aggregate or window function"
+            "a comparison of an aggregated VARIANT with a literal. "
+            "Cast the argument of the aggregate or window function."
         )
     if type(inner) is exp.JSONExtract:
         made = scalar_of(inner)
@@ -122,7 +122,7 @@ def simple_case(node: exp.Expr, translation: Translation) -> None:
     unified(node, translation)
     compared = [branch.this for branch in node.args["ifs"]] if node.this else []
     if any(translation.may_be_variant(each) for each in compared):
-        raise unsupported("a VARIANT after WHEN: cast it")
+        raise unsupported("a VARIANT after WHEN. Cast it to a type.")
     if node.this and translation.may_be_variant(node.this):
         beside_literals(node, {translation.kind(each) for each in compared} - {NULL}, "CASE", translation)
     elif node.this:
@@ -142,7 +142,7 @@ def refuse_two_types(
     types = translation.types
     if types and any(differ(types.of(value), types.of(each)) for each in others):
         what = "NULLIF" if isinstance(node, exp.Nullif) else "DECODE"
-        raise unsupported(f"{what} of {written(value)} and a value of another type: cast one of them")
+        raise unsupported(f"{what} of {written(value)} and a value of another type. Cast one of them.")
 
 
 def written(node: exp.Expr) -> str:
@@ -161,7 +161,7 @@ def set_operation(node: exp.Expr, translation: Translation) -> None:
             return
         if translation.types and differ(translation.types.of(one), translation.types.of(other)):
             kind = type(node).__name__.upper()
-            raise unsupported(f"{kind} of {written(one)} with a column of another type: cast one of them")
+            raise unsupported(f"{kind} of {written(one)} with a column of another type. Cast one of them.")
 
 
 def decode(node: exp.Expr, translation: Translation) -> None:
@@ -173,7 +173,7 @@ def decode(node: exp.Expr, translation: Translation) -> None:
 def ordered(node: exp.Expr, what: str, translation: Translation) -> exp.Expr:
     kind = translation.kind(node)
     if kind == VARIANT:
-        raise unsupported(f"a VARIANT in {what}: cast it to a type")
+        raise unsupported(f"a VARIANT in {what}. Cast it to a type.")
     return call("ordered", node.copy(), text(what)) if kind == MAYBE else node
 
 
@@ -210,7 +210,7 @@ def by_position(node: exp.Ordered, translation: Translation) -> None:
             kind = MAYBE if translation.variants - VARIANT_NAMES else SCALAR
         if kind == VARIANT or (kind == MAYBE and not root):
             raise unsupported(
-                "ORDER BY the position of a VARIANT column: name the column, and cast it to a type"
+                "ORDER BY the position of a VARIANT column. Name the column, and cast it to a type."
             )
 
 

@@ -33,13 +33,13 @@ def epoch_second(node: exp.Expr, _: Translation) -> exp.Expr | None:
 
 def count(node: exp.Expr, _: Translation) -> None:
     if isinstance(node.this, exp.Column) and isinstance(node.this.this, exp.Star):
-        raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL: name a column")
+        raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL. Name a column.")
 
 
 def total(node: exp.Expr, translation: Translation) -> None:
     if translation.types and translation.types.of(node.this) == frozenset({"boolean"}):
         raise unsupported(
-            f"{node.sql(dialect='snowflake')}: the argument is a BOOLEAN; cast it, or use COUNT_IF"
+            f"{node.sql(dialect='snowflake')}, because the argument is a BOOLEAN. Cast it, or use COUNT_IF."
         )
 
 

@@ -34,7 +34,7 @@ def as_text(node: exp.Expr, translation: Translation) -> exp.Expr:
         return call("quotient_text", node.copy(), dividend.copy(), divisor.copy(), kind=TEXT)
     if any(each.name == QUOTIENT for each in node.walk(prune=lambda each: not isinstance(each, KEEPS_SCALE))):
         raise unsupported(
-            "the text of an expression with AVG or a quotient of an aggregate: cast it to a NUMBER"
+            "the text of an expression with AVG or a quotient of an aggregate. Cast it to a NUMBER."
         )
     if isinstance(inner, exp.JSONExtract) and not isinstance(inner, exp.JSONExtractScalar):
         return scalar_of(inner)
@@ -145,7 +145,7 @@ def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
     elif isinstance(value, exp.Distinct):
         # DuckDB can order DISTINCT values only by themselves, so they must already be text.
         if any(translation.may_be_variant(each) for each in value.expressions):
-            raise unsupported("LISTAGG(DISTINCT …) of a VARIANT: cast it")
+            raise unsupported("LISTAGG(DISTINCT …) of a VARIANT. Cast it to a VARCHAR.")
     elif order:
         order.set("this", as_text(value, translation))
     else:

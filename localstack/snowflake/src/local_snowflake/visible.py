@@ -32,7 +32,9 @@ UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES", "STAGES"}
 
 
 def filter_rows(query: exp.Select, show: exp.Show) -> None:
-    """Apply the LIKE and LIMIT of a SHOW statement, and sort the rows by name."""
+    """Apply the LIMIT of a SHOW statement and, for the kinds in UNFILTERED, its LIKE. Sort the rows by full name,
+    except those of SHOW COLUMNS.
+    """
     like = show.args.get("like")
     if like and show.name.upper() in UNFILTERED:
         name = "column_name" if show.name.upper() == "COLUMNS" else "name"
@@ -50,7 +52,8 @@ class Visible:
 
     def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
         """Return the query of a SHOW statement, restricted to the objects that the session may see. Except for
-        SHOW TERSE and SHOW COLUMNS, the result contains each object's owner.
+        SHOW TERSE and SHOW COLUMNS, the result contains each object's owner. The query of a kind that SHOWN lacks is
+        returned unchanged.
         """
         kind = show.name.upper()
         if kind not in SHOWN:
@@ -85,7 +88,7 @@ class Visible:
         return outer
 
     def _owners(self, kinds: tuple[str, ...], session: LocalConnection) -> dict[str, str]:
-        """Return the owner of each object that the session may see, keyed by the object's full name."""
+        """Return the owner of each object of these kinds that the session may see, keyed by the object's full name."""
         now = self.access.now
         roles = now.roles_of(session.actor)
         owners = {
