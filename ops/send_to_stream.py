@@ -47,7 +47,7 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
         if published.malformed:
             raise Refusal(f"the stream rejected {count(len(published.malformed), 'record')}", 1)
         if published.refused:
-            why = published.failure or ", because it throttles"
+            why = f": {published.failure}" if published.failure else ", because it throttles"
             raise Refusal(f"the stream did not accept {count(len(published.refused), 'record')}{why}", 1)
         sent += published.taken
     return sent
