@@ -62,7 +62,7 @@ def parsed_by_others() -> Iterator[None]:
 def shape_of(sql: str) -> str:
     """Return the statement with fixed values in place of its literals and generated names.
 
-    Statements that differ only in these have the same shape, and only one of them is parsed.
+    Statements that differ only in literals and generated names have the same shape, and only one of them is parsed.
     """
     return re.sub(r"[0-9a-f]{8,}|[0-9]+", "0", re.sub(r"'(?:[^']|'')*'", "''", sql), flags=re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""Test the three outcomes for a record: added to the visits, quarantined, or retried."""
+"""Test the outcomes for a record: added to the visits, quarantined, retried, or ignored if its event is too old."""
 
 import hashlib
 import subprocess

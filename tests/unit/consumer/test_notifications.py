@@ -1,4 +1,4 @@
-"""Test which notifications a change of visits requires."""
+"""Test that the notification of a removed visit names the visit that replaces it, if there is one."""
 
 from datetime import timedelta
 

@@ -24,7 +24,7 @@ from glue.jobs import exit_code
         (["--last-hours", "1", "--form", "x"], "unknown arguments: --form x"),
     ],
 )
-def test_invalid_range_or_unknown_argument_is_rejected(
+def test_invalid_or_unknown_argument_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:

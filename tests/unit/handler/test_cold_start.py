@@ -40,7 +40,7 @@ def test_ingest_imports_no_unused_module_and_stays_within_its_import_budget() ->
     assert count <= BUDGET
 
 
-def test_redrive_imports_no_module_that_only_ingest_uses_and_stays_within_its_import_budget() -> None:
+def test_redrive_imports_no_unused_module_and_stays_within_its_import_budget() -> None:
     count, names = imported_by("handler.redrive")
     assert not {"handler.main", "handler.signature", "boto3"} & names
     assert count <= REDRIVE_BUDGET

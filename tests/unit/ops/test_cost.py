@@ -165,7 +165,8 @@ def test_recommended_settings_are_stage_settings_that_save_money(prices):
     assert not cost.recommended(replace(LOAD, batch=100, notifications=False, **SMALL), prices)
 
 
-def test_longer_history_increases_only_the_cost_of_the_ledger_search(prices):
+def test_longer_archive_retention_increases_only_the_cost_of_dbts_search_in_the_ledger(prices):
+    """Each dbt run compares its events with the ledger, which contains the keys of all archived events."""
     short, long = (warehouse(replace(LOAD, archive_days=days), prices) for days in (40, 400))
     assert long[0].usd == short[0].usd
     assert 5 * short[1].usd < long[1].usd < 10 * short[1].usd

@@ -1,4 +1,4 @@
-"""Test on moto and a local Snowflake that `milkrun forget` deletes all data of a person and keeps the data of
+"""Test with moto and a local Snowflake that `milkrun forget` deletes all data of a person and keeps the data of
 others.
 """
 
@@ -209,7 +209,7 @@ def batch(*events: bytes) -> bytes:
 
 
 def plant(stage: Stage, people: list[Person], export: Path) -> None:
-    """Store the data of all these people in every store, mostly in shared objects."""
+    """Store the data of all `people` in every store, mostly in shared objects."""
     mixed = [event for some in zip(*(p.events()[:6] for p in people), strict=True) for event in some]
     mixed += [event for p in people for event in p.events()[6:]]
     key = stage.put(*mixed)

@@ -194,7 +194,7 @@ def test_every_resource_with_a_fixed_name_is_looked_up():
         ("REVIEW_IN_PROGRESS", "stack_dead"),
     ],
 )
-def test_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, code):
+def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, code):
     client = aws("cloudformation")
     stub = Stubber(client)
     stack = {"StackName": "milkrun-dev", "StackStatus": state, "CreationTime": "2026-11-28T00:00:00Z"}

@@ -282,7 +282,7 @@ def show(box: Box, monkeypatch: pytest.MonkeyPatch) -> Callable[[typer.Typer], R
 @pytest.mark.parametrize(
     ("app", "prefix"), [(rejects_commands.app, "rejected"), (quarantine.app, "set-aside")], ids=["r", "q"]
 )
-def test_show_names_damaged_objects_with_exit_code_1(
+def test_show_names_damaged_objects_and_exits_with_code_1(
     show: Callable[[typer.Typer], Result], app: typer.Typer, prefix: str
 ) -> None:
     assert show(app).exit_code == 0
@@ -293,7 +293,7 @@ def test_show_names_damaged_objects_with_exit_code_1(
     assert key in done.stderr
 
 
-def test_show_says_that_a_long_event_is_cut(show: Callable[[typer.Typer], Result]) -> None:
+def test_show_says_that_a_long_event_is_truncated(show: Callable[[typer.Typer], Result]) -> None:
     keep(bad(1, note="x" * 5000))
     assert "more characters" in show(rejects_commands.app).stderr
 

@@ -81,7 +81,7 @@ def test_send_to_a_stage_that_requires_tokens_fails_if_lambda_is_unresponsive(
 
 
 def stage(port: int) -> Outputs:
-    """Return the outputs of a stage in which all services have this port on loopback."""
+    """Return the outputs of a stage whose services all have the given port on loopback."""
     url = f"http://127.0.0.1:{port}"
     snowflake = Connection(
         account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"

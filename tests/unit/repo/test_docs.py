@@ -1,4 +1,4 @@
-"""Test that names and links in the tour and the decision records are valid, and that the tour's example is correct.
+"""Test that paths and links in the tour and the decision records are valid, and that the tour agrees with the code.
 
 Also test that the Dockerfile in docs/consumer.md copies exactly the project's packages that the KCL worker imports.
 """

@@ -165,8 +165,8 @@ def test_deploy_role_allows_the_calls_that_cloudformation_makes_for_each_resourc
 
 @pytest.mark.parametrize("kind", sorted(NEEDS))
 def test_deploy_role_allows_the_calls_with_which_cloudformation_reads_and_tags_each_resource_type(kind):
-    """CloudFormation's schemas, which cfn-lint contains, list them. Unlike those of the other handlers, they hardly
-    depend on the properties that a template sets.
+    """CloudFormation's schemas, which cfn-lint contains, list these calls. Unlike the calls of the other handlers, they
+    hardly depend on the properties that a template sets.
     """
     schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", kind).schema
     handlers, tagging = schema.get("handlers", {}), schema.get("tagging", {})
@@ -389,8 +389,8 @@ def test_deploy_role_accepts_only_repository_names_in_the_forms_that_githubs_tok
 
 
 def test_resources_of_the_deploy_role_name_their_service():
-    """IAM rejects a policy with a wildcard in that part of an ARN: "Resource vendor must be fully qualified and cannot
-    contain regexes". (IAM User Guide: "IAM JSON policy elements: Resource".)
+    """IAM rejects a policy with a wildcard in the service part of an ARN: "Resource vendor must be fully qualified and
+    cannot contain regexes". (IAM User Guide: "IAM JSON policy elements: Resource".)
     """
     texts = [
         each["Fn::Sub"] if isinstance(each, dict) else each
@@ -402,7 +402,7 @@ def test_resources_of_the_deploy_role_name_their_service():
 
 
 def test_inline_policies_of_the_deploy_role_do_not_exceed_the_size_limit():
-    """A role's inline policies may contain at most 10,240 characters without white space. (IAM User Guide:
+    """A role's inline policies may contain at most 10,240 characters, not counting white space. (IAM User Guide:
     "IAM and AWS STS quotas".) The values below are as long as those of a real deployment.
     """
     text = json.dumps(role()["Policies"][0]["PolicyDocument"], separators=(",", ":"))
