@@ -34,7 +34,7 @@ class Access:
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str]) -> Self:
-        """Return access with the credentials of a tool's user. Raises the same errors as `of_function`."""
+        """Return access with the credentials that the SDK finds, for the KCL worker. Raises like `of_function`."""
         return cls._of(environment, session_credentials(), {})
 
     @classmethod

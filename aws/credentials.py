@@ -1,4 +1,4 @@
-"""Credentials for signing requests, either of a Lambda function or of the user who runs a tool."""
+"""Credentials for signing requests: of a Lambda function, or of the user or role that runs a tool or the KCL worker."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,6 +71,6 @@ def renewed_by_botocore(found: "BotocoreCredentials | None") -> Credentials:
         try:
             return found.get_frozen_credentials()
         except Exception as error:  # each of botocore's providers raises its own class
-            raise CredentialsError(f"credentials: {type(error).__name__}") from error
+            raise CredentialsError(f"AWS credentials could not be renewed: {type(error).__name__}") from error
 
     return frozen

@@ -8,7 +8,7 @@ class RetryableError(LoggableError):
 
 
 class NoResponseError(RetryableError):
-    """The service did not respond before the deadline, or no connection could be made."""
+    """The service did not respond before the deadline, or no connection could be made or it broke."""
 
 
 class CredentialsError(RetryableError):

@@ -102,7 +102,7 @@ class Endpoint(threading.local):
 
 
 def fetch(url: str) -> bytes:
-    """Send an unsigned GET request, and return the body of the response within CALL_SECONDS. Raises RetryableError."""
+    """Send an unsigned GET request; return at most MAX_FETCHED_BYTES of the response's body. Raises RetryableError."""
     parts, host = urlsplit(url), str(urlsplit(url).hostname)
     target = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     with closing(_Connection(host, parts, MAX_FETCHED_BYTES)) as connection:

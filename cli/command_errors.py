@@ -24,9 +24,9 @@ def run(
 ) -> int:
     """Run a command line and return its exit code.
 
-    Each error is passed to `tell` as one line; most errors result in exit code 2. No exception propagates,
-    because Python would then exit with 1, which has another meaning in most commands. With MILKRUN_TRACEBACK=1,
-    the traceback of an unexpected exception is printed before the line.
+    Each error is passed to `tell` as one line; most errors result in exit code 2. No exception except
+    SystemExit propagates, because Python would then exit with 1, which has another meaning in most commands. With
+    MILKRUN_TRACEBACK=1, the traceback of an unexpected exception is printed before the line.
     """
     try:
         for number, argument in enumerate(arguments, 1):

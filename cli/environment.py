@@ -118,7 +118,7 @@ def for_commands(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_if_needed() -> None:
-    """Start this command again if the environment changes how Python runs it.
+    """Start this command again with the environment of `for_commands` if it differs; otherwise set SNOWFLAKE_HOME.
 
     PYTHONPATH, PYTHONWARNINGS=error and an encoding other than UTF-8 take effect before our first line of
     code runs, so only a new process can avoid them.

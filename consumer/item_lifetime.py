@@ -1,4 +1,4 @@
-"""How long the visits table keeps its items (DynamoDB's time to live)."""
+"""The lifetime of the items in the visits table (DynamoDB's time to live)."""
 
 from datetime import datetime, timedelta
 

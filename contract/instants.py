@@ -20,7 +20,7 @@ _is_instant = re.compile(_DATE_AND_TIME + _OFFSET).fullmatch  # fromisoformat ch
 
 _REJECTED_FORMS = [
     (r"[-+]?[0-9]{9,}([.,][0-9]+)?", "a Unix timestamp"),
-    (r"(?s).*[0-9]\s?[AaPp]\.?[Mm]\b.*", "a 12-hour clock"),
+    (r"(?s).*[0-9]\s?[AaPp]\.?[Mm]\b.*", "a time on a 12-hour clock"),
     (_DATE_AND_TIME, "a time without an offset"),
     (r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date without a time"),
     (_DATE_AND_TIME + r" ?[A-Za-z][A-Za-z/_]+", "a time with the name of a time zone, not an offset"),

@@ -246,7 +246,7 @@ def _operation() -> Schema:
         "operationId": "postEvents",
         "summary": "Store events and publish geofence events.",
         "description": f"A request has at most {MAX_BODY_BYTES} bytes as sent, {MAX_INFLATED_BYTES} bytes "
-        f"decompressed (and at most {MAX_INFLATION} times its size as sent plus {FREE_INFLATED_BYTES} bytes), and "
+        f"decompressed (and at most {FREE_INFLATED_BYTES} bytes plus {MAX_INFLATION} times its size as sent), and "
         f"{MAX_EVENTS} events. Sending the same request again is safe: each event counts once.",
         "security": [{"apiKey": []}, {"apiKey": [], "token": []}],
         "parameters": [

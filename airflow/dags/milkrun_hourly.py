@@ -49,10 +49,11 @@ GIVEN = ("{{ params['from'] }}", "{{ params['to'] }}")
 
 
 def schedule_of(minutes: int) -> str | timedelta:
-    """Return the times at which milkrun_hourly runs.
+    """Return the schedule of milkrun_hourly, whose runs are `minutes` apart.
 
-    If the interval divides an hour or a day, they are fixed times that include 00:20, because the run of the hour after
-    midnight tests every row (ops/nightly.py). The runs of a timedelta begin when Airflow first sees the DAG.
+    If the interval divides an hour, or is a number of hours that divides a day, the runs are at fixed times that
+    include 00:20, because the run in the hour after midnight tests every row (ops/nightly.py). Otherwise, the times
+    depend on when Airflow first sees the DAG.
     """
     # At 20 past, because an hour's last objects are written and loaded some minutes after its end.
     if 60 % minutes == 0:

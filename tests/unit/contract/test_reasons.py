@@ -61,4 +61,4 @@ def test_event_is_rejected_if_and_only_if_it_has_a_reason(value: object) -> None
 
 def test_reason_names_the_format_of_a_rejected_time_without_quoting_it() -> None:
     (reason,) = reasons_of(TRIP | {"createdAt": "2026-11-16 08:00 PM"}, False)
-    assert reason.message.endswith("like 2026-11-16T08:00:00.000Z; this is a 12-hour clock.")
+    assert reason.message.endswith("like 2026-11-16T08:00:00.000Z; this is a time on a 12-hour clock.")
