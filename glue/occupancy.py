@@ -35,7 +35,9 @@ class Times:
 
 
 class Crossing(NamedTuple):
-    """A geofence event of one pair. Events are processed in the sort order of these tuples."""
+    """A geofence event of a (device, fence) pair. Events are processed in the sort order of these tuples: by time
+    (microseconds), rank of the type, and id.
+    """
 
     at: int
     rank: int
@@ -119,7 +121,7 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
 def _expire(
     since: int | None, reported: bool, now: int, times: Times, overdue: list[int]
 ) -> tuple[int | None, bool]:
-    """Add an overdue visit to `overdue`, and end an abandoned one, as of `now`.
+    """Add the visit that began at `since` to `overdue` if it is overdue at `now`, and end it if it is abandoned.
 
     Returns the entry time of the visit (None after its end), and whether it has been reported as overdue.
     """
@@ -132,7 +134,7 @@ def _expire(
 
 
 def next_timeout(state: State, times: Times) -> int | None:
-    """Return the watermark at which `advance` must run even without new events; None if there is none."""
+    """Return the watermark at which `advance` must run even without new events, or None if it need not run."""
     if state.since is not None:
         return (state.decided_until or 0) + times.window
     return state.pending[0].at // times.window * times.window + times.window if state.pending else None

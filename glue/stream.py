@@ -84,7 +84,7 @@ class ObjectUnavailable(Exception):
 
 @dataclass(frozen=True)
 class Stream:
-    """The options of a stream. `watched` is a glob under events/."""
+    """The options of a stream. `root` is the archive's URL for Spark, and `watched` is a glob under events/."""
 
     store: Store
     root: str

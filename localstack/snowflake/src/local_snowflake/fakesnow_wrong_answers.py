@@ -109,7 +109,7 @@ def refuse_views(statement: exp.Expr) -> None:
 
 
 def refuse_show_options(statement: exp.Expr) -> None:
-    """Refuse SHOW … HISTORY, STARTS WITH and LIMIT … FROM, which fakesnow ignores."""
+    """Refuse SHOW with HISTORY, STARTS WITH or LIMIT … FROM, which fakesnow ignores."""
     for name in ("history", "starts_with", "from_"):
         if isinstance(statement, exp.Show) and statement.args.get(name):
             raise unsupported(f"SHOW {statement.name.upper()} with {name.upper().replace('_', ' ').strip()}")

@@ -123,7 +123,7 @@ class Granting:
 
     def _rows(self, actor: Actor, privileges: Sequence[str], target: Target, role: str) -> list[Right]:
         """Return the rights that a statement grants or revokes, one per object and privilege. Raises
-        Snowflake's error if one of them cannot be granted.
+        Snowflake's error if the target does not exist or one of the rights cannot be granted.
         """
         self._check_container(target)
         if privileges == ["ALL"]:

@@ -1,9 +1,9 @@
 """Statements that take longer than one HTTP request.
 
 Snowflake answers within 45 seconds. If a statement is still running then, the answer is code 333333 and the URL at
-which the result will be available (Snowflake: "Submitting a request to execute SQL statements"). The connector stops
-waiting after 60 seconds and sends the statement again with the same request id. That request must join the running
-statement, because otherwise an INSERT would insert its rows twice.
+which the result will be available (Snowflake: "Submitting a request to execute SQL statements"). If the connector
+receives no answer within 60 seconds, it sends the statement again with the same request id. That request must join the
+running statement, because otherwise an INSERT would insert its rows twice.
 """
 
 import asyncio

@@ -156,8 +156,8 @@ class Pipes:
         return SUCCEEDED
 
     def refresh(self, pipe: Pipe, options: Options, actor: Actor) -> Result:
-        """Queue the stage's files of the last 7 days that match PREFIX and MODIFIED_AFTER and are in neither the
-        pipe's nor the table's load history. Return one row for each queued file.
+        """Queue the files of the last 7 days that the pipe's COPY reads, that match PREFIX and MODIFIED_AFTER, and that
+        are in neither the pipe's nor the table's load history. Return one row for each queued file.
         """
         for option in options:
             if option not in ("PREFIX", "MODIFIED_AFTER"):
