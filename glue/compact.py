@@ -75,7 +75,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ReadSummary:
-    """The result of reading an hour: counts of the valid objects and their lines, the lines' checksum, the faults."""
+    """The result of reading an hour: the numbers of valid objects and lines, the lines' checksum, and the faults."""
 
     objects: int
     lines: int

@@ -42,7 +42,7 @@ def add_range(parser: argparse.ArgumentParser) -> None:
 
 
 def name_in_key(text: str) -> str:
-    """Return a name that the user gave. It becomes a part of object keys, so it must not contain a path."""
+    """Return the user's text if it can be a part of object keys. Raises ArgumentTypeError, for example for a path."""
     if not _NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(
             f"{text!r}: use at most 100 letters, digits, '.', '_', '-'; begin with a letter or digit"

@@ -173,7 +173,7 @@ def backfill(
     as_json: Json = False,
     pipe: Which = None,
 ) -> None:
-    """Load the objects that were received in a range of hours and are not loaded yet.
+    """Load the objects that were received in a range of hours and are neither loaded nor in the pipe's queue.
 
     Exit code 1: some files could not be loaded.
     """
