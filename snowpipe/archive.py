@@ -101,7 +101,7 @@ class Archive:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
-        """Return the newest object received in the current or the previous hour; None if there is none."""
+        """Return the newest object in the folders of the current and the previous hour; None if there is none."""
         now = datetime.now(UTC)
         recent = self.in_hours(prefix, now - timedelta(hours=1), now)
         return max(recent, key=lambda found: found.modified_at, default=None)

@@ -4,9 +4,10 @@ Snowflake chooses two IAM users, which may be the same, and both need permission
 assumes our role to read the bucket. This user is known once the storage integration exists, and the role must trust
 it (`trust-policy` prints the policy) before Snowflake can read the bucket. The second user subscribes
 Snowflake's queue to the topic. The topic's policy must allow that (`sns-policy` prints the policy) before
-CREATE PIPE can subscribe. If a permission is missing, the run stops and prints the parameters to set; the
-next run continues from there. `write` changes an emulated AWS directly. In a deployed stage, CloudFormation
-owns the role and the topic's policy, and its next deployment would undo such a change.
+CREATE PIPE can subscribe. If a permission is missing, the run stops and prints the settings to change in
+serverless/stage_settings.yml; the next run continues from there. `write` changes an emulated AWS directly. In a
+deployed stage, CloudFormation owns the role and the topic's policy, and its next deployment would undo such a
+change.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +36,8 @@ class Bootstrap:
     def run(self) -> list[Row]:
         """Set up the warehouse and return a row per step.
 
-        Raises Refusal (exit code 1) if a permission must first be granted in AWS, or if a pipe does not run afterwards.
+        Raises Refusal (exit code 1) if a deployed pipe's COPY statement or a deployed stage's bucket differs from the
+        DDL, if a permission must first be granted in AWS, or if a pipe does not run afterwards.
         """
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{count(len(before), 'DDL file')}")]

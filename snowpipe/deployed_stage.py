@@ -73,7 +73,7 @@ class Stage:
 
     @contextmanager
     def checked_warehouse(self, role: Role) -> Iterator[Snowflake]:
-        """Like `warehouse`, but raise Refusal if the database loads another bucket than the configured one."""
+        """Like `warehouse`, but raise Refusal if the database loads from a bucket other than the configured one."""
         with self.warehouse(role) as session:
             database, bucket = self.settings.connection.database, self.settings.aws.bucket
             if bucket and (url := pipes.other_location(session, database, bucket)):
@@ -93,8 +93,8 @@ class Stage:
         if not self.settings.aws.is_emulated:
             raise Refusal(
                 "--write is refused: CloudFormation owns the role and the topic's policy of a "
-                "deployed stage, and its next deployment would undo the change. Without --write, "
-                "bootstrap prints the parameters to set in serverless/stage_settings.yml."
+                "deployed stage, and its next deployment would undo the change. Run milkrun warehouse "
+                "bootstrap without --write: it prints the settings to change in serverless/stage_settings.yml."
             )
 
     def aws(self, service: str) -> Any:

@@ -138,10 +138,11 @@ def inflated(body: bytes) -> tuple[bytes, str]:
 
 
 def validate(warehouse: Warehouse, pipe: Pipe, archive: Archive, since: datetime) -> list[Row]:
-    """Return a row per invalid line of the files that failed to load and have not been loaded since.
+    """Return a row per invalid line of the files whose latest load failed completely or in part.
 
-    VALIDATE_PIPE_LOAD and VALIDATION_MODE do not support pipes whose COPY transforms data. The files are
-    therefore taken from COPY_HISTORY, and their lines from S3.
+    A file that no longer exists, or whose lines are all strict JSON, gets a single row. VALIDATE_PIPE_LOAD and
+    VALIDATION_MODE do not support pipes whose COPY transforms data. The files are therefore taken from COPY_HISTORY,
+    and their lines from S3.
     """
     failed = failed_files(warehouse, pipe, since)
     return [

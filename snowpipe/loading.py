@@ -106,7 +106,11 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
 def refresh_pipe(
     warehouse: Warehouse, pipe: Pipe, prefix: str = "", since: datetime | None = None
 ) -> list[str]:
-    """Run REFRESH, which queues files of the last 7 days that are not in the load history. Return the queued keys."""
+    """Run REFRESH and return the queued keys.
+
+    REFRESH queues the files that are not in the load history. They must have been received in the last 7 days, not
+    before `since`, and, if the pipe replaced an earlier one, not before it was created.
+    """
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     after = max(since or LONG_AGO, replaced_at(warehouse, pipe) or LONG_AGO)
     # Seven days are the default and the maximum of MODIFIED_AFTER (Snowflake: "ALTER PIPE").
@@ -182,8 +186,8 @@ def backfill(
     """Load the objects received from the hour of `start` through the hour of `end` that are not loaded yet.
 
     COPY would load a file that is also in the pipe's queue a second time, so objects that may be queued are
-    skipped. The backfill can be interrupted and repeated. Its memory use does not grow with the number of
-    objects.
+    skipped. The backfill can be interrupted and repeated. It processes the objects in chunks, so that it needs
+    little memory.
     """
     rows: list[Row] = []
     copied = count = 0

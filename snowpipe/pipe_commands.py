@@ -36,7 +36,7 @@ def status(
 ) -> None:
     """Show the state of each pipe and its meaning.
 
-    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 does not respond.
+    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 or Snowflake does not respond.
     """
     stage = stage_of(context, outputs)
     rows, silent = [], None
@@ -192,13 +192,16 @@ def backfill(
                 copy,
                 first,
                 last,
-                lambda n: tell(f"{count(n, 'file')} loaded so far"),
+                lambda n: tell(f"COPY has processed {count(n, 'file')} so far"),
             )
             tell(
-                f"{each.name}: {count(done.copied, 'file')} copied; {done.skipped:,} skipped (already loaded or queued)"
+                f"{each.name}: COPY processed {count(done.copied, 'file')}; {done.skipped:,} skipped (already loaded "
+                "or queued)"
             )
             if done.copied > len(done.rows):
-                tell(f"the list contains only the first {loading.LISTED} files and those that failed")
+                tell(
+                    f"the list contains about the first {loading.LISTED} files, and later ones only if they failed"
+                )
             rows += done.rows
     show(rows, as_json, none="nothing was missing")
     raise typer.Exit(1 if any(row["status"] != "LOADED" for row in rows) else 0)
@@ -329,7 +332,9 @@ def resume(
 
 
 def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None) -> list[Row]:
-    """Resume one pipe. If it was stale or `since` is given, load its expired files, and return a row for each."""
+    """Resume one pipe. If it was stale or `since` is given, load the files whose notifications
+    expired, and return a row for each.
+    """
     before = pipes.status(session, pipe)
     try:
         pipes.set_paused(session, pipe, False)
@@ -368,8 +373,9 @@ def recreate(
 ) -> None:
     """Replace pipes without losing files or loading them twice. The command can be interrupted and repeated.
 
-    By default, it replaces only the pipes whose COPY statement has changed and the pipes in a state for which
-    `milkrun warehouse status` advises `recreate`. Exit code 1: some files could not be loaded.
+    By default, it replaces only the pipes whose COPY statement has changed, those in a state for which
+    `milkrun warehouse status` advises `recreate`, and those whose replacement was interrupted. Exit code 1: some files
+    could not be loaded.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []

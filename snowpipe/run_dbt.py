@@ -27,7 +27,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return dbt's environment: the caller's variables that `for_installation` keeps, dbt's folders, the connection."""
+    """Return dbt's environment variables: those that `for_installation` keeps, dbt's folders, and the connection."""
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {

@@ -89,7 +89,7 @@ class Bucket:
 
 
 class Folder:
-    """The NDJSON files in a folder and its subfolders, plain or gzipped, except those that `Bucket` omits.
+    """The NDJSON files in a folder and its subfolders, plain or gzipped, except under the prefixes without events.
 
     Files in a copy of the bucket keep the keys that they have in the bucket.
     """

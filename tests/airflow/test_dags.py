@@ -43,10 +43,10 @@ def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
         ("90", timedelta(minutes=90)),
     ],
 )
-def test_other_intervals_also_have_a_run_after_midnight_in_which_every_row_is_tested(
+def test_runs_have_fixed_times_that_include_0020_if_cron_can_express_the_interval(
     monkeypatch: pytest.MonkeyPatch, minutes: str, schedule: str | timedelta
 ) -> None:
-    """Airflow begins the runs of a timedelta when it first sees the DAG: a daily run would never be at midnight."""
+    """The run at 00:20 tests every row. With a timedelta, the first run begins when Airflow first sees the DAG."""
     monkeypatch.setenv("MILKRUN_FRESHNESS_MINUTES", minutes)
     bag = DagBag(str(DAGS / "milkrun_hourly.py"), safe_mode=False)
     assert bag.dags["milkrun_hourly"].schedule == schedule

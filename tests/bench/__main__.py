@@ -1,5 +1,5 @@
-"""Run every benchmark (`make bench`). Write the figures to .local/bench/latest.json, and the page and plots
-to docs/.
+"""Run the benchmarks (`make bench`), except `marts`, which runs only if --only names it. Write the figures to
+.local/bench/latest.json, and the page and plots to docs/.
 
     python -m tests.bench [--only handler,loader] [--compare EARLIER.json] [--page] [--only marts --rows 1000000]
 
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     if unknown := [part for part in wanted if part not in PARTS | BY_HAND]:
         parser.error(f"--only cannot be {unknown[0]}: choose from {', '.join(PARTS | BY_HAND)}")
     if arguments.rows and (arguments.page or WITH_ROWS not in wanted):
-        parser.error(f"--rows has no effect without --only {WITH_ROWS}")
+        parser.error(f"--rows has no effect with --page, or without --only {WITH_ROWS}")
     if arguments.compare and not arguments.compare.exists():
         parser.error(f"{arguments.compare} does not exist")
     compared = whole_of(parts_of(arguments.compare or LATEST))
@@ -131,7 +131,9 @@ def main(argv: Sequence[str]) -> int:
             print(f"  took {time.monotonic() - began:.0f} s", flush=True)
     now, by_hand = parts_of(LATEST), parts_of(KEPT)
     performance_page.write(now, by_hand, whole_of(by_hand | now))
-    print(f"Wrote {LATEST.relative_to(ROOT)} and {performance_page.PAGE.relative_to(ROOT)}.")
+    print(
+        f"Wrote {performance_page.PAGE.relative_to(ROOT)} from {LATEST.relative_to(ROOT)} and by_hand.json."
+    )
     if failed:
         print(f"Failed: {', '.join(failed)}. The page shows their last figures.")
     return 1 if failed else 0

@@ -47,7 +47,7 @@ ROUNDS = 3
 HEAD = """\
 # Measured by `make bench` (tests/bench/cost.py); ops/monthly_bill.py converts the work under `ours` to dollars.
 # `naive` and `powertools` are other implementations of the same functions, for comparison (tests/bench/peers).
-# CPU milliseconds apply to the machine named below, in Python; calls, units and bytes are counted.
+# CPU milliseconds were measured in Python on the machine named below; calls, units and bytes are counted.
 """
 
 

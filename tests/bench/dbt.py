@@ -153,10 +153,10 @@ def measure() -> Figures:
             progress(f"dbt: filling RAW to {size:,} events")
             fill(size - rows - 1)
             fill(1)  # a newer load, so that all others are older than the look-back
-            progress("dbt: a full run over all of it")
+            progress("dbt: a full run over all rows")
             first, _ = run_dbt(settings, "--full-refresh")
             fill(int(size * NEW_SHARE))
-            progress("dbt: an incremental run with one percent more")
+            progress("dbt: an incremental run with one percent of new events")
             sql, command = run_dbt(settings)
             found.series["dbt/sql_s by rows"].append((rows, sql))
             found.rates |= {

@@ -1,4 +1,4 @@
-"""The goals of the benchmarks: maximum ratios (RATIOS), minimum throughput (FLOORS) and other maxima (CEILINGS)."""
+"""The goals of the benchmarks: maximum ratios (RATIOS), minimums of the loader (FLOORS), other maximums (CEILINGS)."""
 
 RATIOS = (
     ("handler/naive@100", 0.5),

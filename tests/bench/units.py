@@ -51,7 +51,7 @@ def units_of(events: Iterable[bytes]) -> dict[str, float]:
 
 def measure(path: Path = ROUNDS) -> Figures:
     if not path.exists():
-        progress(f"units: {path} does not exist, skipped")
+        progress(f"units: skipped, because {path} does not exist")
         return Figures()
     with gzip.open(path) as lines:
         found = units_of(geofence_events(lines))

@@ -58,7 +58,7 @@ def take(browser: Browser, feed: Feed, look: str, views: list[str], folder: Path
 
 
 def main(
-    to: Annotated[Path, typer.Option(help="A folder.")] = Path("docs/images/console"),
+    to: Annotated[Path, typer.Option(help="Folder for the screenshots.")] = Path("docs/images/console"),
     looks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(LOOKS),
     views: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(VIEWS),
     sizes: Annotated[str, typer.Option(help="Comma-separated numbers of trucks.")] = ",".join(

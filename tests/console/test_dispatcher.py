@@ -265,7 +265,7 @@ def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 
 
-def test_day_whose_midnight_a_clock_change_skips_begins_at_one(feed: Feed, open_page: Open) -> None:
+def test_day_ends_at_the_clock_change_if_the_next_midnight_is_skipped(feed: Feed, open_page: Open) -> None:
     """In Chile, the clocks were set from 00:00 to 01:00 on 2024-09-08; in Lebanon on 2025-03-30."""
     page = open_page(f"{feed.url}/map")
     for zone, date, ends in (
@@ -441,7 +441,7 @@ def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> No
         page.goto(f"{before.url}/visits")
         page.locator(".visit.contradicted").click()
         expect(page.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
-        assert "date=" in page.url, "opened tomorrow, the link shows the same day"
+        assert "date=" in page.url, "the link must show the same day if it is opened tomorrow"
         again.goto(page.url.replace(before.url, after.url))
         expect(again.locator(".picked")).to_contain_text("exit missing, seen at plant-1")
         again.goto(f"{after.url}/map?fence=farm%23farm-38")

@@ -1,4 +1,4 @@
-"""Test that the SQLite database, the plain SQL queries and dbt's staging models read any text or number identically."""
+"""Test that SQLite, the plain SQL queries and dbt's staging view TYPED_EVENTS read any text or number identically."""
 
 import itertools
 import sqlite3

@@ -1,6 +1,6 @@
 """Test `milkrun up` after one or two processes of a stack were killed: each process, and each pair in both orders.
 
-It must restart them. If LocalStack or its Kinesis mock dies, however, the data in its memory is lost; then `up`
+`up` must restart them. If LocalStack or its Kinesis mock dies, however, the data in its memory is lost; then `up`
 must only report the loss and delete nothing, and `up --discard` starts an empty stack. All cases use the same stack.
 """
 

@@ -119,7 +119,7 @@ class Breaking:
 
 
 @pytest.mark.slow
-def test_recreate_interrupted_at_any_step_continues_without_losing_rows(stage: Stage) -> None:
+def test_recreate_interrupted_at_different_steps_continues_without_losing_rows(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
     state = stage.folder / "recreate.json"

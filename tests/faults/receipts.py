@@ -79,7 +79,7 @@ def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes
         key = str(answer.get(name) or "")
         if not wanted:
             if key:
-                yield f"{name} although the object has no events"
+                yield f"{name} is set although the object would be empty"
         elif key not in objects:
             yield f"{name} {key} is not in S3"
         elif len(objects[key]) != wanted or not key.startswith(f"{prefix}/"):

@@ -202,7 +202,7 @@ def test_promises_hold_if_redrive_is_killed_after_publishing_to_kinesis(scenario
             wait_until_applied(killed, 2)
 
 
-def test_promises_hold_if_the_consumer_is_killed_between_any_two_writes(scenario: Scenario) -> None:
+def test_promises_hold_if_the_consumer_is_killed_before_and_after_its_writes(scenario: Scenario) -> None:
     with scenario.under_load():
         unwritten = Rule(Fault.KILL_BEFORE, "dynamodb", "PutItem", "consume", times=2)
         unpublished = Rule(Fault.KILL_AFTER, "dynamodb", "PutItem", "consume", times=2)

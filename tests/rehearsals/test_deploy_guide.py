@@ -109,7 +109,7 @@ def filled_in(command: str) -> str:
 
 
 def aws_cli() -> str:
-    """Return the page's shell function that runs the AWS CLI, or a no-op if the AWS CLI is installed."""
+    """Return a shell function that runs the AWS CLI with uvx, like the page's; a no-op if the AWS CLI is installed."""
     works = shutil.which("aws") and subprocess.run(["aws", "--version"], capture_output=True, check=False)
     if works and works.returncode == 0:
         return ":"
