@@ -172,6 +172,7 @@ def test_change_committed_by_a_killed_consumer_is_published_with_the_next_batch(
 
 
 def test_consumer_stops_after_a_group_of_pairs_with_a_failure_or_when_time_runs_out():
+    """The consumer adds the events of 100 pairs (PAIRS_AT_ONCE) at a time."""
     world = World()
     ports = Ports(FailingStore(world.ports.store, {"truck-7": ConnectionError()}), world.aside)
     datas = [as_json(event("enter", n, device=f"truck-{n}")) for n in range(230)]

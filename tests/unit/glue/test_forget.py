@@ -92,7 +92,7 @@ def world(archive: Path) -> list[bytes]:
     return others
 
 
-def test_first_and_finishing_run_together_remove_all_data_of_the_users_and_nothing_else(
+def test_first_run_and_finishing_run_remove_all_data_of_the_users_and_nothing_else(
     tmp_path: Path, users: Path
 ) -> None:
     archive = tmp_path / "archive"

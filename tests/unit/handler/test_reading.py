@@ -368,7 +368,7 @@ def test_body_inflated_by_the_gateway_may_start_with_a_bom(phone: Phone) -> None
 
 @pytest.mark.parametrize("length", [1, 25, 26, 27, 100])
 @pytest.mark.parametrize(("charset", "status"), [("UTF-8", 202), ('"utf-8"', 202), ("latin-1; x=utf-8", 415)])
-def test_charset_is_recognised_at_any_position_in_the_header(
+def test_charset_is_recognized_at_any_position_in_the_header(
     phone: Phone, length: int, charset: str, status: int
 ) -> None:
     content_type = f"application/json; profile={'x' * length}; charset={charset}"

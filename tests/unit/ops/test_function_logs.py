@@ -149,7 +149,7 @@ def test_log_lines_of_a_short_range_are_read_without_a_query() -> None:
 
 
 @pytest.mark.parametrize("hours", [1, 2])
-def test_lines_of_other_requests_are_omitted_by_aws(hours: int) -> None:
+def test_aws_omits_the_log_lines_of_other_requests(hours: int) -> None:
     asked: list[str] = []
 
     class Asked(Logs):

@@ -100,7 +100,7 @@ def test_concurrency_reserved_by_the_deployed_stage_counts_as_free(aws):
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == []
 
 
-def test_names_stack_and_region_cause_no_problem_in_an_empty_account(aws):
+def test_checks_of_names_stack_and_region_find_no_problem_in_an_empty_account(aws):
     assert codes(preflight.names, aws) == []
     assert codes(preflight.stack, aws) == []
     assert codes(preflight.region, aws) == []

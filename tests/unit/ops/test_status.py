@@ -147,7 +147,7 @@ def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
         (200, "WARN", "200 of 500 events rejected in 15 min: 200 as created_at_in_future"),
     ],
 )
-def test_status_warns_if_more_than_a_twentieth_of_the_events_are_rejected(
+def test_status_warns_if_more_than_5_percent_of_the_events_are_rejected(
     rejected: int, level: str, cause: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def log_lines(_outputs: object, _stage: str, function: str, *_: object, **__: object) -> Iterator[object]:

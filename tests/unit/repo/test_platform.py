@@ -1,6 +1,6 @@
 """Test that `make demo` can run on systems other than Linux.
 
-Its code guards every Linux-only call with a platform check or by handling AttributeError, and it installs no package
+Its code guards every Linux-only call with a platform check or by suppressing AttributeError, and it installs no package
 that is known to have wheels only for Linux.
 """
 
@@ -41,7 +41,7 @@ LINUX_WHEELS = {"atheris"}
 
 def unguarded(tree: ast.AST, guarded: bool = False) -> list[str]:
     """Return a line for each Linux-only call or /proc path that is guarded neither by `if sys.platform == …`
-    nor by handling AttributeError.
+    nor by `with suppress(AttributeError)`.
     """
     found = []
     for child in ast.iter_child_nodes(tree):
@@ -68,7 +68,7 @@ def sources() -> list[Path]:
     ]
 
 
-def test_linux_only_calls_are_guarded_by_a_platform_check_or_by_handling_attribute_error() -> None:
+def test_linux_only_calls_are_guarded_by_a_platform_check_or_by_suppressing_attribute_error() -> None:
     found = {
         str(path.relative_to(ROOT)): names
         for path in sources()
