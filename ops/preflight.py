@@ -231,7 +231,7 @@ def parameters(place: Place) -> Iterator[Finding]:
         detail = "signatures are required, but their secret does not exist (docs/deploy.md, Signatures)"
         yield Finding("blocks", "signature_secret_missing", name, detail)
     elif found[0]["Type"] != "SecureString":
-        detail = f"is a {found[0]['Type']}: run aws ssm put-parameter --type SecureString --overwrite"
+        detail = f"is a {found[0]['Type']}: store it again with aws ssm put-parameter --type SecureString --overwrite"
         yield Finding("blocks", "signature_secret_readable", name, detail)
 
 

@@ -14,9 +14,9 @@ and `plant`). The result depends only on the set of geofence events, not on the 
    farm), no dwell event and no exit event. The visit itself does not change.
 
 The last enter event at a place counts, not the first one of the visit, because a visit continues after a gap of
-up to two minutes: a truck that flaps between two fences is at the fence that it entered last. At most one open
-visit of a device at exclusive places is therefore not contradicted. The mart MARTS.CURRENT_PRESENCE implements
-the same rule in SQL.
+up to two minutes (stage setting mergeGapSeconds). A truck that flaps between two fences is at the fence that it
+entered last. At most one open visit of a device at exclusive places is therefore not contradicted. The mart
+MARTS.CURRENT_PRESENCE implements the same rule in SQL.
 """
 
 from collections.abc import Collection, Iterable, Mapping

@@ -166,7 +166,8 @@ def replay(
 ) -> Done:
     """Send the selected events of all objects after the key `after`; if `stream` is None, only count them.
 
-    `on_sent` is called after each object that was sent completely. Raises Refusal if the stream keeps throttling.
+    `on_sent` is called after each object that was sent completely. Raises Refusal if an object is too old
+    (`Selection.keys`), or if the stream keeps throttling or failing, or rejects a record as malformed.
     """
     done, pace = Done(), Pace(per_second)
     for key in selection.keys(archive, datetime.now(UTC)):

@@ -165,7 +165,7 @@ def test_grant_without_an_object_kind_applies_to_the_table_or_view_with_that_nam
         assert ("SELECT", reader) not in grants(loading, f"{kind} {name}")
 
 
-def test_grant_on_an_unsupported_kind_of_object_is_refused(warehouse: Warehouse, role) -> None:
+def test_unsupported_kind_of_grant_is_refused(warehouse: Warehouse, role) -> None:
     for sql in (
         "GRANT USAGE ON FUNCTION RAW.F TO ROLE {r}",
         "GRANT DATABASE ROLE D.R TO ROLE {r}",

@@ -200,7 +200,7 @@ def test_temporary_relation_with_a_full_name_is_dropped_when_its_session_ends(nu
     assert "T__DBT_TMP" in numbers.refused(f"SELECT * FROM {name}")
 
 
-def test_temporary_relation_that_would_hide_a_permanent_one_is_refused(numbers: Warehouse) -> None:
+def test_qualified_temporary_relation_that_would_hide_a_permanent_one_is_refused(numbers: Warehouse) -> None:
     assert "hide" in numbers.refused("CREATE TEMPORARY TABLE RAW.T AS SELECT 1 AS A")
 
 

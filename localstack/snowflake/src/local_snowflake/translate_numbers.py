@@ -65,7 +65,9 @@ def sign(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def average(node: exp.Expr, translation: Translation) -> exp.Expr:
-    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits than the argument."""
+    """Rewrite AVG of numbers so that the result, like a quotient, has six more decimal digits than the argument, but at
+    most twelve.
+    """
     total(node, translation)
     parts: list[exp.Expr] = [exp.Sum(this=node.this.copy()), exp.Count(this=node.this.copy(), big_int=True)]
     window = node.parent if isinstance(node.parent, exp.Window) else None

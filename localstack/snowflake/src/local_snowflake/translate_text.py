@@ -21,7 +21,7 @@ NUMBERS_OF = {exp.Pad: {"expression"}, exp.Left: {"expression"}, exp.Right: {"ex
 
 QUOTIENT = f"{HOME}_ls_any_divide"
 KEEPS_SCALE = exp.Paren | exp.Add | exp.Sub | exp.Neg | exp.Coalesce | exp.Case | exp.If | exp.Round | exp.Abs
-"""The scale of these depends on the scale of their arguments, which DuckDB does not know for a quotient."""
+"""The scale of these expressions depends on the scale of their arguments, which DuckDB does not know for a quotient."""
 
 
 def as_text(node: exp.Expr, translation: Translation) -> exp.Expr:
@@ -145,7 +145,7 @@ def group_concat(node: exp.Expr, translation: Translation) -> exp.Expr:
     elif isinstance(value, exp.Distinct):
         # DuckDB can order DISTINCT values only by themselves, so they must already be text.
         if any(translation.may_be_variant(each) for each in value.expressions):
-            raise unsupported("LISTAGG(DISTINCT …) of a VARIANT. Cast it to a VARCHAR.")
+            raise unsupported("LISTAGG(DISTINCT …) WITHIN GROUP of a VARIANT. Cast it to a VARCHAR.")
     elif order:
         order.set("this", as_text(value, translation))
     else:
