@@ -1,7 +1,8 @@
 """The codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
 
-docs/openapi.yaml is generated from this list. The codes are stable across versions. A test compares the list with the
-handler's source. `refused_by_gateway` (the gateway's other 4xx responses) is not in the list.
+docs/openapi.yaml is generated from this list. The document contains all codes, and the meanings of the
+refusals and of the gateway's codes. The codes are stable across versions. A test compares the list with the handler's
+source. `refused_by_gateway` (the gateway's other 4xx responses) is not in the list.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ EVENT_CODES: Mapping[str, str] = {
     "device_mismatch": "The token is for a different device than the event.",
     "event_too_large": "The event is larger than 64 KiB.",
     "not_an_object": "An event must be a JSON object.",
-    "invalid_json_value": "The event contains a repeated name, NaN, a lone surrogate, invalid UTF-8, "
-    "a number outside the range of a double, or more than 32 levels of nesting.",
+    "invalid_json_value": "The event in a JSON body is not strict JSON. It contains, for example, a repeated name, NaN, "
+    "a lone surrogate, invalid UTF-8, a number outside the range of a double, or more than 32 levels of nesting.",
     "not_json": "The NDJSON line, or the body, is not strict JSON.",
 }
 # In `errors`, although the event was accepted.
@@ -74,7 +75,7 @@ GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
         "no_such_path": "There is no such path; events go to POST /v1/events.",
     },
     429: {
-        "throttled": "The API key's rate limit is exceeded.",
+        "throttled": "The rate limit of the API key or of the AWS account is exceeded.",
         "quota_exceeded": "The API key's daily quota is used up.",
     },
     500: {"server_error": "The gateway failed."},

@@ -1,4 +1,7 @@
-"""Trucks and fences, derived from events: at most MAX_TRUCKS and MAX_FENCES, whatever devices send."""
+"""The trucks and fences on the map, derived from events and from the file given with --fences.
+
+At most MAX_TRUCKS trucks are kept, and events add fences only up to MAX_FENCES, whatever devices send.
+"""
 
 import math
 from array import array

@@ -57,7 +57,7 @@ _request: ContextVar[Request] = ContextVar("request")
 
 
 class Console:
-    """The console of one stage. The pollers start when the API receives its first request other than /api/health."""
+    """The console of one stage. The pollers start at the first request to an API route other than /api/health."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ SOURCES = {
     "live": "SQS: notifications from the archive's topic and the visits event bus",
     "logs": "CloudWatch: the functions' log lines",
     "visits": "DynamoDB: the visits table",
-    "queues": "SQS: waiting claim checks",
+    "queues": "SQS: the redrive queue and the dead-letter queue",
     "snowflake": "Snowflake: the warehouse",
 }
 MAX_REASON = 300

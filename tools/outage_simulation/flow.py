@@ -236,8 +236,8 @@ def simulate(size: Size, outage: Outage, limit: float = 14 * 86_400) -> Simulati
 
 
 def expected_recovery(size: Size, outage: Outage) -> float | None:
-    """Return the recovery time in seconds according to a formula: the number of events (for Kinesis: of geofence
-    events) during the outage, divided by the spare capacity of the slowest part.
+    """Return the recovery time in seconds according to a formula: the number of events that arrive during the outage,
+    divided by the spare capacity of the slowest part. For Kinesis, only geofence events are counted.
 
     Return None if ingest is so slow during the outage that events wait on the phones; no simple formula
     covers that case.

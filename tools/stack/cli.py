@@ -114,7 +114,7 @@ def up(
             console.print(f"Web console: {settings.console_url}")
         else:
             console.print(
-                f"[yellow]The console was not started: another program uses port {settings.console_port}."
+                f"[yellow]The console is not running. Another program may be using port {settings.console_port}."
             )
 
 

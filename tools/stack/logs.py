@@ -28,7 +28,7 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
         chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
     if not chosen or not all(any(_is_named(f, name) for f in files) for name in names):
         there = ", ".join(file.stem for file in files) or "none yet"
-        raise StackError(f"There is no such log in {settings.log_folder}. Existing logs: {there}.")
+        raise StackError(f"There is no matching log in {settings.log_folder}. Existing logs: {there}.")
     return chosen
 
 
@@ -37,7 +37,7 @@ def _is_named(file: Path, name: str) -> bool:
 
 
 def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Print the last `lines` lines of each log file, each prefixed with the file's name; with `follow`, print
+    """Print the last `lines` lines of each log file, with the file's name before each line; with `follow`, print
     new lines until interrupted.
     """
     tails = [_Tail(file, lines) for file in files]

@@ -179,7 +179,7 @@ def test_make_help_shows_at_most_twenty_targets_and_help_all_shows_all() -> None
 
 
 @pytest.mark.parametrize(("given", "asked"), [([], "smoke"), (["STAGE=prod"], "smoke --stage prod")])
-def test_make_smoke_uses_the_same_stage_as_milkrun_smoke(given: list[str], asked: str) -> None:
+def test_make_smoke_passes_its_stage_to_milkrun_smoke(given: list[str], asked: str) -> None:
     planned = subprocess.run(
         ["make", "-n", "smoke", *given],
         cwd=ROOT,

@@ -42,7 +42,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def count_resources(aws: object) -> tuple[int, int, int]:
-    """Return the number of queues, subscriptions and rules in the account."""
+    """Return the number of queues and of subscriptions in the account, and of rules on the visits bus."""
     return (
         len(aws("sqs").list_queues().get("QueueUrls", [])),
         len(aws("sns").list_subscriptions()["Subscriptions"]),

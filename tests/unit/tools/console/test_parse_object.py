@@ -1,4 +1,4 @@
-"""Test that the console can parse and display every archive object, whatever it contains."""
+"""Test that the console can parse every archive object, whatever it contains."""
 
 import base64
 import json

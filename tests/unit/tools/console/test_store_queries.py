@@ -72,7 +72,9 @@ def test_visits_are_read_while_the_archive_is_searched_for_an_event(monkeypatch:
         assert queries.where("e1")["found"] is False
 
 
-def test_search_for_the_beginning_of_a_key_does_not_list_the_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_for_the_beginning_of_a_key_does_not_list_the_whole_archive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Archive:
         def __init__(self, *_: object) -> None:
             pass

@@ -40,7 +40,7 @@ def test_every_live_event_is_valid_and_carries_the_current_time() -> None:
         }
 
 
-def test_trucks_have_readable_names_and_different_positions() -> None:
+def test_trucks_have_readable_names_and_mostly_different_positions() -> None:
     first = [json.loads(event.text) for event in ticks(1)[0].events]
     assert sorted({each["user"]["deviceId"] for each in first})[:2] == ["truck-01", "truck-02"]
     assert len({tuple(each["location"]["coordinates"]) for each in first}) > 6

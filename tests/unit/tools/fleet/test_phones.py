@@ -83,7 +83,7 @@ def test_morning_contains_the_irregularities_of_events_from_real_phones() -> Non
     assert {post.gzipped for post in MORNING} == {True, False}
 
 
-def test_planned_share_of_events_is_invalid_for_many_different_reasons() -> None:
+def test_about_the_planned_share_of_events_is_invalid_with_at_least_eight_error_codes() -> None:
     codes = Counter(event.code for event in events() if event.code)
     assert len(codes) >= 8
     assert 0.005 < codes.total() / len(events()) < 0.025

@@ -107,7 +107,7 @@ def test_kinesis_recovery_matches_the_formula_for_any_bottleneck(
     assert found == pytest.approx(expected_recovery(size, outage), rel=0.05, abs=3 * TICK)
 
 
-def test_no_event_waits_longer_than_two_ticks_without_an_outage() -> None:
+def test_no_event_waits_in_a_queue_for_more_than_two_ticks_without_an_outage() -> None:
     for size in ALL.values():
         flow = Flow(size, None)
         while flow.env.now < 7200:

@@ -71,7 +71,7 @@ def test_milkrun_up_succeeds_without_the_console_if_the_consoles_port_is_in_use(
         assert cli.main(["up"], {**os.environ, **environment}) == 0
         assert up.is_up()
         assert (
-            f"The console was not started: another program uses port {up.settings.console_port}"
+            f"The console is not running. Another program may be using port {up.settings.console_port}."
             in capsys.readouterr().err
         )
         with pytest.raises(StackError, match="Another program uses the console's port"):
