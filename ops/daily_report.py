@@ -1,4 +1,4 @@
-"""`milkrun report --day`: report one day of the fleet from the marts, as HTML or CSV.
+"""`milkrun report`: write a report on one day of the fleet, from the marts, as HTML or CSV.
 
 A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits count for
 the day on which the truck entered the place. If a visit at an exclusive place has no exit event but the truck

@@ -41,7 +41,7 @@ class Figures:
 
 def exponent(points: Points) -> float:
     """Return the exponent k of y ~ x^k, fitted over the upper decade of x, where fixed costs do not hide the
-    growth.
+    growth, or over the last three points if the decade has fewer.
     """
     ordered = sorted(points)
     upper = [(x, y) for x, y in ordered if x >= ordered[-1][0] / 10]
