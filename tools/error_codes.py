@@ -24,8 +24,8 @@ EVENT_CODES: Mapping[str, str] = {
     "device_mismatch": "The token is for a different device than the event.",
     "event_too_large": "The event is larger than 64 KiB.",
     "not_an_object": "An event must be a JSON object.",
-    "invalid_json_value": "The event in a JSON body is not strict JSON. It contains, for example, a repeated name, NaN, "
-    "a lone surrogate, invalid UTF-8, a number outside the range of a double, or more than 32 levels of nesting.",
+    "invalid_json_value": "The event in a JSON body is not strict JSON. It contains, for example, a repeated name, "
+    "NaN, a lone surrogate, invalid UTF-8, a number outside the range of a double, or more than 32 levels of nesting.",
     "not_json": "The NDJSON line, or the body, is not strict JSON.",
 }
 # In `errors`, although the event was accepted.
