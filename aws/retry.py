@@ -62,7 +62,7 @@ def send_until_done[K: Hashable, T](
     """Send all parts, and return the failures by key.
 
     `send` returns the keys of the parts that the service rejected; they are resent after pauses. A call that the
-    service will never accept is split in half until the invalid part is isolated.
+    service will never accept is split in half until the invalid part is isolated. Other errors end the attempts.
     """
     failures: dict[K, Exception] = {}
     left = dict(parts)

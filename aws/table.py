@@ -24,7 +24,7 @@ def key_of(item: Item) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The DynamoDB table `name`. `executor` runs the requests of one call in parallel."""
+    """The DynamoDB table `name`. `executor` runs the requests of one `get` in parallel."""
 
     dynamodb: JsonClient
     name: str

@@ -63,7 +63,7 @@ class PairLog(msgspec.Struct, frozen=True):
         return bool(self.chunks or self.news)
 
     def is_late(self, order: Order) -> bool:
-        """Return whether an event with this `order_of` key precedes the events in the log."""
+        """Return whether an event with this `order_of` key belongs in a chunk, because it precedes the log's events."""
         return self.has_chunks and (not self.events or order < order_of(self.events[0]))
 
 
