@@ -154,6 +154,7 @@ def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: P
 
 
 def test_selections_that_differ_only_in_their_times_have_the_same_digest() -> None:
+    """A repeated command continues the interrupted replay even if it begins at `3 hours ago`."""
     same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest

@@ -189,7 +189,7 @@ def test_unknown_stage_is_reported_with_the_deployed_stages(aws: None) -> None:
 
 
 @pytest.mark.parametrize(("url", "is_right"), [("s3://b/events/", True), ("s3://dev-bucket/events/", False)])
-def test_database_of_another_stage_is_refused(
+def test_only_a_database_that_loads_the_stages_bucket_is_accepted(
     url: str, is_right: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Mock()

@@ -248,7 +248,7 @@ def test_missing_object_of_a_rejected_event_is_a_problem_unless_it_has_expired(
         ("a/b", False),
     ],
 )
-def test_text_that_begins_with_an_archive_prefix_is_recognized_as_an_object_key(
+def test_only_text_below_events_rejected_or_set_aside_is_recognized_as_an_object_key(
     text: str, expected: bool
 ) -> None:
     assert is_key(text) is expected

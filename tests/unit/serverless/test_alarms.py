@@ -69,7 +69,7 @@ def test_stage_that_logs_only_alarm_metrics_logs_exactly_those_that_its_alarms_r
 
 
 @pytest.mark.parametrize(("level", "status"), [("INFO", 0), ("DEBUG", 0), ("WARNING", 1), ("info", 1)])
-def test_log_level_that_drops_the_lines_with_the_metrics_of_alarms_is_refused(level, status):
+def test_only_a_log_level_that_keeps_the_lines_with_the_metrics_of_alarms_is_accepted(level, status):
     resolved = f"(name) => (name === 'param:logLevel' ? '{level}' : 'true')"
     script = f"require('./serverless/alarms.js')({{ resolveVariable: async {resolved} }})"
     packaged = subprocess.run(["node", "-e", script], cwd=ROOT, capture_output=True, text=True, check=False)
