@@ -432,7 +432,7 @@ def _problem(description: str, *schemas: str) -> Schema:
 
 
 def _with_examples(response: Schema, status: int, examples: Iterable[str]) -> Schema:
-    """Add an example for each of the error codes."""
+    """Add an example for each error code in `examples` to the response; return the response."""
     described = response["content"]["application/problem+json"]
     described["examples"] = {code: {"value": _refusal(status, code)} for code in examples}
     return response

@@ -285,7 +285,9 @@ def remove(
 
 
 def not_loaded(warehouse: Warehouse, database: str, keys: Iterable[str]) -> set[str]:
-    """Return the keys of the objects that have no rows in RAW, except quarantined records, which are never loaded."""
+    """Return the keys of the objects that have no rows in RAW, except those of quarantined records, which are never
+    loaded.
+    """
     missing: set[str] = set()
     for prefix, table in TABLES.items():
         wanted = [key for key in keys if key.startswith(f"{prefix}/")]
@@ -304,7 +306,7 @@ def note_removal(store: Bucket, label: str, keys: Iterable[str]) -> None:
 
 
 def _recent(store: Bucket, since: datetime) -> Iterator[str]:
-    """Yield the keys of all objects that were stored since the run began, including quarantined records."""
+    """Yield the keys of all objects that were stored since the run began, including those of quarantined records."""
     hour = since.replace(minute=0, second=0, microsecond=0)
     while hour <= datetime.now(UTC):
         for prefix in PREFIXES:

@@ -1,8 +1,8 @@
 """Refuse requests from other sites, and add the security headers to each response.
 
 Pages of other sites can send requests to loopback through the user's browser. Therefore a request is refused
-if its Host header (DNS rebinding) or its Origin header names another site, or if its Sec-Fetch-Site header says that
-another site's page sent the request, unless the user followed a link to one of the console's pages.
+if its Host header (DNS rebinding) or its Origin header names another site. It is also refused if its Sec-Fetch-Site
+header says that another site's page sent it, unless the user followed a link to one of the console's pages.
 """
 
 from collections.abc import Iterable

@@ -119,7 +119,7 @@ def cause_of(fault: BaseException) -> Cause:
 
 
 def is_of_aws(fault: BaseException) -> bool:
-    """Return whether a call to AWS failed. `Archive` raises a Refusal for such an error."""
+    """Return whether an error came from a call to AWS. `Archive` raises a Refusal whose context is such an error."""
     return any(isinstance(each, BotoCoreError | ClientError) for each in (fault, fault.__context__))
 
 

@@ -1,6 +1,6 @@
 """The console's whole state, which is limited in size and kept in memory.
 
-Only the event loop's thread uses the state, so no locks are needed.
+Only the event loop's thread changes the state, so no locks are needed.
 """
 
 import asyncio

@@ -363,7 +363,9 @@ def test_end_of_a_visit_is_read_from_the_visits_table_if_there_are_no_notificati
 def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it_has_left(
     shared, archive, monkeypatch
 ):
-    """The console reads the visits of the last two days; the truck has been elsewhere since it left."""
+    """The console usually reads a truck's visits of the last two days, but this visit began earlier. The truck has been
+    at another place since it left.
+    """
     plant, farm = Fence("plant", "p1"), Fence("farm", "f1")
     parked = Visit(NOW - timedelta(days=3), "e1")
     left = Visit(parked.entered_at, "e1", NOW - timedelta(hours=2), "x1")

@@ -106,8 +106,8 @@ def test_visit_contradicted_by_a_later_visit_elsewhere_is_listed_last_and_not_co
 
 
 def test_visit_is_no_longer_contradicted_after_its_later_enter_event_is_read() -> None:
-    """The visits table shows only when the visit began. Only the archived enter events show that the truck entered
-    the geofence again later, during the same visit.
+    """A visit shows only when it began. Only the enter events in the visits table show that the truck entered the
+    geofence again later, during the same visit.
     """
     found = [
         event("enter", 0, "a", fence=FARM), event("exit", 300, "b", fence=FARM),

@@ -30,8 +30,8 @@ class UnreadableBodyError(ValueError):
 
 
 def unsupported(content_type: str, content_encoding: str) -> str:
-    """Return the error code with which Milkrun refuses every request with these headers (415), or "" if it does
-    not.
+    """Return the error code of the 415 with which Milkrun refuses every request with these headers, or "" if it
+    accepts the headers.
     """
     given = content_type.lower().strip() or "application/json"
     media_type, *parameters = (part.strip() for part in given.split(";"))
