@@ -92,7 +92,7 @@ class Finder(ReachableStores):
     def archived_event(
         self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
     ) -> list[Step]:
-        """Return the steps of all copies of the event that were archived in these hours, in time order."""
+        """Return the steps of all copies of the event that were received in these hours, in time order."""
         return self._of_lines(self._archived_lines(event_id, start, end, advance), event_id)
 
     def loaded_event(self, event_id: str) -> list[Step]:

@@ -18,7 +18,7 @@ STREAM_TIMEOUT_S = 30.0
 
 
 def labelled(line: bytes, event: Mapping[str, object], label: str) -> bytes:
-    """Add the field `milkrun_replay` to the JSON text of an event, unless the phone sent a field with this name."""
+    """Add the field `milkrun_replay` to the JSON text of an event, unless the event already has this field."""
     return line if LABEL in event else b'%b,"%b":"%b"}' % (line[:-1], LABEL.encode(), label.encode())
 
 

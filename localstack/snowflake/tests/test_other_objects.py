@@ -127,7 +127,7 @@ def test_object_cannot_be_created_in_a_schema_or_database_that_does_not_exist(
             "CREATE STAGE RAW.S URL = 's3://x/' FILE_FORMAT = (TYPE = JSON STRIP = TRUE)",
             "invalid parameter 'STRIP'",
         ),
-        ("CREATE STAGE RAW.S URL = 's3://'", "only s3:// URLs"),
+        ("CREATE STAGE RAW.S URL = 's3://'", "only URLs such as s3://"),
         ("CREATE STAGE RAW.S ULR = 's3://x/'", "invalid property 'ULR'"),
         ("CREATE OR REPLACE STAGE IF NOT EXISTS RAW.S", "incompatible"),
         ("CREATE WAREHOUSE W AUTO_SUPEND = 60", "invalid property 'AUTO_SUPEND'"),

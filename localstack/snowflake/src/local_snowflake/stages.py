@@ -65,7 +65,7 @@ class Stages:
         if temporary:
             raise unsupported("CREATE TEMPORARY STAGE with a URL")
         if not bucket_and_prefix(url)[0] or not url.startswith("s3://"):
-            raise unsupported(f"a stage on '{url}'; only s3:// URLs are supported")
+            raise unsupported(f"a stage on '{url}'; only URLs such as s3://bucket/path/ are supported")
         for option in options:
             if option not in STAGE_OPTIONS:
                 raise unsupported(f"stage option {option}")

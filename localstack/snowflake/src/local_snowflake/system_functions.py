@@ -1,5 +1,5 @@
-"""Functions that only Snowflake has, such as SYSTEM$PIPE_STATUS and COPY_HISTORY. Each call in a query is
-replaced with its result or with a subquery that returns it.
+"""Functions that only Snowflake has, such as SYSTEM$PIPE_STATUS and COPY_HISTORY. A call in a query is
+replaced with its result or with a subquery that returns it. A call of a function that is not supported is refused.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and identity columns.
+"""The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, identity columns, ALTER COLUMN
+and CLONE.
 
 An option is accepted if it is implemented or does not affect the results of queries. Any other option is refused with
 an error that names it.

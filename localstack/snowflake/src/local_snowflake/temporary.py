@@ -1,4 +1,6 @@
-"""Temporary relations, which in the local Snowflake are ordinary relations, dropped when their session ends."""
+"""Temporary relations that are created with a qualified name. In the local Snowflake they are ordinary relations,
+which are dropped when their session ends.
+"""
 
 from contextlib import suppress
 
