@@ -56,7 +56,7 @@ def refuse_changed_pipes(warehouse: Warehouse, ddl: Sequence[Definition]) -> Non
 
 
 def refuse_another_bucket(warehouse: Warehouse, ddl: Sequence[Definition]) -> None:
-    """Raise Refusal if a deployed Snowflake stage reads a bucket other than the configured one.
+    """Raise Refusal if a deployed Snowflake stage reads from a URL other than the configured one.
 
     That happens, for example, if MILKRUN_BUCKET names the bucket of another deployment.
     """

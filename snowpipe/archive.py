@@ -60,13 +60,13 @@ class Archive:
         """Yield, in key order, the objects received from the hour of `start` through the hour of `end`.
 
         An object's hour is taken from its key (dt=/hh=), or from S3's LastModified if the key contains none.
-        Empty objects are omitted.
+        Empty uploads and folder markers are omitted, as in `is_content`.
         """
         strays = sorted(self._without_hour(prefix, start, end), key=_key)
         return heapq.merge(strays, self.in_hours(prefix, start, end), key=_key)
 
     def in_hours(self, prefix: str, start: datetime, end: datetime) -> Iterator[Object]:
-        """Yield the objects as `received` does, but omit keys that contain no hour, which saves requests."""
+        """Like `received`, but omit objects whose keys contain no hour, because finding them takes more requests."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
             # One listing for each whole day, and one per hour for the rest of the range.

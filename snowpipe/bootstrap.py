@@ -36,8 +36,8 @@ class Bootstrap:
     def run(self) -> list[Row]:
         """Set up the warehouse and return a row per step.
 
-        Raises Refusal (exit code 1) if a deployed pipe's COPY statement or a deployed stage's bucket differs from the
-        DDL, if a permission must first be granted in AWS, or if a pipe does not run afterwards.
+        Raises Refusal (exit code 1) if a pipe's COPY statement or the URL of a Snowflake stage differs from the DDL, if
+        a permission must first be granted in AWS, or if a pipe does not run afterwards.
         """
         before = [d for d in self.ddl if d.number < "14"]
         done = [("objects that need no AWS resource", f"{count(len(before), 'DDL file')}")]

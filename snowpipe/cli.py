@@ -49,7 +49,7 @@ def apply(
 ) -> None:
     """Create missing objects of the DDL, and make the changes to existing ones that cannot lose data.
 
-    Fails without any change if a pipe's COPY statement or the bucket of a Snowflake stage differs from the DDL.
+    Fails without any change if a pipe's COPY statement or the URL of a Snowflake stage differs from the DDL.
     """
     stage = stage_of(context, outputs)
     if sql:
@@ -159,7 +159,7 @@ def query(
 ) -> None:
     """Run one SQL statement in the stage's database and print the rows of its result.
 
-    If several columns have the same name, the later names get a number, such as NAME_2.
+    If several columns have the same name, the later names get a number, such as `id_2`.
     """
     if not re.sub(r"--[^\n]*|//[^\n]*|/\*.*?\*/|[\s;]", "", sql, flags=re.DOTALL):
         raise Refusal("the statement is empty")

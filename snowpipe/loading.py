@@ -66,9 +66,9 @@ class Refreshed:
 def refresh(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, prefix: str = "", since: datetime | None = None
 ) -> Refreshed:
-    """Queue the files that are missing from the load history.
+    """Queue the files that are missing from the load history, unless they are too old for REFRESH.
 
-    Returns the queued keys, and the keys of missing files that are too old for REFRESH.
+    Returns the queued keys, and the keys of files that are not loaded but are too old.
 
     `prefix`, such as `dt=2026-11-16/`, and `since` (compared with the time of receipt) restrict the files.
     """

@@ -67,7 +67,7 @@ def history(
     pipe: Which = None,
     since: Since = "24 hours ago",
     failed: Annotated[bool, typer.Option(help="List only files that were not loaded completely.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number of files to list per pipe.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of loads to list per pipe.")] = 1000,
 ) -> None:
     """List Snowflake's attempts to load files, newest first (COPY_HISTORY, which goes back 14 days)."""
     start = _time(since)
@@ -402,8 +402,8 @@ def recreate(
 
 
 def _end(not_loaded: Mapping[str, str], refused: Sequence[Refusal] = ()) -> None:
-    """Name the files that COPY could not load, with their statuses, and the errors of single pipes; end the command
-    with exit code 1 or the last error if there are any.
+    """Print the files that COPY could not load, with their statuses, and the errors of single pipes. If there are any,
+    end the command with the last error, or with exit code 1.
     """
     for key, status_ in not_loaded.items():
         tell(f"{key} was not loaded ({status_}); see: milkrun warehouse validate")

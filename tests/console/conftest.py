@@ -151,7 +151,7 @@ def pipeline() -> Iterator[Pipeline]:
 
 @pytest.fixture(scope="session")
 def console(pipeline: Pipeline) -> str:
-    """Send the events of one morning of 12 trucks, which began seven hours ago, and return the console's URL."""
+    """Send the events of 12 trucks in a morning that began seven hours ago, and return the console's URL."""
     assert pipeline.outputs.console_url
     sent = pipeline.ops("send", "--seed", "9", "--begin", "7 hours ago", "--json")
     assert sent.exit_code == 0, sent.output

@@ -469,7 +469,7 @@ def test_link_to_a_visit_that_is_not_listed_shows_a_message(feed: Feed, open_pag
 
 
 @pytest.mark.slow
-def test_map_stays_live_if_a_replay_is_closed_before_it_is_read(open_page: Open) -> None:
+def test_map_stays_live_if_a_replay_is_closed_before_it_is_loaded(open_page: Open) -> None:
     with Feed(morning(3, hours_ago=3)) as feed:
         page = open_page(f"{feed.url}/map")
         page.get_by_role("button", name="Replay a morning").click()

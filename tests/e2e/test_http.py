@@ -1,5 +1,5 @@
-"""Test, on a running stack, the HTTP statuses and error codes in docs/openapi.yaml that the ingest function returns.
-tests/e2e/test_tokens.py tests those of stages that require tokens.
+"""Test the HTTP statuses and error codes that the ingest function of a running stack returns (docs/openapi.yaml).
+tests/e2e/test_tokens.py tests the codes that only stages with tokens return.
 """
 
 import gzip

@@ -1,4 +1,4 @@
-"""Test that any sequence of incremental runs produces the same marts as a full refresh, and that each run
+"""Test that incremental runs on random events produce the same marts as a full refresh, and that each run
 reads one consistent state of RAW.
 
 dbt runs the real models on a local Snowflake whose table RAW.EVENTS is filled by SQL.

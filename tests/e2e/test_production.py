@@ -1,4 +1,4 @@
-"""Test, on a running stack, the operators' commands for a production stage, the access log and the request ids."""
+"""Test the operators' commands for a production stage, the access log and the request ids on a running stack."""
 
 import base64
 import json

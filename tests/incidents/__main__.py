@@ -3,8 +3,8 @@ incidents`).
 
 The incidents happen on a separate stack. After each, only `milkrun` is run, as a child process: `status` must
 name the part and the cause within a minute, and the commands that `status` or the runbook names must repair
-the problem. Before the last two incidents, in which LocalStack loses its data, `reconcile` must find that no event
-was lost. The results are written to the table in docs/incidents.md.
+the problem. Before the last two incidents, in which LocalStack loses its data, `reconcile --repair` must find that no
+event was lost. The results are written to the table in docs/incidents.md.
 """
 
 import json

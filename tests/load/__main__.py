@@ -1,4 +1,4 @@
-"""Load-test each function separately against a simulated AWS, and then the local stack (`make load`).
+"""Load-test the ingest, redrive and consume functions against a simulated AWS, and then the local stack (`make load`).
 
     python -m tests.load [--only functions,stack] [--rate 4] [--steady 240] [--write]
 

@@ -1,5 +1,5 @@
-"""Run each function as on Lambda, with many environments on one vCPU, against the simulated AWS of
-`tests.load.simulated_aws`.
+"""Run the ingest, redrive and consume functions as on Lambda, each with many environments on one vCPU, against the
+simulated AWS of `tests.load.simulated_aws`.
 
 An environment handles one invocation at a time and mostly waits, so one vCPU can serve many environments.
 The module measures the throughput with increasing numbers of environments, and the CPU time per invocation. From
@@ -291,7 +291,7 @@ def side_by_side(function: Function, environments: int, seconds: float, cpu: int
 
 
 def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SECONDS) -> dict[str, object]:
-    """Double the number of environments until doubling adds under 10 % throughput; return the steps and a summary."""
+    """Run the steps of `sweep` until one adds less than 10 % throughput; return these steps and a summary."""
     function.entry()
     steps: list[dict[str, float]] = []
     for environments in sweep:
