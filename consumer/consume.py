@@ -71,8 +71,8 @@ def consume(
 ) -> Outcome:
     """Add each record's event to the visits, or quarantine the record; finish all records before `stopped_at`.
 
-    Events older than MAX_AGE are only counted. Events are added per pair (device and fence), in the order of each
-    pair's first record, PAIRS_AT_ONCE pairs at a time. Once `has_time` returns False, no further pairs are started.
+    Events older than MAX_AGE on arrival are only counted. Events are added per pair (device and fence), in the order of
+    each pair's first record, PAIRS_AT_ONCE pairs at a time. Once `has_time` returns False, no further pairs start.
     Neither an invalid record nor a failed call raises an exception; the outcome reports both.
     """
     all_records = list(records)

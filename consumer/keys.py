@@ -52,7 +52,7 @@ def pair_range(pair: Pair, part: str = "") -> tuple[str, str, str]:
 
 
 def pair_of_key(pk: str, sk: str) -> Pair:
-    """Return an item's pair. In both layouts, `pk#sk` begins with the device, the tag and the external id."""
+    """Return an item's pair. In this and the previous layout, `pk#sk` begins with device, tag and external id."""
     device_id, tag, external_id, *_ = map(unquoted, f"{pk}#{sk}".split("#"))
     return Pair(device_id, Fence(tag, external_id))
 
