@@ -50,8 +50,7 @@ check: setup ## check style, types, pins and the templates of all stages
 	@tools/setup.sh check test fuzz browser bench checkov
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check $(CODE)
-	$(PY) -m mypy & mypy=$$!; $(PY) -m tools.check; result=$$?; wait $$mypy && exit $$result
-	@$(MAKE) --no-print-directory check-collection
+	{ $(PY) -m mypy && $(MAKE) --no-print-directory check-collection; } & code=$$!; $(PY) -m tools.check; result=$$?; wait $$code && exit $$result
 
 check-collection: # pytest-xdist requires the same test ids in every process
 	$(PY) -m tests.collection tests/unit $(PACKAGE_TESTS) tests/e2e tests/faults tests/console
