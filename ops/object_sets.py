@@ -257,7 +257,8 @@ class ObjectSets:
         return {key for (key,) in self._db.execute(sql, (first, last, at.timestamp()))}
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield ranges of the events' objects that were stored by `at` and are loaded, each as its first and last key.
+        """Yield key ranges that together cover the loaded objects under `events/` that were stored by `at`. A range is
+        its first and its last key.
 
         A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour is a range
         of its own, because a longer range with it could also contain objects of hours that are not compared.

@@ -343,7 +343,10 @@ def note_result(outputs: Outputs, found: Found) -> None:
 
 def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> None:
     geofence = asdict(found.crossings)
-    for what, rows in (("objects with other keys", found.foreign), ("invalid rows", found.invalid_rows)):
+    for what, rows in (
+        ("objects whose keys do not have Milkrun's format", found.foreign),
+        ("invalid rows", found.invalid_rows),
+    ):
         if len(rows) >= MAX_NAMED:
             terminal.note(f"only the first {MAX_NAMED:,} {what} are listed")
     if as_json:

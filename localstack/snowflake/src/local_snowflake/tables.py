@@ -83,9 +83,9 @@ def refuse_types(statement: exp.Create | exp.Alter) -> None:
 
 
 def refuse_altered_columns(alter: exp.Alter, kinds: Mapping[str, str]) -> None:
-    """Refuse ALTER COLUMN with a default, and every change of a type except of a NUMBER's precision. Snowflake refuses
-    most other changes (Snowflake: "ALTER TABLE … ALTER COLUMN"); DuckDB would convert the values. `kinds` contains the
-    DuckDB types of the table's columns, keyed by the name in upper case.
+    """Refuse ALTER COLUMN with a default or a new type, unless only a NUMBER's precision changes. Snowflake refuses
+    most other changes of a type (Snowflake: "ALTER TABLE … ALTER COLUMN"); DuckDB would convert the values. `kinds`
+    contains the DuckDB types of the table's columns, keyed by the name in upper case.
     """
     for action in alter.args.get("actions") or ():
         if not isinstance(action, exp.AlterColumn):

@@ -71,8 +71,8 @@ class TransactionalConnection(FakeSnowflakeConnection):
         self.outlive_failure()
 
     def outlive_failure(self) -> None:
-        """After a failed statement, replace an open transaction that has changed nothing with a new one. If it has
-        changed something, note whether DuckDB has aborted it.
+        """After a failed statement, check the open transaction. If it has changed nothing, replace it with a new one.
+        Otherwise note whether DuckDB has aborted it.
 
         A failed statement can abort its transaction in DuckDB, but not in Snowflake.
         """
