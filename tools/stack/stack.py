@@ -59,7 +59,8 @@ class Stack:
 
     `<folder>/run/` contains a record of each process, `<folder>/logs/` the output of the processes,
     `<folder>/snowflake/` the warehouse, and `<folder>/localstack/` LocalStack's files.
-    `<folder>/outputs.json` contains the addresses. It exists from the end of the first `up` until the stack is stopped.
+    `<folder>/outputs.json` contains the addresses and credentials. It exists from the end of the first `up` until
+    the stack is stopped.
     """
 
     def __init__(self, settings: Settings, step: Step = lambda _: contextlib.nullcontext()) -> None:

@@ -159,7 +159,7 @@ def test_file_with_an_invalid_fence_is_refused_with_the_name_of_the_fence(tmp_pa
         ("pickup.completed", "the truck was stationary: parked, or the phone is off"),
     ],
 )
-def test_type_of_the_last_event_explains_why_a_truck_is_silent(type_, reason):
+def test_reason_for_silence_depends_on_the_type_of_the_last_event(type_, reason):
     fleet = Fleet()
     fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
     fleet.heard("truck-1", 160.0, type_)

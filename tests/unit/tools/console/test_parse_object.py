@@ -116,7 +116,7 @@ def test_geofence_shape_in_an_event_is_used_unchanged():
     assert crossing.polygon == ring
 
 
-def test_rejected_event_is_shown_with_its_reasons_and_its_original_text():
+def test_rejected_event_is_shown_with_its_error_codes_and_its_original_text():
     sent = b'{"_id":"e1","type":"x","litres":1.50,"user":{"deviceId":"<img src=x onerror=alert(1)>"}}'
     reasons = [Reason("missing_created_at", "createdAt", "`createdAt` is missing.")]
     stored = lines_object("rejected", [reject_line(reasons, sent, index=0, event_id="e1")], NOW)

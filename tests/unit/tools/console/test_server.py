@@ -384,7 +384,7 @@ def test_hostile_strings_are_returned_unchanged_as_json(served):
     assert served.get(f"/api/trucks/{quote(HOSTILE, safe='')}/trail")["device_id"] == HOSTILE
 
 
-def test_event_details_contain_the_raw_json_the_s3_uri_and_a_query_that_finds_the_event(served):
+def test_event_details_contain_the_raw_json_the_s3_uri_and_a_query_for_the_event(served):
     served.receive(event(78))
     [row] = served.get("/api/events?limit=1")["events"]
     whole = served.get(f"/api/events/{row['seq']}")
@@ -616,7 +616,7 @@ def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeyp
     assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
 
 
-def test_reset_sends_every_page_a_new_snapshot(served):
+def test_reset_sends_an_open_page_a_new_snapshot(served):
     served.receive(event(1))
     stream = served.stream()
     stream.message()

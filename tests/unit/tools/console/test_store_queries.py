@@ -43,7 +43,9 @@ def test_event_of_a_type_that_the_stage_configures_as_a_geofence_event_has_a_fen
     assert found.fence_id is not None
 
 
-def test_visits_are_read_while_the_archive_is_searched_for_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visits_can_be_counted_while_the_archive_is_searched_for_an_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Snowflake:
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             return [{"n": 7}]

@@ -10,7 +10,7 @@ from tools.console import visits_csv
 from tools.console.known_visits import KnownVisits
 
 
-def test_csv_of_visits_uses_local_time_and_escapes_formulas():
+def test_csv_of_visits_contains_utc_and_local_times_and_escapes_formulas():
     row = visit_fields.fields_of(
         Pair("=cmd()", Fence("farm", "1")),
         Visit(
