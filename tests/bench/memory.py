@@ -1,4 +1,4 @@
-"""Measure the peak memory of the commands that read the whole archive, and of the monitoring function:
+"""Measure the peak memory of the commands that read the whole archive, and of the pipe check:
 `python -m tests.bench.memory [--json]`.
 
 The archive has a million synthetic objects of ten events each; fakes of S3 and Snowflake generate them. Each
@@ -137,9 +137,7 @@ def validated() -> int:
 
 
 def monitor() -> int:
-    """Return the number of objects whose write times the monitoring function reads: at most a thousand for each of
-    two hours.
-    """
+    """Return the number of objects whose write times the pipe check reads: at most a thousand for each of 2 hours."""
 
     class S3:
         def list_objects_v2(self, **_: str) -> Mapping[str, object]:

@@ -278,7 +278,7 @@ def test_day_ends_at_the_clock_change_if_the_next_midnight_is_skipped(feed: Feed
 
 
 @pytest.mark.slow
-def test_visits_of_today_are_read_again_at_midnight(
+def test_places_with_their_visits_today_are_read_again_at_midnight(
     feed: Feed, open_page: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed.state.stage["time_zone"] = "UTC"

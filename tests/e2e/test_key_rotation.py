@@ -42,7 +42,7 @@ def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
 
 
 @pytest.mark.slow
-def test_api_key_rotation_refuses_no_request_with_a_valid_key(
+def test_both_api_keys_are_accepted_during_a_rotation_and_only_the_new_one_afterwards(
     pipeline: Pipeline, device: str, deploy_with: Deploy
 ) -> None:
     def status_with(key: str) -> int:
