@@ -63,8 +63,8 @@ def apply(
 
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
-    """List the differences between the deployed objects and the DDL, each with the statement or command that
-    repairs it.
+    """List the differences between the deployed objects and the DDL, each with the statement or command that repairs
+    it; for a table's columns, with advice instead.
 
     Exit code 1: there are differences.
     """

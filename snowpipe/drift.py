@@ -2,8 +2,8 @@
 
 CREATE … IF NOT EXISTS ignores the properties of an existing object. `differences` reads every object of the
 DDL with SHOW or DESC, which need no running warehouse (Snowflake: "SHOW <objects>"). Each difference names
-the statement or command that repairs it; `apply` runs only the statements that cannot lose or redirect data.
-Comments are not compared.
+the statement or command that repairs it, except that a table must be changed manually. `apply` runs only the statements
+that cannot lose or redirect data. Comments are not compared.
 """
 
 import json

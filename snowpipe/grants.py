@@ -41,7 +41,8 @@ class Grant(NamedTuple):
 class Difference:
     """A difference between the deployed objects and the DDL: a missing object, a property or a grant.
 
-    `repair` is the statement or command that resolves the difference. If `automatic` is true, `apply` runs it.
+    `repair` is the statement or command that resolves the difference, or advice. If `automatic` is true, `apply` runs
+    the statement.
     """
 
     object: str

@@ -20,7 +20,7 @@ def repaired_object(path: Path, instead_of: str, now: datetime) -> LinesObject:
 
     `instead_of` is the key of that file; without it, the object gets the prefix events/ and the current hour.
     Raises Refusal for another prefix, for a file that is empty or not valid gzip, and, with the line number,
-    for a line that Snowpipe would not load.
+    for a line that is not a JSON object.
     """
     prefix: Prefix = "events"
     if instead_of:
