@@ -1,4 +1,4 @@
-"""Collect all tests twice, in two processes that share as little as possible, and compare the test ids.
+"""Collect the tests of the given folders in two processes that share as little as possible, and compare the test ids.
 
     python -m tests.collection tests/unit tests/e2e
 

@@ -1,6 +1,6 @@
 """Measure the whole path on the local stack: `python -m tests.bench.end_to_end [--json]`.
 
-With 1, 20 and 100 events per request it measures events per second with several concurrent phones, the time from a
+With 1, 20 and 100 events per request, it measures the events per second of several concurrent phones, the time from a
 POST until its visit is in DynamoDB and until its rows can be queried, and the CPU time of each component. It also
 compares the loading of a backlog with plain GETs of the same objects. If its own stack (MILKRUN_LOCAL, MILKRUN_PORT)
 is not running, the benchmark starts one and deletes it afterwards. Most of the measured time is spent in LocalStack;
