@@ -27,6 +27,7 @@ from snowpipe.warehouse import MissingObject, Row, Warehouse
 
 COLLECTION_TAGS = ("farm", "stop")
 """The fence tags of collections, as in the dbt variable collection_tags."""
+TAGS = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
 SILENT_REACH = timedelta(days=14)
 MAX_LISTED = 5000
 """Maximum number of rows in the table of missing exits; every other figure counts all visits."""
@@ -180,12 +181,11 @@ class _Marts:
 
     def _visits(self, select: str) -> list[Row]:
         """Run a SELECT on `visits`, a CTE with the day's visits and inferred exits; return its rows."""
-        tags = ", ".join(f"'{tag}'" for tag in COLLECTION_TAGS)
         database = f"{self.database}.MARTS"
         return self._asked(
             "WITH visits AS (SELECT visits.visit_key, visits.device_id, visits.geofence_tag,"
             " visits.geofence_external_id, visits.entered_at, visits.exited_at, visits.exit_missed,"
-            f" visits.geofence_tag IN ({tags}) AS is_collection, presence.exit_inferred_at AS inferred_at,"
+            f" visits.geofence_tag IN ({TAGS}) AS is_collection, presence.exit_inferred_at AS inferred_at,"
             " COALESCE(visits.dwell_seconds,"
             " DATEDIFF('millisecond', visits.entered_at, presence.exit_inferred_at) / 1000) AS dwell_seconds"
             f" FROM {database}.GEOFENCE_VISITS AS visits LEFT JOIN {database}.CURRENT_PRESENCE AS presence"
@@ -207,8 +207,8 @@ class _Marts:
             f" INNER JOIN {self.database}.STAGING.STG_EVENTS AS events"
             " ON visits.device_id = events.device_id AND events.occurred_at >= visits.entered_at"
             " AND events.occurred_at <= visits.exited_at"
-            " WHERE events.event_type = 'pickup.completed' AND visits.entered_at >= %s::TIMESTAMP_NTZ"
-            " AND visits.entered_at < %s::TIMESTAMP_NTZ GROUP BY 1, 2"
+            f" WHERE events.event_type = 'pickup.completed' AND visits.geofence_tag IN ({TAGS})"
+            " AND visits.entered_at >= %s::TIMESTAMP_NTZ AND visits.entered_at < %s::TIMESTAMP_NTZ GROUP BY 1, 2"
         )
         return {_place(row): float(row["litres"] or 0) for row in rows}
 

@@ -94,6 +94,19 @@ def test_report_lists_totals_places_missing_exits_silent_trucks_and_data_quality
     ]  # fmt: skip
 
 
+def test_pickup_counts_only_for_the_farm_if_the_truck_is_also_in_another_kind_of_fence(
+    marts: Snowflake,
+) -> None:
+    marts.query(
+        "INSERT INTO DB.MARTS.GEOFENCE_VISITS VALUES"
+        " ('5', 'truck-1', 'region', 'north', '2026-11-27 04:00', '2026-11-27 09:00', 18000, FALSE)"
+    )
+    found = report(marts)
+    assert found.totals["litres"] == 2400
+    litres = {row[0]: row[3] for table in found.tables if table.title == "By place" for row in table.rows}
+    assert (litres["farm/farm-1"], litres["region/north"]) == (2400, 0)
+
+
 def test_day_begins_and_ends_at_midnight_in_the_fleets_time_zone(marts: Snowflake) -> None:
     marts.query(
         "INSERT INTO DB.MARTS.GEOFENCE_VISITS SELECT column1, 'truck-2', 'farm', 'farm-1', column2, NULL, NULL, FALSE"

@@ -394,4 +394,5 @@ def _print(
     if outputs.console_url:
         say(f"  or in the console: {outputs.console_url}/events?q={own}")
         say(f"See trucks drive now: ./milkrun demo --live, and {outputs.console_url}/map")
-    say("The local stack keeps running until `make down`.")
+    if outputs.aws_endpoint_url:
+        say("The local stack keeps running until `make down`.")

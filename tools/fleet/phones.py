@@ -92,7 +92,7 @@ def _phone(plan: Plan, number: int, fences: list[Place]) -> Iterator[Post]:
             sent_at = max(sent_at, *(at for at, _ in batch))
             twice = [note for note in batch if note[1].code is None and rng.random() < plan.duplicates / 2]
             for note in twice:
-                (batch if rng.random() < 0.5 else again).append(note)
+                (batch if rng.random() < 0.5 and len(batch) < plan.batch_size else again).append(note)
             post = _posted([event for _, event in batch], truck, sent_at)
             yield post
             if rng.random() < plan.duplicates / 2:

@@ -96,8 +96,8 @@ def test_plan_with_zero_shares_produces_no_duplicate_late_or_invalid_events() ->
     assert not any(event.code or "replayed" in event.text for event in events(clean))
 
 
-def test_requests_without_duplicates_do_not_exceed_the_batch_size() -> None:
-    small = replace(PLAN, batch_size=5, duplicates=0)
+def test_no_request_exceeds_the_batch_size() -> None:
+    small = replace(PLAN, batch_size=5, duplicates=0.5)
     assert max(len(post.events) for post in posts(small)) == 5
 
 
