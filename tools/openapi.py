@@ -143,8 +143,8 @@ HAS_USER: Schema = {
 }
 ENVELOPE_USER: Schema = {
     "type": ["object", "null"],
-    "description": "The user of the events. An event whose `user` is missing or null gets the "
-    "`userId`, `deviceId` and `_id` of this user, except any that is not a string, is empty or is too long.",
+    "description": "The user of the events. If an event's `user` is missing or null, it gets this user's "
+    "`userId`, `deviceId` and `_id`. An id that is not a string, is empty or is too long is not copied.",
 }
 LACKS_WHAT_EVENTS_HAVE: Schema = {
     "properties": {"_id": {"type": "null"}, "type": {"type": "null"}, "createdAt": {"type": "null"}}

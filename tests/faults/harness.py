@@ -169,7 +169,10 @@ def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
 
 
 def rejected(sent: Iterable[Post], code: str) -> list[Post]:
-    """Return these requests without their invalid events; all other events are expected to be rejected with `code`."""
+    """Return the requests with `code` as the expected rejection of each valid event.
+
+    Events that already have another expected rejection are removed, and so are requests without any other event.
+    """
     with_code = [
         replace(
             post,

@@ -66,7 +66,10 @@ def command(
     *,
     events: EventsFile = None,
     live: Annotated[
-        bool, typer.Option("--live", help="Only send traffic in real time, for the map, until Ctrl-C.")
+        bool,
+        typer.Option(
+            "--live", help="Instead of a morning with checks, send live traffic for the map until Ctrl-C."
+        ),
     ] = False,
     seed: Seed = 1,
     trucks: Trucks = DEFAULT_TRUCKS,

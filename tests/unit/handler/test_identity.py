@@ -366,7 +366,7 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
 
 
-def test_every_error_names_the_problem_with_an_invalid_url_of_the_provider() -> None:
+def test_invalid_provider_url_is_reported_again_while_the_keys_are_not_fetched_again() -> None:
     keys = Keys(lambda: fetch("https://issuer.example:port/jwks"))
     for _ in range(2):
         with pytest.raises(RetryableError, match="could not be fetched: nonnumeric port: 'port'"):

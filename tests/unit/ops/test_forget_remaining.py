@@ -48,6 +48,6 @@ def test_backups_of_all_pages_are_listed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [each.store for each in found] == [f"DynamoDB backup day-{n}" for n in (1, 2, 3)]
 
 
-def test_backups_that_cannot_be_listed_are_not_reported_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_list_the_backups_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     [found] = backups(monkeypatch)
     assert "could not be listed" in found.holds

@@ -19,7 +19,7 @@ FARM = Fence("farm", "f1")
 def test_visits_of_today_include_those_from_before_the_console_started(
     read_on: datetime, visits: int
 ) -> None:
-    """A number that was read from the marts before midnight counts the visits of the previous day."""
+    """A number that was read from the marts before midnight is ignored, because it counts the previous day's visits."""
     state = ConsoleState({})
     state.fleet.know(FARM)
     entered = read_on + timedelta(hours=7)

@@ -552,7 +552,7 @@ def test_clone_and_its_parent_folder_cannot_be_used_even_if_they_contain_a_lock_
             Stack.of({"MILKRUN_LOCAL": str(folder)})._refuse_what_is_not_ours()
 
 
-def test_folder_with_files_of_a_deployed_stage_can_be_used_as_the_stack_folder(tmp_path):
+def test_folder_with_files_from_commands_for_a_deployed_stage_can_be_used_as_the_stack_folder(tmp_path):
     (tmp_path / "replay").mkdir()
     Stack.of({"MILKRUN_LOCAL": str(tmp_path)})._refuse_what_is_not_ours()
 
