@@ -98,7 +98,7 @@ step() { # arguments: a title, then a command
 failed() {
   local free_mb
   free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
-  [ "$free_mb" -ge 500 ] || die "the disk is full ($free_mb MB free). Make 3 GB free and run this again."
+  [ "$free_mb" -ge 500 ] || die "the disk is almost full ($free_mb MB free). Make 3 GB free and run this again."
   die "$1 failed, see the messages above. Fix the cause and run this again; finished steps are skipped."
 }
 
