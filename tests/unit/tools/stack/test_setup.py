@@ -163,7 +163,8 @@ def test_full_disk_is_named_as_the_cause_of_a_failed_setup_step(tree):
     tree.program("node", "echo v20.20.2")
     tree.program("npm", "exit 1")
     assert (
-        tree.setup("node")[1][-1] == "setup: the disk is almost full (3 MB free). Make 3 GB free and run this again."
+        tree.setup("node")[1][-1]
+        == "setup: the disk is almost full (3 MB free). Make 3 GB free and run this again."
     )
 
 
