@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 import urllib3
 
@@ -821,6 +822,14 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
         console.end()
 
 
+def half_closed(port: int) -> list[str]:
+    """Return the states of the connections that a client has closed and the server has not."""
+    found = psutil.Process().net_connections("tcp")
+    return [
+        each.status for each in found if each.laddr.port == port and each.status == psutil.CONN_CLOSE_WAIT
+    ]
+
+
 def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_visits):
     """A user steps through the days while the warehouse resumes. The page abandons each request for the next one."""
     answering, asked = threading.Event(), []
@@ -841,6 +850,7 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         other = urllib3.PoolManager(retries=False, timeout=3)
         page = other.request("GET", f"http://127.0.0.1:{console.port}/favicon.svg")
         assert page.status == 200
+        until(lambda: half_closed(console.port), lambda left: left == [], timeout_s=10)
         answering.set()
         assert console.get("/api/visits")["missing"] == []
         assert len(asked) <= routes.SNOWFLAKE_QUESTIONS + 1
