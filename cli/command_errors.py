@@ -24,8 +24,8 @@ def run(
 ) -> int:
     """Run a command line and return its exit code.
 
-    Each error is passed to `tell` as one line; most errors result in exit code 2. No exception except
-    SystemExit propagates, because Python would then exit with 1, which has another meaning in most commands. With
+    Each error is passed to `tell` as one line; most errors result in exit code 2. Only SystemExit
+    propagates: after any other exception, Python would exit with 1, which has another meaning in most commands. With
     MILKRUN_TRACEBACK=1, the traceback of an unexpected exception is printed before the line.
     """
     try:

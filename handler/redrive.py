@@ -92,8 +92,8 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         key = quarantine(app.archive, outcome.malformed, claim.key, datetime.now(UTC))
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
-        left = f"{len(outcome.refused)} of {len(records)}"
-        raise RetryableError(f"{left} records were not published: {outcome.failure or 'throttled?'}")
+        left = f"{len(outcome.refused)} of {len(records)} records"
+        raise RetryableError(f"{left} were not published: {outcome.failure or 'Kinesis refused them'}")
     return outcome.taken
 
 

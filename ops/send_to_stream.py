@@ -47,8 +47,8 @@ def put_all(records: Iterable[StreamRecord], stream: KinesisStream, pace: Pace) 
         if published.malformed:
             raise Refusal(f"the stream rejected {count(len(published.malformed), 'record')}", 1)
         if published.refused:
-            why = f": {published.failure}" if published.failure else ", because it throttles"
-            raise Refusal(f"the stream did not accept {count(len(published.refused), 'record')}{why}", 1)
+            why = published.failure or "it throttles, or has an internal error"
+            raise Refusal(f"the stream did not accept {count(len(published.refused), 'record')}: {why}", 1)
         sent += published.taken
     return sent
 

@@ -137,7 +137,7 @@ def validated() -> int:
 
 
 def monitor() -> int:
-    """Return the number of objects whose write times the pipe check reads: at most a thousand for each of 2 hours."""
+    """Return the number of objects whose write times the pipe check reads: at most a thousand for each of two hours."""
 
     class S3:
         def list_objects_v2(self, **_: str) -> Mapping[str, object]:

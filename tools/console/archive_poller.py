@@ -39,8 +39,9 @@ class ArchivePoller(Poller):
         return Archive(self.shared.aws("s3"), self.shared.outputs.bucket)
 
     def stored(self, key: str, at: datetime) -> None:
-        """Queue an object for reading, unless it is already known, is quarantined, or has a key in another format than
-        Milkrun's. Safe to call from any thread.
+        """Queue an object for reading, unless it is known or quarantined, or its key does not have Milkrun's format.
+
+        Safe to call from any thread.
         """
         name = object_name(key)
         if name is None or name.prefix == "set-aside" or not self.shared.keys.add(name):

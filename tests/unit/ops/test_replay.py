@@ -257,7 +257,7 @@ def test_throttled_records_are_sent_again() -> None:
     ("error", "why"),
     [
         (RetryableError("Kinesis: AccessDeniedException"), "did not accept 1 record: Kinesis: AccessDenied"),
-        (None, "did not accept 1 record, because it throttles"),
+        (None, "did not accept 1 record: it throttles, or has"),
         (PermanentError("Kinesis: ValidationException"), "rejected 1 record"),
     ],
 )
