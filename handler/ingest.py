@@ -13,7 +13,7 @@ from aws.errors import RetryableError
 from contract.archive_object import LinesObject, Prefix, lines_object, metadata
 from contract.events import Reason
 from contract.rejected_lines import quarantine_line, reject_line
-from contract.stream_record import StreamRecord
+from contract.stream_record import StreamRecord, stream_record
 from handler.circuit_breaker import CircuitBreaker
 from handler.publish_with_retries import MAX_ROUNDS, REQUEST_BUDGET_SECONDS, Clock, Stream, publish
 from handler.receipt import Receipt, errors_of
@@ -87,10 +87,11 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
             effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
     finally:  # an outage must show as slow calls
         effects.store_ms = _ms_since(began)
+    records = geofence_records(batch)
     began = time.perf_counter()
     try:
-        if batch.records:
-            _publish(batch.records, ports, delivery, effects)
+        if records:
+            _publish(records, ports, delivery, effects)
     finally:
         effects.publish_ms = _ms_since(began)
     errors, omitted = errors_of(batch)
@@ -105,6 +106,15 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
         errors=errors,
         errors_omitted=omitted,
     )
+
+
+def geofence_records(batch: Batch) -> list[StreamRecord]:
+    """Return a stream record for each accepted geofence event; other events are not published."""
+    return [
+        stream_record(event, line, number)
+        for number, (event, line) in enumerate(zip(batch.accepted, batch.lines, strict=True), 1)
+        if event.fence
+    ]
 
 
 def _ms_since(began: float) -> float:

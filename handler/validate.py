@@ -13,7 +13,6 @@ from contract.events import InvalidEvent, Owned, Reason, invalid
 from contract.geofence_event_types import Kind
 from contract.position_pings import as_event, is_ping
 from contract.rejected_lines import Rejected
-from contract.stream_record import StreamRecord, stream_record
 from contract.strict_json import all_integers_fit, compact, parse_json, with_members
 from handler.content_type import Form
 from handler.identity import ANYBODY, Speaker
@@ -26,12 +25,12 @@ MAX_MESSAGE_CHARS = 200
 class Batch:
     """The validated events of a request.
 
-    `lines` are the accepted events as they are stored, and `records` the geofence events among them. `conflicts` are
-    the indexes and ids of accepted events that differ from an earlier event of this request with the same identity.
+    `lines` are the accepted events as they are stored, in the order of `accepted`. `conflicts` are the indexes and ids
+    of accepted events that differ from an earlier event of this request with the same identity.
     """
 
+    accepted: list[Checked] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
-    records: list[StreamRecord] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     conflicts: list[tuple[int, str]] = field(default_factory=list)
     duplicates: int = 0
@@ -54,7 +53,6 @@ def validate(
 ) -> Batch:
     """Validate the events of a request, and count each exactly once: in `lines`, `rejected` or `duplicates`."""
     batch = Batch()
-    accepted: list[Checked] = []
     first: dict[Owned, bytes] = {}
     contents: dict[Owned, set[bytes]] = {}  # of the events that occur more than once
     rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
@@ -100,14 +98,9 @@ def validate(
         if speaker.user is not None:
             batch.other_user += _user_id(value) not in (None, speaker.user)
         batch.lines.append(text)
-        accepted.append(event)
-    batch.devices = Counter([event.device_id or "" for event in accepted])
-    batch.oldest_at = min([event.created_at for event in accepted], default=None)
-    batch.records = [
-        stream_record(event, line, number)
-        for number, (event, line) in enumerate(zip(accepted, batch.lines, strict=True), 1)
-        if event.fence
-    ]
+        batch.accepted.append(event)
+    batch.devices = Counter([event.device_id or "" for event in batch.accepted])
+    batch.oldest_at = min([event.created_at for event in batch.accepted], default=None)
     return batch
 
 

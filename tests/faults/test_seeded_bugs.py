@@ -228,8 +228,8 @@ def published_before_archived() -> Iterator[None]:
     real = handler.ingest.ingest
 
     def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> Receipt:
-        if batch.records:
-            handler.ingest._publish(batch.records, ports, delivery, effects)
+        if records := handler.ingest.geofence_records(batch):
+            handler.ingest._publish(records, ports, delivery, effects)
         return real(batch, ports, delivery, effects)
 
     with patch("handler.main.ingest_batch", ingest):

@@ -60,8 +60,8 @@ def judged(text: str) -> Planned:
     if batch.rejected:
         [rejected] = batch.rejected
         return Planned(text, rejected.event_id or "", code=rejected.reasons[0].code)
-    [line] = batch.lines
-    crossing = geofence_event(line) if batch.records else None
+    [event], [line] = batch.accepted, batch.lines
+    crossing = geofence_event(line) if event.fence else None
     return Planned(text, str(json.loads(line)["_id"]), crossing=crossing)
 
 

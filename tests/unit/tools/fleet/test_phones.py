@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 
 from contract.event_rules import geofence_event
 from contract.geofence_event_types import GEOFENCE_KINDS
+from handler.ingest import geofence_records
 from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet.phones import Post, endless, posts
@@ -53,7 +54,7 @@ def test_handler_accepts_or_rejects_every_event_as_expected() -> None:
         codes = {rejected.index: rejected.reasons[0].code for rejected in batch.rejected}
         assert codes == {i: event.code for i, event in enumerate(post.events) if event.code}
         crossings = {event.event_id: event.crossing for event in post.events if event.crossing}
-        assert [geofence_event(record.data) for record in batch.records] == list(crossings.values())
+        assert [geofence_event(record.data) for record in geofence_records(batch)] == list(crossings.values())
         assert not batch.conflicts
         assert not any(b"192.0.2.7" in line for line in batch.lines)
 
