@@ -323,9 +323,9 @@ def command(
     chosen = Selection(start or EVER, end, prefix, frozenset(type_ or ()), frozenset(device or ()), kinds)
     folder = ROOT / (context.obj.get("MILKRUN_LOCAL") or ".local") / "replay"
     progress = Progress(folder / f"{stage}-{chosen.digest}.json", chosen.start)
-    after = "" if restart or dry_run else progress.last_key()
+    after = "" if restart else progress.last_key()
     if after:
-        terminal.err.print(f"continuing after {after}", markup=False)
+        terminal.err.print(f"{'would continue' if dry_run else 'continuing'} after {after}", markup=False)
     with terminal.progress() as bars:
         task = bars.add_task("counting" if dry_run else f"replay {label}", total=None)
 
