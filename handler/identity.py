@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
+import structlog
 
 from aws.errors import RetryableError
+from contract.logs import message_of
 from handler.http import RETRY_AFTER_SECONDS, Refused
 from handler.settings import Settings
 
@@ -29,6 +31,8 @@ KEYS_FRESH_SECONDS = 3600.0
 # The shortest time between two fetches, because any client can cause one by naming an unknown key id. It is
 # RETRY_AFTER_SECONDS while there are no keys, because phones get 503 until then.
 KEYS_REFRESH_FLOOR_SECONDS = 60.0
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Keys:
             self._fetched_at = now
         except Exception as error:  # any error: using the previous keys is better than rejecting every phone
             self._failure = error
+            log.warning("identity_keys_not_fetched", error=message_of(error))
 
 
 def parse_keys(body: bytes) -> dict[str, "PyJWK"]:

@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+import structlog
+
 from aws.errors import RetryableError
+from contract.logs import message_of
 from handler.http import Refused
 
 type Scheme = Literal["off", "milkrun", "radar"]
@@ -25,6 +28,8 @@ WINDOW_SECONDS = 300
 CACHE_SECONDS = 300
 MAX_RADAR_DAYS = 100
 _DATED = re.compile(rb"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})", re.DOTALL)
+
+log = structlog.get_logger()
 
 
 class Secrets:
@@ -43,9 +48,11 @@ class Secrets:
                 if not fetched:
                     raise ValueError("no signing secret")
                 self._secrets = fetched
-            except Exception:  # any error: using the previous secrets is better than rejecting every phone
+            except Exception as error:
+                # Whatever the error, using the previous secrets is better than rejecting every phone.
                 if not self._secrets:
                     raise
+                log.warning("signing_secrets_not_fetched", error=message_of(error))
             self._stale_at = self._clock() + CACHE_SECONDS
         return self._secrets
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -331,8 +332,10 @@ def test_known_keys_stay_in_use_while_the_provider_is_down(issuer: Issuer) -> No
     tokens.speaker("Bearer " + issuer.token())
     issuer.is_down = True
     issuer.now += 5 * KEYS_FRESH_SECONDS
-    assert tokens.speaker("Bearer " + issuer.token(exp=int(issuer.now) + 600)).device == "truck-1"
+    with structlog.testing.capture_logs() as lines:
+        assert tokens.speaker("Bearer " + issuer.token(exp=int(issuer.now) + 600)).device == "truck-1"
     assert issuer.fetched == 2
+    assert [(line["event"], line["error"]) for line in lines] == [("identity_keys_not_fetched", "down")]
 
 
 def test_token_with_a_new_key_is_not_called_invalid_while_the_provider_is_down(issuer: Issuer) -> None:

@@ -8,6 +8,7 @@ import json
 import time
 
 import pytest
+import structlog
 
 from aws.errors import RetryableError
 from handler.http import Refused
@@ -127,9 +128,13 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
 
     secrets = Secrets(fetch, lambda: at[0])
     seen = []
-    for at[0] in (0.0, 299.0, 300.0, 601.0):
-        seen.append(secrets())
+    with structlog.testing.capture_logs() as lines:
+        for at[0] in (0.0, 299.0, 300.0, 601.0):
+            seen.append(secrets())
     assert seen == [[b"old"], [b"old"], [b"old"], [b"new"]]
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("signing_secrets_not_fetched", "RuntimeError")
+    ]
 
 
 def test_age_of_the_secrets_includes_the_time_while_the_environment_is_frozen() -> None:
