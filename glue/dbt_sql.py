@@ -8,7 +8,7 @@ PROJECT = Path(__file__).resolve().parents[1] / "snowpipe" / "dbt"
 
 @cache
 def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
-    """Return the dbt model `restated_visits` as one DuckDB query over the table `stg_geofence_events`.
+    """Return the dbt model `visits_by_rule` as one DuckDB query over the table `stg_geofence_events`.
 
     The model is rendered as in a full refresh.
     """
@@ -26,5 +26,5 @@ def visits_sql(merge_gap_seconds: int, min_confidence: int) -> str:
         "var": variables.__getitem__,
         "key_of": vars(macros.module)["key_of"],
     }
-    model = jinja.from_string((PROJECT / "models" / "intermediate" / "restated_visits.sql").read_text())
+    model = jinja.from_string((PROJECT / "models" / "intermediate" / "visits_by_rule.sql").read_text())
     return sqlglot.transpile(model.render(), read="snowflake", write="duckdb")[0]

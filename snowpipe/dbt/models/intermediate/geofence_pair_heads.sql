@@ -18,7 +18,7 @@ WITH walked AS (
     SELECT
         *,
         MIN(entered_at) OVER (PARTITION BY device_fence_key) AS first_walked_at
-    FROM {{ ref('restated_visits') }}
+    FROM {{ ref('visits_by_rule') }}
     QUALIFY
         ROW_NUMBER() OVER (PARTITION BY device_fence_key ORDER BY entered_at DESC, entered_event_id DESC) = 1
 

@@ -23,7 +23,7 @@ days AS (
     SELECT event_date FROM touched
     UNION ALL
     SELECT IFF(moments.is_first, visits.entered_date, CAST(visits.last_event_at AS DATE))
-    FROM {{ ref('restated_visits') }} AS visits
+    FROM {{ ref('visits_by_rule') }} AS visits
     CROSS JOIN (SELECT TRUE AS is_first UNION ALL SELECT FALSE) AS moments
     {% if not reads_everything() %}
         {% if keeps_read_through() %}

@@ -1,4 +1,4 @@
--- The rule that derives visits from events is in models/intermediate/restated_visits.sql; this table stores its result.
+-- The rule that derives visits from events is in models/intermediate/visits_by_rule.sql; this table stores its result.
 -- Later runs read the stored visits, so a mart that counts only some of them must filter them itself.
 {{ config(
     materialized='incremental',
@@ -31,4 +31,4 @@ SELECT
     crossings,
     last_event_at,
     loaded_at
-FROM {{ ref('restated_visits') }}
+FROM {{ ref('visits_by_rule') }}
