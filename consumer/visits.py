@@ -1,7 +1,7 @@
 """The rule that turns a set of geofence events into visits. Pure functions without a clock.
 
 A device's visits at a fence are a function of the *set* of its events there: any order, any repetition and
-any batching of the same events give the same visits. dbt's model restated_visits.sql states the same rule:
+any batching of the same events give the same visits. dbt's model visits_by_rule.sql states the same rule:
 
 1. Events are grouped by (device id, fence tag, fence external id).
 2. If events with one id differ in content, only the first counts when they are sorted by (`createdAt` in microseconds,
@@ -14,8 +14,8 @@ any batching of the same events give the same visits. dbt's model restated_visit
    - exit: closes the open visit. If none is open, it changes nothing and is counted as an orphan.
    - dwell: sets `last_seen_at` of the open visit. If none is open, it changes nothing.
 6. All consecutive visits at most `merge_gap` apart (from exit to enter) become one visit. It has the first enter, the
-   last exit (or none) and its duration, and the latest `last_seen_at`. No visit is merged with one that ended without
-   an exit.
+   last exit (or none) with the `duration` of that event, and the latest `last_seen_at`. No visit is merged with one
+   that ended without an exit.
 
 So only the last visit can be open. If it is, the device is at the fence now.
 """

@@ -402,7 +402,9 @@ def main(argv: Sequence[str]) -> int:
         help="name of the plan; use the same name with --finish",
     )
     parser.add_argument(
-        "--finish", action="store_true", help="delete the old objects; run it after the new ones are loaded"
+        "--finish",
+        action="store_true",
+        help="delete the old objects, in a second run after the new ones are loaded",
     )
     parser.add_argument(
         "--engine",
@@ -463,7 +465,7 @@ def _both_passes(
     """Find the subject's other ids, then rewrite the objects.
 
     Returns the numbers of the subject's own and shared devices, and the result for each rewritten or unreadable
-    object. Raises NotReady before it writes anything.
+    object. Raises NotReady, before anything is written, if ids of an earlier run of the request are missing.
     """
     if choose_engine(given.engine, objects) == "duckdb":
         followed = follow(subject, all_seen(store, subject, objects))

@@ -65,8 +65,8 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 class Stage:
     """The stores of a stage.
 
-    `timeout_s`: give up if Snowpipe makes no progress for this many seconds. For the consumer, the limit is the same,
-    but at most forget_visits.CHANGE_SECONDS.
+    `timeout_s`: give up if Snowpipe makes no progress for this many seconds, or if the consumer has not processed the
+    recent events within this time, but at most forget_visits.CHANGE_SECONDS.
     """
 
     name: str
@@ -349,8 +349,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Give up if Snowpipe makes no progress for this many seconds. For the consumer, the limit is the "
-            "same, but at most 60 seconds.",
+            help="Give up if Snowpipe makes no progress for this many seconds while it loads the rewritten objects. "
+            "Also limits the wait until the consumer has processed recent events, to at most 60 seconds.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

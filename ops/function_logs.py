@@ -47,7 +47,7 @@ class TooSlowError(Exception):
 
 
 class Span(NamedTuple):
-    """A time range from `start` (inclusive) to `end` (exclusive), in whole seconds, as Logs Insights requires."""
+    """A time range from `start` (inclusive) to `end` (exclusive). Both are whole seconds, as Logs Insights requires."""
 
     start: datetime
     end: datetime

@@ -257,11 +257,11 @@ class ObjectSets:
         return {key for (key,) in self._db.execute(sql, (first, last, at.timestamp()))}
 
     def spans(self, at: datetime) -> Iterator[tuple[str, str]]:
-        """Yield key ranges that together cover the loaded objects under `events/` that were stored by `at`. A range is
-        its first and its last key.
+        """Yield ranges of keys, as (first, last), that together cover the loaded objects under `events/` that were
+        stored by `at`.
 
-        A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour is a range
-        of its own, because a longer range with it could also contain objects of hours that are not compared.
+        A range has at most LINES_A_QUERY lines, unless a single object has more. A key without an hour gets its own
+        range, because a range from it to another key could include hours that are not compared.
         """
         sql = """SELECT key, COALESCE(lines, rows) FROM object WHERE prefix = 'events' AND rows IS NOT NULL
             AND COALESCE(archived_at, logged_at, 0) <= ? ORDER BY key"""

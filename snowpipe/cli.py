@@ -47,7 +47,7 @@ def apply(
         bool, typer.Option(help="Print all statements of the DDL without connecting to Snowflake.")
     ] = False,
 ) -> None:
-    """Create missing objects of the DDL, and make the changes to existing ones that cannot lose data.
+    """Create the missing objects of the DDL, and change existing ones where this cannot lose data.
 
     Fails without any change if a pipe's COPY statement or the URL of a Snowflake stage differs from the DDL.
     """

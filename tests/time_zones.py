@@ -1,4 +1,4 @@
-"""Time zones for tests that need the time of day."""
+"""A time zone for tests that need it to be a certain time of day."""
 
 from datetime import UTC, datetime
 

@@ -107,7 +107,8 @@ def problems(root: Path) -> Iterator[str]:
         pins = read.setdefault(target, Pins.read(root / target))
         if not pins.satisfies(Requirement(text)):
             found = sorted(pins.versions.get(canonicalize_name(Requirement(text).name), ()))
-            yield f"{target}: {text} of {source} is {f'pinned to {found}' if found else 'not pinned'}; run make lock"
+            pinned = f"pins {', '.join(found)}, which does not satisfy" if found else "does not pin"
+            yield f"{target} {pinned} {text} of {source}; run make lock"
     for target, pins in read.items():
         yield from (f"{target}: {name} has no hash" for name in pins.without_hash)
     together: dict[str, set[str]] = {}

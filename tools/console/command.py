@@ -45,7 +45,8 @@ def command(
         bool,
         typer.Option(
             "--live-bus/--no-live-bus",
-            help="Receive notifications through a queue that the console creates, or only poll.",
+            help="Receive notifications through a queue that the console creates; without them, the console "
+            "only polls.",
         ),
     ] = True,
     warehouse_every: Annotated[

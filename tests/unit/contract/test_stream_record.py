@@ -1,4 +1,4 @@
-"""Test that the partition key of an archived event is its device id, which must exist."""
+"""Test that the partition key of an archived event is its device id, and that an event without one is refused."""
 
 import pytest
 

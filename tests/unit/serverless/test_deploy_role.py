@@ -196,7 +196,7 @@ def test_deploy_role_allows_the_calls_that_osls_makes():
         "logs:DescribeIndexPolicies",
     ],
 )
-def test_actions_that_are_denied_for_a_narrower_resource_are_allowed_on_every_resource(action):
+def test_actions_that_cannot_be_limited_to_a_resource_are_allowed_on_every_resource(action):
     assert [s for s in statements() if action in many(s["Action"]) and s["Resource"] == "*"]
 
 
