@@ -109,7 +109,10 @@ class Finder(ReachableStores):
 
     def object(self, key: str) -> list[Step]:
         """Return the steps of an object: received, archived, answered, loaded."""
-        self.searched.append(f"s3://{self._outputs.bucket}/{key}")
+        if "S3" not in self._unasked:
+            self.searched.append(f"s3://{self._outputs.bucket}/{key}")
+        if self._warehouse and not key.startswith("set-aside/"):
+            self.searched.append(f"{self._outputs.database}.RAW.{str(prefix_of(key)).upper()}")
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:

@@ -36,14 +36,20 @@ def verdict(steps: Sequence[Step], unasked: Mapping[str, str]) -> tuple[str, Arr
     if "rejected" in by_name:
         reasons = by_name["rejected"].detail["reasons"]
         # An event may be rejected first and accepted later, for example after `milkrun rejects send`.
-        if not any(step.detail.get("table") == "RAW.EVENTS" for step in steps):
-            return f"REJECTED: {reasons}, stored in {place}", "arrived"
+        if not any(map(_is_accepted, steps)):
+            is_known = "loaded" in by_name or not unasked
+            return f"REJECTED: {reasons}, stored in {place}", "arrived" if is_known else "unknown"
         also = f"; another delivery was rejected: {reasons}"
     if unasked:
         steps_found = ", ".join(dict.fromkeys(seen))
         return f"NO PROBLEM FOUND, but not every store answered; steps found: {steps_found}", "unknown"
     ends = [name for name in ("loaded", "staged", "consumed", "in a visit") if name in by_name]
     return f"ARRIVED: archived, {', '.join(ends)}{also}", "arrived"
+
+
+def _is_accepted(step: Step) -> bool:
+    """Return whether a step concerns a copy of the event that was accepted: an object under `events/`, or its rows."""
+    return step.detail.get("table") == "RAW.EVENTS" or str(step.detail.get("key", "")).startswith("events/")
 
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:

@@ -31,8 +31,9 @@ STORED = [Step("received", AT), Step("archived", AT, {"key": KEY}), Step("answer
 LOADED = [*STORED, Step("loaded", AT, {"table": "RAW.EVENTS"}), Step("staged", None)]
 PUBLISHED = [*LOADED, Step("published", AT, {"shard": "0"})]
 LOST = Step("not on the stream", None), Step("not consumed", None)
+REJECTED_KEY = KEY.replace("events", "rejected")
 REJECT = [
-    Step("archived", AT, {"key": KEY}),
+    Step("archived", AT, {"key": REJECTED_KEY}),
     Step("rejected", None, {"reasons": "missing_geofence geofence: m"}),
     Step("loaded", AT),
 ]
@@ -45,7 +46,7 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
     [
         (LOADED, "ARRIVED: archived, loaded, staged", 0),
         ([*PUBLISHED, Step("consumed", AT), Step("in a visit", None)], "ARRIVED", 0),
-        (REJECT, "REJECTED: missing_geofence geofence: m, stored in s3://…/events/dt=", 0),
+        (REJECT, "REJECTED: missing_geofence geofence: m, stored in s3://…/rejected/dt=", 0),
         ([*STORED, Step("not loaded", None, {"key": KEY})], "NOT LOADED", 1),
         ([*LOADED, *LOST], "NOT PUBLISHED", 1),
         ([*LOADED, Step("answered, some events enqueued for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
@@ -90,6 +91,25 @@ def test_verdict_of_trace_is_unknown_if_a_store_is_unreachable(steps: list[Step]
     assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (REJECT[:2], "REJECTED: missing_geofence geofence: m, stored in"),
+        ([*REJECT[:2], *STORED], "NO PROBLEM FOUND"),
+    ],
+    ids=["rejected", "also accepted"],
+)
+def test_rejected_event_has_not_arrived_for_certain_if_snowflake_is_unreachable(
+    steps: list[Step], said: str
+) -> None:
+    line, arrival = verdict(steps, {"Snowflake": "frozen"})
+    assert (line[: len(said)], EXIT_CODES[arrival]) == (said, 2)
+
+
+def test_rejected_event_that_is_loaded_has_arrived_even_if_another_store_is_unreachable() -> None:
+    assert EXIT_CODES[verdict(REJECT, {"Kinesis": "frozen"})[1]] == 0
+
+
 def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     unasked = unreachable(NOWHERE)
     assert set(unasked) == {"S3", "Kinesis", "DynamoDB", "CloudWatch Logs", "Lambda"}
@@ -97,6 +117,7 @@ def test_trace_lists_unreachable_stores_and_does_not_query_them() -> None:
     now = datetime.now(UTC)
     assert finder.event("e", now - timedelta(hours=1), now, lambda _: None) == []
     assert finder.object(KEY) == []
+    assert finder.searched == []
     assert finder.request("r", now, now) == []
     assert in_order([]) == []
 
@@ -202,6 +223,17 @@ def test_trace_does_not_report_an_object_that_the_operator_may_not_read_as_gone(
     monkeypatch.setattr(BaseClient, "_make_api_call", denied)
     with pytest.raises(Refusal, match=rf"could not read s3://archive/{KEY}: .*403"):
         finder.object(KEY)
+
+
+def test_trace_of_an_object_lists_raw_but_not_an_unreachable_s3_as_searched(stores: Any) -> None:
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            return [{"at": AT, "n": 1}]
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"S3": "no answer", "Lambda": "no answer"})
+    assert [step.what for step in finder.object(KEY)] == ["loaded"]
+    assert finder.searched == ["MILKRUN.RAW.EVENTS"]
 
 
 def test_trace_does_not_call_an_event_arrived_if_snowflake_stops_responding(stores: Any) -> None:
