@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -251,12 +252,13 @@ class Health:
             os.kill(int((self._folder / "worker").read_text()), 0)
         except (OSError, ValueError):
             return ["no worker is running"]
-        silent = {file.name: time.time() - file.stat().st_mtime for file in self._folder.glob("shard-*")}
-        return [
-            f"{name} has given no sign of life for {seconds:.0f} s"
-            for name, seconds in silent.items()
-            if seconds > stale_seconds
-        ]
+        found = []
+        for file in self._folder.glob("shard-*"):
+            with suppress(FileNotFoundError):  # the worker lost this shard after the files were listed
+                seconds = time.time() - file.stat().st_mtime
+                if seconds > stale_seconds:
+                    found.append(f"{file.name} has given no sign of life for {seconds:.0f} s")
+        return found
 
 
 def become_daemon(settings: KclSettings, environment: Mapping[str, str]) -> None:
@@ -286,6 +288,9 @@ def _exit(problem: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if list(arguments) not in ([], ["--health"], ["--shard"]):  # a second worker would disturb the health check
+        print("Usage: python -m kcl.worker [--health | --shard]", file=sys.stderr)
+        return 2
     settings = KclSettings.of(os.environ)
     if "--health" in arguments:
         problems = Health(Path(settings.kcl_state_folder)).problems(settings.kcl_stale_seconds)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -248,6 +249,26 @@ def test_health_check_detects_a_missing_worker_and_a_shard_without_a_sign_of_lif
     assert "shard-shardId-1 has given no sign of life" in capsys.readouterr().out
     health.note("shardId-1", "gone")
     assert health.problems(60) == []
+
+
+def test_health_check_ignores_a_shard_that_ends_while_the_files_are_listed(tmp_path, monkeypatch):
+    health = Health(tmp_path)
+    health.begin()
+    monkeypatch.setattr(Path, "glob", lambda *_: [tmp_path / "shard-shardId-1"])
+    assert health.problems(60) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--helth"], ["--health", "--shard"]])
+def test_unknown_option_does_not_start_a_second_worker(tmp_path, monkeypatch, capsys, arguments):
+    for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "execve", lambda *call: pytest.fail("started the daemon"))
+    health = Health(tmp_path)
+    health.begin()
+    health.note("shardId-1", "running")
+    assert worker.main(arguments) == 2
+    assert capsys.readouterr().err == "Usage: python -m kcl.worker [--health | --shard]\n"
+    assert (tmp_path / "shard-shardId-1").exists()
 
 
 def test_error_for_missing_java_names_the_required_version_and_the_fix(tmp_path, monkeypatch, capsys):
