@@ -288,7 +288,8 @@ def _exit(problem: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if list(arguments) not in ([], ["--health"], ["--shard"]):  # a second worker would disturb the health check
+    # With a misspelt `--health`, a second worker would start and disturb the health check.
+    if list(arguments) not in ([], ["--health"], ["--shard"]):
         print("Usage: python -m kcl.worker [--health | --shard]", file=sys.stderr)
         return 2
     settings = KclSettings.of(os.environ)
