@@ -26,7 +26,19 @@ class NoAnswerError(Exception):
 
 
 type Post = Callable[[bytes, str], tuple[int, bytes]]
-"""Sends a body with its content type; returns the status and the body of the response. Raises NoAnswerError."""
+"""Sends a body with its content type; returns the status and the body of the response. Raises NoAnswerError, also
+if the response lacks a receipt (`lacks_receipt`).
+"""
+
+
+def lacks_receipt(status: int, answer: object) -> bool:
+    """Return whether a response with a 2xx or 400 does not come from Milkrun, so that the events may be stored nowhere.
+
+    `answer` is the JSON value of the response's body. Milkrun's 2xx and 400 contain `received`. Those of a proxy, a
+    captive portal or API Gateway itself do not, although API Gateway's contains `request_id`, too.
+    """
+    settles = 200 <= status < 300 or status == 400
+    return settles and not (isinstance(answer, dict) and "received" in answer)
 
 
 def poster(outputs: Outputs) -> Post:
@@ -42,6 +54,14 @@ def _post(outputs: Outputs) -> Post:
             answer = http.request("POST", outputs.endpoint, body=body, headers=headers)
         except urllib3.exceptions.HTTPError as error:
             raise NoAnswerError(f"no answer from {outputs.endpoint} ({type(error).__name__})") from error
+        try:
+            receipt = json.loads(answer.data)
+        except ValueError:
+            receipt = None
+        if lacks_receipt(answer.status, receipt):
+            raise NoAnswerError(
+                f"{outputs.endpoint} answered {answer.status} without a receipt, so the answer is not Milkrun's"
+            )
         return answer.status, answer.data
 
     return post

@@ -1,9 +1,9 @@
 """Phones that follow the client's rule and record every request with all its responses.
 
 The rule: on 2xx or 400, delete the batch; on 413, split it; on any other 4xx, keep it and send it again later;
-on any other status, or without a response, send the identical bytes again. These phones delete a batch on 413,
-because their batches are never too large. `tools.fleet.client` implements the whole rule, but does not record
-every response.
+on any other status, or without a response from Milkrun, send the identical bytes again. These phones delete a
+batch on 413, because their batches are never too large. `tools.fleet.client` implements the whole rule, but does
+not record every response.
 """
 
 import gzip
@@ -117,7 +117,7 @@ class Phones:
         give_up_at = time.monotonic() + self._timeout_s
         while True:
             tries.append(one := self._try(body, headers))
-            fate = fate_of(one.status)
+            fate = fate_of(one.status, one.answer)
             with self._lock:
                 self.tried += 1
             longest = min(LONGEST_PAUSE_S, 0.2 * 2 ** len(tries))

@@ -3,7 +3,8 @@
 The rule for clients (README, "Send events"): after 2xx, delete the batch; after 400, delete the batch and report
 it as dropped; after 413, split the batch in two and send both halves, or delete the event and report it as dropped if
 it is the only one in the batch; after any other 4xx, keep the batch and send it again with increasing delays; after
-anything else or no response, send the identical bytes again.
+anything else or no response, send the identical bytes again. A 2xx or 400 without a receipt is not from Milkrun and
+counts as no response.
 """
 
 import gzip
@@ -21,6 +22,7 @@ from typing import Literal
 
 import urllib3
 
+from ops.post_to_endpoint import lacks_receipt
 from ops.stage_outputs import Outputs
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
@@ -123,7 +125,7 @@ class Client:
             status, answer, wanted_pause = self._post(body, headers)
             seconds = time.perf_counter() - began
             statuses.append(status)
-            fate = fate_of(status)
+            fate = fate_of(status, answer)
             # Jitter keeps phones from retrying at the same time; Retry-After comes from the server.
             longest = min(10.0, self._first_pause * 2 ** len(statuses))
             pause = max(wanted_pause, random.uniform(longest / 2, longest))
@@ -170,8 +172,11 @@ def _device_of(text: str, post: Post) -> str | None:
     return device if isinstance(device, str) else None
 
 
-def fate_of(status: int | None) -> Fate:
-    if status is not None and 200 <= status < 300:
+def fate_of(status: int | None, answer: object) -> Fate:
+    """Return what the rule for clients does with a batch. `answer` is the JSON value of the response's body."""
+    if status is None or lacks_receipt(status, answer):
+        return "kept"
+    if 200 <= status < 300:
         return "delivered"
     return "dropped" if status in (400, 413) else "kept"
 

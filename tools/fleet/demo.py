@@ -24,6 +24,7 @@ from ops import read_stores, terminal
 from ops.marts import build_marts
 from ops.percentile import percentile
 from ops.polling import until
+from ops.post_to_endpoint import lacks_receipt
 from ops.read_stores import Stay
 from ops.stage_outputs import Outputs, environment_of
 from snowpipe.warehouse import Warehouse
@@ -162,6 +163,8 @@ class Demo:
                 raise watch.fault
             if delivery.fate == "kept":
                 said = f"status {delivery.status}" if delivery.status else "no response"
+                if delivery.status and lacks_receipt(delivery.status, delivery.answer):
+                    said += " without a receipt"
                 raise Refusal(
                     f"A request to {self._outputs.endpoint} failed for {REQUEST_TIMEOUT_S:g} s ({said}). "
                     "Run: milkrun status"

@@ -25,6 +25,7 @@ from ops import quarantine, rejects, rejects_commands, terminal
 from ops.edit_events import Patch
 from ops.rejects import RESENT, Box, Selection, Sent, groups, repaired, send, try_out
 from tests.rejects import reject_line, unreadable_line
+from tests.unit.tools.fleet.test_send import server
 
 NOW = datetime.now(UTC)
 BUCKET = "archive"
@@ -364,6 +365,21 @@ def test_send_is_retried_only_after_a_transient_error_response(
     with pytest.raises(Refusal, match=rf"answered {status}"):
         post(b"{}")
     assert len(answers) == tries
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_send_is_retried_after_a_response_without_a_receipt(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """A proxy may answer instead of the stage. Then nothing is stored, so no event may be recorded as accepted."""
+    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
+    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
+    clock = [0.0]
+    with server(lambda *_: (status, {}, b'{"accepted": 1, "rejected": 0}')) as (url, got):
+        post = rejects.poster(SimpleNamespace(endpoint=url, api_key="k", ingest_function=None), timeout_s=1.0)
+        with pytest.raises(Refusal, match=rf"answered {status} without a receipt"):
+            post(b"{}")
+    assert len(got) == 3
 
 
 @pytest.mark.parametrize(("status", "tries"), [(403, 1), (429, 3), (500, 3)])

@@ -16,6 +16,7 @@ from ops.polling import until
 from ops.smoke import event, follow
 from ops.stage_outputs import NoStackError, Outputs
 from snowpipe.settings import Connection
+from tests.unit.tools.fleet.test_send import server
 from tools.milkrun import app
 
 ODD = "[/x] [bold]truck[/bold] [red]"
@@ -156,6 +157,15 @@ def test_smoke_command_reports_an_unreachable_endpoint() -> None:
     [(step, seen, detail)] = follow(NOWHERE, {}, "smoke-1", event("smoke-1"), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_smoke_command_does_not_mistake_the_page_of_a_proxy_for_a_receipt(status: int) -> None:
+    with server(lambda *_: (status, {}, b"<html>Sign in</html>")) as (url, _):
+        outputs = NOWHERE.model_copy(update={"endpoint": url})
+        [(step, seen, detail)] = follow(outputs, {}, "smoke-1", event("smoke-1"), 0)
+    assert (step, seen) == ("accepted", False)
+    assert f"answered {status} without a receipt" in detail
 
 
 ROWS = [{"device": "truck-01-0a1b2c3d", "key": "k" * 60, "since": "06:30", "note": "ten characters"}]

@@ -248,6 +248,7 @@ def test_error_responses_that_the_gateway_generates_are_problem_json(stage):
         assert answer.get("StatusCode") == (None if status is None else str(status))
         problem = json.loads(answer["ResponseTemplates"]["application/json"])
         assert {"type", "title", "code", "detail", "request_id"} <= problem.keys()
+        assert "received" not in problem  # otherwise, apps would take it for a receipt and delete the batch
         assert problem.get("status") == status
         assert problem["request_id"] == "$context.extendedRequestId"
         retryable = status in (429, 500, 504)

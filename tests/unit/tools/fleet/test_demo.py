@@ -23,6 +23,7 @@ from cli.refusal import Refusal
 from ops.stage_outputs import Outputs
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
+from tests.unit.tools.fleet.test_send import server
 from tools.fleet import demo
 from tools.fleet.client import Delivery
 from tools.fleet.demo import Demo
@@ -209,3 +210,15 @@ def test_unreachable_stack_ends_the_demo_quickly_with_a_one_line_error(
         Demo(cast(Outputs, UnreachableStack(fault)), ledger, bars).run(posts(PLAN), 1, lambda: None)
     assert time.monotonic() - began < 10
     assert "\n" not in str(refused.value)
+
+
+def test_demo_ends_with_an_error_if_a_proxy_answers_instead_of_the_stack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(demo, "REQUEST_TIMEOUT_S", 0.1)
+    with server(lambda *_: (200, {}, b"<html>Sign in</html>")) as (url, _):
+        stack = UnreachableStack()
+        stack.endpoint = url
+        refused = pytest.raises(Refusal, match=r"\(status 200 without a receipt\)")
+        with Ledger() as ledger, Progress(disable=True) as bars, refused:
+            Demo(cast(Outputs, stack), ledger, bars).run(posts(PLAN), 1, lambda: None)

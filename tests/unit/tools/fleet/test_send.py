@@ -110,7 +110,7 @@ def test_gzip_encoding_is_declared_in_a_header() -> None:
 
 
 def test_batch_is_dropped_after_a_400_response() -> None:
-    with server(lambda *_: (400, {}, b'{"code":"unreadable"}')) as (url, got):
+    with server(lambda *_: (400, {}, b'{"code":"no_valid_event","received":1}')) as (url, got):
         [delivery] = client(url).deliver(post("a"))
     assert (delivery.fate, delivery.status, len(got)) == ("dropped", 400, 1)
 
@@ -127,6 +127,31 @@ def test_identical_bytes_are_resent_after_a_retryable_or_missing_response(first:
     assert delivery.fate == "delivered"
     assert delivery.statuses == (first, first, 202)
     assert len({body for body, _ in got}) == 1
+
+
+@pytest.mark.parametrize("status", [200, 202, 400])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"<html>Sign in</html>", b'["received"]', b'{"code":"refused_by_gateway","request_id":"r"}'],
+    ids=["empty", "page", "array", "gateway"],
+)
+def test_identical_bytes_are_resent_after_a_2xx_or_400_response_without_a_receipt(
+    status: int, text: bytes
+) -> None:
+    """Only Milkrun sends a receipt, and only after it has stored the events."""
+    with server(lambda n, body: receipt(body) if n else (status, {}, text)) as (url, got):
+        [delivery] = client(url).deliver(post("a", "b"))
+    assert (delivery.fate, delivery.statuses) == ("delivered", (status, 202))
+    assert got[0][0] == got[1][0]
+
+
+def test_events_after_a_2xx_response_without_a_receipt_count_as_undelivered() -> None:
+    tally = Tally()
+    with server(lambda *_: (200, {}, b"<html>Sign in</html>")) as (url, _):
+        for delivery in client(url, timeout_s=0.05).deliver(post("a", "b")):
+            tally.add(delivery)
+    figures = tally.figures(elapsed=1.0)
+    assert (figures["accepted"], figures["dropped"], figures["undelivered"]) == (0, 0, 2)
 
 
 def test_pauses_between_retries_get_longer() -> None:
