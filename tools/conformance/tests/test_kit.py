@@ -55,7 +55,8 @@ def keeps_the_rule(endpoint: str, events: list[Event], token: str = "new", first
         except urllib3.exceptions.HTTPError:
             time.sleep(pause)
             continue
-        if response.status in (202, 400) or (response.status == 413 and len(events) == 1):
+        has_receipt = b'"received"' in response.data
+        if (response.status in (202, 400) and has_receipt) or (response.status == 413 and len(events) == 1):
             return
         if response.status == 413:
             half = len(events) // 2
@@ -141,6 +142,10 @@ def app_that(
         ("throttled", app_that(lambda status: False), "were not sent again"),
         ("unavailable", app_that(lambda status: status == 503), "before Retry-After (2 s)"),
         ("unavailable", app_that(lambda status: status == 503, changed=True, pause=2.1), "different bytes"),
+        ("proxy-200", app_that(lambda status: False), "were not sent again"),
+        ("proxy-400", app_that(lambda status: status != 400), "were not sent again"),
+        ("gateway-400", app_that(lambda status: status != 400), "were not sent again"),
+        ("gateway-400", app_that(lambda status: status == 400, changed=True), "different bytes"),
         ("cut", app_that(lambda status: False), "were not sent again"),
         ("timeout", app_that(lambda status: status is None, changed=True), "different bytes"),
     ],
@@ -294,6 +299,26 @@ def test_each_ping_without_an_id_counts_as_a_separate_event(members: str) -> Non
         assert (answer["received"], answer["accepted"], answer["rejected"]) == (2, 2, 0)
         [seen] = stage.seen
         assert len(set(seen.ids)) == 2
+
+
+@pytest.mark.parametrize(
+    ("scenario", "status", "content_type"),
+    [
+        ("proxy-200", 200, "text/html"),
+        ("proxy-400", 400, "text/html"),
+        ("gateway-400", 400, "application/problem+json"),
+    ],
+)
+def test_first_response_of_a_proxy_or_the_gateway_lacks_a_receipt(
+    scenario: str, status: int, content_type: str
+) -> None:
+    stage = Stage()
+    with serving(stage, "127.0.0.1", 0) as url:
+        stage.begin(scenario)
+        answer, again = (urllib3.request("POST", f"{url}/v1/events", json=[an_event()]) for _ in range(2))
+    assert (answer.status, answer.headers["Content-Type"]) == (status, content_type)
+    assert b"received" not in answer.data
+    assert (again.status, again.json()["received"]) == (202, 1)
 
 
 # --- the connection -----------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class Reply:
 
     If `status` is None, the server closes the connection without a response. If `hold` is true, it first
     keeps the connection open until the client gives up or the scenario ends. `rejected` contains the ids of the
-    events that a 202 reports as rejected, and `code` is the error code of rejected events or of a 415.
+    events that a 202 reports as rejected, and `code` is the error code of rejected events or of a 415. `text` is the
+    body of a response that does not come from Milkrun, or "" for Milkrun's body.
     """
 
     status: int | None
@@ -39,6 +40,7 @@ class Reply:
     rejected: Sequence[str] = ()
     code: str = "wrong_type"
     hold: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,20 @@ class Scenario:
 
 
 ACCEPTED = Reply(202)
+# API Gateway's own 400 on a deployed stage, for example for a malformed header. It has a `request_id`, but no receipt.
+_GATEWAY_400 = Reply(
+    400,
+    {"Content-Type": "application/problem+json"},
+    text='{"type": "about:blank", "title": "Refused", "code": "refused_by_gateway", '
+    '"detail": "The gateway refused the request.", "request_id": "conformance"}',
+)
 
 
 # --- replies ------------------------------------------------------------------------------------
+
+
+def _page(status: int) -> Reply:
+    return Reply(status, {"Content-Type": "text/html"}, text="<!doctype html><title>Sign in</title>")
 
 
 def _first(reply: Reply) -> Callable[[Sequence[Seen], tuple[str, ...], str], Reply]:
@@ -215,6 +228,18 @@ SCENARIOS: Mapping[str, Scenario] = {
         Scenario(
             "unavailable", "503 with Retry-After", "sends the identical bytes again after the pause",
             _first(Reply(503, _retry_after)), _paused_identical, _when_passed(_sent_again_identically),
+        ),
+        Scenario(
+            "proxy-200", "200 with an HTML page, as from a captive portal", "sends the identical bytes again",
+            _first(_page(200)), _sent_again_identically, _when_passed(_sent_again_identically),
+        ),
+        Scenario(
+            "proxy-400", "400 with an HTML page, as from a proxy", "sends the identical bytes again",
+            _first(_page(400)), _sent_again_identically, _when_passed(_sent_again_identically),
+        ),
+        Scenario(
+            "gateway-400", "400 without a receipt, as from API Gateway", "sends the identical bytes again",
+            _first(_GATEWAY_400), _sent_again_identically, _when_passed(_sent_again_identically),
         ),
         Scenario(
             "cut", "the connection is closed without a response", "sends the identical bytes again",

@@ -210,6 +210,8 @@ def _read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, tuple[str, ..
 
 def _response(reply: Reply, ids: tuple[str, ...]) -> Response:
     status = reply.status or 500
+    if reply.text:
+        return Response(reply.text, status, dict(reply.headers))
     kind = "application/problem+json" if status >= 400 else "application/json"
     # Unlike JSONResponse, this can encode an id with a lone surrogate.
     return Response(json.dumps(_answer(reply, ids), allow_nan=False), status, dict(reply.headers), kind)
