@@ -57,10 +57,15 @@ find_python() { # try each candidate, because a python3.13 on PATH may be a pyen
   die "Python $version is needed and was not found (python3 is $(python3 --version 2>&1 | head -n 1)). Install it: apt install python$version-venv, pyenv install $version, or uv python install $version."
 }
 
-need_node() {
-  local version
-  version=$(node --version 2>/dev/null) || die "Node 20 or newer is needed and was not found. Install it: apt install nodejs npm."
-  [ "$(cut -d. -f1 <<<"${version#v}")" -ge 20 ] || die "Node 20 or newer is needed; this is $version. Install a newer one."
+need_node() { # osls refuses to start with other versions
+  local version major minor
+  version=$(node --version 2>/dev/null) || die "Node 20.19+, 22.13+ or 24+ is needed and was not found. Install it: apt install nodejs npm."
+  IFS=. read -r major minor _ <<<"${version#v}"
+  case $major in
+    20) [ "$minor" -ge 19 ] ;;
+    22) [ "$minor" -ge 13 ] ;;
+    *) [ "$major" -ge 24 ] ;;
+  esac || die "Node 20.19+, 22.13+ or 24+ is needed; this is $version. Install one of these."
   command -v npm >/dev/null || die "npm is needed and was not found. Install it: apt install npm."
 }
 

@@ -1,6 +1,7 @@
 """Test tools/setup.sh in a temporary tree, with fakes of the programs that it needs."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ MAIN = (
     "localstack/snowflake/pyproject.toml",
     "tools/conformance/pyproject.toml",
 )
+NODE = "Node 20.19+, 22.13+ or 24+"
 
 
 class Tree:
@@ -105,14 +107,25 @@ def test_python_is_found_despite_a_broken_pyenv_shim(tree, where):
 @pytest.mark.parametrize(
     ("version", "line"),
     [
-        (None, "setup: Node 20 or newer is needed and was not found. Install it: apt install nodejs npm."),
-        ("v18.19.0", "setup: Node 20 or newer is needed; this is v18.19.0. Install a newer one."),
+        (None, f"setup: {NODE} is needed and was not found. Install it: apt install nodejs npm."),
+        ("v18.19.0", f"setup: {NODE} is needed; this is v18.19.0. Install one of these."),
+        ("v20.18.3", f"setup: {NODE} is needed; this is v20.18.3. Install one of these."),
+        ("v22.12.0", f"setup: {NODE} is needed; this is v22.12.0. Install one of these."),
     ],
 )
-def test_missing_or_old_node_is_reported(tree, version, line):
+def test_missing_node_or_a_version_that_osls_refuses_is_reported(tree, version, line):
     if version:
         tree.program("node", f"echo {version}")
     assert tree.setup("node") == (1, [line])
+
+
+@pytest.mark.parametrize("version", ["v20.19.0", "v24.0.0"])
+def test_versions_of_node_that_osls_supports_are_accepted(tree, version):
+    """The next check, for npm, fails, because this test provides no npm."""
+    locked = json.loads((ROOT / "package-lock.json").read_text())["packages"]["node_modules/osls"]
+    assert locked["engines"]["node"] == "^20.19.0 || ^22.13.0 || >=24"
+    tree.program("node", f"echo {version}")
+    assert tree.setup("node") == (1, ["setup: npm is needed and was not found. Install it: apt install npm."])
 
 
 @pytest.mark.parametrize(("version", "status"), [('"11.0.2"', 1), ('"17.0.15"', 0), ('"21" 2023-09-19', 0)])
