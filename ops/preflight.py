@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import boto3
 import typer
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from cli.counts import count
 from cli.refusal import Refusal
@@ -31,6 +31,8 @@ from snowpipe.warehouse import Warehouse, connect
 UNRESERVED_MINIMUM = 100
 """Lambda keeps this much of the account's concurrency for functions without a reservation
 (AWS Lambda Developer Guide: "Configuring reserved concurrency for a function")."""
+BUCKET_NAME = "[a-z0-9][a-z0-9-]{1,61}[a-z0-9]"
+"""(Amazon S3 User Guide: "General purpose bucket naming rules".)"""
 READY = frozenset(
     {
         "CREATE_COMPLETE",
@@ -155,11 +157,38 @@ def concurrency(place: Place) -> Iterator[Finding]:
 
 
 def names(place: Place) -> Iterator[Finding]:
-    """Check that no resource outside the stage's stack has a name that the stack needs."""
-    wanted = named(place.resources, place.account)
+    """Check that no resource outside the stage's stack has a name that the stack needs, and that S3 accepts the
+    bucket's name.
+    """
+    wanted = list(named(place.resources, place.account))
+    invalid = [w for w in wanted if w.kind == "AWS::S3::Bucket" and not re.fullmatch(BUCKET_NAME, w.name)]
+    for one in invalid:
+        detail = "S3 allows at most 63 lowercase letters, digits and hyphens: rename the stage"
+        yield Finding("blocks", "bucket_name_invalid", one.name, detail)
+    # HeadBucket may respond with 400 to an invalid name.
+    wanted = [one for one in wanted if one not in invalid]
     for one in leftovers(wanted, list(place.own), place.clients, place.account):
         detail = f"{one.kind} exists outside the stack: delete or import it (docs/deploy.md, Remove)"
         yield Finding("blocks", "name_taken", one.name, detail)
+
+
+def shards(place: Place) -> Iterator[Finding]:
+    """Check that one update can give the stream the wanted number of shards: half to double the present number
+    (Amazon Kinesis Data Streams API Reference: "UpdateShardCount").
+    """
+    stream = place.resources["GeofenceStream"]["Properties"]
+    if stream["StreamModeDetails"]["StreamMode"] != "PROVISIONED" or "GeofenceStream" not in place.own:
+        return
+    found = place.clients("kinesis").describe_stream_summary(StreamName=stream["Name"])
+    present = found["StreamDescriptionSummary"]["OpenShardCount"]
+    wanted = int(stream["ShardCount"]["Fn::If"][1])
+    if not present <= 2 * wanted <= 4 * present:
+        detail = (
+            f"has {count(present, 'shard')}, and a deployment can change this to {(present + 1) // 2} to "
+            f"{2 * present}, not to {wanted}: set streamShards in serverless/stage_settings.yml, and deploy "
+            "several times"
+        )
+        yield Finding("blocks", "shards_out_of_reach", stream["Name"], detail)
 
 
 def alarms(place: Place) -> Iterator[Finding]:
@@ -243,8 +272,9 @@ def domain(place: Place) -> Iterator[Finding]:
         return
     try:
         certificate = place.clients("acm").describe_certificate(CertificateArn=arn)["Certificate"]
-    except ClientError as error:
-        if code_of(error) not in ("ResourceNotFoundException", "ValidationException", "InvalidArnException"):
+    except (ClientError, ParamValidationError) as error:
+        malformed = ("ResourceNotFoundException", "ValidationException", "InvalidArnException")
+        if isinstance(error, ClientError) and code_of(error) not in malformed:
             raise
         detail = (
             f"domainCertificateArn is not a certificate in {place.account.region} (docs/deploy.md, Domain)"
@@ -262,19 +292,22 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """Check the account and database for the pipe check, and the two IAM users of Snowflake."""
+    """Check the account and database for the pipe check, and the IAM users of Snowflake."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
-        detail = "checkPipes is on, but snowflakeAccount is empty, so every check would fail"
+        detail = "checkPipes or checkLoads is on, but snowflakeAccount is empty, so every check would fail"
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
     database = variables["SNOWFLAKE_DATABASE"]
     if checked and not re.fullmatch(DATABASE_NAME, database):
         detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
-    trust = place.resources["SnowflakeRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
-    reads = _user_of(trust[0])
+    reads, reports = (
+        _user_of(place.resources[role]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0])
+        for role in ("SnowflakeRole", "SnowflakeErrorsRole")
+    )
     yield from _user("snowflakeUserArn", reads)
+    yield from _user("snowflakeErrorsUserArn", reports)
     if not reads:
         detail = (
             "Snowflake is not allowed to read the archive yet. After this deployment, follow the section "
@@ -316,6 +349,7 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
     "stack": stack,
     "concurrency": concurrency,
     "names": names,
+    "shards": shards,
     "alarms": alarms,
     "settings": settings,
     "parameters": parameters,

@@ -164,6 +164,29 @@ def test_resources_of_the_stages_own_stack_do_not_block_the_deployment(aws):
     assert codes(preflight.names, aws) == [("blocks", "name_taken", "milkrun-dev-redrive")]
 
 
+@pytest.mark.parametrize(
+    ("stage", "region", "found"),
+    [
+        ("Dev", REGION, True),
+        ("a" * 19, "ap-southeast-2", False),
+        ("a" * 20, "ap-southeast-2", True),
+    ],
+)
+def test_stage_name_that_makes_the_bucket_name_invalid_blocks_the_deployment(aws, stage, region, found):
+    client = aws("s3")
+    stub = Stubber(client)
+    if found:
+        stub.add_client_error("head_bucket", service_error_code="400", http_status_code=400)
+        stub.activate()
+    bucket = {
+        "Type": "AWS::S3::Bucket",
+        "Properties": {"BucketName": f"milkrun-{stage}-archive-{ACCOUNT.number}-{region}"},
+    }
+    expected = [("blocks", "bucket_name_invalid", bucket["Properties"]["BucketName"])] if found else []
+    template = {"ArchiveBucket": bucket}
+    assert codes(preflight.names, lambda s: client if s == "s3" else aws(s), template=template) == expected
+
+
 def test_every_resource_with_a_fixed_name_is_looked_up():
     template = resources(EVERYTHING)
     looked_up = {one.logical_id for one in named(template, ACCOUNT)}
@@ -206,6 +229,23 @@ def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, c
     assert [(f.level, f.code, f.subject) for f in found] == expected
     # Deleting a stack that has been deployed would change the address of its API.
     assert any("delete-stack" in f.detail for f in found) == (code == "stack_dead")
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted", "found"),
+    [(2, 4, False), (2, 5, True), (3, 2, False), (4, 1, True)],
+)
+def test_number_of_shards_out_of_reach_of_one_update_blocks_the_deployment(aws, present, wanted, found):
+    """A stream created on demand has at least four shards, so one update cannot give it a single one."""
+    template = changed("dev", "GeofenceStream", StreamModeDetails={"StreamMode": "PROVISIONED"})
+    stream = template["GeofenceStream"]["Properties"]
+    stream["ShardCount"]["Fn::If"][1], name = wanted, stream["Name"]
+    assert codes(preflight.shards, aws, template=template) == []  # no stream yet
+    aws("kinesis").create_stream(StreamName=name, ShardCount=present)
+    here = place(aws, template=template)
+    here.__dict__["own"] = {"GeofenceStream": name}
+    expected = [("blocks", "shards_out_of_reach", name)] if found else []
+    assert [(f.level, f.code, f.subject) for f in preflight.shards(here)] == expected
 
 
 def test_enabled_alarms_without_an_address_block_the_deployment(aws):
@@ -297,6 +337,7 @@ def test_domain_needs_an_issued_certificate_for_its_name(aws):
     assert found("other.example.com", arn) == ["certificate_of_another_name"]
     missing = arn[:-12] + "000000000000"
     assert found("events.example.com", missing) == ["certificate_missing"]
+    assert found("events.example.com", "") == ["certificate_missing"]  # boto3 refuses to send it
 
 
 def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
@@ -304,6 +345,16 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing not in codes(preflight.snowflake_parameters, aws)
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
+
+
+def test_user_that_reports_failed_loads_must_be_the_arn_of_a_user(aws):
+    """IAM rejects a role whose trust policy has an invalid principal, so the deployment would be rolled back."""
+    template = json.loads(json.dumps(resources("dev-snowflake")))
+    invalid = ("blocks", "snowflake_user_invalid", "snowflakeErrorsUserArn")
+    assert invalid not in codes(preflight.snowflake_parameters, aws, template=template)
+    trust = template["SnowflakeErrorsRole"]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0]
+    trust["Principal"] = {"AWS": {"Fn::Sub": "milkrun-dev"}}
+    assert invalid in codes(preflight.snowflake_parameters, aws, template=template)
 
 
 def test_pipe_check_of_a_database_with_a_hyphen_blocks_the_deployment(aws):
