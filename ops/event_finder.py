@@ -95,16 +95,19 @@ class Finder(ReachableStores):
         """Return the steps of all copies of the event that were received in these hours, in time order."""
         return self._of_lines(self._archived_lines(event_id, start, end, advance), event_id)
 
-    def loaded_event(self, event_id: str) -> list[Step]:
-        """Return the steps of all copies of the event, in time order, if RAW contains one; otherwise []."""
-        lines = self._loaded_lines(event_id)
-        return self._of_lines(lines, event_id) if lines else []
+    def loaded_event(self, event_id: str, device: str | None = None) -> list[Step]:
+        """Return the steps of all copies of the event, in time order, if RAW contains one; otherwise [].
 
-    def _of_lines(self, lines: Sequence[Line], event_id: str) -> list[Step]:
+        Several devices may use one event id; with `device`, events of the others are omitted.
+        """
+        lines = self._loaded_lines(event_id, device)
+        return self._of_lines(lines, event_id, device) if lines else []
+
+    def _of_lines(self, lines: Sequence[Line], event_id: str, device: str | None = None) -> list[Step]:
         steps = [step for line in lines for step in self._of_line(line, event_id)]
         for text in {line.text for line in lines if line.key.startswith("events/")}:
             steps += self._of_crossing(text, event_id, lines)
-        steps += self._staged(event_id)
+        steps += self._staged(event_id, device)
         return in_order(steps)
 
     def object(self, key: str) -> list[Step]:
@@ -148,7 +151,7 @@ class Finder(ReachableStores):
         sql = (
             "SELECT payload:_id::VARCHAR AS event_id, MIN(payload:type::VARCHAR) AS type,"
             f" MIN(payload:createdAt::VARCHAR) AS created_at FROM {self._outputs.database}.RAW.EVENTS"
-            " WHERE COALESCE(payload:user.deviceId::VARCHAR, payload:deviceId::VARCHAR) = %s GROUP BY 1"
+            f" WHERE TRUE{_of_device()} GROUP BY 1"
         )
         rows = self._warehouse.query(sql, [device])
         timed = [(at, row) for row in rows if (at := _time(row["created_at"] or ""))]
@@ -156,18 +159,19 @@ class Finder(ReachableStores):
 
     # --- searching
 
-    def _loaded_lines(self, event_id: str) -> list[Line]:
+    def _loaded_lines(self, event_id: str, device: str | None) -> list[Line]:
         lines: list[Line] = []
         if self._warehouse is None:
             return lines
-        for table, field_ in (("EVENTS", "_id"), ("REJECTED", "event_id")):
+        for table, field_, event in (("EVENTS", "_id", ""), ("REJECTED", "event_id", "event.")):
             self.searched.append(f"{self._outputs.database}.RAW.{table}")
             sql = (
                 "SELECT file_name, file_row_number AS n, MAX(TO_JSON(payload)) AS said"
                 f" FROM {self._outputs.database}.RAW.{table}"
-                f" WHERE payload:{field_}::VARCHAR = %s GROUP BY 1, 2 ORDER BY 1, 2"
+                f" WHERE payload:{field_}::VARCHAR = %s{_of_device(event) if device else ''}"
+                " GROUP BY 1, 2 ORDER BY 1, 2"
             )
-            for row in self._warehouse.query(sql, [event_id]):
+            for row in self._warehouse.query(sql, [event_id, device] if device else [event_id]):
                 unread = "S3" in self._unasked
                 text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
                 if not text and table == "REJECTED":  # the object has expired, but its row names the reasons
@@ -329,7 +333,8 @@ class Finder(ReachableStores):
         if not known and since:
             to = min(datetime.now(UTC), since + SET_ASIDE_REACH)
             for line in self._archived_lines(event_id, since, to, prefixes=["set-aside/"]):
-                yield from self._of_line(line, event_id)
+                if device_in(_quarantined(line.text)) in (None, event.device_id):
+                    yield from self._of_line(line, event_id)
 
     def _consumed_at(self, published: Sequence[Step]) -> datetime | None:
         """Return the time at which the consumer processed the batch with the first published record, according to the
@@ -372,16 +377,17 @@ class Finder(ReachableStores):
     def _received_at(self, key: str) -> datetime | None:
         return next((step.at for step in self._stored(key) if step.at), None)
 
-    def _staged(self, event_id: str) -> Iterator[Step]:
+    def _staged(self, event_id: str, device: str | None) -> Iterator[Step]:
         if self._warehouse is None:
             return
         self.searched.append(f"{self._outputs.database}.STAGING.STG_EVENTS")
         sql = (
             "SELECT file_name, file_row_number AS n, received_at, device_id"
             f" FROM {self._outputs.database}.STAGING.STG_EVENTS WHERE event_id = %s"
+            + (" AND device_id = %s" if device else "")
         )
         try:
-            rows = self._warehouse.query(sql, [event_id])
+            rows = self._warehouse.query(sql, [event_id, device] if device else [event_id])
         except NoAnswerError:
             raise
         except Refusal:  # dbt has never run here
@@ -389,6 +395,11 @@ class Finder(ReachableStores):
         for row in rows:
             place = {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
             yield Step("staged", None, place | {"device": row["device_id"]})
+
+
+def _of_device(event: str = "") -> str:
+    """Return a condition on the device of a row in RAW; `event` is the path of the event in the payload."""
+    return f" AND COALESCE(payload:{event}user.deviceId::VARCHAR, payload:{event}deviceId::VARCHAR) = %s"
 
 
 def _is_too_old(event: GeofenceEvent, received_at: datetime | None) -> bool:
@@ -434,12 +445,16 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
         line = json.loads(text)
         if prefix == "rejected/":
             return bool(line.get("event_id") == event_id)
-        held = line.get("event")
-        if isinstance(held, dict):
-            return bool(held.get("_id") == event_id)
-        return event_id_in(base64.b64decode(line.get("record_base64", ""))) == event_id
+        return event_id_in(_quarantined(text)) == event_id
     except (ValueError, AttributeError, TypeError, RecursionError):  # not written by Milkrun
         return False
+
+
+def _quarantined(text: bytes) -> bytes:
+    """Return the record in a line of an object under `set-aside/`."""
+    line = json.loads(text)
+    event = line.get("event")
+    return base64.b64decode(line.get("record_base64", "")) if event is None else json.dumps(event).encode()
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:

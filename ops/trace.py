@@ -74,9 +74,19 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
 
 
 def steps_of(
-    finder: Finder, what: str, start: datetime, end: datetime, advance: Callable[[int], None]
+    finder: Finder,
+    what: str,
+    start: datetime,
+    end: datetime,
+    advance: Callable[[int], None],
+    device: str | None = None,
 ) -> list[Step]:
-    """Return the steps of the object with this key, the request with this id, or the event with this id."""
+    """Return the steps of the object with this key, the request with this id, or the event with this id.
+
+    With `device`, `what` is the id of an event of this device in RAW.
+    """
+    if device:
+        return finder.loaded_event(what, device)
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
         steps = finder.loaded_event(what) or steps
@@ -139,7 +149,7 @@ def command(
                 if len(near) != 1:
                     _choose(near, unasked, as_json)
                 event = near[0]["event_id"]
-            return finder, steps_of(finder, str(event), start, end, lambda n: bars.advance(task, n))
+            return finder, steps_of(finder, str(event), start, end, lambda n: bars.advance(task, n), device)
 
         finder, steps = with_or_without_warehouse(outputs, unasked, find)
     said, arrival = verdict(steps, unasked)

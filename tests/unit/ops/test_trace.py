@@ -5,6 +5,7 @@ are in order.
 import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -18,8 +19,10 @@ from moto import mock_aws
 from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 from contract.archive_object import lines_object
+from contract.events import Reason
+from contract.rejected_lines import quarantine_line
 from ops import event_finder
-from ops.event_finder import Finder, Step, _covers, in_order, is_key, lags
+from ops.event_finder import Finder, Line, Step, _covers, in_order, is_key, lags
 from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, steps_of, verdict
 from snowpipe.warehouse import Row
@@ -146,6 +149,25 @@ def test_trace_of_a_loaded_event_searches_neither_the_log_nor_the_archive() -> N
     finder.archived_event.assert_not_called()
 
 
+def test_trace_of_a_device_omits_events_of_other_devices_with_the_same_id(stores: Any) -> None:
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            if "SELECT MIN(scanned_at)" in sql:
+                return [{"at": AT, "n": 1}]
+            found = [device for device in ("d1", "d2") if device in parameters or len(parameters) < 2]
+            if "STG_EVENTS" in sql:
+                return [{"file_name": KEY, "n": 1, "received_at": AT, "device_id": each} for each in found]
+            if "RAW.REJECTED" in sql:
+                return []
+            return [{"file_name": KEY, "n": int(each[1]), "said": '{"_id": "e"}'} for each in found]
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"S3": "no answer", "Lambda": "no answer"})
+    ask = partial(steps_of, finder, "e", AT, AT, lambda _: None)
+    assert [step.what for step in ask()] == ["loaded", "staged", "staged"]
+    assert [step.what for step in ask("d2")] == ["loaded", "staged"]
+
+
 def test_trace_does_not_search_the_log_for_text_that_cannot_be_a_request_id() -> None:
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
     assert finder.request('e" or 1 = "1', AT, AT) == []
@@ -210,6 +232,35 @@ def test_trace_reports_an_event_as_missing_only_in_stores_that_would_still_conta
     finder = Finder(stores, "dev", None, {"CloudWatch Logs": "no answer", "Lambda": "no answer"})
     steps = finder.event("e", received, received, lambda _: None)
     assert {step.what for step in steps if step.what not in SEEN} == missing
+    assert verdict(steps, {})[0].startswith(problem)
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+@pytest.mark.parametrize(("other", "problem"), [("d", "QUARANTINED"), ("d2", "NOT PUBLISHED")])
+def test_quarantined_event_of_another_device_with_the_same_id_is_not_reported(
+    stores: Any, other: str, problem: str, as_json: bool
+) -> None:
+    now = datetime.now(UTC)
+    enter = {
+        "_id": "e",
+        "type": "user.entered_geofence",
+        "createdAt": now.isoformat(),
+        "user": {"deviceId": "d"},
+        "geofence": {"tag": "farm", "externalId": "1"},
+    }
+    held = json.dumps(enter | {"user": {"deviceId": other}}).encode()
+    if not as_json:  # Python reads it, but it is not strict JSON
+        held = held.replace(b"{", b'{"odd": NaN, ', 1)
+    aside = quarantine_line([Reason("odd", "x", "Odd.")], held, {})
+    assert as_json is (b"base64" not in aside)
+    sent = json.dumps(enter).encode()
+    archived, quarantined = lines_object("events", [sent], now), lines_object("set-aside", [aside], now)
+    for made in (archived, quarantined):
+        boto3.client("s3").put_object(
+            Bucket="archive", Key=made.key, Body=made.body, Metadata={"received-at": now.isoformat()}
+        )
+    finder = Finder(stores, "dev", None, {"CloudWatch Logs": "no answer", "Lambda": "no answer"})
+    steps = finder._of_lines([Line(archived.key, 1, sent)], "e")
     assert verdict(steps, {})[0].startswith(problem)
 
 
