@@ -10,6 +10,7 @@ import typer
 
 from aws.table import Table, loaded
 from consumer import keys, visit_fields
+from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
 from ops import read_stores, terminal
@@ -206,7 +207,9 @@ def _fence(text: str) -> Fence:
 def command(
     context: typer.Context,
     *,
-    device: Annotated[str | None, terminal.text_option("DEVICE", "List all visits of this device.")] = None,
+    device: Annotated[
+        str | None, terminal.text_option("DEVICE", "List this device's visits of the last 90 days.")
+    ] = None,
     fence: Annotated[
         Fence | None,
         typer.Option(
@@ -237,6 +240,9 @@ def command(
     dynamodb, table = outputs.aws("dynamodb"), outputs.visits_table
     if device is not None:
         rows = visits_of_device(dynamodb, table, device, since)
+        if since and since < datetime.now(UTC) - KEPT_FOR:
+            days = KEPT_FOR.days
+            terminal.note(f"DynamoDB keeps visits for {days} days; earlier ones are in MARTS.GEOFENCE_VISITS")
     else:
         assert fence is not None
         rows = visits_at_fence(dynamodb, table, fence)

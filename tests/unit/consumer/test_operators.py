@@ -168,6 +168,15 @@ def test_visits_command_lists_visits_by_device_or_fence_as_json_or_as_a_table(aw
     assert "truck-1" in run(environment, "visits", "--device", "truck-1", "--since", "2026-01-01")
 
 
+def test_visits_command_says_that_the_table_keeps_no_visits_of_earlier_months(aws, tmp_path):
+    environment = outputs(aws, tmp_path)
+    for since, said in (("91 days ago", True), ("89 days ago", False)):
+        ran = CliRunner().invoke(
+            app, ["visits", "--device", "d", "--since", since, "--json"], obj=environment
+        )
+        assert (json.loads(ran.stdout), "keeps visits for 90 days" in ran.stderr) == ([], said)
+
+
 def stream_of(aws) -> list[bytes]:
     kinesis = aws.client("kinesis")
     found = []
