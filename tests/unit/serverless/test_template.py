@@ -81,6 +81,12 @@ def test_functions_on_aws_run_on_arm64(stage):
         assert function["Architectures"] == ["arm64"]
 
 
+def test_rule_for_failed_glue_runs_matches_only_the_jobs_of_its_stage():
+    """A prefix such as `milkrun-prod-` would also match the jobs of a stage `prod-2`."""
+    matched = properties(EVERYTHING, "GlueRunFailed")["EventPattern"]["detail"]["jobName"]
+    assert matched == [{"Ref": name} for name in of_type(EVERYTHING, "AWS::Glue::Job")]
+
+
 def test_rule_for_failed_glue_runs_targets_the_log_group_by_an_arn_without_a_wildcard():
     # GetAtt Arn of a log group ends with `:*`. EventBridge accepts such a target, but delivers nothing to it.
     (target,) = properties(EVERYTHING, "GlueRunFailed")["Targets"]
