@@ -59,6 +59,11 @@ def test_no_named_resource_is_retained_after_a_failed_creation(variant):
 
 
 @every_stage
+def test_account_setting_of_api_gateway_waits_for_the_accounts_first_api(stage):
+    assert resources(stage)["ApiGatewayAccount"]["DependsOn"] == ["ApiGatewayRestApi"]
+
+
+@every_stage
 def test_every_function_has_limits_and_tracing_and_logs_json(stage):
     for function in of_type(stage, "AWS::Lambda::Function").values():
         assert function["Timeout"] <= 60
