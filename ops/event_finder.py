@@ -174,8 +174,10 @@ class Finder(ReachableStores):
             for row in self._warehouse.query(sql, [event_id, device] if device else [event_id]):
                 unread = "S3" in self._unasked
                 text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
-                if not text and table == "REJECTED":  # the object has expired, but its row names the reasons
-                    text = row["said"].encode()
+                # If a rejected event's object has expired, its row still names the reasons. In a file added by hand,
+                # an event may have several lines.
+                suffices = _is_of(text, f"{table.lower()}/", event_id) if text else table == "EVENTS"
+                text = text if suffices else row["said"].encode()
                 lines.append(Line(row["file_name"], int(row["n"]), text))
         return lines
 
@@ -303,7 +305,7 @@ class Finder(ReachableStores):
 
     def _of_crossing(self, text: bytes, event_id: str, lines: Sequence[Line]) -> Iterator[Step]:
         """Yield the steps of a geofence event after it was archived: stream, consumer, visit or quarantine."""
-        if not text or json.loads(text).get("type") not in self.kinds:
+        if not text or str(json.loads(text).get("type")) not in self.kinds:
             return
         try:
             event = geofence_event(text, self.kinds)
@@ -472,7 +474,7 @@ def _covers(line: Mapping[str, Any], number: int) -> bool:
 def _time(text: str) -> datetime | None:
     try:
         return instant(text)
-    except ValueError:
+    except (ValueError, TypeError):  # a file added by hand may contain a number
         return None
 
 

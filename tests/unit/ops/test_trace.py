@@ -321,6 +321,33 @@ def test_missing_object_of_a_rejected_event_is_a_problem_unless_it_has_expired(
 
 
 @pytest.mark.parametrize(
+    "event",
+    [
+        {"_id": "e", "type": "x"},
+        {"_id": "e", "type": ["x"]},
+        {"_id": "e", "type": "x", "createdAt": 1763280000},
+    ],
+    ids=["event", "type is a list", "createdAt is a number"],
+)
+@pytest.mark.parametrize("indent", [None, 2], ids=["one line", "indented"])
+def test_trace_shows_an_event_in_a_file_that_was_added_by_hand(
+    stores: Any, event: dict[str, object], indent: int | None
+) -> None:
+    key = "events/by-hand.json"
+    boto3.client("s3").put_object(Bucket="archive", Key=key, Body=json.dumps(event, indent=indent).encode())
+
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            if "SELECT MIN(scanned_at)" in sql:
+                return [{"at": AT, "n": 1}]
+            return [{"file_name": key, "n": 1, "said": json.dumps(event)}] if "RAW.EVENTS" in sql else []
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"CloudWatch Logs": "no answer", "Lambda": "no answer"})
+    assert verdict(finder.event("e", AT, AT, lambda _: None), {})[0] == "ARRIVED: archived, loaded"
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("events/by-hand.json", True),
