@@ -1,4 +1,4 @@
-"""Test that every case in supported_functions.tsv gives the answer, error or refusal that the file states."""
+"""Test that every case in supported_sql_cases.tsv gives the answer, error or refusal that the file states."""
 
 import json
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from local_snowflake.read_privileges import Reading
 from local_snowflake.results import Handler, Result
 from local_snowflake.roles import Roles
 from local_snowflake.session import LocalConnection
-from local_snowflake.show import take_describe
+from local_snowflake.show_clauses import take_describe
 from local_snowflake.sql import STRINGS, Scope, Words, literal, quoted
 from local_snowflake.stages import Stages
 from local_snowflake.system_functions import Functions

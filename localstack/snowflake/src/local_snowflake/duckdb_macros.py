@@ -2,7 +2,7 @@
 
 DuckDB chooses an overload by the types of the arguments when it binds a statement, so each supported
 combination of types has its own overload. For other types, DuckDB finds no overload, and its error becomes a refusal
-(`duckdb_errors.py`). To add a function, first add a case to `supported_functions.tsv`, because functions without a
+(`duckdb_errors.py`). To add a function, first add a case to `supported_sql_cases.tsv`, because functions without a
 case are refused. The macros are in the database `memory`, are created at each start, and are called by their full name.
 """
 

@@ -152,7 +152,7 @@ def refuse_wrong_answers(statement: exp.Expr) -> None:
 
 
 def write_plainly(statement: exp.Expr) -> None:
-    """Write date parts and object keys in the form that the cases in `supported_functions.tsv` use."""
+    """Write date parts and object keys in the form that the cases in `supported_sql_cases.tsv` use."""
     plain_units(statement)
     object_keys(statement)
 

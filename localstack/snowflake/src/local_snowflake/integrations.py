@@ -8,7 +8,7 @@ from local_snowflake.catalog import Catalog, new_id
 from local_snowflake.catalog_objects import Integration, Stage
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
-from local_snowflake.show import PROPERTIES, alike, property_of, take_filter
+from local_snowflake.show_clauses import PROPERTIES, alike, property_of, take_filter
 from local_snowflake.sql import Options, Scope, Words, actor_of, flag_of
 
 USER_ARN = "arn:aws:iam::000000000000:user/snowflake"

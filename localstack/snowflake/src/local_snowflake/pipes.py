@@ -14,7 +14,7 @@ from local_snowflake.errors import SnowflakeError, compilation, exists, missing
 from local_snowflake.integrations import check_is_notification
 from local_snowflake.loader import Loader, StagedFile
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
-from local_snowflake.show import alike, inside, take_describe, take_filter
+from local_snowflake.show_clauses import alike, inside, take_describe, take_filter
 from local_snowflake.snowpipe import Ingest
 from local_snowflake.sql import Options, Scope, Words, actor_of, flag_of, text_of
 

@@ -11,7 +11,7 @@ from local_snowflake.errors import SnowflakeError, compilation, exists, missing,
 from local_snowflake.grants import ADMINISTRATOR, EVERYBODY, Right
 from local_snowflake.privileges import SYSTEM_ROLES
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
-from local_snowflake.show import alike, take_filter
+from local_snowflake.show_clauses import alike, take_filter
 from local_snowflake.sql import OURS, Options, Scope, Words, actor_of, flag_of
 
 LOGIN_REFUSED = "08001"

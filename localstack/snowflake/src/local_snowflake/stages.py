@@ -14,7 +14,7 @@ from local_snowflake.integrations import category_of, unavailable
 from local_snowflake.loader import Loader
 from local_snowflake.plans import bucket_and_prefix, path_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
-from local_snowflake.show import PROPERTIES, alike, inside, property_of, take_describe, take_filter
+from local_snowflake.show_clauses import PROPERTIES, alike, inside, property_of, take_describe, take_filter
 from local_snowflake.sql import Name, Options, Scope, Value, Words, actor_of, flag_of, stage_parts, text_of
 
 INTERNAL_STAGE_OPTIONS = {"ENCRYPTION", "FILE_FORMAT", "COMMENT", "DIRECTORY"}

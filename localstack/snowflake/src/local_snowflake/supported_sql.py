@@ -1,7 +1,7 @@
 """The allowlist of SQL: a query or DML statement may use only the functions, operators and clauses that a verified
 case uses.
 
-To support another function, add a case to `supported_functions.tsv`: a statement, the answer that Snowflake's
+To support another function, add a case to `supported_sql_cases.tsv`: a statement, the answer that Snowflake's
 documentation gives or implies, and the page. Then run `python -m local_snowflake.supported_sql`. It writes
 `supported_sql.md`, which lists all cases, and `generated_sql_shapes.txt`, the only one of these files that a running
 process reads. If the case's test then fails, DuckDB or fakesnow gives another answer: correct the translation
@@ -22,7 +22,7 @@ from sqlglot import exp
 
 from local_snowflake.errors import unsupported
 
-FILE = Path(__file__).parent / "supported_functions.tsv"
+FILE = Path(__file__).parent / "supported_sql_cases.tsv"
 SHAPES = Path(__file__).parent / "generated_sql_shapes.txt"
 PAGE = "supported_sql.md"
 # Nodes that name or contain something and compute nothing.
@@ -152,7 +152,7 @@ def page() -> str:
     return "\n".join(made)
 
 
-HEAD = """To support another function, add a case to `src/local_snowflake/supported_functions.tsv` and run
+HEAD = """To support another function, add a case to `src/local_snowflake/supported_sql_cases.tsv` and run
 `python -m local_snowflake.supported_sql`, which generates this page.
 
 A function, operator or clause is supported if a case whose answer is not `REFUSED` uses it in the same form: with the

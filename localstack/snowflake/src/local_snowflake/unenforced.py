@@ -10,7 +10,7 @@ from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.errors import compilation, exists, missing, unsupported
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
-from local_snowflake.show import alike, take_filter
+from local_snowflake.show_clauses import alike, take_filter
 from local_snowflake.sql import OURS, Options, Scope, Words, actor_of
 
 log = structlog.get_logger()
