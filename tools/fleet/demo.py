@@ -105,7 +105,8 @@ def command(
         if events:
             posts, total = posts_of_file(events, judge=judged), _lines_in(events, bars)
         else:
-            posts, total = phones.posts(plan), sum(len(post.events) for post in phones.posts(plan))
+            plan, total = phones.ended_by(plan, datetime.now(UTC))
+            posts = phones.posts(plan)
         with Ledger(Path(folder) / "ledger.sqlite") as ledger:
             demo = Demo(outputs, ledger, bars)
             lines = demo.run(posts, total, lambda: build_marts(environment_of(stage, context.obj)))

@@ -60,6 +60,16 @@ def posts(plan: Plan) -> Iterator[Post]:
     yield from heapq.merge(*(_phone(plan, n, fences) for n in numbers), key=lambda post: post.sent_at)
 
 
+def ended_by(plan: Plan, end: datetime) -> tuple[Plan, int]:
+    """Return the plan and its number of events. If the last request would be sent after `end`, the plan begins earlier
+    by the difference. Otherwise, a stage would reject the events that are too far ahead of its clock.
+    """
+    events, last = 0, end
+    for post in posts(plan):
+        events, last = events + len(post.events), max(last, post.sent_at)
+    return replace(plan, begins_at=plan.begins_at - (last - end)), events
+
+
 def endless(plan: Plan) -> Iterator[Post]:
     """Yield the requests of one morning after another, each with its own trucks and farms, endlessly and in
     bounded memory.

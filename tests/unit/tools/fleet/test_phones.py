@@ -6,7 +6,7 @@ import json
 import tracemalloc
 from collections import Counter, defaultdict
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
 
 from contract.event_rules import geofence_event
@@ -14,7 +14,7 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.ingest import geofence_records
 from handler.parse_body import parse_body
 from handler.validate import validate
-from tools.fleet.phones import Post, endless, posts
+from tools.fleet.phones import Post, ended_by, endless, posts
 from tools.fleet.rounds import Planned
 from tools.fleet.traffic_settings import Plan
 
@@ -38,6 +38,20 @@ def test_same_plan_always_produces_the_same_bytes() -> None:
 
 def test_requests_are_sorted_by_the_time_at_which_they_are_sent() -> None:
     assert all(one.sent_at <= other.sent_at for one, other in pairwise(MORNING))
+
+
+def test_long_morning_begins_earlier_so_that_no_event_is_rejected_as_too_far_ahead() -> None:
+    long = replace(PLAN, seed=59, trucks=1, farms=5)  # 10 hours and 17 minutes
+    now = long.begins_at + timedelta(hours=8)
+    plan, total = ended_by(long, now)
+    sent = list(posts(plan))
+    assert max(post.sent_at for post in sent) == now
+    assert total == len(events(sent)) == len(events(list(posts(long))))
+    for post in sent:
+        form = "ndjson" if post.form == "ndjson" else "json"
+        batch = validate(parse_body(post.body(), form), form, GEOFENCE_KINDS, now)
+        assert [each.index for each in batch.rejected] == [i for i, e in enumerate(post.events) if e.code]
+    assert ended_by(PLAN, PLAN.begins_at + timedelta(hours=12))[0] == PLAN
 
 
 def test_events_with_the_same_id_have_the_same_content() -> None:
