@@ -182,21 +182,29 @@ def fate_of(status: int | None, answer: object) -> Fate:
 
 
 def send(
-    posts: Iterable[Post], client: Client, *, concurrency: int = 4, events_per_second: float = math.inf
+    posts: Iterable[Post],
+    client: Client,
+    *,
+    concurrency: int = 4,
+    events_per_second: float = math.inf,
+    seconds: float = math.inf,
 ) -> Iterator[Delivery]:
     """Send requests in the given order, `concurrency` at a time; yield their deliveries in the same order.
 
-    At most a few requests are read ahead from `posts`, so that a stream of any length fits into memory. When
-    the client is stopped, no further requests are read, and each one that has been read is still sent, without retries.
+    After `seconds`, no further requests are sent. At most a few requests are read ahead from `posts`, so that a
+    stream of any length fits into memory. When the client is stopped, no further requests are read, and each one that
+    has been read is still sent, without retries.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()
+    end = due + seconds
     with ThreadPoolExecutor(concurrency, thread_name_prefix="phone") as phones:
         try:
             for post in posts:
                 # A sender that falls behind the rate does not catch up with a burst.
                 due = max(due, time.monotonic() - 1.0)
-                if client.wait(max(0.0, due - time.monotonic())):
+                # A slow rate may allow the next request only long after the end.
+                if client.wait(max(0.0, min(due, end) - time.monotonic())) or time.monotonic() >= end:
                     break
                 due += len(post.events) / events_per_second
                 under_way.append(phones.submit(client.deliver, post))

@@ -29,15 +29,6 @@ from tools.fleet.traffic_settings import (
 )
 
 
-def for_seconds(posts: Iterable[Post], seconds: float) -> Iterator[Post]:
-    """Yield the posts until `seconds` have passed."""
-    end = time.monotonic() + seconds
-    for post in posts:
-        if time.monotonic() >= end:
-            return
-        yield post
-
-
 def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:
     """Yield posts until they contain exactly `events` events in total; the last one is shortened if necessary."""
     left = events
@@ -192,13 +183,17 @@ def command(
         terminal.err.print(f"run {plan.run}, seed {seed}")
     if events:
         posts = until_events(posts, events)
-    if duration is not None:
-        posts = for_seconds(posts, duration)
     client = Client.of(outputs, timeout_s=timeout_s, connections=concurrency)
     tally, began = Tally(), time.monotonic()
     with terminal.progress() as bars, terminal.stopped_by_ctrl_c(client.stop) as interrupted:
         task = bars.add_task("sending", total=events)
-        for delivery in send(posts, client, concurrency=concurrency, events_per_second=rate):
+        for delivery in send(
+            posts,
+            client,
+            concurrency=concurrency,
+            events_per_second=rate,
+            seconds=math.inf if duration is None else duration,
+        ):
             tally.add(delivery)
             bars.advance(task, len(delivery.post.events))
     terminal.show(tally.figures(time.monotonic() - began), as_json)

@@ -4,6 +4,7 @@ loopback.
 
 import gzip
 import json
+import math
 import random
 import signal
 import threading
@@ -27,7 +28,7 @@ from tools.fleet.client import Client, send
 from tools.fleet.event_file import posts_of_file, read_lines
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
-from tools.fleet.send import Tally, for_seconds, until_events
+from tools.fleet.send import Tally, until_events
 from tools.milkrun import app
 
 NOW = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -280,9 +281,18 @@ def test_sending_ends_after_exactly_the_requested_number_of_events() -> None:
     assert [len(each.events) for each in posts] == [3, 3, 1]
 
 
-def test_sending_ends_after_the_requested_duration() -> None:
-    assert list(for_seconds((post("a") for _ in count()), 0)) == []
-    assert len(list(for_seconds((post("a") for _ in count()), 0.05))) > 1
+@pytest.mark.parametrize(
+    ("seconds", "rate", "least", "most"), [(0, math.inf, 0, 0), (0.05, math.inf, 2, 1000), (0.05, 0.01, 1, 1)]
+)
+def test_sending_ends_after_the_requested_duration_even_at_a_slow_rate(
+    seconds: float, rate: float, least: int, most: int
+) -> None:
+    began = time.monotonic()
+    with server(lambda _, body: receipt(body)) as (url, got):
+        endless = (post("a") for _ in count())
+        deliveries = list(send(endless, client(url), events_per_second=rate, seconds=seconds))
+    assert least <= len(got) == len(deliveries) <= most
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
