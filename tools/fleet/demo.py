@@ -35,7 +35,7 @@ from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.row_latency import Watch
-from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks
+from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks, refuse_with_a_file
 from tools.fleet.traffic_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, new_run_id
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
@@ -87,6 +87,8 @@ def command(
     """
     if live and events:
         raise typer.BadParameter("use either --live or --events, not both")
+    if events:
+        refuse_with_a_file(context, "seed", "trucks", "farms")
     if auth and stage != "local":
         raise typer.BadParameter(
             "--auth changes only the local stack; a deployed stage has the parameter `identity` (docs/threat-model.md)"

@@ -16,7 +16,7 @@ from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send, unlisted_rejects
 from tools.fleet.event_file import posts_of_file
 from tools.fleet.phones import Post
-from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks
+from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks, refuse_with_a_file
 from tools.fleet.traffic_settings import (
     DEFAULT_DUPLICATES,
     DEFAULT_FARMS,
@@ -162,6 +162,8 @@ def command(
     passed. After Ctrl-C the command prints the results so far and ends. It asks for confirmation before it sends
     sample traffic to a deployed stage. Exit code 1: some events were not delivered before the timeout.
     """
+    if file:
+        refuse_with_a_file(context, "trucks", "farms", "duplicates", "late", "invalid", "seed", "run", "begin")
     outputs = terminal.outputs_of(context, stage)
     if not file:
         terminal.confirm_sample_traffic(stage, yes)

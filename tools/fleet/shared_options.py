@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from ops import terminal
+
 EventsFile = Annotated[
     Path | None,
     typer.Option(
@@ -19,3 +21,10 @@ Farms = Annotated[int, typer.Option(min=1, help="Number of farms in the sample t
 Seed = Annotated[
     int, typer.Option(help="Seed of the sample traffic; equal seeds produce the same collection rounds.")
 ]
+
+
+def refuse_with_a_file(context: typer.Context, *options: str) -> None:
+    """Raise typer.BadParameter if one of these options for sample traffic was given, because a file ignores them."""
+    given = ", ".join(f"--{option}" for option in options if terminal.is_given(context, option))
+    if given:
+        raise typer.BadParameter(f"{given} can be used only for sample traffic, not for a file of events")

@@ -370,6 +370,24 @@ def test_sample_events_are_sent_to_a_deployed_stage_only_after_confirmation(
     assert "Send events of sample trucks and farms to stage prod?" in ended.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["send", "--trucks", "5", "--seed", "2", "--file"], "--trucks, --seed can be used only"),
+        (["send", "--run", "0a1b2c3d", "--begin", "now", "--file"], "--run, --begin can be used only"),
+        (["demo", "--farms", "5", "--events"], "--farms can be used only"),
+    ],
+)
+def test_options_for_sample_traffic_are_refused_with_a_file(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_text("{}")
+    ended = CliRunner().invoke(app, [*arguments, str(file), "--stage", "dev"], obj={})
+    assert ended.exit_code == 2
+    assert said in ended.output
+
+
 def test_demo_refuses_to_change_the_credentials_of_a_deployed_stage() -> None:
     ended = CliRunner().invoke(app, ["demo", "--stage", "dev", "--auth", "jwt", "--yes"], obj={})
     assert ended.exit_code == 2
