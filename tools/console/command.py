@@ -91,7 +91,7 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    If the local stack's console is already running and --port is not given, the command only prints its address.
+    If the local stack's console is already running and no option is given, the command only prints its address.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
@@ -99,6 +99,12 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     settings = Settings.of(environment)
     if stage == "local" and port is None and stack_console.is_ready(settings):
+        names = ("live_bus", "warehouse_every", "reconcile_every", "fences", "tiles")
+        if any(terminal.is_given(context, name) for name in names):
+            raise typer.BadParameter(
+                f"the local stack's console already runs at {settings.console_url} without these options; "
+                "start another one with --port 0"
+            )
         typer.echo(settings.console_url)
         return
     with _listener(settings.console_port if port is None else port) as listener:

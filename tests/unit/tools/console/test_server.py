@@ -23,6 +23,7 @@ from consumer import visit_fields
 from consumer.visits import Pair, Visit
 from contract.archive_object import Prefix, lines_object
 from contract.events import Fence
+from ops import terminal
 from ops.polling import until
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row
@@ -32,6 +33,7 @@ from tools.console.command import _listener, made, server_of
 from tools.console.page_updates import MAX_BEHIND, Hub
 from tools.console.state import ConsoleState
 from tools.console.store_pollers import WarehousePoller
+from tools.milkrun import app
 
 HOSTILE = "<script>alert('x')</script>\u202e"
 SECRETS = ("the-api-key", "the-password")
@@ -870,3 +872,25 @@ def test_search_that_fails_in_aws_does_not_blame_snowflake(mart_of_visits):
         assert states["snowflake"] != "down"
     finally:
         console.end()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ([], 0, "http://127.0.0.1:7002"),
+        (["--tiles", "https://host/{z}/{x}/{y}.png"], 2, "start another one with --port 0"),
+        (["--no-live-bus"], 2, "start another one with --port 0"),
+        (["--warehouse-every", "0"], 2, "start another one with --port 0"),
+    ],
+)
+def test_options_are_refused_if_the_console_of_the_local_stack_already_runs_without_them(
+    options: list[str],
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("tools.console.command.terminal.outputs_of", lambda *_: None)
+    monkeypatch.setattr("tools.console.command.stack_console.is_ready", lambda _: True)
+    assert terminal.run(app, {"MILKRUN_PORT": "7000"}, ["console", *options]) == code
+    assert said in "".join(capsys.readouterr())
