@@ -4,7 +4,6 @@ Events are untrusted, so the type of every value is checked before the value is 
 """
 
 import base64
-import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TypeIs
@@ -12,6 +11,7 @@ from typing import TypeIs
 import msgspec
 
 from consumer import keys
+from contract.event_limits import MAX_DURATION_MINUTES
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from contract.instants import instant
@@ -183,7 +183,7 @@ def _crossing(
     assert _is(geofence)  # because the event has a fence
     metadata = geofence.get("metadata")
     named = text(geofence.get("description")) or text(metadata.get("name") if _is(metadata) else None)
-    confidence = event.get("confidence")
+    confidence = number_of(event.get("confidence"), 0, 3)
     centre = geofence.get("geometryCenter")
     shape = geofence.get("geometry")
     return Crossing(
@@ -193,8 +193,8 @@ def _crossing(
         kind,
         type_,
         at,
-        number_of(event.get("duration"), -math.inf, math.inf),
-        confidence if isinstance(confidence, int) else None,
+        number_of(event.get("duration"), 0, MAX_DURATION_MINUTES),
+        None if confidence is None else int(confidence),
         position,
         cut(named),
         point(centre.get("coordinates")) if _is(centre) else None,
@@ -212,9 +212,10 @@ def _bad(key: str, number: int, line: bytes, received_at: datetime) -> Event:
         kept = {}
     event = kept.get("event")
     event = event if isinstance(event, dict) else {}
+    given = kept.get("reasons")
     reasons = tuple(
         {name: str(reason.get(name, "")) for name in ("code", "field", "message")}
-        for reason in kept.get("reasons") or ()
+        for reason in (given if isinstance(given, list) else ())
         if isinstance(reason, dict)
     )
     return Event(

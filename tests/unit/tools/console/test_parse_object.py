@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contract.archive_object import Prefix, lines_object
+from contract.event_rules import geofence_event
 from contract.events import Reason
 from tests.rejects import reject_line, unreadable_line
 from tools.console import parse_object
@@ -75,6 +76,22 @@ def test_geofence_event_yields_its_device_geofence_and_position():
     )
     assert (position.longitude, position.latitude) == (5.8, 53.1)
     assert (crossing.kind, crossing.position, crossing.duration_minutes) == ("enter", (5.8, 53.1), 4.5)
+
+
+@pytest.mark.parametrize(
+    "values", [{"confidence": 1.0}, {"confidence": 0, "duration": -4}, {"duration": 10.0**300}, {"duration": 2}]
+)
+def test_confidence_and_duration_are_read_as_by_the_consumer(values):
+    [crossing] = read(good(**values)).crossings
+    assert parse_object.event_of(crossing) == geofence_event(json.dumps(good(**values)).encode())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "value"),
+    [("events", good(duration=10**400)), ("events", good(confidence=10**400)), ("rejected", {"reasons": 5})],
+)
+def test_object_of_another_program_with_unusual_values_does_not_stop_the_console(prefix, value):
+    assert len(read(value, prefix=prefix).events) == 1
 
 
 def test_geofence_event_types_are_those_configured_for_the_stage():
