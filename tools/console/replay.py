@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import batched
 
 from consumer import keys
 from consumer.visits import Rule, visits_of
 from contract.geofence_event_types import Kind
+from contract.instants import instant
 from ops.presence_rule import EXCLUSIVE_TAGS, presence
 from snowpipe.archive import Archive, Object
 from tools.console import known_visits, parse_object
@@ -103,8 +104,8 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
 
 def _within(at: str | None, start: datetime, end: datetime) -> bool:
     try:
-        return start <= datetime.fromisoformat(at or "").astimezone(UTC) <= end
-    except (ValueError, OverflowError):
+        return start <= instant(at or "") <= end
+    except ValueError:
         return False
 
 
