@@ -163,7 +163,9 @@ def command(
     sample traffic to a deployed stage. Exit code 1: some events were not delivered before the timeout.
     """
     if file:
-        refuse_with_a_file(context, "trucks", "farms", "duplicates", "late", "invalid", "seed", "run", "begin")
+        refuse_with_a_file(
+            context, "trucks", "farms", "duplicates", "late", "invalid", "seed", "run", "begin"
+        )
     outputs = terminal.outputs_of(context, stage)
     if not file:
         terminal.confirm_sample_traffic(stage, yes)

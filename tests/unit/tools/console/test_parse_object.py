@@ -79,7 +79,8 @@ def test_geofence_event_yields_its_device_geofence_and_position():
 
 
 @pytest.mark.parametrize(
-    "values", [{"confidence": 1.0}, {"confidence": 0, "duration": -4}, {"duration": 10.0**300}, {"duration": 2}]
+    "values",
+    [{"confidence": 1.0}, {"confidence": 0, "duration": -4}, {"duration": 10.0**300}, {"duration": 2}],
 )
 def test_confidence_and_duration_are_read_as_by_the_consumer(values):
     [crossing] = read(good(**values)).crossings

@@ -57,7 +57,9 @@ def test_replay_uses_the_visit_rule_of_the_stage(gap_minutes: int, stays: int) -
     assert played["visits"][0]["entered_at"] == written(MORNING)
 
 
-@pytest.mark.parametrize("at", ["2026-11-23 06:00:00 +0000", "2026-11-23T06:00Z", "2026-11-23 07:00:00,5 +01"])
+@pytest.mark.parametrize(
+    "at", ["2026-11-23 06:00:00 +0000", "2026-11-23T06:00Z", "2026-11-23 07:00:00,5 +01"]
+)
 def test_replay_counts_an_event_with_any_accepted_form_of_its_time(at: str) -> None:
     event = crossing("truck", "enter", MORNING) | {"createdAt": at}
     hour = timedelta(hours=1)
