@@ -525,11 +525,15 @@ class Feed:
         self._tell([self.keep_good(event)], [])
 
     def add_bad(self, event: Json, raw: str = "") -> None:
-        self._tell([], [self._keep(self.state.bad, "bad", event, raw)])
+        self._tell([], [self.keep_bad(event, raw)])
 
     def keep_good(self, event: Json) -> Json:
         """Add an accepted event without notifying the browsers; return the event's list entry."""
         return self._keep(self.state.good, "good", event)
+
+    def keep_bad(self, event: Json, raw: str = "") -> Json:
+        """Add a rejected event without notifying the browsers; return the event's list entry."""
+        return self._keep(self.state.bad, "bad", event, raw)
 
     def _tell(self, good: list[Json], bad: list[Json]) -> None:
         self.say("events", {"good": good, "bad": bad, "counted": self.state.counted, "left_out": 0})
@@ -724,7 +728,7 @@ class Feed:
                 ][:8],
                 "events": [
                     {name: each[name] for name in ("event_id", "type", "device_id", "kind", "key", "line")}
-                    for each in state.good
+                    for each in [*state.good, *state.bad]
                     if like(each["event_id"])
                 ][:8],
                 "objects": sorted({each["key"] for each in state.good if like(each["key"])})[:8],

@@ -129,6 +129,23 @@ def test_keyboard_search_finds_trucks_places_and_events(feed: Feed, open_page: O
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
+def test_search_opens_the_rejected_event_although_an_accepted_event_has_the_same_id(
+    feed: Feed, open_page: Open
+) -> None:
+    feed.keep_bad(
+        {"event_id": "twice-1", "key": "rejected/dt=2026-11-27/hh=05/ff.1.ndjson.gz", "codes": ["x"]}
+    )
+    feed.keep_good({"event_id": "twice-1"})
+    page = open_page(f"{feed.url}/pipeline")
+    typed(page, "twice-1")
+    options = page.get_by_role("listbox", name="Found").get_by_role("option")
+    expect(options).to_contain_text(["twice-1 event", "twice-1 rejected event"])
+    options.last.click()
+    expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text(
+        "rejected/dt=2026-11-27"
+    )
+
+
 def test_search_finds_archive_objects_by_key(feed: Feed, open_page: Open) -> None:
     key = "events/dt=2026-11-27/hh=05/0123abcd.2.ndjson.gz"
     feed.keep_good({"event_id": "pickup-77", "key": key, "line": 1})

@@ -427,17 +427,38 @@ def test_reconnecting_page_does_not_take_the_focus_from_the_search_box(feed: Fee
     expect(search).to_be_focused()
 
 
+HIDE = """hidden => {
+  Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+  document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
+
+@pytest.mark.slow
+def test_banner_names_the_time_of_the_data_if_the_server_ended_while_the_page_was_hidden(
+    feed: Feed, open_page: Open
+) -> None:
+    page = open_page(f"{feed.url}/events")
+    expect(page.locator(".link-live")).to_be_visible()
+    page.evaluate(HIDE, True)
+    expect(page.locator(".link-connecting")).to_be_visible(timeout=15_000)
+    closed = datetime.now(ZoneInfo(feed.state.stage["time_zone"]))
+    feed.refuse("/api/stream", 503, "going down")
+    page.wait_for_timeout(4_000)
+    page.evaluate(HIDE, False)
+    banner = page.get_by_role("alert").filter(has_text="No connection")
+    times = "|".join(f"{closed - timedelta(seconds=s):%H:%M:%S}" for s in range(4))
+    expect(banner).to_contain_text(re.compile(f"since ({times})"))
+
+
 @pytest.mark.slow
 def test_hidden_page_gives_up_its_connection_and_misses_no_event(feed: Feed, open_page: Open) -> None:
     """A browser opens at most six connections to a server, so six hidden tabs would block a seventh."""
     page = open_page(f"{feed.url}/events")
     expect(page.locator(".link-live")).to_be_visible()
-    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); \
-document.dispatchEvent(new Event('visibilitychange')); }"
-    page.evaluate(hide, True)
+    page.evaluate(HIDE, True)
     expect(page.locator(".link-connecting")).to_be_visible(timeout=15_000)
     feed.add_good({"event_id": "while-hidden"})
-    page.evaluate(hide, False)
+    page.evaluate(HIDE, False)
     expect(page.get_by_text("while-hidden")).to_be_visible()
     expect(page.locator(".link-live")).to_be_visible()
 
@@ -589,6 +610,17 @@ def test_slider_shows_the_trucks_at_the_chosen_time_of_the_replayed_morning(
     eventually(lambda: shown.get_attribute("datetime") != before)
     page.get_by_role("button", name="Back to live").click()
     expect(page.get_by_role("region", name="At a place now")).to_be_visible()
+
+
+def test_suggested_replay_ends_after_the_latest_position(feed: Feed, open_page: Open) -> None:
+    zone, begins = ZoneInfo(feed.state.stage["time_zone"]), now().replace(second=5)
+    feed.state.replay |= {"from": iso(begins), "to": iso(begins + timedelta(seconds=40))}
+    page = open_page(f"{feed.url}/map")
+    page.get_by_role("button", name="Replay a morning").click()
+    expect(page.get_by_label("To", exact=True)).to_have_value(
+        f"{begins.astimezone(zone) + timedelta(minutes=1):%Y-%m-%dT%H:%M}"
+    )
+    expect(page.get_by_role("button", name="Load")).to_be_enabled()
 
 
 def iso_of(ms: float) -> str:

@@ -96,7 +96,7 @@ export interface Place {
 export interface Found {
   trucks: string[];
   places: { fence_id: string; name: string; tag: string }[];
-  events: { event_id: string; type: string | null; device_id: string | null; kind: string; key: string; line: number }[];
+  events: { event_id: string; type: string | null; device_id: string | null; kind: Event["kind"]; key: string; line: number }[];
   objects: string[];
   trace: string | null;
   searched: string;

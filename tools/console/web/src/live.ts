@@ -83,7 +83,7 @@ const handlers: Record<string, (data: never) => void> = {
     counted.value = data.events.counted;
     if (connection.value !== "live") connections.value += 1;
     connection.value = "live";
-    lostAt.value = null;
+    lostAt.value = restedAt = null;
     snapshots.value += 1;
   },
   trucks(data: { trucks: Truck[] }) {
@@ -116,10 +116,13 @@ const handlers: Record<string, (data: never) => void> = {
   },
 };
 
+/** The time at which a hidden page closed its stream. */
+let restedAt: number | null = null;
+
 function lost(): void {
   if (connection.value === "lost") return;
   connection.value = "lost";
-  lostAt.value = Date.now();
+  lostAt.value ??= restedAt ?? Date.now(); // the data is from the end of the last connection
 }
 
 let stream: EventSource | null = null;
@@ -142,6 +145,7 @@ function open(): void {
 function rest(): void {
   stream?.close();
   stream = null;
+  if (connection.value === "live") restedAt = Date.now();
   connection.value = "connecting";
 }
 

@@ -6,6 +6,7 @@ import { useLayoutEffect, useRef } from "preact/hooks";
 import { ask } from "./api";
 import type { EventDetail, Found } from "./contract";
 import { open, type Params, type View } from "./route";
+import { nameOf } from "./views/events";
 
 interface Hit {
   what: string;
@@ -19,7 +20,9 @@ function hitsOf(found: Found): Hit[] {
   return [
     ...found.trucks.map((id): Hit => ({ what: "truck", name: id, to: ["map", { truck: id }] })),
     ...found.places.map((place): Hit => ({ what: place.tag, name: place.name, to: ["map", { fence: place.fence_id }] })),
-    ...found.events.map((event): Hit => ({ what: "event", name: event.event_id, to: ["events", { event: event.event_id }] })),
+    ...found.events.map(
+      (event): Hit => ({ what: event.kind === "bad" ? "rejected event" : "event", name: event.event_id, to: ["events", nameOf(event)] }),
+    ),
     ...found.objects.map((key): Hit => ({ what: "object", name: key, to: ["events", { key, line: "1" }] })),
   ];
 }
@@ -146,7 +149,7 @@ export function Search() {
           <ul id="found" role="listbox" aria-label="Found">
             {hits.map((hit, i) => (
               <li
-                key={`${hit.what}${hit.name}`}
+                key={i}
                 id={`hit-${i}`}
                 role="option"
                 aria-selected={i === at.value}

@@ -54,7 +54,9 @@ const chosenNow = (): Chosen | null =>
   param("event") || param("key") ? { event: param("event"), key: param("key"), line: param("line") || "1" } : null;
 
 /** Rejected events are named by object and line, because their ids may be missing or repeated. */
-const nameOf = (event: Event): Record<keyof Chosen, string | null> =>
+export const nameOf = (
+  event: Pick<Event, "kind" | "event_id" | "key" | "line">,
+): Record<keyof Chosen, string | null> =>
   event.kind === "good" && event.event_id
     ? { event: event.event_id, key: null, line: null }
     : { event: null, key: event.key, line: String(event.line) };

@@ -11,6 +11,9 @@ import { choose, param } from "../route";
 import { Failed, plural, useAsked } from "../ui";
 
 const TICK_MS = 500;
+const MINUTE_MS = 60_000;
+/** The server replays at most 24 hours. */
+const LONGEST_MS = 24 * 60 * MINUTE_MS;
 const SPEEDS = [1, 10, 60, 300, 900];
 
 export function ReplayBar() {
@@ -79,11 +82,16 @@ function Chooser({ onClose }: { onClose: () => void }) {
     from.value = wallOf(begins);
     to.value = wallOf(ends);
   };
+  /** The fields hold whole minutes, so round the end up; otherwise, the latest positions would be missing. */
+  const fillSuggested = (range: { from: string; to: string }): void => {
+    const ends = Math.ceil(Date.parse(range.to) / MINUTE_MS) * MINUTE_MS;
+    fill(Math.max(Date.parse(range.from), ends - LONGEST_MS), ends);
+  };
   useEffect(() => {
-    if (suggested) fill(Date.parse(suggested.from), Date.parse(suggested.to));
+    if (suggested) fillSuggested(suggested);
   }, [suggested]);
   const chooseDay = (name: string): void => {
-    if (name === "suggested" && suggested) return fill(Date.parse(suggested.from), Date.parse(suggested.to));
+    if (name === "suggested" && suggested) return fillSuggested(suggested);
     const midnight = startOfDay(name);
     return fill(midnight + 4 * 3_600_000, midnight + 12 * 3_600_000);
   };
