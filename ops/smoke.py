@@ -6,7 +6,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 from uuid import uuid4
@@ -14,21 +14,27 @@ from uuid import uuid4
 import typer
 
 from cli.counts import count
+from cli.deadline import within
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from ops import polling, reachable_stores, terminal
 from ops.post_to_endpoint import NoAnswerError, poster
-from ops.read_stores import device_stays
+from ops.read_stores import device_stays, geofence_kinds
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Warehouse
 
 FENCE = {"tag": "smoke", "externalId": "smoke"}
 
 
-def event(device: str) -> dict[str, object]:
-    """Return an enter event of a new device at a fence that only this command uses, so that queries can exclude it."""
+def event(device: str, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> dict[str, object]:
+    """Return an enter event of a new device at a fence that only this command uses, so that queries can exclude it.
+
+    Its type is the first one that `kinds`, the stage's geofence event types, lists for entering.
+    """
     now = datetime.now(UTC)
+    entered = [name for name, kind in kinds.items() if kind == "enter"]
     return {
         "_id": uuid4().hex[:24],
-        "type": "user.entered_geofence",
+        "type": entered[0] if entered else "user.entered_geofence",
         "createdAt": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "live": False,
         "user": {"userId": "smoke", "deviceId": device},
@@ -92,12 +98,14 @@ def command(
     """Post one event to a stage and follow it to the warehouse.
 
     The exit code is 1 if a step fails or is not completed in time, or if Snowflake does not answer. It is 2,
-    and nothing is posted, if S3 or DynamoDB does not answer.
+    and nothing is posted, if S3, DynamoDB or Lambda does not answer.
     """
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")
     device = f"smoke-{uuid4().hex[:12]}"
-    sent, began, rows, unasked = event(device), time.monotonic(), [], dict[str, str]()
+    # Not require(outputs, "Lambda"), because GitHub's role may not list the account's functions.
+    kinds = within(2 * reachable_stores.BUDGET_SECONDS, lambda: geofence_kinds(outputs, stage), "Lambda")
+    sent, began, rows, unasked = event(device, kinds), time.monotonic(), [], dict[str, str]()
     steps = follow(outputs, unasked, device, sent, timeout_s)
     for step, seen, detail in terminal.counted(steps, "steps followed"):
         after = round(time.monotonic() - began, 1)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ops import terminal
+from ops import smoke, terminal
 from ops.polling import until
 from ops.smoke import event, follow
 from ops.stage_outputs import NoStackError, Outputs
@@ -157,6 +157,24 @@ def test_smoke_command_reports_an_unreachable_endpoint() -> None:
     [(step, seen, detail)] = follow(NOWHERE, {}, "smoke-1", event("smoke-1"), 0)
     assert (step, seen) == ("accepted", False)
     assert detail.startswith("no answer")
+
+
+def test_smoke_command_sends_an_enter_event_of_a_type_that_the_stage_publishes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the setting geofenceKinds, events of Radar's types are archived, but not published to the consumer."""
+    sent: list[str] = []
+
+    def post(body: bytes, _: str) -> tuple[int, bytes]:
+        sent.append(json.loads(body)[0]["type"])
+        return 503, b"{}"
+
+    monkeypatch.setattr(terminal, "outputs_of", lambda _context, _stage: NOWHERE)
+    monkeypatch.setattr(smoke.reachable_stores, "require", lambda *_: None)
+    monkeypatch.setattr(smoke, "geofence_kinds", lambda *_: {"depot_out": "exit", "depot_in": "enter"})
+    monkeypatch.setattr(smoke, "poster", lambda _: post)
+    assert CliRunner().invoke(app, ["smoke"], obj={}).exit_code == 1
+    assert sent == ["depot_in"]
 
 
 @pytest.mark.parametrize("status", [200, 400])

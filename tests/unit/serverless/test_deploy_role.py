@@ -298,6 +298,9 @@ def test_deploy_role_allows_the_calls_that_smoke_makes(monkeypatch):
     monkeypatch.setattr(Outputs, "aws", client)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
+    assert allowed_on(
+        "lambda:GetFunctionConfiguration", "arn:aws:lambda:us-east-1:123456789012:function:milkrun-dev-ingest"
+    )
     sent, outputs = smoke.event("smoke-1"), NOWHERE.model_copy(update={"bucket": "archive"})
     with mock_aws():
         client(None, "s3").create_bucket(Bucket=outputs.bucket)
