@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aws.table import Table, loaded
+from cli.deadline import within
 from consumer import keys, visit_fields
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
-from ops import read_stores, terminal
+from ops import reachable_stores, read_stores, terminal
 from ops.presence_rule import contradictions
-from ops.reachable_stores import require
 from ops.stage_outputs import Client
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def command(
     if since and fence is not None:
         raise typer.BadParameter("--since requires --device")
     outputs = terminal.outputs_of(context, stage)
-    require(outputs, "DynamoDB")
+    reachable_stores.require(outputs, "DynamoDB")
     dynamodb, table = outputs.aws("dynamodb"), outputs.visits_table
     if device is not None:
         rows = visits_of_device(dynamodb, table, device, since)
@@ -250,7 +250,8 @@ def command(
     doubtful = {
         str(row["device_id"]) for row in rows if _is_open(row) and row["geofence_tag"] in exclusive_tags
     }
-    rule = functools.cache(lambda: read_stores.rule(outputs, stage))
+    read_rule = functools.partial(read_stores.rule, outputs, stage)
+    rule = functools.cache(lambda: within(reachable_stores.BUDGET_SECONDS, read_rule, "Lambda"))
     contradicting: dict[Pair, GeofenceEvent] = {}
     for each in sorted(doubtful):
         contradicting |= contradictions_of_device(dynamodb, table, each, exclusive_tags, rule)

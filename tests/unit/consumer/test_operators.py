@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import threading
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from aws.table import dumped
 from consumer import main, previous_layout
 from consumer.visits import Rule, visits_of
 from contract.events import Fence
-from ops import move_visits, quarantine, read_stores, visits
+from ops import move_visits, quarantine, reachable_stores, read_stores, visits
 from ops.presence_rule import EXCLUSIVE_TAGS, presence
 from tests.unit.ops.test_presence_rule import delivery_rounds
 from tools.milkrun import app
@@ -175,6 +176,17 @@ def test_visits_command_says_that_the_table_keeps_no_visits_of_earlier_months(aw
             app, ["visits", "--device", "d", "--since", since, "--json"], obj=environment
         )
         assert (json.loads(ran.stdout), "keeps visits for 90 days" in ran.stderr) == ([], said)
+
+
+def test_visits_command_fails_soon_if_lambda_is_unresponsive(aws, tmp_path, monkeypatch):
+    """The marks for contradicted visits need the visit rule, which is in the consumer's settings."""
+    consume(as_json(event("enter", 0, "a", fence=FARM)), as_json(event("enter", 600, "b", fence=PLANT)))
+    hangs = threading.Event()
+    monkeypatch.setattr(read_stores, "rule", lambda *_: hangs.wait(5))
+    monkeypatch.setattr(reachable_stores, "BUDGET_SECONDS", 0.05)
+    ran = CliRunner().invoke(app, ["visits", "--device", "truck-1"], obj=outputs(aws, tmp_path))
+    hangs.set()
+    assert "no answer from Lambda within 0.05 s" in str(ran.exception)
 
 
 def stream_of(aws) -> list[bytes]:
