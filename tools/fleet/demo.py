@@ -381,7 +381,7 @@ def _print(
         table.add_column(heading, justify="right" if heading else "left")
     for line in lines:
         tick = "[green]✓" if line.equal else "[red]✗"
-        table.add_row(line.name, f"{line.expected:,}", f"{line.found:,}", tick, line.note)
+        table.add_row(line.name, f"{line.expected:,}", f"{line.found:,}", tick, terminal.cell(line.note))
     terminal.out.print(table)
     terminal.show(facts, as_json=False)
     say = partial(terminal.out.print, markup=False)

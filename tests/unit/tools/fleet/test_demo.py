@@ -81,6 +81,20 @@ def test_demo_check_fails_if_the_number_of_visits_is_right_but_a_visit_is_wrong(
     assert not line.equal
 
 
+def test_event_ids_in_the_demos_table_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = SimpleNamespace(
+        api_key="k",
+        endpoint="http://e",
+        token_issuer=None,
+        database="D",
+        console_url=None,
+        aws_endpoint_url=None,
+    )
+    line = demo.Line("loaded", 2, 1, False, "differ: [/red], [bold]\x1b[2J")
+    demo._print([line], [], {"run": "r"}, cast(Outputs, outputs))
+    assert "differ: [/red], [bold]\\u001b[2J" in capsys.readouterr().out
+
+
 def replace_first(stays: set[object]) -> object:
     return next(iter(stays))._replace(exited_event_id="another")
 
