@@ -210,8 +210,7 @@ def logs(
 ) -> None:
     """Print the logs of the functions, LocalStack, Snowflake and the console."""
     with _stack(context) as (stack, _):
-        files = log_files.sources(stack.settings, names or ())
-        log_files.show(files, lines, follow, Console(highlight=False))
+        log_files.show(stack.settings, names or (), lines, follow, Console(highlight=False))
 
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:

@@ -1,6 +1,7 @@
 """Print the last log lines of the functions and servers and, with `follow`, new lines as they arrive."""
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,41 +22,53 @@ def sources(settings: Settings, names: Sequence[str]) -> list[Path]:
     """Return the log files with these names, or all log files except those of `deploy` and `apply` if no name
     is given. The prefix `milkrun-local-` of a function's log may be omitted.
     """
-    files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
-    files = [file for file in files if not file.name.endswith(".1.log")]
-    chosen = [f for f in files if any(_is_named(f, name) for name in names)]
-    if not names:
-        chosen = [file for file in files if file.stem not in ONLY_IF_NAMED]
+    files = _existing(settings)
+    chosen = _chosen(files, names)
     if not chosen or not all(any(_is_named(f, name) for f in files) for name in names):
         there = ", ".join(file.stem for file in files) or "none yet"
         raise StackError(f"There is no matching log in {settings.log_folder}. Existing logs: {there}.")
     return chosen
 
 
+def _existing(settings: Settings) -> list[Path]:
+    files = [*sorted(settings.lambda_log_folder.glob("*.log")), *sorted(settings.log_folder.glob("*.log"))]
+    return [file for file in files if not file.name.endswith(".1.log")]
+
+
+def _chosen(files: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    if not names:
+        return [file for file in files if file.stem not in ONLY_IF_NAMED]
+    return [file for file in files if any(_is_named(file, name) for name in names)]
+
+
 def _is_named(file: Path, name: str) -> bool:
     return file.stem == name or file.stem.endswith(f"-{name}")
 
 
-def show(files: Sequence[Path], lines: int, follow: bool, console: Console) -> None:
-    """Print the last `lines` lines of each log file, with the file's name before each line; with `follow`, print
-    new lines until interrupted.
+def show(settings: Settings, names: Sequence[str], lines: int, follow: bool, console: Console) -> None:
+    """Print the last `lines` lines of each log file of `sources`, with the file's name before each line; with `follow`,
+    print new lines until interrupted, also from logs that are created meanwhile, as by a function that runs for the
+    first time.
     """
-    tails = [_Tail(file, lines) for file in files]
-    width = max(len(file.stem) for file in files)
+    tails = [_Tail(file, lines) for file in sources(settings, names)]
+    width = max(len(tail.file.stem) for tail in tails)
 
-    def write(tail: _Tail, colour: str, text: Sequence[str]) -> None:
+    def write(number: int, text: Sequence[str]) -> None:
+        colour, name = COLOURS[number % len(COLOURS)], tails[number].file.stem
         for line in text:
-            console.print(f"[{colour}]{tail.file.stem:<{width}}[/] ", end="", soft_wrap=True)
+            console.print(f"[{colour}]{name:<{width}}[/] ", end="", soft_wrap=True)
             console.print(line, markup=False, soft_wrap=True)
 
-    colours = [COLOURS[i % len(COLOURS)] for i in range(len(tails))]
-    for tail, colour in zip(tails, colours, strict=True):
+    for number, tail in enumerate(tails):
         existing = tail.read() + ([] if follow else tail.unfinished())
-        write(tail, colour, existing[max(0, len(existing) - lines) :])
+        write(number, existing[max(0, len(existing) - lines) :])
     while follow:
         time.sleep(LOOK_AGAIN_S)
-        for tail, colour in zip(tails, colours, strict=True):
-            write(tail, colour, tail.read())
+        known = {tail.file for tail in tails}
+        new = [file for file in _chosen(_existing(settings), names) if file not in known]
+        tails += [_Tail(file, sys.maxsize) for file in new]
+        for number, tail in enumerate(tails):
+            write(number, tail.read())
 
 
 class _Tail:

@@ -517,6 +517,26 @@ def test_followed_log_continues_after_its_process_was_started_again(environment)
         assert tail.read() == ["Ready."]
 
 
+def test_followed_logs_include_those_of_a_function_that_runs_for_the_first_time(
+    environment, capsys, monkeypatch
+):
+    with log_files(environment, localstack="Ready.\n", deploy="long\n") as settings:
+        first_run = settings.lambda_log_folder / "milkrun-local-redrive.log"
+
+        def sleep(_: float) -> None:
+            if first_run.exists():
+                raise KeyboardInterrupt
+            first_run.write_text("a\nb\n")
+
+        monkeypatch.setattr(logs.time, "sleep", sleep)
+        assert cli.main(["logs", "--follow", "-n", "1"], environment) == 130
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["localstack", "Ready."],
+        ["milkrun-local-redrive", "a"],
+        ["milkrun-local-redrive", "b"],
+    ]
+
+
 def test_logs_command_with_0_lines_prints_no_existing_line(environment, capsys):
     with log_files(environment, localstack="a\nb\n"):
         assert cli.main(["logs", "-n", "0"], environment) == 0
