@@ -126,8 +126,8 @@ class Processes:
     def recorded(self) -> list[Process]:
         found = []
         for path in sorted(self._folder.glob("*.json")):
-            # A record truncated by a full disk names no process.
-            with contextlib.suppress(ValueError, TypeError):
+            # A record truncated by a full disk names no process, and `down` may delete records meanwhile.
+            with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
                 found.append(Process(**json.loads(path.read_text())))
         return found
 

@@ -222,9 +222,7 @@ class Stack:
         found = []
         if self.settings.outputs_file.exists():
             found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
-        size = sum(
-            path.stat().st_size for path in self.settings.snowflake_folder.rglob("*") if path.is_file()
-        )
+        size = sum(map(_size_of, self.settings.snowflake_folder.rglob("*")))
         if size:
             found.append(f"Deleted: the warehouse, {size / 1e6:.1f} MB.")
         return found
@@ -442,6 +440,14 @@ class Stack:
                     "Another command is using this stack. Wait for it, or interrupt it."
                 ) from None
             yield
+
+
+def _size_of(path: Path) -> int:
+    """Return a file's size in bytes; 0 for a folder, and for a file that the running warehouse has just deleted."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def _holds_files(folder: Path) -> bool:

@@ -108,6 +108,12 @@ while True:
     assert processes.recorded() == []
 
 
+def test_record_that_is_deleted_while_the_records_are_listed_is_ignored(processes, tmp_path):
+    process = start(processes, "import time; time.sleep(60)")
+    (tmp_path / "run" / "gone.json").symlink_to(tmp_path / "deleted")
+    assert processes.recorded() == [process]
+
+
 def test_truncated_or_invalid_process_record_is_ignored(processes, tmp_path):
     process = start(processes, "import time; time.sleep(60)")
     (tmp_path / "run" / "other.json").write_text('{"name": "oth')

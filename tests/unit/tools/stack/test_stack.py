@@ -339,6 +339,22 @@ def test_stop_keeps_the_warehouse_and_down_deletes_everything(trial_stack, serve
     assert not settings.folder.exists()
 
 
+def test_file_that_the_running_warehouse_deletes_does_not_stop_down(trial_stack, monkeypatch):
+    folder = trial_stack.settings.snowflake_folder
+    folder.mkdir(parents=True)
+    (trial_stack.settings.folder / ".lock").touch()
+    for name in ("milkrun.duckdb", "milkrun.duckdb.wal"):
+        (folder / name).write_bytes(b"x" * 200_000)
+
+    def is_file(path: Path) -> bool:
+        if path.suffix == ".wal":
+            path.unlink()
+        return True
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert trial_stack.inventory() == ["Deleted: the warehouse, 0.2 MB."]
+
+
 def test_interrupted_up_deletes_the_incomplete_warehouse(trial_stack, server, deploys, monkeypatch):
     def interrupt(*_: object) -> None:
         trial_stack.settings.snowflake_folder.mkdir()
