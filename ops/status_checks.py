@@ -315,8 +315,8 @@ class _Flow:
     def alarms(self) -> Iterator[Finding]:
         """Yield the alarms in state ALARM, except the parts of composite alarms, which have no actions.
 
-        Alarms whose actions are disabled, such as `no-traffic` before the launch, get no finding of their own. One
-        finding with the level OK lists their names.
+        Alarms whose actions are disabled, such as those of `dev`, get no finding of their own. One finding with the
+        level OK lists their names.
 
         The local stack is not queried, because no alarm fires in LocalStack, which has none of the metrics.
         """

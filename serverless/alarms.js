@@ -162,7 +162,10 @@ module.exports = async ({ resolveVariable }) => {
       OKActions: [{ Ref: topicId }],
     };
     if (!parts) {
-      resources.push(plain(name, { ...rule, ...actions }));
+      // CloudWatch notifies only when the state changes, and enabling an alarm does not change it. If missing data made a
+      // disabled alarm active, it could not fire later. (Amazon CloudWatch API Reference: "PutMetricAlarm".)
+      const disabled = actions.ActionsEnabled ? {} : { TreatMissingData: 'notBreaching' };
+      resources.push(plain(name, { ...rule, ...disabled, ...actions }));
       continue;
     }
     for (const [part, rules] of Object.entries(parts)) {

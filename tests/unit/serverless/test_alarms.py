@@ -185,14 +185,25 @@ def test_requests_that_the_gateway_refuses_do_not_count_as_traffic():
 
 def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
     """An idle service sends no data points to CloudWatch, so the condition "less than one" would never be true."""
-    for name, alarm in all_alarms("prod").items():
+    launched = all_alarms("prod-launched")
+    for name, alarm in launched.items():
         if alarm.get("ComparisonOperator") == "LessThanThreshold":
             [metric] = metrics_of(alarm)
             [service] = catalogued(metric["Namespace"], metric["MetricName"])
             assert service["metrics"][metric["MetricName"]]["idle"] == "none"
             assert alarm["TreatMissingData"] == "breaching", name
-    breaching = {n for n, a in all_alarms("prod").items() if a.get("TreatMissingData") == "breaching"}
+    breaching = {n for n, a in launched.items() if a.get("TreatMissingData") == "breaching"}
     assert breaching == {"no-traffic", "snowpipe-lag", "consumer-silent"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_disabled_alarm_is_not_already_active_because_data_is_missing(variant):
+    """CloudWatch notifies only when the state changes, and an update of an alarm does not change it. If `no-traffic` was
+    active before it is enabled on launch day, nobody would learn that no traffic arrives. (Amazon CloudWatch API
+    Reference: "PutMetricAlarm".)
+    """
+    disabled = {n: a for n, a in alarms(variant).items() if not a["ActionsEnabled"]}
+    assert [n for n, a in disabled.items() if a.get("TreatMissingData") == "breaching"] == []
 
 
 def test_alarm_fires_if_records_arrive_but_the_consumer_does_not_run():
