@@ -198,8 +198,8 @@ def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_disabled_alarm_is_not_already_active_because_data_is_missing(variant):
-    """CloudWatch notifies only when the state changes, and an update of an alarm does not change it. If `no-traffic` was
-    active before it is enabled on launch day, nobody would learn that no traffic arrives. (Amazon CloudWatch API
+    """CloudWatch notifies only when the state changes, and an update of an alarm does not change it. If `no-traffic`
+    was active before it is enabled on launch day, nobody would learn that no traffic arrives. (Amazon CloudWatch API
     Reference: "PutMetricAlarm".)
     """
     disabled = {n: a for n, a in alarms(variant).items() if not a["ActionsEnabled"]}
