@@ -16,6 +16,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,7 +114,8 @@ def _is_of(top: str, packages: Iterable[str]) -> bool:
 
 
 def fingerprint(*inputs: Path) -> str:
-    digest = hashlib.sha256(sys.version.encode())
+    """Return a hash of the inputs and of the bytecode's format, which all patch versions of a Python release share."""
+    digest = hashlib.sha256(MAGIC_NUMBER)
     for path in inputs:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -207,6 +207,14 @@ def test_deployment_reuses_tested_zips_and_rejects_outdated_ones(local):
     assert {name: path.read_bytes() for name, path in local.items()} == before
 
 
+def test_zip_tested_with_another_patch_version_of_python_is_deployed(monkeypatch):
+    """The jobs of a GitHub workflow run may get different images of the runner, with other patch versions."""
+    source = package.ROOT / ".python-version"
+    before = package.fingerprint(source)
+    monkeypatch.setattr(sys, "version", "3.13.99 (main, Nov 30 2026, 00:00:00) [GCC 13.2.0]")
+    assert package.fingerprint(source) == before
+
+
 def test_no_dependency_is_built_from_source():
     source = Path(package.__file__).read_text()
     assert '"--only-binary", ":all:"' in source
