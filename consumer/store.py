@@ -16,7 +16,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from aws.errors import PermanentError
+from aws.errors import NoResponseError, PermanentError
 from aws.retry import jitter
 from aws.table import Item, Key, Table
 from consumer import item_layout, keys, previous_layout
@@ -48,9 +47,8 @@ class RaceLost(LoggableError):
 class Arrival(NamedTuple):
     """The stream positions of a batch's first record and of the pair's last event in that batch.
 
-    A change has been processed completely once a batch begins after the change's last event. Comparing only the starts
-    of batches would not suffice, because two consumers of a shard (such as a worker that continues after losing its
-    lease) may divide its records into different batches.
+    A change is complete once a batch begins after its last event. Comparing only the starts of batches would not
+    suffice: two consumers of a shard (such as a worker that has lost its lease) may divide its records differently.
     """
 
     shard_id: str
@@ -150,7 +148,7 @@ class Store:
         while left := [job for job in jobs if job.waiting and not job.failure]:
             self._read_logs(left)
             self._complete(left)
-            self._each(left, self._commit)
+            self._each(_sound(left), self._commit)
             self._complete(left)
         return {job.pair: job.failure or job.result for job in jobs}
 
@@ -179,7 +177,7 @@ class Store:
             key = key_of(job.pair)
             job.failure = failures.get(key)
             if item := found.get(key):
-                _attempt(partial(do, item), job)
+                _attempt(partial(do, item), [], job)
 
     def _adopt(self, _: Item, job: _Job) -> None:
         previous_layout.move(self.table, self.bus, job.pair, self.rule)
@@ -195,9 +193,8 @@ class Store:
         }
         failures = self.bus.publish(list(chain.from_iterable(notifications.values())))
         for job in _sound(pending):
-            failed = (failures[n.id] for n in notifications[job.pair] if n.id in failures)
-            job.failure = next(failed, None)
-        list(self.executor.map(self._forget_position, (job for job in pending if job.failure)))
+            job.failure = next((failures[n.id] for n in notifications[job.pair] if n.id in failures), None)
+        self._each([job for job in pending if job.failure], self._forget_position)
         for job in _sound(pending):
             job.log = replace(job.log, chunks=(), news=(), position="")
 
@@ -213,8 +210,7 @@ class Store:
         """
         if job.log.position:
             item = item_layout.log_item(job.pair, replace(job.log, position=""), self.rule)
-            with suppress(Exception):  # the job has failed already
-                self.table.put_version(item, job.log.version)
+            self.table.put_version(item, job.log.version)
 
     def _commit(self, job: _Job) -> None:
         """Write the change that the events cause, if any; start again if another process changed the log first."""
@@ -234,10 +230,9 @@ class Store:
         log = replace(log, news=news, position=job.arrival.position if job.arrival else "")
         log, item = item_layout.fitted(job.pair, log, self.rule)
         several = len(job.taken) > 1
-        if several and item_layout.size_of(item) > MAX_LOG_BYTES:
-            job.at_once = len(job.taken) // 2
-            return
         try:
+            if several and item_layout.size_of(item) > MAX_LOG_BYTES:
+                raise PermanentError("The item may be too large.")
             won = self.table.put_version(item, job.log.version or None)
         except PermanentError as refused:
             if several:
@@ -269,9 +264,8 @@ class Store:
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])
-        chunks: list[Chunk] = []
-        if log.is_late(touched[0]):
-            chunks = item_layout.in_order(item_layout.chunk_of(job.pair, item) for item in earlier)
+        read = earlier if log.is_late(touched[0]) else ()
+        chunks = item_layout.in_order(item_layout.chunk_of(job.pair, item) for item in read)
         parts: list[Chunk | PairLog] = [*chunks, log]
         first, last = _part_of(touched[0], chunks), _part_of(touched[-1], chunks)
         base = parts[first].base
@@ -286,20 +280,25 @@ class Store:
             if isinstance(part, PairLog):
                 log = replace(part, base=base, events=events)
             else:
-                piece = Chunk(part.sk, base, events)
-                changed += item_layout.pieces(job.pair, version, piece, rule, len(changed))
+                chunk = Chunk(part.sk, base, events)
+                changed += item_layout.pieces(job.pair, version, chunk, rule, len(changed))
                 _, base, _ = walk(base, events, rule)
         return diff, replace(log, version=version, chunks=tuple(changed))
 
     def _each(self, jobs: Sequence[_Job], do: Callable[[_Job], None]) -> None:
-        list(self.executor.map(partial(_attempt, do), _sound(jobs)))
+        list(self.executor.map(partial(_attempt, do, []), jobs))
 
 
-def _attempt(do: Callable[[_Job], None], job: _Job) -> None:
+def _attempt(do: Callable[[_Job], None], unanswered: list[Exception], job: _Job) -> None:
+    """Call `do`. After a call without a response, fail later jobs at once: together they could outlast the function."""
     try:
+        if unanswered:
+            raise unanswered[0]
         do(job)
-    except Exception as error:  # a failure concerns only its pair
+    except Exception as error:  # any other failure concerns only its pair
         job.failure = error
+        if isinstance(error, NoResponseError):
+            unanswered.append(error)
 
 
 def _job(pair: Pair, events: Sequence[GeofenceEvent], arrival: Arrival | None) -> _Job:

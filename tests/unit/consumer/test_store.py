@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aws.errors import PermanentError
+from aws.errors import NoResponseError, PermanentError
 from consumer import item_layout
 from consumer.store import EVENTS_PER_CHANGE, Added, Arrival, RaceLost, Store
 from consumer.visits import Pair, Rule, pair_of, visits_of
@@ -439,6 +439,24 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
     [failure] = store(Contested(), FakeBus()).add({HOME: [event("enter", 0, "a")]}).values()
     assert isinstance(failure, RaceLost)
     assert HOME.device_id not in str(failure)
+
+
+@pytest.mark.parametrize("committed", [0, 100], ids=["before the commits", "after the commits"])
+def test_pairs_do_not_wait_one_after_another_for_a_table_that_does_not_respond(committed):
+    """A call without a response takes 9 s, so those of 100 pairs, 16 at a time, would outlast the function's timeout."""
+
+    class Silent(FakeTable):
+        def put_version(self, item, expected):
+            calls.append(item)
+            if len(calls) > committed:
+                raise NoResponseError("DynamoDB: TimeoutError")
+            return super().put_version(item, expected)
+
+    calls = []
+    some = [event("enter", 0, f"e{n}", device=f"truck-{n}") for n in range(100)]
+    results = deliver(store(Silent(), FakeBus(fails=lambda notice: True)), some, 1)
+    assert len(calls) == committed + 1
+    assert {type(result) for result in results.values()} == {NoResponseError}
 
 
 def test_event_rejected_by_dynamodb_does_not_block_other_events_of_its_pair():
