@@ -35,7 +35,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
     """Return the resources of the CloudFormation template that `osls deploy` would deploy for `stage`.
 
     Packaging calls no AWS service, so osls is given invalid credentials. If packaging fails, raises NoStackError
-    with the end of osls's output.
+    with osls's error.
     """
     kept = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
     region = environment.get("AWS_REGION") or DEFAULT_REGION
@@ -47,11 +47,17 @@ def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
             command, cwd=ROOT, env=kept | nobody, check=False, capture_output=True, text=True
         )
         if done.returncode != 0:
-            said = (done.stdout + done.stderr).strip()[-500:]
-            raise NoStackError(f"stage {stage} cannot be packaged: {said}")
+            raise NoStackError(f"stage {stage} cannot be packaged: {error_in(done.stdout + done.stderr)}")
         template = Path(folder) / "cloudformation-template-update-stack.json"
         found: Resources = json.loads(template.read_text())["Resources"]
     return found
+
+
+def error_in(output: str) -> str:
+    """Return the first 500 characters of the error in osls's output, without the JavaScript stack that follows it."""
+    _, is_one, error = output.partition("Error:\n")
+    lines = (error if is_one else output).strip().splitlines()
+    return "\n".join(line for line in lines if not line.startswith("    at "))[:500]
 
 
 def concealed(arguments: list[str]) -> list[str]:

@@ -116,3 +116,11 @@ def test_commands_in_the_deployment_guide_and_the_runbook_exist():
     assert {"smoke", "reconcile", "warehouse"} <= named <= {entry.name for entry in ENTRIES}
     assert {"apply", "bootstrap"} <= set(re.findall(r"milkrun warehouse ([a-z-]+)", text)) <= names(snowpipe)
     assert set(re.findall(r"\bmake ([a-z]+)(?= |`|$)", text)) <= targets()
+
+
+def test_reason_why_a_stage_cannot_be_packaged_is_shown_instead_of_the_stack_that_follows_it():
+    stack = "    at async VariablesResolver.resolveVariables (node_modules/osls/lib/resolve.js:131:5)\n" * 14
+    reason = 'Cannot resolve "alarms.js": Returned JS function errored with: Error: logLevel is "WARN": set it to INFO'
+    environment = "Environment: linux, node 22.13.0, osls 4.3.1 (local)"
+    assert osls.error_in(f"Error:\n{reason}\n{stack}\n{environment}\n") == f"{reason}\n\n{environment}"
+    assert osls.error_in("killed") == "killed"
