@@ -136,6 +136,8 @@ def command(
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")
+    if device and any(terminal.is_given(context, name) for name in ("start", "end")):
+        raise typer.BadParameter("--from and --to have no effect with --device, which searches only RAW")
     terminal.check_range(start, end)
     outputs = terminal.outputs_of(context, stage)
     unasked = unreachable(outputs)

@@ -130,6 +130,7 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["reconcile", "--from", "now", "--to", "2 hours ago"], "is after --to"),
         (["replay", "--from", "now", "--to", "2 hours ago"], "is after --to"),
         (["where", "x", "--from", "now", "--to", "2 hours ago"], "is after --to"),
+        (["trace", "--device", "d", "--at", "now", "--to", "now"], "no effect with --device"),
         (["cost", "--small", "--freshness", "5"], "--small sets"),
         (["cost", "--shards", "4"], "--shards requires"),
         (["set-aside", "--send", "--purge"], "not both"),
