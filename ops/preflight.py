@@ -167,7 +167,10 @@ def names(place: Place) -> Iterator[Finding]:
         yield Finding("blocks", "bucket_name_invalid", one.name, detail)
     # HeadBucket may respond with 400 to an invalid name.
     wanted = [one for one in wanted if one not in invalid]
-    for one in leftovers(wanted, list(place.own), place.clients, place.account):
+    # Only the domain's name can change. The physical id of a domain is its name.
+    texts = {one.name for one in wanted}
+    own = [name for name, physical in place.own.items() if name != "ApiDomain" or physical in texts]
+    for one in leftovers(wanted, own, place.clients, place.account):
         detail = f"{one.kind} exists outside the stack: delete or import it (docs/deploy.md, Remove)"
         yield Finding("blocks", "name_taken", one.name, detail)
 

@@ -164,6 +164,15 @@ def test_resources_of_the_stages_own_stack_do_not_block_the_deployment(aws):
     assert codes(preflight.names, aws) == [("blocks", "name_taken", "milkrun-dev-redrive")]
 
 
+def test_new_domain_of_a_stage_that_another_api_has_blocks_the_deployment(aws):
+    aws("apigateway").create_domain_name(domainName="new.example.com")
+    template = {"ApiDomain": changed("dev", "ApiDomain", DomainName="new.example.com")["ApiDomain"]}
+    here = place(aws, template=template)
+    for present, expected in (("old.example.com", ["new.example.com"]), ("new.example.com", [])):
+        here.__dict__["own"] = {"ApiDomain": present}
+        assert [finding.subject for finding in preflight.names(here)] == expected
+
+
 @pytest.mark.parametrize(
     ("stage", "region", "found"),
     [
