@@ -38,6 +38,7 @@ QUERIES_AT_ONCE = 4
 """Maximum number of concurrent queries; an account allows at least 30 (Amazon CloudWatch Logs API
 Reference: "StartQuery")."""
 QUERY_TIMEOUT_SECONDS = 3_600.0
+REFUSED = "MalformedQueryException"
 THROTTLING = ("LimitExceededException", "ThrottlingException")
 SECOND = timedelta(seconds=1)
 
@@ -129,11 +130,12 @@ def _queried(
         for span, query in zip(some, running, strict=True):
             answer = query.result()
             rows = answer["results"]
-            if len(rows) < MAX_ROWS:
-                yield from _rows(rows, name, span)
-            elif span.end - span.start <= SECOND:
+            is_full = len(rows) >= MAX_ROWS
+            if answer["status"] == REFUSED or (is_full and span.end - span.start <= SECOND):
                 last = span.end - timedelta(milliseconds=1)
                 yield from _filtered(client, group, name, span.start, last, request_id=request_id)
+            elif not is_full:
+                yield from _rows(rows, name, span)
             else:
                 matched = answer.get("statistics", {}).get("recordsMatched", 0)
                 # A quarter more parts than computed, because lines are not evenly distributed.
@@ -141,7 +143,11 @@ def _queried(
 
 
 def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span, request_id: str = "") -> Fields:
-    """Run a Logs Insights query and return its complete result. Raises Refusal if the query fails."""
+    """Run a Logs Insights query and return its complete result. Raises Refusal if the query fails.
+
+    If the range ends before the log group was created, or before its retention period, Logs Insights refuses the query
+    as malformed. The status of the result is then REFUSED.
+    """
     also = f' and request_id = "{request_id}"' if request_id else ""
     start = partial(
         client.start_query,
@@ -150,7 +156,12 @@ def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span, re
         endTime=int(span.end.timestamp()),
         queryString=f'fields @timestamp, @message | filter event = "{name}"{also} | limit {MAX_ROWS}',
     )
-    started = until(lambda: _unless_throttled(start), bool, timeout_s=QUERY_TIMEOUT_SECONDS)
+    try:
+        started = until(lambda: _unless_throttled(start), bool, timeout_s=QUERY_TIMEOUT_SECONDS)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != REFUSED:
+            raise
+        return {"status": REFUSED, "results": []}
     answer: Fields = {"status": "Throttled"}
     if started:
         get_results = partial(client.get_query_results, queryId=started["queryId"])

@@ -207,6 +207,22 @@ def test_failed_log_query_is_not_treated_as_an_empty_log(status: str) -> None:
         read(Logs([START], status), START + timedelta(hours=2))
 
 
+class NewLogs(Logs):
+    """A fake of CloudWatch Logs whose log group was created two hours after START."""
+
+    def start_query(self, **request: Any) -> dict[str, Any]:
+        if request["endTime"] < (START + timedelta(hours=2)).timestamp():
+            said = "Query's end date and time is either before the log groups creation time or exceeds the …"
+            raise ClientError({"Error": {"Code": "MalformedQueryException", "Message": said}}, "StartQuery")
+        return super().start_query(**request)
+
+
+def test_log_can_be_read_from_before_its_creation() -> None:
+    client = NewLogs([START + timedelta(hours=2, minutes=minute) for minute in (0, 59)])
+    assert read(client, START + timedelta(hours=3)) == keys(2)
+    assert client.queries == len(client.filtered) == 2  # each range of 45 minutes
+
+
 class HangingLogs(Logs):
     """A fake of CloudWatch Logs in which only the query of the first hour ends."""
 
