@@ -295,7 +295,7 @@ def domain(place: Place) -> Iterator[Finding]:
 
 
 def snowflake_parameters(place: Place) -> Iterator[Finding]:
-    """Check the account and database for the pipe check, and the IAM users of Snowflake."""
+    """Check the account, URL and database for the pipe check, and the IAM users of Snowflake."""
     variables = place.resources["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]
     checked = any(rule.get("State") == "ENABLED" for rule in place.of_type("AWS::Events::Rule").values())
     if checked and not variables["SNOWFLAKE_ACCOUNT"]:
@@ -305,6 +305,10 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
     if checked and not re.fullmatch(DATABASE_NAME, database):
         detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
+    url = variables["SNOWFLAKE_URL"]
+    if checked and url and not re.fullmatch(r"https?://[^/]+", url):
+        detail = f"{url} is not https:// and a host name, so every check would fail"
+        yield Finding("blocks", "snowflake_url_invalid", "snowflakeUrl", detail)
     reads, reports = (
         _user_of(place.resources[role]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0])
         for role in ("SnowflakeRole", "SnowflakeErrorsRole")

@@ -356,6 +356,22 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     assert missing in codes(preflight.snowflake_parameters, aws, template=template)
 
 
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://a.privatelink.snowflakecomputing.com", False),
+        ("a.snowflakecomputing.com", True),
+        ("https://a/", True),
+    ],
+)
+def test_url_of_snowflake_without_scheme_or_with_a_path_blocks_the_deployment(aws, url, found):
+    """Without a scheme, the pipe check would send its token over plain HTTP."""
+    template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
+    template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]["SNOWFLAKE_URL"] = url
+    codes_found = codes(preflight.snowflake_parameters, aws, template=template)
+    assert (("blocks", "snowflake_url_invalid", "snowflakeUrl") in codes_found) is found
+
+
 def test_user_that_reports_failed_loads_must_be_the_arn_of_a_user(aws):
     """IAM rejects a role whose trust policy has an invalid principal, so the deployment would be rolled back."""
     template = json.loads(json.dumps(resources("dev-snowflake")))
