@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from cli.refusal import Refusal
 from contract.event_limits import MAX_LITRES
 from ops import fleet_day, terminal
 from ops.read_stores import utc
@@ -54,7 +53,7 @@ class Report:
 
 
 def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: datetime) -> Report:
-    """Build the report for one day from the marts. Raises Refusal if the marts do not exist."""
+    """Build the report for one day from the marts. Raises MissingObject if the marts do not exist."""
     start, end = fleet_day.bounds(day, zone)
     marts = _Marts(warehouse, database, _ntz(start), _ntz(end))
     try:
@@ -62,7 +61,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
         places, trucks, missed = marts.places(), marts.trucks(), marts.missed()
         litres, silent, quality = marts.litres(), marts.silent(_ntz(start - SILENT_REACH)), marts.quality()
     except MissingObject:
-        raise Refusal("The marts do not exist yet: run `milkrun warehouse dbt build`.") from None
+        raise MissingObject("The marts do not exist yet: run `milkrun warehouse dbt build`.") from None
     missing_exits = int(total["missing_exits"] or 0)
     notes = []
     if end > now:

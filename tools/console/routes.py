@@ -22,6 +22,7 @@ from ops import daily_report, fleet_day
 from ops.read_stores import geofence_kinds, rule
 from ops.stage_outputs import Outputs
 from snowpipe.archive import Archive
+from snowpipe.warehouse import MissingObject
 from tools.console import (
     place_list,
     recent_events,
@@ -348,7 +349,7 @@ class Console:
 
     async def _asked[T](self, source: str, question: Callable[[], T]) -> T:
         """Query a store in a thread, record whether the store can be read, and return the answer. Raises a
-        Problem that names the store if the query fails.
+        Problem that names the store if the query fails, or if a table does not exist.
 
         While the warehouse's poller finds Snowflake unreachable, the query is not sent: it would keep the page waiting
         until its deadline.
@@ -360,6 +361,8 @@ class Console:
                 if source == "snowflake" and await _request.get().is_disconnected():
                     raise Problem(503, "The client has abandoned this request.", source)
                 answer = await to_thread.run_sync(question)
+        except MissingObject as missing:  # Snowflake has answered
+            raise Problem(404, self.state.sources.without_secrets(str(missing)), source) from None
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = source_states.reason_of(fault)
             if source == "snowflake" and source_states.is_of_aws(fault):

@@ -26,7 +26,7 @@ from contract.events import Fence
 from ops import terminal
 from ops.polling import until
 from ops.stage_outputs import Outputs
-from snowpipe.warehouse import Row
+from snowpipe.warehouse import MissingObject, Row
 from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
 from tools.console import page_updates, parse_object, routes, search, static_page, store_queries
 from tools.console.command import _listener, made, server_of
@@ -858,6 +858,24 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         assert len(asked) <= routes.SNOWFLAKE_QUESTIONS + 1
     finally:
         answering.set()
+        console.end()
+
+
+def test_report_before_the_first_dbt_run_does_not_mark_snowflake_as_down(mart_of_visits):
+    def query(*_: object) -> list[Row]:
+        raise MissingObject("missing object: GEOFENCE_VISITS")
+
+    mart_of_visits.query = query
+    console = Served(warehouse_every=0)
+    try:
+        answer = console.ask("/api/report?day=2026-11-27")
+        assert (answer.status, "milkrun warehouse dbt build" in json.loads(answer.data)["detail"]) == (
+            404,
+            True,
+        )
+        states = {each["name"]: each["state"] for each in console.get("/api/sources")["sources"]}
+        assert states["snowflake"] == "off"
+    finally:
         console.end()
 
 
