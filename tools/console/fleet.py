@@ -80,8 +80,8 @@ class Truck:
         self.last = position
         self.heading = position.heading
         self.speed_kmh: float | None = None
-        # The position for which the direction was last computed.
-        self._anchor = position
+        # The position for which the direction was last computed, and the time until which the truck was there.
+        self._anchor, self._anchored_until = position, position.at
         self.trail = Trail()
         self.trail.add(position.at, position.longitude, position.latitude)
 
@@ -102,13 +102,13 @@ class Truck:
         if position.at < self.last.at:
             return False
         here, before = (position.longitude, position.latitude), self._anchor
-        moved, seconds = metres((before.longitude, before.latitude), here), position.at - before.at
+        moved, seconds = metres((before.longitude, before.latitude), here), position.at - self._anchored_until
         if moved >= MOVED_M:
             self.heading = heading_of((before.longitude, before.latitude), here)
             self.speed_kmh = round(moved / seconds * 3.6, 1) if seconds > 0 else None
-            self._anchor = position
+            self._anchor, self._anchored_until = position, position.at
         elif seconds > 30:
-            self.speed_kmh = 0.0
+            self.speed_kmh, self._anchored_until = 0.0, position.at
         if position.heading is not None:
             self.heading = position.heading
         self.last = position

@@ -49,6 +49,15 @@ def test_stopped_truck_keeps_the_heading_of_its_last_movement():
     assert row["speed_kmh"] == pytest.approx(66.7, abs=1)
 
 
+def test_speed_after_a_long_stop_is_that_of_the_drive():
+    known = Fleet()
+    for minute in range(0, 120, 5):
+        known.moved(position(minute * 60, latitude=53.1 + (minute % 2) * 1e-5))
+    known.moved(position(117 * 60, latitude=53.115))
+    [row] = known.rows({})
+    assert row["speed_kmh"] == pytest.approx(50, abs=1)
+
+
 def test_heading_sent_by_the_phone_is_shown_unchanged():
     known = Fleet()
     known.moved(position(0, heading=200.0))
