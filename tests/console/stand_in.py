@@ -700,7 +700,8 @@ class Feed:
         """
         asked = request.query
         for found in sorted(self.state.details.values(), key=lambda event: -event["seq"]):
-            by_id = "event_id" in asked and found["event_id"] == asked["event_id"]
+            by_id = found["event_id"] == asked.get("event_id")
+            by_id &= asked.get("device_id", found["device_id"]) == found["device_id"]
             by_place = "key" in asked and (found["key"], str(found["line"])) == (
                 asked["key"],
                 asked.get("line"),

@@ -146,6 +146,19 @@ def test_search_opens_the_rejected_event_although_an_accepted_event_has_the_same
     )
 
 
+def test_event_of_the_chosen_device_is_shown_although_another_device_uses_its_id(
+    feed: Feed, open_page: Open
+) -> None:
+    for device in ("van-1", "van-2"):
+        feed.keep_good({"event_id": "42", "device_id": device})
+    page = open_page(f"{feed.url}/events?q=van-")
+    shown = page.get_by_role("complementary", name="The chosen event")
+    for device in ("van-1", "van-2"):
+        page.get_by_role("row").filter(has_text=device).click()
+        expect(shown).to_contain_text(device)
+        expect(page.locator(".event-row.chosen")).to_have_count(1)
+
+
 def test_search_finds_archive_objects_by_key(feed: Feed, open_page: Open) -> None:
     key = "events/dt=2026-11-27/hh=05/0123abcd.2.ndjson.gz"
     feed.keep_good({"event_id": "pickup-77", "key": key, "line": 1})

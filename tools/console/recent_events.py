@@ -57,8 +57,10 @@ class RecentEvents:
     def find(self, seq: int) -> Event | None:
         return next((event for event in self._newest("all") if event.seq == seq), None)
 
-    def of_id(self, event_id: str) -> Event | None:
-        return next((event for event in self._newest("all") if event.event_id == event_id), None)
+    def of_id(self, event_id: str, device_id: str = "") -> Event | None:
+        """Return the latest event with this id; of one device if `device_id` is given, because ids may be shared."""
+        of_device = (each for each in self._newest("all") if not device_id or each.device_id == device_id)
+        return next((event for event in of_device if event.event_id == event_id), None)
 
     def at(self, key: str, line: int) -> Event | None:
         return next((e for e in self._newest("all") if e.key == key and e.line == line), None)

@@ -230,16 +230,18 @@ class Console:
         return json(recent_events.whole(event, self._outputs.bucket, self._outputs.database))
 
     async def event_by(self, request: Request) -> Response:
-        """Respond with one event from memory or from the archive, found by its id or by its object key and line."""
+        """Respond with one event from memory or from the archive, found by its id (and device, because devices may use
+        the same id) or by its object key and line.
+        """
         asked = request.query_params
-        event_id, key = asked.get("event_id", ""), asked.get("key", "")
+        event_id, device_id, key = (asked.get(name, "") for name in ("event_id", "device_id", "key"))
         line = number(request, "line", 0, 1 << 31) or None
         if not event_id and not (key and line):
             raise Problem(400, "Specify `event_id`, or `key` and `line`.")
         held = self.state.events
-        event = held.of_id(event_id) if not key else held.at(key, line) if line else None
+        event = held.of_id(event_id, device_id) if not key else held.at(key, line) if line else None
         if event is None and not key:
-            found = await self._asked("snowflake", lambda: self._queries.find_event(event_id))
+            found = await self._asked("snowflake", lambda: self._queries.find_event(event_id, device_id))
             key, line = found or ("", None)
         if event is None and key:
             event = await self._asked("archive", lambda: self._queries.event_in(key, line, event_id or None))
@@ -274,7 +276,8 @@ class Console:
         what = request.query_params.get("event_id") or request.query_params.get("key")
         if not what:
             raise Problem(400, "Specify `event_id` or `key`.")
-        return json(await self._asked("snowflake", lambda: self._queries.where(what)))
+        device_id = request.query_params.get("device_id", "")
+        return json(await self._asked("snowflake", lambda: self._queries.where(what, device_id)))
 
     async def visits(self, request: Request) -> Response:
         wanted = visit_list.wanted_of(request, datetime.now(UTC), self.state.fleet.place_name)

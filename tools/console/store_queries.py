@@ -55,11 +55,11 @@ class StoreQueries:
         self._session = session
         self._kinds = kinds
 
-    def where(self, what: str) -> dict[str, object]:
-        """Return the steps that an event or object took through the pipeline. Raises Refusal if the warehouse
-        cannot be queried.
+    def where(self, what: str, device_id: str = "") -> dict[str, object]:
+        """Return the steps that an event (of one device, if `device_id` is given) or object took through the pipeline.
+        Raises Refusal if the warehouse cannot be queried.
         """
-        steps, searched = self._steps(what)
+        steps, searched = self._steps(what, device_id)
         keys = [step.detail["key"] for step in steps if "key" in step.detail]
         return {
             "what": what,
@@ -77,7 +77,7 @@ class StoreQueries:
             "sql": self._sql(what),
         }
 
-    def _steps(self, what: str) -> tuple[list[Step], list[str]]:
+    def _steps(self, what: str, device_id: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
         with self._session():
             pass  # sign in first, because without Snowflake the search would fail after it has read the archive
@@ -85,13 +85,14 @@ class StoreQueries:
         if object_name(what):
             return finder.object(what), finder.searched
         now = datetime.now(UTC)
-        return finder.event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
+        steps = finder.loaded_event(what, device_id or None)
+        return steps or finder.archived_event(what, now - WHERE_REACH, now, lambda _: None), finder.searched
 
-    def find_event(self, event_id: str) -> tuple[str, int | None] | None:
+    def find_event(self, event_id: str, device_id: str = "") -> tuple[str, int | None] | None:
         """Return the key of the object that contains an event, and the number of the event's line if it is
         known; return None if the event was not found.
         """
-        for step in self._steps(event_id)[0]:
+        for step in self._steps(event_id, device_id)[0]:
             key, line = step.detail.get("key"), step.detail.get("line")
             if key and object_name(str(key)):
                 return str(key), int(line) if isinstance(line, int | float) else None

@@ -697,6 +697,13 @@ def test_event_is_found_by_its_id_or_by_its_object_key_and_line(served):
     assert served.ask(f"/api/event?key={listed['key']}&line=77").status == 503
 
 
+def test_event_of_one_device_is_found_although_another_device_uses_its_id(served):
+    served.receive(event(905, "truck-1"), event(905, "truck-2"))
+    for device in ("truck-1", "truck-2"):
+        found = served.get(f"/api/event?event_id={event(905)['_id']}&device_id={device}")
+        assert found["device_id"] == device
+
+
 def test_visits_are_not_exported_if_the_exported_list_would_be_incomplete(served):
     answer = served.ask("/api/visits.csv")
     assert answer.status == 503

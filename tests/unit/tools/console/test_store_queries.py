@@ -60,7 +60,10 @@ def test_visits_can_be_counted_while_the_archive_is_searched_for_an_event(
         def __init__(self, _: Outputs, __: str, warehouse: Warehouse) -> None:
             self.warehouse = warehouse
 
-        def event(self, *_: object) -> list[Step]:
+        def loaded_event(self, *_: object) -> list[Step]:
+            return []
+
+        def archived_event(self, *_: object) -> list[Step]:
             self.warehouse.query("SELECT 1")
             counting = others.submit(queries.count_visits, NOW, NOW, None)
             assert counting.result(timeout=1) == 7
@@ -72,6 +75,29 @@ def test_visits_can_be_counted_while_the_archive_is_searched_for_an_event(
     queries = StoreQueries(outputs, "dev", lambda _: None, Session(outputs, 1), dict)
     with ThreadPoolExecutor(1) as others:
         assert queries.where("e1")["found"] is False
+
+
+def test_event_of_one_device_is_searched_if_devices_share_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        searched: Sequence[str] = ()
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def loaded_event(self, event_id: str, device: str | None) -> list[Step]:
+            return [Step("archived", NOW, {"key": f"events/{event_id}-{device}.ndjson.gz"})]
+
+    @contextmanager
+    def warehouse(_: Outputs, __: int) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(Outputs, "warehouse", warehouse)
+    monkeypatch.setattr(store_queries, "Finder", Finder)
+    outputs = Served.outputs()
+    queries = StoreQueries(outputs, "dev", lambda _: None, Session(outputs, 1), dict)
+    for device, named in (("van-2", "van-2"), ("", "None")):
+        [uri] = queries.where("e1", device)["s3_uris"]
+        assert uri.endswith(f"/e1-{named}.ndjson.gz")
 
 
 def test_search_for_the_beginning_of_a_key_does_not_list_the_whole_archive(

@@ -43,27 +43,28 @@ const filterNow = (): Filter => {
   };
 };
 
-/** The chosen event as named in the address: by its id, otherwise by object and line. */
+/** The chosen event as named in the address: by its id and device, otherwise by object and line. */
 interface Chosen {
   event: string;
+  of: string;
   key: string;
   line: string;
 }
 
 const chosenNow = (): Chosen | null =>
-  param("event") || param("key") ? { event: param("event"), key: param("key"), line: param("line") || "1" } : null;
+  param("event") || param("key") ? { event: param("event"), of: param("of"), key: param("key"), line: param("line") || "1" } : null;
 
-/** Rejected events are named by object and line, because their ids may be missing or repeated. */
+/** Devices may use the same id. Rejected events are named by object and line, because their ids may be missing or repeated. */
 export const nameOf = (
-  event: Pick<Event, "kind" | "event_id" | "key" | "line">,
+  event: Pick<Event, "kind" | "event_id" | "device_id" | "key" | "line">,
 ): Record<keyof Chosen, string | null> =>
   event.kind === "good" && event.event_id
-    ? { event: event.event_id, key: null, line: null }
-    : { event: null, key: event.key, line: String(event.line) };
+    ? { event: event.event_id, of: event.device_id, key: null, line: null }
+    : { event: null, of: null, key: event.key, line: String(event.line) };
 
 const isChosen = (event: Event, chosen: Chosen | null): boolean =>
   chosen !== null &&
-  (chosen.event ? event.event_id === chosen.event : event.key === chosen.key && String(event.line) === chosen.line);
+  (chosen.event ? event.event_id === chosen.event && (!chosen.of || event.device_id === chosen.of) : event.key === chosen.key && String(event.line) === chosen.line);
 
 function matches(event: Event, filter: Filter): boolean {
   const { kind, type, device, code, q } = filter;
@@ -345,12 +346,12 @@ function EventRow({ event, chosen }: { event: Event; chosen: boolean }) {
 }
 
 function Detail({ chosen }: { chosen: Chosen }) {
-  const query = chosen.event ? { event_id: chosen.event } : { key: chosen.key, line: chosen.line };
+  const query = chosen.event ? { event_id: chosen.event, device_id: chosen.of } : { key: chosen.key, line: chosen.line };
   const asked = useAsked((signal) => ask<EventDetail>("/api/event", query, { signal }), [connections.value], [snapshots.value]);
   const heading = useRef<HTMLHeadingElement>(null);
   // Focus before the first paint, so that an immediate Escape closes the event.
   useLayoutEffect(() => heading.current?.focus(), []);
-  const close = (): void => choose({ event: null, key: null, line: null });
+  const close = (): void => choose({ event: null, of: null, key: null, line: null });
   const event = asked.data;
   return (
     <aside
@@ -475,7 +476,7 @@ function AsSent({ raw, cut }: { raw: string; cut: boolean }) {
 
 function JourneyPart({ event }: { event: EventDetail }) {
   const [wanted, setWanted] = useState(false);
-  const query = event.kind === "good" && event.event_id ? { event_id: event.event_id } : { key: event.key };
+  const query = event.kind === "good" && event.event_id ? { event_id: event.event_id, device_id: event.device_id } : { key: event.key };
   const asked = useAsked(wanted ? (signal) => ask<Journey>("/api/where", query, { signal }) : null, [wanted]);
   if (!wanted)
     return (

@@ -394,11 +394,11 @@ function VisitFacts({ visit }: { visit: Visit }) {
       <div>
         <dt>Events</dt>
         <dd>
-          <a href={link("events", { event: visit.entered_event_id })}>enter</a>
+          <a href={link("events", { event: visit.entered_event_id, of: visit.device_id })}>enter</a>
           {visit.exited_event_id && (
             <>
               {" · "}
-              <a href={link("events", { event: visit.exited_event_id })}>exit</a>
+              <a href={link("events", { event: visit.exited_event_id, of: visit.device_id })}>exit</a>
             </>
           )}
         </dd>
