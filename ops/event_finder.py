@@ -119,7 +119,10 @@ class Finder(ReachableStores):
         return in_order([*self._stored(key), *self._rows(key)])
 
     def request(self, request_id: str, start: datetime, end: datetime) -> list[Step]:
-        """Return the steps of the objects that a request stored; [] if the log lacks the request or cannot be read."""
+        """Return the steps of the objects that a request stored, or only its response if it stored none.
+
+        Returns [] if the log lacks the request or cannot be read.
+        """
         if "CloudWatch Logs" in self._unasked or not _REQUEST_ID.fullmatch(request_id):
             return []
         self.searched.append(
@@ -137,9 +140,11 @@ class Finder(ReachableStores):
             end=after,
             request_id=request_id,
         )
-        for _, line in lines:
+        for at, line in lines:
             if line.get("request_id") == request_id:
                 keys = [key for key in (line.get("object_key"), line.get("rejected_key")) if key]
+                if not keys:
+                    return [_answer(at, line)]
                 return in_order([step for key in keys for step in [*self._stored(key), *self._rows(key)]])
         return []
 
@@ -270,13 +275,7 @@ class Finder(ReachableStores):
         """
         for at, line in self._lines_of("ingest", logs.EVENTS_INGESTED, about):
             if key in (line.get("object_key"), line.get("rejected_key")):
-                names = ("status", "published", "queued", "set_aside")
-                named: Details = {name: line[name] for name in names if name in line}
-                yield Step(
-                    "answered, some events enqueued for redrive" if line.get("queued") else "answered",
-                    at,
-                    named,
-                )
+                yield _answer(at, line)
                 return
 
     def _lines_of(self, function: str, name: str, about: datetime) -> Iterator[LogLine]:
@@ -397,6 +396,13 @@ class Finder(ReachableStores):
         for row in rows:
             place = {"table": "STAGING.STG_EVENTS", "key": row["file_name"], "line": row["n"]}
             yield Step("staged", None, place | {"device": row["device_id"]})
+
+
+def _answer(at: datetime, line: Mapping[str, Any]) -> Step:
+    """Return the handler's response to a request as a step, from the request's log line."""
+    names = ("status", "error", "published", "queued", "set_aside")
+    what = "answered, some events enqueued for redrive" if line.get("queued") else "answered"
+    return Step(what, at, {name: line[name] for name in names if name in line})
 
 
 def _of_device(event: str = "") -> str:

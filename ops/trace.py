@@ -54,6 +54,10 @@ def _is_accepted(step: Step) -> bool:
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
     """Yield a sentence for each problem with the event, causes before consequences."""
+    if set(by_name) == {"answered"}:  # a request that was not stored
+        detail = by_name["answered"].detail
+        why = f" ({detail['error']})" if "error" in detail else ""
+        yield f"NOT STORED: the response was {detail['status']}{why}"
     if "set aside" in by_name:
         detail = by_name["set aside"].detail
         where = f"s3://…/{detail['key']}" if "key" in detail else place

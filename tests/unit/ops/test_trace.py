@@ -142,6 +142,24 @@ def test_trace_searches_the_whole_first_and_last_hour_of_the_log_for_a_request(
     assert len(found) == 2
 
 
+def test_trace_of_a_request_that_was_not_stored_shows_the_response_and_the_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = {
+        "request_id": "r",
+        "status": 503,
+        "error": "S3: SlowDown",
+        "object_key": None,
+        "rejected_key": None,
+    }
+    monkeypatch.setattr(event_finder, "log_lines", lambda *_, **__: iter([(AT, line)]))
+    finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer", "S3": "no answer"})
+    steps = steps_of(finder, "r", AT, AT, lambda _: None)
+    assert steps == [Step("answered", AT, {"status": 503, "error": "S3: SlowDown"})]
+    said = "NOT STORED: the response was 503 (S3: SlowDown)"
+    assert verdict(steps, {}) == (said, "not arrived")
+
+
 def test_trace_of_a_loaded_event_searches_neither_the_log_nor_the_archive() -> None:
     finder = Mock(Finder, loaded_event=Mock(return_value=LOADED))
     assert steps_of(finder, "e", AT, AT, lambda _: None) == LOADED
