@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,6 +304,61 @@ def test_request_after_a_temporary_init_error_succeeds(trial, tmp_path):
     assert body(function.invoke())["errorMessage"] == "not yet"
     flag.touch()
     assert body(function.invoke()) == "well"
+
+
+def test_init_phase_that_exceeds_its_limit_is_ended_and_runs_again_with_the_next_request(
+    trial, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("localstack_lambda_executor.execution_environment.INIT_TIMEOUT_S", 1)
+    pids = tmp_path / "pids"
+    function = trial(
+        f"""
+        import os, pathlib, time
+        pids = pathlib.Path("{pids}")
+        first = not pids.exists()
+        pids.touch()
+        pids.write_text(pids.read_text() + str(os.getpid()) + " ")
+        time.sleep(600 if first else 0)
+        def handler(request, context):
+            return "well"
+        """,
+    )
+    assert gone(int(pids.read_text()), within_s=0)
+    assert body(function.invoke()) == "well"
+
+
+def test_init_phase_of_a_replaced_process_counts_towards_the_functions_timeout(trial, tmp_path):
+    function = trial(
+        f"""
+        import os, pathlib, time
+        started = pathlib.Path("{tmp_path / "started"}")
+        time.sleep(600 if started.exists() else 0)
+        started.touch()
+        def handler(request, context):
+            os._exit(1)
+        """,
+        timeout_s=0.5,
+    )
+    assert body(function.invoke())["errorType"] == "Runtime.ExitError"
+    began = time.monotonic()
+    assert body(function.invoke())["errorType"] == "Sandbox.Timedout"
+    assert time.monotonic() - began < 5
+
+
+def test_function_runs_again_after_its_temporary_folder_has_been_deleted(trial, tmp_path):
+    function = trial(
+        """
+        import os, tempfile
+        def handler(request, context):
+            if request:
+                os._exit(1)
+            return tempfile.mkstemp()[1]
+        """
+    )
+    (folder,) = tmp_path.glob("execution-environment-*")
+    shutil.rmtree(folder)
+    function.invoke(b"[1]")
+    assert Path(body(function.invoke())).parent == folder
 
 
 def test_response_over_six_megabytes_is_rejected(trial):

@@ -5,6 +5,7 @@ with the plugin. These tests need LocalStack.
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,7 +39,14 @@ def test_every_entry_point_of_the_plugin_loads() -> None:
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> Iterator[str]:
+def log_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lambda-logs")
+
+
+@pytest.fixture(scope="module")
+def endpoint(
+    tmp_path_factory: pytest.TempPathFactory, lambda_python: Path, log_folder: Path
+) -> Iterator[str]:
     """Start LocalStack with environment variables like those in the README; yield its URL."""
     folder = tmp_path_factory.mktemp("localstack")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -49,7 +57,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, lambda_python: Path) -> I
         "GATEWAY_SERVER": "twisted",
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         "MILKRUN_LAMBDA_PYTHON": str(lambda_python),
-        "MILKRUN_LAMBDA_LOGS": str(folder / "lambda-logs"),
+        "MILKRUN_LAMBDA_LOGS": str(log_folder),
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "OVERRIDE_IN_DOCKER": "0",
         "FILESYSTEM_ROOT": str(folder),
@@ -91,7 +99,10 @@ def client(service: str, endpoint: str) -> Any:
     )
 
 
-def test_function_deployed_to_localstack_returns_its_response(endpoint: str) -> None:
+def test_function_deployed_to_localstack_returns_its_response_and_writes_its_log(
+    endpoint: str, log_folder: Path
+) -> None:
+    shutil.rmtree(log_folder)  # as by a developer who cleans up while LocalStack runs
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr("trial.py", SOURCE)
@@ -107,6 +118,7 @@ def test_function_deployed_to_localstack_returns_its_response(endpoint: str) -> 
     answer = functions.invoke(FunctionName="trial", Payload=b'{"a": 1}')
     assert "FunctionError" not in answer
     assert json.load(answer["Payload"]) == {"got": {"a": 1}}
+    assert "hello from trial" in (log_folder / "trial.log").read_text()
 
 
 def test_item_written_to_dynamodb_can_be_read(endpoint: str) -> None:

@@ -55,11 +55,16 @@ class ExecutionEnvironment:
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Run the init phase. A failure is not raised: the next request runs the init phase again, and returns the
-        error of a second failure, as on Lambda.
+        """Run the init phase. A failure or a timeout is not raised: the next request runs the init phase again, within
+        the function's timeout, and returns the error of a second failure. Source: AWS Lambda Developer Guide,
+        "Understanding the Lambda execution environment lifecycle".
         """
         with self._busy:
-            self._ready_process()
+            process = self._ready_process(time.monotonic() + INIT_TIMEOUT_S)
+            if process.api.is_ready:
+                self._init_ms = (time.monotonic() - process.started_at) * 1000
+            else:
+                process.kill()
 
     def stop(self) -> None:
         self._stopped = True
@@ -73,15 +78,15 @@ class ExecutionEnvironment:
         with self._busy:
             if self._stopped:
                 return self._outcome(request_id, 0.0, 0, "", self._killed(request_id))
-            process = self._ready_process()
             started_at = time.monotonic()
             until = started_at + self.function.timeout_s
             deadline_ms = int((time.time() + self.function.timeout_s) * 1000)
+            process = self._ready_process(until)
             request = Request(request_id, function_arn, payload, trace_id, deadline_ms)
             process.api.offer(request)
             ending = self._await_ending(process, request_id, until)
             if ending is None:  # the process died between two requests, before it received this one
-                process = self._ready_process()
+                process = self._ready_process(until)
                 process.api.offer(request)
                 ending = self._await_ending(process, request_id, until) or self._killed(request_id)
             duration_ms = (time.monotonic() - started_at) * 1000
@@ -93,8 +98,8 @@ class ExecutionEnvironment:
                 self._drop_process()
             return outcome
 
-    def _ready_process(self) -> Process:
-        """Return the running process, or start one and wait until its init phase ends or times out. `invoke`
+    def _ready_process(self, until: float) -> Process:
+        """Return the running process, or start one and wait until its init phase ends, at most until `until`. `invoke`
         handles a failed init phase.
         """
         process = self._process
@@ -103,16 +108,16 @@ class ExecutionEnvironment:
                 return process
             self._earlier_output += process.take_output()
             self._drop_process()
+        self._folder.mkdir(exist_ok=True)  # a cleaner of /tmp may have deleted it
         self._process = process = Process(self.function, self._folder)
         if self._stopped:
             process.kill()
-        api, until = process.api, process.started_at + INIT_TIMEOUT_S
+        api = process.api
         with api.changed:
             while not api.is_ready and api.init_error is None and process.exit_status() is None:
                 if (left_s := until - time.monotonic()) <= 0:
                     break
                 api.changed.wait(min(TICK_S, left_s))
-        self._init_ms = (time.monotonic() - process.started_at) * 1000
         return process
 
     def _await_ending(self, process: Process, request_id: str, until: float) -> _Ending | None:

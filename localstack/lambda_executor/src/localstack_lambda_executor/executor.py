@@ -84,6 +84,7 @@ class ProcessExecutor(RuntimeExecutor):
         path = self.log_folder / f"{self.function_version.id.function_name}.log"
         # The invocation has ended, so a full disk must not replace its result with an error.
         with self._writing, contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)  # the folder may have been deleted
             if path.exists() and path.stat().st_size > MAX_LOG_FILE_BYTES:
                 path.replace(path.with_suffix(".1.log"))
             with path.open("a", encoding="utf-8") as file:
