@@ -95,12 +95,15 @@ class Finder(ReachableStores):
         """Return the steps of all copies of the event that were received in these hours, in time order."""
         return self._of_lines(self._archived_lines(event_id, start, end, advance), event_id)
 
-    def loaded_event(self, event_id: str, device: str | None = None) -> list[Step]:
+    def loaded_event(
+        self, event_id: str, device: str | None = None, max_devices: int | None = None
+    ) -> list[Step]:
         """Return the steps of all copies of the event, in time order, if RAW contains one; otherwise [].
 
-        Several devices may use one event id; with `device`, events of the others are omitted.
+        Several devices may use one event id; with `device`, events of the others are omitted. Raises Refusal if more
+        than `max_devices` have used it, because the steps of each take seconds to find.
         """
-        lines = self._loaded_lines(event_id, device)
+        lines = self._loaded_lines(event_id, device, max_devices)
         return self._of_lines(lines, event_id, device) if lines else []
 
     def _of_lines(self, lines: Sequence[Line], event_id: str, device: str | None = None) -> list[Step]:
@@ -164,10 +167,10 @@ class Finder(ReachableStores):
 
     # --- searching
 
-    def _loaded_lines(self, event_id: str, device: str | None) -> list[Line]:
-        lines: list[Line] = []
+    def _loaded_lines(self, event_id: str, device: str | None, max_devices: int | None) -> list[Line]:
         if self._warehouse is None:
-            return lines
+            return []
+        found: list[tuple[str, Row]] = []
         for table, field_, event in (("EVENTS", "_id", ""), ("REJECTED", "event_id", "event.")):
             self.searched.append(f"{self._outputs.database}.RAW.{table}")
             sql = (
@@ -176,15 +179,22 @@ class Finder(ReachableStores):
                 f" WHERE payload:{field_}::VARCHAR = %s{_of_device(event) if device else ''}"
                 " GROUP BY 1, 2 ORDER BY 1, 2"
             )
-            for row in self._warehouse.query(sql, [event_id, device] if device else [event_id]):
-                unread = "S3" in self._unasked
-                text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
-                # If a rejected event's object has expired, its row still names the reasons. In a file added by hand,
-                # an event may have several lines.
-                suffices = _is_of(text, f"{table.lower()}/", event_id) if text else table == "EVENTS"
-                text = text if suffices else row["said"].encode()
-                lines.append(Line(row["file_name"], int(row["n"]), text))
-        return lines
+            rows = self._warehouse.query(sql, [event_id, device] if device else [event_id])
+            found += ((table, row) for row in rows)
+        devices = {device_in(row["said"].encode()) for table, row in found if table == "EVENTS"}
+        if max_devices and len(devices) > max_devices:
+            raise Refusal(
+                f"{len(devices)} devices sent an event with the id {event_id}: choose one with --device and --at"
+            )
+        return [self._loaded_line(table, row, event_id) for table, row in found]
+
+    def _loaded_line(self, table: str, row: Row, event_id: str) -> Line:
+        unread = "S3" in self._unasked
+        text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
+        # If a rejected event's object has expired, its row still names the reasons. In a file added by hand, an event
+        # may have several lines.
+        suffices = _is_of(text, f"{table.lower()}/", event_id) if text else table == "EVENTS"
+        return Line(row["file_name"], int(row["n"]), text if suffices else row["said"].encode())
 
     def _text(self, key: str, number: int) -> bytes:
         """Return a line of an object; b"" if the object is unreadable, or deleted by a lifecycle rule or `forget`."""

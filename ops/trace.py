@@ -13,6 +13,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 # Events of a device are searched up to this long before and after --at.
 NEAR = timedelta(minutes=5)
+MAX_DEVICES = 20  # with the same event id
 
 type Arrival = Literal["arrived", "not arrived", "unknown"]
 EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 2}
@@ -93,7 +94,7 @@ def steps_of(
         return finder.loaded_event(what, device)
     steps = finder.object(what) if is_key(what) else []
     if not any(step.at for step in steps):  # an event id may look like a key
-        steps = finder.loaded_event(what) or steps
+        steps = finder.loaded_event(what, max_devices=MAX_DEVICES) or steps
     # Last, because searching the log and the archive of a busy stage takes minutes.
     if not any(step.at for step in steps):
         steps = finder.request(what, start, end) or steps

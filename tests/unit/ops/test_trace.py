@@ -186,6 +186,27 @@ def test_trace_of_a_device_omits_events_of_other_devices_with_the_same_id(stores
     assert [step.what for step in ask("d2")] == ["loaded", "staged"]
 
 
+def test_trace_asks_for_a_device_if_many_devices_use_the_id(stores: Any) -> None:
+    class Raw:
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            if "SELECT MIN(scanned_at)" in sql:
+                return [{"at": AT, "n": 1}]
+            devices = [parameters[1]] if len(parameters) > 1 else [f"d{n}" for n in range(21)]
+            return [
+                {"file_name": KEY, "n": n, "said": json.dumps({"_id": "1", "deviceId": device})}
+                for n, device in enumerate(devices, 1)
+                if "RAW.EVENTS" in sql
+            ]
+
+    stores.database = "MILKRUN"
+    finder = Finder(stores, "dev", Raw(), {"S3": "no answer", "Lambda": "no answer"})
+    with pytest.raises(
+        Refusal, match="21 devices sent an event with the id 1: choose one with --device and --at"
+    ):
+        steps_of(finder, "1", AT, AT, lambda _: None)
+    assert [step.what for step in steps_of(finder, "1", AT, AT, lambda _: None, "d7")] == ["loaded"]
+
+
 def test_trace_does_not_search_the_log_for_text_that_cannot_be_a_request_id() -> None:
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
     assert finder.request('e" or 1 = "1', AT, AT) == []
