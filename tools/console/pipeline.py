@@ -143,6 +143,7 @@ class Pipeline:
         self._named_keys: dict[str, None] = {}
         self._accepted_again = Meter()
         self._latency_known: tuple[float, dict[str, object]] = (0.0, {})
+        # Whether lines of the functions' logs have not been read yet, so that lags would be wrong.
         self.partial = False
 
     # --- input
@@ -260,11 +261,9 @@ class Pipeline:
         return self._why_unknown(stage.source)
 
     def _state(self, stage: Stage, meter: Meter, now: float, count: int) -> Condition:
-        if self._why_unknown(stage.source):
-            return "unknown", None, f"no data from {SOURCE_NAMES[stage.source]}: see “Sources”"
-        if stage.source == "snowflake":
-            if self.warehouse_read_at is None:
-                return "unknown", None, "no data from Snowflake: see “Sources”"
+        if note := self._unknown(stage):
+            return "unknown", None, note
+        if stage.source == "snowflake" and self.warehouse_read_at is not None:
             now = self.warehouse_read_at
         usual = "ok" if count else "idle"
         if special := self._of_its_own(stage, meter, now, usual):
@@ -276,6 +275,17 @@ class Pipeline:
         if max_wait_s is None:
             return "waiting", now - waits, "waiting for the next dbt run"
         return "stuck" if now - waits > max_wait_s else "waiting", now - waits, None
+
+    def _unknown(self, stage: Stage) -> str | None:
+        """Return why the state of a stage is unknown; None if it is known."""
+        if self._why_unknown(stage.source) or (
+            stage.source == "snowflake" and self.warehouse_read_at is None
+        ):
+            return f"no data from {SOURCE_NAMES[stage.source]}: see “Sources”"
+        # The state of the stage “Redriven” depends mainly on the queues.
+        if stage.source == "logs" and self.partial and stage.name != "redriven":
+            return "the log of the last hour is still being read"
+        return None
 
     def _of_its_own(self, stage: Stage, meter: Meter, now: float, usual: str) -> Condition | None:
         """Return the state of a stage if the stage's own data determines it; None if it depends on the
@@ -356,7 +366,8 @@ class Pipeline:
             return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
         unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]
         if unknown:
-            return "unknown", f"State unknown: {', '.join(unknown)}. See “Sources”.", None
+            why = "The log of the last hour is still being read." if self.partial else "See “Sources”."
+            return "unknown", f"State unknown: {', '.join(unknown)}. {why}", None
         reconciled = self.reconciled
         if reconciled.state == "done" and reconciled.equal is False:
             return "stuck", f"Reconcile found {count(reconciled.differences, 'difference')}.", "reconcile"

@@ -46,12 +46,13 @@ class LogPoller(Poller):
         self._seen: dict[str, dict[str, float]] = {function: {} for function in self.NAMES}
 
     def look(self) -> float:
-        for function, name in self.NAMES.items():
-            self._read(function, name)
+        read_to_end = [self._read(function, name) for function, name in self.NAMES.items()]
+        self.shared.tell(setattr, self.state.pipeline, "partial", not all(read_to_end))
         pace = self.shared.pace
         return pace.logs if self.state.is_watched else pace.unwatched
 
-    def _read(self, function: str, name: str) -> None:
+    def _read(self, function: str, name: str) -> bool:
+        """Read at most about MAX_LINES further lines; return whether these are all."""
         client = self.shared.aws("logs")
         request: dict[str, object] = {
             "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
@@ -59,12 +60,13 @@ class LogPoller(Poller):
             # A function logs quarantined records in a line of its own. LocalStack ignores the filter pattern.
             "filterPattern": f'{{ ($.event = "{name}") || ($.event = "{logs.RECORDS_SET_ASIDE}") }}',
         }
-        newest, read, seen = self._since[function] + self.OVERLAP_S, 0, self._seen[function]
+        at, read, seen = self._since[function], 0, self._seen[function]
+        newest = at + self.OVERLAP_S
         while read < self.MAX_LINES:
             try:
                 page = client.filter_log_events(**request)
             except client.exceptions.ResourceNotFoundException:
-                return  # the function has not run yet
+                return True  # the function has not run yet
             for found in page["events"]:
                 at = found["timestamp"] / 1000
                 read += 1
@@ -76,14 +78,14 @@ class LogPoller(Poller):
                     line = msgspec.json.decode(found["message"])
                     if isinstance(line, dict):
                         self.shared.tell(self._logged, at, line)
-            if "nextToken" not in page:
+            if is_end := "nextToken" not in page:
                 break
             request["nextToken"] = page["nextToken"]
-        else:
-            self.shared.tell(setattr, self.state.pipeline, "partial", True)
-        self._since[function] = since = newest - self.OVERLAP_S
+        # Lines come in time order. Of a busy function, the overlap alone may have MAX_LINES lines.
+        self._since[function] = since = newest - self.OVERLAP_S if is_end else at
         # Lines that the next read will return again; times are full milliseconds.
         self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
+        return is_end
 
     def _logged(self, at: float, line: dict[str, object]) -> None:
         self.state.pipeline.logged(at, line, self.shared.keys.__contains__)

@@ -66,6 +66,21 @@ def trial() -> Trial:
     return Trial()
 
 
+def test_consumer_is_not_called_stuck_while_its_log_is_still_being_read() -> None:
+    trial = Trial()
+    trial.consume()
+    trial.now += 600
+    trial.ingest()
+    trial.archive()
+    trial.load()
+    trial.now += 300
+    assert trial.stage("consumed")["state"] == "stuck"
+    trial.pipeline.partial = True
+    row = trial.row()
+    assert (row["verdict"], row["stuck_at"]) == ("unknown", None)
+    assert row["says"].endswith("Quarantined. The log of the last hour is still being read.")
+
+
 def test_pipeline_status_is_idle_before_anything_is_received(trial):
     assert trial.verdict() == ("idle", None)
 

@@ -50,6 +50,7 @@ class Sources:
         self.fault: Exception | None = None
         self.renewed = 0
         self.lines: list[tuple[datetime, dict[str, object]]] = []
+        self.page_size = 1000
         self.exceptions = type("E", (), {"ResourceNotFoundException": type("R", (Exception,), {})})
 
     def __call__(self, _: str) -> Any:
@@ -64,17 +65,14 @@ class Sources:
             raise self.fault
         if not request["logGroupName"].endswith("-ingest"):
             return {"events": []}
-        return {
-            "events": [
-                {
-                    "eventId": f"line-{n}",
-                    "timestamp": int(at.timestamp() * 1000),
-                    "message": json.dumps(line),
-                }
-                for n, (at, line) in enumerate(self.lines)
-                if at.timestamp() * 1000 >= request["startTime"]
-            ]
-        }
+        found = [
+            {"eventId": f"line-{n}", "timestamp": int(at.timestamp() * 1000), "message": json.dumps(line)}
+            for n, (at, line) in enumerate(self.lines)
+            if at.timestamp() * 1000 >= request["startTime"]
+        ]
+        first = int(str(request.get("nextToken", 0)))
+        end = first + self.page_size
+        return {"events": found[first:end]} | ({"nextToken": str(end)} if found[end:] else {})
 
 
 @pytest.fixture
@@ -135,6 +133,23 @@ def test_log_line_read_several_times_is_counted_once(shared, aws):
     for _ in range(5):
         reader.look()
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
+
+
+def test_log_that_is_too_long_for_one_read_is_read_to_its_end_and_unknown_until_then(
+    shared, aws, monkeypatch
+):
+    """All lines are within the minute by which consecutive reads overlap."""
+    monkeypatch.setattr(LogPoller, "MAX_LINES", 2)
+    aws.page_size = 1
+    began = datetime.now(UTC) - timedelta(minutes=24)
+    aws.lines = [(began + timedelta(seconds=n), ingested(1)) for n in range(5)]
+    reader, pipeline, seen = LogPoller(shared), shared.state.pipeline, []
+    shared.ask(lambda: shared.state.sources.say("logs", "ok"))
+    for _ in range(4):
+        reader.look()
+        accepted = shared.ask(lambda: pipeline.row()["stages"][0])
+        seen.append((accepted["total"], accepted["state"]))
+    assert seen == [(2, "unknown"), (3, "unknown"), (4, "unknown"), (5, "ok")]
 
 
 def test_unreachable_source_is_reported_with_the_reason_until_it_recovers(shared, aws, monkeypatch):
