@@ -6,6 +6,13 @@ from datetime import UTC, date, datetime
 
 # A date in numbers, or a number alone. dateparser guesses: 05/11/2026 is in May, and 90 is the year 1990.
 _NUMBERS = re.compile(r"(?<![\d:.])\d+(?:[/-]\d+)+|\d+\.\d+\.\d+|^\s*\d{1,9}\s*$")
+# The name of a month without a day, for which dateparser takes the day of `now`.
+_MONTH = re.compile(
+    r"\b(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
+    r"|dec(ember)?)\b",
+    re.IGNORECASE,
+)
+_DAY = re.compile(r"(?<![\d:.])\d{1,2}(?![\d:]|\s?[ap]\.?m)", re.IGNORECASE)
 
 
 def parse_time(text: str, now: datetime) -> datetime:
@@ -19,7 +26,8 @@ def parse_time(text: str, now: datetime) -> datetime:
         import dateparser  # takes 0.3 s to import, and only phrases need it
 
         found = None
-        if all(map(_is_iso_date, _NUMBERS.findall(text))):
+        has_day = not _MONTH.search(text) or _DAY.search(text)
+        if has_day and all(map(_is_iso_date, _NUMBERS.findall(text))):
             found = dateparser.parse(
                 text,
                 languages=["en"],

@@ -21,6 +21,9 @@ NOW = datetime(2026, 11, 22, 12, 30, tzinfo=UTC)
         ("2 hours ago", NOW - timedelta(hours=2)),
         ("1.5 hours ago", NOW - timedelta(minutes=90)),
         ("now", NOW),
+        ("Nov 3", datetime(2026, 11, 3, tzinfo=UTC)),
+        ("3rd of November 2026 10am", datetime(2026, 11, 3, 10, tzinfo=UTC)),
+        ("3 Nov 10:30", datetime(2026, 11, 3, 10, 30, tzinfo=UTC)),
     ],
 )
 def test_time_is_parsed_from_iso_8601_or_a_phrase(text: str, at: datetime) -> None:
@@ -35,7 +38,20 @@ def test_invalid_time_raises_value_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["05/11/2026", "05.11.2026 08:00", "2026-13-01", "2026-02-30 8:00", "2026-11", "2026", "90"]
+    "text",
+    [
+        "05/11/2026",
+        "05.11.2026 08:00",
+        "2026-13-01",
+        "2026-02-30 8:00",
+        "2026-11",
+        "2026",
+        "90",
+        "November 2026",
+        "march",
+        "Sept 10am",
+        "10:00 June",
+    ],
 )
 def test_time_that_could_only_be_guessed_raises_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time"):
