@@ -27,7 +27,11 @@ def alone() -> Iterator[None]:
     lock = ROOT / ".venvs" / ".deploying"
     lock.parent.mkdir(exist_ok=True)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("Waiting for another command that deploys or packages from this clone …\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -3,6 +3,7 @@ guides exist.
 """
 
 import re
+import threading
 
 import pytest
 import yaml
@@ -124,3 +125,23 @@ def test_reason_why_a_stage_cannot_be_packaged_is_shown_instead_of_the_stack_tha
     environment = "Environment: linux, node 22.13.0, osls 4.3.1 (local)"
     assert osls.error_in(f"Error:\n{reason}\n{stack}\n{environment}\n") == f"{reason}\n\n{environment}"
     assert osls.error_in("killed") == "killed"
+
+
+def test_command_says_that_it_waits_for_another_deployment(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(osls, "ROOT", tmp_path)
+    held, done = threading.Event(), threading.Event()
+
+    def other():
+        with osls.alone():
+            held.set()
+            done.wait(5)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    held.wait(5)
+    threading.Timer(0.05, done.set).start()
+    with osls.alone():
+        assert "Waiting for another command" in capsys.readouterr().err
+    thread.join()
+    with osls.alone():
+        assert capsys.readouterr().err == ""
