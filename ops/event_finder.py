@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import batched, chain
@@ -147,8 +147,9 @@ class Finder(ReachableStores):
             if line.get("request_id") == request_id:
                 keys = [key for key in (line.get("object_key"), line.get("rejected_key")) if key]
                 if not keys:
-                    return [_answer(at, line)]
-                return in_order([step for key in keys for step in [*self._stored(key), *self._rows(key)]])
+                    return [replace(_answer(at, line), what="answered, nothing stored")]
+                stored = [step for key in keys for step in [*self._stored(key), *self._rows(key)]]
+                return in_order([*stored, _answer(at, line)])
         return []
 
     def near(self, device: str, start: datetime, end: datetime) -> list[Row]:

@@ -55,18 +55,18 @@ def _is_accepted(step: Step) -> bool:
 
 def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
     """Yield a sentence for each problem with the event, causes before consequences."""
-    if set(by_name) == {"answered"}:  # a request that was not stored
-        detail = by_name["answered"].detail
+    if "answered, nothing stored" in by_name:
+        detail = by_name["answered, nothing stored"].detail
         why = f" ({detail['error']})" if "error" in detail else ""
         yield f"NOT STORED: the response was {detail['status']}{why}"
     if "set aside" in by_name:
         detail = by_name["set aside"].detail
         where = f"s3://…/{detail['key']}" if "key" in detail else place
         yield f"QUARANTINED: {detail['reasons']}, stored in {where}"
-    if "not loaded" in by_name:
-        yield f"NOT LOADED: stored in {place}, but RAW contains no row"
     if "gone from S3" in by_name and len(by_name) > 1:
         yield f"GONE: {place} is no longer in S3"
+    if "not loaded" in by_name:
+        yield f"NOT LOADED: stored in {place}, but RAW contains no row"
     if "not on the stream" in by_name and "not consumed" in by_name:
         queued = "answered, some events enqueued for redrive" in by_name
         yield (

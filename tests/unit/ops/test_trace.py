@@ -51,6 +51,11 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
         ([*PUBLISHED, Step("consumed", AT), Step("in a visit", None)], "ARRIVED", 0),
         (REJECT, "REJECTED: missing_geofence geofence: m, stored in s3://…/rejected/dt=", 0),
         ([*STORED, Step("not loaded", None, {"key": KEY})], "NOT LOADED", 1),
+        (
+            [Step("gone from S3", None, {"key": KEY}), Step("not loaded", None), Step("answered", AT)],
+            "GONE",
+            1,
+        ),
         ([*LOADED, *LOST], "NOT PUBLISHED", 1),
         ([*LOADED, Step("answered, some events enqueued for redrive", AT), *LOST], "WAITS FOR THE STREAM", 1),
         ([*PUBLISHED, Step("not consumed", None)], "NOT CONSUMED", 1),
@@ -73,6 +78,7 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
         "visit",
         "rejected",
         "not-loaded",
+        "gone",
         "lost",
         "redrive",
         "behind",
@@ -155,9 +161,21 @@ def test_trace_of_a_request_that_was_not_stored_shows_the_response_and_the_error
     monkeypatch.setattr(event_finder, "log_lines", lambda *_, **__: iter([(AT, line)]))
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer", "S3": "no answer"})
     steps = steps_of(finder, "r", AT, AT, lambda _: None)
-    assert steps == [Step("answered", AT, {"status": 503, "error": "S3: SlowDown"})]
+    assert steps == [Step("answered, nothing stored", AT, {"status": 503, "error": "S3: SlowDown"})]
     said = "NOT STORED: the response was 503 (S3: SlowDown)"
     assert verdict(steps, {}) == (said, "not arrived")
+
+
+def test_trace_of_a_request_shows_the_response_even_if_s3_and_snowflake_are_unreachable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = {"request_id": "r", "status": 202, "object_key": KEY}
+    monkeypatch.setattr(event_finder, "log_lines", lambda *_, **__: iter([(AT, line)]))
+    unasked = {"S3": "no answer", "Snowflake": "no answer", "Lambda": "no answer"}
+    steps = steps_of(Finder(NOWHERE, "local", None, unasked), "r", AT, AT, lambda _: None)
+    assert steps == [Step("answered", AT, {"status": 202})]
+    said = "NO PROBLEM FOUND, but not every store answered; steps found: answered"
+    assert verdict(steps, unasked) == (said, "unknown")
 
 
 def test_trace_of_a_loaded_event_searches_neither_the_log_nor_the_archive() -> None:
