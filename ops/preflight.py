@@ -425,7 +425,10 @@ def look(stage: str, environment: Mapping[str, str]) -> Place:
 
 def command(
     context: typer.Context,
-    stage: Annotated[str, typer.Argument(help="Name of the stage to be deployed.")],
+    stage: Annotated[
+        str,
+        typer.Argument(parser=terminal.stage_name, metavar="stage", help="Name of the stage to be deployed."),
+    ],
     *,
     as_json: terminal.AsJson = False,
 ) -> None:

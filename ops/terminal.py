@@ -57,7 +57,7 @@ MAX_SECONDS = 7 * 86_400  # the maximum of timeouts, because the option parser a
 
 
 def stage_name(text: str) -> str:
-    """Parse an option that names a stage."""
+    """Parse an option or argument that names a stage."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,31}", text):
         raise typer.BadParameter(f"{text!r} is not a stage: use local, or a deployed stage such as dev")
     return text

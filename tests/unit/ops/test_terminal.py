@@ -135,6 +135,7 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["cost", "--shards", "4"], "--shards requires"),
         (["set-aside", "--send", "--purge"], "not both"),
         (["redrive", "--send", "--purge"], "not both"),
+        (["preflight", "9a"], "'9a' is not a stage"),  # other commands would refuse the deployed stage
     ],
 )
 def test_invalid_argument_is_reported_without_a_traceback(
