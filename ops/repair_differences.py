@@ -71,8 +71,8 @@ class Repairer:
         for key in keys:
             if key not in left:
                 yield {"key": key, "did": QUEUED}
-        copy = self._copy_statement(pipe) + "\nFORCE = TRUE"
-        for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left)) if left else ():
+        copy = self._copy_statement(pipe)
+        for row in loading.copy_files(self._warehouse, pipe, copy, sorted(left), force=True):
             yield {"key": row["key"], "did": f"COPY with FORCE: {row['status']}, {count(row['rows'], 'row')}"}
 
     def _reload(self, key: str) -> Iterator[dict[str, object]]:

@@ -139,12 +139,16 @@ def received_with_repaired(
     return heapq.merge(repaired, archive.received(pipe.prefix, start, end), key=lambda found: found.key)
 
 
-def copy_files(warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str]) -> list[Row]:
+def copy_files(
+    warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str], force: bool = False
+) -> list[Row]:
     """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file that COPY processed."""
+    # By default, COPY skips files of over 64 days ago if the table is that old (LOAD_UNCERTAIN_FILES).
+    option = "FORCE = TRUE" if force else "LOAD_UNCERTAIN_FILES = TRUE"
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):
         files = ", ".join(quoted(pipe.staged(key)) for key in chunk)
-        rows = warehouse.query(f"{copy}\nFILES = ({files})")
+        rows = warehouse.query(f"{copy}\n{option}\nFILES = ({files})")
         # If another COPY has just loaded all the files, the only row is a message, which names no file.
         done += [outcome(pipe, row) for row in rows if row.get("file")]
     return done
@@ -264,7 +268,7 @@ def reload(warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, key: s
     warehouse.query("BEGIN")
     try:
         deleted = warehouse.query(f"DELETE FROM {pipe.table} WHERE FILE_NAME = %s", [key])
-        copied = copy_files(warehouse, pipe, f"{copy}\nFORCE = TRUE", [key])
+        copied = copy_files(warehouse, pipe, copy, [key], force=True)
         result = copied[0] if copied else outcome(pipe, {"file": key, "status": "COPY processed no file"})
         if result["rows"] != lines:
             reason = result["first_error"] or result["status"]

@@ -109,12 +109,35 @@ def test_file_is_copied_again_if_its_etag_has_changed_since_the_latest_load(stag
         assert staged.run(staged.copy()) == [{"status": "Copy executed with 0 files processed."}]
 
 
-def test_file_is_copied_again_after_64_days(staged: Warehouse) -> None:
+def test_file_whose_load_status_has_expired_is_copied_only_with_load_uncertain_files(
+    staged: Warehouse,
+) -> None:
     staged.run(staged.copy())
     with staged.local.days_later(63):
-        assert len(staged.run(staged.copy())[0]) == 1
+        assert len(staged.run(staged.copy(options="LOAD_UNCERTAIN_FILES = TRUE"))[0]) == 1
     with staged.local.days_later(65):
-        assert len(staged.run(staged.copy())) == 3
+        assert len(staged.run(staged.copy())[0]) == 1
+        assert len(staged.run(staged.copy(options="LOAD_UNCERTAIN_FILES = TRUE"))) == 3
+
+
+@pytest.mark.parametrize("options", ["", "FILES = ('old')"])
+def test_old_file_is_copied_only_with_load_uncertain_files_if_a_pipe_loaded_the_table_64_days_ago(
+    loading: Warehouse, options: str
+) -> None:
+    loading.put("events/first", {"_id": 1})
+    loading.has_rows(1)
+    loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
+    loading.put("events/old", {"_id": 2})
+    with loading.local.days_later(65):
+        assert len(loading.run(loading.copy(options=options))[0]) == 1  # "0 files processed"
+        done = loading.run(loading.copy(options=f"LOAD_UNCERTAIN_FILES = TRUE {options}"))
+        assert "LOADED" in {row["status"] for row in done}
+
+
+def test_old_file_is_copied_into_a_table_that_was_empty_until_recently(staged: Warehouse) -> None:
+    with staged.local.days_later(65):
+        assert len(staged.run(staged.copy(options="FILES = ('dt=1/a')"))) == 1
+        assert len(staged.run(staged.copy())) == 2
 
 
 def test_files_option_stage_path_and_pattern_select_the_files_to_copy(staged: Warehouse) -> None:

@@ -106,6 +106,14 @@ def test_files_that_another_backfill_has_just_loaded_are_not_counted_as_copied()
     assert (found.copied, found.skipped, found.rows) == (0, 2, [])
 
 
+def test_backfill_also_copies_objects_whose_load_status_snowflake_does_not_know() -> None:
+    """COPY skips them by default if they and the table's first load are over 64 days old."""
+    warehouse = FakeWarehouse([LOADED])
+    loading.backfill(warehouse, PIPE, FakeArchive(), "COPY", NOW, NOW)
+    (copy,) = [each for each in warehouse.statements if each.startswith("COPY")]
+    assert "LOAD_UNCERTAIN_FILES = TRUE" in copy
+
+
 def test_resume_reports_expired_files_that_cannot_be_loaded(deployed: FakeWarehouse, tmp_path: Path) -> None:
     said = command(
         {"MILKRUN_LOCAL": str(tmp_path)}, "resume", "--pipe", "events", "--since", "2020-11-16", "--json"

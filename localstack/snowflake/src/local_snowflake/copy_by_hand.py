@@ -8,12 +8,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import botocore.exceptions
 import duckdb
 
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
+from local_snowflake.catalog_objects import TABLE_HISTORY
 from local_snowflake.copy_into import Copy, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, stage_failure, unsupported
 from local_snowflake.integrations import unavailable
@@ -30,6 +32,9 @@ from local_snowflake.plans import Plan, plan_of
 from local_snowflake.results import NUMBER, TEXT, Result, status
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Name, Scope, Words, flag_of
+
+type Found = dict[str, Any]
+"""S3's answer about an object, with its ETag and LastModified, or {} if there is none."""
 
 MAX_NAMED_FILES = 1000
 STATUSES = {"Loaded": "LOADED", "Partially loaded": "PARTIALLY_LOADED", "Load failed": "LOAD_FAILED"}
@@ -80,43 +85,60 @@ class Bulk:
 
     # ---- which files
 
-    def _named(self, plan: Plan) -> list[tuple[StagedFile, str | None]]:
+    def _named(self, plan: Plan) -> list[tuple[StagedFile, Found]]:
         where = plan.location
         return [
-            (StagedFile(where.bucket, where.prefix + name, (where.prefix + name)[len(where.base) :], 0), None)
+            (StagedFile(where.bucket, where.prefix + name, (where.prefix + name)[len(where.base) :], 0), {})
             for name in dict.fromkeys(plan.copy.files)
         ]
 
-    def _listed(self, plan: Plan) -> list[tuple[StagedFile, str | None]]:
-        files: list[tuple[StagedFile, str | None]] = []
+    def _listed(self, plan: Plan) -> list[tuple[StagedFile, Found]]:
+        files: list[tuple[StagedFile, Found]] = []
         # Unlike a pipe, a user's COPY matches its pattern with the whole path (Snowflake: "Loading data").
         everywhere, pattern = plan.location._replace(pattern=None), plan.location.pattern
         for thing in self.loader.listed(plan.location.bucket, plan.location.prefix):
             name = everywhere.file_name(plan.location.bucket, thing["Key"])
             if name is not None and (pattern is None or re.fullmatch(pattern, thing["Key"])):
                 file = StagedFile(plan.location.bucket, thing["Key"], name, thing["Size"])
-                files.append((file, thing["ETag"].strip('"')))
+                files.append((file, thing))
         return files
 
     def _fresh(
-        self, plan: Plan, files: Sequence[tuple[StagedFile, str | None]], session: LocalConnection
+        self, plan: Plan, files: Sequence[tuple[StagedFile, Found]], session: LocalConnection
     ) -> list[StagedFile]:
+        """Return the files to load: those whose load status is neither loaded nor unknown."""
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
         # Queried in the session's transaction, so that files loaded in the same transaction count.
         known = self.loader.loaded_by_hand(session._duck_conn, plan.target, plan.stage.url)
+        expired = self.catalog.clock() - TABLE_HISTORY
+        first = self.loader.first_load(session._duck_conn, plan.target)
+        uncertain = (
+            first is not None and first < expired and not flag_of(plan.copy.options, "LOAD_UNCERTAIN_FILES")
+        )
         fresh = []
-        for file, listed_etag in files:
+        for file, listed in files:
             before = known.get(file.file_name)
-            if before is None or (listed_etag or self._etag(file) or before) != before:
+            if before is None and not uncertain:
+                fresh.append(file)
+                continue
+            found = listed or self._head(file)
+            if not found:  # reading the file reports why it cannot be read
+                is_fresh = before is None
+            elif before is None:
+                is_fresh = found["LastModified"] >= expired
+            else:
+                is_fresh = found["ETag"].strip('"') != before
+            if is_fresh:
                 fresh.append(file)
         return fresh
 
-    def _etag(self, file: StagedFile) -> str | None:
+    def _head(self, file: StagedFile) -> Found:
         try:
-            return str(self.loader.s3.head_object(Bucket=file.bucket, Key=file.key)["ETag"]).strip('"')
+            found: Found = self.loader.s3.head_object(Bucket=file.bucket, Key=file.key)
+            return found
         except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
-            return None
+            return {}
 
     # ---- loading, in the session's transaction if it has one
 

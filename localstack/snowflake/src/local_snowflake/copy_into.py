@@ -18,7 +18,9 @@ REFUSED_IN_A_PIPE = (
     "RETURN_FAILED_ONLY",
     "VALIDATION_MODE",
 )
-UNDERSTOOD = {"FILE_FORMAT", "ON_ERROR", "PATTERN", "FILES", "FORCE", "SIZE_LIMIT", "PURGE"}
+UNDERSTOOD = {
+    "FILE_FORMAT", "ON_ERROR", "PATTERN", "FILES", "FORCE", "SIZE_LIMIT", "PURGE", "LOAD_UNCERTAIN_FILES",
+}  # fmt: skip
 METADATA_COLUMNS = {
     "METADATA$FILENAME",
     "METADATA$FILE_ROW_NUMBER",
@@ -238,6 +240,8 @@ def check_for_pipe(copy: Copy) -> None:
                 "42601",
                 f"SQL compilation error:\ninvalid parameter '{name}' for PIPE COPY statement",
             )
+    if "LOAD_UNCERTAIN_FILES" in copy.options:
+        raise unsupported("copy option LOAD_UNCERTAIN_FILES in a pipe")
     if on_error_of(copy, "SKIP_FILE").kind == "ABORT_STATEMENT":
         raise SnowflakeError(
             "002140",

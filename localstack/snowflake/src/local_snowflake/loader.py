@@ -18,7 +18,7 @@ from local_snowflake.copy_into import BATCH
 from local_snowflake.errors import stage_failure
 from local_snowflake.parse_staged_file import BadRow, Content, Row, UnreadableFile, read
 from local_snowflake.plans import NotRunnable, Plan, plan_of_pipe
-from local_snowflake.sql import Name, hidden, quoted
+from local_snowflake.sql import OURS, Name, hidden, quoted
 
 log = structlog.get_logger()
 
@@ -276,6 +276,16 @@ class Loader:
             [target.schema, target.name, stage_location, self.catalog.clock() - TABLE_HISTORY],
         ).fetchall()
         return dict(rows)
+
+    def first_load(self, duck: duckdb.DuckDBPyConnection, target: Name) -> datetime | None:
+        """Return the time of the first load into the table that COPY_HISTORY shows, or None."""
+        [(first,)] = duck.execute(
+            f"""SELECT min(last_load_time) FROM {hidden(target.database)}._local_history
+                WHERE table_schema = ? AND table_name = ? AND status <> 'Load failed'
+                AND (pipe_id IS NULL AND NOT forgotten OR pipe_id IN (SELECT pipe_id FROM {OURS}.pipes))""",
+            [target.schema, target.name],
+        ).fetchall()
+        return first  # type: ignore[no-any-return]
 
 
 def first_line(error: Exception) -> str:
