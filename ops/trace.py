@@ -63,6 +63,8 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
         detail = by_name["set aside"].detail
         where = f"s3://…/{detail['key']}" if "key" in detail else place
         yield f"QUARANTINED: {detail['reasons']}, stored in {where}"
+    elif "archived" in by_name and place.startswith("s3://…/set-aside/"):
+        yield f"QUARANTINED: stored in {place}"
     if "gone from S3" in by_name and len(by_name) > 1:
         yield f"GONE: {place} is no longer in S3"
     if "not loaded" in by_name:

@@ -65,6 +65,7 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
             "QUARANTINED: no_device, stored in s3://…/set-aside/x",
             1,
         ),
+        ([Step("archived", AT, {"key": "set-aside/x"})], "QUARANTINED: stored in s3://…/set-aside/x", 1),
         ([], "NOT FOUND", 1),
         ([Step("gone from S3", None, {"key": KEY}), Step("not loaded", None, {"key": KEY})], "NOT FOUND", 1),
         (
@@ -84,6 +85,7 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
         "behind",
         "quarantine",
         "quarantine-key",
+        "quarantine-object",
         "nowhere",
         "key-of-nothing",
         "repaired",
