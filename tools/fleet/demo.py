@@ -105,11 +105,13 @@ def command(
     plan = Plan(new_run_id(), datetime.now(UTC) - timedelta(hours=8), seed=seed, trucks=trucks, farms=farms)
     with terminal.progress() as bars, tempfile.TemporaryDirectory(prefix="milkrun-demo-") as folder:
         if events:
-            posts, total = posts_of_file(events, judge=judged), _lines_in(events, bars)
+            kinds = read_stores.geofence_kinds(outputs, stage)
+            posts, total = posts_of_file(events, judge=partial(judged, kinds=kinds)), _lines_in(events, bars)
         else:
             plan, total = phones.ended_by(plan, datetime.now(UTC))
             posts = phones.posts(plan)
-        with Ledger(Path(folder) / "ledger.sqlite") as ledger:
+        rule = read_stores.rule(outputs, stage)
+        with Ledger(Path(folder) / "ledger.sqlite", rule=rule) as ledger:
             demo = Demo(outputs, ledger, bars)
             lines = demo.run(posts, total, lambda: build_marts(environment_of(stage, context.obj)))
             visits = demo.some_visits(10)

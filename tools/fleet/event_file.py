@@ -6,14 +6,14 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
 from cli.refusal import Refusal
 from contract.event_rules import geofence_event
-from contract.geofence_event_types import GEOFENCE_KINDS
+from contract.geofence_event_types import GEOFENCE_KINDS, Kind
 from contract.ndjson import lines_in
 from handler.decompress import inflated
 from handler.http import Refused, Request
@@ -51,17 +51,19 @@ def unjudged(text: str) -> Planned:
     return Planned(text, "")
 
 
-def judged(text: str) -> Planned:
-    """Return the line as an event with its expected outcome, computed by the handler's own validation."""
+def judged(text: str, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Planned:
+    """Return the line as an event with its expected outcome, computed by the handler's own validation. `kinds` maps the
+    stage's geofence event types to their kinds.
+    """
     raw = text.encode("utf-8", "surrogateescape")
     if is_too_large_alone(raw):
         return Planned(text, "", code=TOO_LARGE)
-    batch = validate(Parts([raw], {}), "ndjson", GEOFENCE_KINDS, datetime.now(UTC))
+    batch = validate(Parts([raw], {}), "ndjson", kinds, datetime.now(UTC))
     if batch.rejected:
         [rejected] = batch.rejected
         return Planned(text, rejected.event_id or "", code=rejected.reasons[0].code)
     [event], [line] = batch.accepted, batch.lines
-    crossing = geofence_event(line) if event.fence else None
+    crossing = geofence_event(line, kinds) if event.fence else None
     return Planned(text, str(json.loads(line)["_id"]), crossing=crossing)
 
 

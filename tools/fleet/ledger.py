@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, Self, cast
 
-from consumer.visits import Pair, visits_of
+from consumer.visits import DEFAULT_RULE, Pair, Rule, visits_of
 from contract.event_limits import MAX_AGE
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
@@ -50,7 +50,10 @@ class Ledger:
     file `path` must not exist; if `path` is None, the ledger is kept in memory.
     """
 
-    def __init__(self, path: Path | None = None, *, now: datetime | None = None) -> None:
+    def __init__(
+        self, path: Path | None = None, *, now: datetime | None = None, rule: Rule = DEFAULT_RULE
+    ) -> None:
+        self._rule = rule
         self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
         # The data is not needed after a crash.
@@ -179,7 +182,7 @@ class Ledger:
         return [Pair(device_id, Fence(tag, external_id)) for device_id, tag, external_id in rows]
 
     def stays(self, *, recent: bool = False) -> Iterator[Stay]:
-        """Yield the visits that the visit rule derives from the events that should be accepted, with one
+        """Yield the visits that the stage's visit rule derives from the events that should be accepted, with one
         (device, fence) pair in memory at a time. If `recent` is true, events that are too old for the consumer
         are left out.
         """
@@ -187,7 +190,7 @@ class Ledger:
         events = (_event(row) for row in rows)
         for _, group in groupby(events, key=lambda event: (event.device_id, event.fence)):
             taken = [e for e in group if not recent or self._is_recent(e)]
-            for pair, history in visits_of(taken).items():
+            for pair, history in visits_of(taken, self._rule).items():
                 yield from (stay(pair, visit) for visit in history.visits)
 
     def _is_recent(self, crossing: GeofenceEvent | None) -> bool:

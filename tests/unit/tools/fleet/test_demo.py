@@ -130,6 +130,16 @@ def test_line_of_an_events_file_is_validated_by_the_handlers_rules(
     assert (planned.crossing is not None) == is_crossing
 
 
+def test_geofence_event_of_a_type_that_the_stage_configures_is_expected_on_the_stream() -> None:
+    fence = {"tag": "farm", "externalId": "f"}
+    text = {"_id": "a", "type": "yard.in", "deviceId": "d", "geofence": fence}
+    line = json.dumps(text | {"createdAt": datetime.now(UTC).isoformat()})
+    assert judged(line).crossing is None
+    crossing = judged(line, {"yard.in": "enter"}).crossing
+    assert crossing is not None
+    assert crossing.kind == "enter"
+
+
 def test_line_that_is_not_utf_8_is_sent_unchanged_and_expected_to_be_rejected() -> None:
     planned = judged(b'{"_id":"\xff"}'.decode("utf-8", "surrogateescape"))
     assert planned.code == "not_json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.visits import visits_of
+from consumer.visits import Rule, visits_of
 from ops.read_stores import stay
 from tools.fleet.client import Delivery
 from tools.fleet.event_file import TOO_LARGE
@@ -141,6 +141,16 @@ def test_repeated_events_do_not_change_the_expected_visits(ledger: Ledger) -> No
     expected = {stay(pair, visit) for pair, h in visits_of(crossings).items() for visit in h.visits}
     assert set(ledger.stays()) == set(ledger.stays(recent=True)) == expected
     assert expected
+
+
+def test_expected_visits_follow_the_visit_rule_of_the_stage(tmp_path: Path) -> None:
+    rule = Rule(timedelta(seconds=1), min_confidence=3)
+    with Ledger(tmp_path / "l.sqlite", now=BEGIN, rule=rule) as ledger:
+        for post in MORNING:
+            ledger.add(answered(post))
+        crossings = [event.crossing for event in EVENTS if event.crossing]
+        expected = {stay(pair, visit) for pair, h in visits_of(crossings, rule).items() for visit in h.visits}
+        assert set(ledger.stays()) == expected
 
 
 def test_events_too_old_for_the_consumer_are_not_expected_to_be_consumed(tmp_path: Path) -> None:
