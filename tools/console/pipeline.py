@@ -52,6 +52,8 @@ SOURCE_NAMES = {"logs": "the log", "archive": "S3", "snowflake": "Snowflake"}
 USUAL_S = 10.0
 MAX_UNARCHIVED = 10_000
 LATENCY_EVERY_S = 5.0
+# The longest pause between two reads of the queues while a page is open, and some more.
+MAX_UNSEEN_S = 180.0
 
 
 class StageRow(TypedDict):
@@ -129,6 +131,7 @@ class Pipeline:
         self.redrive_waiting: int | None = None
         self.dead_letters: int | None = None
         self._redrive_since: float | None = None
+        self._queues_read_at = 0.0
         self.marts_built: bool | None = None
         # The warehouse is read rarely, so events wait for it only up to this time.
         self.warehouse_read_at: float | None = None
@@ -204,10 +207,13 @@ class Pipeline:
 
     def queues(self, redrive: int, dead: int) -> None:
         self.redrive_waiting, self.dead_letters = redrive, dead
+        now, unseen_s = self._clock(), self._clock() - self._queues_read_at
+        self._queues_read_at = now
         if not redrive:
             self._redrive_since = None
-        elif self._redrive_since is None:
-            self._redrive_since = self._clock()
+        # While no page is open, the queues are not read, and may have drained meanwhile.
+        elif self._redrive_since is None or unseen_s > MAX_UNSEEN_S:
+            self._redrive_since = now
 
     # --- output
 
@@ -294,7 +300,7 @@ class Pipeline:
         condition: Condition | None = None
         match stage.name:
             case "redriven":
-                condition = self._redrive(usual, meter, now)
+                condition = self._redrive(usual, meter)
             case "published":
                 left = sum(self._left_for_redrive.per_minute(now))
                 condition = (
@@ -322,7 +328,7 @@ class Pipeline:
                 condition = "idle", None, "dbt has not run yet"
         return condition
 
-    def _redrive(self, usual: str, meter: Meter, now: float) -> Condition:
+    def _redrive(self, usual: str, meter: Meter) -> Condition:
         if self._why_unknown("queues"):
             return usual, meter.lag_s, None
         if self.dead_letters:
@@ -333,7 +339,7 @@ class Pipeline:
             )
         if not self.redrive_waiting or self._redrive_since is None:
             return usual, meter.lag_s, None
-        waited = now - self._redrive_since
+        waited = self._queues_read_at - self._redrive_since
         return (
             "stuck" if waited > 300 else "waiting",
             waited,

@@ -208,14 +208,25 @@ def test_notes_in_the_status_of_a_deployed_stage_name_the_stage():
 
 
 def test_dead_letters_and_a_redrive_queue_that_does_not_drain_are_reported_as_stuck(trial):
+    for _ in range(5):
+        trial.pipeline.queues(3, 0)
+        assert trial.verdict() == ("busy", None)
+        trial.now += 75
     trial.pipeline.queues(3, 0)
-    assert trial.verdict() == ("busy", None)
-    trial.now += 400
     assert trial.verdict() == ("stuck", "redriven")
     trial.pipeline.queues(0, 0)
     assert trial.verdict() == ("idle", None)
     trial.pipeline.queues(0, 1)
     assert trial.verdict() == ("stuck", "redriven")
+
+
+def test_redrive_queue_is_not_called_stuck_for_a_time_in_which_it_was_not_read(trial):
+    """While no page is open, the queues are not read. They may have drained and filled again meanwhile."""
+    trial.pipeline.queues(3, 0)
+    trial.now += 5 * 3600
+    assert trial.verdict() == ("busy", None)
+    trial.pipeline.queues(2, 0)
+    assert (trial.verdict(), trial.stage("redriven")["lag_s"]) == (("busy", None), 0)
 
 
 def test_paused_snowflake_pipe_is_reported_as_stuck_immediately(trial):
