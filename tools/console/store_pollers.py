@@ -245,6 +245,14 @@ class WarehousePoller(Poller):
             if loaded
             else None
         )
+        if self._known_to is not None and since > self._known_to:
+            # Rows loaded while no page was open do not count, but their files did not wait.
+            [newest] = warehouse.query(
+                f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ",
+                [datetime.fromtimestamp(int(self._known_to), UTC).isoformat()],
+            )
+            if newest["at"]:
+                self.shared.tell(state.pipeline.meters["loaded"].touch, utc(newest["at"]).timestamp())
         pipes = {name: self._pipe(warehouse, name) for name in ("EVENTS_PIPE", "REJECTED_PIPE")}
         self.shared.tell(self._loaded, now, _by_second(loaded), int(since), lag, pipes)
         try:

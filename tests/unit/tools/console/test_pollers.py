@@ -5,7 +5,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -495,6 +495,31 @@ def test_requests_that_wait_for_the_session_fail_together_if_snowflake_does_not_
     assert len(attempts) == 1
     with session() as found:
         assert found == "session", "a later request tries again"
+
+
+def test_file_that_was_loaded_while_no_page_was_open_is_not_called_overdue(shared):
+    now, hour = time.time(), 3600
+    clock = [now - 3 * hour]
+    state = shared.state = ConsoleState({"stage": "local"}, clock=lambda: clock[0])
+    for source in ("archive", "snowflake"):
+        state.sources.say(source, "ok")
+    state.pipeline.warehouse_read_at = now - 5 * hour
+    state.pipeline.archived("k", now - 3 * hour - 20, 1)
+    state.pipeline.row()  # as every minute
+
+    class Warehouse:
+        def query(self, sql: str, _: Sequence[object] = ()) -> list[dict[str, object]]:
+            if "STG_EVENTS" in sql:
+                raise MissingObject("dbt has not run")
+            if "PIPE_STATUS" in sql:
+                return [{"status": '{"executionState": "RUNNING"}'}]
+            return [{"at": datetime.fromtimestamp(clock[0] - 3 * hour, UTC)}] if "SELECT MAX" in sql else []
+
+    poller = WarehousePoller(shared, Session(shared.outputs, 6))
+    poller._known_to, clock[0] = now - 5 * hour, now
+    poller.ask(Warehouse())
+    [loaded] = [each for each in shared.ask(state.pipeline.row)["stages"] if each["name"] == "loaded"]
+    assert (loaded["state"], loaded["lag_s"]) == ("idle", None)
 
 
 def test_warehouse_is_not_queried_while_no_page_is_open(shared, monkeypatch):
