@@ -177,7 +177,7 @@ def test_expired_credentials_are_reported_and_renewed(shared, aws, monkeypatch):
     )
     aws.fault = expired()
     with running(LogPoller(shared)):
-        until(lambda: state_of(shared, "logs"), lambda state: state[0] == "ok", timeout_s=5)
+        assert until(lambda: state_of(shared, "logs")[0], lambda state: state == "ok", timeout_s=5) == "ok"
     assert seen[0] == ("down", "ExpiredToken: The provided token has expired.", "credentials")
     assert aws.renewed == 1
 
@@ -368,7 +368,7 @@ def test_end_of_a_visit_is_read_from_the_visits_table_if_there_are_no_notificati
     monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(there))
     monkeypatch.setattr(store_pollers.visits, "visits_of_device", lambda *_: [closed])
     with running(VisitPoller(shared, ArchivePoller(shared))):
-        until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
+        assert until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
         there.clear()
         assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
     [last] = shared.ask(lambda: shared.state.visits.between("0", "9", None, None)).values()
@@ -390,7 +390,7 @@ def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it
     stored = [(Pair("t1", plant), left), (Pair("t1", farm), later)]
     monkeypatch.setattr(store_pollers.visits.read_stores, "device_visits", lambda *_: stored)
     with running(VisitPoller(shared, ArchivePoller(shared))):
-        until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
+        assert until(lambda: shared.ask(shared.state.visits.there), bool, timeout_s=5)
         there.clear()
         assert until(lambda: shared.ask(shared.state.visits.there), lambda rows: not rows, timeout_s=5) == []
 
