@@ -193,10 +193,21 @@ def test_topic_and_bucket_policies_allow_no_wildcard_principal(stage):
     policies = of_type(stage, "AWS::SNS::TopicPolicy")
     for policy in policies.values():
         for statement in policy["PolicyDocument"]["Statement"]:
-            assert statement["Principal"] != "*"
+            assert "*" not in principals(statement)
             if "Service" in statement["Principal"]:
                 account = statement["Condition"]["StringEquals"]["aws:SourceAccount"]
                 assert account == {"Ref": "AWS::AccountId"}
     for policy in of_type(stage, "AWS::S3::BucketPolicy").values():
         for statement in policy["PolicyDocument"]["Statement"]:
-            assert statement["Effect"] == "Deny" or statement["Principal"] != "*"
+            assert statement["Effect"] == "Deny" or "*" not in principals(statement)
+
+
+def principals(statement):
+    """Return the principals of a statement. `{"AWS": "*"}` means the same as `"*"`. (IAM User Guide: "AWS JSON policy
+    elements: Principal".)
+    """
+    match statement["Principal"]:
+        case dict(kinds):
+            return [each for kind in kinds.values() for each in many(kind)]
+        case text:
+            return [text]
