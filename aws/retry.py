@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from itertools import batched
 from time import sleep
 
-from aws.errors import NoResponseError, PermanentError, ServiceError
+from aws.errors import NoResponseError, PermanentError, RetryableError, ServiceError
 
 TRIES = 3  # attempts per call
 # Functions make fewer attempts, because a phone may be waiting. handler/publish_with_retries.py retries Kinesis calls.
@@ -57,7 +57,7 @@ def retrying[T](call: Callable[[], T], tries: int, base_seconds: float) -> T:
 
 
 def send_until_done[K: Hashable, T](
-    send: Callable[[Sequence[T]], Sequence[K]], parts: Mapping[K, T]
+    send: Callable[[Sequence[T]], Sequence[K]], parts: Mapping[K, T], service: str
 ) -> dict[K, Exception]:
     """Send all parts, and return the failures by key.
 
@@ -73,7 +73,7 @@ def send_until_done[K: Hashable, T](
             if len(left) == 1:
                 return failures | dict.fromkeys(left, error)
             for half in batched(left.items(), (len(left) + 1) // 2, strict=False):
-                failures |= send_until_done(send, dict(half))
+                failures |= send_until_done(send, dict(half), service)
             return failures
         except Exception as error:  # any error: the caller tries these parts again later
             return failures | dict.fromkeys(left, error)
@@ -81,4 +81,4 @@ def send_until_done[K: Hashable, T](
         if not left:
             return failures
         sleep(jitter(pause))
-    return failures | {key: TimeoutError("The service rejected this part in every call.") for key in left}
+    return failures | dict.fromkeys(left, RetryableError(f"{service}: throttled or failed in every call"))

@@ -88,7 +88,7 @@ class Table:
             left = answer.get("UnprocessedKeys", {}).get(self.name, {"Keys": []})["Keys"]
             return [(key["pk"]["S"], key["sk"]["S"]) for key in left]
 
-        return found, send_until_done(get, {key: key for key in wanted})
+        return found, send_until_done(get, {key: key for key in wanted}, "DynamoDB")
 
 
 def dumped(item: Item) -> dict[str, dict[str, object]]:

@@ -26,7 +26,7 @@ class EventBus:
     def publish(self, notifications: Sequence[Notification]) -> dict[str, Exception]:
         failures: dict[str, Exception] = {}
         groups = ({n.id: n for n in some} for some in batched(notifications, ENTRIES_A_REQUEST, strict=False))
-        for failed in self.executor.map(lambda group: send_until_done(self._put, group), groups):
+        for failed in self.executor.map(lambda some: send_until_done(self._put, some, "EventBridge"), groups):
             failures |= failed
         return failures
 

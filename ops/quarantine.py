@@ -97,7 +97,7 @@ def put_back(
     for some in _requests(records):
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
-        for failure in send_until_done(put, numbered).values():
+        for failure in send_until_done(put, numbered, "Kinesis").values():
             raise Refusal(f"after {count(sent, 'record')} had been sent, the stream rejected one: {failure}")
         sent += len(some)
     return sent

@@ -15,6 +15,7 @@ from consumer.notifications import Notification
 from consumer.quarantine import S3SetAside
 from consumer.records import records_of
 from contract.events import Reason
+from contract.logs import LoggableError
 from tests.unit.aws.strict import strict_service
 
 from .fakes import Inline
@@ -69,7 +70,9 @@ def test_unprocessed_keys_of_a_batch_read_are_requested_again():
 def test_keys_that_a_batch_read_never_processes_are_returned_as_failures():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
     items, failures = found.get(KEYS)
-    assert {key: type(e) for key, e in failures.items()} == {("p", "007"): TimeoutError}
+    assert {key: str(e) for key, e in failures.items()} == {
+        ("p", "007"): "DynamoDB: throttled or failed in every call"
+    }
     assert len(items) == 149
 
 
@@ -130,9 +133,9 @@ def test_only_entries_that_the_bus_rejected_are_resent():
 
 def test_entries_that_the_bus_always_rejects_are_returned_as_failures():
     events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
-    assert {i: type(e) for i, e in EventBus(events, "bus", Inline()).publish(NOTICES).items()} == {
-        "7": TimeoutError
-    }
+    [(failed, failure)] = EventBus(events, "bus", Inline()).publish(NOTICES).items()
+    assert (failed, str(failure)) == ("7", "EventBridge: throttled or failed in every call")
+    assert isinstance(failure, LoggableError)  # so that the consumer's log names the service
 
 
 def test_all_notifications_fail_if_the_bus_is_unreachable():
