@@ -204,10 +204,15 @@ class KnownVisits:
     def tell(self, kind: str, detail: Mapping[str, Any]) -> None:
         """Apply a notification from the event bus. A notification with a repeated id is ignored, and the
         highest version of a visit wins.
+
+        Raises LookupError, TypeError, ValueError or msgspec.ValidationError, and changes nothing, if the notification
+        contains no visit.
         """
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
             return
+        for each in filter(None, (detail.get("visit"), detail.get("previous"))):
+            _check(known(each))
         self._told[id_] = None
         while len(self._told) > MAX_VISITS:
             del self._told[next(iter(self._told))]
@@ -362,6 +367,12 @@ class KnownVisits:
             "previous": self.row(previous) if previous else None,
             "id": f"polled#{about.entered_event_id}" if about else "polled",
         }
+
+
+def _check(visit: Known) -> None:
+    """Raise ValueError or msgspec.ValidationError for an invalid time or a value of another type."""
+    msgspec.convert(msgspec.structs.asdict(visit), Known)
+    row(visit)
 
 
 def _enter_of(visit: Known) -> GeofenceEvent:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
 from tools.console import known_visits
 from tools.console.known_visits import KnownVisits
+from tools.console.state import ConsoleState
 
 PAIR = Pair("truck-1", Fence("farm", "farm-1"))
 BEGIN = datetime(2026, 11, 23, 6, tzinfo=UTC)
@@ -159,3 +161,23 @@ def test_closed_visits_are_dropped_from_memory_before_open_ones(monkeypatch):
         known.read([visit_fields.fields_of(PAIR, Visit(entered, f"e{n}", entered, f"x{n}"))])
     assert [row["entered_event_id"] for row in known.there()] == ["overdue"]
     assert len(list(known.rows())) == 50
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"entered_at": "half past six"}, {"entered_at": None}, {"exited_at": "later"}, {"exited_at": 5},
+        {"last_seen_at": "x"}, {"dwell_seconds": "long"}, {"crossings": "two"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("tag", ["farm", "yard"])
+def test_notification_of_another_producer_with_an_invalid_visit_changes_nothing(wrong, tag):
+    state = ConsoleState({"stage": "local"})
+    visit = visit_fields.fields_of(Pair("truck-1", Fence(tag, "f1")), Visit(BEGIN, "e1"))
+    detail = {"id": "n1", "version": 1, "previous": None, "visit": visit | wrong}
+    state.tell_visit("arrived", detail)
+    snapshot = state.snapshot()
+    assert (snapshot["there"], snapshot["fences"], state.news()) == ([], [], [])
+    state.visits.learn_usual()
+    state.tell_visit("arrived", detail | {"visit": visit})
+    assert len(state.visits.there()) == 1
