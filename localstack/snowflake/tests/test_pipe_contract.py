@@ -179,6 +179,15 @@ def test_refresh_loads_files_again_after_the_pipe_is_recreated(loading: Warehous
     loading.has_rows(2)
 
 
+def test_changed_stage_url_stops_the_pipe_until_the_pipe_is_recreated(loading: Warehouse) -> None:
+    loading.run(f"ALTER STAGE RAW.EVENTS_STAGE SET URL = 's3://{loading.bucket}/other/'")
+    assert loading.status()["executionState"] == "STOPPED_STAGE_ALTERED"
+    loading.pipe(replace=True)
+    assert loading.status()["executionState"] == "RUNNING"
+    loading.run("ALTER STAGE RAW.EVENTS_STAGE SET COMMENT = 'x'")
+    assert loading.status()["executionState"] == "RUNNING"
+
+
 def test_dropped_or_recreated_stage_stops_the_pipe_until_the_pipe_is_recreated(loading: Warehouse) -> None:
     loading.run("DROP STAGE RAW.EVENTS_STAGE")
     assert loading.status()["executionState"] == "STOPPED_STAGE_DROPPED"

@@ -60,6 +60,9 @@ def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     if stage is None or stage.stage_id != pipe.stage_id:
         # "If you recreate the stage, the pipe must be recreated": CREATE STAGE, Usage notes
         raise NotRunnable("STOPPED_STAGE_DROPPED", f"Stage '{copy.stage}' was dropped or recreated.")
+    if bucket_and_prefix(stage.url) != (pipe.location.bucket, pipe.location.base):
+        # "the pipe is stopped because the underlying stage location has been altered": SYSTEM$PIPE_STATUS
+        raise NotRunnable("STOPPED_STAGE_ALTERED", f"The URL of stage '{copy.stage}' was changed.")
     if reason := unavailable(catalog, stage):
         raise NotRunnable("STALLED_STAGE_PERMISSION_ERROR", reason)
     owner = authority.access.now.owner("PIPE", str(pipe.name))
