@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
-from tools.check import ROOT, VARIANTS
+from tools.check import ROOT, VARIANTS, template
 from tools.error_codes import GATEWAY_CODES
 
 STATEFUL = {
@@ -56,6 +56,13 @@ def test_no_named_resource_is_retained_after_a_failed_creation(variant):
     # Both serve the whole account and region, and have no name with which the next attempt could conflict.
     assert plain <= {"ApiGatewayAccount", "ApiGatewayLogsRole"}
     assert "RoleName" not in properties(variant, "ApiGatewayLogsRole")
+
+
+@every_stage
+def test_every_literal_output_is_a_string(stage):
+    """CloudFormation may reject others: "Every Value member must be a string" (cfn-lint's issue 3013)."""
+    outputs = json.loads(template(stage).read_text())["Outputs"]
+    assert {n: o["Value"] for n, o in outputs.items() if not isinstance(o["Value"], (dict, str))} == {}
 
 
 @every_stage
