@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import botocore.exceptions
@@ -24,13 +25,15 @@ from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import Integration, Location, Pipe, Stage
 from local_snowflake.channel import Aws, Channels
 from local_snowflake.clock import AdvancedClock
+from local_snowflake.copy_by_hand import Bulk
 from local_snowflake.delivery import InOrder
 from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.error_notifications import Notices
+from local_snowflake.errors import SnowflakeError
 from local_snowflake.loader import LoadedFile, Loader, StagedFile
 from local_snowflake.plans import NotRunnable
 from local_snowflake.snowpipe import Ingest
-from local_snowflake.sql import Name
+from local_snowflake.sql import Name, Scope, Words
 
 ROWS = 3
 
@@ -281,15 +284,17 @@ class FakeSns:
     def __init__(self) -> None:
         self.gone: set[str] = set()
         self.published: list[str] = []
-        self.tries = 0
+        self.tries = self.reported = 0
 
     def client(self, service: str, region: str) -> "FakeSns":
         assert (service, region) == ("sns", "eu-west-1")
         return self
 
     def publish(self, TopicArn: str, Message: str) -> None:  # boto3's parameter names
-        assert json.loads(Message)["messages"]
+        self.reported += len(json.loads(Message)["messages"])
         self.tries += 1
+        if len(Message) > 256 * 1024:
+            raise refusal("InvalidParameter", 400)
         if TopicArn in self.gone:
             raise refusal("NotFound", 404)
         self.published.append(TopicArn)
@@ -314,3 +319,42 @@ def test_missing_topic_does_not_delay_error_notifications_to_other_topics(bench:
     sns.gone, seconds[0] = set(), 5.0
     notices.send()
     assert sns.published == [topics[1], topics[0]]
+
+
+def test_error_notifications_about_many_files_fit_into_messages_of_sns(bench: Bench) -> None:
+    sns = FakeSns()
+    notices = Notices(bench.catalog, sns)
+    topic = "arn:aws:sns:eu-west-1:1:many"
+    options = {"AWS_SNS_TOPIC_ARN": topic, "ENABLED": True}
+    bench.catalog.put_integration(Integration("MANY", "MANY", options, datetime.now(UTC)))
+    plan = bench.loader.plan(replace(bench.pipe(), error_integration="MANY"))
+    notices.about(plan, [LoadedFile(file, failure="é" * 1000) for file in files(*range(500))])
+    notices.send()
+    assert set(sns.published) == {topic}
+    assert sns.reported == 500
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_file_that_is_deleted_during_a_copy_aborts_the_copy_only_if_files_names_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    at = datetime.now(UTC)
+    listed = [{"Key": file.key, "Size": 10, "ETag": '"e"', "LastModified": at} for file in files(1, 2)]
+    monkeypatch.setattr(bench.loader, "listed", lambda *_: listed)
+    pipe = bench.pipe()
+    bench.s3.gone = {"k2"}
+    session = bench.fakesnow.connect("D", "S")
+    sql = f"{pipe.definition} {"FILES = ('k1', 'k2')" if named else ''}"
+    copy = partial(
+        Bulk(bench.catalog, bench.loader, bench.loader.authority).copy, Words(sql), session=session
+    )
+    try:
+        if named:
+            with pytest.raises(SnowflakeError, match="not found"):
+                copy(Scope("D", "S"))
+        else:
+            copy(Scope("D", "S"))
+    finally:
+        bench.s3.gone = set()
+        session.close()
+    assert bench.rows(pipe) == (Counter() if named else wanted(1))

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from snowflake import connector
+from typer.testing import CliRunner
 
+from local_snowflake import __main__
 from local_snowflake.engine import RESULTS_KEPT, RecentResults
 from local_snowflake.testing import Aws, LocalProcess, Warehouse, eventually, free_port
 
@@ -130,6 +132,20 @@ def test_second_process_on_the_same_folder_is_refused_with_a_one_line_error(loca
     assert code == 2
     assert "in use by another local Snowflake" in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_damaged_database_is_reported_with_a_one_line_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        __main__, "set_up_logging", lambda _: None
+    )  # it would change the logging of all tests
+    (tmp_path / "DAMAGED.db").write_bytes(b"not a database" * 1000)
+    arguments = ["--port", "0", "--dir", str(tmp_path), "--aws-endpoint-url", "http://127.0.0.1:1"]
+    done = CliRunner().invoke(__main__.app, arguments)
+    assert done.exit_code == 2
+    assert "DAMAGED.db" in done.output
+    assert len(done.output.strip().splitlines()) == 1
 
 
 def test_port_in_use_is_reported_with_a_one_line_error(local: LocalProcess, tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def serve(
         fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port")
 
     # fakesnow and the connector take seconds to import, so everything that can fail without them is done first.
+    import duckdb
+
     from local_snowflake.engine import FolderInUse
     from local_snowflake.process import Process
 
@@ -108,6 +110,8 @@ def serve(
         fail(str(error))
     except OSError as error:
         fail(f"{folder} cannot be used: {error}")
+    except duckdb.Error as error:  # for example, a damaged file or a full disk
+        fail(f"the databases in {folder} cannot be opened: {str(error).splitlines()[0]}")
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: process.stop())
     sys.exit(process.run(listener))

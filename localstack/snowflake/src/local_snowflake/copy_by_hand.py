@@ -210,7 +210,10 @@ class keeping_schema:  # in lower case, because it is used like a function: `wit
 
 
 def check_abort(plan: Plan, file: LoadedFile) -> None:
-    if plan.on_error.kind != "ABORT_STATEMENT":
+    """Raise the error with which ABORT_STATEMENT ends a COPY, if the file has one. A missing file is an error only if
+    FILES names it; otherwise, it was deleted after the listing (Snowflake: "COPY INTO <table>", ON_ERROR).
+    """
+    if plan.on_error.kind != "ABORT_STATEMENT" or (file.missing and not plan.copy.files):
         return
     if file.failure:
         raise SnowflakeError("091016", "22000", file.failure)

@@ -10,7 +10,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import botocore.exceptions
@@ -27,6 +27,9 @@ log = structlog.get_logger()
 MESSAGE_TYPE = "INGEST_FAILED_FILE"
 MAX_UNSENT = 1000
 RETRY_SECONDS = 5.0
+MAX_ERRORS_BYTES = 250 * 1024  # SNS accepts messages of up to 256 KiB
+
+type Error = dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,22 @@ class Notices:
         self._retry_at: dict[str, float] = {}
 
     def about(self, plan: Plan, files: Sequence[LoadedFile]) -> None:
-        """Queue one message that lists a batch's skipped files, if any, for a pipe with an ERROR_INTEGRATION."""
+        """Queue messages that list a batch's skipped files, if any, for a pipe with an ERROR_INTEGRATION."""
         failed = [file for file in files if file.status == "Load failed"]
         if not failed or plan.on_error.kind != "SKIP_FILE" or not plan.pipe:
             return
         integration = self.catalog.find_integration(plan.pipe.error_integration or "")
         if integration is None or not flag_of(integration.options, "ENABLED"):
             return
-        body = {
+        for errors in in_messages(
+            [{"fileName": file.file.file_name, "firstError": file.first_error} for file in failed]
+        ):
+            topic = integration.options["AWS_SNS_TOPIC_ARN"]
+            self._unsent.append(Notice(topic, json.dumps(self._body(plan, errors), allow_nan=False)))
+
+    def _body(self, plan: Plan, errors: list[Error]) -> dict[str, object]:
+        assert plan.pipe
+        return {
             "version": "1.0",
             "messageId": str(uuid.uuid4()),
             "messageType": MESSAGE_TYPE,
@@ -60,13 +71,8 @@ class Notices:
             "pipeName": str(plan.pipe.name),
             "tableName": str(plan.target),
             "stageLocation": plan.stage.url,
-            "messages": [
-                {"fileName": file.file.file_name, "firstError": file.first_error} for file in failed
-            ],
+            "messages": errors,
         }
-        self._unsent.append(
-            Notice(integration.options["AWS_SNS_TOPIC_ARN"], json.dumps(body, allow_nan=False))
-        )
 
     def send(self) -> None:
         """Send the messages. A topic to which a message could not be sent is tried again after RETRY_SECONDS; the
@@ -89,3 +95,17 @@ class Notices:
                 log.warning("notice_not_sent", topic=notice.topic, reason=str(error))
                 self._retry_at[notice.topic] = self.now() + RETRY_SECONDS
                 self._unsent.append(notice)
+
+
+def in_messages(errors: Sequence[Error]) -> Iterator[list[Error]]:
+    """Split the errors of a batch into lists that fit into one message each."""
+    part: list[Error] = []
+    size = 0
+    for error in errors:
+        more = len(json.dumps(error, allow_nan=False)) + len(", ")
+        if part and size + more > MAX_ERRORS_BYTES:
+            yield part
+            part, size = [], 0
+        part.append(error)
+        size += more
+    yield part

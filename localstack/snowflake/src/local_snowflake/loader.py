@@ -52,6 +52,7 @@ class LoadedFile:
     scanned_on: datetime | None = None
     failure: str | None = None
     """The reason why the file as a whole could not be read, or None."""
+    missing: bool = False
 
     def keep_what_loads(self, plan: Plan) -> None:
         """Discard the file's rows if the file could not be read or is skipped according to ON_ERROR."""
@@ -168,6 +169,7 @@ class Loader:
         except botocore.exceptions.ClientError as error:
             code = error.response["Error"]["Code"]
             if code in ("NoSuchKey", "404"):
+                loaded.missing = True
                 loaded.failure = (
                     f"Remote file 's3://{file.bucket}/{file.key}' was not found. "
                     "There are several potential causes. The file might not exist. "
