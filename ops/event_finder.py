@@ -472,8 +472,9 @@ def _is_of(text: bytes, prefix: str, event_id: str) -> bool:
 def _quarantined(text: bytes) -> bytes:
     """Return the record in a line of an object under `set-aside/`."""
     line = json.loads(text)
-    event = line.get("event")
-    return base64.b64decode(line.get("record_base64", "")) if event is None else json.dumps(event).encode()
+    if line.get("event") is None:
+        return base64.b64decode(line.get("record_base64", ""))
+    return json.dumps(line["event"], allow_nan=False).encode()
 
 
 def _covers(line: Mapping[str, Any], number: int) -> bool:
