@@ -244,6 +244,10 @@ def settings(place: Place) -> Iterator[Finding]:
         except SettingsError as error:
             detail = f"the function would fail: {error}. Correct serverless/stage_settings.yml"
             yield Finding("blocks", "setting_invalid", function, detail)
+    variables = place.resources["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    if variables["IDENTITY"] != "off" and not variables["JWT_DEVICE_CLAIM"]:
+        detail = "jwtDeviceClaim is empty, so every request with a token would get 401"
+        yield Finding("blocks", "setting_invalid", "IngestLambdaFunction", detail)
 
 
 def parameters(place: Place) -> Iterator[Finding]:

@@ -311,6 +311,24 @@ def test_setting_that_would_make_a_function_fail_blocks_the_deployment(aws, func
     assert variable in finding.detail
 
 
+def test_tokens_without_a_claim_that_names_the_device_block_the_deployment(aws):
+    """An empty setting does not mean the default here: every request with a token would get 401."""
+    variables = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
+    with_tokens = {
+        "IDENTITY": "required",
+        "JWT_ISSUER": "https://id.example.com",
+        "JWT_AUDIENCE": "milkrun",
+        "JWT_JWKS_URL": "https://id.example.com/jwks",
+    }
+    for claim, expected in (
+        ("device_id", []),
+        ("", [("blocks", "setting_invalid", "IngestLambdaFunction")]),
+    ):
+        environment = {"Variables": variables | with_tokens | {"JWT_DEVICE_CLAIM": claim}}
+        template = changed("dev", "IngestLambdaFunction", Environment=environment)
+        assert codes(preflight.settings, aws, template=template) == expected
+
+
 def test_required_signatures_without_an_encrypted_secret_block_the_deployment(aws):
     environment = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     signing = {"Variables": environment | {"SIGNATURE_SCHEME": "milkrun"}}
