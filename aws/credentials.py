@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aws.errors import CredentialsError
@@ -53,24 +54,24 @@ def function_credentials(environment: Mapping[str, str]) -> Credentials:
         return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
     from botocore.credentials import ContainerProvider  # takes a sixth of a cold start, so only if needed
 
-    return renewed_by_botocore(ContainerProvider(environment).load())
+    return renewed_by_botocore(ContainerProvider(environment).load)
 
 
 def session_credentials() -> Credentials:
     """Return the credentials that the SDK finds (profile, SSO, container, instance). Raises CredentialsError."""
     import botocore.session  # slow to import, but only tools and the KCL worker use it
 
-    return renewed_by_botocore(botocore.session.get_session().get_credentials())
+    return renewed_by_botocore(botocore.session.get_session().get_credentials)
 
 
-def renewed_by_botocore(found: "BotocoreCredentials | None") -> Credentials:
-    if found is None:
+def renewed_by_botocore(load: "Callable[[], BotocoreCredentials | None]") -> Credentials:
+    if (found := _loaded(load)) is None:
         raise CredentialsError("No AWS credentials found.")
+    return partial(_loaded, found.get_frozen_credentials)
 
-    def frozen() -> "ReadOnlyCredentials":
-        try:
-            return found.get_frozen_credentials()
-        except Exception as error:  # each of botocore's providers raises its own class
-            raise CredentialsError(f"AWS credentials could not be renewed: {type(error).__name__}") from error
 
-    return frozen
+def _loaded[T](call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except Exception as error:  # each of botocore's providers raises its own class
+        raise CredentialsError(f"AWS credentials could not be loaded: {type(error).__name__}") from error

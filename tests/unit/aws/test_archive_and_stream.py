@@ -109,7 +109,7 @@ def test_expiring_role_credentials_are_renewed_before_the_next_call(strict: Stri
     refreshable = RefreshableCredentials.create_from_metadata(
         first, lambda: role("second", "two", timedelta(hours=1)), "test"
     )
-    objects = archive(strict, renewed_by_botocore(refreshable))
+    objects = archive(strict, renewed_by_botocore(lambda: refreshable))
     assert objects.store(LINES, {})
     refreshable._expiry_time = datetime.now(UTC) + timedelta(minutes=1)
     assert objects.store(LINES, {})

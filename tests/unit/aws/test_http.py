@@ -12,7 +12,8 @@ from pathlib import Path
 import botocore.auth
 import pytest
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from botocore.credentials import ContainerProvider, Credentials
+from botocore.exceptions import CredentialRetrievalError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,6 +81,19 @@ def test_function_credentials_come_from_environment_variables(monkeypatch: pytes
         monkeypatch.delenv(name)
     with pytest.raises(CredentialsError):
         function_credentials(os.environ)
+
+
+def test_failure_to_load_credentials_raises_an_error_that_callers_expect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With any other error, the handler would log the traceback of a bug."""
+
+    def fails(_: ContainerProvider) -> None:
+        raise CredentialRetrievalError(provider="container-role", error_msg="timed out")
+
+    monkeypatch.setattr(ContainerProvider, "load", fails)
+    with pytest.raises(CredentialsError, match=r": CredentialRetrievalError$"):
+        function_credentials({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1/"})
 
 
 def test_function_credentials_come_from_a_local_endpoint_under_snapstart() -> None:
