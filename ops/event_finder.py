@@ -134,14 +134,12 @@ class Finder(ReachableStores):
         # `start` and `end` are in the first and the last hour, as in a search of the archive.
         first, last = (at.replace(minute=0, second=0, microsecond=0) for at in (start, end))
         after = last + timedelta(hours=1)
-        lines = log_lines(
-            self._outputs,
-            self._stage,
-            "ingest",
-            logs.EVENTS_INGESTED,
-            start=first,
-            end=after,
-            request_id=request_id,
+        names = (logs.EVENTS_INGESTED, logs.REQUEST_REFUSED)
+        lines = chain.from_iterable(
+            log_lines(
+                self._outputs, self._stage, "ingest", name, start=first, end=after, request_id=request_id
+            )
+            for name in names
         )
         for at, line in lines:
             if line.get("request_id") == request_id:
@@ -411,7 +409,7 @@ class Finder(ReachableStores):
 
 def _answer(at: datetime, line: Mapping[str, Any]) -> Step:
     """Return the handler's response to a request as a step, from the request's log line."""
-    names = ("status", "error", "published", "queued", "set_aside")
+    names = ("status", "code", "error", "published", "queued", "set_aside")
     what = "answered, some events enqueued for redrive" if line.get("queued") else "answered"
     return Step(what, at, {name: line[name] for name in names if name in line})
 

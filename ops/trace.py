@@ -57,7 +57,8 @@ def _problems(by_name: Mapping[str, Step], place: str) -> Iterator[str]:
     """Yield a sentence for each problem with the event, causes before consequences."""
     if "answered, nothing stored" in by_name:
         detail = by_name["answered, nothing stored"].detail
-        why = f" ({detail['error']})" if "error" in detail else ""
+        cause = detail.get("error") or detail.get("code")
+        why = f" ({cause})" if cause else ""
         yield f"NOT STORED: the response was {detail['status']}{why}"
     if "set aside" in by_name:
         detail = by_name["set aside"].detail
