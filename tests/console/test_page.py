@@ -623,6 +623,22 @@ def test_suggested_replay_ends_after_the_latest_position(feed: Feed, open_page: 
     expect(page.get_by_role("button", name="Load")).to_be_enabled()
 
 
+def test_mornings_of_a_fleet_far_east_are_listed_although_they_are_in_the_utc_day_before(
+    feed: Feed, open_page: Open
+) -> None:
+    feed.state.stage["time_zone"] = "Pacific/Auckland"
+    feed.state.replay.clear()
+    page = open_page("about:blank")
+    page.route(
+        "**/api/replay/range", lambda route: route.fulfill(json={"days": ["2025-11-20"], "suggested": None})
+    )
+    page.goto(f"{feed.url}/map")
+    page.get_by_role("button", name="Replay a morning").click()
+    options = page.locator(".replay-form option")
+    expect(options).to_have_text(["Fri 21 Nov, morning"])
+    expect(page.get_by_label("From", exact=True)).to_have_value("2025-11-21T04:00")
+
+
 def iso_of(ms: float) -> str:
     return iso(datetime.fromtimestamp(ms / 1000, UTC))
 

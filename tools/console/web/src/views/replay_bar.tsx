@@ -4,7 +4,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 
 import { ask } from "../api";
-import { clockTime, dateOf, dayName, momentOf, startOfDay, Time, utc, wallOf } from "../time_format";
+import { clockTime, dateOf, dayName, momentOf, now, startOfDay, Time, utc, wallOf } from "../time_format";
 import type { Replay, ReplayRange } from "../contract";
 import { replay, replayAt } from "../map/shown";
 import { choose, param } from "../route";
@@ -12,8 +12,9 @@ import { Failed, plural, useAsked } from "../ui";
 
 const TICK_MS = 500;
 const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
 /** The server replays at most 24 hours. */
-const LONGEST_MS = 24 * 60 * MINUTE_MS;
+const LONGEST_MS = 24 * HOUR_MS;
 const SPEEDS = [1, 10, 60, 300, 900];
 
 export function ReplayBar() {
@@ -70,6 +71,28 @@ async function load(from: string, to: string, at: number | null): Promise<void> 
   replay.value = answer;
 }
 
+const MORNING_HOURS = [4, 12] as const;
+
+/** Return the beginning and end of the morning of a date in the fleet's zone. */
+const morningOf = (date: string): [number, number] => {
+  const midnight = startOfDay(date);
+  return [midnight + MORNING_HOURS[0] * HOUR_MS, midnight + MORNING_HOURS[1] * HOUR_MS];
+};
+
+/** Return the fleet's dates whose mornings are in these UTC days, the latest first. In New Zealand, a morning is in the
+ *  UTC day before. */
+function datesOf(days: string[], nowMs: number): string[] {
+  const utcDay = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
+  const dates = new Set(days.flatMap((day) => [-24, 0, 24].map((hours) => utcDay(Date.parse(`${day}T00:00Z`) + hours * HOUR_MS))));
+  return [...dates]
+    .filter((date) => {
+      const [from, to] = morningOf(date);
+      return from < nowMs && [from, to - 1].some((ms) => days.includes(utcDay(ms)));
+    })
+    .sort()
+    .reverse();
+}
+
 function Chooser({ onClose }: { onClose: () => void }) {
   const range = useAsked((signal) => ask<ReplayRange>("/api/replay/range", {}, { signal }), []);
   const from = useSignal("");
@@ -77,6 +100,7 @@ function Chooser({ onClose }: { onClose: () => void }) {
   const reading = useSignal(false);
   const problem = useSignal<Error | null>(null);
   const suggested = range.data?.suggested ?? null;
+  const dates = datesOf(range.data?.days ?? [], now.peek());
 
   const fill = (begins: number, ends: number): void => {
     from.value = wallOf(begins);
@@ -89,11 +113,11 @@ function Chooser({ onClose }: { onClose: () => void }) {
   };
   useEffect(() => {
     if (suggested) fillSuggested(suggested);
-  }, [suggested]);
+    else if (dates[0]) fill(...morningOf(dates[0]));
+  }, [range.data]);
   const chooseDay = (name: string): void => {
     if (name === "suggested" && suggested) return fillSuggested(suggested);
-    const midnight = startOfDay(name);
-    return fill(midnight + 4 * 3_600_000, midnight + 12 * 3_600_000);
+    return fill(...morningOf(name));
   };
   const read = (): void => {
     problem.value = null;
@@ -116,7 +140,7 @@ function Chooser({ onClose }: { onClose: () => void }) {
           <span>Day</span>
           <select onChange={(event) => chooseDay(event.currentTarget.value)}>
             {suggested && <option value="suggested">latest</option>}
-            {[...range.data.days].reverse().map((day) => (
+            {dates.map((day) => (
               <option key={day} value={day}>
                 {dayName(startOfDay(day))}, morning
               </option>
