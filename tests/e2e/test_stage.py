@@ -89,9 +89,9 @@ def test_pipes_are_running_and_the_warehouse_matches_the_ddl(pipeline: Pipeline)
     status = pipeline.ops("warehouse", "status", "--json")
     assert [row["state"] for row in status.result] == ["RUNNING", "RUNNING"]
     differences = pipeline.ops("warehouse", "diff", "--json")
-    if differences.exit_code == 2:
+    if not pipeline.is_local and differences.output.startswith(("role not granted", "missing privilege")):
         pytest.skip("warehouse diff needs the role ACCOUNTADMIN")
-    assert differences.result == []
+    assert differences.result == [], differences.output
 
 
 @pytest.mark.slow
