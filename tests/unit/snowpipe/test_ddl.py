@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -130,12 +129,13 @@ def test_ddl_replaces_only_views_and_drops_nothing() -> None:
 
 
 def test_python_code_replaces_only_pipes_and_only_in_recreate() -> None:
+    package = DDL.parent
     said = {
-        path.name: found
-        for path in Path("snowpipe").glob("*.py")
-        if (found := re.findall(r'"CREATE OR REPLACE (\w+)', path.read_text()))
+        path.name: {*found}
+        for path in (*package.glob("*.py"), *package.glob("check/*.py"))
+        if (found := re.findall(r"CREATE OR REPLACE (\w+)", path.read_text()))
     }
-    assert said == {"recreate.py": ["PIPE"]}
+    assert said == {"recreate.py": {"PIPE"}}
 
 
 def test_pipes_contain_no_casts_and_tables_have_no_default_values() -> None:
