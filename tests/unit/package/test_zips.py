@@ -212,6 +212,7 @@ def test_zip_tested_with_another_patch_version_of_python_is_deployed(monkeypatch
     source = package.ROOT / ".python-version"
     before = package.fingerprint(source)
     monkeypatch.setattr(sys, "version", "3.13.99 (main, Nov 30 2026, 00:00:00) [GCC 13.2.0]")
+    monkeypatch.setattr(sys, "version_info", (3, 13, 99, "final", 0))
     assert package.fingerprint(source) == before
 
 
