@@ -521,8 +521,10 @@ def test_built_page_files_are_served_but_files_outside_their_folder_are_not(serv
     script = served.ask("/assets/a-1234.js")
     assert "javascript" in script.headers["content-type"]
     assert "immutable" in script.headers["cache-control"]
-    for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", "//etc/passwd"):
-        assert b"secret" not in served.ask(path).data
+    # urllib3 would send "/../secret.txt" as "/secret.txt".
+    for path in ("/%2e%2e/secret.txt", "/assets/..%2f..%2fsecret.txt", f"/{tmp_path}/secret.txt"):
+        answer = served.ask(path)
+        assert (answer.status, b"secret" in answer.data) == (404, False)
 
 
 def test_server_explains_that_the_page_has_not_been_built(served, tmp_path, monkeypatch):
