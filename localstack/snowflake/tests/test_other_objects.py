@@ -129,13 +129,22 @@ def test_object_cannot_be_created_in_a_schema_or_database_that_does_not_exist(
         ),
         ("CREATE STAGE RAW.S URL = 's3://'", "only URLs such as s3://"),
         ("CREATE STAGE RAW.S ULR = 's3://x/'", "invalid property 'ULR'"),
-        ("CREATE OR REPLACE STAGE IF NOT EXISTS RAW.S", "incompatible"),
+        (
+            "CREATE STORAGE INTEGRATION I TYPE = EXTERNAL_STAGE STORAGE_PROVIDER = 'S3' ENABLED = TRUE "
+            "STORAGE_ALLOWED_LOCATIONS = ('*')",
+            "missing property 'STORAGE_AWS_ROLE_ARN'",
+        ),
         ("CREATE WAREHOUSE W AUTO_SUPEND = 60", "invalid property 'AUTO_SUPEND'"),
         ("CREATE ROLE R DESCRIPTION = 'x'", "invalid property 'DESCRIPTION'"),
     ],
 )
 def test_invalid_option_of_create_is_refused(warehouse: Warehouse, sql: str, error: str) -> None:
     assert error in warehouse.refused(sql)
+
+
+def test_create_with_or_replace_and_if_not_exists_is_refused(warehouse: Warehouse) -> None:
+    for kind in ("STAGE", "FILE FORMAT", "WAREHOUSE", "USER", "SCHEMA", "STORAGE INTEGRATION"):
+        assert "incompatible" in warehouse.refused(f"CREATE OR REPLACE {kind} IF NOT EXISTS X")
 
 
 def test_failed_create_stage_does_not_affect_the_existing_stage(loading: Warehouse) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from local_snowflake.access import Access
-from local_snowflake.errors import unsupported
+from local_snowflake.errors import compilation, unsupported
 from local_snowflake.privileges import PRIVILEGES
 from local_snowflake.sql import STRINGS, Scope, Words
 
@@ -83,6 +83,8 @@ def _create(words: Words, scope: Scope) -> Change | None:
     if not kind:
         return None
     unless_exists = words.takes("IF", "NOT", "EXISTS")
+    if replaces and unless_exists:
+        raise compilation("options IF NOT EXISTS and OR REPLACE are incompatible.")
     name = full_name(take_object_name(words), kind, scope)
     rest = [token.text.upper() for token in words.tokens[words.at :]]
     return Change(

@@ -52,8 +52,6 @@ class Pipes:
         for option in options:
             if option not in PIPE_OPTIONS:
                 raise compilation(f"invalid property '{option}' for 'PIPE'", "001006", "42601")
-        if replaces and unless_exists:
-            raise compilation("options IF NOT EXISTS and OR REPLACE are incompatible.")
         if self.catalog.find_pipe(name) and not replaces:
             if unless_exists:
                 return status(f"{name.name} already exists, statement succeeded.")

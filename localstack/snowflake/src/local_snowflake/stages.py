@@ -48,8 +48,6 @@ class Stages:
         name = scope.resolve(words.take_name())
         options = words.take_options()
         words.finish()
-        if replaces and unless_exists:
-            raise compilation("options IF NOT EXISTS and OR REPLACE are incompatible.")
         if self.catalog.find_stage(name) and not replaces:
             if unless_exists:
                 return status(f"{name.name} already exists, statement succeeded.")
