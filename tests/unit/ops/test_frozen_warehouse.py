@@ -115,7 +115,7 @@ def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freez
 @pytest.mark.parametrize(
     ("arguments", "answer", "code"),
     [
-        (["trace", "0123456789abcdef01234567"], "NOT FOUND in the stores that answered", 2),
+        (["trace", "0123456789abcdef01234567", "--from", "now"], "NOT FOUND in the stores that answered", 2),
         (
             ["reconcile", "--from", "2026-11-16T08:00Z", "--to", "2026-11-16T09:00Z", "--settle", "3600"],
             "nothing is missing in the stores that answered",
