@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import botocore.exceptions
 import duckdb
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from local_snowflake import loader
 from local_snowflake.access import Access
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
@@ -31,7 +33,8 @@ from local_snowflake.engine import DurableFakeSnow
 from local_snowflake.error_notifications import Notices
 from local_snowflake.errors import SnowflakeError
 from local_snowflake.loader import LoadedFile, Loader, StagedFile
-from local_snowflake.plans import NotRunnable
+from local_snowflake.parse_staged_file import Content, Row
+from local_snowflake.plans import NotRunnable, Plan
 from local_snowflake.snowpipe import Ingest
 from local_snowflake.sql import Name, Scope, Words
 
@@ -358,3 +361,36 @@ def test_file_that_is_deleted_during_a_copy_aborts_the_copy_only_if_files_names_
         bench.s3.gone = set()
         session.close()
     assert bench.rows(pipe) == (Counter() if named else wanted(1))
+
+
+def numbers(bench: Bench, count: int) -> tuple[Plan, LoadedFile]:
+    """Return a plan that loads numbers, and a file with this number of rows, one of which is not a number."""
+    pipe = bench.pipe()
+    bench.catalog.rows(f"ALTER TABLE {pipe.name.sql} ALTER v TYPE INTEGER")
+    definition = pipe.definition.replace("$1", "$1::number")
+    rows = [Row(row, row, '"x"' if row == count - 1 else str(row)) for row in range(1, count + 1)]
+    return bench.loader.plan(replace(pipe, definition=definition)), LoadedFile(files(1)[0], Content(rows))
+
+
+def test_refused_row_among_thousands_is_found_with_few_inserts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, file = numbers(bench, 2000)
+    inserts = Mock(wraps=loader.insert_rows)
+    monkeypatch.setattr(loader, "insert_rows", inserts)
+    bench.loader.find_refused_rows(plan, file)
+    assert [error.line for error in file.content.errors] == [1999]
+    assert [row.number for row in file.content.rows] == [*range(1, 1999), 2000]
+    assert inserts.call_count < 50
+
+
+def test_full_disk_is_not_recorded_as_an_error_of_a_row(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, file = numbers(bench, 2)
+    monkeypatch.setattr(
+        loader, "insert_rows", Mock(side_effect=duckdb.IOException("No space left on device"))
+    )
+    with pytest.raises(duckdb.IOException):
+        bench.loader.find_refused_rows(plan, file)
+    assert not file.content.errors

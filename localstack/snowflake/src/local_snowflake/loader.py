@@ -217,19 +217,28 @@ class Loader:
                 self._commit(plan, files)
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
-        """Insert a file's rows one at a time, rolling each insert back, to find those that the table refuses, so that
-        ON_ERROR applies to each row. `whole` is the error of inserting all rows together; it is recorded if no
-        single row is refused.
+        """Insert a file's rows, roll the insert back, and halve the rows if it failed, to find those that the table
+        refuses, so that ON_ERROR applies to each row. `whole` is the error of inserting all rows together; it is
+        recorded if no single row is refused. An error that does not concern the data, such as a full disk, is raised.
         """
-        good, bad = [], []
+        good: list[Row] = []
+        bad: list[BadRow] = []
+        parts = [file.content.rows]
         with self.catalog.fakesnow.cursor() as cursor:
-            for row in file.content.rows:
+            while parts:
+                rows = parts.pop()
                 cursor.begin()
                 try:
-                    insert_rows(cursor, plan, [(file, [row])])
-                    good.append(row)
+                    insert_rows(cursor, plan, [(file, rows)])
+                    good += rows
                 except duckdb.Error as error:
-                    bad.append(BadRow(row.line, 1, first_line(error)))
+                    if len(rows) > 1:
+                        middle = len(rows) // 2
+                        parts += [rows[middle:], rows[:middle]]
+                    elif isinstance(error, DATA_ERRORS):
+                        bad.append(BadRow(rows[0].line, 1, first_line(error)))
+                    else:
+                        raise
                 finally:
                     cursor.rollback()
         if not bad and whole:  # the rows fail only together
