@@ -142,7 +142,7 @@ def test_failed_deployment_leaves_nothing_running_and_no_outputs(trial_stack, se
         raise StackError("no")
 
     monkeypatch.setattr(deploy, "deploy_functions", fail)
-    with pytest.raises(StackError):
+    with pytest.raises(StackError, match=r"^no$"):
         trial_stack.up()
     assert trial_stack.processes.recorded() == []
     assert not server.is_ready(trial_stack.settings)
