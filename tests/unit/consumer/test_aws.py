@@ -158,6 +158,8 @@ def test_visits_are_correct_after_one_of_two_processes_that_share_a_device_is_ki
     for line in workers[0].stdout:  # kill it after its third batch, somewhere in the fourth
         if line.count("records_consumed") and json.loads(line)["first_sequence_number"] == "12":
             break
+    else:
+        pytest.fail("the first process ended before it could be killed")
     workers[0].kill()
     workers[0].wait()
     workers.append(start(shares[0]))
