@@ -864,7 +864,9 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         until(lambda: half_closed(console.port), lambda left: left == [], timeout_s=10)
         answering.set()
         assert console.get("/api/visits")["missing"] == []
-        assert len(asked) <= routes.SNOWFLAKE_QUESTIONS + 1
+        # Usually one more than SNOWFLAKE_QUESTIONS, and 61 if all are asked. On a busy machine, the end of a connection
+        # can arrive after later connections.
+        assert len(asked) <= 2 * routes.SNOWFLAKE_QUESTIONS
     finally:
         answering.set()
         console.end()
