@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 # A date in numbers, or a number alone. dateparser guesses: 05/11/2026 is in May, and 90 is the year 1990.
 _NUMBERS = re.compile(r"(?<![\d:.])\d+(?:[/-]\d+)+|\d+\.\d+\.\d+|^\s*\d{1,9}\s*$")
-# The name of a month without a day, for which dateparser takes the day of `now`.
+# The name of a month. If the text has no day (`_DAY`), dateparser uses the day of `now`.
 _MONTH = re.compile(
     r"\b(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
     r"|dec(ember)?)\b",

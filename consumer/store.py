@@ -48,7 +48,7 @@ class Arrival(NamedTuple):
     """The stream positions of a batch's first record and of the pair's last event in that batch.
 
     A change is complete once a batch begins after its last event. Comparing only the starts of batches would not
-    suffice: two consumers of a shard (such as a worker that has lost its lease) may divide its records differently.
+    suffice: two consumers of a shard (after a worker has lost its lease) may divide its records into different batches.
     """
 
     shard_id: str
@@ -290,7 +290,11 @@ class Store:
 
 
 def _attempt(do: Callable[[_Job], None], unanswered: list[Exception], job: _Job) -> None:
-    """Call `do`. After a call without a response, fail later jobs at once: together they could outlast the function."""
+    """Call `do`, and record an error in the job.
+
+    `unanswered` collects the errors of calls without a response. Once it contains one, jobs fail without a call,
+    because waiting for the calls of all jobs could exceed the function's timeout.
+    """
     try:
         if unanswered:
             raise unanswered[0]

@@ -101,7 +101,7 @@ class Finder(ReachableStores):
         """Return the steps of all copies of the event, in time order, if RAW contains one; otherwise [].
 
         Several devices may use one event id; with `device`, events of the others are omitted. Raises Refusal if more
-        than `max_devices` have used it, because the steps of each take seconds to find.
+        than `max_devices` have used it, because finding the steps of each takes seconds.
         """
         lines = self._loaded_lines(event_id, device, max_devices)
         return self._of_lines(lines, event_id, device) if lines else []
@@ -191,7 +191,7 @@ class Finder(ReachableStores):
         unread = "S3" in self._unasked
         text = row["said"].encode() if unread else self._text(row["file_name"], int(row["n"]))
         # If a rejected event's object has expired, its row still names the reasons. In a file added by hand, an event
-        # may have several lines.
+        # may span several lines, so that this line is not the event.
         suffices = _is_of(text, f"{table.lower()}/", event_id) if text else table == "EVENTS"
         return Line(row["file_name"], int(row["n"]), text if suffices else row["said"].encode())
 
@@ -415,7 +415,7 @@ def _answer(at: datetime, line: Mapping[str, Any]) -> Step:
 
 
 def _of_device(event: str = "") -> str:
-    """Return a condition on the device of a row in RAW; `event` is the path of the event in the payload."""
+    """Return an SQL condition on the device of a row in RAW; `event` is the prefix of the event's path."""
     return f" AND COALESCE(payload:{event}user.deviceId::VARCHAR, payload:{event}deviceId::VARCHAR) = %s"
 
 

@@ -65,8 +65,8 @@ CONSUMED, RELEASED, FINISHED = "consumed", "released", "finished"
 class Stage:
     """The stores of a stage.
 
-    `timeout_s`: give up if Snowpipe makes no progress for this many seconds, or if the consumer has not processed the
-    recent events within this time, but at most forget_visits.CHANGE_SECONDS.
+    `timeout_s`: give up if Snowpipe makes no progress for this many seconds. The wait until the consumer has processed
+    recent events ends after the same time, or after forget_visits.CHANGE_SECONDS if that is shorter.
     """
 
     name: str
@@ -350,7 +350,8 @@ def command(
             min=0,
             max=terminal.MAX_SECONDS,
             help="Give up if Snowpipe makes no progress for this many seconds while it loads the rewritten objects. "
-            "Also limits the wait until the consumer has processed recent events, to at most 60 seconds.",
+            "The wait until the consumer has processed recent events ends after the same time, at the latest "
+            "after 60 seconds.",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

@@ -58,7 +58,7 @@ def packaged(stage: str, environment: Mapping[str, str]) -> Resources:
 
 
 def error_in(output: str) -> str:
-    """Return the first 500 characters of the error in osls's output, without the JavaScript stack that follows it."""
+    """Return the first 500 characters of the error in osls's output, without the JavaScript stack trace after it."""
     _, is_one, error = output.partition("Error:\n")
     lines = (error if is_one else output).strip().splitlines()
     return "\n".join(line for line in lines if not line.startswith("    at "))[:500]

@@ -114,7 +114,7 @@ def _is_of(top: str, packages: Iterable[str]) -> bool:
 
 
 def fingerprint(*inputs: Path) -> str:
-    """Return a hash of the inputs and of the bytecode's format, which all patch versions of a Python release share."""
+    """Return a hash of the inputs and of the bytecode format, which all patch versions of a Python release share."""
     digest = hashlib.sha256(MAGIC_NUMBER)
     for path in inputs:
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")

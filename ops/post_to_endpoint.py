@@ -32,10 +32,10 @@ if the response lacks a receipt (`lacks_receipt`).
 
 
 def lacks_receipt(status: int, answer: object) -> bool:
-    """Return whether a response with a 2xx or 400 does not come from Milkrun, so that the events may be stored nowhere.
+    """Return whether a response is a 2xx or 400 that does not come from Milkrun. The events may then not be stored.
 
     `answer` is the JSON value of the response's body. Milkrun's 2xx and 400 contain `received`. Those of a proxy, a
-    captive portal or API Gateway itself do not, although API Gateway's contains `request_id`, too.
+    captive portal or API Gateway itself do not. `request_id` is no criterion, because API Gateway's 400 contains it.
     """
     settles = 200 <= status < 300 or status == 400
     return settles and not (isinstance(answer, dict) and "received" in answer)
@@ -60,7 +60,7 @@ def _post(outputs: Outputs) -> Post:
             receipt = None
         if lacks_receipt(answer.status, receipt):
             raise NoAnswerError(
-                f"{outputs.endpoint} answered {answer.status} without a receipt, so the answer is not Milkrun's"
+                f"{outputs.endpoint} answered {answer.status} without a receipt, so the response is not from Milkrun"
             )
         return answer.status, answer.data
 

@@ -167,7 +167,7 @@ def names(place: Place) -> Iterator[Finding]:
         yield Finding("blocks", "bucket_name_invalid", one.name, detail)
     # HeadBucket may respond with 400 to an invalid name.
     wanted = [one for one in wanted if one not in invalid]
-    # Only the domain's name can change. The physical id of a domain is its name.
+    # Of the stack's own resources, only the domain can get another name. Its physical id is its name.
     texts = {one.name for one in wanted}
     own = [name for name, physical in place.own.items() if name != "ApiDomain" or physical in texts]
     for one in leftovers(wanted, own, place.clients, place.account):
@@ -187,9 +187,9 @@ def shards(place: Place) -> Iterator[Finding]:
     wanted = int(stream["ShardCount"]["Fn::If"][1])
     if not present <= 2 * wanted <= 4 * present:
         detail = (
-            f"has {count(present, 'shard')}, and a deployment can change this to {(present + 1) // 2} to "
-            f"{2 * present}, not to {wanted}: set streamShards in serverless/stage_settings.yml, and deploy "
-            "several times"
+            f"has {count(present, 'shard')}, and one deployment can change this number to {(present + 1) // 2} "
+            f"to {2 * present}, not to {wanted}: reach it in several deployments, each with another streamShards "
+            "in serverless/stage_settings.yml"
         )
         yield Finding("blocks", "shards_out_of_reach", stream["Name"], detail)
 
@@ -311,7 +311,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
     url = variables["SNOWFLAKE_URL"]
     if checked and url and not re.fullmatch(r"https?://[^/]+", url):
-        detail = f"{url} is not https:// and a host name, so every check would fail"
+        detail = f"{url} is not of the form https://HOST, so every check would fail"
         yield Finding("blocks", "snowflake_url_invalid", "snowflakeUrl", detail)
     reads, reports = (
         _user_of(place.resources[role]["Properties"]["AssumeRolePolicyDocument"]["Statement"][0])

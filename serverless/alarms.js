@@ -163,7 +163,7 @@ module.exports = async ({ resolveVariable }) => {
     };
     if (!parts) {
       // CloudWatch notifies only when the state changes, and enabling an alarm does not change it. If missing data made a
-      // disabled alarm active, it could not fire later. (Amazon CloudWatch API Reference: "PutMetricAlarm".)
+      // disabled alarm active, it would notify nobody once it is enabled. (Amazon CloudWatch API Reference: "PutMetricAlarm".)
       const disabled = actions.ActionsEnabled ? {} : { TreatMissingData: 'notBreaching' };
       resources.push(plain(name, { ...rule, ...disabled, ...actions }));
       continue;

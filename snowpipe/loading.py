@@ -143,7 +143,8 @@ def copy_files(
     warehouse: Warehouse, pipe: Pipe, copy: str, keys: Sequence[str], force: bool = False
 ) -> list[Row]:
     """Run COPY INTO … FILES, in chunks, for the objects with these keys; return a row per file that COPY processed."""
-    # By default, COPY skips files of over 64 days ago if the table is that old (LOAD_UNCERTAIN_FILES).
+    # By default, COPY skips files that were last modified over 64 days ago if the first load into the table was over
+    # 64 days ago, too. (Snowflake: "COPY INTO <table>", LOAD_UNCERTAIN_FILES.)
     option = "FORCE = TRUE" if force else "LOAD_UNCERTAIN_FILES = TRUE"
     done: list[Row] = []
     for chunk in batched(keys, MAX_FILES, strict=False):

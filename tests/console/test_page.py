@@ -623,7 +623,7 @@ def test_suggested_replay_ends_after_the_latest_position(feed: Feed, open_page: 
     expect(page.get_by_role("button", name="Load")).to_be_enabled()
 
 
-def test_mornings_of_a_fleet_far_east_are_listed_although_they_are_in_the_utc_day_before(
+def test_mornings_of_a_fleet_in_new_zealand_are_listed_although_they_are_on_the_previous_utc_day(
     feed: Feed, open_page: Open
 ) -> None:
     feed.state.stage["time_zone"] = "Pacific/Auckland"

@@ -418,7 +418,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
     assert "Traceback" not in problem
     first = replayed(pipeline, device)
     assert 4 <= len(first) < 10
-    # A dry run counts what the next run will send, and does not make it begin again.
+    # A dry run counts the events that the next run will send, and does not make that run start from the beginning.
     dry = pipeline.ops(*chosen, "--dry-run").result
 
     result = pipeline.ops(*chosen).result

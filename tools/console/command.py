@@ -91,7 +91,8 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    If the local stack's console is already running and no option is given, the command only prints its address.
+    If the local stack's console is already running, the command only prints its address. It then refuses other options
+    unless --port is given, which starts another console.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):

@@ -206,7 +206,7 @@ class KnownVisits:
         highest version of a visit wins.
 
         Raises LookupError, TypeError, ValueError or msgspec.ValidationError, and changes nothing, if the notification
-        contains no visit.
+        or a visit in it is invalid.
         """
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
@@ -370,7 +370,7 @@ class KnownVisits:
 
 
 def _check(visit: Known) -> None:
-    """Raise ValueError or msgspec.ValidationError for an invalid time or a value of another type."""
+    """Raise ValueError or msgspec.ValidationError for an invalid time or a value of the wrong type."""
     msgspec.convert(msgspec.structs.asdict(visit), Known)
     row(visit)
 

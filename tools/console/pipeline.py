@@ -52,7 +52,7 @@ SOURCE_NAMES = {"logs": "the log", "archive": "S3", "snowflake": "Snowflake"}
 USUAL_S = 10.0
 MAX_UNARCHIVED = 10_000
 LATENCY_EVERY_S = 5.0
-# The longest pause between two reads of the queues while a page is open, and some more.
+# Longer than any pause between two reads of the queues while a page is open.
 MAX_UNSEEN_S = 180.0
 
 
@@ -146,7 +146,7 @@ class Pipeline:
         self._named_keys: dict[str, None] = {}
         self._accepted_again = Meter()
         self._latency_known: tuple[float, dict[str, object]] = (0.0, {})
-        # Whether lines of the functions' logs have not been read yet, so that lags would be wrong.
+        # Whether the functions' logs have not been read to their ends yet, so that lags would be wrong.
         self.partial = False
 
     # --- input

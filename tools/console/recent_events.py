@@ -58,7 +58,7 @@ class RecentEvents:
         return next((event for event in self._newest("all") if event.seq == seq), None)
 
     def of_id(self, event_id: str, device_id: str = "") -> Event | None:
-        """Return the latest event with this id; of one device if `device_id` is given, because ids may be shared."""
+        """Return the latest event with this id; with `device_id`, of this device, because devices may share an id."""
         of_device = (each for each in self._newest("all") if not device_id or each.device_id == device_id)
         return next((event for event in of_device if event.event_id == event_id), None)
 

@@ -52,7 +52,7 @@ class LogPoller(Poller):
         return pace.logs if self.state.is_watched else pace.unwatched
 
     def _read(self, function: str, name: str) -> bool:
-        """Read at most about MAX_LINES further lines; return whether these are all."""
+        """Read about MAX_LINES further lines at most; return whether the end of the log was reached."""
         client = self.shared.aws("logs")
         request: dict[str, object] = {
             "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
@@ -81,7 +81,8 @@ class LogPoller(Poller):
             if is_end := "nextToken" not in page:
                 break
             request["nextToken"] = page["nextToken"]
-        # Lines come in time order. Of a busy function, the overlap alone may have MAX_LINES lines.
+        # Before the end of the log, continue at the last line that was read, because lines come in time order. With the
+        # overlap, a busy function's log might never be read to its end: the overlap alone may have MAX_LINES lines.
         self._since[function] = since = newest - self.OVERLAP_S if is_end else at
         # Lines that the next read will return again; times are full milliseconds.
         self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
@@ -246,7 +247,7 @@ class WarehousePoller(Poller):
             else None
         )
         if self._known_to is not None and since > self._known_to:
-            # Rows loaded while no page was open do not count, but their files did not wait.
+            # Rows that were loaded while no page was open are not counted, but their files must not appear to wait.
             [newest] = warehouse.query(
                 f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ",
                 [datetime.fromtimestamp(int(self._known_to), UTC).isoformat()],

@@ -173,7 +173,7 @@ def _device_of(text: str, post: Post) -> str | None:
 
 
 def fate_of(status: int | None, answer: object) -> Fate:
-    """Return what the rule for clients does with a batch. `answer` is the JSON value of the response's body."""
+    """Return the batch's fate under the rule for clients. `answer` is the JSON value of the response's body."""
     if status is None or lacks_receipt(status, answer):
         return "kept"
     if 200 <= status < 300:

@@ -62,7 +62,7 @@ def posts(plan: Plan) -> Iterator[Post]:
 
 def ended_by(plan: Plan, end: datetime) -> tuple[Plan, int]:
     """Return the plan and its number of events. If the last request would be sent after `end`, the plan begins earlier
-    by the difference. Otherwise, a stage would reject the events that are too far ahead of its clock.
+    by the difference, because a stage rejects events that are too far ahead of its clock.
     """
     events, last = 0, end
     for post in posts(plan):

@@ -24,7 +24,7 @@ Seed = Annotated[
 
 
 def refuse_with_a_file(context: typer.Context, *options: str) -> None:
-    """Raise typer.BadParameter if one of these options for sample traffic was given, because a file ignores them."""
+    """Raise typer.BadParameter if one of these options was given, because they have no effect with a file of events."""
     given = ", ".join(f"--{option}" for option in options if terminal.is_given(context, option))
     if given:
         raise typer.BadParameter(f"{given} can be used only for sample traffic, not for a file of events")

@@ -46,9 +46,9 @@ def _is_named(file: Path, name: str) -> bool:
 
 
 def show(settings: Settings, names: Sequence[str], lines: int, follow: bool, console: Console) -> None:
-    """Print the last `lines` lines of each log file of `sources`, with the file's name before each line; with `follow`,
-    print new lines until interrupted, also from logs that are created meanwhile, as by a function that runs for the
-    first time.
+    """Print the last `lines` lines of each log file of `sources`, with the file's name before each line. With `follow`,
+    then print new lines until interrupted. These include the lines of logs that are created meanwhile, for example
+    by a function that runs for the first time.
     """
     tails = [_Tail(file, lines) for file in sources(settings, names)]
     width = max(len(tail.file.stem) for tail in tails)

@@ -324,7 +324,7 @@ def test_missing_topic_does_not_delay_error_notifications_to_other_topics(bench:
     assert sns.published == [topics[1], topics[0]]
 
 
-def test_error_notifications_about_many_files_fit_into_messages_of_sns(bench: Bench) -> None:
+def test_error_notifications_about_many_files_are_split_into_messages_that_sns_accepts(bench: Bench) -> None:
     sns = FakeSns()
     notices = Notices(bench.catalog, sns)
     topic = "arn:aws:sns:eu-west-1:1:many"
@@ -364,7 +364,7 @@ def test_file_that_is_deleted_during_a_copy_aborts_the_copy_only_if_files_names_
 
 
 def numbers(bench: Bench, count: int) -> tuple[Plan, LoadedFile]:
-    """Return a plan that loads numbers, and a file with this number of rows, one of which is not a number."""
+    """Return a plan that loads numbers, and a file with `count` rows, the last but one of which is not a number."""
     pipe = bench.pipe()
     bench.catalog.rows(f"ALTER TABLE {pipe.name.sql} ALTER v TYPE INTEGER")
     definition = pipe.definition.replace("$1", "$1::number")

@@ -204,7 +204,7 @@ def test_refused_connection_raises_retryable_error() -> None:
 def test_default_endpoints_match_the_sdk(region: str, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     sdk: Any = boto3.client(service, region_name=region)
-    # The SDK still uses S3's global name in us-east-1, we use the regional one.
+    # The SDK still uses S3's global name in us-east-1; we use the regional one.
     expected = sdk.meta.endpoint_url.replace("//s3.amazonaws.com", "//s3.us-east-1.amazonaws.com")
     assert endpoint_of(service, region) == expected
 

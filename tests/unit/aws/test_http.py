@@ -83,7 +83,7 @@ def test_function_credentials_come_from_environment_variables(monkeypatch: pytes
         function_credentials(os.environ)
 
 
-def test_failure_to_load_credentials_raises_an_error_that_callers_expect(
+def test_failure_to_load_credentials_raises_credentials_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With any other error, the handler would log the traceback of a bug."""

@@ -169,7 +169,7 @@ def test_visits_command_lists_visits_by_device_or_fence_as_json_or_as_a_table(aw
     assert "truck-1" in run(environment, "visits", "--device", "truck-1", "--since", "2026-01-01")
 
 
-def test_visits_command_says_that_the_table_keeps_no_visits_of_earlier_months(aws, tmp_path):
+def test_visits_command_says_that_visits_are_kept_for_90_days_if_since_is_earlier(aws, tmp_path):
     environment = outputs(aws, tmp_path)
     for since, said in (("91 days ago", True), ("89 days ago", False)):
         ran = CliRunner().invoke(
@@ -178,7 +178,7 @@ def test_visits_command_says_that_the_table_keeps_no_visits_of_earlier_months(aw
         assert (json.loads(ran.stdout), "keeps visits for 90 days" in ran.stderr) == ([], said)
 
 
-def test_visits_command_fails_soon_if_lambda_is_unresponsive(aws, tmp_path, monkeypatch):
+def test_visits_command_fails_soon_if_lambda_does_not_respond(aws, tmp_path, monkeypatch):
     """The marks for contradicted visits need the visit rule, which is in the consumer's settings."""
     consume(as_json(event("enter", 0, "a", fence=FARM)), as_json(event("enter", 600, "b", fence=PLANT)))
     hangs = threading.Event()

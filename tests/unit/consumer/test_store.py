@@ -443,7 +443,7 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
 
 @pytest.mark.parametrize("committed", [0, 100], ids=["before the commits", "after the commits"])
 def test_pairs_do_not_wait_one_after_another_for_a_table_that_does_not_respond(committed):
-    """A call without a response takes 9 s, so those of 100 pairs, 16 at a time, would outlast the function."""
+    """A call without a response takes 9 s, so those of 100 pairs, 16 at a time, would exceed the timeout."""
 
     class Silent(FakeTable):
         def put_version(self, item, expected):

@@ -164,7 +164,7 @@ def test_resources_of_the_stages_own_stack_do_not_block_the_deployment(aws):
     assert codes(preflight.names, aws) == [("blocks", "name_taken", "milkrun-dev-redrive")]
 
 
-def test_new_domain_of_a_stage_that_another_api_has_blocks_the_deployment(aws):
+def test_new_domain_that_another_api_already_has_blocks_the_deployment(aws):
     aws("apigateway").create_domain_name(domainName="new.example.com")
     template = {"ApiDomain": changed("dev", "ApiDomain", DomainName="new.example.com")["ApiDomain"]}
     here = place(aws, template=template)
@@ -245,7 +245,7 @@ def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, c
     [(2, 4, False), (2, 5, True), (3, 2, False), (4, 1, True)],
 )
 def test_number_of_shards_out_of_reach_of_one_update_blocks_the_deployment(aws, present, wanted, found):
-    """A stream created on demand has at least four shards, so one update cannot give it a single one."""
+    """A stream created on demand has at least four shards, so one update cannot reduce it to one shard."""
     template = changed("dev", "GeofenceStream", StreamModeDetails={"StreamMode": "PROVISIONED"})
     stream = template["GeofenceStream"]["Properties"]
     stream["ShardCount"]["Fn::If"][1], name = wanted, stream["Name"]

@@ -111,7 +111,7 @@ def test_verdict_of_trace_is_unknown_if_a_store_is_unreachable(steps: list[Step]
     ],
     ids=["rejected", "also accepted"],
 )
-def test_rejected_event_has_not_arrived_for_certain_if_snowflake_is_unreachable(
+def test_arrival_of_a_rejected_event_is_unknown_if_snowflake_is_unreachable(
     steps: list[Step], said: str
 ) -> None:
     line, arrival = verdict(steps, {"Snowflake": "frozen"})

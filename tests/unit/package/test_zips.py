@@ -208,7 +208,7 @@ def test_deployment_reuses_tested_zips_and_rejects_outdated_ones(local):
 
 
 def test_zip_tested_with_another_patch_version_of_python_is_deployed(monkeypatch):
-    """The jobs of a GitHub workflow run may get different images of the runner, with other patch versions."""
+    """The jobs of a GitHub workflow run may get different runner images, with different patch versions of Python."""
     source = package.ROOT / ".python-version"
     before = package.fingerprint(source)
     monkeypatch.setattr(sys, "version", "3.13.99 (main, Nov 30 2026, 00:00:00) [GCC 13.2.0]")

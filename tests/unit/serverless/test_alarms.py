@@ -198,9 +198,9 @@ def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_disabled_alarm_is_not_already_active_because_data_is_missing(variant):
-    """CloudWatch notifies only when the state changes, and an update of an alarm does not change it. If `no-traffic`
-    was active before it is enabled on launch day, nobody would learn that no traffic arrives. (Amazon CloudWatch API
-    Reference: "PutMetricAlarm".)
+    """CloudWatch notifies only when the state changes, and an update of the alarm does not change it. If `no-traffic`
+    were active before it is enabled on launch day, it would notify nobody that no traffic arrives. (Amazon CloudWatch
+    API Reference: "PutMetricAlarm".)
     """
     disabled = {n: a for n, a in alarms(variant).items() if not a["ActionsEnabled"]}
     assert [n for n, a in disabled.items() if a.get("TreatMissingData") == "breaching"] == []
@@ -329,7 +329,7 @@ def metric_rows(stage: str) -> list[list]:
 
 @every_stage
 def test_every_dashboard_sum_uses_metrics_of_the_same_panel(stage):
-    """A sum's metrics are not drawn, so one that no sum uses would not be shown at all."""
+    """The panel hides the metrics of its sums, so a metric that no sum uses would not be shown at all."""
     body = properties(stage, "Dashboard")["DashboardBody"]["Fn::Sub"]
     sums = 0
     for widget in json.loads(body)["widgets"]:

@@ -121,7 +121,7 @@ def test_commands_in_the_deployment_guide_and_the_runbook_exist():
     assert makes <= targets()
 
 
-def test_reason_why_a_stage_cannot_be_packaged_is_shown_instead_of_the_stack_that_follows_it():
+def test_reason_why_a_stage_cannot_be_packaged_is_shown_without_the_stack_trace_after_it():
     stack = "    at async VariablesResolver.resolveVariables (node_modules/osls/lib/resolve.js:131:5)\n" * 14
     reason = 'Cannot resolve "alarms.js": Returned JS function errored with: Error: logLevel is "WARN": set it to INFO'
     environment = "Environment: linux, node 22.13.0, osls 4.3.1 (local)"

@@ -106,7 +106,9 @@ class Bulk:
     def _fresh(
         self, plan: Plan, files: Sequence[tuple[StagedFile, Found]], session: LocalConnection
     ) -> list[StagedFile]:
-        """Return the files to load: those whose load status is neither loaded nor unknown."""
+        """Return the files to load: without FORCE, those that are new or changed. New ones with an unknown load status
+        are omitted unless LOAD_UNCERTAIN_FILES is set.
+        """
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
         # Queried in the session's transaction, so that files loaded in the same transaction count.

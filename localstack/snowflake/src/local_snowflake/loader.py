@@ -217,9 +217,10 @@ class Loader:
                 self._commit(plan, files)
 
     def find_refused_rows(self, plan: Plan, file: LoadedFile, whole: duckdb.Error | None = None) -> None:
-        """Insert a file's rows, roll the insert back, and halve the rows if it failed, to find those that the table
-        refuses, so that ON_ERROR applies to each row. `whole` is the error of inserting all rows together; it is
-        recorded if no single row is refused. An error that does not concern the data, such as a full disk, is raised.
+        """Find the rows of a file that the table refuses, so that ON_ERROR applies to each row: insert the rows, roll
+        the insert back and, if it failed, repeat this with each half. `whole` is the error of inserting all rows
+        together; it is recorded if no single row is refused. Raises errors that do not concern the data, such as a
+        full disk.
         """
         good: list[Row] = []
         bad: list[BadRow] = []

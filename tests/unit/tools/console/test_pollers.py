@@ -135,7 +135,7 @@ def test_log_line_read_several_times_is_counted_once(shared, aws):
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
-def test_log_that_is_too_long_for_one_read_is_read_to_its_end_and_unknown_until_then(
+def test_stages_are_unknown_until_a_log_too_long_for_one_read_has_been_read_to_its_end(
     shared, aws, monkeypatch
 ):
     """All lines are within the minute by which consecutive reads overlap."""

@@ -159,7 +159,7 @@ def test_pauses_between_retries_get_longer(monkeypatch: pytest.MonkeyPatch) -> N
     pauses: list[float] = []
     with server(lambda n, body: (503, {}, b"") if n < 4 else receipt(body)) as (url, _):
         sender = client(url)
-        monkeypatch.setattr(sender._stopped, "wait", pauses.append)  # without the pauses
+        monkeypatch.setattr(sender._stopped, "wait", pauses.append)  # record the pauses instead of waiting
         sender.deliver(post("a"))
     assert len(pauses) == 4
     assert all(after > before for before, after in pairwise(pauses))
