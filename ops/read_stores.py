@@ -311,5 +311,5 @@ def utc(at: datetime) -> datetime:
 
 
 def placeholders(values: Sequence[object]) -> str:
-    """Return a list of placeholders, one per value, for an IN condition."""
+    """Return comma-separated placeholders, one per value, for an IN condition."""
     return ", ".join(["%s"] * len(values))

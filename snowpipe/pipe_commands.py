@@ -92,7 +92,7 @@ def validate(
     pipe: Which = None,
     since: Since = "14 days ago",
 ) -> None:
-    """Show the invalid lines of the files that were not loaded or only loaded in part.
+    """Show the invalid lines of files that were not loaded or were loaded only in part.
 
     Exit code 1: there are such files.
     """

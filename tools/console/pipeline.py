@@ -367,7 +367,7 @@ class Pipeline:
         by_state = Counter(stage["state"] for stage in stages)
         stuck = next((stage for stage in stages if stage["state"] == "stuck"), None)
         if stuck:
-            since = "" if stuck["lag_s"] is None else f", for {_in_words(stuck['lag_s'])}"
+            since = "" if stuck["lag_s"] is None else f" for {_in_words(stuck['lag_s'])}"
             note = f": {stuck['note']}" if stuck["note"] else ""
             return "stuck", f"Stuck at “{stuck['title']}”{since}{note}.", stuck["name"]
         unknown = [stage["title"] for stage in stages if stage["state"] == "unknown"]

@@ -179,7 +179,9 @@ def test_visits_command_says_that_visits_are_kept_for_90_days_if_since_is_earlie
 
 
 def test_visits_command_fails_soon_if_lambda_does_not_respond(aws, tmp_path, monkeypatch):
-    """The marks for contradicted visits need the visit rule, which is in the consumer's settings."""
+    """To mark contradicted visits, the command reads the visit rule from the configuration of the Lambda function
+    `consume`.
+    """
     consume(as_json(event("enter", 0, "a", fence=FARM)), as_json(event("enter", 600, "b", fence=PLANT)))
     hangs = threading.Event()
     monkeypatch.setattr(read_stores, "rule", lambda *_: hangs.wait(5))

@@ -417,7 +417,10 @@ HISTORY_SCHEMA = pa.schema(
 
 
 def in_batches(files: Sequence[StagedFile]) -> Iterable[list[StagedFile]]:
-    """Split files into batches of a limited number and size, one per transaction, to limit memory usage."""
+    """Split files into batches, one per transaction, so that memory usage is limited.
+
+    A batch has at most MAX_FILES files and about MAX_BYTES of decompressed data, unless a single file is larger.
+    """
     batch: list[StagedFile] = []
     size = 0
     for file in files:
