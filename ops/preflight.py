@@ -310,7 +310,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
     url = variables["SNOWFLAKE_URL"]
-    if checked and url and not re.fullmatch(r"https?://[^/]+", url):
+    if checked and url and not re.fullmatch(r"https://[^/]+", url):
         detail = f"{url} is not of the form https://HOST, so every check would fail"
         yield Finding("blocks", "snowflake_url_invalid", "snowflakeUrl", detail)
     reads, reports = (

@@ -379,11 +379,12 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     [
         ("https://a.privatelink.snowflakecomputing.com", False),
         ("a.snowflakecomputing.com", True),
+        ("http://a.snowflakecomputing.com", True),
         ("https://a/", True),
     ],
 )
-def test_url_of_snowflake_without_scheme_or_with_a_path_blocks_the_deployment(aws, url, found):
-    """Without a scheme, the pipe check would send its token over plain HTTP."""
+def test_url_of_snowflake_without_https_or_with_a_path_blocks_the_deployment(aws, url, found):
+    """Without https://, the pipe check would send its token over plain HTTP."""
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]["SNOWFLAKE_URL"] = url
     codes_found = codes(preflight.snowflake_parameters, aws, template=template)
