@@ -129,6 +129,7 @@ def test_keyboard_search_finds_trucks_places_and_events(feed: Feed, open_page: O
     expect(page.get_by_role("complementary", name="The chosen event")).to_contain_text("pickup-77")
 
 
+@pytest.mark.slow
 def test_search_opens_the_rejected_event_although_an_accepted_event_has_the_same_id(
     feed: Feed, open_page: Open
 ) -> None:
@@ -146,6 +147,7 @@ def test_search_opens_the_rejected_event_although_an_accepted_event_has_the_same
     )
 
 
+@pytest.mark.slow
 def test_event_of_the_chosen_device_is_shown_although_another_device_uses_its_id(
     feed: Feed, open_page: Open
 ) -> None:

@@ -612,6 +612,7 @@ def test_slider_shows_the_trucks_at_the_chosen_time_of_the_replayed_morning(
     expect(page.get_by_role("region", name="At a place now")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_suggested_replay_ends_after_the_latest_position(feed: Feed, open_page: Open) -> None:
     zone, begins = ZoneInfo(feed.state.stage["time_zone"]), now().replace(second=5)
     feed.state.replay |= {"from": iso(begins), "to": iso(begins + timedelta(seconds=40))}
@@ -623,6 +624,7 @@ def test_suggested_replay_ends_after_the_latest_position(feed: Feed, open_page: 
     expect(page.get_by_role("button", name="Load")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_mornings_of_a_fleet_in_new_zealand_are_listed_although_they_are_on_the_previous_utc_day(
     feed: Feed, open_page: Open
 ) -> None:

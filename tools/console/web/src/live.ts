@@ -122,7 +122,7 @@ let restedAt: number | null = null;
 function lost(): void {
   if (connection.value === "lost") return;
   connection.value = "lost";
-  lostAt.value ??= restedAt ?? Date.now(); // the data is from the end of the last connection
+  lostAt.value ??= restedAt ?? Date.now(); // the latest data is from the moment when the last connection ended
 }
 
 let stream: EventSource | null = null;

@@ -79,8 +79,8 @@ const morningOf = (date: string): [number, number] => {
   return [midnight + MORNING_HOURS[0] * HOUR_MS, midnight + MORNING_HOURS[1] * HOUR_MS];
 };
 
-/** Return the fleet's dates whose mornings are in these UTC days, the latest first. In New Zealand, a morning is in the
- *  UTC day before. */
+/** Return the fleet's dates whose mornings are on these UTC days, the latest first. In New Zealand, a morning is on the
+ *  previous UTC day. */
 function datesOf(days: string[], nowMs: number): string[] {
   const utcDay = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
   const dates = new Set(days.flatMap((day) => [-24, 0, 24].map((hours) => utcDay(Date.parse(`${day}T00:00Z`) + hours * HOUR_MS))));
