@@ -7,7 +7,7 @@ own stack (folder .local-faults, ports from 4766) and delete it afterwards.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,6 +51,17 @@ def sentence(name: str) -> str:
     words = name.removeprefix("test_promises_hold_if_").split("_")
     text = " ".join(PROPER.get(word, word) for word in words)
     return text[0].upper() + text[1:]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add the end of Snowflake's log to the report of a failed test; the log is deleted with the stack."""
+    report = yield
+    stack = item.funcargs.get("faulty_stack")
+    if report.failed and isinstance(stack, FaultyStack):
+        log = stack.stack.settings.log_folder / "snowflake.log"
+        report.sections.append((f"end of {log.name}", "\n".join(log.read_text().splitlines()[-50:])))
+    return report
 
 
 @pytest.fixture(scope="session")

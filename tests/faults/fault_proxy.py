@@ -34,6 +34,9 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 _API = "/_aws/execute-api/"
 _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
 _LONGEST_SILENCE_S = 60.0
+# How often the caller of a connection is looked up if it is not found: /proc/net/tcp can omit a connection while others
+# come and go. Phones are never found.
+LOOKUPS = 5
 
 
 class Fault(Enum):
@@ -105,7 +108,9 @@ class Rule:
 
 
 type Processes = Callable[[], Mapping[int, str]]
-"""A function that returns the names of all possible callers by process id. It is called for each new connection."""
+"""A function that returns the names of all possible callers by process id. It is called for each new connection, and
+again if the caller is not found.
+"""
 
 
 class Proxy:
@@ -119,6 +124,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._callers: MutableMapping[asyncio.BaseTransport, tuple[str, int | None]] = WeakKeyDictionary()
+        self._lookups: MutableMapping[asyncio.BaseTransport, int] = WeakKeyDictionary()
         self.calls: Counter[str] = Counter()
         self.breaches: set[str] = set()
         """The problems of requests that violate AWS's service models, although LocalStack may accept them"""
@@ -302,11 +308,14 @@ class Proxy:
         if request.transport is None:
             return "", None
         key = request.transport
-        if key not in self._callers:
+        caller, pid = self._callers.get(key, ("", None))
+        if pid is None and self._lookups.get(key, 0) < LOOKUPS:
+            self._lookups[key] = self._lookups.get(key, 0) + 1
             processes = self._processes()
             pid = process_at(key.get_extra_info("peername")[1], processes) if processes else None
-            self._callers[key] = (processes.get(pid, "") if pid else "", pid)
-        return self._callers[key]
+            caller = processes.get(pid, "") if pid else ""
+            self._callers[key] = caller, pid
+        return caller, pid
 
 
 def process_at(port: int, pids: Mapping[int, str]) -> int | None:

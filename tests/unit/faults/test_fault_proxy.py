@@ -5,6 +5,7 @@ other calls unchanged.
 import base64
 import gzip
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -215,6 +216,20 @@ def test_kill_fault_kills_only_the_caller_named_in_its_rule(upstream: Upstream) 
             assert caller.returncode == -9
         assert [path for _, path, _, _ in upstream.requests] == ["/", "/"], "both calls were executed"
         assert proxy.calls["another → sqs "] == proxy.calls["loader → sqs "] == 1
+
+
+def test_caller_of_a_connection_that_was_not_found_at_first_is_looked_up_again(upstream: Upstream) -> None:
+    """The kernel can omit a connection from /proc/net/tcp while others come and go."""
+    names: dict[int, str] = {}
+    with (
+        Proxy(upstream.url, processes=lambda: names) as proxy,
+        urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, timeout=5) as kept_alive,
+    ):
+        for known in ({}, {os.getpid(): "loader"}):
+            names |= known
+            headers = {"Authorization": SIGNED.format("sqs")}
+            assert kept_alive.request("POST", proxy.url + "/", headers=headers).status == 200
+    assert (proxy.calls["? → sqs "], proxy.calls["loader → sqs "]) == (1, 1)
 
 
 def test_slow_fault_delays_the_call_but_executes_it(proxy: Proxy, upstream: Upstream) -> None:
