@@ -370,9 +370,10 @@ def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
 
 
 def refuse_missing_ids(store: Store, request: str, subject: Subject, objects: Iterable[Stored]) -> None:
-    """Raise NotReady if this run would keep a line of one of these objects that an earlier run of the request removed.
+    """Raise NotReady if this run would rewrite an object that the request's plan already replaces, and would keep a
+    line that the plan removes.
 
-    Must be called before `rewrite` stores new objects, which Snowpipe would load although no plan names them.
+    Must be called before `rewrite`, because Snowpipe would load its new objects although no plan names them.
     """
     if not exists(store, plan_key(request)):
         return

@@ -28,7 +28,7 @@ from tools.fleet.traffic_settings import SWAPPED, Plan
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One request. `user` is sent only in an envelope, which contains it once, next to the events."""
+    """One request. `user` is used only for an envelope, which contains it once, beside the list of events."""
 
     events: tuple[Planned, ...]
     sent_at: datetime

@@ -155,7 +155,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return so many events of a shared device that the items of its (device, fence) pair include chunks."""
+        """Return enough events of a shared device that its (device, fence) pair is stored in a log item and chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [

@@ -132,7 +132,7 @@ def test_top_level_localstack_folder_contains_no_python_module() -> None:
 
 
 def test_make_demo_accepts_an_events_file_with_any_name(tmp_path: Path) -> None:
-    """Run make with setup.sh and Python replaced with scripts that print their arguments."""
+    """`make demo` is run with scripts that print their arguments instead of setup.sh and Python."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')
