@@ -205,8 +205,8 @@ class KnownVisits:
         """Apply a notification from the event bus. A notification with a repeated id is ignored, and the
         highest version of a visit wins.
 
-        Raises LookupError, TypeError, ValueError or msgspec.ValidationError, and changes nothing, if the notification
-        or a visit in it is invalid.
+        Raises LookupError, TypeError or ValueError, and changes nothing, if the notification or a visit in it is
+        invalid.
         """
         id_, version = str(detail["id"]), int(detail["version"])
         if id_ in self._told:
@@ -370,7 +370,7 @@ class KnownVisits:
 
 
 def _check(visit: Known) -> None:
-    """Raise ValueError or msgspec.ValidationError for an invalid time or a value of the wrong type."""
+    """Raise ValueError for an invalid time or a value of the wrong type."""
     msgspec.convert(msgspec.structs.asdict(visit), Known)
     row(visit)
 

@@ -10,8 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import msgspec
-
 from ops.presence_rule import EXCLUSIVE_TAGS
 from tools.console import parse_object, recent_events
 from tools.console.fleet import Fleet, Place, PlaceRow
@@ -110,7 +108,7 @@ class ConsoleState:
     def tell_visit(self, kind: str, detail: Mapping[str, object]) -> None:
         """Apply a visit notification from the event bus."""
         # Other producers may send events to the bus, too.
-        with suppress(LookupError, TypeError, ValueError, msgspec.ValidationError):
+        with suppress(LookupError, TypeError, ValueError):
             self.visits.tell(kind, detail)
             self.urgent.set()
             # The bus may be faster than the archive, so a new place becomes searchable here.

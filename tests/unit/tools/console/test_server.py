@@ -864,7 +864,7 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         until(lambda: half_closed(console.port), lambda left: left == [], timeout_s=10)
         answering.set()
         assert console.get("/api/visits")["missing"] == []
-        # Usually SNOWFLAKE_QUESTIONS + 1, and 61 if abandoned requests were not dropped. On a busy machine, the server
+        # Usually SNOWFLAKE_QUESTIONS + 1; without the check for abandoned requests, 61. On a busy machine, the server
         # may notice the end of a connection only after it has accepted later ones.
         assert len(asked) <= 2 * routes.SNOWFLAKE_QUESTIONS
     finally:
