@@ -155,7 +155,7 @@ class Person:
         return found
 
     def on_shared(self) -> list[bytes]:
-        """Return enough events of a shared device for its (device, fence) pair to be stored in a log item and chunks."""
+        """Return enough events of a shared device for its (device, fence) pair to have a log item and chunks."""
         kinds = ("user.entered_geofence", "user.exited_geofence")
         user = {"userId": self.user, "deviceId": "shared"}
         return [
