@@ -7,6 +7,7 @@ import random
 import threading
 from contextlib import suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -435,7 +436,7 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
         def put_version(self, item, expected):
             return False
 
-    monkeypatch.setattr("consumer.store.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("consumer.store.time", SimpleNamespace(sleep=lambda seconds: None))
     [failure] = store(Contested(), FakeBus()).add({HOME: [event("enter", 0, "a")]}).values()
     assert isinstance(failure, RaceLost)
     assert HOME.device_id not in str(failure)

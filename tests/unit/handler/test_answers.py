@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,7 +275,8 @@ def test_log_line_contains_the_duration_of_each_step_even_if_the_step_fails(
     publish_ms: float | None,
 ) -> None:
     """The runbook's section `api-latency` uses these durations to decide whether S3 or Kinesis is slow."""
-    monkeypatch.setattr("handler.ingest.time.perf_counter", lambda: 12.0 * len(phone.world.calls))
+    clock = SimpleNamespace(perf_counter=lambda: 12.0 * len(phone.world.calls))
+    monkeypatch.setattr("handler.ingest.time", clock)
     phone.world.faults = faults
     phone.post([ENTER])
     (line,) = [each for each in map(json.loads, capsys.readouterr().out.splitlines()) if "store_ms" in each]

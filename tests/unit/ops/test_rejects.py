@@ -347,6 +347,19 @@ def test_invalid_patch_is_refused(options: tuple[list[str], ...]) -> None:
         Patch.of(*options)
 
 
+def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replace the clock of `ops.rejects` alone; return its readings in seconds. Each pause appends one.
+
+    Other threads also sleep, for example those of the Snowflake connector. Their pauses must not count.
+    """
+    clock = [0.0]
+    paused = SimpleNamespace(
+        sleep=lambda seconds: clock.append(clock[-1] + seconds), monotonic=lambda: clock[-1]
+    )
+    monkeypatch.setattr(rejects, "time", paused)
+    return clock
+
+
 @pytest.mark.parametrize(("status", "tries"), [(401, 1), (403, 1), (404, 1), (429, 3), (503, 3)])
 def test_send_is_retried_only_after_a_transient_error_response(
     monkeypatch: pytest.MonkeyPatch, status: int, tries: int
@@ -358,9 +371,7 @@ def test_send_is_retried_only_after_a_transient_error_response(
         return status, b'{"code":"invalid_api_key"}'
 
     monkeypatch.setattr(rejects.post_to_endpoint, "poster", lambda _: post_once)
-    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
-    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
-    clock = [0.0]
+    fake_clock(monkeypatch)
     post = rejects.poster(SimpleNamespace(endpoint="https://stage/v1/events"), timeout_s=1.0)
     with pytest.raises(Refusal, match=rf"answered {status}"):
         post(b"{}")
@@ -372,9 +383,7 @@ def test_send_is_retried_after_a_response_without_a_receipt(
     monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     """A proxy may answer instead of the stage. Then nothing is stored, so no event may be recorded as accepted."""
-    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
-    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
-    clock = [0.0]
+    fake_clock(monkeypatch)
     with server(lambda *_: (status, {}, b'{"accepted": 1, "rejected": 0}')) as (url, got):
         post = rejects.poster(SimpleNamespace(endpoint=url, api_key="k", ingest_function=None), timeout_s=1.0)
         with pytest.raises(Refusal, match=rf"answered {status} without a receipt"):
@@ -393,9 +402,7 @@ def test_send_by_invoking_the_function_is_retried_only_after_a_transient_error(
 
     asked: list[float] = []
     monkeypatch.setattr(rejects.post_to_endpoint.reachable_stores, "require", lambda *_: None)
-    monkeypatch.setattr(rejects.time, "sleep", lambda seconds: clock.append(clock[-1] + seconds))
-    monkeypatch.setattr(rejects.time, "monotonic", lambda: clock[-1])
-    clock = [0.0]
+    clock = fake_clock(monkeypatch)
     outputs = SimpleNamespace(ingest_function="ingest", aws=lambda _: SimpleNamespace(invoke=invoke))
     with pytest.raises(Refusal, match="Invoke"):
         rejects.poster(outputs, timeout_s=1.0)(b"{}")

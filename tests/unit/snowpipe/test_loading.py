@@ -2,10 +2,12 @@
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -136,7 +138,8 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
     deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This machine's clock is years ahead of Snowflake's."""
-    monkeypatch.setattr("snowpipe.recreate.time.sleep", lambda _: None)
+    no_pause = SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic)
+    monkeypatch.setattr("snowpipe.recreate.time", no_pause)
     environment = {"MILKRUN_LOCAL": str(tmp_path)}
     copy = command(environment, "apply", "--sql").out.partition("\nAS\n")[2].partition(";")[0]
     progress = {

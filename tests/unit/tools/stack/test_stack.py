@@ -14,6 +14,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -544,7 +545,7 @@ def test_followed_logs_include_those_of_a_function_that_runs_for_the_first_time(
                 raise KeyboardInterrupt
             first_run.write_text("a\nb\n")
 
-        monkeypatch.setattr(logs.time, "sleep", sleep)
+        monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=sleep))
         assert cli.main(["logs", "--follow", "-n", "1"], environment) == 130
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["localstack", "Ready."],
