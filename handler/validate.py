@@ -5,15 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import msgspec
-
 from contract import event_limits
+from contract.accepted_lines import accepted_line
 from contract.event_rules import Checked, check
 from contract.events import InvalidEvent, Owned, Reason, invalid
 from contract.geofence_event_types import Kind
-from contract.position_pings import as_event, is_ping
+from contract.position_pings import is_ping
 from contract.rejected_lines import Rejected
-from contract.strict_json import all_integers_fit, compact, parse_json, with_members
+from contract.strict_json import all_integers_fit, compact, parse_json
 from handler.content_type import Form
 from handler.identity import ANYBODY, Speaker
 from handler.parse_body import Parts
@@ -67,11 +66,8 @@ def validate(
             value = parse_json(raw, integers_fit=integers_fit)
             is_json = True
             text = raw if parts.compact else compact(raw)
-            size, event_kinds = len(text), kinds  # the size as sent, without added members
-            if is_ping(value):
-                text, event_kinds = as_event(text, value), {}
-            if parts.identity:
-                text = _named(text, value, parts.identity)
+            size, event_kinds = len(text), {} if is_ping(value) else kinds  # the size as sent
+            text = accepted_line(text, value, parts.identity)
             if size > event_limits.MAX_EVENT_BYTES:
                 message = f"The event has {size} bytes; the limit is {event_limits.MAX_EVENT_BYTES}."
                 raise invalid("event_too_large", "", message)
@@ -108,14 +104,6 @@ def unreadable(body: bytes, code: str, message: str, content_encoding: str | Non
     """Return the batch for a body that cannot be split: the whole body becomes one rejected event."""
     reasons = _brief((Reason(code, "", message),))
     return Batch(rejected=[Rejected(0, None, body, False, reasons, content_encoding)])
-
-
-def _named(text: bytes, value: object, identity: Mapping[str, str]) -> bytes:
-    """Return an event's text, with the envelope's ids added if the event has no `user` or a null one."""
-    if not isinstance(value, dict) or value.get("user") is not None:
-        return text
-    value["user"] = identity
-    return with_members(text, {"user": msgspec.json.encode(identity)})
 
 
 def _wrong_time(*, is_ahead: bool) -> InvalidEvent:

@@ -22,8 +22,8 @@ IDLE = {
 }
 # The maximum number of imported modules besides those that structlog imports. Those are not counted, because structlog
 # imports more of them if rich is installed, as it is here but not in the zip.
-BUDGET = 93
-REDRIVE_BUDGET = 89
+BUDGET = 94
+REDRIVE_BUDGET = 90
 
 
 def imported_by(module: str) -> tuple[int, set[str]]:
