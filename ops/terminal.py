@@ -57,9 +57,12 @@ MAX_SECONDS = 7 * 86_400  # the maximum of timeouts, because the option parser a
 
 
 def stage_name(text: str) -> str:
-    """Parse an option or argument that names a stage."""
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,31}", text):
-        raise typer.BadParameter(f"{text!r} is not a stage: use local, or a deployed stage such as dev")
+    """Parse an option or argument that names a stage. Longer names would make bucket names of over 63 characters."""
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,18}", text):
+        raise typer.BadParameter(
+            f"{text!r} is not a stage: a name is a lowercase letter, then at most 18 lowercase letters, "
+            "digits and hyphens"
+        )
     return text
 
 

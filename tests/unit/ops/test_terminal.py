@@ -136,6 +136,8 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["set-aside", "--send", "--purge"], "not both"),
         (["redrive", "--send", "--purge"], "not both"),
         (["preflight", "9a"], "'9a' is not a stage"),  # other commands would refuse the deployed stage
+        (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # as above; a bucket's name is in lowercase
+        (["smoke", "--stage", "a" * 20], "is not a stage"),
     ],
 )
 def test_invalid_argument_is_reported_without_a_traceback(
