@@ -6,11 +6,12 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 from consumer import keys
 from consumer.visit_diff import VisitDiff
-from consumer.visit_fields import fields_of
 from consumer.visits import Pair, Visit
 
 NotificationKind = Literal["arrived", "departed", "visit_restated"]
 ALL_KINDS: frozenset[NotificationKind] = frozenset(get_args(NotificationKind))
+# A visit in the form that subscribers of notifications, operators and the console receive
+type VisitFields = dict[str, str | float | bool | None]
 # The kind, the visit after the change, and the visit before it
 type News = tuple[NotificationKind, Visit | None, Visit | None]
 
@@ -71,6 +72,22 @@ def notification(pair: Pair, version: int, news: News) -> Notification:
         "visit": now and fields_of(pair, now),
     }
     return Notification(id_, kind, {**detail, "previous": fields_of(pair, was)} if was else detail)
+
+
+def fields_of(pair: Pair, visit: Visit) -> VisitFields:
+    return {
+        "device_id": pair.device_id,
+        "geofence_tag": pair.fence.tag,
+        "geofence_external_id": pair.fence.external_id,
+        "entered_at": keys.timestamp(visit.entered_at),
+        "exited_at": None if visit.exited_at is None else keys.timestamp(visit.exited_at),
+        "dwell_seconds": visit.dwell_seconds,
+        "entered_event_id": visit.entered_event_id,
+        "exited_event_id": visit.exited_event_id,
+        "exit_missed": visit.exit_missed,
+        "last_seen_at": None if visit.last_seen_at is None else keys.timestamp(visit.last_seen_at),
+        "app_dwell_seconds": visit.app_dwell_seconds,
+    }
 
 
 def _notified(visit: Visit) -> tuple[object, ...]:

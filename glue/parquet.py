@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from glue.archive import Store
 from glue.rows import checksum
 
-FULL_BYTES = 256 * 1024 * 1024  # a file is closed after the row group with which its size reaches this
+FULL_BYTES = 256 * 1024 * 1024  # a file that has reached this size is closed after its current row group
 ROW_GROUP_BYTES = 64 * 1024 * 1024  # in memory, uncompressed
 
 

@@ -16,7 +16,7 @@ def session(name: str, master: str | None, ui: bool = False) -> Iterator[SparkSe
     """Yield Glue's own session if `master` is None, otherwise a new session on this master, such as local[2]."""
     builder = SparkSession.builder.appName(name).config("spark.sql.session.timeZone", "UTC")
     if master:
-        # Workers must run this environment's Python and be able to import these folders.
+        # Spark's Python workers must use this environment's interpreter and be able to import Milkrun's packages.
         os.environ["PYSPARK_PYTHON"] = sys.executable
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         cores = master.removeprefix("local[").removesuffix("]").partition(",")[0]

@@ -18,6 +18,7 @@ from aws.stream import KinesisStream
 from contract import logs
 from contract.invocation import Context, LambdaEvent
 from contract.metrics import with_metrics
+from handler import request_log
 from handler.content_type import form_of
 from handler.decompress import inflated
 from handler.http import Answer, Refused, Request, Unreadable, answer, problem, request_of, unavailable
@@ -25,7 +26,6 @@ from handler.identity import Keys, Speaker, Tokens
 from handler.ingest import Delivery, Effects, Ports
 from handler.ingest import ingest as ingest_batch
 from handler.parse_body import parse_body
-from handler.request_log import DeviceCounts, facts_of, report, report_failure, report_refusal
 from handler.settings import Settings
 from handler.signature import Secrets, verify
 from handler.validate import Batch, unreadable, validate
@@ -42,7 +42,7 @@ class App:
     secrets: Secrets
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     tokens: Tokens | None = None
-    device_counts: DeviceCounts = field(default_factory=DeviceCounts)
+    device_counts: request_log.DeviceCounts = field(default_factory=request_log.DeviceCounts)
 
 
 def ingest(event: LambdaEvent, context: Context) -> Answer:
@@ -57,19 +57,19 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
     try:
         response = _respond(event, context, request_id, effects, facts)
     except Refused as refused:
-        report_refusal(refused)
+        request_log.report_refusal(refused)
         said = {"request_id": request_id, **refused.facts}
         headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
         return problem(refused.status, refused.code, refused.detail, said, headers)
     except Exception as error:  # any error: the phone keeps the batch and sends it again
         facts["error"] = logs.message_of(error)
-        report_failure(error)
+        request_log.report_failure(error)
         response = unavailable(request_id)
     finally:
         gc.enable()
     facts["status"] = response["statusCode"]
     facts["total_ms"] = round((time.perf_counter() - started) * 1000, 1)
-    report(facts, effects)
+    request_log.report(facts, effects)
     return response
 
 
@@ -80,7 +80,7 @@ def _respond(
     request = request_of(event)
     received_at = app.now()
     speaker = _speaker(event, request, app)
-    facts |= {"credential": speaker.kind, "body_bytes": len(request.body)}
+    facts |= request_log.request_facts(request, speaker)
     batch = _batch_of(request, app, speaker, received_at)
     delivery = Delivery(
         request_id=request_id,
@@ -90,7 +90,8 @@ def _respond(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
     receipt = ingest_batch(batch, app.ports, delivery, effects)
-    facts |= facts_of(batch, received_at)  # not earlier: the phone sends the events of a failed request again
+    # Not earlier, because the phone sends the events of a failed request again.
+    facts |= request_log.batch_facts(batch, received_at)
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     if receipt.accepted + receipt.duplicates:
         return answer(202, msgspec.to_builtins(receipt), "application/json", {})

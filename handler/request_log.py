@@ -10,7 +10,8 @@ import structlog
 
 from aws.errors import RetryableError
 from contract import logs
-from handler.http import Refused
+from handler.http import Refused, Request
+from handler.identity import Speaker
 from handler.ingest import Effects
 from handler.validate import Batch
 
@@ -35,7 +36,11 @@ class DeviceCounts:
         return max((self.counts[device] for device in devices if device), default=0)
 
 
-def facts_of(batch: Batch, received_at: datetime) -> dict[str, object]:
+def request_facts(request: Request, speaker: Speaker) -> dict[str, object]:
+    return {"credential": speaker.kind, "body_bytes": len(request.body)}
+
+
+def batch_facts(batch: Batch, received_at: datetime) -> dict[str, object]:
     facts: dict[str, object] = {
         "received": batch.received,
         "accepted": len(batch.lines),

@@ -64,7 +64,7 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Check a request's signature; read the body last. Raises Refused (403) if it is missing, expired or wrong."""
+    """Check a request's signature. Raises Refused (403) or, if no signing secret is valid, RetryableError."""
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):

@@ -91,8 +91,7 @@ def validate(
         else:
             known.add(text)
             batch.conflicts.append((index, event.id))
-        if speaker.user is not None:
-            batch.other_user += _user_id(value) not in (None, speaker.user)
+        batch.other_user += speaker.user is not None and _user_id(value) not in (None, speaker.user)
         batch.lines.append(text)
         batch.accepted.append(event)
     batch.devices = Counter([event.device_id or "" for event in batch.accepted])

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = {
     "handler": ("contract", "aws", "handler"),
     "consumer": ("contract", "aws", "consumer"),
-    "check": ("contract", "snowpipe/__init__.py", "snowpipe/check"),
+    "check": ("contract", "snowpipe/__init__.py", "snowpipe/pipe_check"),
 }
 # The oldest glibc of Lambda's python3.13 runtime (Amazon Linux 2023).
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}

@@ -23,8 +23,8 @@ from handler.settings import Settings as IngestSettings
 from ops import osls, terminal
 from ops.existing_resources import Account, Clients, Resources, code_of, leftovers, named
 from ops.stage_outputs import Client, NoStackError, Outputs, environment_of
-from snowpipe.check.main import DATABASE_NAME
-from snowpipe.policies import SUBSCRIBES
+from snowpipe.aws_policies import SUBSCRIBES
+from snowpipe.pipe_check.main import DATABASE_NAME
 from snowpipe.settings import Connection, load
 from snowpipe.warehouse import Warehouse, connect
 

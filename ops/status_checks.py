@@ -23,10 +23,10 @@ from ops.function_logs import TooSlowError, log_lines
 from ops.object_sets import LAST_RESULT
 from ops.read_stores import invalid_rows
 from ops.stage_outputs import Client, Outputs
-from ops.status_findings import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
+from ops.status_verdict import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
-from snowpipe.check.pipes import FAILED_LOADS_HOURS, failed_loads_sql
+from snowpipe.pipe_check.health import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.warehouse import MissingObject, Warehouse
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import typer
 
 from ops import terminal
-from ops.event_finder import Finder, Step, is_key, lags
 from ops.reachable_stores import tell, unreachable, with_or_without_warehouse
+from ops.trace_steps import Finder, Step, is_key, lags
 from snowpipe.warehouse import Row, Warehouse
 
 # Events of a device are searched up to this long before and after --at.

@@ -10,7 +10,7 @@ import typer
 
 from aws.table import Table, loaded
 from cli.deadline import within
-from consumer import keys, visit_fields
+from consumer import keys, notifications
 from consumer.item_lifetime import KEPT_FOR
 from consumer.visits import Pair, Rule, Visit, counts
 from contract.events import Fence, GeofenceEvent
@@ -37,7 +37,7 @@ FIELDS = (
 
 def visits_of_device(
     dynamodb: "DynamoDBClient", table: str, device: str, since: datetime | None = None
-) -> list[visit_fields.VisitFields]:
+) -> list[notifications.VisitFields]:
     """Return the visits of a device that began at `since` or later, in time order."""
     return [
         _row(pair, visit)
@@ -46,7 +46,7 @@ def visits_of_device(
     ]
 
 
-def visits_at_fence(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> list[visit_fields.VisitFields]:
+def visits_at_fence(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> list[notifications.VisitFields]:
     """Return the open visits at a fence, in the order of entry."""
     pages = dynamodb.get_paginator("query").paginate(
         TableName=table,
@@ -57,7 +57,7 @@ def visits_at_fence(dynamodb: "DynamoDBClient", table: str, fence: Fence) -> lis
     return list(_open_visits(pages))
 
 
-def there_now(dynamodb: "DynamoDBClient", table: str) -> Iterator[visit_fields.VisitFields]:
+def there_now(dynamodb: "DynamoDBClient", table: str) -> Iterator[notifications.VisitFields]:
     """Yield the open visits at all fences from an index that contains only open visits."""
     return _open_visits(dynamodb.get_paginator("scan").paginate(TableName=table, IndexName="there_now"))
 
@@ -113,15 +113,15 @@ def competing_enters(
 
 
 def with_presence(
-    rows: Iterable[visit_fields.VisitFields], contradicting: Mapping[Pair, GeofenceEvent]
-) -> list[visit_fields.VisitFields]:
+    rows: Iterable[notifications.VisitFields], contradicting: Mapping[Pair, GeofenceEvent]
+) -> list[notifications.VisitFields]:
     """Add to each visit the id and the time of the enter event that contradicts it, or None, and move contradicted
     visits to the end.
     """
-    found: list[visit_fields.VisitFields] = []
+    found: list[notifications.VisitFields] = []
     for row in rows:
         by = contradicting.get(_pair_of(row)) if _is_open(row) else None
-        contradicted: visit_fields.VisitFields = {
+        contradicted: notifications.VisitFields = {
             "contradicted_by_event_id": by.event_id if by else None,
             "exit_inferred_at": keys.timestamp(by.occurred_at) if by else None,
         }
@@ -129,7 +129,7 @@ def with_presence(
     return sorted(found, key=lambda row: _is_open(row) and row["contradicted_by_event_id"] is not None)
 
 
-def in_brief(rows: Iterable[visit_fields.VisitFields], now: datetime) -> list[dict[str, str]]:
+def in_brief(rows: Iterable[notifications.VisitFields], now: datetime) -> list[dict[str, str]]:
     """Return the visits as compact table rows: place, device, times in UTC, duration and state."""
     return [
         {
@@ -150,7 +150,7 @@ def _clock(at: object, now: datetime) -> str:
     return f"{time:%H:%M}" if time.date() == now.date() else f"{time:%Y-%m-%d %H:%M}"
 
 
-def _stay(row: visit_fields.VisitFields, now: datetime) -> str:
+def _stay(row: notifications.VisitFields, now: datetime) -> str:
     if _is_open(row) and not row["contradicted_by_event_id"]:
         # The device's clock may be ahead of ours.
         seconds = max(0.0, (now - keys.instant(str(row["entered_at"]))).total_seconds())
@@ -162,7 +162,7 @@ def _stay(row: visit_fields.VisitFields, now: datetime) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _state(row: visit_fields.VisitFields, now: datetime) -> str:
+def _state(row: notifications.VisitFields, now: datetime) -> str:
     if not _is_open(row):
         return "exit missing" if row["exit_missed"] else "left"
     if row["contradicted_by_event_id"]:
@@ -170,15 +170,15 @@ def _state(row: visit_fields.VisitFields, now: datetime) -> str:
     return "there now"
 
 
-def _is_open(row: visit_fields.VisitFields) -> bool:
+def _is_open(row: notifications.VisitFields) -> bool:
     return row["exited_at"] is None and not row["exit_missed"]
 
 
-def _pair_of(row: visit_fields.VisitFields) -> Pair:
+def _pair_of(row: notifications.VisitFields) -> Pair:
     return Pair(str(row["device_id"]), Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])))
 
 
-def _enter_of(row: visit_fields.VisitFields) -> GeofenceEvent:
+def _enter_of(row: notifications.VisitFields) -> GeofenceEvent:
     device, fence = _pair_of(row)
     at = keys.instant(str(row["entered_at"]))
     return GeofenceEvent(str(row["entered_event_id"]), "", "enter", device, fence, at, None, None)
@@ -186,14 +186,14 @@ def _enter_of(row: visit_fields.VisitFields) -> GeofenceEvent:
 
 def _open_visits(
     pages: Iterable["QueryOutputTypeDef | ScanOutputTypeDef"],
-) -> Iterator[visit_fields.VisitFields]:
+) -> Iterator[notifications.VisitFields]:
     for item in (loaded(item) for page in pages for item in page["Items"]):
         visit = Visit(keys.instant(str(item["entered_at"])), str(item["entered_event_id"]))
         yield _row(keys.pair_of_key(str(item["pk"]), str(item["sk"])), visit)
 
 
-def _row(pair: Pair, visit: Visit) -> visit_fields.VisitFields:
-    row = visit_fields.fields_of(pair, visit)
+def _row(pair: Pair, visit: Visit) -> notifications.VisitFields:
+    row = notifications.fields_of(pair, visit)
     return {name: row[name] for name in FIELDS}
 
 

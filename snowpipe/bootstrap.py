@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from cli.counts import count
 from cli.refusal import Refusal
 from snowpipe import apply as applying
-from snowpipe import policies
+from snowpipe import aws_policies
+from snowpipe.aws_policies import Role, Topic
 from snowpipe.ddl_files import Definition, Parameters
 from snowpipe.pipes import pipes, status
-from snowpipe.policies import Role, Topic
 from snowpipe.warehouse import Row, Warehouse
 
 
@@ -63,18 +63,18 @@ class Bootstrap:
         return [{"step": step, "result": result} for step, result in done]
 
     def trust(self) -> str:
-        wanted = policies.trust_policy(self.warehouse, self.parameters)
+        wanted = aws_policies.trust_policy(self.warehouse, self.parameters)
         found = self.role.trust()
-        if found is not None and policies.trusts(found, wanted):
+        if found is not None and aws_policies.trusts(found, wanted):
             return f"{self.role.name} trusts Snowflake's user"
         if self.write:
-            self.role.write(wanted, policies.access_policy(self.parameters))
+            self.role.write(wanted, aws_policies.access_policy(self.parameters))
             return f"{self.role.name} written"
         (statement,) = wanted["Statement"]
         lack = "does not exist" if found is None else "does not trust Snowflake's user with this external id"
         raise Refusal(
             f"The role {self.role.name} {lack}. In serverless/stage_settings.yml set snowflakeUserArn: "
-            f"{policies.principal_of(statement)} and snowflakeExternalId: "
+            f"{aws_policies.principal_of(statement)} and snowflakeExternalId: "
             f"{statement['Condition']['StringEquals']['sts:ExternalId']}, deploy the stage, and run bootstrap "
             "again. (If AWS is emulated, run bootstrap --write instead.)",
             1,
@@ -82,8 +82,8 @@ class Bootstrap:
 
     def subscription(self) -> str:
         found = self.topic.policy()
-        statement = policies.subscription(self.warehouse, self.parameters)
-        wanted = policies.with_statement(found, statement)
+        statement = aws_policies.subscription(self.warehouse, self.parameters)
+        wanted = aws_policies.with_statement(found, statement)
         if wanted is found:
             return "allows Snowflake to subscribe"
         if self.write:
@@ -92,7 +92,7 @@ class Bootstrap:
         raise Refusal(
             (
                 f"The policy of {self.parameters.topic_arn} does not allow Snowflake to subscribe. In "
-                f"serverless/stage_settings.yml set snowflakeSnsUserArn: {policies.principal_of(statement)}, "
+                f"serverless/stage_settings.yml set snowflakeSnsUserArn: {aws_policies.principal_of(statement)}, "
                 "deploy the stage, and run bootstrap again. (If AWS is emulated, run bootstrap --write instead.)"
             ),
             1,

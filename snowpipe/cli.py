@@ -17,7 +17,7 @@ from cli.counts import count
 from cli.print_rows import show, tell
 from cli.refusal import Refusal
 from snowpipe import apply as applying
-from snowpipe import archive, pipe_commands, policies, run_dbt, sqlite
+from snowpipe import archive, aws_policies, pipe_commands, run_dbt, sqlite
 from snowpipe.archive import Archive
 from snowpipe.bootstrap import Bootstrap
 from snowpipe.deployed_stage import Json, Outputs, stage_of
@@ -91,8 +91,8 @@ def bootstrap(
     if write:
         stage.refuse_to_change_aws()
     parameters = stage.parameters
-    role = policies.Role(stage.aws("iam"), parameters.storage_role_arn)
-    topic = policies.Topic(stage.aws("sns"), parameters.topic_arn)
+    role = aws_policies.Role(stage.aws("iam"), parameters.storage_role_arn)
+    topic = aws_policies.Topic(stage.aws("sns"), parameters.topic_arn)
     with stage.warehouse(administrator) as session:
         show(Bootstrap(session, stage.ddl, parameters, role, topic, write, tell).run(), as_json)
 
@@ -103,7 +103,7 @@ def trust_policy(context: typer.Context, outputs: Outputs = None, as_json: Json 
     del as_json  # a policy is always JSON
     stage = stage_of(context, outputs)
     with stage.warehouse(administrator) as session:
-        policy = policies.trust_policy(session, stage.parameters)
+        policy = aws_policies.trust_policy(session, stage.parameters)
     typer.echo(json.dumps(policy, indent=2, allow_nan=False))
 
 
@@ -121,10 +121,10 @@ def sns_policy(
     stage = stage_of(context, outputs)
     if write:
         stage.refuse_to_change_aws()
-    topic = policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
+    topic = aws_policies.Topic(stage.aws("sns"), stage.parameters.topic_arn)
     with stage.warehouse(administrator) as session:
-        wanted = policies.subscription(session, stage.parameters)
-    policy = policies.with_statement(topic.policy(), wanted)
+        wanted = aws_policies.subscription(session, stage.parameters)
+    policy = aws_policies.with_statement(topic.policy(), wanted)
     if write:
         topic.write(policy)
     typer.echo(json.dumps(policy, indent=2, allow_nan=False))

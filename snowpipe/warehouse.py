@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from cli.deadline import NoAnswerError, while_alive, within
 from cli.refusal import Refusal
 from snowpipe.arrow import make_loggers
-from snowpipe.check.sqlapi import host_of
+from snowpipe.pipe_check.sqlapi import host_of
 from snowpipe.roles import Role
 from snowpipe.settings import Connection
 

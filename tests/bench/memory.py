@@ -23,8 +23,8 @@ from contract.archive_object import ObjectName
 from ops.object_sets import ObjectSets
 from snowpipe import loading
 from snowpipe.archive import Archive, Object
-from snowpipe.check.main import newest_archived_at
 from snowpipe.history import validate
+from snowpipe.pipe_check.main import newest_archived_at
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.warehouse import Row

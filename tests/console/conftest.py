@@ -28,7 +28,7 @@ from tests.console.stand_in import Feed, State, morning
 from tests.e2e.pipeline import Pipeline
 from tests.scopes import ScopeScheduling
 from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
-from tools.stack import private
+from tools.stack import private_files
 from tools.stack.stack import Stack
 
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
@@ -140,7 +140,7 @@ def pipeline() -> Iterator[Pipeline]:
             # report use this time zone, and the console reads it when it starts.
             file = stack.settings.outputs_file
             deployed = json.loads(file.read_text())
-            private.write(
+            private_files.write(
                 file, json.dumps(deployed | {"time_zone": zone_in_which_it_is_one_in_the_afternoon()})
             )
             stack.console()

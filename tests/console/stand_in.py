@@ -320,11 +320,11 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                 at=t1,
                 speed_kmh=round(km / max(1e-6, (t1 - t0).total_seconds() / 3600), 1) if km > 0.1 else None,
                 inside=inside,
-                silence="at a place: phones send few events there"
+                silence="at a place, where phones send few events"
                 if inside
-                else "the truck was moving: no network, or the phone is off"
+                else "probably no network, or the phone is off (the truck was moving)"
                 if km > 0.1
-                else "the truck was stationary: parked, or the phone is off",
+                else "probably parked, or the phone is off (the truck was stationary)",
             )
         )
     begins = plan.begins_at
@@ -423,7 +423,7 @@ def truck(device: str, position: tuple[float, float], at: datetime | None = None
         "inside": [],
         "heard_at": iso(at),
         "last_type": "user.updated_trip",
-        "silence": "the truck was moving: no network, or the phone is off",
+        "silence": "probably no network, or the phone is off (the truck was moving)",
     } | known
 
 

@@ -16,8 +16,8 @@ import pytest
 from cli.refusal import Refusal
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe import settings, warehouse
-from snowpipe.check.pipes import failed_loads_sql
 from snowpipe.ddl_files import DDL
+from snowpipe.pipe_check.health import failed_loads_sql
 from snowpipe.warehouse import Row, Snowflake
 from tests.unit.snowpipe.warehouse_stage import Stage
 
@@ -36,7 +36,7 @@ def for_both_pipes(*statements: str) -> tuple[str, ...]:
 
 # The statements of each role, in order. A statement may begin with the name of another role that runs it.
 STATEMENTS: dict[str, tuple[str, ...]] = {
-    # status, history, refresh, backfill, reload, pause, resume
+    # `milkrun warehouse` status, pause, resume, refresh, backfill, history and reload
     "LOADER": (
         *for_both_pipes(
             "SELECT SYSTEM$PIPE_STATUS('{{database}}.RAW.{name}_PIPE') AS status",
@@ -87,7 +87,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
         "TRANSFORMER: CREATE OR REPLACE VIEW {database}.STAGING.B_VIEW AS SELECT 1 AS a",
         "SELECT * FROM {database}.STAGING.B_VIEW",
     ),
-    # the scheduled check (snowpipe/check/main.py)
+    # the scheduled check (snowpipe/pipe_check/main.py)
     "WATCHER": (
         *for_both_pipes("SELECT SYSTEM$PIPE_STATUS('{{database}}.RAW.{name}_PIPE') AS status"),
         failed_loads_sql("{database}"),

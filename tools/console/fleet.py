@@ -214,12 +214,12 @@ def silence_of(truck: Truck, is_inside: bool) -> str:
         if any(part in type_ for part in parts):
             return reason
     if is_inside:
-        return "at a place: phones send few events there"
+        return "at a place, where phones send few events"
     if truck.last.accuracy_m is not None and truck.last.accuracy_m > POOR_ACCURACY_M:
         return f"poor location signal (± {truck.last.accuracy_m:.0f} m)"
     if truck.speed_kmh:
-        return "the truck was moving: no network, or the phone is off"
-    return "the truck was stationary: parked, or the phone is off"
+        return "probably no network, or the phone is off (the truck was moving)"
+    return "probably parked, or the phone is off (the truck was stationary)"
 
 
 class PlaceRow(TypedDict):

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from consumer import keys, visit_fields
+from consumer import keys, notifications
 from consumer.visits import Pair, Visit
 from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import EXCLUSIVE_TAGS
@@ -79,7 +79,7 @@ class Change(TypedDict):
 
 
 def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> Known:
-    """Parse a visit in the form that `milkrun visits` and the event bus use (`consumer.visit_fields.fields_of`)."""
+    """Parse a visit in the form that `milkrun visits` and the event bus use (`consumer.notifications.fields_of`)."""
     return Known(
         device_id=str(row["device_id"]),
         fence=Fence(str(row["geofence_tag"]), str(row["geofence_external_id"])),
@@ -98,7 +98,7 @@ def known(row: Mapping[str, Any], version: int = -1, restated: bool = False) -> 
 
 
 def by_rule(pair: Pair, visit: Visit) -> Known:
-    return known(visit_fields.fields_of(pair, visit))
+    return known(notifications.fields_of(pair, visit))
 
 
 def start_of(visit: Known) -> Start:

@@ -157,7 +157,7 @@ class Console:
         for poller in self._pollers:
             poller.start()
 
-    # --- the page
+    # --- the API that the page uses
 
     async def stream(self, _: Request) -> Response:
         return StreamingResponse(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from consumer import keys, visit_fields
+from consumer import keys, notifications
 from contract import logs
 from contract.events import Fence
 from ops import fleet_day, redrive, visits
@@ -161,15 +161,15 @@ class VisitPoller(Poller):
             self._verified[device] = doubtful[device]
         return len(to_ask) <= self.DEVICES_A_LOOK
 
-    def _read(self, _: str, rows: list[visit_fields.VisitFields], __: str) -> None:
+    def _read(self, _: str, rows: list[notifications.VisitFields], __: str) -> None:
         self.state.visits.read(rows, as_news=False)
 
-    def _opened(self, rows: list[visit_fields.VisitFields], as_news: bool) -> None:
+    def _opened(self, rows: list[notifications.VisitFields], as_news: bool) -> None:
         self.state.visits.read(rows, as_news=as_news)
 
     def _of(
         self, device: str, since: datetime | None = None
-    ) -> tuple[str, list[visit_fields.VisitFields], str]:
+    ) -> tuple[str, list[notifications.VisitFields], str]:
         """Return the device, its visits of the last two days (since `since`, if that is earlier), and the beginning
         of this time range as text.
         """

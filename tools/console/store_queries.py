@@ -10,9 +10,9 @@ from consumer import keys
 from contract.archive_object import object_name
 from contract.events import Fence
 from ops import daily_report, visits
-from ops.event_finder import Finder, Step, lags
 from ops.read_stores import utc
 from ops.stage_outputs import Outputs
+from ops.trace_steps import Finder, Step, lags
 from snowpipe.archive import Archive
 from snowpipe.quoting import quoted
 from snowpipe.warehouse import MissingObject, Row
@@ -80,7 +80,7 @@ class StoreQueries:
     def _steps(self, what: str, device_id: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
         with self._session():
-            pass  # sign in first, because without Snowflake the search would fail after it has read the archive
+            pass  # sign in first: the search for an object queries Snowflake last, so without it, it would fail late
         finder = Finder(self._outputs, self._stage, PerStatement(self._session))
         if object_name(what):
             return finder.object(what), finder.searched

@@ -30,7 +30,8 @@ _INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command of the local stack.
 
-    Exit codes: 0 (success), 1 (`status`: the stack is not up; `up`: data was lost), 2 (failure), 130 (interrupted).
+    Exit codes: 0 (success), 1 (`status`: the stack is not up; `up`: data was lost), 2 (failure), 130 (interrupted),
+    141 (the reader of the output has ended).
     """
     return command_errors.run(app, arguments, obj=environment, environment=environment, tell=_complain)
 

@@ -11,7 +11,7 @@ from typing import Any
 from ops.osls import OSLS, alone
 from ops.stage_outputs import ROOT, tags_of
 from snowpipe.emulator import NO_PROXIES, emulator_session
-from tools.stack import identity, private, snowflake
+from tools.stack import identity, private_files, snowflake
 from tools.stack.errors import StackError
 from tools.stack.processes import Processes
 from tools.stack.settings import REGION, Settings
@@ -26,7 +26,7 @@ FUNCTIONS = (
     "aws",
     "handler",
     "consumer",
-    "snowpipe/check",
+    "snowpipe/pipe_check",
     "requirements-lambda.txt",
 )
 FUNCTIONS_BUILD = ("ops/package.py", ".python-version", "package-lock.json")
@@ -143,4 +143,4 @@ def write(outputs: Mapping[str, object], file: Path) -> None:
     """Write the outputs as JSON to a file that only the user may read, because it contains an API key and a
     password.
     """
-    private.write(file, json.dumps(outputs, indent=2, allow_nan=False) + "\n")
+    private_files.write(file, json.dumps(outputs, indent=2, allow_nan=False) + "\n")

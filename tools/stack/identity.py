@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ops.stage_outputs import TokenIssuer
-from tools.stack import private
+from tools.stack import private_files
 from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 
@@ -78,7 +78,7 @@ def publish_keys(settings: Settings, s3: Any) -> None:
     """Create the key pair if it does not exist, and store the public key in S3 as a JSON Web Key Set."""
     file = issuer(settings).private_key_file
     if not file.exists():
-        private.write(file, new_key())
+        private_files.write(file, new_key())
     s3.create_bucket(Bucket=BUCKET)
     key_set = {"keys": [public_jwk(_read_key(issuer(settings)))]}
     body = json.dumps(key_set, allow_nan=False).encode()

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from ops.stage_outputs import ROOT
-from tools.stack import private
+from tools.stack import private_files
 from tools.stack.processes import Process, Processes
 from tools.stack.settings import LOOPBACK, Settings
 
@@ -59,7 +59,7 @@ def password(settings: Settings) -> str:
     file = password_file(settings)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        private.write(file, new_password())
+        private_files.write(file, new_password())
     return file.read_text()
 
 

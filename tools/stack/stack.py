@@ -17,7 +17,7 @@ from cli.counts import count
 from cli.deadline import within
 from cli.refusal import Refusal
 from ops.stage_outputs import ROOT, Outputs
-from tools.stack import console, deploy, identity, localstack, private, snowflake
+from tools.stack import console, deploy, identity, localstack, private_files, snowflake
 from tools.stack.errors import LostStateError, StackError
 from tools.stack.identity import Auth
 from tools.stack.processes import Process, Processes
@@ -121,7 +121,7 @@ class Stack:
             (snowflake.password_file(self.settings), snowflake.is_password, snowflake.new_password),
         ):
             if file.exists() and not is_whole(file.read_text()):
-                private.write(file, new())
+                private_files.write(file, new())
                 self._deployed_file.unlink(missing_ok=True)
                 notes.append(f"{file} was incomplete and was replaced.")
                 # The warehouse's process accepts the password with which it was started.

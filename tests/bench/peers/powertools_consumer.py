@@ -18,7 +18,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 )
 
 from aws.table import Item, dumped
-from consumer import keys, visit_fields
+from consumer import keys, notifications
 from consumer.visits import Visit, pair_of, visits_of
 from contract.event_rules import geofence_event
 
@@ -68,7 +68,7 @@ class Consumer:
         before, after = _visits(known), _visits([*known, event])
         for start, visit in after.items():
             if before.get(start) != visit:
-                row = visit_fields.fields_of(pair, visit)
+                row = notifications.fields_of(pair, visit)
                 item = {name: str(value) for name, value in row.items() if value is not None}
                 item |= {"pk": pk, "sk": f"v#{row['entered_at']}#{visit.entered_event_id}"}
                 self._dynamodb.put_item(TableName="visits", Item=dumped(item))

@@ -401,9 +401,9 @@ def test_user_that_reports_failed_loads_must_be_the_arn_of_a_user(aws):
     assert invalid in codes(preflight.snowflake_parameters, aws, template=template)
 
 
-def test_pipe_check_of_a_database_with_a_hyphen_blocks_the_deployment(aws):
-    """The database's default name is MILKRUN_ and the stage's name. For the stage `perf-2`, the commands use
-    MILKRUN_PERF_2.
+def test_database_name_with_a_hyphen_blocks_the_deployment_if_pipes_are_checked(aws):
+    """By default, the pipe check of the stage `perf-2` would use the database MILKRUN_perf-2. That name is invalid, and
+    the commands use MILKRUN_PERF_2.
     """
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     variables = template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]

@@ -22,10 +22,10 @@ from contract import logs
 from contract.archive_object import lines_object
 from contract.events import Reason
 from contract.rejected_lines import quarantine_line
-from ops import event_finder
-from ops.event_finder import Finder, Line, Step, _covers, in_order, is_key, lags
+from ops import trace_steps
 from ops.reachable_stores import unreachable
 from ops.trace import EXIT_CODES, steps_of, verdict
+from ops.trace_steps import Finder, Line, Step, _covers, in_order, is_key, lags
 from snowpipe.warehouse import Row
 from tests.unit.ops.test_terminal import NOWHERE
 
@@ -145,7 +145,7 @@ def test_trace_searches_the_whole_first_and_last_hour_of_the_log_for_a_request(
         return iter(())
 
     found: list[datetime] = []
-    monkeypatch.setattr(event_finder, "log_lines", log_lines)
+    monkeypatch.setattr(trace_steps, "log_lines", log_lines)
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer"})
     finder.request("r", AT + timedelta(minutes=30), AT + timedelta(hours=1))
     assert len(set(found)) == 2
@@ -161,7 +161,7 @@ def test_trace_of_a_request_that_was_not_stored_shows_the_response_and_the_error
         "object_key": None,
         "rejected_key": None,
     }
-    monkeypatch.setattr(event_finder, "log_lines", lambda *_, **__: iter([(AT, line)]))
+    monkeypatch.setattr(trace_steps, "log_lines", lambda *_, **__: iter([(AT, line)]))
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer", "S3": "no answer"})
     steps = steps_of(finder, "r", AT, AT, lambda _: None)
     assert steps == [Step("answered, nothing stored", AT, {"status": 503, "error": "S3: SlowDown"})]
@@ -174,7 +174,7 @@ def test_trace_of_a_refused_request_shows_the_error_code(monkeypatch: pytest.Mon
         line = {"request_id": "r", "status": 401, "code": "invalid_token", "refused": 1}
         return iter([(AT, line)] if name == logs.REQUEST_REFUSED else [])
 
-    monkeypatch.setattr(event_finder, "log_lines", log_lines)
+    monkeypatch.setattr(trace_steps, "log_lines", log_lines)
     finder = Finder(NOWHERE, "local", None, {"Lambda": "no answer", "S3": "no answer"})
     steps = steps_of(finder, "r", AT, AT, lambda _: None)
     assert verdict(steps, {}) == ("NOT STORED: the response was 401 (invalid_token)", "not arrived")
@@ -184,7 +184,7 @@ def test_trace_of_a_request_shows_the_response_even_if_s3_and_snowflake_are_unre
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     line = {"request_id": "r", "status": 202, "object_key": KEY}
-    monkeypatch.setattr(event_finder, "log_lines", lambda *_, **__: iter([(AT, line)]))
+    monkeypatch.setattr(trace_steps, "log_lines", lambda *_, **__: iter([(AT, line)]))
     unasked = {"S3": "no answer", "Snowflake": "no answer", "Lambda": "no answer"}
     steps = steps_of(Finder(NOWHERE, "local", None, unasked), "r", AT, AT, lambda _: None)
     assert steps == [Step("answered", AT, {"status": 202})]

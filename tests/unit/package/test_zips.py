@@ -18,7 +18,7 @@ from ops import package
 ENTRY_POINTS = {
     "handler": ("handler.main", "handler.redrive"),
     "consumer": ("consumer.main",),
-    "check": ("snowpipe.check.main",),
+    "check": ("snowpipe.pipe_check.main",),
 }
 zips = pytest.mark.parametrize("name", sorted(package.CONTENTS))
 
@@ -106,7 +106,7 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
     assert not {"snowflake", "fakesnow", "duckdb", "amazon_kclpy", "pytest", "typer"} & tops
     if name == "check":
         inside = {f for f in files if f.startswith("snowpipe/") and f.endswith(".py")}
-        assert all(f == "snowpipe/__init__.py" or f.startswith("snowpipe/check/") for f in inside)
+        assert all(f == "snowpipe/__init__.py" or f.startswith("snowpipe/pipe_check/") for f in inside)
     services = {f.split("/")[2] for f in files if f.startswith("botocore/data/") and f.count("/") > 3}
     assert services <= package.SERVICES
 

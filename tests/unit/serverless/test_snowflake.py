@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from snowpipe.aws_policies import permissions, subscription, trust_policy, trusts, with_statement
 from snowpipe.ddl_files import Parameters
-from snowpipe.policies import permissions, subscription, trust_policy, trusts, with_statement
 from snowpipe.warehouse import Row
 from tests.unit.serverless.templates import STAGES, properties
 

@@ -165,7 +165,7 @@ def test_file_with_an_invalid_fence_is_refused_with_the_name_of_the_fence(tmp_pa
         ("driver.logged_out", "the driver signed out"),
         ("user.stopped_trip", "its trip ended"),
         ("user_stopped_trip", "its trip ended"),
-        ("pickup.completed", "the truck was stationary: parked, or the phone is off"),
+        ("pickup.completed", "probably parked, or the phone is off (the truck was stationary)"),
     ],
 )
 def test_reason_for_silence_depends_on_the_type_of_the_last_event(type_, reason):
@@ -183,6 +183,6 @@ def test_reason_for_silence_depends_on_whether_the_truck_was_moving_or_inside_a_
     fleet = Fleet()
     fleet.moved(Position("truck-1", 100.0, 100.0, 5.8, 53.1, "user.updated_trip"))
     fleet.moved(Position("truck-1", 200.0, 200.0, 5.9, 53.1, "user.updated_trip"))
-    assert fleet.rows({})[0]["silence"] == "the truck was moving: no network, or the phone is off"
+    assert fleet.rows({})[0]["silence"] == "probably no network, or the phone is off (the truck was moving)"
     inside = fleet.rows({"truck-1": ["farm#1"]})[0]
-    assert inside["silence"] == "at a place: phones send few events there"
+    assert inside["silence"] == "at a place, where phones send few events"

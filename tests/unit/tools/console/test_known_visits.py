@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer import keys, notifications, visit_diff, visit_fields
+from consumer import keys, notifications, visit_diff
 from consumer.visits import Pair, Rule, Visit, visits_of
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
@@ -60,7 +60,7 @@ def shown(known: KnownVisits) -> set[tuple[str, str | None, bool]]:
 def truth(visits: list[Visit]) -> set[tuple[str, str | None, bool]]:
     return {
         (str(row["entered_at"]), row["exited_at"], bool(row["exit_missed"]))
-        for row in (visit_fields.fields_of(PAIR, visit) for visit in visits)
+        for row in (notifications.fields_of(PAIR, visit) for visit in visits)
     }
 
 
@@ -101,7 +101,7 @@ def test_outdated_row_of_the_visits_table_does_not_undo_a_notification():
     known = KnownVisits()
     for kind, detail in notices:
         known.tell(kind, detail)
-    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "e1"))])
+    known.read([notifications.fields_of(PAIR, Visit(BEGIN, "e1"))])
     assert known.there() == []
 
 
@@ -112,7 +112,7 @@ def test_outdated_row_of_the_visits_table_does_not_restore_a_visit_that_was_merg
     for kind, detail in notices:
         known.tell(kind, detail)
     known.take_changes()
-    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=10), "e3"))])
+    known.read([notifications.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=10), "e3"))])
     assert known.take_changes() == ([], False)
     assert [row["entered_event_id"] for row in known.there()] == ["e1"]
 
@@ -121,15 +121,15 @@ def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
     known = KnownVisits()
     known.read(
         [
-            visit_fields.fields_of(PAIR, Visit(BEGIN, "e1")),
-            visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(hours=1), "e2")),
+            notifications.fields_of(PAIR, Visit(BEGIN, "e1")),
+            notifications.fields_of(PAIR, Visit(BEGIN + timedelta(hours=1), "e2")),
         ]
     )
     known.take_changes()
-    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN - timedelta(hours=1), "e0"))], as_news=False)
+    known.read([notifications.fields_of(PAIR, Visit(BEGIN - timedelta(hours=1), "e0"))], as_news=False)
     known.reread(
         "truck-1",
-        [visit_fields.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))],
+        [notifications.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))],
         keys.timestamp(BEGIN),
     )
     assert [row["entered_event_id"] for row in known.there()] == ["e0"], "it was not read again"
@@ -138,7 +138,7 @@ def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
 
 def test_visit_that_is_loaded_as_history_is_shown_but_not_sent_as_a_change():
     known = KnownVisits()
-    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "e1"))], as_news=False)
+    known.read([notifications.fields_of(PAIR, Visit(BEGIN, "e1"))], as_news=False)
     assert known.take_changes() == ([], True)
     assert [row["device_id"] for row in known.there()] == ["truck-1"]
 
@@ -147,7 +147,7 @@ def test_number_of_visits_in_memory_is_limited(monkeypatch):
     monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
     known = KnownVisits()
     for n in range(400):
-        known.read([visit_fields.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
+        known.read([notifications.fields_of(PAIR, Visit(BEGIN + timedelta(minutes=n), f"e{n}"))])
     assert len(known.there()) == 50
     assert known.there()[-1]["entered_event_id"] == "e399"
 
@@ -155,10 +155,10 @@ def test_number_of_visits_in_memory_is_limited(monkeypatch):
 def test_closed_visits_are_dropped_from_memory_before_open_ones(monkeypatch):
     monkeypatch.setattr(known_visits, "MAX_VISITS", 50)
     known = KnownVisits()
-    known.read([visit_fields.fields_of(PAIR, Visit(BEGIN, "overdue"))])
+    known.read([notifications.fields_of(PAIR, Visit(BEGIN, "overdue"))])
     for n in range(1, 400):
         entered = BEGIN + timedelta(minutes=n)
-        known.read([visit_fields.fields_of(PAIR, Visit(entered, f"e{n}", entered, f"x{n}"))])
+        known.read([notifications.fields_of(PAIR, Visit(entered, f"e{n}", entered, f"x{n}"))])
     assert [row["entered_event_id"] for row in known.there()] == ["overdue"]
     assert len(list(known.rows())) == 50
 
@@ -173,7 +173,7 @@ def test_closed_visits_are_dropped_from_memory_before_open_ones(monkeypatch):
 @pytest.mark.parametrize("tag", ["farm", "yard"])
 def test_notification_of_another_producer_with_an_invalid_visit_changes_nothing(wrong, tag):
     state = ConsoleState({"stage": "local"})
-    visit = visit_fields.fields_of(Pair("truck-1", Fence(tag, "f1")), Visit(BEGIN, "e1"))
+    visit = notifications.fields_of(Pair("truck-1", Fence(tag, "f1")), Visit(BEGIN, "e1"))
     detail = {"id": "n1", "version": 1, "previous": None, "visit": visit | wrong}
     state.tell_visit("arrived", detail)
     snapshot = state.snapshot()

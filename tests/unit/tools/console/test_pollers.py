@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
-from consumer import visit_fields
+from consumer import notifications
 from consumer.visits import Pair, Rule, Visit
 from contract import logs
 from contract.archive_object import lines_object, object_name
@@ -385,7 +385,7 @@ def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it
     parked = Visit(NOW - timedelta(days=3), "e1")
     left = Visit(parked.entered_at, "e1", NOW - timedelta(hours=2), "x1")
     later = Visit(NOW - timedelta(hours=1), "e2", NOW - timedelta(minutes=50), "x2")
-    there = [visit_fields.fields_of(Pair("t1", plant), parked)]
+    there = [notifications.fields_of(Pair("t1", plant), parked)]
     monkeypatch.setattr(store_pollers.visits, "there_now", lambda *_: iter(there))
     stored = [(Pair("t1", plant), left), (Pair("t1", farm), later)]
     monkeypatch.setattr(store_pollers.visits.read_stores, "device_visits", lambda *_: stored)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import keys, visit_fields
+from consumer import keys, notifications
 from consumer.visits import visits_of
 from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import presence
@@ -33,9 +33,9 @@ def shown(found: list[GeofenceEvent], tags: tuple[str, ...], rng: random.Random)
     contradicts the visit, or None.
     """
     known = KnownVisits(tags)
-    inputs: list[GeofenceEvent | visit_fields.VisitFields] = [each for each in found if each.kind == "enter"]
+    inputs: list[GeofenceEvent | notifications.VisitFields] = [each for each in found if each.kind == "enter"]
     inputs += [
-        visit_fields.fields_of(pair, visit)
+        notifications.fields_of(pair, visit)
         for pair, history in visits_of(found).items()
         for visit in history.visits
     ]
@@ -78,7 +78,7 @@ def test_console_and_presence_rule_agree_for_real_delivery_rounds() -> None:
 def known_of(*found: GeofenceEvent) -> KnownVisits:
     known = KnownVisits()
     known.read(
-        visit_fields.fields_of(pair, visit)
+        notifications.fields_of(pair, visit)
         for pair, history in visits_of(found).items()
         for visit in history.visits
     )

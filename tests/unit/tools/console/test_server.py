@@ -19,7 +19,7 @@ import urllib3
 
 from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
-from consumer import visit_fields
+from consumer import notifications
 from consumer.visits import Pair, Visit
 from contract.archive_object import Prefix, lines_object
 from contract.events import Fence
@@ -217,7 +217,7 @@ def test_every_response_has_the_security_headers(served):
         assert "default-src 'none'" in policy
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
-        assert "worker-src 'self' blob:" in policy, "the map draws in a worker"
+        assert "worker-src 'self' blob:" in policy, "MapLibre prepares the map's data in a worker"
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "no-referrer"
@@ -610,7 +610,7 @@ def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeyp
         async with asyncio.timeout(10):
             for n in range(2):
                 now = Visit(datetime.now(UTC), f"e-{n}")
-                visit = visit_fields.fields_of(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
+                visit = notifications.fields_of(Pair("truck-1", Fence("farm", f"farm-{n}")), now)
                 state.tell_visit("arrived", {"id": f"{n}", "version": 1, "visit": visit, "previous": None})
                 while f'"e-{n}"'.encode() not in messages[-1]:
                     messages.append(await anext(page))
@@ -679,8 +679,8 @@ def test_place_is_listed_with_todays_visits_and_the_last_truck_that_visited_it(s
     farm, now = Fence("farm", "farm-38"), datetime.now(UTC)
     yesterday = Visit(now - timedelta(days=1, minutes=5), "e-9", now - timedelta(days=1), "x-9")
     rows = [
-        visit_fields.fields_of(Pair("truck-9", farm), yesterday),
-        visit_fields.fields_of(Pair("truck-902", farm), Visit(now - timedelta(seconds=9), "e-902")),
+        notifications.fields_of(Pair("truck-9", farm), yesterday),
+        notifications.fields_of(Pair("truck-902", farm), Visit(now - timedelta(seconds=9), "e-902")),
     ]
     served.tell(served.console.state.visits.read, rows)
     [place] = [each for each in served.get("/api/places")["places"] if each["fence_id"] == "farm#farm-38"]

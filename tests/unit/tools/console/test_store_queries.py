@@ -12,8 +12,8 @@ import pytest
 from moto import mock_aws
 
 from contract.archive_object import lines_object
-from ops.event_finder import Step
 from ops.stage_outputs import Outputs
+from ops.trace_steps import Step
 from snowpipe.archive import Object
 from snowpipe.warehouse import Row, Warehouse
 from tests.unit.tools.console.test_server import Served

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from consumer import visit_fields
+from consumer import notifications
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from tools.console import known_visits, visit_list
@@ -18,7 +18,7 @@ FARM = Fence("farm", "f1")
 def visit(days_ago: int, device: str = "t1", fence: Fence = FARM) -> Known:
     entered = NOW - timedelta(days=days_ago)
     closed = Visit(entered, f"e{days_ago}", entered + timedelta(minutes=9), f"x{days_ago}")
-    return known_visits.known(visit_fields.fields_of(Pair(device, fence), closed))
+    return known_visits.known(notifications.fields_of(Pair(device, fence), closed))
 
 
 class Stores:
@@ -76,8 +76,8 @@ def test_visit_that_was_restated_since_the_last_dbt_run_is_listed_and_exported_o
     outdated, bus = visit(1), KnownVisits()
     entered = NOW - timedelta(days=1, minutes=5)
     pair = Pair("t1", FARM)
-    now = visit_fields.fields_of(pair, Visit(entered, "e0", entered + timedelta(minutes=14), "x1"))
-    previous = visit_fields.fields_of(
+    now = notifications.fields_of(pair, Visit(entered, "e0", entered + timedelta(minutes=14), "x1"))
+    previous = notifications.fields_of(
         pair, Visit(NOW - timedelta(days=1), "e1", NOW - timedelta(days=1, minutes=-9), "x1")
     )
     bus.tell("visit_restated", {"id": "n", "version": 3, "visit": now, "previous": previous})

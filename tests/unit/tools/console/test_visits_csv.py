@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
-from consumer import visit_fields
+from consumer import notifications
 from consumer.visits import Pair, Visit
 from contract.events import Fence
 from tools.console import visits_csv
@@ -11,7 +11,7 @@ from tools.console.known_visits import KnownVisits
 
 
 def test_csv_of_visits_contains_utc_and_local_times_and_escapes_formulas():
-    row = visit_fields.fields_of(
+    row = notifications.fields_of(
         Pair("=cmd()", Fence("farm", "1")),
         Visit(
             datetime(2026, 11, 27, 23, 30, tzinfo=UTC), "e", datetime(2026, 11, 28, 0, 10, tzinfo=UTC), "x"

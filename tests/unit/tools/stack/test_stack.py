@@ -23,7 +23,7 @@ import pytest
 
 from ops.polling import until
 from ops.stage_outputs import ROOT
-from tools.stack import cli, console, deploy, identity, localstack, logs, private, snowflake, stack
+from tools.stack import cli, console, deploy, identity, localstack, logs, private_files, snowflake, stack
 from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
@@ -645,7 +645,7 @@ def test_incomplete_key_and_password_are_replaced_and_reported(
     files = [key_file, snowflake.password_file(trial_stack.settings)]
     trial_stack.up()
     snowflake.password(trial_stack.settings)
-    private.write(key_file, identity.new_key())
+    private_files.write(key_file, identity.new_key())
     assert trial_stack.up() == []
     for file in files:
         file.write_text(file.read_text()[:rest])
@@ -669,13 +669,13 @@ def test_interrupted_write_leaves_no_incomplete_secret_file(
         raise KeyboardInterrupt
 
     file = tmp_path / "issuer.pem"
-    private.write(file, "first")
+    private_files.write(file, "first")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            private.write(file, "second")
+            private_files.write(file, "second")
     assert file.read_text() == "first"
-    private.write(file, "third")
+    private_files.write(file, "third")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("issuer.pem", "third")]
 
 
@@ -715,7 +715,9 @@ def test_stack_folder_that_cannot_be_created_is_reported_in_one_line(
     environment = {**os.environ, "MILKRUN_LOCAL": str(tmp_path / folder), "MILKRUN_PORT": str(free_base())}
     code = cli.main([command], environment)
     said = capsys.readouterr().err
-    assert (code, said.count("\n")) in {(2, 1), (0, 0)}, said  # a folder that does not exist needs no `down`
+    assert (code, said.count("\n")) in {(2, 1), (0, 0)}, (
+        said
+    )  # `down` reports nothing if the folder does not exist
     if command == "up":
         assert reason in said
         assert folder[:20] in said

@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import Wanted, with_metrics
-from snowpipe.check.pipes import Health, failed_loads_sql, health, parse
-from snowpipe.check.sqlapi import Signer, SqlApi, host_of, log_in_token
+from snowpipe.pipe_check.health import Health, failed_loads_sql, health, parse
+from snowpipe.pipe_check.sqlapi import Signer, SqlApi, host_of, log_in_token
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
