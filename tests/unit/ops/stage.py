@@ -154,8 +154,10 @@ class Stage:
         return [row["LINE"] for row in self.raw.run(f"SELECT TO_JSON(payload) AS line FROM RAW.{table}")]
 
     def everything(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (location, text) for every text in the stores, in all versions of all objects. The texts are
-        decompressed and decoded from base64.
+        """Yield (location, text) for every text in the archive, the visits table, RAW and the queues. The archive's
+        texts are the key, metadata and body of each version of each object.
+
+        Compressed texts, and texts in base64, are decoded.
         """
         for entry in self.bucket.versions(""):
             yield entry["Key"], entry["Key"].encode()

@@ -80,7 +80,7 @@ ALSO = {
     ("visits", "--stage"): ["--device", "d"],
     ("visits", "--since"): ["--device", "d"],
 }
-# Any value is allowed for these options; dbt checks its own arguments.
+# Flags, typer's own options, and options that accept any value. The arguments of `dbt` are checked by dbt itself.
 NOT_TRIED = {"--code", "--app-version", "--help", "--json", "--install-completion", "--show-completion"}
 
 
@@ -105,7 +105,7 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                     values = OF_RELOAD
                 for value in values or BAD.get(option, NUMBERS):
                     if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
-                        continue  # valid: as fast as possible, like the default, 0
+                        continue  # valid: no limit, like the default
                     yield program, name, option, value
 
 

@@ -83,7 +83,7 @@ def made(aws: Aws, local: LocalProcess, monkeypatch: pytest.MonkeyPatch) -> Stag
     monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: stage.outputs)
     monkeypatch.setattr(forget.read_stores, "geofence_kinds", lambda _outputs, _stage: GEOFENCE_KINDS)
     monkeypatch.setattr(forget.read_stores, "rule", lambda _outputs, _stage: Rule())
-    monkeypatch.setattr(redrive, "LONG_POLL_SECONDS", 0)  # moto has only one server
+    monkeypatch.setattr(redrive, "LONG_POLL_SECONDS", 0)  # with moto, a short poll finds every message
     return stage
 
 
@@ -234,7 +234,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.claim(stage.outputs.redrive_queue_url, key, numbers)
     stage.claim(stage.outputs.dead_letter_queue_url, key, numbers[:1])
     stage.export_to(export)
-    # RAW outlives the archive: it contains rows of an expired object and of an expired reject.
+    # RAW keeps rows longer than S3 keeps objects, so delete a loaded object of events and one of rejects.
     old = stage.put(*(line(p.id("expired"), user={"_id": p.account}, type="t") for p in people))
     rejected = stage.put(*(p.rejects()[5] for p in people), prefix="rejected")
     stage.loaded()
@@ -542,7 +542,7 @@ def test_forgetting_an_unknown_person_starts_no_dbt_build(stage: Stage, built: l
 
 @pytest.mark.parametrize("nobody", [["--user", ""], ["--user", " "], ["--device", ""], []])
 def test_forget_refuses_an_empty_or_missing_id(nobody: list[str]) -> None:
-    """The command rejects an empty id before it searches for a stage."""
+    """The command fails before it looks up the stage."""
     assert run(*nobody, "--yes").exit_code == 2
 
 
@@ -564,7 +564,7 @@ def test_forget_reports_claim_checks_in_flight_whose_object_is_deleted(stage: St
 
 
 def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stage: Stage) -> None:
-    """The next run reads the person's geofence events from the old objects, so the first run must keep these."""
+    """The next run reads the person's geofence events from the old objects, so the first run must keep the objects."""
     now = datetime.now(UTC).isoformat()
     recent = line("a1", user={"userId": "ann", "deviceId": "phone-1"}, createdAt=now)
     stage.put(recent)
@@ -588,7 +588,9 @@ def test_event_that_the_consumer_processes_later_is_deleted_by_the_next_run(stag
 def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, built: list[tuple[str, ...]], step: str
 ) -> None:
-    """After the interruption, only RAW links the person to the device, and the marts have not been rebuilt yet."""
+    """The objects have expired, so only a row in RAW links the person to the device. The interrupted run may have
+    deleted this row, and has not rebuilt the marts.
+    """
     old = [stage.put(event) for event in (ANN, line("d1", user={"deviceId": "phone-1"}), BOB)]
     stage.loaded()
     stage.bucket.delete(old)
@@ -615,7 +617,7 @@ def test_rows_of_expired_objects_are_deleted_by_the_run_after_an_interruption(
 def test_persons_rows_that_snowpipe_loads_late_are_deleted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Snowpipe may load files in a different order from that in which they were written."""
+    """Snowpipe does not always load files in the order in which they were written."""
     key = stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)
@@ -637,7 +639,7 @@ def test_persons_rows_that_snowpipe_loads_late_are_deleted(
 def test_event_stored_again_by_a_simultaneous_forget_is_deleted_by_the_next_run(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one run forgets Ann, another one stores the old object without Bob's event, but with Ann's."""
+    """While one run forgets Ann, another one stores a copy of the old object without Bob's event, but with Ann's."""
     stage.put(ANN, BOB)
     stage.loaded()
     stage.consume(ANN, BOB)

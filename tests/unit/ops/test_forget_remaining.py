@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 def backups(monkeypatch: pytest.MonkeyPatch, *pages: list[str]) -> list[Remaining]:
-    """Return the entries about backups if ListBackups returns these pages. Without any page, it denies access."""
+    """Return the entries about backups if ListBackups returns these pages or, without any page, denies access."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     dynamodb = boto3.client("dynamodb", region_name="us-east-1")

@@ -1,9 +1,8 @@
-"""Test that commands end within the time limit if Snowflake freezes after the login.
+"""Test that commands end within the time limit if Snowflake freezes after the login, or if S3 does not answer.
 
-Each command reports that Snowflake does not answer. `trace` and `reconcile` also report the other stores.
-
-The local Snowflake is suspended (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
-is waiting for a response.
+A Freezer suspends the local Snowflake (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
+is waiting for a response. Each command then reports that Snowflake does not answer. `trace` and `reconcile` also
+report the other stores.
 """
 
 import json

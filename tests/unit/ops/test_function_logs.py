@@ -149,7 +149,7 @@ def test_log_lines_of_a_short_range_are_read_without_a_query() -> None:
 
 
 @pytest.mark.parametrize("hours", [1, 2])
-def test_aws_omits_the_log_lines_of_other_requests(hours: int) -> None:
+def test_aws_is_asked_for_only_the_log_lines_of_one_request(hours: int) -> None:
     asked: list[str] = []
 
     class Asked(Logs):
@@ -170,7 +170,7 @@ def test_aws_omits_the_log_lines_of_other_requests(hours: int) -> None:
 
 
 class BusyLogs(Logs):
-    """A fake of CloudWatch Logs that throttles the first call of each operation."""
+    """A fake of CloudWatch Logs in which the first call of each query operation fails with the given error code."""
 
     def __init__(self, times: list[datetime], code: str) -> None:
         super().__init__(times)
@@ -224,7 +224,7 @@ def test_log_can_be_read_for_a_range_that_begins_before_its_creation() -> None:
 
 
 class HangingLogs(Logs):
-    """A fake of CloudWatch Logs in which only the query of the first hour ends."""
+    """A fake of CloudWatch Logs in which only the query that begins at START ends."""
 
     def start_query(self, **request: Any) -> dict[str, Any]:
         if request["startTime"] == START.timestamp():

@@ -245,7 +245,7 @@ def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, c
     [(2, 4, False), (2, 5, True), (3, 2, False), (4, 1, True)],
 )
 def test_number_of_shards_out_of_reach_of_one_update_blocks_the_deployment(aws, present, wanted, found):
-    """A stream created on demand has at least four shards, so one update cannot reduce it to one shard."""
+    """A stream created in on-demand mode has at least four shards, so one update cannot reduce it to one shard."""
     template = changed("dev", "GeofenceStream", StreamModeDetails={"StreamMode": "PROVISIONED"})
     stream = template["GeofenceStream"]["Properties"]
     stream["ShardCount"]["Fn::If"][1], name = wanted, stream["Name"]
@@ -312,7 +312,7 @@ def test_setting_that_would_make_a_function_fail_blocks_the_deployment(aws, func
 
 
 def test_tokens_without_a_claim_that_names_the_device_block_the_deployment(aws):
-    """An empty setting does not mean the default here: every request with a token would get 401."""
+    """An empty jwtDeviceClaim does not select the default claim, so every request with a token would get 401."""
     variables = resources("dev")["IngestLambdaFunction"]["Properties"]["Environment"]["Variables"]
     with_tokens = {
         "IDENTITY": "required",
@@ -384,14 +384,14 @@ def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):
     ],
 )
 def test_url_of_snowflake_without_https_or_with_a_path_blocks_the_deployment(aws, url, found):
-    """Without https://, the pipe check would send its token over plain HTTP."""
+    """With http://, the pipe check would send its token unencrypted."""
     template = changed("dev", "CheckEventsRuleSchedule1", State="ENABLED")
     template["CheckLambdaFunction"]["Properties"]["Environment"]["Variables"]["SNOWFLAKE_URL"] = url
     codes_found = codes(preflight.snowflake_parameters, aws, template=template)
     assert (("blocks", "snowflake_url_invalid", "snowflakeUrl") in codes_found) is found
 
 
-def test_user_that_reports_failed_loads_must_be_the_arn_of_a_user(aws):
+def test_invalid_arn_of_the_user_that_reports_failed_loads_blocks_the_deployment(aws):
     """IAM rejects a role whose trust policy has an invalid principal, so the deployment would be rolled back."""
     template = json.loads(json.dumps(resources("dev-snowflake")))
     invalid = ("blocks", "snowflake_user_invalid", "snowflakeErrorsUserArn")

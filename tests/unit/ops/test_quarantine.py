@@ -23,8 +23,8 @@ BAD_UTF8 = b'{"_id":"a","note":"\xff"}'
     ids=["event", "bad-utf8-in-json", "text", "bytes", "deep"],
 )
 def test_each_exported_record_is_a_json_line_in_utf8(tmp_path: Path, data: bytes, expected: object) -> None:
-    """`milkrun quarantine show` converts records in the same way. An earlier version of the
-    command failed for all records if one of them was not valid UTF-8.
+    """`milkrun quarantine show` converts records in the same way. An earlier version of it failed for all records if
+    one of them was not valid UTF-8.
     """
     file = tmp_path / "aside.ndjson"
     assert write(file, [Aside("set-aside/x", 1, 1, ("invalid_json_value",), data, "van")]) == 1

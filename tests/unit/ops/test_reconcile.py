@@ -1,4 +1,6 @@
-"""Test that `milkrun reconcile` reports each kind of difference between the stores, and uses little memory."""
+"""Test that `milkrun reconcile` reports each kind of difference between the stores and uses little memory, and that
+its repair waits for Snowpipe.
+"""
 
 import json
 import re
@@ -155,7 +157,7 @@ def test_object_rewritten_by_forget_is_not_reported_as_a_difference(sets: Object
     assert list(sets.differences(LATER)) == []
 
 
-def test_rewrite_by_forget_is_reported_if_its_new_object_is_not_loaded(sets: ObjectSets) -> None:
+def test_object_that_forget_wrote_is_reported_if_it_is_not_loaded(sets: ObjectSets) -> None:
     old, new = key(0), key(1)
     enter(sets, logged=[old], archived=[old, new], loaded={old: 20})
     sets.rewritten({old: new})
@@ -405,8 +407,8 @@ def test_geofence_events_of_objects_in_transit_are_not_compared(stage: Stage) ->
     assert found.crossings.archived == 2
 
 
-def test_lost_event_is_reported_until_it_would_have_expired_in_the_visits_table(stage: Stage) -> None:
-    """The lost event is too old to be replayed, but the table would still contain it if it had been consumed."""
+def test_lost_event_is_reported_unless_it_has_expired_or_was_too_old_for_the_consumer(stage: Stage) -> None:
+    """The event `lost` is too old to be replayed, but if it had been consumed, the table would still contain it."""
 
     def crossings(came: datetime, **ages: timedelta) -> tuple[int, list[tuple[str, ...]]]:
         file_name = key(1, hour=came.replace(minute=0, second=0, microsecond=0))
@@ -489,7 +491,9 @@ def test_repair_waits_for_snowpipe_to_load_the_files_that_refresh_has_queued(
     assert queue.seconds == pytest.approx(seconds, abs=3)
 
 
-def test_repair_that_aws_refuses_does_not_hide_the_other_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_difference_whose_repair_aws_refuses_does_not_hide_the_other_differences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refused(*_: object) -> int:
         raise PermanentError("kinesis:PutRecords is not allowed")
 

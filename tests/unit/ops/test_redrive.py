@@ -41,7 +41,7 @@ def stage(monkeypatch):
     with mock_aws():
         made = Outputs()
         monkeypatch.setattr("ops.terminal.outputs_of", lambda _context, _stage: made)
-        monkeypatch.setattr(redrive, "LONG_POLL_SECONDS", 0)  # moto has only one server
+        monkeypatch.setattr(redrive, "LONG_POLL_SECONDS", 0)  # with moto, a short poll finds every message
         yield made
 
 

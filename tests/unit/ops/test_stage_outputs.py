@@ -185,7 +185,7 @@ def test_unknown_stage_is_reported_with_the_deployed_stages(aws: None) -> None:
     deploy("staging")
     deploy("prod")
     with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):
-        Outputs.find("prd", {})  # also before SNOWFLAKE_* is set
+        Outputs.find("prd", {})  # even if SNOWFLAKE_* is not set
 
 
 @pytest.mark.parametrize(("url", "is_right"), [("s3://b/events/", True), ("s3://dev-bucket/events/", False)])

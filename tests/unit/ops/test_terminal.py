@@ -135,8 +135,8 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["cost", "--shards", "4"], "--shards requires"),
         (["set-aside", "--send", "--purge"], "not both"),
         (["redrive", "--send", "--purge"], "not both"),
-        (["preflight", "9a"], "'9a' is not a stage"),  # other commands would refuse the deployed stage
-        (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # as above; a bucket's name is in lowercase
+        (["preflight", "9a"], "'9a' is not a stage"),  # as in every other command
+        (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # invalid in a bucket name
         (["smoke", "--stage", "a" * 20], "is not a stage"),
     ],
 )
@@ -166,7 +166,7 @@ def test_smoke_command_reports_an_unreachable_endpoint() -> None:
 def test_smoke_command_sends_an_enter_event_of_a_type_that_the_stage_publishes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With the setting geofenceKinds, events of Radar's types are archived, but not published to the consumer."""
+    """If the setting geofenceKinds replaces Radar's types, events of these types are archived, but not published."""
     sent: list[str] = []
 
     def post(body: bytes, _: str) -> tuple[int, bytes]:
@@ -190,7 +190,7 @@ def test_smoke_command_does_not_mistake_the_page_of_a_proxy_for_a_receipt(status
     assert f"answered {status} without a receipt" in detail
 
 
-ROWS = [{"device": "truck-01-0a1b2c3d", "key": "k" * 60, "since": "06:30", "note": "ten characters"}]
+ROWS = [{"device": "truck-01-0a1b2c3d", "key": "k" * 60, "since": "06:30", "note": "fourteen chars"}]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_columns_omitted_on_a_narrow_terminal_are_listed(
         monkeypatch.setattr(terminal, name, console)
     terminal.show_rows(ROWS, False)
     printed = text.getvalue()
-    assert "truck-01-0a1b2c3d  06:30  ten characters" in printed
+    assert "truck-01-0a1b2c3d  06:30  fourteen chars" in printed
     assert "omitted, because the terminal is narrow: key (use --wide or --json)" in printed
 
 

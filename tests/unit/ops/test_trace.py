@@ -1,6 +1,4 @@
-"""Test that `milkrun trace` prints a one-line verdict, that its exit code depends on the verdict, and that its steps
-are in order.
-"""
+"""Test the verdict, the exit code and the steps of `milkrun trace`, and which stores it searches."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -87,19 +85,21 @@ SEEN = {"received", "archived", "happened (the phone's clock)"}
         "quarantine",
         "quarantine-key",
         "quarantine-object",
-        "nowhere",
-        "key-of-nothing",
+        "not-found",
+        "unknown-key",
         "repaired",
     ],
 )
-def test_verdict_of_trace_determines_the_exit_code(steps: list[Step], said: str, code: int) -> None:
+def test_steps_determine_the_verdict_and_the_exit_code_of_trace(
+    steps: list[Step], said: str, code: int
+) -> None:
     line, arrival = verdict(steps, {})
     assert line.startswith(said)
     assert EXIT_CODES[arrival] == code
 
 
 @pytest.mark.parametrize("steps", [[], STORED, LOADED], ids=["nothing", "stored", "loaded"])
-def test_verdict_of_trace_is_unknown_if_a_store_is_unreachable(steps: list[Step]) -> None:
+def test_arrival_is_unknown_if_no_problem_is_found_and_snowflake_is_unreachable(steps: list[Step]) -> None:
     assert EXIT_CODES[verdict(steps, {"Snowflake": "frozen"})[1]] == 2
 
 
@@ -320,7 +320,7 @@ def test_quarantined_event_of_another_device_with_the_same_id_is_not_reported(
         "geofence": {"tag": "farm", "externalId": "1"},
     }
     held = json.dumps(enter | {"user": {"deviceId": other}}).encode()
-    if not as_json:  # Python reads it, but it is not strict JSON
+    if not as_json:  # Python's json module reads NaN, but strict JSON does not allow it
         held = held.replace(b"{", b'{"odd": NaN, ', 1)
     aside = quarantine_line([Reason("odd", "x", "Odd.")], held, {})
     assert as_json is (b"base64" not in aside)
@@ -335,7 +335,7 @@ def test_quarantined_event_of_another_device_with_the_same_id_is_not_reported(
     assert verdict(steps, {})[0].startswith(problem)
 
 
-def test_trace_does_not_report_an_object_that_the_operator_may_not_read_as_gone(
+def test_object_that_the_operator_may_not_read_is_not_reported_as_gone(
     stores: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(_client: BaseClient, name: str, _: dict[str, object]) -> object:
@@ -429,13 +429,13 @@ def test_trace_shows_an_event_in_a_file_that_was_added_by_hand(
         ("a/b", False),
     ],
 )
-def test_only_text_below_events_rejected_or_set_aside_is_recognized_as_an_object_key(
+def test_only_text_that_begins_with_an_archive_prefix_is_recognized_as_an_object_key(
     text: str, expected: bool
 ) -> None:
     assert is_key(text) is expected
 
 
-def test_trace_orders_steps_by_time_and_puts_steps_without_a_time_after_their_predecessor() -> None:
+def test_trace_orders_steps_by_time_and_keeps_a_step_without_a_time_after_the_steps_before_it() -> None:
     steps = [
         Step("archived", AT + timedelta(seconds=2)),
         Step("received", AT + timedelta(seconds=1)),
