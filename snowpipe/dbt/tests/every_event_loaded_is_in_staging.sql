@@ -1,5 +1,7 @@
 -- The first query checks the ledger, but only for rows so old that every file of their time has been committed. The
 -- second checks that the rows read by this run are in stg_events.
+-- In Airflow, a test runs with the last model that it reads. Neither stg_events nor event_ledger is built after the other:
+-- depends_on: {{ ref('event_conflicts') }}
 {%- set checked %}
     invalid_code IS NULL
     AND scanned_at <= DATEADD('minute', -{{ var('lookback_minutes') }}, {{ mark('scanned_through') }})

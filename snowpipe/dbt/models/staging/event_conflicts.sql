@@ -3,6 +3,8 @@
 -- depends_on: {{ ref('high_water_mark') }}
 -- depends_on: {{ ref('touched_events') }}
 -- depends_on: {{ ref('event_ledger') }}
+-- Read only by its tests, which in Airflow run with the last model that they read (ops/nightly.py).
+-- depends_on: {{ ref('stg_events') }}
 
 WITH contradicted AS (
 

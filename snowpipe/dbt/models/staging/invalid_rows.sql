@@ -1,5 +1,8 @@
 {{ config(materialized='view') }}
 
+-- Read only by its tests, which in Airflow run with the last model that they read (ops/nightly.py).
+-- depends_on: {{ ref('high_water_mark') }}
+
 WITH events AS (
 
     SELECT

@@ -9,6 +9,8 @@
 -- depends_on: {{ ref('new_events') }}
 -- depends_on: {{ ref('touched_events') }}
 -- depends_on: {{ ref('typed_events') }}
+-- Read only by its tests, which in Airflow run with the last model that they read (ops/nightly.py).
+-- depends_on: {{ ref('touched_days') }}
 
 {%- set days = replaced_days('may_replace') if is_incremental() %}
 {%- set columns %}
