@@ -28,7 +28,7 @@ from aws.errors import NoResponseError, ServiceError
 
 # The deadline of one try: name resolution, connecting to the addresses in turn, TLS, sending, reading the response.
 CALL_SECONDS = 3.0
-# The part of CALL_SECONDS for connecting, which the addresses share. AWS responds within milliseconds.
+# The part of CALL_SECONDS for resolving the name, connecting to the addresses in turn, and TLS. AWS takes milliseconds.
 CONNECT_SECONDS = 1.5
 ADDRESS_SECONDS = 0.25  # the least time for connecting to one address
 MAX_FETCHED_BYTES = 256 * 1024

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-# Items outlive MAX_AGE, so that an accepted event always finds the events around it.
+# Ten days longer than MAX_AGE, so that the events of the days before an accepted event are still stored.
 KEPT_FOR = timedelta(days=90)
 OPEN_KEPT_FOR = timedelta(days=400)  # for logs with an open visit
 

@@ -4,7 +4,7 @@
 otherwise two different pairs could have the same key.
 
     pk  <device>
-    sk  <tag>#<externalId>#head             the pair's log: its latest events (consumer/item_layout.py)
+    sk  <tag>#<externalId>#head                 the pair's log: its latest events (consumer/item_layout.py)
         <tag>#<externalId>#e#<version>#<n>      a chunk of earlier events
 """
 

@@ -21,7 +21,7 @@ LAST_PORTION_SECONDS = 15
 def consume(batch: LambdaEvent, context: Context) -> dict[str, list[dict[str, str]]]:
     """Process one batch; report the sequence number of the first unfinished record, if any.
 
-    Kinesis takes the lowest reported sequence number as its checkpoint and delivers everything from there
+    Lambda takes the lowest reported sequence number as the checkpoint and delivers everything from there
     again, so only that one is reported. (AWS Lambda Developer Guide: "Partial batch response".)
     """
     settings, ports = app_of()

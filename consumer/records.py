@@ -17,7 +17,7 @@ from contract.invocation import LambdaEvent
 
 MAX_AHEAD = timedelta(hours=24)
 
-# The Kinesis Producer Library's frame: magic number, protobuf message, MD5 of the message.
+# The frame of the Kinesis Producer Library (KPL): magic number, protobuf message, MD5 of the message.
 _MAGIC = b"\xf3\x89\x9a\xc2"
 _DIGEST_BYTES = 16
 
@@ -69,7 +69,7 @@ def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
 
 
 def deaggregated(record: Record) -> Iterable[Record]:
-    """Return the records that the Kinesis Producer Library aggregated into this one, or else the record itself."""
+    """Return the records of a KPL aggregate, or the record itself, with a `fault` if it is an invalid aggregate."""
     data = record.data
     if not data.startswith(_MAGIC):
         return [record]
@@ -93,7 +93,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
 @cache
 def _aggregated_record() -> Any:
     """Return aws_kinesis_agg's message type. Its decoder is not used: after an error, it drops the rest of a record."""
-    # Its generated code imports `config_pb2` from the top, which its own modules put on sys.path.
+    # Its generated code imports `config_pb2` as a top-level module, for which the library would change sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord
 

@@ -218,7 +218,7 @@ class Store:
         # An id is new only if it is in no chunk.
         earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
-            # The log has changed since it was read. An event in such a chunk may not have been published yet.
+            # The log has changed since it was read. Notifications about a newer chunk may not have been published.
             self._start_again(job)
             return
         new = _new(job, earlier)

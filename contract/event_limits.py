@@ -9,8 +9,8 @@ MAX_ID_BYTES = 256
 
 # A phone that uses another calendar may write the year 8. The archive keeps events for 400 days.
 MAX_AGE_AT_RECEIPT = timedelta(days=400)
-# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so an event
-# always finds its neighbours.
+# The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so it still
+# contains those of the ten days before any event that the consumer accepts.
 MAX_AGE = timedelta(days=80)
 
 # How far `createdAt` may be ahead of our clock, unless the stage's maxClockAheadSeconds allows more or less.

@@ -19,7 +19,7 @@ EVENTS_INGESTED = "events_ingested"
 REQUEST_REFUSED = "request_refused"
 # redrive: one per invocation. Fields: messages, redriven, returned
 RECORDS_REDRIVEN = "records_redriven"
-# handler, redrive, consumer: records were quarantined under set-aside/. Fields: set_aside_key, set_aside
+# handler, redrive, consumer: records were quarantined. Fields: set_aside_key, set_aside; consumer also: codes, lines
 RECORDS_SET_ASIDE = "records_set_aside"
 # consumer: one per batch. Fields: see consumer/batch_log.py
 RECORDS_CONSUMED = "records_consumed"

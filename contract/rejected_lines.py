@@ -12,7 +12,7 @@ from contract.strict_json import compact, parse_json
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A rejected event or unreadable body. `text` is strict JSON if `is_json`, otherwise the bytes as sent."""
+    """A rejected event or unreadable body. `text` is strict JSON if `is_json`, otherwise as sent, perhaps compacted."""
 
     index: int
     event_id: str | None

@@ -14,7 +14,7 @@ from contract.events import invalid
 _DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
-_LONG_BY_20 = b"0" * 15  # every twentieth byte of the 309 digits that an integer beyond a double has
+_LONG_BY_20 = b"0" * 15  # every 20th byte of an integer too large for a double, which has at least 309 digits
 _LONG_INTEGER = re.compile(rb"(?<![-+.0-9eE])-?[0-9]{309,}+(?![.eE])")
 _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -28,14 +28,14 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
     Snowpipe reject the whole file of up to 500 lines. No step loops over the text in Python, because malicious texts
     must not take much CPU. Set `integers_fit` if `all_integers_fit` has shown that no integer is too large.
     """
-    # These two checks read brackets and digits as in a valid text; an invalid text is rejected below.
+    # These two checks assume that the text is otherwise valid JSON; if it is not, it is rejected in any case.
     if not integers_fit and not all_integers_fit(raw) and _has_huge_integer(raw):
         raise invalid("invalid_json_value", "", "A number is too large for a double.")
     if raw.count(b"{") + raw.count(b"[") > MAX_DEPTH and _is_too_deep(raw):
         raise invalid("invalid_json_value", "", f"Values are nested deeper than {MAX_DEPTH} levels.")
     try:
         value = _DECODER.decode(raw)
-        # A text that a strict encoder would write identically is strict, as nearly all are; jiter takes twice as long.
+        # A text is strict if the encoder writes the same bytes, as for nearly all texts. jiter takes twice as long.
         if _ENCODER.encode(value) != raw:
             jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except (ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ def with_members(text: bytes, added: Mapping[str, bytes]) -> bytes:
 
 def all_integers_fit(text: bytes) -> bool:
     """Return False if an integer in the text, or in texts joined with spaces, may be too large for a double."""
-    # `find` takes a third of the time of `in`, which first asks whether these bytes are a number.
+    # `find` takes a third of the time of `in`, which first tries to convert `_LONG_BY_20` to an integer.
     return text[::20].translate(_DIGITS_AS_0).find(_LONG_BY_20) < 0
 
 

@@ -48,7 +48,7 @@ def form_of(request: Request) -> Form:
 
 def _form_of_one(content_type: str) -> Form | None:
     header = Message()
-    # In parameter names with an asterisk `Message` would decode RFC 2231, which Content-Type in HTTP does not use.
+    # `Message` would apply RFC 2231 to parameter names with an asterisk, but Content-Type in HTTP does not use it.
     header["content-type"] = content_type.replace("*", "_")
     (media_type, _), *parameters = header.get_params([("", "")])
     charsets = {value.strip("'\"").replace("\\", "") for name, value in parameters if name == "charset"}

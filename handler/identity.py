@@ -123,7 +123,7 @@ class Tokens:
         self._verified = lru_cache(MAX_CACHED_TOKENS)(self._verify)
 
     def speaker(self, authorization: str) -> Speaker:
-        """Verify the token in `Authorization`; return whom it stands for. Raises Refused (401) or RetryableError."""
+        """Verify the token in `Authorization`; return its device and user. Raises Refused (401) or RetryableError."""
         scheme, _, token = authorization.strip().partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not token:

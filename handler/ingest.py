@@ -20,7 +20,7 @@ from handler.receipt import Receipt, errors_of
 from handler.validate import Batch
 
 # A step begins only if there is time for its worst case: three tries of a put with their pauses, one call to the
-# stream, or two tries to enqueue a message. Otherwise the response is a 503, while there is still time for it.
+# stream, or two tries to enqueue. Otherwise, publishing and quarantining are left to redrive; other steps end in a 503.
 STORE_SECONDS = 12.5
 STREAM_SECONDS = 3.5
 ENQUEUE_SECONDS = 7.5
@@ -33,7 +33,7 @@ class Archive(Protocol):
 
 class RedriveQueue(Protocol):
     def enqueue(self, key: str, lines: Sequence[int]) -> None:
-        """Enqueue a claim check for lines of an archived object. Raises RetryableError."""
+        """Enqueue a claim check for lines of an archived object. Raises RetryableError or PermanentError."""
 
 
 @dataclass(frozen=True, slots=True)

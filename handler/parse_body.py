@@ -1,7 +1,7 @@
 """Split a body into the texts of its events, without parsing them.
 
-Nearly all bodies are valid JSON, and msgspec splits them in one pass. One invalid event must not invalidate the others,
-so `_split_invalid_json` splits all other bodies by looking only at brackets, commas and strings.
+NDJSON is split into lines. Nearly all other bodies are valid JSON, which msgspec splits in one pass. One invalid event
+must not invalidate the others, so `_split_invalid_json` splits the rest by looking at brackets, commas and strings.
 """
 
 import re

@@ -30,7 +30,7 @@ class Stream(Protocol):
         """
 
 
-type Clock = Callable[[], float]  # seconds until the invocation times out
+type Clock = Callable[[], float]  # returns the seconds that are left for the work
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class Published:
 
     taken: int = 0  # published records
     calls: int = 0
-    failure: str = ""  # the error of the last call that failed as a whole
+    failure: str = ""  # the message of the last RetryableError
     refused: list[StreamRecord] = field(default_factory=list)
     malformed: list[StreamRecord] = field(default_factory=list)
 

@@ -93,7 +93,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
         left = f"{len(outcome.refused)} of {len(records)} records"
-        raise RetryableError(f"{left} were not published: {outcome.failure or 'Kinesis refused them'}")
+        raise RetryableError(f"{left} were not published: {outcome.failure or 'Kinesis rejected them'}")
     return outcome.taken
 
 

@@ -67,6 +67,6 @@ def report_refusal(refused: Refused) -> None:
 
 
 def report_failure(error: Exception) -> None:
-    """Log the traceback of an error that is a bug. Retryable errors are part of the canonical line."""
+    """Log the traceback of an error that is not retryable. For a retryable one, the canonical line suffices."""
     if not isinstance(error, RetryableError):
         log.error("ingest_failed", exc_info=error)

@@ -66,7 +66,7 @@ def validate(
             value = parse_json(raw, integers_fit=integers_fit)
             is_json = True
             text = raw if parts.compact else compact(raw)
-            size, event_kinds = len(text), {} if is_ping(value) else kinds  # the size as sent
+            size, event_kinds = len(text), {} if is_ping(value) else kinds  # size without added members
             text = accepted_line(text, value, parts.identity)
             if size > event_limits.MAX_EVENT_BYTES:
                 message = f"The event has {size} bytes; the limit is {event_limits.MAX_EVENT_BYTES}."

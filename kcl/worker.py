@@ -7,7 +7,7 @@ about the library (from the README of amazon_kclpy, confirmed by experiment):
 - If `process_records` raises an exception, its batch is lost silently. Therefore a failed batch is retried, and after
   KCL_GIVE_UP_SECONDS without progress the process ends without a further checkpoint. Then the daemon ends too, and its
   supervisor restarts it from the last checkpoint.
-- A shard process and the daemon communicate over stdout, so the process logs to stderr.
+- The daemon talks to a shard process over its stdin and stdout, so the process logs to stderr.
 - The daemon also reads the AWS endpoints from environment variables (AWS SDK for Java 2.x: "Configuring client
   endpoints").
 - The end of a shard must be checkpointed, otherwise its child shards are not read. After losing a shard's lease, the
