@@ -1,5 +1,5 @@
 """Test that the command `milkrun` imports few modules for its help, lists and completes its subcommands, suggests
-corrections of misspelt subcommands, and accepts earlier spellings.
+corrections of misspelt subcommands, and accepts earlier names. Also test the script `milkrun` and some make targets.
 """
 
 import errno
@@ -175,7 +175,7 @@ def test_make_help_shows_at_most_twenty_targets_and_help_all_shows_all() -> None
     assert {"demo", "up", "down", "test", "check", "deploy", "help-all"} <= set(daily) <= set(every)
     assert len(daily) <= 20
     defined = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(every) == defined - {"check-collection"}, "this one is a part of `make check`"
+    assert set(every) == defined - {"check-collection"}, "check-collection is a part of `make check`"
 
 
 @pytest.mark.parametrize(("given", "asked"), [([], "smoke"), (["STAGE=prod"], "smoke --stage prod")])

@@ -284,8 +284,8 @@ def test_newer_counts_of_a_time_period_replace_older_counts():
     assert (meter.total, meter.last_at, meter.first_after(100)) == (13, 170.0, 160)
 
 
-def test_no_mart_row_is_counted_twice_as_the_one_hour_window_advances():
-    """Each poll reads the counts for the whole last hour from the marts."""
+def test_no_staged_row_is_counted_twice_as_the_one_hour_window_advances():
+    """Each poll reads the counts for the whole last hour from staging."""
     meter, asked_every_s, looks = Meter(), 7, 200
     for look in range(looks):
         now = BEGIN + look * asked_every_s

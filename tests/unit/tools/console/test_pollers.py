@@ -505,7 +505,7 @@ def test_file_that_was_loaded_while_no_page_was_open_is_not_called_overdue(share
         state.sources.say(source, "ok")
     state.pipeline.warehouse_read_at = now - 5 * hour
     state.pipeline.archived("k", now - 3 * hour - 20, 1)
-    state.pipeline.row()  # as every minute
+    state.pipeline.row()  # the console does this every minute
 
     class Warehouse:
         def query(self, sql: str, _: Sequence[object] = ()) -> list[dict[str, object]]:

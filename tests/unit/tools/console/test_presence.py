@@ -23,7 +23,6 @@ FARM, FARM_2, PLANT, REGION = (
     Fence("plant", "1"),
     Fence("region", "n"),
 )
-# Use few enters per device, because the console keeps only the latest ones.
 WORLD = World(devices=("truck-1",), fences=(FARM, FARM_2, PLANT, REGION), last_second=3600)
 
 
@@ -63,6 +62,7 @@ def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
     return replace(found, event_id=f"{found.kind}-{found.event_id}")
 
 
+# The console keeps the latest 20 enter events of a device, so it knows all of at most 18 events.
 @given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
 def test_console_and_presence_rule_agree_for_any_set_of_events(
     found: list[GeofenceEvent], rng: random.Random

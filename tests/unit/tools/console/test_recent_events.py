@@ -28,7 +28,7 @@ def ids(events: list[Event]) -> list[str | None]:
     return [each.event_id for each in events]
 
 
-def test_events_are_listed_newest_first_overall_and_separately_for_good_and_bad_events(held):
+def test_all_events_and_bad_events_are_listed_newest_first_in_pages(held):
     assert ids(held.matching("all", limit=4)) == ["e9", "e8", "e7", "e6"]
     assert ids(held.matching("bad", limit=4)) == ["e9", "e4"]
     last = held.matching("all", limit=4)[-1]

@@ -730,7 +730,7 @@ class MartOfVisits:
             return [{"n": self.visits}]
         midnight = datetime(2026, 11, 27, 23, tzinfo=UTC)
         numbers = range(self.visits)
-        if "visit_key" in sql:  # the earliest after a visit key
+        if "visit_key" in sql:  # the visits after a visit key, the earliest first
             last = parameters[-1]
             numbers = range(self.visits if not last else int(last))[::-1]
             if self.fails_after is not None and self.visits - len(numbers) >= self.fails_after:
@@ -824,7 +824,7 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
         days = [(day["date"], day["litres"]) for day in found["days"]]
         assert days == [("2026-11-27", 1000), ("2026-11-28", 1000)]
         assert (found["from"], found["cut"]) == ("2026-11-27", True)
-        farms = 24  # the farms' rows reach back to only one day earlier
+        farms = 24  # now the 25 rows of the farms reach back only to 2026-11-27
         found = console.get("/api/daily?days=14")
         days = [(day["date"], day["farms"]) for day in found["days"]]
         assert days == [("2026-11-28", 24)], "not a day without farms"
@@ -864,8 +864,8 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         until(lambda: half_closed(console.port), lambda left: left == [], timeout_s=10)
         answering.set()
         assert console.get("/api/visits")["missing"] == []
-        # Usually SNOWFLAKE_QUESTIONS + 1; without the check for abandoned requests, 61. On a busy machine, the server
-        # may notice the end of a connection only after it has accepted later ones.
+        # Usually, SNOWFLAKE_QUESTIONS + 1 queries were sent. Without the check for abandoned requests, there would be
+        # 61. On a busy machine, the server may notice the end of a connection only after it has accepted later ones.
         assert len(asked) <= 2 * routes.SNOWFLAKE_QUESTIONS
     finally:
         answering.set()

@@ -1,5 +1,5 @@
-"""Test that the console uses the stage's geofence event types when it reads an event from the archive, and that a
-search of the archive does not make other requests wait.
+"""Test that the console reads an archived event with the stage's geofence event types, and that its searches for an
+event can be limited to one device, do not list the whole archive, and do not make other requests wait.
 """
 
 from collections.abc import Iterator, Sequence
@@ -77,7 +77,7 @@ def test_visits_can_be_counted_while_the_archive_is_searched_for_an_event(
         assert queries.where("e1")["found"] is False
 
 
-def test_event_of_one_device_is_searched_if_devices_share_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_for_an_event_is_limited_to_the_given_device(monkeypatch: pytest.MonkeyPatch) -> None:
     class Finder:
         searched: Sequence[str] = ()
 

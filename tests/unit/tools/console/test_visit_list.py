@@ -59,7 +59,7 @@ def test_visits_of_a_truck_that_have_expired_from_the_visits_table_are_listed_fr
     assert found(WANTED, stores) == ["e120", "e91", "e2", "e1"], "the visit of 30 days ago was restated"
 
 
-def test_visits_are_filtered_by_the_beginning_of_the_names_that_the_page_shows():
+def test_visits_are_filtered_by_the_beginning_of_a_truck_or_place_name_or_of_an_external_id():
     places = {FARM: "Meierhof", Fence("farm", "f2"): "f2"}
     rows = [visit(2), visit(1, fence=Fence("farm", "f2"))]
 

@@ -123,7 +123,7 @@ def test_endless_mornings_have_new_trucks_and_use_bounded_memory() -> None:
     tracemalloc.start()
     for _ in islice(sent, 1000):
         pass
-    # Only the fleet's own allocations, because threads that other tests left in this process may allocate, too.
+    # Count only the fleet's own allocations, because threads that other tests left running may allocate, too.
     own = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/tools/fleet/*")])
     tracemalloc.stop()
     assert sum(trace.size for trace in own.traces) < 500_000, "1,000 posts take 3.7 MB"

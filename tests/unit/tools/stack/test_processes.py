@@ -123,7 +123,7 @@ def test_truncated_or_invalid_process_record_is_ignored(processes, tmp_path):
     assert not process.is_alive()
 
 
-def test_memory_of_a_process_is_read_from_the_kernel(processes):
+def test_memory_of_a_process_is_measured_and_is_none_after_its_end(processes):
     process = start(processes, "hoard = bytearray(50 << 20); print('ready'); import time; time.sleep(60)")
     printed(processes, "ready")
     used = memory(process)

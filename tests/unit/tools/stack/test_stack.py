@@ -316,12 +316,14 @@ def test_command_with_another_port_is_refused_and_does_not_end_the_running_stack
     assert trial_stack.is_up()
 
 
-def test_down_stops_the_stack_even_if_another_port_is_configured(environment, trial_stack, server, deploys):
+def test_stack_can_be_stopped_with_another_port_and_a_dead_stack_can_be_moved_to_it(
+    environment, trial_stack, server, deploys
+):
     trial_stack.up()
     Stack.of(environment | {"MILKRUN_PORT": str(free_base())}).down()
     assert not server.is_ready(trial_stack.settings)
     trial_stack.up()
-    trial_stack.processes.end_all()  # killed: outputs.json names its port, but nothing listens there
+    trial_stack.processes.end_all()  # outputs.json still names the port, but nothing listens there
     moved = Stack.of(environment | {"MILKRUN_PORT": str(free_base())})
     moved.up(discard=True)
     assert moved.is_up()
@@ -340,7 +342,7 @@ def test_stop_keeps_the_warehouse_and_down_deletes_everything(trial_stack, serve
     assert not settings.folder.exists()
 
 
-def test_file_that_the_running_warehouse_deletes_does_not_stop_down(trial_stack, monkeypatch):
+def test_inventory_ignores_a_file_that_the_running_warehouse_deletes_meanwhile(trial_stack, monkeypatch):
     folder = trial_stack.settings.snowflake_folder
     folder.mkdir(parents=True)
     (trial_stack.settings.folder / ".lock").touch()
@@ -575,7 +577,7 @@ def test_folder_with_unrelated_files_is_neither_used_nor_deleted(tmp_path, verb)
 @pytest.mark.parametrize("folder", [".", "..", "/"])
 def test_clone_and_its_parent_folders_cannot_be_used_as_the_stack_folder(folder):
     with pytest.raises(StackError, match="contains other files"):
-        # called directly, because a command would delete the folder if this check failed
+        # called directly, because a command would delete files in the folder if this check failed
         Stack.of({"MILKRUN_LOCAL": folder})._refuse_what_is_not_ours()
 
 
