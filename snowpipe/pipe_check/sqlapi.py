@@ -50,10 +50,11 @@ def host_of(account: str) -> str:
 
     `account` may have any documented form: `organisation-name`, `locator`, `locator.region` or
     `locator.region.cloud`, each also with `.privatelink`. Regions in China have a top-level domain of their
-    own.
+    own. In a host name, underscores become hyphens, because OpenSSL accepts no underscore in place of the asterisk
+    in the certificate's `*.snowflakecomputing.com`.
     """
     region = account.partition(".")[2]
-    return f"{account}.snowflakecomputing.{'cn' if region.lower().startswith('cn-') else 'com'}"
+    return f"{account.replace('_', '-')}.snowflakecomputing.{'cn' if region.lower().startswith('cn-') else 'com'}"
 
 
 def log_in_token(account: str, user: str, signer: Signer, now: datetime) -> str:

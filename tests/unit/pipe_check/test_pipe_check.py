@@ -104,6 +104,7 @@ def verified(token: str, public_key: bytes) -> dict:
         ("myorg-myaccount", "myorg-myaccount.snowflakecomputing.com"),
         ("xy12345.eu-west-1.privatelink", "xy12345.eu-west-1.privatelink.snowflakecomputing.com"),
         ("xy12345.cn-northwest-1.aws", "xy12345.cn-northwest-1.aws.snowflakecomputing.cn"),
+        ("myorg-my_account", "myorg-my-account.snowflakecomputing.com"),
     ],
 )
 def test_snowflake_api_url_is_derived_from_the_account_identifier(account, host):
