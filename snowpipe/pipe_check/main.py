@@ -55,7 +55,6 @@ class Parts:
     settings: Settings
     s3: "S3Client"
     signer: Signer
-    http: urllib3.PoolManager
 
 
 @cache
@@ -67,7 +66,6 @@ def parts() -> Parts:
         settings=settings,
         s3=boto3.client("s3", config=config),
         signer=Signer(boto3.client("kms", config=config), settings.signing_key_id),
-        http=urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=25), retries=False),
     )
 
 
@@ -99,7 +97,10 @@ def check(event: Mapping[str, object], context: Context) -> None:
 def signed_in(known: Parts, now: datetime) -> SqlApi:
     settings = known.settings
     token = log_in_token(settings.account, settings.user, known.signer, now)
-    return SqlApi(settings.api_url, token, known.http)
+    # Lambda purges idle connections, and a request on one fails, so each check opens its own. (AWS Lambda Developer
+    # Guide: "Best practices for working with AWS Lambda functions")
+    http = urllib3.PoolManager(timeout=urllib3.Timeout(connect=3, read=25), retries=False)
+    return SqlApi(settings.api_url, token, http)
 
 
 def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, Health]]:

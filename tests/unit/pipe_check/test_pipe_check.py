@@ -148,6 +148,7 @@ class Snowflake(ThreadingHTTPServer):
 
     def __init__(self, public_key, answers):
         self.public_key, self.answers = public_key, answers
+        self.clients, self.purged = set(), set()
         super().__init__(("127.0.0.1", 0), _Answers)
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
@@ -157,7 +158,13 @@ class Snowflake(ThreadingHTTPServer):
 
 
 class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections open
+
     def do_POST(self):
+        self.server.clients.add(self.client_address)
+        if self.client_address in self.server.purged:
+            self.close_connection = True
+            return
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         scheme, token = self.headers["Authorization"].split()
         try:
@@ -246,6 +253,13 @@ def test_load_check_logs_the_number_of_recent_failed_loads(deployed, snowflake, 
     assert (line["event"], line["failed_loads"]) == (logs.LOADS_CHECKED, 2)
     [directive] = line["_aws"]["CloudWatchMetrics"]
     assert directive["Metrics"] == [{"Name": "failed_loads", "Unit": "Count"}]
+
+
+def test_check_opens_a_new_connection_because_lambda_purges_idle_ones(deployed, snowflake, capsys):
+    main.check({}, Context())
+    snowflake.purged = snowflake.clients.copy()
+    main.check({}, Context())
+    assert len(capsys.readouterr().out.splitlines()) == 4
 
 
 def test_error_response_of_the_snowflake_sql_api_raises_an_error(deployed, snowflake):
