@@ -76,7 +76,8 @@ def main(suites: list[str]) -> None:
             "LANG": "C",
         }
         first = start(ROOT, 1_700_000_000, {**os.environ, "PYTHONHASHSEED": "1"}, suites)
-        # No test runs, so rewriting the assertions would be in vain. The first process's rewritten modules are cached.
+        # No test runs, so this process need not rewrite assertions. (The first one uses modules that pytest rewrote and
+        # cached in earlier runs.)
         second = start(copy, 1_830_000_001, other, ["--assert=plain", *suites])
         ids, other_ids = ids_of(first), ids_of(second)
     if ids != other_ids:

@@ -33,7 +33,7 @@ KNOWN_DEVIATIONS = {
 }
 """Violations in the responses of LocalStack 4.14: a pattern of the message per service. LocalStack returns an API key's
 stages as objects, a reason for a function's update that AWS does not define, and a filter rule named `Prefix`
-instead of `prefix`. Our code reads none of these members."""
+instead of `prefix`. Only a test reads one of these members, the filter rule's name."""
 
 type Answers = Literal["raise", "ignore"]
 

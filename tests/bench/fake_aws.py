@@ -67,7 +67,7 @@ def indexes() -> tuple[Index, ...]:
 
 def size_of(item: Item) -> int:
     """Return an item's billed size in bytes: the UTF-8 bytes of names and strings; for a number, one byte plus half
-    a byte per significant digit; one byte for a Boolean.
+    a byte per significant digit; one byte for a Boolean or a null.
     """
     return sum(len(name.encode()) + _size(*next(iter(value.items()))) for name, value in item.items())
 

@@ -285,13 +285,13 @@ def identity() -> Figures:
     with patch.object(main, "_app", lambda: app), silence():
         calls = [partial(main.ingest, request, Context()) for request in (without, known)]
         seconds = interleaved(*calls, times=20)
+        # Measure single requests in turn, so that the processor's caches are in the same state as in a function.
         for request in new:
             cases = (without, known, request)
-            order = random.sample(range(3), 3)  # each request leaves colder caches for the next one
+            order = random.sample(range(3), 3)  # each request affects the caches for the next one
             rounds.append({case: cpu_of(partial(main.ingest, cases[case], Context()), 1) for case in order})
     found = Figures()
     found.ratios["handler/cached_token@100"] = seconds[1] / seconds[0]
-    # Measure whole requests one after the other, so that the processor's caches are as they are in a function.
     for name, case in (("cached_token", 1), ("new_token", 2)):
         more = statistics.median(each[case] - each[0] for each in rounds)
         found.rates[f"handler/{name}_us"] = more * 1e6

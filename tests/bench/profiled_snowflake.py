@@ -19,7 +19,8 @@ from local_snowflake.session import LocalConnection, LocalCursor
 SCANS = Path(os.environ["MILKRUN_SCANS"])
 # dbt writes a comment with the node into every statement.
 NODE = re.compile(r'"node_id": "[a-z]+[.][a-z]+[.]([a-z_]+)')
-# A name in the columns and filters of a scan; values in filters are not columns of the table.
+# Matches the names of columns in the projections and filters of a scan. It also matches words in the filters' values,
+# but marts.py ignores them, because the table has no such columns.
 WORD = re.compile(r"[a-z_]+")
 _cursor, _execute = LocalConnection.cursor, LocalCursor.execute
 

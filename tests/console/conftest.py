@@ -34,7 +34,8 @@ from tools.stack.stack import Stack
 FOLDER = os.environ.get("MILKRUN_LOCAL", ".local-console-test")
 PORT = os.environ.get("MILKRUN_PORT", "6300")
 
-# Headless, no sandbox (containers run as root), no graphics card: SwiftShader renders WebGL
+# The browser is headless, has no sandbox (because containers run as root) and uses no graphics card, so SwiftShader
+# renders WebGL.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",

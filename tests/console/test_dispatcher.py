@@ -417,7 +417,7 @@ def test_daily_totals_are_labelled_with_the_correct_day_in_a_time_zone_west_of_u
     days = page.get_by_role("region", name="Daily totals")
     expect(days).to_contain_text("figures for Sun 29 Mar")
     expect(days.locator(".plot-span").first).to_contain_text("Sun 29 Mar")
-    three = now().replace(hour=3)  # still the day before in Los Angeles; the page shows the server's time
+    three = now().replace(hour=3)  # the day before in Los Angeles; the page uses the server's clock
     monkeypatch.setattr(stand_in, "now", lambda: three)
     feed.state.days[0]["date"] = f"{three:%Y-%m-%d}"
     page.reload()

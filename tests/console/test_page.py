@@ -334,7 +334,7 @@ def test_page_that_is_older_than_the_server_asks_to_be_reloaded(feed: Feed, open
 
 
 @pytest.mark.slow
-def test_half_typed_filter_keeps_its_blank_and_does_not_narrow_another_view(
+def test_partly_typed_filter_keeps_its_trailing_space_and_does_not_narrow_another_view(
     feed: Feed, open_page: Open
 ) -> None:
     page = open_page(f"{feed.url}/events")
@@ -779,7 +779,7 @@ SHOWN = r"""{
         ("NaN", "NaN"),
         ('["a" , 1e400]', '[\n  "a",\n  1e400\n]'),
     ],
-    ids=["an event", "a text that is cut off", "a number", "no JSON", "a number beyond a double"],
+    ids=["an event", "a truncated text", "a number", "not JSON", "a number beyond a double"],
 )
 def test_event_text_is_shown_as_sent_and_formatted_only_on_request(
     open_page: Open, sent: str, shown: str

@@ -133,13 +133,13 @@ def test_console_shows_where_a_truck_was_at_a_given_time(dispatcher: Dispatcher,
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="Replay a morning"))
     dispatcher.clicks(dispatcher.page.get_by_role("button", name="Load"))
     # Two hours after the morning began
-    nine = datetime.now(ZoneInfo(pipeline.outputs.time_zone)) - timedelta(hours=5)
-    dispatcher.page.get_by_label("Go to the time").fill(f"{nine:%H:%M}")
+    at = datetime.now(ZoneInfo(pipeline.outputs.time_zone)) - timedelta(hours=5)
+    dispatcher.page.get_by_label("Go to the time").fill(f"{at:%H:%M}")
     dispatcher.page.get_by_label("Go to the time").press("Tab")
     dispatcher.steps += 2
-    expect(dispatcher.page.locator(".replay-time")).to_contain_text(f"{nine:%H:%M}")
+    expect(dispatcher.page.locator(".replay-time")).to_contain_text(f"{at:%H:%M}")
     expect(dispatcher.card("The chosen truck")).to_contain_text(re.compile("Where.*Position", re.S))
-    dispatcher.answered("Where was truck-07 at 9?")
+    dispatcher.answered(f"Where was truck-07 at {at:%H:%M}?")
 
 
 @pytest.mark.usefixtures("marts")
@@ -181,4 +181,4 @@ def test_copied_link_opens_the_same_visit_for_a_colleague(dispatcher: Dispatcher
     dispatcher.clicks(picked.get_by_role("button", name="Copy link"))
     again = open_page(dispatcher.page.evaluate("navigator.clipboard.readText()"))
     expect(again.locator(".picked")).to_contain_text(entered)
-    dispatcher.answered("Hand on a link to this visit")
+    dispatcher.answered("Send a colleague a link to this visit")

@@ -2,8 +2,8 @@
 
 MILKRUN_E2E_OUTPUTS selects an existing stack: it is the path of its outputs.json, or the name of a deployed
 stage. `milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without
-MILKRUN_E2E_OUTPUTS, the tests start their own stack (folder .local-test, ports from 4666) and delete it
-afterwards.
+MILKRUN_E2E_OUTPUTS, the tests start their own stack (by default in the folder .local-test, with ports from 4666)
+and delete it afterwards.
 """
 
 import os
@@ -23,7 +23,8 @@ from tests.service_models import validated
 from tests.statements import parsed_by_others
 from tools.stack.stack import Stack
 
-# The files whose tests do not use the fixture `pipeline`. Most start moto and a local Snowflake instead.
+# Files whose tests do not use the fixture `pipeline`, so that each file is a scope of its own. Most of these tests
+# start moto and a local Snowflake instead.
 INDEPENDENT_TESTS = frozenset(
     f"test_{name}.py"
     for name in (

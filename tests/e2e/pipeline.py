@@ -135,7 +135,8 @@ class Pipeline:
     def ops(self, *arguments: str) -> Ran:
         """Run `milkrun` with these arguments in this process.
 
-        Returns the exit code, the parsed JSON result (None without `--json`), and the output.
+        Returns the exit code, the parsed JSON result (None without `--json`, or if the command raised a Refusal), and
+        the output, or the Refusal's message.
         """
         ran = CliRunner().invoke(app, list(arguments), obj=self.environment)
         if isinstance(ran.exception, Refusal):
@@ -161,7 +162,7 @@ def device_in(body: bytes) -> str:
     """
     text = body
     if body.startswith(b"\x1f\x8b"):
-        with suppress(EOFError):  # some tests cut the body
+        with suppress(EOFError):  # some tests truncate the body
             text = gzip.decompress(body)
     found = re.search(rb'"deviceId": ?"([^"]+)"', text)
     return found[1].decode() if found else NO_DEVICE

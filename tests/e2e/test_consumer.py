@@ -169,7 +169,9 @@ def test_events_sent_during_a_dynamodb_failure_become_visits_after_recovery(
 def test_notifications_resent_after_an_eventbridge_failure_keep_their_ids(
     pipeline: Pipeline, device: str
 ) -> None:
-    """EventBridge accepts the notifications, but its responses are lost, so that each one is sent at least twice."""
+    """EventBridge accepts the notifications, but its responses are lost, so the consumer sends each notification at
+    least twice.
+    """
     with queue_of_notifications(pipeline) as receive, behind_a_proxy(pipeline, "EVENTBRIDGE") as bus:
         bus.fault = Fault.CUT_AFTER
         assert pipeline.post(crossing(device, "enter", MORNING), crossing(device, "exit", NOW)).status == 202

@@ -112,7 +112,8 @@ PICKUP = event(
 # Another device used the id of van-late's pickup before that pickup was sent.
 FORGED = PICKUP | {"user": {"deviceId": "van-thief"}, "metadata": {"litres": 1}}
 
-# matches the keys, and is early enough that no event becomes too old
+# The time at which all objects under events/ are received. It is a full hour, because dbt reads only the hour from an
+# object's key, and it is so early that no event is too old.
 RECEIVED = datetime(2026, 11, 28, 12, tzinfo=UTC)
 FORMS = [event(f"form-{n}", createdAt=text, actualCreatedAt=text) for n, (text, _) in enumerate(ACCEPTED)]
 
@@ -300,7 +301,7 @@ def built(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         stage.loaded([stage.put([BETWEEN], received_at=RECEIVED)])
     stage.done("dbt", "--quiet", "run")
     after_half = _visits(stage)
-    # S3's times are in whole seconds, so later objects must be a second younger.
+    # S3's times are in whole seconds, so wait for the next second. Otherwise, the later objects would not be newer.
     eventually(
         lambda: datetime.now(UTC).replace(microsecond=0), lambda now: now > _second_of(stage, keys["earlier"])
     )

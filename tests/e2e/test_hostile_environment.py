@@ -137,7 +137,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "MILKRUN_PORT": str(port),
         },
     )
-    # Packages must already be installed, because this proxy does not respond.
+    # Install the functions' packages now. The commands below cannot download them, because their proxy is unreachable.
     subprocess.run([ROOT / ".venv/bin/python", "-m", "ops.package", "local"], cwd=ROOT, check=True)
     try:
         desk.run("make", "-s", "up")

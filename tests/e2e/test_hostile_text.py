@@ -57,7 +57,7 @@ def events(draw: st.DrawFn) -> Event:
     event["type"] = draw(st.sampled_from(["user.entered_geofence", "user.exited_geofence"]))
     event["geofence"] = {"tag": draw(st.just("farm") | texts), "externalId": draw(texts)}
     event["duration"] = draw(st.none() | st.floats(0, 1000) | st.just(1e308))
-    # A level is a whole number from 0 to 3; the handler rejects any other number.
+    # A confidence is a whole number from 0 to 3. The handler rejects an event with any other number.
     event["confidence"] = draw(st.none() | st.integers(-1, 4) | st.sampled_from([2.0, 2.5, 3.5]))
     return event
 

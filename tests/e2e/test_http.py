@@ -217,7 +217,7 @@ def test_request_without_a_valid_api_key_is_refused(pipeline: Pipeline, headers:
     assert "not_json" not in answer.body
 
 
-# A secret for Radar contains its last day.
+# A secret for Radar must name the last day on which it is valid.
 RADAR_SECRET = f"radar-token@{datetime.now(UTC) + timedelta(days=30):%Y-%m-%d}"
 
 

@@ -25,7 +25,8 @@ from tools.stack.start_kcl_worker import environment_for
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=8)
 
-# Shorten the time until the first record from two minutes to twenty seconds; never for production
+# With these settings, a worker processes its first record after twenty seconds instead of two minutes. They are not
+# suitable for production.
 IMPATIENT = {
     "shardSyncIntervalMillis": 1000,
     "parentShardPollIntervalMillis": 1000,

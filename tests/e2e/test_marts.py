@@ -106,7 +106,7 @@ def history_of(rng: random.Random, device: str) -> list[Delivery]:
         else:
             place = [5 + rng.random(), 53 + rng.random()]
             event |= {"type": "user.updated_trip", "location": {"coordinates": place}}
-        # Tidy devices deliver each event in the run of its time; the others deliver in any run.
+        # A tidy device first delivers its events in the order of their times; other devices do so in random runs.
         run = min(RUNS - 1, number * RUNS // 25) if is_tidy else rng.randrange(RUNS)
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             delay = timedelta(minutes=rng.choice([0, 1, 59, 600, 3000]))
@@ -122,7 +122,7 @@ def load(session: Snowflake, deliveries: Sequence[Delivery], run: int) -> None:
             "file_name": f"events/run-{run}-{number // 7}",
             "line": number % 7 + 1,
             "received_at": f"{delivery.received_at:%Y-%m-%d %H:%M:%S}",
-            # Some files of a run were scanned within the look-back of the previous run.
+            # Some rows were scanned before the newest row of the previous run, but within the look-back.
             "scanned_at": f"{RECEIVED + timedelta(days=60, hours=run, minutes=-(number % 75)):%Y-%m-%d %H:%M:%S}",
         }
         for number, delivery in enumerate(deliveries)
@@ -154,7 +154,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
     }
 
 
-@pytest.mark.timeout(900)  # five runs of dbt, on a busy machine
+@pytest.mark.timeout(900)  # nine runs of dbt, on a busy machine
 def test_incremental_runs_produce_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:

@@ -48,7 +48,7 @@ def without_notifications(pipeline: Pipeline) -> Iterator[None]:
     wiring.pop("ResponseMetadata")
     for topic in wiring["TopicConfigurations"]:
         for rule in topic["Filter"]["Key"]["FilterRules"]:
-            # returned as Prefix, a value that the AWS service model does not allow
+            # LocalStack returns `Prefix`, which the AWS service model does not allow in a request.
             rule["Name"] = rule["Name"].lower()
     s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={})
     try:

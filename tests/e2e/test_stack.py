@@ -29,7 +29,7 @@ from tools.stack import localstack
 from tools.stack.processes import Process, descendants
 from tools.stack.stack import Stack
 
-pytestmark = pytest.mark.slow  # a second LocalStack; `make packages` tests the plugin alone
+pytestmark = pytest.mark.slow  # starts a second LocalStack; `make packages` tests the plugin alone
 ROLE = "arn:aws:iam::000000000000:role/trial"
 
 
@@ -145,7 +145,7 @@ def test_log_of_an_invocation_is_written_to_cloudwatch_and_to_the_log_file(stack
 
 def test_unwritable_log_file_does_not_affect_the_response(stack, aws, deploy):
     name = deploy("def handler(request, context): return 'done'")
-    # a folder instead of a file cannot be written to, like a full disk
+    # Because the path is a folder, writing the log fails, as on a full disk.
     (stack.settings.lambda_log_folder / f"{name}.log").mkdir()
     assert call(aws, name)[0] == "done"
 

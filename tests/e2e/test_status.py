@@ -57,7 +57,7 @@ def test_status_reports_a_paused_pipe_and_the_next_command(pipeline: Pipeline) -
         found = parts(pipeline)["pipes"]
     finally:
         pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = FALSE")
-    assert found["level"] == "WARN"  # as the alarm snowpipe-stopped
+    assert found["level"] == "WARN"  # the alarm snowpipe-stopped pages nobody
     assert "paused" in found["cause"]
     assert found["next"].startswith("milkrun warehouse")
 
@@ -132,4 +132,4 @@ def test_frozen_snowflake_does_not_delay_the_report_of_the_other_parts(pipeline:
     assert found["archive"]["level"] == "OK"
     assert found["pipes"]["level"] == "FAIL"
     assert "Snowflake: no answer" in found["pipes"]["cause"]
-    assert took < 40, "5 s for the responses, and imports on a busy machine"
+    assert took < 40, "`status` waits 5 s for Snowflake; the rest allows for imports on a busy machine"

@@ -2,7 +2,7 @@
 
 MILKRUN_E2E_OUTPUTS may contain the path of a running stack's outputs.json; that stack must have been started
 with MILKRUN_LAMBDA_ENDPOINT=http://127.0.0.1:<its port + 3>. Without MILKRUN_E2E_OUTPUTS, the tests start their
-own stack (folder .local-faults, ports from 4766) and delete it afterwards.
+own stack (by default in the folder .local-faults, with ports from 4766) and delete it afterwards.
 """
 
 import os

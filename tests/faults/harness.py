@@ -144,8 +144,8 @@ class Scenario:
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
     """Return the requests, with a conflicting version of every `every`-th geofence event added.
 
-    The conflicting version has the same event id and a different time. It is sent in the same request, or in a
-    later request from the same phone.
+    The conflicting version has the same event id and a different time. It is sent at the end of the same request, or
+    of the request with the phone's next geofence event.
     """
     found: list[Post] = []
     later: dict[str, Planned] = {}

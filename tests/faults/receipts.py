@@ -71,7 +71,7 @@ def response_problems(post: Post, one: Try, objects: Mapping[str, Sequence[bytes
     if dict(rejects_in(dict(answer))) != codes:
         yield f"reasons {dict(rejects_in(dict(answer)))}, expected {codes}"
     if (one.status == 202) != bool(valid):
-        yield "202 must be returned exactly if an event was accepted"
+        yield "202 must be returned if and only if an event was accepted"
     for name, wanted, prefix in (
         ("object_key", len(valid), "events"),
         ("rejected_key", len(codes), "rejected"),

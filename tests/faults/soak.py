@@ -256,7 +256,7 @@ def report_failure(soak: Soak, name: str, faults: Sequence[TimedFault], broken: 
     if len(left) < len(faults):
         print(
             "These faults alone break a promise:",
-            *(map(str, left) if left else ["none, only the load"]),
+            *(map(str, left) if left else ["none (the load alone breaks it)"]),
             sep="\n  ",
         )
     print(f"To repeat this chapter: make soak SEED={seed} CHAPTER={n}")

@@ -84,7 +84,7 @@ def deleting_messages_fails() -> Sequence[Rule]:
 
 
 @contextmanager
-def answer_before_s3() -> Iterator[None]:
+def answer_although_s3_failed() -> Iterator[None]:
     store = Archive.store
 
     def storing(self: Archive, stored: LinesObject, facts: object) -> None:
@@ -306,7 +306,7 @@ def ended_visits_are_in_the_index_of_open_visits() -> Iterator[None]:
 # --- the tests
 
 FOUR: list[tuple[Bug, Faults, Kind]] = [
-    (answer_before_s3, s3_refuses, "lost"),
+    (answer_although_s3_failed, s3_refuses, "lost"),
     (drop_refused_records, kinesis_takes_half, "wrong visit"),
     (skip_after_an_exception, table_throttles, "wrong visit"),
     (load_without_history, deleting_messages_fails, "duplicated"),

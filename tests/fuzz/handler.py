@@ -2,8 +2,8 @@
 
 For any input the handler must return a documented response, store exactly the events that its response counts as
 accepted or rejected, use only valid object keys and lines that Snowflake can load, and need no excessive CPU time.
-Exits with 0 if every input meets these rules; otherwise saves the first input that does not, and exits with another
-code.
+The program exits with 0 if every input meets these rules. Otherwise it saves the first input that does not, and exits
+with another code.
 """
 
 import sys

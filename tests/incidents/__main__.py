@@ -4,7 +4,7 @@ incidents`).
 The incidents happen on a separate stack. After each, only `milkrun` is run, as a child process: `status` must
 name the part and the cause within a minute, and the commands that `status` or the runbook names must repair
 the problem. Before the last two incidents, in which LocalStack loses its data, `reconcile --repair` must find that no
-event was lost. The results are written to the table in docs/incidents.md.
+event was lost. The results are written to the table in docs/incidents.md, unless arguments select some incidents.
 """
 
 import json
@@ -315,7 +315,7 @@ LAST = (
         (UP, ("up", "--discard")),
     ),
 )
-# `status` still reports these parts after a repair, because it covers the last quarter of an hour or the last day.
+# `status` still reports these parts after a repair, because it covers a period: 15 minutes, 3 hours or 24 hours.
 REMEMBERED = ("ingest", "rejects", "consumer", "quarantine", "failed loads", "invalid rows")
 
 

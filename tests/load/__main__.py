@@ -20,6 +20,7 @@ from ops.stage_outputs import Outputs
 from tests.load import functions, plots, stack, stack_tables
 from tests.load.load_profile import DEFAULT_RATE, DEFAULT_STEADY_S
 from tests.load.markdown_tables import markdown, put
+from tests.load.pass_criteria import DRAIN_S
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
 
@@ -51,7 +52,11 @@ def on_the_stack(rate: float, steady_s: float, seed: int) -> tuple[list[str], di
         load = stack.run(settings, outputs, rate, steady_s, seed)
     plots.draw(load, IMAGES / "load.svg")
     after = "after the last response"
-    drained = f"not all empty {after}" if load.drained_s is None else f"empty {load.drained_s:.0f} s {after}"
+    drained = (
+        f"not all empty {DRAIN_S:.0f} s {after}"
+        if load.drained_s is None
+        else f"empty {load.drained_s:.0f} s {after}"
+    )
     complete = "every accepted event was archived and loaded, and every geofence event was consumed"
     found = f"no difference: {complete}" if load.reconciled else "**differences**"
     tables = {

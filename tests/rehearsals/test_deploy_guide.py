@@ -1,6 +1,7 @@
 """Follow docs/deploy.md as a new user in a fresh clone, with stage dev on LocalStack and an empty local Snowflake.
 
-The commands are taken from the page and run in the page's order, with only HOME and PATH in the environment.
+The commands are taken from the page and run in the page's order, with only HOME, PATH and MILKRUN_PORT in the
+environment.
 PARAMETERS contains the settings that the page describes in words, and NOT_RUN the commands that are not run.
 The page's section "Not tried" lists what this test does not cover.
 """

@@ -223,7 +223,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS)
     parser.add_argument(
-        "--fit", type=Path, help="run no job; fit the results that earlier runs wrote to this file"
+        "--fit",
+        type=Path,
+        help="run no job; fit the results of earlier runs in this file, one JSON line per run",
     )
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

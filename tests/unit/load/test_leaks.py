@@ -62,7 +62,7 @@ def test_leak_in_the_real_handler_is_detected() -> None:
     """The handler runs in its own process. The artificial leak retains the body of each request, about 15 kB."""
     ingest = FUNCTIONS["ingest@20"]
     kept = [bytes(15_000) for _ in range(4000)]
-    del kept[::2]  # the holes in this process's heap must not affect the handler's
+    del kept[::2]  # the holes in this process's heap must not affect the measurement
     with simulated_aws("--scale", "0"):
         leaking = leak_of(ingest, 600, 0.04, leak=LeakyHandler())
         normal = leak_of(ingest, 600, 0.04)

@@ -1,5 +1,6 @@
-"""Test that imports follow the rules of docs/architecture.md, that the make targets named in README.md and
-CONTRIBUTING.md exist, that `make demo` accepts any file name, and that all files name the same Python version.
+"""Test that imports follow the rules of docs/architecture.md and are not circular, that the make targets named in
+README.md and CONTRIBUTING.md exist, that `make demo` accepts any file name, and that the files that name the Python
+version agree.
 """
 
 import ast
@@ -36,7 +37,7 @@ FOLDERS = {
     "localstack_lambda_executor": "localstack/lambda_executor/src/localstack_lambda_executor",
     "milkrun_conformance": "tools/conformance/src/milkrun_conformance",
 }
-# The old command runs the new one, which is at the top of the tree.
+# `python -m ops`, the previous name of `milkrun`, runs tools/milkrun.py.
 EXEMPT = {"ops/__main__.py"}
 
 
