@@ -24,9 +24,9 @@ def run(
 ) -> int:
     """Run a command line and return its exit code.
 
-    Each error is passed to `tell` as one line; most errors result in exit code 2. Only SystemExit
-    propagates: after any other exception, Python would exit with 1, which has another meaning in most commands. With
-    MILKRUN_TRACEBACK=1, the traceback of an unexpected exception is printed before the line.
+    Each error is passed to `tell` as one line; most errors result in exit code 2. Only SystemExit with a code other
+    than 1 propagates: after any other exception, Python would exit with 1, which has another meaning in most commands.
+    With MILKRUN_TRACEBACK=1, the traceback of an unexpected exception is printed before the line.
     """
     try:
         for number, argument in enumerate(arguments, 1):
@@ -63,7 +63,7 @@ def explain(error: Exception) -> tuple[str, bool]:
             return one_line(error.format_message()), False
         case OSError() if error.errno:
             return one_line(_about_a_file(error)), False
-    from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
+    from botocore.exceptions import BotoCoreError, ClientError  # takes 0.2 s to import
 
     if isinstance(error, BotoCoreError | ClientError | RetryableError | PermanentError):
         return one_line(str(error)), False

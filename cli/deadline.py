@@ -12,7 +12,10 @@ from cli.refusal import Refusal
 
 
 class NoAnswerError(Refusal):
-    """A service, such as Snowflake or S3, did not respond in time or refused the connection; the message names it."""
+    """A service, such as Snowflake or S3, did not respond in time, or refused the connection or the credentials.
+
+    The message names the service.
+    """
 
 
 def within[T](seconds: float, call: Callable[[], T], what: str) -> T:

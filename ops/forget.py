@@ -66,7 +66,8 @@ class Stage:
     """The stores of a stage.
 
     `timeout_s`: give up if Snowpipe makes no progress for this many seconds. The wait until the consumer has processed
-    recent events ends after the same time, or after forget_visits.CHANGE_SECONDS if that is shorter.
+    recent events ends if the consumer makes no progress for as long, or for forget_visits.CHANGE_SECONDS if that is
+    shorter.
     """
 
     name: str
@@ -349,9 +350,8 @@ def command(
             "--patience",
             min=0,
             max=terminal.MAX_SECONDS,
-            help="Give up if Snowpipe makes no progress for this many seconds while it loads the rewritten objects. "
-            "The wait until the consumer has processed recent events ends after the same time, at the latest "
-            "after 60 seconds.",
+            help="Give up if Snowpipe makes no progress for this many seconds while it loads the rewritten objects, "
+            "or if the consumer makes no progress with recent events for as long (but at most 60 seconds).",
         ),
     ] = TIMEOUT_SECONDS,
     stage: terminal.Stage = "local",

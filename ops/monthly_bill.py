@@ -17,7 +17,7 @@ MEASURED = Path(__file__).with_name("measured.yml")
 
 DAYS_A_MONTH = 30.4
 SECONDS_A_DAY = 86_400
-# Every fleet has the same morning peak: the ratio of the busiest second to the day's average.
+# The ratio of the busiest second, in the morning, to the day's average. It is assumed to be the same for every load.
 PEAK = 4.0
 
 # Lambda bills the time spent waiting for AWS like computing time.

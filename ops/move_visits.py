@@ -27,7 +27,7 @@ def move_all(dynamodb: "DynamoDBClient", name: str, table: Table, bus: Bus, rule
         previous_layout.move(table, bus, pair, rule)
         pk, head = previous_layout.head_key(pair)
         old = [str(item["sk"]) for item in table.query(pk, "a", keys.LAST)]
-        # Delete the head last, so that an interrupted run finds this pair again.
+        # Delete the head last, so that the next run finds this pair again if this one is interrupted.
         for some in ([sk for sk in old if sk != head], [head]):
             delete_items(dynamodb, name, [{"pk": {"S": pk}, "sk": {"S": sk}} for sk in some])
         yield len(old)

@@ -6,7 +6,7 @@
 
 Every step can be repeated. A step that fails ends the run, because the next steps depend on it. The exit code
 is 1 if a step failed, and 2 if a store could not be read. The DAG airflow/dags/milkrun_hourly.py runs the
-same steps, with a step per dbt model instead of `transform`.
+same steps, but instead of `transform` it runs and tests each dbt model in steps of its own.
 """
 
 import json
@@ -140,7 +140,8 @@ def model(name: str, verb: str) -> Step:
     def one(night: Night) -> Facts:
         # With "buildable", tests that read several models run with the last of them.
         selection = ["--select", name, *(["--indirect-selection", "buildable"] if verb == "test" else [])]
-        # The run whose range ends at midnight tests every row, other runs only the rows that they restated.
+        # A run whose range ends in the hour after midnight (UTC) tests every row, other runs only the rows that they
+        # restated.
         is_daily = verb == "test" and night.end.astimezone(UTC).hour == 0
         return _dbt(night, [verb, *selection, *(FULL_TESTS if is_daily else [])])
 

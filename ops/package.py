@@ -25,9 +25,9 @@ CONTENTS = {
     "consumer": ("contract", "aws", "consumer"),
     "check": ("contract", "snowpipe/__init__.py", "snowpipe/pipe_check"),
 }
-# The oldest glibc of Lambda's python3.13 runtime (Amazon Linux 2023).
+# Wheels for glibc 2.28 or later. Lambda's python3.13 runtime (Amazon Linux 2023) has glibc 2.34.
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
-# The AWS services that the functions call, out of botocore's 400.
+# The services whose models the zips keep, out of botocore's 400. The functions call no others.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "ssm", "sts"}
 # Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens
 # (cryptography takes 14 MB unpacked), and only the consumer reads records of the Kinesis Producer Library.
@@ -147,7 +147,7 @@ def _dependencies(build: str, target: Path, recipe: Iterable[Path]) -> Path:
 
 
 def _empty(folder: Path) -> Path:
-    """Delete what an interrupted build has left in the folder; return the folder, which then does not exist."""
+    """Delete the folder if an interrupted build has left it; return its path."""
     if folder.exists():
         shutil.rmtree(folder)
     return folder
@@ -168,7 +168,8 @@ def _package(build: str, target: Path, may_build: bool) -> dict[str, Path]:
                 f"{zips[name]} does not exist or was built from other sources, and --no-build forbids a build"
             )
         dependencies = _dependencies(build, target, recipe)
-        stamp.unlink(missing_ok=True)  # of another zip, if this build is interrupted
+        # Otherwise, an interruption could leave the hash of the old sources beside the new zip.
+        stamp.unlink(missing_ok=True)
         staged = _empty(target / f"staged-{name}")
         for path in own:
             (staged / path).parent.mkdir(parents=True, exist_ok=True)

@@ -233,7 +233,9 @@ def _unconfirmed(place: Place, topic_arn: str) -> Iterator[Finding]:
 
 
 def settings(place: Place) -> Iterator[Finding]:
-    """Check that the functions accept their environment variables, because otherwise every invocation would fail."""
+    """Check that ingest and consume accept their environment variables, and that a stage that checks tokens names their
+    device claim. Otherwise, every invocation or every request with a token would fail.
+    """
     for function, accepted in (
         ("IngestLambdaFunction", IngestSettings),
         ("ConsumeLambdaFunction", ConsumerSettings),
@@ -258,7 +260,7 @@ def parameters(place: Place) -> Iterator[Finding]:
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
         return
-    # The deployment role may list parameters, but not read one. A page may be empty before the last one
+    # The deployment role may list parameters, but not read one. Any page, not only the last one, may be empty
     # (AWS Systems Manager API Reference: "DescribeParameters").
     wanted = [{"Key": "Name", "Option": "Equals", "Values": [name]}]
     pages = place.clients("ssm").get_paginator("describe_parameters").paginate(ParameterFilters=wanted)
@@ -350,7 +352,7 @@ def _user_of(statement: Mapping[str, Any]) -> str:
 
 
 def _user(parameter: str, arn: str) -> Iterator[Finding]:
-    # IAM and SNS reject a policy whose principal is not an ARN, or a user that does not exist.
+    # IAM and SNS reject a policy whose principal is not an ARN, or is a user that does not exist.
     if arn and not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:user/[\w+=,.@/-]+", arn):
         yield Finding("blocks", "snowflake_user_invalid", parameter, f"{arn} is not the ARN of an IAM user")
 

@@ -293,7 +293,8 @@ def command(
             queued = {each["key"] for each in repaired if each["did"] == QUEUED}
 
             def look_again() -> list[Difference]:
-                # Not compared as a whole, because on a busy stage the number of objects in transit always changes.
+                # Do not return `found`: on a busy stage, its number of objects in transit changes with every look, so
+                # `until` would never time out.
                 nonlocal found
                 found = reconciler.look(start, end, settled_at)
                 return found.differences

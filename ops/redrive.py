@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 BATCH = 10
-# The visibility timeout must be long enough to read all messages and to send them again. Each becomes visible again
-# afterwards.
+# The visibility timeout must be long enough to read all messages and to send them again. A message that is not deleted
+# becomes visible again afterwards.
 HIDDEN_SECONDS, MESSAGES_A_SECOND, MAX_HIDDEN_SECONDS = 60, 10, 43_200
 # A long poll asks all of the queue's servers, so an empty response means that no message is visible. (Amazon SQS
 # Developer Guide: "Amazon SQS short and long polling".)
 LONG_POLL_SECONDS = 1
 READERS = 16
-# The error codes of a change of the visibility of a visible message: as documented, and as SQS returns it.
+# The error codes of ChangeMessageVisibility for a visible message: the documented one, and the one that SQS returns.
 ALREADY_VISIBLE = ("MessageNotInflight", "InvalidParameterValue")
 
 

@@ -23,7 +23,8 @@ from typing import Any
 
 SILENT_SECONDS = 30.0
 ADDRESS = "MILKRUN_SNOWFLAKE_URL"
-# The models convert times to text and back, but an account may have other formats. These are Snowflake's defaults.
+# The models convert times to text and back, but an account may have other settings. The formats are Snowflake's
+# defaults.
 SESSION = {
     "TIMEZONE": "UTC",
     "DATE_INPUT_FORMAT": "AUTO",

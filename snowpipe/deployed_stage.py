@@ -57,7 +57,7 @@ class Stage:
 
         boto3 alone would make five attempts of a minute each.
         """
-        from botocore.exceptions import BotoCoreError, ClientError  # 0.2 s
+        from botocore.exceptions import BotoCoreError, ClientError  # takes 0.2 s to import
 
         s3, bucket = archive.s3_client(self.settings.aws), archive.bucket_of(self.settings)
         with suppress(BotoCoreError, ClientError):  # reported by the call that follows

@@ -15,7 +15,7 @@ def emulator_session(region: str | None) -> "Session":
     Otherwise, a setting that the call does not need, such as a missing profile, a FIPS endpoint or a CA
     bundle, could make the call fail. (AWS SDKs and Tools Reference Guide: "Environment variables support".)
     """
-    import boto3  # slow to import, but only tools use it
+    import boto3  # imported here, because it is slow to import and many commands do not call AWS
     import botocore.session
     from botocore.configprovider import (
         BOTOCORE_DEFAUT_SESSION_VARIABLES,

@@ -199,7 +199,8 @@ def backfill(
     for some in batched(archive.received(pipe.prefix, start, end), OBJECTS_A_QUERY, strict=False):
         count += len(some)
         missing = list(unloaded(warehouse, pipe, some))
-        # Read the queue after the listing, and the loads after the queue.
+        # The queue is read after the listing, and the loads after the queue, so that a file that leaves the queue
+        # meanwhile counts as loaded.
         waiting = status(warehouse, pipe)
         if waiting.pending:
             queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY

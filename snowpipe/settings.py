@@ -106,7 +106,7 @@ class Settings(BaseModel):
 
     connection: Connection
     aws: Aws
-    folder: Path  # for files of our own: dbt's target, the progress of a recreate
+    folder: Path  # for files of our own: dbt's target, the progress of a recreation
     source: str  # where the settings come from; used in messages
 
 

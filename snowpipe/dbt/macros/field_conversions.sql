@@ -1,6 +1,6 @@
 {# A text as a UTC timestamp, truncated to microseconds as in the consumer; null if it is not a time with an offset.
    The accepted forms are those of contract/instants.py. For TRY_CAST, all are converted to one form: with a T, seconds
-   and an offset +HH:MM. #}
+   and an offset +HH:MM or Z. #}
 {% macro instant(text) -%}
     {%- set upper -%} REPLACE(REPLACE(UPPER({{ text }}), ',', '.'), '−', '-') {%- endset -%}
     {%- set time -%}

@@ -70,7 +70,7 @@
 {# The condition that this run, or an earlier attempt at it, has added a row. #}
 {% macro of_this_run() -%} read_through > {{ mark('completed_through') }} {%- endmacro %}
 
-{# The ledger as of the last run; none if the run reads the whole history or rebuilds the ledger itself. #}
+{# The ledger as of the last run; none if the run reads the whole history. Fails if the ledger does not exist. #}
 {% macro ledger_before() -%}
     {% if not execute or reads_everything() %}{% do return(none) %}{% endif %}
     {% set ledger = adapter.get_relation(this.database, this.schema, 'event_ledger') %}

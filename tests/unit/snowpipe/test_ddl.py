@@ -132,7 +132,7 @@ def test_python_code_replaces_only_pipes_and_only_in_recreate() -> None:
     package = DDL.parent
     said = {
         path.name: {*found}
-        for path in (*package.glob("*.py"), *package.glob("check/*.py"))
+        for path in package.rglob("*.py")
         if (found := re.findall(r"CREATE OR REPLACE (\w+)", path.read_text()))
     }
     assert said == {"recreate.py": {"PIPE"}}

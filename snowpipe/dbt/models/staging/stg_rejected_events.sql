@@ -31,7 +31,7 @@ typed AS (
 
 ),
 
--- A replaced pipe may load a file again; the line is the same reject.
+-- A recreated pipe may load a file again; the line is then the same reject.
 first_scan AS (
 
     SELECT * FROM typed

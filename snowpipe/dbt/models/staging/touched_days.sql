@@ -1,4 +1,5 @@
--- The devices, days and hours of receipt of this run's rows and of the known contents of their events.
+-- The devices, days and hours of receipt of this run's rows, and of the known contents that conflict with them or that
+-- they may replace.
 {{ config(materialized='table') }}
 
 WITH touched AS (
