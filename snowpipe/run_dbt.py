@@ -15,6 +15,8 @@ from snowpipe.warehouse import url_of
 
 PROJECT = Path(__file__).parent / "dbt"
 DBT = Path(__file__).parents[1] / ".venvs" / "dbt" / "bin" / "dbt"
+# Variables in which the connector looks for the credentials of AWS or Azure (its `wif_util.py`).
+_CLOUD = ("AWS_", "AZURE_", "IDENTITY_", "MANAGED_IDENTITY_")
 
 
 def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, str], dbt: Path = DBT) -> int:
@@ -27,7 +29,10 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
 
 
 def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return dbt's environment variables: those that `for_installation` keeps, dbt's folders, and the connection."""
+    """Return dbt's environment variables: those that `for_installation` keeps, dbt's folders, and the connection.
+
+    For workload identity, they include the cloud's variables.
+    """
     folder = settings.folder.resolve() / "dbt"
     connection = settings.connection.using(transformer)
     secrets = {
@@ -43,8 +48,10 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
     }
     # For workload identity and for a token, dbt needs an authenticator; without one, it signs in with the key or
     # the password (dbt-snowflake's profile).
+    identity: dict[str, str] = {}
     if connection.workload_identity_provider:
         named["authenticator"] = "workload_identity"
+        identity = {name: value for name, value in environment.items() if name.startswith(_CLOUD)}
     elif secrets["token"]:
         named["authenticator"] = "programmatic_access_token"
     given = {f"SNOWFLAKE_{name.upper()}": str(value) for name, value in named.items()} | {
@@ -56,4 +63,4 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         arrow.ADDRESS: url_of(connection),
     }
     # The caller's variables for dbt (DBT_TARGET, DBT_PROFILE, …) and for another Python environment are omitted.
-    return for_installation(environment) | given
+    return for_installation(environment) | identity | given

@@ -62,3 +62,13 @@ def test_dbt_signs_in_with_the_same_credentials_as_the_commands(tmp_path: Path) 
     for line, (way, (_, expected)) in zip(ran.stdout.splitlines(), WAYS.items(), strict=True):
         kept = {name: value for name, value in json.loads(line).items() if name in SECRETS and value}
         assert {n: v.upper() if n == "authenticator" else v for n, v in kept.items()} == expected, way
+
+
+def test_dbt_finds_the_credentials_of_aws_only_if_it_signs_in_with_workload_identity(tmp_path: Path) -> None:
+    aws = {"AWS_REGION": "eu-west-1", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": "/v2/credentials"}
+    kept = {}
+    for way in ("workload identity of AWS", "password"):
+        settings = load({**BASE, **WAYS[way][0], "MILKRUN_LOCAL": str(tmp_path)})
+        found = environment_of(settings, {"PATH": "/usr/bin:/bin", **aws})
+        kept[way] = {name: value for name, value in found.items() if name in aws}
+    assert kept == {"workload identity of AWS": aws, "password": {}}
