@@ -74,7 +74,7 @@ e2e: setup ## run the end-to-end tests against their own stack
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m "not slow" -n 2
 
-e2e-slow: setup #: run the end-to-end tests that `make test` leaves out (repeated dbt runs, drift, upgrades, rare states of pipes, verify, KCL, forget, LocalStack alone)
+e2e-slow: setup #: run the slow end-to-end tests, except those of `make kills` (repeated dbt runs, drift, upgrades, rare states of pipes, verify, KCL, forget, a second LocalStack)
 	@tools/setup.sh test fuzz check
 	$(PY) -m pytest tests/e2e -m slow --ignore tests/e2e/test_kills.py -n 2
 
@@ -114,12 +114,12 @@ lock: setup ## pin the dependencies in requirements*.txt (UPGRADE=name upgrades 
 setup: #: create the environments that `make demo` needs
 	@tools/setup.sh main lambda localstack dbt node
 
-conformance: setup #: check that an app follows the rule for clients (TARGET=URL of its test hook)
+conformance: setup #: check how an app handles each response of the API (TARGET=URL of its test hook)
 	@$(PY) -m milkrun_conformance run $(if $(TARGET),"$$TARGET")
 
 ##@ Run more tests
 
-faults: setup ## apply faults to every part under load and check every promise; writes docs/reliability.md (SEED=1)
+faults: setup ## apply faults to every part under load and check promises 1 to 7; writes docs/reliability.md (SEED=1)
 	@tools/setup.sh test
 	$(PY) -m pytest tests/faults --write-table $(if $(SEED),--seed $(SEED))
 

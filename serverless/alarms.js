@@ -55,7 +55,7 @@ const alarms = {
   'api-5xx': page('Within five minutes, over 1 % of the requests (and at least three) got a 5xx response.', over(1), periods(300),
     math('IF(failed >= 3, 100 * failed / asked, 0)', 300, { failed: api('5XXError', 'Sum'), asked: api('Count', 'Sum') })),
   'api-latency': warn('The 99th percentile of the API\'s latency is over 3 s.', api('Latency', 'p99'), over(3000), periods(60, 5, 3)),
-  'api-throttled': warn('Within five minutes, over 100 requests got a 429 response: a client sends in a loop, or the stage\'s rate limit is too low.',
+  'api-throttled': warn('Within five minutes, over 100 requests got a 429 response: a client sends in a loop, or the stage\'s rate limit or quota is too low.',
     milkrun('throttled', 'Sum'), over(100), periods(300)),
   'device-events': warn('One device sent more events within an hour than a truck normally sends.',
     milkrun('events_per_device', 'Maximum'), over('${param:eventsPerDeviceHour}'), periods(300)),
@@ -69,7 +69,7 @@ const alarms = {
   // Redrive
   'redrive-errors': warn('The redrive function failed or timed out.', lambda('Redrive', 'Errors', 'Sum'), over(0), periods(300, 3, 2)),
   // Not SQS's metric for the age of the oldest message, because it ignores messages that keep failing.
-  'redrive-waiting': warn('Claim checks have waited in the redrive queue for 15 minutes, because the stream is still throttled.',
+  'redrive-waiting': warn('Claim checks have waited in the redrive queue for 15 minutes, usually because the stream is still throttled.',
     over(0), periods(60, 20, 15), undeleted('RedriveQueue')),
   'dead-letters': page('Claim checks used up their attempts, so the consumer has not received their archived events.',
     over(0), periods(60, 5, 1), undeleted('DeadLetterQueue')),
@@ -94,7 +94,7 @@ const alarms = {
   // Warehouse
   'archive-undelivered': page('The archive\'s topic could not notify a subscriber of new objects.',
     topic('ArchiveTopic', 'NumberOfNotificationsFailed', 'Sum'), over(0), periods(300)),
-  'snowpipe-lag': warn('A file has waited for Snowpipe for over 15 minutes, or the check did not run.',
+  'snowpipe-lag': warn('A file has waited for Snowpipe for over 15 minutes, or the pipes could not be checked.',
     milkrun('pipe_lag_seconds', 'Maximum'), over(900), periods(300, 3, 2), silenceIsBad, oncePipesAreChecked),
   'snowpipe-deaf': warn('Objects were archived, but for 15 minutes a pipe has received no notification of them.',
     milkrun('pipe_deaf_seconds', 'Maximum'), over(900), periods(300, 2), oncePipesAreChecked),

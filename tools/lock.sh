@@ -13,7 +13,8 @@ pins() { # print the pins in the given files, without their hashes: "name==versi
   sed -n 's/^\([[:alnum:]][^ \\]*==[^\\]*[^ \\]\) *\\\{0,1\}$/\1/p' "$@" | sort -u
 }
 
-# Resolve the project and the groups that share .venv together first, so that their files have the same versions.
+# Resolve the project, the groups of .venv and the functions' packages (lambda) together first, so that their files have
+# the same versions.
 together=$(mktemp)
 trap 'rm -f "$together"' EXIT
 projects=(pyproject.toml localstack/snowflake/pyproject.toml tools/conformance/pyproject.toml)
