@@ -144,9 +144,10 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 def _add_columns(database: sqlite3.Connection) -> None:
     """Add the columns that a file from an older version of the loader lacks, and fill them from the payloads."""
+    database.execute("BEGIN IMMEDIATE")  # before the look, because another loader may be adding them
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
+        database.execute("COMMIT")
         return
-    database.execute("BEGIN IMMEDIATE")
     for name, kind in _COLUMNS.items():
         database.execute(f"ALTER TABLE events ADD COLUMN {name} {kind}")
     places = ", ".join(f"{name} = ?" for name in ("occurred_us", *_COLUMNS))

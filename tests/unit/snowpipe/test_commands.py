@@ -4,6 +4,7 @@ import gzip
 import json
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +23,8 @@ from snowpipe.pipe_health import triage
 from snowpipe.pipes import Status
 from snowpipe.quoting import quoted
 from snowpipe.settings import load
+from snowpipe.sqlite import Folder
+from snowpipe.sqlite import load as load_to_sqlite
 from snowpipe.warehouse import Snowflake
 from tests.unit.snowpipe.warehouse_stage import command
 
@@ -392,6 +395,16 @@ def test_load_adds_the_columns_that_an_older_sqlite_file_lacks(tmp_path: Path) -
             "SELECT event_id, occurred_us, invalid_code FROM events ORDER BY rowid"
         ).fetchall()
     assert rows == [("a\0b", 1794816000_000000, None), (None, None, "not_an_object")]
+
+
+def test_several_loaders_may_create_the_same_sqlite_file(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    source = Folder(tmp_path / "empty")
+    with ThreadPoolExecutor(4) as loaders:
+        for number in range(40):  # one file is not enough to detect a race
+            path = tmp_path / f"{number}.db"
+            found = [loaders.submit(lambda path=path: list(load_to_sqlite(path, source))) for _ in range(4)]
+            assert [each.result() for each in found] == [[]] * 4
 
 
 def test_load_of_a_whole_bucket_ignores_empty_objects_and_prefixes_without_events(
