@@ -38,7 +38,7 @@ FORMAT = 1  # part of every generation: a new layout causes every hour to be com
 PREFIX = "compacted"
 MAX_TYPES = 200  # type folders per hour; rarer types share one
 GRACE = timedelta(hours=3)  # longer than the timeout of any Glue job that reads these files
-SWEPT_AGAIN = timedelta(days=1)  # daily runs return to each hour
+SWEPT_AGAIN = timedelta(days=1)  # so that even daily runs sweep the hours of the previous run
 
 SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("bucket", pa.int64())])
 
@@ -50,7 +50,7 @@ class Source:
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
-    attempt: int = 0  # earlier attempts with the same objects; repeated while some cannot be read
+    attempt: int = 0  # number of earlier attempts with the same objects, some of them unreadable
 
     @property
     def generation(self) -> str:
@@ -62,9 +62,9 @@ class Source:
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
-        """Yield each object with the number of its target file.
+        """Yield each object with its bucket number. Each event type has a file per bucket.
 
-        A file is full when the sizes of its objects add up to `full_bytes`, because gzipped NDJSON and Parquet
+        A bucket is full when the sizes of its objects add up to `full_bytes`, because gzipped NDJSON and Parquet
         have about the same size.
         """
         seen = 0

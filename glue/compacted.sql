@@ -1,8 +1,8 @@
--- Optional: the compacted Parquet files as an external table in Snowflake, for data older than RAW retains. Replace the
+-- Optional: the compacted Parquet files as an external table in Snowflake, for events that RAW no longer has. Replace the
 -- two names in braces. The storage integration must also allow s3://{bucket}/compacted/, and its IAM role must be able to
 -- read that prefix. AUTO_REFRESH stays off because the manifests decide which files count. `python -m glue.tables
 -- --archive s3://BUCKET --from … --to …` prints the ALTER statements that make the table list exactly those files. Run
--- them within three hours after a compaction; then superseded files are deleted (`GRACE` in glue/compact.py).
+-- them within three hours after a compaction; after that, superseded files may be deleted (`GRACE` in glue/compact.py).
 
 CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.PARQUET TYPE = PARQUET;
 

@@ -243,7 +243,7 @@ Found = Rewritten | Fault
 
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
-    """Return the distinct `Names` of an object's events; none for an invocation record or an unreadable object."""
+    """Return the distinct `Names` of an object's events; none if it is an invocation record, unreadable or not JSON."""
     if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
         return set()
     read = lines_of_object(store, stored)

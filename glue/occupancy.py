@@ -2,11 +2,12 @@
 
 The rule decides in which five-minute windows a device was inside a fence, and which visits did not end with an
 exit in time. Spark's stream calls `advance` for every micro-batch with its events and the watermark; Beam calls
-it once with all events. Both produce the same result, because a window is decided only after the watermark has
-passed its end. The decision uses all events before that end, in the order of `consumer.visits` (by createdAt, then
-enter before dwell before exit, then id). An enter starts a visit, an exit ends it, and an enter during a visit starts
-a new one. A device counts in a window if it was inside the fence at any moment of the window. Unlike the warehouse,
-the stream does not merge visits separated by short gaps, because that would need later events.
+it once with all events. Unless an event arrives after its window is decided, both produce the same result, because a
+window is decided only after the watermark has passed its end. The decision uses all events before that end, in the
+order of `consumer.visits` (by createdAt, then enter before dwell before exit, then id). An enter starts a visit, an
+exit ends it, and an enter during a visit starts a new one. A device counts in a window if it was inside the fence at
+any moment of the window. Unlike the warehouse, both leave visits separate that only a short gap separates, because
+merging them would need later events.
 """
 
 import json
@@ -45,7 +46,9 @@ class Crossing(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a pair between two calls of `advance`. Without a visit and pending events, it need not be stored."""
+    """The state of a pair between two calls of `advance`. It need not be stored if it has neither a visit nor pending
+    events.
+    """
 
     pending: tuple[Crossing, ...] = ()
     since: int | None = None  # when the current visit was entered

@@ -39,7 +39,8 @@ def write_parquet(
 ) -> Iterator[Written]:
     """Write each group's batches to `key_of(group, part)`, with a new part whenever a file is full; yield each object.
 
-    All batches of a group must be consecutive. At most one row group is in memory, and one temporary file on disk.
+    All batches of a group must be consecutive. While a file is written, only one row group is in memory, and one
+    temporary file is on disk; to be verified, the finished file is read into memory as a whole.
     A key depends only on the group and the part, and the same batches give the same parts, so a task that runs twice
     replaces each object with an identical one.
     """

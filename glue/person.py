@@ -24,13 +24,13 @@ import msgspec
 
 from glue.archive import MAX_INFLATED_BYTES
 
-INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by at most a thousand times this
+INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by about a thousand times this
 MAX_DAMAGED_BYTES = 16 * 1024 * 1024  # compressed bytes; limits the work for false gzip headers
 MAX_GZIP_LAYERS = 3
 MAX_QUICK_TERMS = 50
 _GZIP_HEADER = b"\x1f\x8b\x08"
 _EXPONENT = re.compile(rb"[0-9][eE]")
-# The characters that Unicode normalization replaces by ASCII characters.
+# The characters that Unicode normalization (NFC) replaces with ASCII characters.
 _NORMALIZED_TO_ASCII = tuple(each.encode() for each in "\u037e\u1fef\u212a")
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 
@@ -38,8 +38,8 @@ _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 class Names(NamedTuple):
     """The ids that an event names.
 
-    `accounts` holds values of `user._id`, `copies` holds user ids outside the contract's fields, and `texts`
-    holds these copies and all strings in metadata.
+    `accounts` holds values of `user._id` and `user.id`, `copies` holds user ids outside the contract's fields, and
+    `texts` holds these copies and all strings in metadata.
     """
 
     users: frozenset[str] = frozenset()
@@ -298,7 +298,7 @@ class Followed:
     """A subject, including the ids found through its events, and the ids that could not be attributed to it.
 
     `shared` maps each device that was also used by other users to their number. `unclear` holds the values of
-    `user._id` that occur with a `userId` of the subject and with others; events with such a value and no other id
+    `user._id` that occur with a `userId` of the subject and with others; events that name a user only by such a value
     are not deleted.
     `mentioned_by` holds the users whose events contain an id of the subject in their metadata or another extra
     field.

@@ -40,8 +40,8 @@ LINE = pa.schema(
 )
 
 # The fields of a line that a rebuild needs. `event_key`, and the fields from `content` to `file_row_number`, are null
-# unless conflicts are rebuilt. The fields from `device_id` on are null if the line is not a geofence event. Times are
-# microseconds, because devices send years that pandas cannot represent.
+# unless conflicts are rebuilt. The fields from `device_id` on are null if the line is not a geofence event with a
+# plausible time. Times are microseconds, because devices send years that pandas cannot represent.
 FACT = pa.schema(
     [
         ("event_key", pa.string()),
@@ -140,7 +140,7 @@ def parse_geofence_event(line: bytes) -> GeofenceEvent | None:
         try:
             return geofence_event(line)
         except InvalidEvent:
-            return None  # an event of another type that mentions such a name
+            return None  # such as an event of another type that mentions such a name
     return None
 
 

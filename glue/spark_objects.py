@@ -16,10 +16,10 @@ _TASK_OBJECTS = 5_000
 
 
 def objects_frame(spark: SparkSession, objects: Iterable[tuple[int, Stored, int]]) -> DataFrame:
-    """Return one row per object (hour, listing entry, bucket), partitioned so that tasks read similar amounts.
+    """Return one row per object (hour, listing entry, bucket), in partitions of at most about _TASK_OBJECTS objects and
+    _TASK_BYTES bytes, so that a task reads neither too many tiny objects nor too many bytes.
 
-    Spark shuffles only the keys, and the workers read the objects, so that neither a million tiny objects nor
-    large gzip objects, which cannot be split, cause a slow task.
+    Spark shuffles only these rows; the workers read the objects.
     """
     rows = [(hour, s.key, s.size, micros(s.modified_at), bucket) for hour, s, bucket in objects]
     frame = pd.DataFrame(rows, columns=["hour_us", "key", "size", "modified_us", "bucket"])

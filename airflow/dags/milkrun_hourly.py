@@ -39,8 +39,8 @@ RETRIES = {
 }
 
 FRESHNESS_MINUTES = int(os.environ.get("MILKRUN_FRESHNESS_MINUTES", "60"))
-# Each run also processes the two hours before it, because objects and their loading may be late. A step skips finished
-# work.
+# Each run also processes the two hours before its interval, because objects and their loading may be late. Repair and
+# compaction skip what is already complete.
 HOURLY = (
     f"{{{{ (data_interval_end - macros.timedelta(minutes={FRESHNESS_MINUTES + 120})).isoformat() }}}}",
     "{{ data_interval_end.isoformat() }}",

@@ -65,7 +65,7 @@ def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = 
 
 
 def world(archive: Path) -> list[bytes]:
-    """Write events of the two users to forget and of other users under every prefix.
+    """Write events of the two users to forget under every prefix, and events of other users under all but set-aside/.
 
     Returns the accepted events of the other users.
     """
@@ -222,7 +222,7 @@ def left(archive: Path, prefix: str = "events") -> list[bytes]:
     ],
     ids=["upper case", "longer id", "mention", "mention as user", "device", "number of litres"],
 )
-def test_event_of_another_user_is_kept_even_if_it_contains_the_same_or_a_similar_id(
+def test_event_that_does_not_belong_to_the_user_is_kept_even_if_it_contains_the_same_or_a_similar_id(
     tmp_path: Path, users: Path, event: bytes
 ) -> None:
     users.write_text(f"{ANN}\n778899\n")

@@ -1,6 +1,7 @@
 """Test the windows in which a device counts as inside a fence, and the overdue visits.
 
-The expected results come from a simple simulation. Late events must give the same results as events in one batch.
+The expected results come from a simple simulation. Events in several batches must give the same results as in one
+batch, unless an event arrives after its window is decided.
 """
 
 import random
