@@ -71,7 +71,9 @@ def direct_dependencies(root: Path) -> Iterator[tuple[str, str, str]]:
         own = tomllib.loads((root / folder / "pyproject.toml").read_text())["project"]
         for requirement in own.get("dependencies", ()):
             yield f"{folder}/pyproject.toml", requirement, target
-    for source in sorted(root.glob("*/requirements.in")) + sorted(root.glob("*/*/*requirements.in")):
+    for source in sorted(
+        each for depth in ("*", "*/*", "*/*/*") for each in root.glob(f"{depth}/*requirements.in")
+    ):
         name = source.relative_to(root).as_posix()
         for line in source.read_text().splitlines():
             if requirement := line.partition("#")[0].strip():

@@ -50,7 +50,15 @@ def test_declared_dependency_without_a_pin_is_reported(
 
 
 @pytest.mark.parametrize(
-    "declared", ["airflow", "glue", "localstack", "snowpipe/dbt", "localstack/lambda_executor"]
+    "declared",
+    [
+        "airflow",
+        "glue",
+        "localstack",
+        "snowpipe/dbt",
+        "localstack/lambda_executor",
+        "localstack/snowflake/outside",
+    ],
 )
 def test_missing_pin_of_a_separate_environment_is_reported(tree: Path, declared: str) -> None:
     [source] = (tree / declared).glob("*requirements.in")
