@@ -67,7 +67,7 @@ REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
         "unsupported_encoding": "The content encoding is neither gzip nor identity.",
     },
 }
-# API Gateway's own responses (serverless/gateway-responses.js), sent without calling the function.
+# API Gateway's own responses (serverless/gateway-responses.js), sent if the function is not called or does not respond.
 GATEWAY_CODES: Mapping[int, Mapping[str, str]] = {
     403: {
         "invalid_api_key": "The API key is missing or unknown.",

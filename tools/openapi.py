@@ -35,7 +35,7 @@ type Schema = dict[str, Any]
 DOCS = Path(__file__).parents[1] / "docs"
 KIT = Path(__file__).parents[1] / "tools/conformance/src/milkrun_conformance"
 KIT_SCHEMA = KIT / "event.schema.json"
-# The kit's payloads are accepted by the handler (tests/unit/tools/conformance).
+# Payloads in the kit's folder `good`, which the handler accepts (tests/unit/tools/conformance).
 JSON_EXAMPLES = ("one", "several", "envelope", "location-pings")
 
 LIMITS = {
@@ -259,8 +259,8 @@ def _operation() -> Schema:
             _header(
                 "X-App-Version",
                 {"type": "string"},
-                "The app's version. Its first 64 characters are stored with each rejected event and in the "
-                "metadata of S3 objects.",
+                "The app's version. Its first 64 characters are stored with each rejected event. The metadata of "
+                "S3 objects contain as many of them as fit into 64 bytes when they are percent-encoded.",
             ),
             _header(
                 "X-Milkrun-Timestamp",
@@ -332,7 +332,7 @@ def _responses() -> Schema:
             examples += codes.GATEWAY_CODES[403]
         responses[str(status)] = _with_examples(_problem(meaning, *schemas), status, examples)
     responses["401"]["headers"] = {"x-amzn-Remapped-WWW-Authenticate": CHALLENGE}
-    # LocalStack ignores the template's problem+json.
+    # LocalStack ignores the template's problem+json responses and sends its own as application/json.
     responses["403"]["content"]["application/json"] = {"schema": {"type": "object"}}
     for status, rule in _GATEWAY_RULES.items():
         answers = codes.GATEWAY_CODES[status]

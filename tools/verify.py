@@ -46,7 +46,7 @@ KEYS_A_QUERY = 1000
 # The maximum that a run sends and stores, counted on the local stack and rounded up.
 REQUESTS, OBJECTS, EVENTS = 300, 200, 1_000
 THROTTLE_REQUESTS = 3_000
-"""The maximum number of requests with which a test exceeds the usage plan. It runs only on deployed stages."""
+"""The maximum number of requests that the test of the usage plan sends. This test runs only on deployed stages."""
 WAREHOUSE_MINUTES = 15
 """Minutes of an XSMALL warehouse (1 credit per hour) for queries, one dbt build and one full refresh."""
 

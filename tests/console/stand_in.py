@@ -116,7 +116,6 @@ def empty() -> State:
             "bucket": "milkrun-local-archive",
             "database": "MILKRUN",
             "version": "0.1.0",
-            "started_at": at,
             "live_bus": True,
             "tiles": None,
             "time_zone": zone_in_which_it_is_one_in_the_afternoon(),

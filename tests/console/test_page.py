@@ -289,7 +289,7 @@ def test_reconcile_differences_are_grouped_and_shown_with_the_repair_command(
     tell(feed, feed.state.pipeline | {"reconcile": reconcile})
     expect(page.get_by_text("1 difference")).to_be_visible()
     differences = page.locator(".differences")
-    expect(differences).to_contain_text("1 object in S3, but without a row in RAW")
+    expect(differences).to_contain_text("1 object: in S3, but without a row in RAW")
     expect(differences).to_contain_text("milkrun reconcile --repair")
     differences.get_by_text("Show the objects").click()
     expect(differences).to_contain_text("10 lines, 0 rows")

@@ -133,7 +133,7 @@ class Pipeline:
         self._redrive_since: float | None = None
         self._queues_read_at = 0.0
         self.marts_built: bool | None = None
-        # The warehouse is read rarely, so events wait for it only up to this time.
+        # Waits for the warehouse are measured up to this time, because the warehouse is read rarely.
         self.warehouse_read_at: float | None = None
         self._stopped: dict[str, tuple[float, str]] = {}
         self._lines: deque[tuple[float, Mapping[str, object]]] = deque(maxlen=MAX_LINES)

@@ -15,8 +15,7 @@ def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str,
     fleet's time zone, and its latest visit.
 
     The console's memory lacks visits of trucks that sent nothing since it started, and the marts lack the visits since
-    the last dbt run. The larger of the two numbers of visits is
-    returned.
+    the last dbt run. The larger of the two numbers of visits is returned.
     """
     began_at = fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0]
     midnight = parse_object.written(began_at)

@@ -1,5 +1,5 @@
-"""The latest accepted and rejected events, limited in number and total bytes, and the exact number of events since
-the console's start or last reset.
+"""The latest accepted and rejected events, limited in number and total bytes, and the number of all events that the
+console has found since its start or last reset.
 """
 
 from collections import deque

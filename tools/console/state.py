@@ -36,7 +36,7 @@ class MartPlace:
 
 SNAPSHOT_EVENTS = 100
 EVENTS_A_MESSAGE = 100
-# Expensive sources are still read for this long after the last page was closed.
+# While no page is open, expensive sources are still read for this long after the latest request.
 LINGER_S = 60.0
 
 

@@ -183,7 +183,7 @@ class VisitPoller(Poller):
         rows = list(visits.there_now(self.shared.aws("dynamodb"), self.shared.outputs.visits_table))
         there = {(row["device_id"], row["entered_event_id"]) for row in rows}
         held = self.shared.ask(self.state.visits.open_starts)
-        # Device → the begin of its earliest open visit that is no longer in the table.
+        # Device → the entry time of its earliest open visit that is no longer in the table.
         missing: dict[str, str] = {}
         for device, _, entered_at, event_id in held:
             if (device, event_id) not in there:

@@ -80,7 +80,7 @@ class StoreQueries:
     def _steps(self, what: str, device_id: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
         with self._session():
-            pass  # sign in first: the search for an object queries Snowflake last, so without it, it would fail late
+            pass  # if Snowflake does not answer, fail before the search for an object, which queries it last
         finder = Finder(self._outputs, self._stage, PerStatement(self._session))
         if object_name(what):
             return finder.object(what), finder.searched

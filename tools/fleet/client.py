@@ -191,9 +191,9 @@ def send(
 ) -> Iterator[Delivery]:
     """Send requests in the given order, `concurrency` at a time; yield their deliveries in the same order.
 
-    After `seconds`, no further requests are sent. At most a few requests are read ahead from `posts`, so that a
-    stream of any length fits into memory. When the client is stopped, no further requests are read, and each one that
-    has been read is still sent, without retries.
+    At most a few requests are queued at a time, so that a stream of any length fits into memory. After `seconds`, or
+    when the client is stopped, no further requests are queued, and those in the queue are still sent; a stopped client
+    sends each of them only once.
     """
     under_way: deque[Future[list[Delivery]]] = deque()
     due = time.monotonic()

@@ -119,7 +119,9 @@ def command(
     ] = DEFAULT_INVALID,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, max=500, help="Maximum number of events per request, without duplicates."),
+        typer.Option(
+            min=1, max=500, help="Maximum number of events per request. Default: 20, or 500 for a file."
+        ),
     ] = None,
     seed: Seed = 1,
     run: Annotated[

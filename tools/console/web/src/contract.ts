@@ -11,7 +11,6 @@ export interface Stage {
   bucket: string;
   database: string;
   version: string;
-  started_at: Iso;
   live_bus: boolean;
   tiles: string | null;
   time_zone: string;

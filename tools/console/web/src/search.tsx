@@ -1,4 +1,4 @@
-/** The search box for trucks, places, events and objects. Slash opens it; arrow keys and Enter choose a match. */
+/** The search box for trucks, places, events and objects. Slash or Ctrl-K focuses it; arrow keys and Enter choose. */
 
 import { useSignal } from "@preact/signals";
 import { useLayoutEffect, useRef } from "preact/hooks";

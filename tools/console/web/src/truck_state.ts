@@ -1,4 +1,4 @@
-/** The state of a truck, which decides its colour and shape on the map and its place in the lists. */
+/** A truck's state, which decides its colour and shape on the map, and whether a visit is overdue or contradicted. */
 
 import type { Visit } from "./contract";
 import type { Shown } from "./map/replay";

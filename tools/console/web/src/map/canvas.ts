@@ -1,7 +1,8 @@
 /**
- * The map: MapLibre with its own base map, so that nothing is loaded from the internet. Loaded after the first paint.
+ * The map: MapLibre with its own base map, so that nothing is loaded from the internet unless the user turns on online
+ * tiles. This module is loaded after the first paint.
  *
- * Drawn at most twice a second and without animations, so that browsers without a graphics card keep up.
+ * Changes are drawn at most twice a second and without animations, so that browsers without a graphics card keep up.
  */
 
 import "maplibre-gl/dist/maplibre-gl.css";
@@ -33,7 +34,7 @@ const DRAW_EVERY_MS = 500;
 const MARGIN_PX = 48;
 const LEGEND_PX = 20;
 const NAMED_TRUCKS = 50;
-/** Up to zoom level CLUSTER_TO_ZOOM, trucks closer together than CLUSTER_PX are shown as one disc with their number. */
+/** Up to zoom level CLUSTER_TO_ZOOM, three or more trucks within CLUSTER_PX are shown as one disc with their number. */
 const CLUSTER_PX = 34;
 const CLUSTER_TO_ZOOM = 10;
 /** The maximum number of times shown along a trail. */

@@ -146,7 +146,7 @@ export function EventsView() {
         <h1>Events</h1>
         <p class="counted">
           <span class="n">{number(totals.good)}</span> accepted, <span class="n">{number(totals.bad)}</span> rejected
-          <span class="quiet"> since the start</span>
+          <span class="quiet">, counted by this console</span>
         </p>
         <span class="spacer" />
         <button
@@ -458,7 +458,7 @@ const FORMS: readonly (readonly [Form, string])[] = [
   ["lines", "Formatted"],
 ];
 
-/** The text as sent, byte for byte; formatted only on request. */
+/** The event's text as stored; formatted only on request. */
 function AsSent({ raw, cut }: { raw: string; cut: boolean }) {
   const [form, setForm] = useState<Form>("sent");
   return (

@@ -1,4 +1,4 @@
-/** The state of every stage of the pipeline, with one verdict: healthy, or where it is stuck. */
+/** The state of every stage of the pipeline, with one verdict, such as “healthy” or where the pipeline is stuck. */
 
 import { useSignal } from "@preact/signals";
 
@@ -11,7 +11,7 @@ import { Copy, decimal, Empty, Loading, Mark, number, plural, Sparkline } from "
 
 const VERDICTS = { healthy: "Healthy", busy: "Busy", stuck: "Stuck", unknown: "Unknown", idle: "Idle" };
 
-/** Stages that only some events reach. */
+/** Stages beside the normal path, which events reach only after a rejection or a failure. */
 const BRANCHES = new Set(["rejected", "redriven", "set_aside"]);
 
 const STATES = { ok: "ok", idle: "idle", waiting: "waiting", stuck: "stuck", unknown: "unknown" };
@@ -121,7 +121,7 @@ function Differences({ reconcile }: { reconcile: Reconcile }) {
     <ul class="differences">
       {[...groups].map(([kind, some]) => (
         <li key={kind}>
-          <strong>{plural(some.length, "object")}</strong> {some[0]?.meaning}.
+          <strong>{plural(some.length, "object")}</strong>: {some[0]?.meaning}.
           <p>
             {REPAIRABLE.has(kind) ? (
               <>

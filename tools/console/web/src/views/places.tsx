@@ -83,7 +83,7 @@ export function PlacesView() {
           <Empty
             title={matching.length > 0 ? "All of these places were visited today." : wanted ? "No place matches." : "No place is known yet."}
           >
-            {!wanted && matching.length === 0 && "A place appears when a truck’s phone enters its fence, or when the console is started with --fences FILE."}
+            {!wanted && matching.length === 0 && "A place appears with the first geofence event from its fence, or when the console is started with --fences FILE."}
           </Empty>
         )}
         {found.length > 0 && (

@@ -242,7 +242,7 @@ function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps)
   const from = Math.max(earliest, Math.min(firstEntered - 10 * 60_000, to - HOUR));
   const rows = useMemo(() => rowsOf(visits, grouping), [visits, grouping]);
   if (visits.length === 0)
-    return <Empty title="No visit on this day.">A visit begins when a truck’s phone enters the fence of a farm or a plant.</Empty>;
+    return <Empty title="No visit on this day.">A visit begins when a truck’s phone enters the fence of a place.</Empty>;
   const left = (ms: number): number => Math.min(100, Math.max(0, ((ms - from) / (to - from)) * 100));
   const picked = visits.find((visit) => keyOf(visit) === chosen);
   const first = rows[0]?.visits[0];
