@@ -8,8 +8,8 @@ from contract.event_rules import Checked
 class StreamRecord(msgspec.Struct, frozen=True, gc=False):
     """A record for the Kinesis stream.
 
-    `data` is the event's line in an archived object, and `line` is its line number there, starting at 1. The partition
-    key is the device, so that one shard receives all events of a device in order.
+    `data` is the event's line in an archived object (replays add a field), and `line` its number there, starting at 1.
+    The partition key is the device, so that one shard receives all events of a device in order.
     """
 
     partition_key: str

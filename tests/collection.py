@@ -3,7 +3,7 @@
     python -m tests.collection tests/unit tests/e2e
 
 pytest-xdist aborts if its workers collect different ids. The two processes differ in hash seed, date, time zone,
-folder, home and environment, so that an id that depends on any of them is always detected. The second process collects
+folder, home and environment, so that an id that depends on any of them is detected. The second process collects
 the tests of a copy of the clone (tracked and untracked files), because an id may contain the path of the clone.
 """
 

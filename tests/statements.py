@@ -77,9 +77,8 @@ def known(sql: str) -> bool:
 
 
 def parsed_by_sqlglot(sql: str) -> bool:
-    logging.getLogger("sqlglot").setLevel(
-        logging.ERROR
-    )  # not its warning about each statement parsed as a Command
+    # Suppress sqlglot's warning about each statement that it parses as a Command.
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)
     try:
         tree = sqlglot.parse_one(sql, read="snowflake")
     except SqlglotError:

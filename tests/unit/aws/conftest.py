@@ -1,4 +1,4 @@
-"""Validate all requests and responses against AWS's service models.
+"""Validate the requests and responses of boto3 and of the JSON adapter against AWS's service models.
 
 In tests with the mark `wrong_answer`, only the requests are validated.
 """

@@ -1,7 +1,7 @@
 """Test that a (device, fence) pair is migrated from the table's previous layout by its next event or by the operator.
 
-`previous_layout.json` contains the items that the previous version of the consumer wrote in three cases: it finished,
-it was stopped in the middle of its last change, or some of the items had expired.
+`previous_layout.json` contains the items that the previous version of the consumer wrote. In some cases it finished, in
+others it was stopped in the middle of its last change, or some of the items have expired.
 """
 
 import json
@@ -64,7 +64,7 @@ def test_next_event_migrates_a_pair_wherever_the_previous_consumer_stopped(name,
     assert table.visits(HOME) == list(expected.visits)
     if name.startswith("stopped"):
         # Notifications that the previous version did not publish are published now.
-        wanted = {item["id"] for item in unpublished(case)}
+        wanted = ids_of_the_last_notifications(case)
         assert wanted <= {n.id for n in bus.notified} | set(case["told"])
 
 
@@ -78,10 +78,11 @@ def test_pair_in_the_previous_layout_is_found_despite_a_stale_read():
     assert table.visits(HOME) == list(expected.visits)
 
 
-def unpublished(case):
+def ids_of_the_last_notifications(case):
+    """Return the ids of the notifications of a pair's last change, whether they were published or not."""
     items = {item["sk"]: item for item in case["items"]}
     entry = json.loads(items["head"]["entry"])
-    return [{"id": id_} for id_, _, _ in entry["told"]]
+    return {id_ for id_, _, _ in entry["told"]}
 
 
 def test_open_visit_is_kept_after_its_events_have_expired():

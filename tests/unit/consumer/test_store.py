@@ -231,7 +231,7 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
 
         def act():
             for number, batch in enumerate(batches):
-                for _ in range(100):  # Kinesis retries a batch until it succeeds
+                for _ in range(100):  # Lambda retries a batch until it succeeds
                     try:
                         results = deliver(mine, batch, number, shard=name)
                     except Died:
@@ -390,7 +390,7 @@ def test_chunk_that_could_not_be_written_is_written_by_the_next_change():
     with small((0, 1, 16_000)):
         refusing = Refusing(table.stored)
         assert isinstance(deliver(store(refusing), some[:5], 1)[HOME], ConnectionError)
-        deliver(store(table), some[5:], 2)  # Kinesis has discarded the first batch
+        deliver(store(table), some[5:], 2)  # Lambda has discarded the first batch
     assert table.visits(HOME) == list(visits_of(some)[HOME].visits)
 
 
@@ -398,7 +398,7 @@ def test_notifications_of_a_discarded_batch_are_sent_with_the_next_batch():
     table, bus = FakeTable(), FakeBus(fails=lambda notice: True)
     assert isinstance(deliver(store(table, bus), [event("enter", 0, "a")], 1)[HOME], ConnectionError)
     bus.fails = lambda notice: False
-    deliver(store(table, bus), [event("exit", 600, "b")], 2)  # Kinesis has discarded the first batch
+    deliver(store(table, bus), [event("exit", 600, "b")], 2)  # Lambda has discarded the first batch
     assert [n.kind for n in bus.notified] == ["arrived", "departed"]
 
 

@@ -1,4 +1,7 @@
-"""Test that the contract, the documented schema and the readers of the archive accept the same time formats."""
+"""Test that the contract, the documented schema and the engines in glue/ accept the same time formats.
+
+One test checks that glue/ and SQLite also reject the same device times as too old or too far ahead.
+"""
 
 import json
 import sqlite3
@@ -45,7 +48,7 @@ def test_unambiguous_time_is_accepted(text: str, utc: str) -> None:
 
 @pytest.mark.parametrize(("text", "form"), REJECTED, ids=[repr(text) for text, _ in REJECTED])
 def test_ambiguous_or_invalid_time_is_rejected_with_the_name_of_its_format(text: str, form: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the contract's own
+    with pytest.raises(ValueError):  # noqa: PT011 - its messages differ
         instant(text)
     with pytest.raises(InvalidEvent) as caught:
         check(ENTER | {"createdAt": text})
@@ -93,7 +96,7 @@ class OneLine:
 
 
 @pytest.mark.parametrize(("at", "code"), CLOCKS.values(), ids=CLOCKS)
-def test_spark_and_sqlite_accept_the_same_device_times_as_dbt(
+def test_glue_and_sqlite_accept_the_same_device_times_as_dbt(
     at: datetime, code: str | None, tmp_path: Path
 ) -> None:
     """tests/e2e/test_dbt_models.py tests the same device times with dbt."""

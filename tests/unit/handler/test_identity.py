@@ -556,7 +556,7 @@ def test_keys_are_fetched_over_http_and_a_500_raises_retryable_error() -> None:
         provider.answers = [(200, json.dumps({"keys": [public_jwk(EC_KEY, "ec")]}).encode()), (500, b"")]
         provider.is_open = True
         assert list(parse_keys(fetch(f"{provider.url}/jwks?v=1"))) == ["ec"]
-        # AWS WAF's core rule set refuses requests without it. (AWS WAF Developer Guide: "Baseline rule groups".)
+        # AWS WAF's core rules block requests without this header. (AWS WAF Developer Guide: "Baseline rule groups".)
         assert provider.requests[0][2]["user-agent"] == "milkrun"
         with pytest.raises(RetryableError):
             fetch(f"{provider.url}/jwks")

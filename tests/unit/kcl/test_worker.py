@@ -282,7 +282,7 @@ def test_error_for_missing_java_names_the_required_version_and_the_fix(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "attack", ["folder of another user", "symbolic link", "writable by the group", "shared as /tmp"]
+    "attack", ["folder of another user", "symbolic link", "writable by the group", "shared like /tmp"]
 )
 def test_worker_refuses_a_state_folder_that_other_users_can_write_to(tmp_path, monkeypatch, capsys, attack):
     """The daemon runs the program that kcl.properties in this folder names."""

@@ -162,7 +162,7 @@ def test_every_alarm_notifies_a_topic_when_it_fires_and_when_it_ends(variant):
 def test_alarms_that_need_no_parameter_are_enabled_only_in_staging_and_prod():
     for stage in STAGES:
         for name, alarm in alarms(stage).items():
-            # These need the parameter expectTraffic or checkPipes.
+            # These need the parameter expectTraffic, checkPipes or checkLoads.
             needs_parameter = name == "no-traffic" or name.startswith(("snowpipe-", "failed-loads"))
             expected = stage in ("staging", "prod") and not needs_parameter
             assert alarm["ActionsEnabled"] is expected, (stage, name)
@@ -233,9 +233,8 @@ def test_queue_alarms_also_count_messages_in_flight(name):
 
 @pytest.mark.parametrize("name", ["redrive-waiting", "dead-letters"])
 def test_alarm_whose_expression_fills_gaps_fires_although_the_latest_minutes_have_no_data_yet(name):
-    """FILL replaces data points that are published late, so the latest one is always 0. If all periods had to
-    breach, the alarm would stay in state OK. (Amazon CloudWatch User Guide: "Using math expressions with
-    CloudWatch metrics".)
+    """FILL inserts 0 for the latest minutes if their data points are published late. If all periods had to breach, the
+    alarm might then stay in state OK. (Amazon CloudWatch User Guide: "Using math expressions with CloudWatch metrics".)
     """
     alarm = alarms("prod")[name]
     assert any("FILL(" in metric.get("Expression", "") for metric in alarm["Metrics"])

@@ -185,7 +185,7 @@ def test_deploy_role_allows_the_calls_that_osls_makes():
 @pytest.mark.parametrize(
     "action",
     [
-        # Denied if the resource is narrower than `*`, although the action supports the resource type `alarm`.
+        # CloudWatch denies these two on resources narrower than `*`, although they support the resource type `alarm`.
         # (Amazon CloudWatch API Reference: "PutCompositeAlarm", "DescribeAlarms".)
         "cloudwatch:PutCompositeAlarm",
         "cloudwatch:DescribeAlarms",

@@ -107,7 +107,7 @@ def test_every_documented_aws_command_has_a_valid_operation_and_valid_options():
     found = [(where, a) for where, a in calls(("aws",)) if len(a) >= 2 and re.fullmatch(r"[a-z0-9-]+", a[1])]
     assert len(found) > 10
     for where, (service, operation, *rest) in found:
-        # The CLI replaces the pagination members with two options.
+        # The CLI adds its own options for pagination.
         known = aws_options(service, operation) | {"--max-items", "--starting-token"}
         assert options(rest) <= known, where
 

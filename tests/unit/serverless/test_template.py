@@ -368,7 +368,7 @@ def test_visits_table_has_point_in_time_recovery_and_a_time_to_live(stage):
     table = properties(stage, "VisitsTable")
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
-    # True would use the account's managed key, whose requests KMS bills; the table is encrypted in both cases.
+    # True would use the AWS managed key, whose requests KMS bills; the table is encrypted in both cases.
     assert table["SSESpecification"] == {"SSEEnabled": False}
 
 
