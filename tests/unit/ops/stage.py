@@ -1,4 +1,4 @@
-"""A stage for tests of commands that need all stores, with moto's services and a local Snowflake with pipes."""
+"""A stage on moto and a local Snowflake with pipes, for tests of commands that need all stores."""
 
 import json
 import sqlite3

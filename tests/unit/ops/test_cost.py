@@ -31,7 +31,7 @@ def usd(lines, *wanted):
 
 @pytest.mark.parametrize(
     ("batch", "rest", "http", "url", "put"),
-    # Calculated by hand for 500-byte events, a fifth of which are geofence events, and 1024 MB on arm64
+    # US dollars per million 500-byte events, a fifth of which are geofence events, with 1024 MB on arm64
     [(1, 9.78, 7.28, 6.28, 5.00), (20, 0.52, 0.39, 0.34, 0.25), (100, 0.13, 0.10, 0.09, 0.05)],
 )
 def test_cost_of_ingest_matches_the_cost_calculated_by_hand(prices, batch, rest, http, url, put):

@@ -1,9 +1,9 @@
 """Test that the log lines of a long time range are read with Logs Insights, as its documentation describes.
 
-LocalStack ignores a query's filter, its statistics and its limits, so the tests use a fake. Like the service, the fake
-returns at most 10,000 rows per response, includes both ends of the range, and reports `Running` before `Complete`
-(Amazon CloudWatch Logs API Reference: "StartQuery", "GetQueryResults"). Requests and responses are checked with
-botocore's service models.
+LocalStack ignores a query's filter, returns no statistics and completes each query at once, so the tests use a fake.
+Like the service, the fake returns at most 10,000 rows per response, includes both ends of the range, and reports
+`Running` before `Complete` (Amazon CloudWatch Logs API Reference: "StartQuery", "GetQueryResults").
+Requests and responses are checked with botocore's service models.
 """
 
 import json

@@ -87,7 +87,7 @@ EVERYTHING = Selection(NOW, NOW)
 PLAIN = line(9, "user.updated_trip")
 
 
-def test_replay_sends_only_geofence_events_labelled_and_partitioned_by_device() -> None:
+def test_replay_sends_only_geofence_events_with_its_label_and_the_device_as_partition_key() -> None:
     stream = FakeStream()
     done = replay(archive([line(1), PLAIN, line(2, device="d2")]), stream, EVERYTHING, label="r1")
     assert [(r.partition_key, geofence_event(r.data).event_id, r.line) for r in stream.taken] == [

@@ -128,7 +128,7 @@ def test_stage_that_is_not_deployed_is_reported_with_the_stages_that_are() -> No
 
 @pytest.mark.usefixtures("aws")
 @pytest.mark.parametrize("operation", ["DescribeStacks", "GetApiKeys"])
-def test_missing_right_is_not_reported_as_a_missing_stage(
+def test_missing_permission_is_not_reported_as_a_missing_stage(
     operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(_client: BaseClient, name: str, _parameters: dict[str, object]) -> object:

@@ -322,7 +322,7 @@ def test_object_deleted_before_it_is_read_does_not_stop_the_poller(shared, archi
 
 
 def test_objects_stored_while_the_archive_was_not_listed_for_hours_are_found_afterwards(shared, archive):
-    """S3 was down, or the computer was asleep."""
+    """For example, S3 was down, or the computer was asleep."""
     reader = ArchivePoller(shared)
     reader._list()
     for hours in (3, 1):

@@ -1,5 +1,5 @@
-"""Test that the stack's commands report a problem in one line with its solution, and that a failed start leaves
-nothing running.
+"""Test that the stack's commands repair the stack without losing data, report a problem in one line with its solution,
+and leave nothing running after a failed start. Also test `milkrun logs`.
 """
 
 import contextlib
@@ -486,7 +486,7 @@ def test_logs_command_shows_the_last_lines_of_each_function_and_server_with_its_
     ]
 
 
-def test_logs_command_shows_as_many_lines_as_wanted_and_an_unfinished_last_line(
+def test_logs_command_shows_the_requested_number_of_lines_including_an_unfinished_last_line(
     environment, capsys, monkeypatch
 ):
     monkeypatch.setattr(logs, "TAIL_BYTES", 10)
