@@ -89,7 +89,7 @@ def compact(night: Night) -> Facts:
     code, said = _run(night, ["-m", "glue.compact", "--archive", f"s3://{bucket}", *night.range])
     # Exit code 1 means unreadable objects or an unexpected error. Only a job that completed prints a result.
     if code not in (0, 1) or said is None:
-        raise StepFailedError("the archive could not be compacted", 1)
+        raise StepFailedError("the archive could not be compacted", 2 if code == 2 else 1)
     return said
 
 
@@ -163,7 +163,7 @@ def step_of(name: str) -> Step:
 def _dbt(night: Night, arguments: Sequence[str]) -> Facts:
     code, _ = _run(night, ["-m", "snowpipe", "dbt", *arguments], to_terminal=True)
     if code:
-        raise StepFailedError(f"dbt {' '.join(arguments)} failed", 1)
+        raise StepFailedError(f"dbt {' '.join(arguments)} failed", 2 if code == 2 else 1)
     return {}
 
 

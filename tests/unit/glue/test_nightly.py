@@ -87,16 +87,24 @@ def test_reconcile_step_fails_if_a_store_could_not_be_compared(
 
 
 @pytest.mark.parametrize(
-    ("ended", "ok"),
-    [((0, {"lines": 1}), True), ((1, {"unreadable": 1}), True), ((1, None), False), ((2, None), False)],
+    ("ended", "expected"),
+    [((0, {"lines": 1}), 0), ((1, {"unreadable": 1}), 0), ((1, None), 1), ((2, None), 2)],
 )
 def test_compaction_step_fails_only_if_the_job_prints_no_result(
-    monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], ok: bool
+    monkeypatch: pytest.MonkeyPatch, ended: tuple[int, dict[str, int] | None], expected: int
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_: ended)
     monkeypatch.setattr(nightly.Outputs, "find", lambda *_: SimpleNamespace(bucket="b"))
     code, [report] = run(["compact"])
-    assert (code == 0, report["ok"]) == (ok, ok)
+    assert (code, report["ok"]) == (expected, expected == 0)
+
+
+@pytest.mark.parametrize("ended", [1, 2])
+def test_dbt_step_that_cannot_reach_snowflake_ends_the_nightly_run_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, ended: int
+) -> None:
+    monkeypatch.setattr(nightly, "_run", lambda *_, **__: (ended, None))
+    assert run(["transform"])[0] == ended
 
 
 def test_quality_step_counts_the_whole_hour_in_which_the_range_begins(
