@@ -141,7 +141,7 @@ def _of_structure(shape: StructureShape, value: object, where: str, form: Form) 
     # DynamoDB's AttributeValue is a union, but not marked as one.
     one_of = getattr(shape, "is_tagged_union", False) or shape.name == "AttributeValue"
     if one_of and len(value) != 1:
-        yield f"{where} has {len(value)} members of a union"
+        yield f"{where} is a union, but has {len(value)} members"
     for name, member in value.items():
         if name not in shape.members:
             yield f"{where}.{name} is unknown"

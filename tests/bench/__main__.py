@@ -99,9 +99,13 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Run the benchmarks.")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run: " + ", ".join(PARTS | BY_HAND))
     parser.add_argument(
-        "--compare", type=Path, help="latest.json of an earlier run, to print beside this one"
+        "--compare",
+        type=Path,
+        help="latest.json of an earlier run, whose figures are printed beside the new ones",
     )
-    parser.add_argument("--rows", help="history sizes for marts in rows, such as 1000000,10000000")
+    parser.add_argument(
+        "--rows", help="numbers of rows in the histories of the part marts, such as 1000000,10000000"
+    )
     parser.add_argument(
         "--page", action="store_true", help="measure nothing, only write docs/performance.md and its plots"
     )

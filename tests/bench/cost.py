@@ -58,7 +58,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
     with (
         handler.sink(),
         redirect_stdout(io.StringIO()) as printed,
-    ):  # Powertools' logger keeps the first stdout
+    ):  # Powertools' logger keeps the stdout that exists when it is created
         handlers = handler.all_handlers()
         handlers["ours"] = handlers.pop("handler")
         cpu: dict[str, Points] = {name: [] for name in PEERS}

@@ -148,7 +148,7 @@ def measure() -> Figures:
         began = time.monotonic()
         for size in TABLES:
             if time.monotonic() - began > BUDGET_SECONDS:
-                progress(f"dbt: no time for {size:,} events")
+                progress(f"dbt: skipped {size:,} events, because the time is up")
                 break
             progress(f"dbt: filling RAW to {size:,} events")
             fill(size - rows - 1)

@@ -231,7 +231,7 @@ def own_work() -> Figures:
         return main.ingest(request, Context())
 
     for size in SIZES:
-        progress(f"handler without its calls, {size} events per request")
+        progress(f"handler without its calls to AWS, {size} events per request")
         body = json.dumps(events(size)).encode()
         request = request_of(body)
         with patch.object(main, "_app", lambda: app), silence():

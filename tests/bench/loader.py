@@ -150,7 +150,7 @@ def large_objects(objects: int, rows: int = 2600) -> Figures:
 
 def waiting(objects: int, per_second: int = 20) -> Figures:
     """Measure the time from an object's PUT until its rows can be queried, through moto's S3 → SNS → SQS."""
-    progress(f"loader: {objects} objects, {per_second} per second, each awaited")
+    progress(f"loader: waiting times of {objects} objects at {per_second} per second")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

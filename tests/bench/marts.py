@@ -53,7 +53,7 @@ CLOCKS = {
     "MARTS.FLEET_DAILY": "event_date",
     "MARTS.INGEST_QUALITY": "received_hour",
 }
-FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # numbers and times: 8
+FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # numbers and times have 8 bytes
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
 WITH numbered AS (

@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 PAGE = ROOT / "docs" / "performance.md"
 IMAGES = ROOT / "docs" / "images"
-# A larger exponent is reported as worse than linear; a smaller one is within the noise.
+# A larger exponent is reported as worse than linear. Between 1 and this value, growth is linear within the noise.
 LINEAR = 1.1
-# The bodies in tests/bench/handler.py, in the words of the page.
+# The page's descriptions of the bodies that tests/bench/handler.py builds, by the names used there.
 REQUESTS = {
     "500 events": "500 events of 8 kB",
     "empty arrays": "63 events full of empty arrays",
@@ -53,7 +53,7 @@ def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
         "memory": memory(known),
         "dbt_plot": DBT_PLOT
         if "dbt/sql_s by rows" in whole.series
-        else "There is no plot of dbt, because it has not run yet.",
+        else "There is no plot of dbt, because its benchmark has not run yet.",
     }
 
     def filled(found: re.Match[str]) -> str:

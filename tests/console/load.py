@@ -151,7 +151,7 @@ def measured(
             time.sleep(max(0.0, began + second + 1 - time.monotonic()))
     took, used = time.monotonic() - began, cpu_seconds(pid) - cpu
     time.sleep(3)
-    assert answered, f"the endpoint accepted nothing: {refused[:5]}"
+    assert answered, f"the endpoint accepted no request; its first statuses were {refused[:5]}"
     delays = sorted(page.heard[id_] - at for id_, at in answered.items() if id_ in page.heard)
     return {
         "events_a_second": round(len(answered) / took, 1),

@@ -222,9 +222,7 @@ def morning(trucks: int = 12, hours_ago: float = 3.0) -> State:
                     "at": "half past six",
                     "key": f"rejected/{key}",
                     "codes": [code],
-                    "reasons": [
-                        {"code": code, "field": "createdAt", "message": "This is not as it should be."}
-                    ],
+                    "reasons": [{"code": code, "field": "createdAt", "message": "This event is invalid."}],
                     "app_version": "4.2.0",
                 }
                 state.bad.insert(0, event)
@@ -480,7 +478,7 @@ class Feed:
 
     def __enter__(self) -> "Feed":
         self._thread.start()
-        assert self._ready.wait(10), "the feed did not start"
+        assert self._ready.wait(10), "the fake server did not start"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -77,7 +77,7 @@ def test_visit_longer_than_twice_the_median_dwell_time_is_overdue(feed: Feed, op
     expect(there).to_contain_text("1 overdue")
     expect(there.get_by_role("listitem").first).to_contain_text("overdue: usually 20 min here")
     map_is_drawn(page)
-    # moving, at a place, stopped, overdue, silent
+    # The numbers of trucks that are moving, at a place, stopped, overdue and silent
     expect(page.locator(".map")).to_have_attribute("data-states", "0,1,0,1,1")
 
 
@@ -98,7 +98,7 @@ def test_silent_truck_is_listed_with_the_duration_and_likely_reason_of_its_silen
     silent = page.get_by_role("region", name="Silent trucks").get_by_role("listitem")
     expect(silent).to_have_count(1)
     expect(silent).to_contain_text("truck-3")
-    expect(silent).to_contain_text(re.compile("6[0-3] min"))  # grows while the browser starts
+    expect(silent).to_contain_text(re.compile("6[0-3] min"))  # longer if the browser starts slowly
     expect(silent).to_contain_text("the phone's battery was low")
 
 
@@ -282,7 +282,7 @@ def test_visits_can_be_filtered_by_the_prefix_of_a_truck_or_place_name(feed: Fee
     assert "prefix=farm-3" in str(page.get_by_role("link", name="CSV", exact=True).get_attribute("href"))
 
 
-def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
+def test_visits_of_the_chosen_date_are_requested_for_that_day_in_the_fleets_time_zone(
     feed: Feed, open_page: Open
 ) -> None:
     feed.state.stage["time_zone"] = "Europe/Amsterdam"
@@ -292,7 +292,7 @@ def test_date_picker_requests_the_visits_of_a_day_in_the_fleets_time_zone(
         page.goto(f"{feed.url}/visits?date=2026-03-29")
         expect(page.get_by_label("Day", exact=True)).to_have_value("2026-03-29")
     eventually(lambda: "2026-03-28T23%3A00%3A00" in asked.value.url or page.wait_for_timeout(50))
-    with page.expect_request(re.compile("from=2026-03-29T22%3A00%3A00")):  # daylight saving time began
+    with page.expect_request(re.compile("from=2026-03-29T22%3A00%3A00")):  # daylight saving time has begun
         page.get_by_role("button", name="The day after").click()
     expect(page).to_have_url(re.compile("date=2026-03-30"))
 

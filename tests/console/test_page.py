@@ -39,7 +39,9 @@ def drawn(page: Page, what: str) -> int:
 def violations(page: Page) -> list[str]:
     """Return the accessibility violations that axe finds on the page, one string per affected element."""
     result = Axe().run(page).response
-    assert "color-contrast" in {each["id"] for each in result["passes"]}, "axe saw no text to judge"
+    assert "color-contrast" in {each["id"] for each in result["passes"]}, (
+        "axe checked the contrast of no text"
+    )
     return [
         f"{each['id']} ({each['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
         for each in result["violations"]

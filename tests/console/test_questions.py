@@ -97,7 +97,7 @@ def test_console_shows_when_a_farm_was_last_visited(dispatcher: Dispatcher) -> N
     expect(dispatcher.card("The chosen fence")).to_contain_text(
         re.compile(r"Last visit.*\d\d:\d\d:\d\d", re.S)
     )
-    dispatcher.answered("When was farm-38 last collected?")
+    dispatcher.answered("When was farm-38 last visited?")
 
 
 def test_console_exports_yesterdays_visits(dispatcher: Dispatcher, pipeline: Pipeline) -> None:

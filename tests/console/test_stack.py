@@ -357,7 +357,7 @@ def test_links_show_the_same_view_after_the_console_is_restarted(
         for link, before in links:
             page = open_page(link)
             expect(page.locator(".facts")).to_be_visible(timeout=60_000)
-            # The dwell so far has grown.
+            # The dwell time of the open visit has grown.
             assert re.sub(r"\d+ (s|min) so far", "", shown(page)) == re.sub(r"\d+ (s|min) so far", "", before)
         on_map = open_page(place)
         card = on_map.get_by_role("region", name="The chosen fence")

@@ -53,7 +53,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
             for view in ("LOADED_FILES", "LOAD_DELAYS", "LOAD_FAILURES")
         ),
     ),
-    # dbt: models of each materialization, in the session's schema
+    # dbt: tables (also of incremental models) and views, in the session's schema
     "TRANSFORMER": (
         "SELECT payload FROM {database}.RAW.EVENTS",
         "SELECT payload FROM {database}.RAW.REJECTED",
@@ -76,7 +76,7 @@ STATEMENTS: dict[str, tuple[str, ...]] = {
         "TRANSFORMER: CREATE OR REPLACE VIEW {database}.MARTS.B_VIEW AS SELECT 1 AS a",
         "SELECT * FROM {database}.MARTS.B_VIEW",
     ),
-    # `milkrun warehouse query`, and the other commands of `milkrun`
+    # `milkrun warehouse query`, and the commands outside `milkrun warehouse`
     "OPERATOR": (
         "SELECT COUNT(*) AS n FROM {database}.RAW.EVENTS",
         "SELECT * FROM {database}.MARTS.A_TABLE",

@@ -341,7 +341,8 @@ def test_every_documented_code_is_tested_in_this_module_except_those_of_stages_w
 
 schemathesis.serializer.alias("application/x-ndjson", "text/plain")
 schema = schemathesis.openapi.from_dict(DOCUMENT)
-schema.config.phases.coverage.enabled = False  # hundreds of requests; CASES above cover the important ones
+# This phase would send hundreds of requests. CASES above cover the important ones.
+schema.config.phases.coverage.enabled = False
 
 
 @schema.parametrize()

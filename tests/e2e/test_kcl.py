@@ -39,7 +39,7 @@ IMPATIENT = {
 }
 
 
-ENDED_BY_SIGTERM = 143  # Java's exit code
+ENDED_BY_SIGTERM = 143  # Java's exit code after SIGTERM
 
 
 @dataclass

@@ -40,8 +40,8 @@ TYPES = {
     "dwell": "user.dwelled_in_geofence",
     "exit": "user.exited_geofence",
 }
-# The columns that may differ: `read_through`, the run that added the row, and `loaded_at`, because a repeated event
-# does not replace a staged geofence event even if its file was scanned earlier.
+# The columns that may differ. `read_through` identifies the run that added the row. `loaded_at` may differ because a
+# repeated event does not replace a staged geofence event, even if the repeated event's file was scanned earlier.
 TABLES = {
     "STAGING.STG_EVENTS": ("read_through",),
     "STAGING.STG_GEOFENCE_EVENTS": ("loaded_at", "read_through"),

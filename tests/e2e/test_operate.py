@@ -270,7 +270,7 @@ def test_reconcile_reports_an_object_deleted_from_s3_as_not_archived(compared: C
         assert difference["kind"] == "not_archived"
 
 
-def test_reconcile_of_an_hour_without_events_finds_no_difference(pipeline: Pipeline) -> None:
+def test_reconcile_of_a_range_without_events_finds_no_difference(pipeline: Pipeline) -> None:
     ran = pipeline.ops("reconcile", "--from", "20 days ago", "--to", "20 days ago", "--json")
     assert ran.exit_code == 0
     assert ran.result["equal"] is True
@@ -448,7 +448,7 @@ def test_replay_resends_all_events_of_discarded_batches(pipeline: Pipeline, devi
     assert {e["milkrun_replay"] for e in replayed(pipeline, device)} == {done["label"]}
 
 
-def test_replay_of_a_range_older_than_80_days_is_refused(pipeline: Pipeline) -> None:
+def test_replay_of_events_older_than_80_days_is_refused(pipeline: Pipeline) -> None:
     ran = pipeline.ops("replay", "--from", "100 days ago")
     assert ran.exit_code == 2
     assert "80 days old" in ran.output

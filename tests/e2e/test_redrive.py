@@ -56,8 +56,8 @@ def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwa
 
 
 @pytest.mark.slow
-def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipeline, device: str) -> None:
-    """Kinesis rejects every second record of each attempt, so the four attempts contain 8, 4, 2 and 1
+def test_only_throttled_records_are_resent_after_a_partial_failure(pipeline: Pipeline, device: str) -> None:
+    """Kinesis throttles every second record of each attempt, so the four attempts contain 8, 4, 2 and 1
     records. The record that the last attempt could not publish goes to the redrive queue.
     """
     sent = [crossing(device, "enter", NOW - timedelta(minutes=n)) for n in range(8)]
@@ -66,7 +66,9 @@ def test_only_rejected_records_are_resent_after_a_partial_failure(pipeline: Pipe
         answer = pipeline.post(*sent)
         assert (answer.status, answer.body["accepted"]) == (202, 8)
         published = pipeline.published(device)
-        assert ids(published) == ids(sent[1:]), "each record once, except the first, which is still rejected"
+        assert ids(published) == ids(sent[1:]), (
+            "every record is published, except the first, which was throttled in each attempt"
+        )
         assert len(published) == 7
 
         kinesis.fault = None

@@ -36,7 +36,7 @@ ROLE = "arn:aws:iam::000000000000:role/trial"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
-    # Use ports beside the other tests' stack, and different from those of `make faults` and `make soak`.
+    # Use ports near those of the other tests' stack, but not those of `make faults` and `make soak`.
     port = int(os.environ.get("MILKRUN_PORT", "4666")) + 50
     stack = Stack.of({**os.environ, "MILKRUN_LOCAL": str(folder), "MILKRUN_PORT": str(port)})
     stack.up(only="localstack")

@@ -392,7 +392,7 @@ def test_stale_pipe_is_resumed_and_loads_files_with_expired_notifications(
     eventually(
         lambda: stage.run("status", "--pipe", "events", "--json"), lambda said: said.rows[0]["pending"] == 1
     )
-    # A notification that is delivered again two weeks later would not be expired.
+    # Otherwise SQS would deliver the notification again two weeks later, and it would not count as expired.
     eventually(lambda: messages_in_queue(stage, aws), lambda messages: messages == 0)
     with local.days_later(14.1):
         assert (

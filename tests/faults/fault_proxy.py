@@ -34,8 +34,8 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 _API = "/_aws/execute-api/"
 _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
 _LONGEST_SILENCE_S = 60.0
-# How often the caller of a connection is looked up if it is not found: /proc/net/tcp can omit a connection while others
-# come and go. Phones are never found.
+# The maximum number of times that the caller of a connection is looked up. The first time may fail, because
+# /proc/net/tcp can omit a connection while others come and go. Phones are never found.
 LOOKUPS = 5
 
 
@@ -214,7 +214,7 @@ class Proxy:
             case Fault.CUT_BEFORE:
                 return _cut(request)
             case Fault.SILENT:
-                with suppress(asyncio.CancelledError):  # the caller's timeout
+                with suppress(asyncio.CancelledError):  # the caller has disconnected after its timeout
                     await asyncio.sleep(_LONGEST_SILENCE_S)
                 return _cut(request)
             case Fault.SLOW:

@@ -28,7 +28,7 @@ REQUESTS_PER_S = 4.0
 MAX_FAULTS = 5
 SHRINK_S = 600.0
 
-# The possible faults per call, by the proxy's names: service, operation, caller.
+# Calls (the service, the operation and the caller, as the proxy names them), each with its possible faults.
 CALLS: tuple[tuple[str, str, str, tuple[Fault, ...]], ...] = (
     (
         "s3",

@@ -121,8 +121,8 @@ def load_without_history() -> Iterator[None]:
 
 @contextmanager
 def not_published_if_archived() -> Iterator[None]:
-    """Publish nothing if S3 returns 412 (the object exists), although the first attempt may have been killed
-    between S3 and Kinesis.
+    """Publish nothing if S3 returns 412 (the object exists), although the first attempt may have failed between
+    S3 and Kinesis.
     """
     store, publish, is_new = Archive.store, handler.ingest._publish, [True]
 

@@ -49,7 +49,7 @@ def try_one(data: bytes) -> None:
     headers = {"content-type": CONTENT_TYPES[how % len(CONTENT_TYPES)]}
     if how & 0x40:
         headers["content-encoding"] = "gzip"
-        # Compress half of the bodies here, so that the mutations affect their text.
+        # Compress half of these bodies here, so that the mutations affect their text.
         body = gzip.compress(body, 1, mtime=0) if how & 0x20 else body
     elif how & 0x20 and body:
         length, body = body[0], body[1:]

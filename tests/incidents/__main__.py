@@ -411,7 +411,8 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    only = arguments[0].lower().split(",") if arguments else [""]  # parts of names
+    # The argument contains parts of incidents' names, separated by commas.
+    only = arguments[0].lower().split(",") if arguments else [""]
     rows = []
     port = int(os.environ.get("MILKRUN_PORT", "6466"))
     with opened(".local-incidents", port) as (lab, disk_is_small):

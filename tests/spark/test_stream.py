@@ -102,9 +102,8 @@ def test_stream_follows_the_occupancy_rule_and_counts_the_same_trucks_as_the_bea
     spark: SparkSession, tmp_path: Path
 ) -> None:
     events = morning(1)
-    keys = landed(
-        tmp_path, [*events, *events[:40]]
-    )  # the last 40 repeat the first: they are late and ignored
+    # The last 40 events repeat the first 40. They are late, so the stream ignores them.
+    keys = landed(tmp_path, [*events, *events[:40]])
     (tmp_path / keys[0]).with_name(f"{'0' * 64}.3.ndjson.gz").write_bytes(b"no gzip")
     assert run(spark, stream_of(tmp_path), None) > 0
     until = watermark(events)

@@ -90,7 +90,7 @@ def put(proxy: Proxy, body: bytes = b"object") -> object:
 @pytest.mark.parametrize(
     ("records", "breach"), [([], True), ([{"Data": "eA==", "PartitionKey": "d"}], False)]
 )
-def test_request_is_recorded_as_a_breach_only_if_aws_would_reject_it_and_is_passed_on(
+def test_only_requests_that_aws_would_reject_are_recorded_as_breaches_and_all_are_passed_on(
     upstream, records, breach
 ) -> None:
     headers = {"authorization": SIGNED.format("kinesis"), "x-amz-target": "Kinesis_20131202.PutRecords"}
