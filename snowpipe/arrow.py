@@ -14,6 +14,7 @@ This file also runs in dbt's environment, so it imports none of our modules.
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -98,6 +99,8 @@ def main() -> None:
     make_loggers()
     set_session(snowflake.connector)
     threading.Thread(target=end_if_silent, args=(os.environ[ADDRESS],), daemon=True).start()
+    # dbt cancels its queries only after Ctrl-C. Airflow sends SIGTERM after a timeout, and then starts dbt again.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli(prog_name="dbt")
 
 

@@ -66,3 +66,28 @@ def test_watchdog_of_dbt_ends_the_process_with_code_2_if_snowflake_does_not_resp
         ended = subprocess.run(command, capture_output=True, text=True, timeout=40, check=False)
     assert ended.returncode == 2
     assert f"No answer from Snowflake at http://127.0.0.1:{port}" in ended.stderr
+
+
+def test_sigterm_lets_dbt_cancel_its_queries_as_ctrl_c_does() -> None:
+    """Airflow sends SIGTERM when a task exceeds its timeout."""
+    program = (
+        "import os, sys, time\n"
+        "from unittest.mock import MagicMock\n"
+        "from snowpipe import arrow\n"
+        "def cli(prog_name):\n"
+        "    try:\n"
+        "        print('started', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('cancelled')\n"
+        "modules = ('dbt', 'dbt.cli', 'dbt.cli.main', 'snowflake', 'snowflake.connector')\n"
+        "sys.modules |= dict.fromkeys(modules, MagicMock(cli=cli))\n"
+        "os.environ[arrow.ADDRESS] = ''\n"
+        "arrow.make_loggers = arrow.end_if_silent = lambda *_: None\n"
+        "arrow.main()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "started\n"
+        running.terminate()
+        assert (running.communicate(timeout=40)[0], running.returncode) == ("cancelled\n", 0)
