@@ -53,7 +53,7 @@ def started[T](call: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # raised to the caller
+        except BaseException as error:  # Future.result raises it in the caller's thread
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="within").start()

@@ -52,8 +52,8 @@ _INSTALLATION = re.compile(
     r"|(npm_config|NPM_CONFIG)_\w*(registry|proxy|noproxy|cafile|ca|strict_ssl|cache|REGISTRY|PROXY|NOPROXY|CAFILE|CA"
     r"|STRICT_SSL|CACHE)"
 )
-# Python's variables that change neither imports nor output. PYTHONDONTWRITEBYTECODE is not among them, because with it
-# every process would compile its 3,000 modules again, which takes seconds.
+# Python's variables that change neither imports nor output (PYTHONUTF8 is passed on as 1). PYTHONDONTWRITEBYTECODE is
+# not among them, because with it every process would compile its 3,000 modules again, which takes seconds.
 _HARMLESS = {
     "PYTHONUNBUFFERED",
     "PYTHONPYCACHEPREFIX",

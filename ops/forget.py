@@ -359,8 +359,8 @@ def command(
 ) -> None:
     """Delete all data of a person or a device. The command can be interrupted and repeated.
 
-    If only this person used a device, its events without a user are deleted too. If other people also used the
-    device, only this person's events are deleted. At the end the command lists the copies that cannot be
+    With --user: if only this person used a device, its events without a user are deleted too; if other people also
+    used the device, only this person's events are deleted. At the end the command lists the copies that cannot be
     deleted yet, each with the date until which it exists, if it expires by itself. Exit code 1: further steps are
     necessary; the command lists them.
     """

@@ -35,7 +35,9 @@ _FIELDS = {
 
 
 def _by_table(names: Iterable[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each table of RAW with the names of the objects loaded into it, in groups that fit into one query."""
+    """Yield the names of these objects in groups that fit into one query, each with the table of RAW that Snowflake
+    loads the objects into.
+    """
     every = list(names)
     for prefix, table in TABLES.items():
         ours = [name for name in every if name.startswith(f"{prefix}/")]

@@ -23,7 +23,7 @@ PEAK = 4.0
 # Lambda bills the time spent waiting for AWS like computing time.
 INGEST_WAIT_MS = 35.0  # one S3 PUT, then one PutRecords, within the region; assumed, not measured
 ACCESS_LOG_BYTES = 350  # API Gateway's access log line per request
-CPU_MB = 1769  # (AWS Lambda Developer Guide: "Configure Lambda function memory": one vCPU)
+CPU_MB = 1769  # the memory with one vCPU (AWS Lambda Developer Guide: "Configure Lambda function memory")
 CONSUMER_MB = 512
 ITEM_DAYS = 90
 OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
@@ -35,8 +35,8 @@ KB, GB, TB = 1000, 1e9, 1e12
 # least a minute each time it resumes (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 10.0, 2.3
 TOUCHED_DAYS = 2  # today, and one day of late events
-LEDGER_KEY_BYTES = 9  # the compressed start of a key, read for every event; assumed
-LEDGER_ROW_BYTES = 49  # all columns, read for the days with known events; assumed
+LEDGER_KEY_BYTES = 9  # key_head and event_date, compressed; read for every event in the ledger; assumed
+LEDGER_ROW_BYTES = 49  # all columns, compressed; read only for the days with known events; assumed
 KNOWN_DAYS = 4  # days that contain a run's repeated events; assumed
 RUN_SECONDS = 75.0  # a few hundred statements; assumed
 SCANNED_BYTES_A_SECOND = 250e6  # by an X-Small warehouse; assumed
@@ -55,7 +55,7 @@ class Work:
     log_bytes_request: float  # the canonical log line with its metrics
     consume_cpu_ms_batch: float
     consume_cpu_ms_event: float
-    consume_wait_ms_batch: float  # at 5 ms per call
+    consume_wait_ms_batch: float  # with a fake of AWS in which each call takes 5 ms
     consume_wait_ms_event: float
     write_units_event: float  # including indexes
     read_units_event: float

@@ -227,8 +227,8 @@ class ObjectSets:
         return hour_of(key) or self._strays.get(key)
 
     def differences(self, at: datetime, reach: Reach = EVER, *, raw: bool = True) -> Iterator[Difference]:
-        """Yield the differences in the objects that were stored no later than `at`. With `raw=False`, because RAW
-        could not be read, no object is reported as not loaded.
+        """Yield the differences in the objects that were stored no later than `at`. With `raw=False`, which
+        means that RAW could not be read, no object is reported as not loaded.
         """
         parameters = {"at": at.timestamp(), "raw": raw, **asdict(reach)}
         for kind, key, lines, rows in self._db.execute(_DIFFERENCES, parameters):

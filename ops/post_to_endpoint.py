@@ -16,8 +16,9 @@ from ops.stage_outputs import Outputs
 
 
 class NoAnswerError(Exception):
-    """Raised if the stage does not answer. The message contains the reason. If `is_final` is true, a repeated request
-    would fail, too, for example because a permission is missing.
+    """Raised if the stage does not answer, or its answer is not Milkrun's. The message contains the reason.
+
+    If `is_final` is true, a repeated request would fail, too, for example because a permission is missing.
     """
 
     def __init__(self, line: str, *, is_final: bool = False) -> None:

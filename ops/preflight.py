@@ -187,9 +187,9 @@ def shards(place: Place) -> Iterator[Finding]:
     wanted = int(stream["ShardCount"]["Fn::If"][1])
     if not present <= 2 * wanted <= 4 * present:
         detail = (
-            f"has {count(present, 'shard')}, and one deployment can change this number to {(present + 1) // 2} "
-            f"to {2 * present}, not to {wanted}: reach it in several deployments, each with another streamShards "
-            "in serverless/stage_settings.yml"
+            f"has {count(present, 'shard')}, and one deployment can set this number to between {(present + 1) // 2} "
+            f"and {2 * present}, not to {wanted}: deploy several times, each time with another streamShards in "
+            "serverless/stage_settings.yml"
         )
         yield Finding("blocks", "shards_out_of_reach", stream["Name"], detail)
 

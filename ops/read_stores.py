@@ -99,8 +99,8 @@ def invalid_rows(
     """Return the file, line and reason of rows in RAW that are neither events nor rejects, at most `limit`. The rows
     were loaded since `start`, from files in the folders of these hours or outside all day folders.
 
-    Such rows come from other programs or people; of the marts, only INGEST_QUALITY counts them. Returns [] if dbt has
-    not built STAGING.INVALID_ROWS.
+    Most such rows come from other programs or people; of the marts, only INGEST_QUALITY counts them. Returns [] if dbt
+    has not built STAGING.INVALID_ROWS.
     """
     ranges, parameters = [], []
     for prefix in ("events/", "rejected/"):

@@ -125,7 +125,7 @@ class Reconciler(ReachableStores):
                 in self._outputs.aws("s3").head_object(Bucket=self._outputs.bucket, Key=key)["Metadata"]
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "404":  # for example 403: it is unknown
+            if error.response["Error"]["Code"] != "404":  # for example 403: it may be repaired
                 raise
             return False
 
@@ -338,7 +338,7 @@ def note_result(outputs: Outputs, found: Found) -> None:
     try:
         body = json.dumps(result, allow_nan=False).encode()
         outputs.aws("s3").put_object(Bucket=outputs.bucket, Key=LAST_RESULT, Body=body)
-    except terminal.AWS_ERRORS as error:  # a read-only role; the result is the same
+    except terminal.AWS_ERRORS as error:  # for example with a read-only role; the comparison is complete
         terminal.note(f"could not store the result for `milkrun status`: {one_line(str(error))}")
 
 

@@ -242,4 +242,4 @@ def _deployed_stages(session: boto3.Session) -> str:
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
         return ""
     stages = sorted(name.removeprefix("milkrun-") for name in names if name.startswith("milkrun-"))
-    return f". Deployed in {session.region_name}: {', '.join(stages) or 'none'}, and local"
+    return f". Stages in {session.region_name}: {', '.join(stages) or 'none'}; on this machine: local"

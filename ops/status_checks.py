@@ -156,7 +156,7 @@ class _Flow:
         On a busy stage, whose lines cannot all be read in time, the period is shortened to 90 or 9 seconds.
         """
         client, reach = self._aws("logs"), LOGS_REACH
-        # The log group of a function that never ran does not exist.
+        # The log group may be missing, for example because somebody deleted it.
         with suppress(client.exceptions.ResourceNotFoundException):
             while True:
                 seconds = LOGS_SECONDS if reach > LOGS_REACH / 100 else inf

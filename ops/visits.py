@@ -208,7 +208,10 @@ def command(
     context: typer.Context,
     *,
     device: Annotated[
-        str | None, terminal.text_option("DEVICE", "List this device's visits of the last 90 days.")
+        str | None,
+        terminal.text_option(
+            "DEVICE", "List this device's visits of the last 90 days, and an older visit if it is still open."
+        ),
     ] = None,
     fence: Annotated[
         Fence | None,

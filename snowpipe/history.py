@@ -59,7 +59,7 @@ def history(warehouse: Warehouse, pipe: Pipe, since: datetime, narrow: Narrow = 
 
 
 def history_sql(pipe: Pipe, since: datetime, narrow: Narrow) -> str:
-    # A START_TIME before the 14 days is an error, so limit it by Snowflake's own clock, with a margin.
+    # A START_TIME more than 14 days ago is an error, so limit it by Snowflake's own clock, with a margin.
     start = f"GREATEST({timestamp_literal(since)}, DATEADD('minute', -{_REACH_MINUTES}, CURRENT_TIMESTAMP()))"
     sql = f"""
         SELECT FILE_NAME, STATUS, ROW_COUNT, ROW_PARSED, ERROR_COUNT, FIRST_ERROR_MESSAGE,

@@ -1,4 +1,5 @@
--- `lines_by_key` is the number of lines that the object's key states; null if the key does not have Milkrun's format.
+-- `lines_by_key` is the number of lines that the object's key states; null if the key does not have Milkrun's
+-- format.
 CREATE OR REPLACE VIEW {database}.OPS.LOADED_FILES
 COPY GRANTS
 COMMENT = 'One row per object with rows in RAW'

@@ -1,5 +1,6 @@
--- 14 days less five minutes, as in snowpipe/history.py, because an earlier START_TIME is an error. Minutes,
--- because 14 days are an hour longer in a time zone whose clocks have just gone back.
+-- The view begins 14 days less five minutes ago, as in snowpipe/history.py, because a START_TIME more than
+-- 14 days ago is an error. It counts in minutes, because 14 days are an hour longer in a time zone whose
+-- clocks have just gone back.
 CREATE OR REPLACE VIEW {database}.OPS.LOAD_FAILURES
 COPY GRANTS
 COMMENT = 'One row per load of the last 14 days that failed completely or in part'

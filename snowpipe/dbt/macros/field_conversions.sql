@@ -43,7 +43,7 @@
 {%- endmacro %}
 
 {# A JSON number, or a text that contains one, between two bounds; null otherwise. A pattern is matched first, because
-   engines cast texts differently, and the bounds exclude NaN and Infinity from sums. #}
+   engines cast texts differently. It excludes NaN from sums, and the bounds exclude Infinity. #}
 {% macro number(text, least, most) -%}
     IFF(
         REGEXP_LIKE({{ text }}, '^[-+]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$')

@@ -121,7 +121,7 @@ def test_stage_that_is_not_deployed_is_reported_with_the_stages_that_are() -> No
         TemplateBody=json.dumps({"Resources": {"Nothing": {"Type": "AWS::SNS::Topic"}}}),
     )
     with pytest.raises(
-        NoStackError, match=r"stage dev was not found.*\. Deployed in eu-west-1: prod, and local$"
+        NoStackError, match=r"stage dev was not found.*\. Stages in eu-west-1: prod; on this machine: local$"
     ):
         Outputs.find("dev", SNOWFLAKE)
 
@@ -184,7 +184,7 @@ def test_incomplete_stack_is_reported() -> None:
 def test_unknown_stage_is_reported_with_the_deployed_stages(aws: None) -> None:
     deploy("staging")
     deploy("prod")
-    with pytest.raises(NoStackError, match=r"Deployed in eu-west-1: prod, staging, and local"):
+    with pytest.raises(NoStackError, match="Stages in eu-west-1: prod, staging; on this machine: local"):
         Outputs.find("prd", {})  # even if SNOWFLAKE_* is not set
 
 

@@ -156,7 +156,7 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
 
 
 @pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
-def test_history_says_so_only_if_it_omits_older_loads(
+def test_history_mentions_its_limit_only_if_it_omits_older_loads(
     deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
 ) -> None:
     deployed.loads = [NO_LOAD | {"file_name": f"{n}.ndjson"} for n in range(3)]

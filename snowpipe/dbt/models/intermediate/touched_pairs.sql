@@ -21,7 +21,8 @@ pairs AS (
 
     SELECT
         arrived.device_fence_key,
-        -- An event that arrived with different contents may have happened at any time on their days.
+        -- An event that arrived with different contents may have happened at any time on the days of
+        -- these contents.
         MIN(IFF(several.has_conflict, several.first_day_at, arrived.occurred_at)) AS touched_from,
         MAX(IFF(several.has_conflict, several.last_day_ends_at, arrived.occurred_at)) AS touched_until
     FROM {{ ref('stg_geofence_events') }} AS arrived

@@ -1,5 +1,5 @@
 -- The rule that derives visits from events is in models/intermediate/visits_by_rule.sql; this table stores its result.
--- Later runs read the stored visits, so a mart that counts only some of them must filter them itself.
+-- Later runs read the stored visits, so this table contains all of them, and a mart that counts only some filters them.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

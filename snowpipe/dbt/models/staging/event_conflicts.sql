@@ -3,7 +3,8 @@
 -- depends_on: {{ ref('high_water_mark') }}
 -- depends_on: {{ ref('touched_events') }}
 -- depends_on: {{ ref('event_ledger') }}
--- Read only by its tests, which in Airflow run with the last model that they read (ops/nightly.py).
+-- This query does not read the next model, but the tests of this model do. In Airflow, a test runs with the last model
+-- that it reads (ops/nightly.py).
 -- depends_on: {{ ref('stg_events') }}
 
 WITH contradicted AS (

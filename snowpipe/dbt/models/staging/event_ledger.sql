@@ -1,5 +1,5 @@
 -- With this table, duplicates are found however old the first delivery is. A run reads every row of it
--- (repeated_events reads `key_head`), so it is narrow and must stay so.
+-- (repeated_events reads `key_head` and `event_date`), so it is narrow and must stay so.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -9,7 +9,8 @@
 -- depends_on: {{ ref('new_events') }}
 -- depends_on: {{ ref('touched_events') }}
 -- depends_on: {{ ref('typed_events') }}
--- Read only by its tests, which in Airflow run with the last model that they read (ops/nightly.py).
+-- This query does not read the next model, but the tests of this model do. In Airflow, a test runs with the last model
+-- that it reads (ops/nightly.py).
 -- depends_on: {{ ref('stg_events') }}
 
 {%- set days = replaced_days('has_conflict') if is_incremental() %}

@@ -1,4 +1,4 @@
-{# Unlike dbt's own test, which reads the whole other model, this one reads only its restated part. #}
+{# Unlike dbt's own test, which reads the whole other model, this one reads only the restated part of that model. #}
 {% test relationships(model, column_name, to, field) %}
     -- depends_on: {{ ref('touched_days') }}
     SELECT child.{{ column_name }}
