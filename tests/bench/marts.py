@@ -129,8 +129,8 @@ def widths(session: Snowflake, table: str) -> dict[str, float]:
 
 
 def multiply(session: Snowflake, times: int) -> None:
-    """Multiply the length of the history by `times`: insert copies of every table's rows with earlier days
-    and other keys.
+    """Multiply the length of the history by `times`: insert copies of the rows of the tables in CLOCKS, with earlier
+    days and other keys.
     """
     days = HISTORY[-1] // A_DAY + 1
     for table, clock in CLOCKS.items():

@@ -1,5 +1,5 @@
 """Test that the page supports a dispatcher's tasks: finding trucks at places, overdue trucks and silent trucks,
-searching, sharing links, and downloading CSV files.
+searching, sharing links, replaying a morning, and downloading visits and reports.
 """
 
 import re

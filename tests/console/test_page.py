@@ -1,4 +1,4 @@
-"""Test the page in Chromium against a fake server, in states that a real stack cannot reach within the
+"""Test the page in Chromium against a fake server, also in states that a real stack cannot reach within the
 duration of a test.
 """
 

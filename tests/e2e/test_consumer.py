@@ -1,4 +1,6 @@
-"""Test the consumer on the stack: events in any order, poison records, and failures of DynamoDB and EventBridge."""
+"""Test the consumer on the stack: events in any order, poison and aggregated records, and failures of DynamoDB and
+EventBridge.
+"""
 
 import gzip
 import json

@@ -1,6 +1,6 @@
 """Test the stack's changes to LocalStack, without a deployed stage.
 
-Functions run as separate processes, conditional DynamoDB writes are atomic, gzip bodies reach the function
+For example, functions run as separate processes, conditional DynamoDB writes are atomic, gzip bodies reach the function
 unchanged, and no process is orphaned.
 """
 

@@ -1,6 +1,7 @@
 """Test that `milkrun warehouse apply` upgrades a warehouse of 2026-11-23 to this version and keeps its data.
 
-The steps are those of docs/upgrade.md. The earlier DDL comes from the repository's history.
+As docs/upgrade.md describes, the test compares the warehouse with the DDL, applies the DDL and revokes superfluous
+grants. The earlier DDL comes from the repository's history.
 """
 
 import io

@@ -1,7 +1,8 @@
 """Test `milkrun verify` on the running stack: the selected tests pass, and their data is removed.
 
 SELECTION contains at least one test for each store: objects, rejects, stream, quarantine and visits. `make
-verify` runs all tests that `milkrun verify` can run; `make e2e` runs the tests in this folder directly.
+verify` runs all tests that `milkrun verify` can run; `make e2e` and `make e2e-slow` run the tests in this folder
+directly.
 """
 
 import re

@@ -1,8 +1,8 @@
 """A proxy in front of AWS that applies faults to calls according to rules.
 
-For each call, the proxy knows the caller (from the process at the other end of the connection), the service
-and the operation. A call that no rule matches is passed on unchanged. Rules are added and removed at runtime.
-Changing the functions' settings instead would make LocalStack end running invocations.
+For each call, the proxy determines the service, the operation and, if possible, the caller (from the process at
+the other end of the connection). A call that no rule matches is passed on unchanged. Rules are added and removed at
+runtime. Changing the functions' settings instead would make LocalStack end running invocations.
 """
 
 import asyncio
