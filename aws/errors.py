@@ -8,7 +8,7 @@ class RetryableError(LoggableError):
 
 
 class NoResponseError(RetryableError):
-    """The service did not respond before the deadline, or no connection could be made or it broke."""
+    """The service did not respond before the deadline, or the connection could not be made or was lost."""
 
 
 class CredentialsError(RetryableError):

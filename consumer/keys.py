@@ -31,7 +31,7 @@ def pair_key(pair: Pair) -> str:
     return f"{quoted(pair.device_id)}#{fence_key(pair.fence)}"
 
 
-@lru_cache(4096)  # several times per event
+@lru_cache(4096)  # called several times per event
 def fence_key(fence: Fence) -> str:
     return f"{quoted(fence.tag)}#{quoted(fence.external_id)}"
 
@@ -57,7 +57,7 @@ def pair_of_key(pk: str, sk: str) -> Pair:
     return Pair(device_id, Fence(tag, external_id))
 
 
-@lru_cache(4096)  # several times per event
+@lru_cache(4096)  # called several times per event
 def timestamp(at: datetime) -> str:
     """Format a time in UTC with a fixed width, so that the strings sort chronologically."""
     return at.isoformat(timespec="microseconds")[:26] + "Z"

@@ -215,7 +215,7 @@ class Store:
     def _commit(self, job: _Job) -> None:
         """Write the change that the events cause, if any; start again if another process changed the log first."""
         pk, first, last = keys.pair_range(job.pair, "#e")
-        # An id is new only if it is in no chunk.
+        # An id is new only if neither the log nor a chunk contains it, so all chunks are read.
         earlier = list(self.table.query(pk, first, last)) if job.log.has_chunks else []
         if any(int(item["version"]) > job.log.version for item in earlier):
             # The log has changed since it was read. Notifications about a newer chunk may not have been published.

@@ -78,7 +78,7 @@ def _split_valid_json(text: bytes) -> Parts:
     if len(text) - len(events.event) - len(events.events) > MAX_EVENT_BYTES:
         return _split_invalid_json(text)  # it does not create an object per member
     members = {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
-    # A member given twice is missing here, and a name with escapes is longer in the text.
+    # The text is longer if a member was given twice, because only one is left here, or if a name contains escapes.
     bytes_of_members = sum(len(name.encode()) + len(raw) + len('"":,') for name, raw in members.items())
     if bytes_of_members + 1 != len(text):
         return _split_invalid_json(text)

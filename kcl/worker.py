@@ -77,7 +77,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
     def properties(self) -> dict[str, str | int]:
         """Return the content of the library's properties file."""
         return {
-            # The daemon splits this at spaces, so it must not contain a path. Python's folder comes first in PATH.
+            # Not a path, because the daemon splits this at spaces; instead, Python's folder comes first in PATH.
             "executableName": f"{Path(sys.executable).name} -m kcl.worker --shard",
             "streamName": self.stream_name,
             "applicationName": self.kcl_application_name or f"milkrun-{self.stage}-consumer",
@@ -90,7 +90,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
             "retrievalMode": "POLLING",  # fan-out costs extra per consumer and shard
             "maxRecords": 500,
             "callProcessRecordsEvenForEmptyRecordList": "true",  # shows that an idle shard is alive
-            # Without it, no process can checkpoint at shutdown.
+            # Without this property, no process can checkpoint at shutdown.
             "shutdownGraceMillis": int(self.kcl_grace_seconds * 1000),
             **self.kcl_properties,
         }

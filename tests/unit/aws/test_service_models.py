@@ -19,7 +19,7 @@ WRONG = {
         "PutRecords",
         {"StreamName": "s", "Records": [RECORD | {"PartitionKey": "k" * 257}]},
     ),
-    "stream name": ("kinesis", "PutRecords", {"StreamName": "a stream", "Records": [RECORD]}),
+    "space in the stream name": ("kinesis", "PutRecords", {"StreamName": "a stream", "Records": [RECORD]}),
     "record too large": (
         "kinesis",
         "PutRecords",
@@ -27,7 +27,7 @@ WRONG = {
     ),
     "missing member": ("sqs", "SendMessage", {"QueueUrl": "https://q"}),
     "unknown member": ("sqs", "SendMessage", {"QueueUrl": "https://q", "MessageBody": "x", "Body": "x"}),
-    "two types of one value": (
+    "value with two types": (
         "dynamodb",
         "PutItem",
         {"TableName": "visits", "Item": {"pk": {"S": "a", "N": "1"}}},
@@ -37,7 +37,7 @@ WRONG = {
         "BatchGetItem",
         {"RequestItems": {"visits": {"Keys": [{"pk": {"S": str(n)}} for n in range(101)]}}},
     ),
-    "none of the values": (
+    "unknown iterator type": (
         "kinesis",
         "GetShardIterator",
         {"StreamName": "s", "ShardId": "0", "ShardIteratorType": "X"},
