@@ -229,8 +229,8 @@ def test_deploy_role_may_read_a_new_key_before_its_tags_take_effect(action):
 
 
 def test_deployment_by_the_role_passes_no_policy_for_the_new_key():
-    """If a policy were passed, KMS would check that its caller may replace it: "The new key policy will not allow you to
-    update the key policy in the future". But the role may do so only with a key whose tags have taken effect.
+    """If a policy were passed, KMS would check that its caller may replace it: "The new key policy will not allow
+    you to update the key policy in the future". But the role may do so only with a key whose tags have taken effect.
     """
     changing = [
         s
