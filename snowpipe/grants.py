@@ -13,6 +13,10 @@ _GRANT = re.compile(r"^GRANT (?P<what>.+?) (?:ON (?P<on>.+?) )?TO ROLE (?P<role>
 _MANY = re.compile(r"^(?P<many>ALL|FUTURE) (?P<kind>TABLE|VIEW)S IN SCHEMA (?P<schema>[\w.]+)$")
 
 
+# SHOW GRANTS shows MANAGE GRANTS for the owner of a schema with managed access (behavior change 1397).
+_OF_OWNER = ("OWNERSHIP", "MANAGE GRANTS")
+
+
 class Grant(NamedTuple):
     role: str
     privilege: str
@@ -92,7 +96,9 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return the grants to these roles, and the grants to any role on the objects in `present`, except OWNERSHIP."""
+    """Return the grants to these roles, and the grants to any role on the objects in `present`, except what ownership
+    includes.
+    """
     rows: list[Row] = []
     for role in roles:
         rows += warehouse.query(f"SHOW GRANTS TO ROLE {role}")
@@ -108,7 +114,7 @@ def _grant(row: Row) -> Grant | None:
         return (
             Grant(row["grantee_name"], "USAGE", "ROLE", row["role"]) if row["granted_to"] == "ROLE" else None
         )
-    if row["privilege"] == "OWNERSHIP" or row.get("granted_to", row.get("grant_to")) != "ROLE":
+    if row["privilege"] in _OF_OWNER or row.get("granted_to", row.get("grant_to")) != "ROLE":
         return None
     kind = str(row.get("granted_on") or row["grant_on"]).replace("_", " ")
     return Grant(row["grantee_name"], row["privilege"], kind, str(row["name"]).replace('"', ""))

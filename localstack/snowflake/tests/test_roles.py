@@ -274,6 +274,36 @@ def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
+def test_show_grants_of_a_role_and_to_a_user_have_the_documented_columns(warehouse: Warehouse, role) -> None:
+    reader, boss, user = role("READER"), role("BOSS"), f"{warehouse.database}_USER"
+    warehouse.run(f"GRANT ROLE {reader} TO ROLE {boss}")
+    warehouse.run(f"CREATE USER {user}")
+    warehouse.run(f"GRANT ROLE {reader} TO USER {user}")
+    of_role = warehouse.run(f"SHOW GRANTS OF ROLE {reader}")
+    assert list(of_role[0]) == ["created_on", "role", "granted_to", "grantee_name", "granted_by"]
+    assert [(row["role"], row["granted_to"], row["grantee_name"]) for row in of_role] == [
+        (reader, "ROLE", boss),
+        (reader, "USER", user),
+    ]
+    (to_user,) = warehouse.run(f"SHOW GRANTS TO USER {user}")
+    assert list(to_user) == [
+        "created_on", "privilege", "granted_on", "name", "role", "granted_to", "grantee_name", "grant_option",
+        "granted_by",
+    ]  # fmt: skip
+    assert (to_user["privilege"], to_user["role"], to_user["grantee_name"]) == ("USAGE", reader, user)
+
+
+def test_owner_of_a_schema_with_managed_access_has_manage_grants_on_it(warehouse: Warehouse) -> None:
+    schema = f"{warehouse.database}.MANAGED"
+    warehouse.run(f"CREATE SCHEMA {schema} WITH MANAGED ACCESS")
+    warehouse.run(f"CREATE TABLE {schema}.T (a INT)")
+    owner = {("OWNERSHIP", "ACCOUNTADMIN")}
+    assert grants(warehouse, f"SCHEMA {schema}") == {*owner, ("MANAGE GRANTS", "ACCOUNTADMIN")}
+    assert {row["grant_option"] for row in warehouse.run(f"SHOW GRANTS ON TABLE {schema}.T")} == {"false"}
+    warehouse.run(f"ALTER SCHEMA {schema} DISABLE MANAGED ACCESS")
+    assert grants(warehouse, f"SCHEMA {schema}") == owner
+
+
 def test_ownership_cannot_be_granted_with_another_privilege(warehouse: Warehouse, role) -> None:
     heir = role("HEIR")
     warehouse.run("CREATE TABLE RAW.T (i INT)")

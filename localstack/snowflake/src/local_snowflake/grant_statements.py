@@ -260,7 +260,7 @@ class Granting:
                 raise words.unexpected()
             words.finish()
             self._check_container(target)
-            rows: Sequence[Grant] = now.on.get((target.kind, target.name), ())
+            rows: Sequence[Grant] = self._grants_on(target)
         elif words.takes("TO") or words.done:
             kind, grantee = "USER", actor.user
             if not words.done:
@@ -270,14 +270,29 @@ class Granting:
                 words.finish()
                 self.access.existing(kind, grantee)
             rows = [row for row in now.rows if (row.grantee_kind, row.grantee) == (kind, grantee)]
+            if kind == "USER":
+                return user_result(rows)
         elif words.takes("OF", "ROLE"):
             role = words.take_identifier()
             words.finish()
             self.access.existing("ROLE", role)
-            rows = [row for row in now.on.get(("ROLE", role), ()) if not row.is_ownership]
+            return role_result([row for row in now.on.get(("ROLE", role), ()) if not row.is_ownership])
         else:
             raise unsupported("SHOW GRANTS other than ON, TO and OF ROLE")
         return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
+
+    def _grants_on(self, target: Target) -> list[Grant]:
+        """Return the grants on an object as SHOW GRANTS shows them: the owner of a schema with managed access has
+        MANAGE GRANTS on it, and no other role can grant privileges on the schema's objects (Snowflake: "SHOW GRANTS
+        command: Updates for managed access schema").
+        """
+        now = self.access.now
+        rows = list(now.on.get((target.kind, target.name), ()))
+        if target.kind == "SCHEMA" and target.name in now.managed:
+            rows += [row._replace(privilege="MANAGE GRANTS") for row in rows if row.is_ownership]
+        elif target.kind in IN_A_SCHEMA and target.name.rpartition(".")[0] in now.managed:
+            rows = [row._replace(grant_option=False) for row in rows]
+        return rows
 
     def show_future_grants(self, words: Words, scope: Scope) -> Result:
         words.take("SHOW", "FUTURE", "GRANTS")
@@ -341,6 +356,24 @@ def future_result(rows: Sequence[Grant]) -> Result:
             )
         )
     return Result({"created_on": TIME, **columns}, shown)
+
+
+def user_result(rows: Sequence[Grant]) -> Result:
+    """Return the rows of SHOW GRANTS TO USER: like those of SHOW GRANTS TO ROLE, but with the column `role`."""
+    shown = grants_result(rows)
+    names = list(shown.columns)
+    at = names.index("name") + 1
+    columns = dict.fromkeys([*names[:at], "role", *names[at:]], TEXT) | {"created_on": TIME}
+    return Result(columns, [(*row[:at], row[at - 1], *row[at:]) for row in shown.rows])
+
+
+def role_result(rows: Sequence[Grant]) -> Result:
+    """Return the rows of SHOW GRANTS OF ROLE."""
+    columns = dict.fromkeys(("role", "granted_to", "grantee_name", "granted_by"), TEXT)
+    return Result(
+        {"created_on": TIME, **columns},
+        [(row.created_on, row.name, row.grantee_kind, row.grantee, row.granted_by) for row in sorted(rows)],
+    )
 
 
 def grants_result(rows: Sequence[Grant]) -> Result:
