@@ -274,6 +274,22 @@ def test_ownership_transfer_requires_copying_or_revoking_other_grants(warehouse:
     assert grants(warehouse, "TABLE RAW.T") == {("OWNERSHIP", "ACCOUNTADMIN")}
 
 
+def test_owner_without_manage_grants_may_transfer_ownership_only_to_a_role_of_the_session(
+    warehouse: Warehouse, role
+) -> None:
+    owner, heir = role("OWNER"), role("HEIR")
+    warehouse.run(f"GRANT ROLE {owner} TO ROLE ACCOUNTADMIN")
+    warehouse.run(f"GRANT USAGE ON DATABASE {warehouse.database} TO ROLE {owner}")
+    warehouse.run(f"GRANT USAGE, CREATE TABLE ON SCHEMA {warehouse.database}.RAW TO ROLE {owner}")
+    with warehouse.as_role(owner) as other:
+        other.run("CREATE TABLE RAW.T (a INT)")
+        transfer = f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {heir}"
+        assert "activated in the current session or by a role with" in other.refused(transfer)
+        warehouse.run(f"GRANT ROLE {heir} TO ROLE {owner}")
+        other.run(transfer)
+    warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")
+
+
 def test_show_grants_of_a_role_and_to_a_user_have_the_documented_columns(warehouse: Warehouse, role) -> None:
     reader, boss, user = role("READER"), role("BOSS"), f"{warehouse.database}_USER"
     warehouse.run(f"GRANT ROLE {reader} TO ROLE {boss}")
@@ -302,6 +318,13 @@ def test_owner_of_a_schema_with_managed_access_has_manage_grants_on_it(warehouse
     assert {row["grant_option"] for row in warehouse.run(f"SHOW GRANTS ON TABLE {schema}.T")} == {"false"}
     warehouse.run(f"ALTER SCHEMA {schema} DISABLE MANAGED ACCESS")
     assert grants(warehouse, f"SCHEMA {schema}") == owner
+
+
+def test_grant_on_all_pipes_is_refused(loading: Warehouse, role) -> None:
+    reader, schema = role("READER"), f"{loading.database}.RAW"
+    for grant in ("GRANT MONITOR ON ALL PIPES", "GRANT OWNERSHIP ON ALL PIPES"):
+        assert "not allowed" in loading.refused(f"{grant} IN SCHEMA {schema} TO ROLE {reader}")
+    loading.run(f"GRANT MONITOR ON FUTURE PIPES IN SCHEMA {schema} TO ROLE {reader}")
 
 
 def test_ownership_cannot_be_granted_with_another_privilege(warehouse: Warehouse, role) -> None:

@@ -190,6 +190,7 @@ class Granting:
         if not has_privilege(target.privileged_kind, OWNERSHIP):
             raise compilation("OWNERSHIP cannot be granted on an account.")
         each = self._each(target)
+        self._check_may_receive(actor, target, role)
         for one in each:
             self._check_may_grant(actor, OWNERSHIP, one)
             self._check_is_paused(one)
@@ -200,6 +201,18 @@ class Granting:
             self.access.transferred(one.kind, one.name, role, keep_grants=keeps)
             if one.kind == "PIPE" and (pipe := self.access.catalog.pipe_named(one.name)):
                 self.access.catalog.set_pipe(pipe.name, "transferred", True)
+
+    def _check_may_receive(self, actor: Actor, target: Target, role: str) -> None:
+        """Raise an error unless the new owner is a role of the session, or the session's roles have MANAGE GRANTS
+        (Snowflake: "GRANT OWNERSHIP: Transferring ownership requires the target role to be active", bundle 2026_07).
+        """
+        roles = self.access.now.roles_of(actor)
+        may_manage = "MANAGE GRANTS" in self.access.now.privileges(roles, "ACCOUNT", "")
+        if self.access.enforced and role not in roles and not may_manage:
+            raise compilation(
+                f"{target.privileged_kind} ownership can only be transferred to a role that is activated in the "
+                "current session or by a role with account-level MANAGE GRANTS."
+            )
 
     def _check_is_paused(self, target: Target) -> None:
         """Raise an error if the target is a pipe that is not paused (Snowflake: "GRANT OWNERSHIP", usage notes)."""
@@ -420,6 +433,8 @@ def take_target(words: Words, scope: Scope) -> Target:
     for many in ("ALL", "FUTURE"):
         if words.takes(many):
             plural = take_kind(words, PLURALS)
+            if (many, plural) == ("ALL", "PIPES"):
+                raise compilation("Bulk grants on pipes are not allowed.")
             words.take("IN")
             container, name = take_container(words, scope)
             if plural == "SCHEMAS" and container != "DATABASE":
