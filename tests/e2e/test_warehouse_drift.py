@@ -90,6 +90,7 @@ LEFT = {
 
 def test_apply_reverts_only_safe_changes_and_diff_names_a_repair_for_the_others(stage: Stage) -> None:
     stage.create_objects()
+    stage.query("CREATE RESOURCE MONITOR IF NOT EXISTS ANOTHER WITH CREDIT_QUOTA = 1")
     for statement in REPAIRED | LEFT:
         stage.query(statement.format(db=stage.database))
     assert named(stage) == {*REPAIRED.values(), *LEFT.values()}

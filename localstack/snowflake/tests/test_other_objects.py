@@ -240,6 +240,21 @@ def test_show_warehouses_shows_the_latest_settings(warehouse: Warehouse) -> None
     assert parameters["STATEMENT_QUEUED_TIMEOUT_IN_SECONDS"] == "0"
 
 
+def test_warehouse_with_an_unknown_size_or_a_missing_resource_monitor_is_refused(
+    warehouse: Warehouse,
+) -> None:
+    name = f"WH_{warehouse.database}"
+    assert "SMALLISH" in warehouse.refused(f"CREATE WAREHOUSE {name} WITH WAREHOUSE_SIZE = 'SMALLISH'")
+    warehouse.run(f"CREATE WAREHOUSE {name} WITH WAREHOUSE_SIZE = XXLARGE")
+    monitored = f"ALTER WAREHOUSE {name} SET RESOURCE_MONITOR = {name}_M"
+    assert f"Resource monitor '{name}_M' does not exist" in warehouse.refused(monitored)
+    warehouse.run(f"CREATE RESOURCE MONITOR {name}_M WITH CREDIT_QUOTA = 1")
+    warehouse.run(monitored)
+    (shown,) = warehouse.run(f"SHOW WAREHOUSES LIKE '{name}'")
+    assert (shown["size"], shown["resource_monitor"]) == ("2X-Large", f"{name}_M")
+    warehouse.run(f"ALTER WAREHOUSE {name} SET RESOURCE_MONITOR = NULL")
+
+
 def test_show_views_returns_the_statement_that_created_the_view(warehouse: Warehouse) -> None:
     def text() -> str:
         (view,) = warehouse.run("SHOW VIEWS IN SCHEMA RAW")

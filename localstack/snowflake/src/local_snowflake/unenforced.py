@@ -53,7 +53,7 @@ class Unenforced:
         name = words.take_identifier()
         words.takes("WITH")
         given = words.take_options(until=["TRIGGERS"])
-        check_options(kind, given)
+        self._check_options(kind, given)
         options = json.dumps(given, default=list, allow_nan=False)
         self.note(words)
         if self._exists(kind, name) and not replaces:
@@ -82,7 +82,7 @@ class Unenforced:
         words.takes("SET")
         if self._sets_options(words):
             given = words.take_options(until=["TRIGGERS"])
-            check_options(kind, given)
+            self._check_options(kind, given)
             changed = self._options(kind, name) | given
             self.catalog.rows(
                 f"UPDATE {OURS}.unenforced SET options = ? WHERE kind = ? AND name = ?",
@@ -91,6 +91,19 @@ class Unenforced:
         elif not any(words.sees(action) for action in ("SUSPEND", "RESUME", "ABORT")):
             raise unsupported(f"ALTER {kind} … {words.token.text.upper()}")
         return SUCCEEDED
+
+    def _check_options(self, kind: str, options: Options) -> None:
+        if kind != "WAREHOUSE":
+            return
+        for option in options:
+            if option not in WAREHOUSE_OPTIONS:
+                raise compilation(f"invalid property '{option}' for 'WAREHOUSE'", "001006", "42601")
+        size = options.get("WAREHOUSE_SIZE")
+        if size is not None and str(size).upper() not in SIZES:
+            raise compilation(f"invalid value [{size}] for parameter 'WAREHOUSE_SIZE'", "001008", "42601")
+        monitor = str(options.get("RESOURCE_MONITOR", "NULL"))
+        if monitor.upper() != "NULL" and not self._exists("RESOURCE MONITOR", monitor):
+            raise missing("Resource monitor", monitor)
 
     def _sets_options(self, words: Words) -> bool:
         """Return whether an option (NAME = value) follows, rather than SUSPEND, RENAME TO or UNSET."""
@@ -206,12 +219,6 @@ WAREHOUSE_OPTIONS = {
 """The properties and parameters in Snowflake's pages "CREATE WAREHOUSE" and "ALTER WAREHOUSE"."""
 
 
-def check_options(kind: str, options: Options) -> None:
-    for option in options:
-        if kind == "WAREHOUSE" and option not in WAREHOUSE_OPTIONS:
-            raise compilation(f"invalid property '{option}' for 'WAREHOUSE'", "001006", "42601")
-
-
 SESSION_PARAMETERS = {"QUOTED_IDENTIFIERS_IGNORE_CASE", "TIMEZONE"}
 """The session parameters that fakesnow shows."""
 
@@ -235,13 +242,11 @@ MONITOR_COLUMNS = {
 
 
 def _warehouse(created: object, name: str, options: dict[str, object]) -> tuple[object, ...]:
-    """Return a row of SHOW WAREHOUSES, which spells the sizes X-Small and X-Large with a hyphen."""
-    size = str(options.get("WAREHOUSE_SIZE", "XSMALL")).upper()
     return (
         name,
         "STARTED",
         "STANDARD",
-        SIZES.get(size, size.capitalize()),
+        SIZES[str(options.get("WAREHOUSE_SIZE", "XSMALL")).upper()],
         options.get("AUTO_SUSPEND", 600),
         str(options.get("AUTO_RESUME", True)).lower(),
         str(options.get("RESOURCE_MONITOR", "null")),
@@ -250,4 +255,10 @@ def _warehouse(created: object, name: str, options: dict[str, object]) -> tuple[
     )
 
 
-SIZES = {"XSMALL": "X-Small", "X-SMALL": "X-Small", "XLARGE": "X-Large", "X-LARGE": "X-Large"}
+SIZES = {
+    "XSMALL": "X-Small", "SMALL": "Small", "MEDIUM": "Medium", "LARGE": "Large", "XLARGE": "X-Large",
+    "XXLARGE": "2X-Large", "X2LARGE": "2X-Large", "XXXLARGE": "3X-Large", "X3LARGE": "3X-Large", "X4LARGE": "4X-Large",
+    "X5LARGE": "5X-Large", "X6LARGE": "6X-Large",
+}  # fmt: skip
+SIZES |= {shown.upper(): shown for shown in SIZES.values()}
+"""The sizes as SHOW WAREHOUSES spells them, keyed by each spelling that CREATE WAREHOUSE accepts."""
