@@ -53,6 +53,21 @@ def test_current_role_function_returns_the_role_in_use(warehouse: Warehouse, rol
     assert [r["name"] for r in warehouse.run("SHOW ROLES") if r["is_current"] == "Y"] == [loader]
 
 
+def test_show_roles_shows_the_default_role_and_the_roles_that_the_current_role_inherits(
+    warehouse: Warehouse, role
+) -> None:
+    loader = role("LOADER")
+    warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")
+
+    def shown(flag: str) -> set[str]:
+        return {row["name"] for row in warehouse.run("SHOW ROLES") if row[flag] == "Y"}
+
+    assert {loader, "SYSADMIN", "PUBLIC"} <= shown("is_inherited")
+    assert "ACCOUNTADMIN" not in shown("is_inherited")
+    warehouse.run(f"USE ROLE {loader}")
+    assert (shown("is_inherited"), shown("is_default")) == ({"PUBLIC"}, {"ACCOUNTADMIN"})
+
+
 def test_current_role_in_a_view_is_refused_because_it_would_never_change(warehouse: Warehouse) -> None:
     assert "in a view" in warehouse.refused("CREATE VIEW RAW.V AS SELECT CURRENT_ROLE() AS R")
 

@@ -169,14 +169,15 @@ class Roles:
         like, _ = take_filter(words, scope)
         actor, now = actor_of(scope), self.access.now
         comments = dict(self.catalog.rows(f"SELECT name, options FROM {OURS}.unenforced WHERE kind = 'ROLE'"))
-        own = now.roles_of_user(actor.user)
+        default = str((self._options(actor.user) or {}).get("DEFAULT_ROLE") or EVERYBODY).upper()
+        inherited = now.inherited(frozenset({actor.role})) - {actor.role}
         rows = [
             (
                 row.created_on,
                 row.name,
-                "N",
+                "Y" if row.name == default else "N",
                 "Y" if row.name == actor.role else "N",
-                "Y" if row.name in own else "N",
+                "Y" if row.name in inherited else "N",
                 row.grantee,
                 json.loads(comments.get(row.name, "{}")).get("COMMENT", ""),
             )
