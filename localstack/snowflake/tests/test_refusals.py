@@ -107,6 +107,9 @@ WRONG = (
     ("INSERT INTO T (nothing) VALUES (1)", 904, "invalid identifier"),
     ("SELECT id FROM S.NOWHERE", 2003, "Object '"),
     ("SELECT id FROM NOWHERE.S.T", 2003, "does not exist or not authorized"),
+    ("CREATE SCHEMA NOWHERE.S", 2003, "Database 'NOWHERE' does not exist or not authorized"),
+    ("USE DATABASE NOWHERE", 2043, "Object does not exist, or operation cannot be performed"),
+    ("USE SCHEMA NOWHERE", 2043, "Object does not exist, or operation cannot be performed"),
     ("CREATE TABLE T (id INTEGER)", 2002, "Object 'T' already exists"),
     ("INSERT INTO T (ts) VALUES ('soon')", 100035, "Timestamp 'soon' is not recognized"),
     ("INSERT INTO T (id) VALUES ('one')", 100038, "Numeric value 'one' is not recognized"),
@@ -122,3 +125,36 @@ def test_unknown_or_existing_name_or_invalid_value_is_reported_as_in_snowflake(
     with pytest.raises(connector.errors.ProgrammingError) as error:
         session.cursor().execute(statement)
     assert (error.value.errno, text in str(error.value)) == (code, True), str(error.value)
+
+
+OTHER_CASE = (
+    "DROP TABLE LOWER",
+    "TRUNCATE TABLE LOWER",
+    "ALTER TABLE LOWER ADD COLUMN b INTEGER",
+    "COMMENT ON TABLE LOWER IS 'x'",
+    "DESC TABLE LOWER",
+    "CREATE OR REPLACE TABLE LOWER (a INTEGER)",
+    "CREATE TABLE COPIED CLONE LOWER",
+    'CREATE TABLE "t" (a INTEGER)',
+    'DROP SCHEMA "s"',
+    'USE SCHEMA "s"',
+    'CREATE VIEW "refusing".S.V AS SELECT 1 AS a',
+)
+
+
+@pytest.mark.parametrize("statement", OTHER_CASE)
+def test_statement_on_a_name_that_differs_only_in_case_from_an_objects_is_refused(
+    session: connector.SnowflakeConnection, statement: str
+) -> None:
+    session.cursor().execute('CREATE TABLE IF NOT EXISTS "lower" (a INTEGER)')
+    with pytest.raises(connector.errors.ProgrammingError, match="differs only in case"):
+        session.cursor().execute(statement)
+    session.cursor().execute("DROP TABLE IF EXISTS LOWER")  # in Snowflake, it does not exist
+    session.cursor().execute('SELECT a FROM "lower"')
+
+
+def test_common_table_expression_may_have_a_tables_name_in_another_case(
+    session: connector.SnowflakeConnection,
+) -> None:
+    session.cursor().execute('CREATE OR REPLACE TABLE X AS WITH "t" AS (SELECT 1 AS a) SELECT a FROM "t"')
+    session.cursor().execute("DROP TABLE X")

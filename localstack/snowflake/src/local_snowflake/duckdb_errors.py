@@ -19,9 +19,11 @@ UNKNOWN_COLUMNS = (
 )
 MISSING = (
     ("Database", re.compile(r'Catalog "([^"]+)" does not exist')),
+    ("Database", re.compile(r'"([^"]+)" is not a catalog or schema')),
     ("Schema", re.compile(r'Schema with name "?([^" ]+)"? does not exist')),
     ("Object", re.compile(r'(?:Table|View|Sequence) with name "?([^" ]+)"? does not exist')),
 )
+NOT_USED = "SET schema: No catalog + schema named"
 EXISTING = re.compile(r'with name "?([^" ]+)"? already exists')
 
 UNKNOWN_TYPE = re.compile(r'Type with name "?([^" ]+)"? does not exist')
@@ -70,6 +72,8 @@ def worded(error: duckdb.Error) -> SnowflakeError | None:
         if found := pattern.search(message):
             parts = [part.strip('"').upper() for part in found.groupdict().values() if part]
             return compilation(f"invalid identifier '{'.'.join(parts)}'", "000904")
+    if NOT_USED in message:
+        return compilation("Object does not exist, or operation cannot be performed.", "002043", "02000")
     for kind, pattern in MISSING:
         if found := pattern.search(message):
             return missing(kind, found[1].upper())

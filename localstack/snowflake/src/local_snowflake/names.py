@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import duckdb
 from sqlglot import exp
 
 from local_snowflake.errors import SnowflakeError, compilation, missing
@@ -50,9 +51,8 @@ OURS = ("_local", "_fs_", "_ls_")
 def is_suspect(identifier: exp.Identifier, columns: Columns) -> bool:
     if identifier.name.lower().startswith(OURS):
         return False
-    if identifier.args.get("quoted"):
-        return not identifier.name.isupper() and any(letter.isalpha() for letter in identifier.name)
-    return identifier.name.upper() in columns.mixed
+    name = stored(identifier)
+    return name != name.upper() or name in columns.mixed
 
 
 def stored(identifier: exp.Identifier) -> str:
@@ -70,3 +70,41 @@ def unknown(identifier: exp.Identifier, name: str) -> SnowflakeError:
     if isinstance(identifier.parent, exp.Table):
         return missing("Object", name)
     return compilation(f"invalid identifier '{identifier.sql(dialect='snowflake')}'", "000904")
+
+
+ON_OBJECTS = (exp.Alter, exp.Comment, exp.Create, exp.Describe, exp.Drop, exp.TruncateTable, exp.Use)
+LENGTHS = {"DATABASE": 1, "SCHEMA": 2}
+RELATION = 3
+FULL_NAMES = """SELECT name FROM (
+    SELECT database_name AS name FROM duckdb_databases() WHERE NOT internal
+    UNION ALL SELECT database_name || '.' || schema_name FROM duckdb_schemas() WHERE NOT internal
+    UNION ALL SELECT database_name || '.' || schema_name || '.' || table_name FROM duckdb_tables() WHERE NOT internal
+    UNION ALL SELECT database_name || '.' || schema_name || '.' || view_name FROM duckdb_views() WHERE NOT internal
+    UNION ALL SELECT database_name || '.' || schema_name || '.' || sequence_name FROM duckdb_sequences()
+) WHERE list_contains(?, upper(name))"""
+
+
+def in_other_case(
+    statement: exp.Expr, duck: duckdb.DuckDBPyConnection, home: tuple[str, str]
+) -> tuple[str, str] | None:
+    """Return the first name that a statement creates, changes, describes or uses and that differs only in case from
+    an object's name, and the object's name. DuckDB would use that object. `home` is the session's database and schema.
+    """
+    if not isinstance(statement, ON_OBJECTS):
+        return None
+    query = checked_part(statement)
+    of_query = set(map(id, query.find_all(exp.Table))) if query else set()
+    for table in statement.find_all(exp.Table):
+        parts = [stored(part) for part in table.parts if isinstance(part, exp.Identifier)]
+        if id(table) in of_query or not parts:
+            continue
+        length = len(parts) if isinstance(statement, exp.Use) else RELATION
+        length = LENGTHS.get(str(statement.args.get("kind")), length)
+        parts = [*home[: length - len(parts)], *parts]
+        names = [".".join(parts[: at + 1]) for at in range(len(parts))]
+        found = [row[0] for row in duck.execute(FULL_NAMES, [[name.upper() for name in names]]).fetchall()]
+        for name in names:
+            others = [each for each in found if each.upper() == name.upper()]
+            if others and name not in others:
+                return name, others[0]
+    return None

@@ -44,7 +44,7 @@ from local_snowflake.fakesnow_wrong_answers import (
     write_plainly,
 )
 from local_snowflake.lengths import keep_lengths
-from local_snowflake.names import Columns, check_names
+from local_snowflake.names import Columns, check_names, in_other_case
 from local_snowflake.objects_sql import macros_of
 from local_snowflake.session_errors import refused
 from local_snowflake.sql import hidden, quoted
@@ -215,6 +215,11 @@ class LocalCursor(FakeSnowflakeCursor):
         columns = self._conn.columns()
         self._positions = positions_of_order(expression)
         check_names(expression, columns)
+        home = (self._conn.database or "", self._conn.schema or "")
+        if names := in_other_case(expression, self._duck_conn, home):
+            if isinstance(expression, exp.Drop) and expression.args.get("exists"):
+                return sqlglot.parse_one(DONE, read="duckdb")
+            raise unsupported(f"the name {names[0]}, which differs only in case from {names[1]}")
         refuse_local_times(expression)
         if isinstance(expression, exp.Insert):
             cast_times(expression, self._kinds_of)
