@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HOUR = timedelta(hours=1)
-MAX_INFLATED_BYTES = 64 * 1024 * 1024  # the handler accepts 4 MiB, so a larger object is not from Milkrun
+# The handler accepts 4 MiB per request, so a larger object does not come from it.
+MAX_INFLATED_BYTES = 64 * 1024 * 1024
 READ_TRIES = 3
 DELETES_PER_CALL = 1000
 READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wait for S3

@@ -316,7 +316,7 @@ def main(argv: Sequence[str]) -> int:
         "--grace-seconds",
         type=at_least(0),
         default=int(GRACE.total_seconds()),
-        help="how long to keep files that no manifest names: longer than any reader runs (default: %(default)s)",
+        help="seconds to keep files that no manifest names; must exceed any reader's run time (default: %(default)s)",
     )
     given = arguments(parser, argv)
     wanted = stale(given.store, given.hours, given.full_bytes)

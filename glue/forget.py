@@ -325,7 +325,7 @@ def exists(store: Store, key: str) -> bool:
 
 
 def refuse_unfinished(store: Store, request: str, objects: Iterable[Stored]) -> None:
-    """Raise NotReady if another request's plan replaces one of these objects and has not deleted it yet.
+    """Raise NotReady if the plan of another, unfinished request replaces one of these objects.
 
     If this request rewrote such an object, the new object would still contain events that the other request removes.
     """

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-# Dependency groups with their own environment; the other groups share .venv with the project.
+# Dependency groups with their own environment. tools/lock.sh resolves the other groups together with the project.
 OWN_ENVIRONMENT = {"checkov"}
 # Groups that are only part of another group.
 INCLUDED_ONLY = {"kcl"}
@@ -90,7 +90,7 @@ def members(groups: dict[str, list[str | dict[str, str]]], group: str) -> Iterat
 
 
 def shared_files(root: Path) -> list[str]:
-    """Return the names of the requirements files that are installed together in .venv."""
+    """Return the names of the requirements files of .venv and of the functions, which must have the same versions."""
     groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
     return ["requirements.txt"] + [
         f"requirements-{g}.txt" for g in groups if g not in OWN_ENVIRONMENT | INCLUDED_ONLY
@@ -99,7 +99,7 @@ def shared_files(root: Path) -> list[str]:
 
 def problems(root: Path) -> Iterator[str]:
     """Yield an error message for each dependency that is not pinned as declared, whose pin has no hash, or that is
-    pinned to two versions in .venv.
+    pinned to different versions in two of the `shared_files`.
     """
     read: dict[str, Pins] = {}
     for source, text, target in direct_dependencies(root):
@@ -117,7 +117,7 @@ def problems(root: Path) -> Iterator[str]:
     for target in shared_files(root):
         for name, versions in read.get(target, Pins()).versions.items():
             if versions != together.setdefault(name, versions):
-                yield f"{target}: {name} has a different version in another requirements file of .venv; run make lock"
+                yield f"{target}: {name} has a different version in another requirements-*.txt; run make lock"
 
 
 def registry_hosts(root: Path) -> Iterator[str]:

@@ -285,7 +285,7 @@ class KnownVisits:
         else:
             self._open.pop(start, None)
         if len(self._visits) > MAX_VISITS:
-            # Closed visits first: the oldest open ones are the trucks that are overdue.
+            # Delete a closed visit if there is one, because the oldest open visits are those of overdue trucks.
             oldest = next(
                 (start for start in self._visits if start not in self._open), next(iter(self._visits))
             )

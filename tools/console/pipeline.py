@@ -15,7 +15,7 @@ from tools.console.event_rates import WINDOW_MINUTES, WINDOW_S, Meter
 HOUR_S = 3600.0
 type Condition = tuple[str, float | None, str | None]
 """The state of a stage, its lag in seconds, and a note."""
-# Log lines whose times are kept for the panel's percentiles.
+# The maximum number of log lines that are kept for the panel's percentiles.
 MAX_LINES = 2000
 
 

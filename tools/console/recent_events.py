@@ -97,7 +97,7 @@ class RecentEvents:
 
         An empty filter matches every event. `q` matches any part of the id, the device or the type, ignoring case.
         """
-        # Events have only the beginning of longer values.
+        # Events contain only the beginnings of long values, so shorten the filters in the same way.
         event_id, type_, device = (parse_object.cut(value) or "" for value in (event_id, type_, device))
         wanted = q.casefold()
         found = (

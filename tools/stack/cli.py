@@ -56,7 +56,7 @@ def _stack(context: typer.Context) -> Iterator[tuple[Stack, Console]]:
         try:
             yield stack, console
         except KeyboardInterrupt:
-            # In a stack that is up, a server or a console that the command started runs on.
+            # If the stack is up, a server or console that the command started keeps running.
             ended = (
                 ""
                 if stack.settings.outputs_file.exists()

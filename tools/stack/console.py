@@ -17,8 +17,8 @@ READY_S = 120.0
 
 
 def launch(settings: Settings, processes: Processes) -> Process | None:
-    """Return the console's process, and start the console if it is not running; return None if another
-    program uses the console's port.
+    """Start the console if it is not running, and return its process; return None if another program uses the
+    console's port.
     """
     if running := processes.alive(NAME):
         return running

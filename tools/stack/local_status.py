@@ -39,7 +39,7 @@ def laptop_source(environment: Mapping[str, str]) -> Source:
 
 
 def _disk(settings: Settings) -> Finding:
-    """Return a finding about the free space on the fullest file system among those that hold the stack's files."""
+    """Return a finding about the least free space among the file systems that hold the stack's files."""
     folders = (settings.folder, settings.snowflake_folder, settings.localstack_folder)
     free = [(shutil.disk_usage(each).free // 1_000_000, each) for each in folders if each.is_dir()]
     if not free:

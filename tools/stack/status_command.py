@@ -36,7 +36,7 @@ def command(
         try:
             outputs = Outputs.find(stage, environment)
         except NoStackError as problem:
-            if not was_found:  # otherwise --watch continues, although for example the network is down
+            if not was_found:  # otherwise --watch continues, for example while the network is down
                 raise
             command = "milkrun up" if stage == "local" else ""
             return [Finding("stack", "FAIL", str(problem), None, command), *status_verdict.ask(local)]
