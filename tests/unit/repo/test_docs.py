@@ -1,6 +1,7 @@
 """Test that paths and links in the tour and the decision records are valid, and that the tour agrees with the code.
 
-Also test that the Dockerfile in docs/consumer.md copies exactly the project's packages that the KCL worker imports.
+Also test that the Dockerfile in docs/consumer.md copies exactly the project's packages that the KCL worker imports, and
+that pip accepts its commands.
 """
 
 import re
@@ -106,3 +107,12 @@ def test_kcl_worker_image_contains_exactly_the_project_packages_that_it_imports(
     }
     assert "consumer" in copied
     assert (imported & ours) | {"kcl"} == set(copied)
+
+
+def test_kcl_worker_image_installs_hashed_requirements_in_a_command_of_their_own() -> None:
+    """pip would refuse a package without a hash in the same command."""
+    page = (ROOT / "docs" / "consumer.md").read_text()
+    commands = [words.split() for words in re.findall(r"pip install ([^&\n]+)", page)]
+    [hashed] = [words for words in commands if "-r" in words]
+    assert "--hash" in (ROOT / hashed[-1]).read_text()
+    assert [word for word in hashed if not word.startswith("--")] == ["-r", hashed[-1]]
