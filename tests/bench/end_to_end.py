@@ -82,11 +82,7 @@ def component(part: str, process: Process) -> str:
     what = description(process)
     if what.startswith("milkrun-"):
         return what.rpartition("-")[2] + " function"
-    return (
-        "Kinesis mock"
-        if "main.js" in what
-        else {"localstack": "LocalStack", "snowflake": "Snowflake"}.get(part, part)
-    )
+    return "Kinesis mock" if "main.js" in what else TITLES.get(part, part)
 
 
 def _ticks(pid: int) -> int:

@@ -2,7 +2,7 @@
 [--json]`.
 
 Each of the `ratios` is a figure divided by another one of the same run, so it can be compared between machines.
-`rates` are specific to this machine. `series` are points [x, y] that show growth. `notes` are for the page.
+`rates` are specific to this machine. `series` are points [x, y] that show growth.
 """
 
 import json
@@ -29,14 +29,12 @@ class Figures:
     ratios: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     series: dict[str, Points] = field(default_factory=dict)
-    notes: dict[str, object] = field(default_factory=dict)
 
     def add(self, other: "Figures") -> None:
         self.ratios |= other.ratios
         self.rates |= other.rates
         for name, points in other.series.items():
             self.series[name] = sorted({**dict(self.series.get(name, ())), **dict(points)}.items())
-        self.notes |= other.notes
 
 
 def exponent(points: Points) -> float:

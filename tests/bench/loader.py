@@ -3,7 +3,7 @@
     python -m tests.bench.loader [--json]
 
 Small objects (20 events) and large objects (1 MB) are loaded from a prepared queue, with a fake AWS that is
-faster than LocalStack. The wait is measured at 20 objects per second. The goals are 150 objects/s, 20,000
+faster than LocalStack. The wait is measured with moto, at 20 objects per second. The goals are 150 objects/s, 20,000
 rows/s, a 95th-percentile wait below 3 s, and a memory peak below 600 MiB with a million rows.
 """
 

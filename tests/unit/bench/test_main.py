@@ -1,4 +1,6 @@
-"""Test that `make bench` refuses options without effect and checks each goal that the performance page names."""
+"""Test that `make bench` refuses unknown parts, missing files and options without effect, and that it checks each goal
+that the text of the performance page names.
+"""
 
 import re
 from pathlib import Path
@@ -12,7 +14,7 @@ from tests.bench.performance_page import TEMPLATE
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
-    """Run no part. Return the names and options of the parts that would run."""
+    """Make the benchmark run no part. Return a list that gets the name and options of each part that would have run."""
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(bench, "measured", lambda *call: (calls.append(call), (None, True))[1])
     monkeypatch.setattr(bench.performance_page, "write", lambda *_: None)
