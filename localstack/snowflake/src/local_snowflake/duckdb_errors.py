@@ -59,15 +59,8 @@ def not_converted(message: str) -> SnowflakeError:
     return unsupported(message.partition(": ")[2] or message)
 
 
-def worded(error: duckdb.Error) -> SnowflakeError | None:
-    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts, or for a cancelled
-    statement. Return None for any other kind of error.
-    """
-    if isinstance(error, duckdb.ConversionException):
-        return not_converted(str(error).splitlines()[0])
-    if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):
-        return CANCELED if isinstance(error, duckdb.InterruptException) else None
-    message = str(error).splitlines()[0]
+def unknown_or_existing(message: str) -> SnowflakeError | None:
+    """Return Snowflake's error for a name that does not exist or already exists; None for any other message."""
     for pattern in UNKNOWN_COLUMNS:
         if found := pattern.search(message):
             parts = [part.strip('"').upper() for part in found.groupdict().values() if part]
@@ -77,7 +70,20 @@ def worded(error: duckdb.Error) -> SnowflakeError | None:
     for kind, pattern in MISSING:
         if found := pattern.search(message):
             return missing(kind, found[1].upper())
-    if found := EXISTING.search(message):
-        return exists(found[1].upper())
+    found = EXISTING.search(message)
+    return exists(found[1].upper()) if found else None
+
+
+def worded(error: duckdb.Error) -> SnowflakeError | None:
+    """Return Snowflake's error, or a refusal, for an error of DuckDB's binder, catalog or casts, or for a cancelled
+    statement. Return None for any other kind of error.
+    """
+    if isinstance(error, duckdb.ConversionException):
+        return not_converted(str(error).splitlines()[0])
+    if not isinstance(error, duckdb.BinderException | duckdb.CatalogException):
+        return CANCELED if isinstance(error, duckdb.InterruptException) else None
+    message = str(error).splitlines()[0]
+    if known := unknown_or_existing(message):
+        return known
     found = UNKNOWN_TYPE.search(message)
     return unsupported(f"the type {found[1].upper()}" if found else message.partition(": ")[2] or message)
