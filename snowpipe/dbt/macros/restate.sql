@@ -141,7 +141,8 @@
     {% do return(snowflake_dml_explicit_transaction(dml)) %}
 {%- endmacro %}
 
-{# The rows to delete: the USING and WHERE clauses of one or several statements, each of which prunes by one column. #}
+{# The rows to delete: the USING and WHERE clauses of the DELETE statements. Conditions on different columns become
+   separate statements, so that Snowflake can prune by each of them. #}
 {% macro restated(what, rows) -%}
     {% set clauses = [] %}
     {% if what in ('visits', 'heads') and reads_everything() %}
