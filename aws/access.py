@@ -19,7 +19,7 @@ _VARIABLES = {"events": "EVENTBRIDGE"}
 class Access:
     """Creates AWS clients for one region.
 
-    `endpoints` holds the AWS_ENDPOINT_URL… variables. For some services, `tries` overrides TRIES (attempts per call).
+    `endpoints` holds the AWS_ENDPOINT_URL… variables. `tries` replaces TRIES (attempts per call) for some services.
     """
 
     region: str

@@ -21,7 +21,7 @@ from contract.events import GeofenceEvent
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """The writes that a pair's last change left pending. `first` and `lesser`, which are treated alike, are the sort
+    """The writes and notifications that a pair's last change left pending. `first` and `lesser`, treated alike, are the
     keys (`e#…`) of events still to be added, and `superseded` those of events still to be marked as superseded.
     """
 

@@ -44,7 +44,7 @@ class Record:
 
 
 def records_of(batch: LambdaEvent, stream: str = "") -> Iterator[Record]:
-    """Yield the de-aggregated records of a Lambda batch. Invalid records and those of other streams get a `fault`."""
+    """Yield the de-aggregated records of a Lambda batch. Undecodable ones and those of other streams get a `fault`."""
     for delivered in batch["Records"]:
         kinesis = delivered["kinesis"]
         source = str(delivered["eventSourceARN"]).rpartition("/")[2]

@@ -260,7 +260,7 @@ class Store:
         time.sleep(jitter(0.01 * job.races))
 
     def _changed(self, job: _Job, new: _New, earlier: Sequence[Item]) -> tuple[VisitDiff, PairLog]:
-        """Return the visit changes and the new log. Only chunks and visits that the events affect are recomputed."""
+        """Return the visit changes and the new log. Visits are recomputed from the first affected chunk on."""
         log, rule = job.log, self.rule
         touched = sorted(map(order_of, (*new.added, *new.replaced)))
         version = log.version + 1 if log.version else keys.first_version(touched[-1][0])

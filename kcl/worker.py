@@ -288,7 +288,7 @@ def _exit(problem: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    # With a misspelt `--health`, a second worker would start and disturb the health check.
+    # Otherwise, a misspelt `--health` would start a second worker, which would disturb the health check.
     if list(arguments) not in ([], ["--health"], ["--shard"]):
         print("Usage: python -m kcl.worker [--health | --shard]", file=sys.stderr)
         return 2

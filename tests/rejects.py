@@ -23,6 +23,6 @@ def reject_line(
 def unreadable_line(
     reasons: Sequence[Reason], body: bytes, *, content_type: str | None, content_encoding: str | None
 ) -> bytes:
-    """Return the line for a rejected body that is not strict JSON."""
+    """Return the line for an unreadable body."""
     rejected = Rejected(0, None, body, False, reasons, content_encoding)
     return rejected_lines.reject_line(rejected, content_type=content_type, app_version=None)

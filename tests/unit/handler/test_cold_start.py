@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-# Modules that a valid request does not use, unless SnapStart is on
+# Modules that a valid request does not use (but some are needed with SnapStart)
 IDLE = {
     "boto3",
     "botocore.session",

@@ -26,7 +26,7 @@ ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
 RESPONSES = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/event.schema.json").read_text()))
-# Rules that JSON Schema cannot express, at least not exactly
+# The codes of rules that JSON Schema cannot express, or not exactly
 BEYOND_SCHEMA = {
     "field_length",
     "invalid_created_at",

@@ -98,8 +98,8 @@ def test_alarm_on_failed_loads_is_enabled_if_loads_are_checked_even_without_the_
 
 
 def test_alarm_on_a_failing_check_also_fires_if_only_the_hourly_check_of_loads_fails():
-    """Lambda invokes a failed check again after one and two minutes, and then not before the next hour. Without its
-    metric, the alarm failed-loads stays in state OK.
+    """Lambda invokes a failed check again after one and two minutes, and then not before the next hour. If the
+    check logs no metric, the alarm failed-loads stays in state OK.
     """
     rules = of_type("prod", "AWS::Events::Rule").values()
     assert "rate(1 hour)" in {rule["ScheduleExpression"] for rule in rules}
