@@ -14,8 +14,10 @@ SELECT
     device_id,
     COUNT(*) AS events,
     SUM(is_replayed) AS replayed_events,
-    STRFTIME('%Y-%m-%d %H:%M:%f', MIN(occurred_us) / 1000000.0, 'unixepoch') AS first_event_at,
-    STRFTIME('%Y-%m-%d %H:%M:%f', MAX(occurred_us) / 1000000.0, 'unixepoch') AS last_event_at,
+    STRFTIME('%Y-%m-%d %H:%M:%S', MIN(occurred_us) / 1000000, 'unixepoch')
+    || PRINTF('.%06d', MIN(occurred_us) % 1000000) AS first_event_at,
+    STRFTIME('%Y-%m-%d %H:%M:%S', MAX(occurred_us) / 1000000, 'unixepoch')
+    || PRINTF('.%06d', MAX(occurred_us) % 1000000) AS last_event_at,
     SUM(event_type = 'pickup.completed') AS pickups,
     COALESCE(SUM(CASE WHEN event_type = 'pickup.completed' THEN litres END), 0) AS litres
 FROM deliveries

@@ -30,6 +30,7 @@ from tests.unit.snowpipe.warehouse_stage import command
 
 SIGN_IN = {"SNOWFLAKE_ACCOUNT": "a", "SNOWFLAKE_USER": "u", "SNOWFLAKE_PASSWORD": "p"}
 NOW = datetime(2026, 11, 16, 12, tzinfo=UTC)
+ROOT = Path(__file__).parents[3]
 
 
 def one_line(text: str) -> bool:
@@ -395,6 +396,22 @@ def test_load_adds_the_columns_that_an_older_sqlite_file_lacks(tmp_path: Path) -
             "SELECT event_id, occurred_us, invalid_code FROM events ORDER BY rowid"
         ).fetchall()
     assert rows == [("a\0b", 1794816000_000000, None), (None, None, "not_an_object")]
+
+
+def test_daily_fleet_figures_in_sqlite_have_microseconds_as_in_snowflake(tmp_path: Path) -> None:
+    folder = tmp_path / "events/dt=2026-11-16/hh=23"
+    folder.mkdir(parents=True)
+    times = ("2026-11-16T23:00:00.123456Z", "2026-11-16T23:59:59.9999Z")
+    lines = [f'{{"_id":"{at}","type":"x","createdAt":"{at}","deviceId":"d"}}\n' for at in times]
+    (folder / "one.2.ndjson").write_text("".join(lines))
+    command({}, "load", "--to", f"sqlite:///{tmp_path}/events.db", "--from", str(tmp_path))
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.row_factory = sqlite3.Row
+        [row] = database.execute((ROOT / "snowpipe/sql/fleet_daily.sqlite.sql").read_text()).fetchall()
+    assert (row["first_event_at"], row["last_event_at"]) == (
+        "2026-11-16 23:00:00.123456",
+        "2026-11-16 23:59:59.999900",
+    )
 
 
 def test_several_loaders_may_create_the_same_sqlite_file(tmp_path: Path) -> None:
