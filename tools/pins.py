@@ -117,7 +117,7 @@ def problems(root: Path) -> Iterator[str]:
     for target in shared_files(root):
         for name, versions in read.get(target, Pins()).versions.items():
             if versions != together.setdefault(name, versions):
-                yield f"{target}: {name} has a different version in another requirements-*.txt; run make lock"
+                yield f"{target}: {name} has a different version in another requirements file; run make lock"
 
 
 def registry_hosts(root: Path) -> Iterator[str]:
