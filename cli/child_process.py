@@ -1,4 +1,4 @@
-"""Run a program that handles Ctrl-C itself, such as dbt, which then cancels its queries in Snowflake."""
+"""Run a program that handles Ctrl-C itself, such as dbt, which cancels its queries in Snowflake on Ctrl-C."""
 
 import subprocess
 from collections.abc import Sequence

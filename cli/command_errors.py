@@ -10,7 +10,7 @@ from aws.errors import PermanentError, RetryableError
 from cli.refusal import Refusal
 
 COULD_NOT_LOOK = 2
-CLOSED_PIPE = 141  # as a shell reports a program that SIGPIPE ended
+CLOSED_PIPE = 141  # the exit code that a shell reports for a program that SIGPIPE ended
 TRACEBACK = "MILKRUN_TRACEBACK"
 
 

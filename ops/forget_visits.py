@@ -116,7 +116,7 @@ def not_consumed(
         for pair, event_ids in recent.items():
             items = items_of(dynamodb, table, pair)
             known = {event.event_id for _, some in events_in(items) for event in some}
-            # In the previous layout a key is `e#<time>#<kind>#<event id>#…`.
+            # In the previous layout, the sort key of an event is `e#<time>#<kind>#<event id>#…`.
             known |= {
                 keys.unquoted(sk.split("#")[3]) for each in items if (sk := str(each["sk"])).startswith("e#")
             }

@@ -167,7 +167,7 @@ def names(place: Place) -> Iterator[Finding]:
         yield Finding("blocks", "bucket_name_invalid", one.name, detail)
     # HeadBucket may respond with 400 to an invalid name.
     wanted = [one for one in wanted if one not in invalid]
-    # Of the stack's own resources, only the domain can get another name. Its physical id is its name.
+    # A resource that the stack already has keeps its name, except the domain, whose physical id is its name.
     texts = {one.name for one in wanted}
     own = [name for name, physical in place.own.items() if name != "ApiDomain" or physical in texts]
     for one in leftovers(wanted, own, place.clients, place.account):

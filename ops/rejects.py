@@ -46,7 +46,7 @@ KEPT_DAYS = 90
 # Decimals keep their digits; as a float, 1.50 would become 1.5.
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
-# For comparisons: in Python 1 == True, and the order of fields has no meaning.
+# Events are compared as canonical JSON, because in Python 1 == True, and the order of fields has no meaning.
 _CANONICAL = msgspec.json.Encoder(decimal_format="number", order="deterministic")
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 

@@ -53,7 +53,7 @@ AWS_ERRORS = (
 HEARTBEAT_SECONDS = 5.0
 NARROWEST_DETAIL = 24  # characters
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z")
-MAX_SECONDS = 7 * 86_400  # the maximum of timeouts, because the option parser accepts "inf"
+MAX_SECONDS = 7 * 86_400  # the maximum of a timeout; without one, the option parser would accept "inf"
 
 
 def stage_name(text: str) -> str:

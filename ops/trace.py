@@ -13,7 +13,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 # Events of a device are searched up to this long before and after --at.
 NEAR = timedelta(minutes=5)
-MAX_DEVICES = 20  # with the same event id
+MAX_DEVICES = 20  # that have used the same event id
 
 type Arrival = Literal["arrived", "not arrived", "unknown"]
 EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 2}
