@@ -19,7 +19,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.window import FixedWindows, IntervalWindow, TimestampedValue
 
 from glue.archive import Fault, Hours, Store, Stored, hours_between, objects_of, open_store, read_object
-from glue.jobs import report
+from glue.jobs import exit_code, report
 from glue.occupancy import SECOND_US, Crossing, State, Times, advance, crossing
 from glue.rows import from_micros, micros, parse_geofence_event, with_plausible_time
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         hours: Hours = hours_between(given.start, given.end)
         if hours.start >= hours.end:
             raise ValueError("--from must be before --to")
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         parser.error(str(error))
     objects = [stored for hour in hours for stored in objects_of(store, hour)]
     with beam.Pipeline(options=PipelineOptions(others)) as pipeline:
@@ -115,4 +115,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_code(main))

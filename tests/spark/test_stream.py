@@ -226,12 +226,31 @@ def test_stream_with_a_new_checkpoint_is_refused_if_its_name_already_has_results
 
 
 @pytest.mark.parametrize(
-    ("archive", "start"), [("s3://bucket/events", "2026-11-16"), (".", "2026-11-17"), (".", "monday")]
+    ("archive", "start"),
+    [
+        ("s3://bucket/events", "2026-11-16"),
+        (".", "2026-11-17"),
+        (".", "monday"),
+        (".", "0001-01-01T00:00+01:00"),
+    ],
 )
 def test_beam_command_refuses_an_invalid_range_or_archive(archive: str, start: str) -> None:
     with pytest.raises(SystemExit) as ended:
         beam_main(["--archive", archive, "--from", start, "--to", "2026-11-17", "--out", "inside"])
     assert ended.value.code == 2
+
+
+def test_beam_command_that_cannot_use_the_archive_exits_with_code_2_and_one_line() -> None:
+    given = ["--archive", "s3://bucket", "--from", "2026-11-16", "--to", "2026-11-17", "--out", "inside"]
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "x")
+    environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "glue.beam", *given],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("The job could not be done: EndpointConnectionError")
+    assert "Traceback" not in ended.stderr
 
 
 def test_beam_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
