@@ -4,10 +4,10 @@ import os
 from functools import cache
 
 from aws.access import Access
+from consumer.aws_clients import ports_of
 from consumer.batch_log import report
 from consumer.consume import Ports
 from consumer.consume import consume as consume_records
-from consumer.ports import ports_of
 from consumer.records import records_of
 from consumer.settings import Settings
 from contract import logs

@@ -37,9 +37,9 @@ import structlog
 
 from aws.access import Access
 from aws.retry import jitter
+from consumer.aws_clients import ports_of
 from consumer.batch_log import report
 from consumer.consume import Outcome, consume
-from consumer.ports import ports_of
 from consumer.records import Record
 from consumer.settings import Settings
 from contract import logs

@@ -51,8 +51,8 @@ from ops import (
     redrive,
     terminal,
 )
+from ops.build_marts import build_marts
 from ops.forget_report import MAX_RECORD_AGE, Plan, Result, advice, report, todo
-from ops.marts import build_marts
 from ops.reachable_stores import require
 from ops.stage_outputs import Outputs, environment_of
 from snowpipe.warehouse import Warehouse

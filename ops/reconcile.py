@@ -30,7 +30,7 @@ from contract.event_limits import MAX_AGE
 from contract.events import Fence
 from contract.instants import instant
 from ops import terminal
-from ops.function_logs import log_days, log_lines
+from ops.cloudwatch_logs import log_days, log_lines
 from ops.object_sets import (
     LAST_RESULT,
     MAX_NAMED,

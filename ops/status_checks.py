@@ -18,15 +18,15 @@ from cli.deadline import within
 from cli.refusal import Refusal
 from contract import logs
 from ops import redrive, terminal
-from ops.function_logs import Line as LogLine
-from ops.function_logs import TooSlowError, log_lines
+from ops.cloudwatch_logs import Line as LogLine
+from ops.cloudwatch_logs import TooSlowError, log_lines
 from ops.object_sets import LAST_RESULT
 from ops.read_stores import invalid_rows
 from ops.stage_outputs import Client, Outputs
-from ops.status_verdict import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
+from ops.status_sources import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
-from snowpipe.pipe_check.health import FAILED_LOADS_HOURS, failed_loads_sql
+from snowpipe.pipe_check.metrics import FAILED_LOADS_HOURS, failed_loads_sql
 from snowpipe.warehouse import MissingObject, Warehouse
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from contract.events import InvalidEvent
 from glue.archive import Bucket
 from glue.forget import write_plan
 from ops import terminal
+from ops.build_marts import build_marts
 from ops.forget import TIMEOUT_SECONDS
 from ops.forget_rows import TABLES, forget_objects
 from ops.forget_visits import forget_pairs
-from ops.marts import build_marts
 from ops.monthly_bill import Prices
 from ops.polling import until
 from ops.read_stores import device_stays, geofence_kinds, readable_lines, stream_records

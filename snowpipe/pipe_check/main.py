@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contract import logs
 from contract.invocation import Context
 from contract.metrics import Wanted, with_metrics
-from snowpipe.pipe_check.health import Health, failed_loads_sql, health, parse
+from snowpipe.pipe_check.metrics import Health, failed_loads_sql, health, parse
 from snowpipe.pipe_check.sqlapi import Signer, SqlApi, host_of, log_in_token
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cli.refusal import Refusal
 from contract.events import Fence
 from ops import read_stores
-from ops.marts import build_marts
+from ops.build_marts import build_marts
 from ops.read_stores import Stay
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row, Snowflake

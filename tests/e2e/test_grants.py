@@ -17,7 +17,7 @@ from cli.refusal import Refusal
 from local_snowflake.testing import Aws, LocalProcess
 from snowpipe import settings, warehouse
 from snowpipe.ddl_files import DDL
-from snowpipe.pipe_check.health import failed_loads_sql
+from snowpipe.pipe_check.metrics import failed_loads_sql
 from snowpipe.warehouse import Row, Snowflake
 from tests.unit.snowpipe.warehouse_stage import Stage
 

@@ -15,7 +15,7 @@ from local_snowflake.testing import Aws, LocalProcess, eventually
 from snowpipe import loading, pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.ddl_files import definitions
-from snowpipe.pipe_check.health import failed_loads_sql
+from snowpipe.pipe_check.metrics import failed_loads_sql
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Recreation
 from snowpipe.warehouse import Row

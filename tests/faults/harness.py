@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
-from ops.marts import build_marts
+from ops.build_marts import build_marts
 from tests.faults.checker import Breach, Facts, check, check_marts, settled
 from tests.faults.fault_proxy import Rule
 from tests.faults.faulty_stack import FaultyStack, wait_for

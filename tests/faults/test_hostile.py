@@ -12,7 +12,7 @@ import urllib3
 from contract.archive_object import object_name
 from contract.events import Fence
 from ops import read_stores
-from ops.marts import build_marts
+from ops.build_marts import build_marts
 from tests.e2e.pipeline import crossing, event, eventually
 from tests.faults.fault_proxy import Fault, Rule
 from tests.faults.faulty_stack import FaultyStack

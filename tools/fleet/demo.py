@@ -21,7 +21,7 @@ from aws.table import Table
 from cli.refusal import Refusal
 from consumer.visits import Pair
 from ops import read_stores, terminal
-from ops.marts import build_marts
+from ops.build_marts import build_marts
 from ops.percentile import percentile
 from ops.polling import until
 from ops.post_to_endpoint import lacks_receipt

@@ -18,7 +18,7 @@ from moto import mock_aws
 
 from contract import logs
 from snowpipe.pipe_check import main
-from snowpipe.pipe_check.health import Health, failed_loads_sql, health, parse
+from snowpipe.pipe_check.metrics import Health, failed_loads_sql, health, parse
 from snowpipe.pipe_check.sqlapi import Signer, SnowflakeError, SqlApi, log_in_token
 
 NOW = datetime(2026, 11, 16, 8, 30, tzinfo=UTC)
