@@ -36,7 +36,7 @@ PRODUCER_LIBRARY = ("google", "protobuf", "aws_kinesis_agg")
 MODELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
 UNUSED: Mapping[str, tuple[str, ...]] = {
     "handler": (*PRODUCER_LIBRARY, *MODELS),
-    "consumer": (*TOKENS, "isal"),
+    "consumer": (*TOKENS, *MODELS, "isal"),
     "check": (*TOKENS, *PRODUCER_LIBRARY, "isal"),
 }
 # cryptography needs only the compiled part of cffi.
