@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,11 @@ from ops import redrive
 from snowpipe.warehouse import Row
 
 if TYPE_CHECKING:
-    import pyarrow
     from mypy_boto3_sqs import SQSClient
 
 RESULTS = ("rebuilt/", "streamed/")
 COMPACTED = "compacted/"
+DIFFERENCES = "/differences.ndjson"
 
 
 # --- results of jobs ------------------------------------------------------------------------------------------
@@ -31,7 +32,7 @@ COMPACTED = "compacted/"
 
 @dataclass(frozen=True)
 class Rows:
-    """Recognizes the subject's rows in Parquet files. `unreadable` collects the keys of damaged files."""
+    """Recognizes the subject's rows in the results of jobs. `unreadable` collects the keys of damaged files."""
 
     subject: Subject
     crossings: Sequence[GeofenceEvent]
@@ -49,18 +50,31 @@ class Rows:
         lines = {(pair["old"], number) for pair in self.pairs for number in pair["removed"]}
         return frozenset[tuple[object, object]](events | times | lines)
 
-    def read(self, key: str, body: bytes) -> tuple["pyarrow.Table", list[bool]] | None:
-        """Return the table in a Parquet file and, for each row, whether to keep the row; None if the file is
-        damaged.
+    def without_theirs(self, key: str, body: bytes) -> tuple[bytes, int]:
+        """Return a job's result without the subject's rows, and their number.
+
+        If the number is 0, the result need not be stored; if the file is damaged, the number is 0.
         """
         from pyarrow import ArrowException, parquet
 
         try:
-            table = parquet.read_table(BytesIO(body))
-            return table, [not self._is_theirs(row) for row in table.to_pylist()]
-        except (ArrowException, OSError):
+            if key.endswith(DIFFERENCES):
+                lines = body.splitlines(keepends=True)
+                kept = [not self._in_difference(json.loads(line)) for line in lines]
+                return b"".join(compress(lines, kept)), kept.count(False)
+            table, made = parquet.read_table(BytesIO(body)), BytesIO()
+            kept = [not self._is_theirs(row) for row in table.to_pylist()]
+            if not all(kept):
+                parquet.write_table(table.filter(kept), made)
+            return made.getvalue(), kept.count(False)
+        except (ArrowException, OSError, json.JSONDecodeError):
             self.unreadable.append(key)
-            return None
+            return body, 0
+
+    def _in_difference(self, row: Row) -> bool:
+        """Return whether one of the two versions of a visit that `glue.compare` compared is the subject's."""
+        sides = ({name: pair[side] for name, pair in row["fields"].items()} for side in (0, 1))
+        return any(self._is_theirs(row | side) for side in sides)
 
     def _is_theirs(self, row: Row) -> bool:
         device = row.get("device_id")
@@ -73,33 +87,28 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
-    """Remove the subject's rows from the Parquet files that jobs wrote; return the number of deleted rows.
+    """Remove the subject's rows from the results of jobs; return the number of deleted rows.
 
     Compacted hours that still have objects under `events/` are skipped, because they are compacted again later. All
     other files are rewritten, because they may outlive the objects that they were made from.
     """
-    from pyarrow import parquet
-
     deleted = 0
     for prefix in (*RESULTS, COMPACTED):
         for stored in bucket.list(prefix):
-            if not stored.key.endswith(".parquet") or "/checkpoint/" in stored.key:
+            if not stored.key.endswith((".parquet", DIFFERENCES)) or "/checkpoint/" in stored.key:
                 continue
             if prefix == COMPACTED and _compacted_hour(stored.key) in archived_hours:
                 continue
-            read = rows.read(stored.key, bucket.read(stored.key))
-            if read is None or all(read[1]):
+            rest, count = rows.without_theirs(stored.key, bucket.read(stored.key))
+            if not count:
                 continue
-            table, kept = read
-            made = BytesIO()
-            parquet.write_table(table.filter(kept), made)
-            bucket.write(stored.key, made.getvalue())
+            bucket.write(stored.key, rest)
             bucket.delete_versions(
                 entry
                 for entry in bucket.versions(stored.key)
                 if entry["Key"] == stored.key and not entry["IsLatest"]
             )
-            deleted += kept.count(False)
+            deleted += count
     return deleted
 
 
@@ -166,9 +175,8 @@ def forget_old_versions(bucket: Bucket, rows: Rows) -> int:
 
 def _is_theirs(bucket: Bucket, rows: Rows, entry: Row) -> bool:
     version = _OldVersion(bucket, entry)
-    if entry["Key"].endswith(".parquet"):
-        read = rows.read(entry["Key"], version.read(entry["Key"]))
-        return read is not None and not all(read[1])
+    if entry["Key"].endswith((".parquet", DIFFERENCES)):
+        return rows.without_theirs(entry["Key"], version.read(entry["Key"]))[1] > 0
     found = rewrite(version, rows.subject, Stored(entry["Key"], entry["Size"], entry["LastModified"]))
     if isinstance(found, Fault):
         rows.unreadable.append(entry["Key"])

@@ -190,6 +190,13 @@ class Person:
         visit = {"device_id": self.device, "entered_event_id": self.id("both"), "exited_event_id": None}
         return [visit, visit | {"device_id": "shared", "entered_event_id": self.id("s0")}]
 
+    def differences(self) -> bytes:
+        """Return lines of glue.compare; the last visit of the shared device ended with an event of this person."""
+        lines = [{**visit, "fields": {}} for visit in self.results()]
+        fields = {"exited_event_id": [None, self.id("s1")]}
+        lines.append({"device_id": "shared", "entered_event_id": "CHO-s0", "fields": fields})
+        return b"".join(json.dumps({"what": "different", **each}).encode() + b"\n" for each in lines)
+
     def overdue(self) -> list[dict[str, object]]:
         at = HOUR + timedelta(minutes=5 * self.number)
         return [{"device_id": self.device, "entered_at": HOUR}, {"device_id": "shared", "entered_at": at}]
@@ -220,6 +227,7 @@ def plant(stage: Stage, people: list[Person], export: Path) -> None:
     stage.put(*(each for p in people for each in p.quarantined()), prefix="set-aside")
     stage.bucket.write("aws/lambda/m/1.json", batch(*(p.events()[2] for p in people)))
     stage.put_parquet("rebuilt/r/visits/1.parquet", [row for p in people for row in p.results()])
+    stage.bucket.write("rebuilt/r/differences.ndjson", b"".join(p.differences() for p in people))
     stage.put_parquet("streamed/live/overdue_exits/1.parquet", [row for p in people for row in p.overdue()])
     stage.bucket.write("streamed/live/checkpoint/state/1.delta", b"\x00")
     # A purged reject remains in the bucket as a noncurrent version for 30 days.
@@ -266,6 +274,8 @@ def of(person: Person, stage: Stage, export: Path) -> dict[str, Sequence[object]
         found[key] = [
             row for row in stage.parquet_rows(key) if row in person.results() + utc(person.overdue())
         ]
+    compared = stage.bucket.read("rebuilt/r/differences.ndjson").splitlines()
+    found["differences"] = [each for each in compared if each in person.differences().splitlines()]
     files = [key for key in stage.keys("compacted/dt=") if key.endswith(".parquet")]
     payloads = [row["payload"] for key in files for row in stage.parquet_rows(key)]
     found["compacted"] = sorted(filter(is_mine, payloads))
