@@ -30,7 +30,6 @@ from contract.event_limits import MAX_AGE
 from contract.events import Fence
 from contract.instants import instant
 from ops import terminal
-from ops.cloudwatch_logs import log_days, log_lines
 from ops.object_sets import (
     LAST_RESULT,
     MAX_NAMED,
@@ -43,6 +42,7 @@ from ops.object_sets import (
 )
 from ops.polling import until
 from ops.reachable_stores import ReachableStores, tell, unreachable, with_or_without_warehouse
+from ops.read_log_lines import log_days, log_lines
 from ops.read_stores import (
     consumed_event_ids,
     event_id_in,

@@ -18,9 +18,9 @@ from cli.deadline import within
 from cli.refusal import Refusal
 from contract import logs
 from ops import redrive, terminal
-from ops.cloudwatch_logs import Line as LogLine
-from ops.cloudwatch_logs import TooSlowError, log_lines
 from ops.object_sets import LAST_RESULT
+from ops.read_log_lines import Line as LogLine
+from ops.read_log_lines import TooSlowError, log_lines
 from ops.read_stores import invalid_rows
 from ops.stage_outputs import Client, Outputs
 from ops.status_sources import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem

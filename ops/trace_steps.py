@@ -27,10 +27,10 @@ from contract.event_limits import MAX_AGE
 from contract.event_rules import geofence_event
 from contract.events import GeofenceEvent, InvalidEvent
 from contract.instants import instant
-from ops.cloudwatch_logs import Line as LogLine
-from ops.cloudwatch_logs import log_lines
 from ops.object_sets import KEPT_DAYS
 from ops.reachable_stores import ReachableStores
+from ops.read_log_lines import Line as LogLine
+from ops.read_log_lines import log_lines
 from ops.read_stores import (
     consumed_event_ids,
     device_in,

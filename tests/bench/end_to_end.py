@@ -26,7 +26,7 @@ import urllib3
 from contract import logs
 from contract.archive_object import lines_object
 from ops import read_stores
-from ops.cloudwatch_logs import log_lines
+from ops.read_log_lines import log_lines
 from ops.stage_outputs import Outputs
 from snowpipe.warehouse import Row, Snowflake
 from tests.bench import figures, handler

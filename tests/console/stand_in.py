@@ -27,8 +27,8 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import presence
 from tests.time_zones import zone_in_which_it_is_one_in_the_afternoon
 from tools.console.security_headers import HEADERS, policy
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import posts
+from tools.fleet.traffic_parameters import Plan
 
 type Json = dict[str, Any]
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -18,7 +18,7 @@ from aws.json_client import JsonClient
 from contract import logs
 from contract.archive_object import object_name
 from contract.events import Fence
-from ops.cloudwatch_logs import log_lines
+from ops.read_log_lines import log_lines
 from ops.stage_outputs import ROOT, Outputs
 from snowpipe.archive import Archive
 from tests.e2e.pipeline import Pipeline, crossing, event, eventually, written

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from contract import logs
-from ops.cloudwatch_logs import log_lines
+from ops.read_log_lines import log_lines
 from ops.stage_outputs import Outputs, TokenIssuer
 from tests.e2e.faults import environment_of
 from tests.e2e.pipeline import Answer, Event, Pipeline, crossing, event, eventually

@@ -13,9 +13,9 @@ from tests.faults.checker import Breach, Facts, check, check_marts, settled
 from tests.faults.fault_proxy import Rule
 from tests.faults.faulty_stack import FaultyStack, wait_for
 from tests.faults.phones import Exchange, Phones
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import Post, posts
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_parameters import Plan
 
 # Seconds without progress after which a promise counts as broken
 NO_PROGRESS_S = 75.0

@@ -33,8 +33,8 @@ from tests.faults.checker import Breach, Kind
 from tests.faults.fault_proxy import Fault, Proxy, Rule
 from tests.faults.harness import contradicted, converged
 from tests.faults.inprocess import Snowflake, moto, pipeline
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import posts
+from tools.fleet.traffic_parameters import Plan
 
 type Bug = Callable[[], AbstractContextManager[object]]
 type Faults = Callable[[], Sequence[Rule]]

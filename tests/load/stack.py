@@ -15,7 +15,7 @@ from tests.load.send_load import SENDERS, sent
 from tests.load.watch import Watch
 from tools.fleet import phones
 from tools.fleet.client import Client
-from tools.fleet.fleet_settings import Plan, new_run_id
+from tools.fleet.traffic_parameters import Plan, new_run_id
 from tools.stack.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -31,12 +31,12 @@ from snowpipe.warehouse import Warehouse
 from tools.fleet import phones
 from tools.fleet.client import Client, send
 from tools.fleet.event_file import judged, posts_of_file, read_lines
-from tools.fleet.fleet_settings import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, new_run_id
 from tools.fleet.ledger import Ledger, Place, Truth
 from tools.fleet.live import LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.row_latency import Watch
 from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks, refuse_with_a_file
+from tools.fleet.traffic_parameters import DEFAULT_FARMS, DEFAULT_TRUCKS, Plan, new_run_id
 from tools.stack import memory
 from tools.stack.cli import AuthOption, ensure_up
 from tools.stack.stack import Stack

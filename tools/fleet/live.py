@@ -14,10 +14,10 @@ from uuid import uuid4
 
 from contract.events import Fence
 from tools.fleet.client import Delivery
-from tools.fleet.fleet_settings import LIVE_SPEED_KMH, LIVE_STOP_SECONDS, LIVE_TICK_SECONDS, Plan
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Place, Planned, places
 from tools.fleet.send import Tally
+from tools.fleet.traffic_parameters import LIVE_SPEED_KMH, LIVE_STOP_SECONDS, LIVE_TICK_SECONDS, Plan
 
 
 class Phone(Protocol):

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import count
 
-from tools.fleet.fleet_settings import SWAPPED, Plan
 from tools.fleet.rounds import (
     Form,
     Json,
@@ -24,6 +23,7 @@ from tools.fleet.rounds import (
     truck_of,
     written,
 )
+from tools.fleet.traffic_parameters import SWAPPED, Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from contract.events import Fence, GeofenceEvent
 from contract.geofence_event_types import Kind
-from tools.fleet.fleet_settings import (
+from tools.fleet.traffic_parameters import (
     FLAPPING,
     MINUTES_BETWEEN_POSITIONS,
     MISSED_ENTERS,

@@ -15,7 +15,9 @@ from ops.percentile import percentile
 from tools.fleet import phones
 from tools.fleet.client import Client, Delivery, Json, count_in, rejects_in, send, unlisted_rejects
 from tools.fleet.event_file import posts_of_file
-from tools.fleet.fleet_settings import (
+from tools.fleet.phones import Post
+from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks, refuse_with_a_file
+from tools.fleet.traffic_parameters import (
     DEFAULT_DUPLICATES,
     DEFAULT_FARMS,
     DEFAULT_INVALID,
@@ -25,8 +27,6 @@ from tools.fleet.fleet_settings import (
     checked_run_id,
     new_run_id,
 )
-from tools.fleet.phones import Post
-from tools.fleet.shared_options import EventsFile, Farms, Seed, Trucks, refuse_with_a_file
 
 
 def until_events(posts: Iterable[Post], events: int) -> Iterator[Post]:

@@ -26,8 +26,8 @@ from tests.faults.checker import (
 from tests.faults.phones import Exchange, Try
 from tests.unit.handler.conftest import Phone
 from tests.unit.handler.fakes import World
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import Post, posts
+from tools.fleet.traffic_parameters import Plan
 
 NOW = datetime.now(UTC)
 PLAN = Plan("c0ffee00", NOW - timedelta(hours=8), trucks=3, farms=4, rounds=1, duplicates=0.1, invalid=0.05)

@@ -176,7 +176,7 @@ def test_status_reads_the_latest_seconds_of_a_log_that_takes_too_long_to_read(
             line = {"event": "events_ingested", "status": 202, "received": 1}
             yield {"events": [{"timestamp": at, "message": json.dumps(line)}], "nextToken": "more"}
 
-    monkeypatch.setattr("ops.cloudwatch_logs.monotonic", lambda: seconds)
+    monkeypatch.setattr("ops.read_log_lines.monotonic", lambda: seconds)
     outputs = Mock(spec=Outputs)
     outputs.aws.return_value.get_paginator.return_value.paginate = paginate
     sources = status_checks.sources_of(outputs, "dev", NOW)

@@ -28,9 +28,9 @@ from tools.fleet import demo
 from tools.fleet.client import Delivery
 from tools.fleet.demo import Demo
 from tools.fleet.event_file import TOO_LARGE, judged, posts_of_file
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.ledger import Ledger
 from tools.fleet.phones import posts
+from tools.fleet.traffic_parameters import Plan
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC), trucks=1, invalid=0)
 

@@ -11,10 +11,10 @@ from consumer.visits import Rule, visits_of
 from ops.read_stores import stay
 from tools.fleet.client import Delivery
 from tools.fleet.event_file import TOO_LARGE
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.ledger import Ledger
 from tools.fleet.phones import Post, posts
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_parameters import Plan
 
 BEGIN = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
 MORNING = list(posts(Plan("0a1b2c3d", BEGIN, trucks=4)))

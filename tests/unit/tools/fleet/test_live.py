@@ -14,10 +14,10 @@ from handler.parse_body import parse_body
 from handler.validate import validate
 from tools.fleet import live
 from tools.fleet.client import Delivery
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.live import LIVE_TICK_SECONDS, LiveFleet, drive
 from tools.fleet.phones import Post
 from tools.fleet.send import Tally
+from tools.fleet.traffic_parameters import Plan
 from tools.milkrun import app
 
 BEGIN = datetime(2026, 11, 28, 12, tzinfo=UTC)

@@ -14,9 +14,9 @@ from contract.geofence_event_types import GEOFENCE_KINDS
 from handler.ingest import geofence_records
 from handler.parse_body import parse_body
 from handler.validate import validate
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import Post, ended_by, endless, posts
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_parameters import Plan
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
 MORNING = list(posts(PLAN))

@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from tools.fleet.fleet_settings import Plan
 from tools.fleet.phones import Post, posts
 from tools.fleet.rounds import Planned
+from tools.fleet.traffic_parameters import Plan
 
 PLAN = Plan("0a1b2c3d", datetime(2026, 11, 22, 3, 30, tzinfo=UTC))
 MORNING = list(posts(PLAN))

@@ -20,9 +20,9 @@ from botocore.exceptions import ClientError
 
 from cli.refusal import Refusal
 from contract import logs
-from ops import cloudwatch_logs
-from ops.cloudwatch_logs import log_lines
+from ops import read_log_lines
 from ops.polling import until
+from ops.read_log_lines import log_lines
 from ops.stage_outputs import Outputs
 from tests.service_models import check, check_answer, service_model
 
@@ -103,7 +103,7 @@ class Logs:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloudwatch_logs, "until", partial(until, every_s=0.01))
+    monkeypatch.setattr(read_log_lines, "until", partial(until, every_s=0.01))
 
 
 class Stage:
@@ -241,7 +241,7 @@ def test_error_of_one_log_query_is_raised_without_waiting_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # So that the test ends even if it fails
-    monkeypatch.setattr(cloudwatch_logs, "QUERY_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr(read_log_lines, "QUERY_TIMEOUT_SECONDS", 3.0)
     began = monotonic()
     with pytest.raises(Refusal, match="Failed"):
         read(HangingLogs([START], "Failed"), START + timedelta(hours=2))
