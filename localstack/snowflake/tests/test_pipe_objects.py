@@ -230,3 +230,15 @@ def test_sns_topic_policy_allows_snowflakes_iam_user_to_subscribe(ready: Warehou
     assert statement["Action"] == ["sns:Subscribe"]
     assert statement["Resource"] == ["arn:aws:sns:us-east-1:1:t"]
     assert statement["Principal"]["AWS"].startswith("arn:aws:iam::")
+
+
+def test_copy_history_from_more_than_14_days_ago_is_refused(warehouse: Warehouse) -> None:
+    """Source: Snowflake's page "COPY_HISTORY" (argument START_TIME)."""
+    warehouse.table()
+    query = (
+        "SELECT * FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'RAW.EVENTS', START_TIME => {}))"
+    )
+    for start in ("DATEADD('day', -14, CURRENT_TIMESTAMP())", "'2020-01-01'::TIMESTAMP_LTZ"):
+        assert "more than 14 days ago" in warehouse.refused(query.format(start))
+        assert "more than 14 days ago" in warehouse.refused(f"CREATE VIEW RAW.V AS {query.format(start)}")
+    assert warehouse.run(query.format("DATEADD('minute', -20159, CURRENT_TIMESTAMP())")) == []

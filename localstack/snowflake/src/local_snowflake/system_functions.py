@@ -4,9 +4,11 @@ replaced with its result or with a subquery that returns it. A call of a functio
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 
 import botocore.exceptions
+import duckdb
 from sqlglot import exp
 
 from local_snowflake.authorize import Authority
@@ -172,6 +174,7 @@ class Functions:
         # "COPY_HISTORY", usage notes: any privilege on the table
         self.authority.require(actor_of(scope), (), "TABLE", str(table))
         self.catalog.create_histories(table.database)
+        self._check_start(arguments["START_TIME"])
         start = arguments["START_TIME"].sql(dialect="snowflake")
         limits = ""
         if end := arguments.get("END_TIME"):
@@ -198,6 +201,18 @@ class Functions:
                 AND last_load_time > DATEADD('day', -{HISTORY_DAYS}, CURRENT_TIMESTAMP())
                 AND last_load_time >= ({start})::TIMESTAMP_TZ {limits}"""
         )
+
+    def _check_start(self, start: exp.Expr) -> None:
+        """Raise Snowflake's error if the time is not within the last 14 days. An expression that DuckDB cannot evaluate
+        alone is not checked.
+        """
+        moment = start.sql(dialect="duckdb")
+        with suppress(duckdb.Error):
+            ((is_early,),) = self.catalog.rows(
+                f"SELECT ({moment})::TIMESTAMPTZ <= CURRENT_TIMESTAMP - INTERVAL {HISTORY_DAYS} DAY"
+            )
+            if is_early:
+                raise compilation(f"Cannot retrieve data from more than {HISTORY_DAYS} days ago.")
 
 
 FAKESNOW_SYSTEM = {"SYSTEM$TYPEOF"}
