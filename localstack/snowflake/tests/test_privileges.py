@@ -285,6 +285,18 @@ def test_show_lists_only_objects_on_which_the_role_has_a_privilege(loading: Ware
         assert other.run(f"SHOW PIPES IN SCHEMA {schema}") == []
 
 
+def test_show_grants_on_an_object_requires_a_privilege_on_it_or_manage_grants(
+    loading: Warehouse, role
+) -> None:
+    show = f"SHOW GRANTS ON TABLE {loading.database}.RAW.T"
+    with loading.as_role(role()) as other:
+        assert ABSENT in other.refused(show)
+        other.run(f"SHOW GRANTS ON SCHEMA {loading.database}.RAW")
+    for allowed in (role("REFERENCES ON TABLE RAW.T"), "SECURITYADMIN"):
+        with loading.as_role(allowed) as other:
+            assert other.run(show)[0]["privilege"] == "OWNERSHIP"
+
+
 def test_show_with_limit_returns_the_first_visible_objects_by_name(loading: Warehouse, role) -> None:
     with loading.as_role(role("SELECT ON TABLE RAW.U", "SELECT ON TABLE RAW.T"), schema="RAW") as other:
         for show in ("TABLES", "OBJECTS"):

@@ -59,7 +59,7 @@ class Commands:
             **databases.handlers,
             **unenforced.handlers,
             **roles.handlers,
-            **Granting(access).handlers,
+            **Granting(access, authority).handlers,
         }
 
     def __call__(self, sql: str, scope: Scope, session: LocalConnection) -> Result | str | None:

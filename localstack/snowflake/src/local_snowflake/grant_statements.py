@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from local_snowflake.access import Access
 from local_snowflake.actor import Actor
+from local_snowflake.authorize import Authority
 from local_snowflake.errors import SnowflakeError, compilation, missing, no_privilege, unsupported
 from local_snowflake.grants import Grant, Right
 from local_snowflake.privileges import (
@@ -41,8 +42,9 @@ class Target:
 
 
 class Granting:
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, authority: Authority) -> None:
         self.access = access
+        self.authority = authority
         self.handlers: Handlers = {
             ("GRANT",): self.grant,
             ("REVOKE",): self.revoke,
@@ -273,6 +275,7 @@ class Granting:
                 raise words.unexpected()
             words.finish()
             self._check_container(target)
+            self._check_may_show(actor, target)
             rows: Sequence[Grant] = self._grants_on(target)
         elif words.takes("TO") or words.done:
             kind, grantee = "USER", actor.user
@@ -293,6 +296,13 @@ class Granting:
         else:
             raise unsupported("SHOW GRANTS other than ON, TO and OF ROLE")
         return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
+
+    def _check_may_show(self, actor: Actor, target: Target) -> None:
+        """Raise an error unless the actor's roles have MANAGE GRANTS or any privilege on the object."""
+        now = self.access.now
+        may_manage = "MANAGE GRANTS" in now.privileges(now.roles_of(actor), "ACCOUNT", "")
+        if target.kind not in ("ACCOUNT", "ROLE", "USER") and not may_manage:
+            self.authority.require(actor, (), target.kind, target.name)
 
     def _grants_on(self, target: Target) -> list[Grant]:
         """Return the grants on an object as SHOW GRANTS shows them: the owner of a schema with managed access has
