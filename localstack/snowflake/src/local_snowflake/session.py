@@ -216,7 +216,9 @@ class LocalCursor(FakeSnowflakeCursor):
         self._positions = positions_of_order(expression)
         check_names(expression, columns)
         home = (self._conn.database or "", self._conn.schema or "")
-        if names := in_other_case(expression, self._duck_conn, home):
+        with self._duck_conn.cursor() as apart:  # not in the open transaction, which may be aborted
+            names = in_other_case(expression, apart, home)
+        if names:
             if isinstance(expression, exp.Drop) and expression.args.get("exists"):
                 return sqlglot.parse_one(DONE, read="duckdb")
             raise unsupported(f"the name {names[0]}, which differs only in case from {names[1]}")
