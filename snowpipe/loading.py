@@ -14,7 +14,15 @@ from contract.archive_object import hour_of
 from contract.ndjson import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
-from snowpipe.pipes import HISTORY_REACH, MESSAGE_DELAY, REFRESH_REACH, Pipe, server_time, status
+from snowpipe.pipes import (
+    HISTORY_REACH,
+    MESSAGE_DELAY,
+    REFRESH_REACH,
+    Pipe,
+    drained,
+    server_time,
+    status,
+)
 from snowpipe.quoting import quoted
 from snowpipe.warehouse import Row, Warehouse
 
@@ -201,10 +209,7 @@ def backfill(
         missing = list(unloaded(warehouse, pipe, some))
         # The queue is read after the listing, and the loads after the queue, so that a file that leaves the queue
         # meanwhile counts as loaded.
-        waiting = status(warehouse, pipe)
-        if waiting.pending:
-            queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
-            missing = [each for each in missing if each.modified_at < queued_from]
+        missing = not_queued(warehouse, pipe, missing)
         for keys in batched(
             (each.key for each in unloaded(warehouse, pipe, missing)), MAX_FILES, strict=False
         ):
@@ -216,32 +221,39 @@ def backfill(
     return Backfilled(rows, copied, count - copied)
 
 
+def not_queued(warehouse: Warehouse, pipe: Pipe, objects: list[Object]) -> list[Object]:
+    """Return the objects that are certainly not in the pipe's queue."""
+    waiting = status(warehouse, pipe)
+    if not waiting.pending:
+        return objects
+    queued_from = (waiting.oldest_pending_at or server_time(warehouse)) - MESSAGE_DELAY
+    return [each for each in objects if each.modified_at < queued_from]
+
+
 def load_expired(
     warehouse: Warehouse, pipe: Pipe, archive: Archive, copy: str, since: datetime, timeout: timedelta
 ) -> list[Row]:
     """Load the files received since `since` whose notifications expired while the pipe was paused.
 
-    COPY would load the files in the pipe's queue a second time, so the queue must become empty first. Then
-    REFRESH queues the files of the last 7 days, and COPY loads the remaining ones, except those that failed to load.
-    Returns a row per file that was queued or copied.
+    COPY would load the files in the pipe's queue a second time, so the pipe must load the files queued by now first.
+    Then REFRESH queues the files of the last 7 days, and COPY loads the remaining ones, except those that failed to
+    load or that may be in the queue. Returns a row per file that was queued or copied.
     """
-    deadline = time.monotonic() + timeout.total_seconds()
-    while (waiting := status(warehouse, pipe)).pending:
-        if time.monotonic() > deadline:
-            raise Refusal(
-                (
-                    f"{pipe.name} is resumed, but its queue still contains {count(waiting.pending, 'file')}. When "
-                    f"`milkrun warehouse status` shows none, run: milkrun warehouse resume --since {since.isoformat()}"
-                ),
-                1,
-            )
-        time.sleep(1)
+    if not drained(warehouse, pipe, server_time(warehouse), time.monotonic() + timeout.total_seconds()):
+        raise Refusal(
+            (
+                f"{pipe.name} is resumed, but has not loaded its queued files in time. When `milkrun warehouse status` "
+                f"shows that it is healthy, run: milkrun warehouse resume --since {since.isoformat()}"
+            ),
+            1,
+        )
     # The key of an object written at the start of an hour may contain the hour before.
     start = since - MESSAGE_DELAY
     now = server_time(warehouse)
     failed = [row["key"] for row in failed_files(warehouse, pipe, now - HISTORY_REACH)]
     # Listed before REFRESH, because the pipe loads later files.
-    missing = list(unloaded(warehouse, pipe, received_with_repaired(archive, pipe, failed, start, now)))
+    received = received_with_repaired(archive, pipe, failed, start, now)
+    missing = not_queued(warehouse, pipe, list(unloaded(warehouse, pipe, received)))
     sent = refresh_pipe(warehouse, pipe)
     known = {*sent, *(row["key"] for row in failed_files(warehouse, pipe, start))}
     keys = [each.key for each in unloaded(warehouse, pipe, missing) if each.key not in known]

@@ -1,6 +1,7 @@
 """The two Snowpipe pipes: their names and their status."""
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -72,6 +73,21 @@ class Status(BaseModel):
 def status(warehouse: Warehouse, pipe: Pipe) -> Status:
     (row,) = warehouse.query("SELECT SYSTEM$PIPE_STATUS(%s) AS STATUS", [pipe.name])
     return Status.model_validate(json.loads(next(iter(row.values()))))
+
+
+def drained(warehouse: Warehouse, pipe: Pipe, queued_before: datetime, deadline: float) -> bool:
+    """Wait until the pipe has loaded all files queued before a time; return False at the deadline (monotonic clock).
+
+    The queue of a busy pipe may never be empty.
+    """
+    while True:
+        found = status(warehouse, pipe)
+        oldest = found.oldest_pending_at
+        if not found.pending or (oldest is not None and oldest >= queued_before):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
 
 
 def other_location(warehouse: Warehouse, database: str, bucket: str) -> str | None:

@@ -127,28 +127,22 @@ class Recreation:
         began_at = pipes.server_time(self.warehouse)
         pipes.set_paused(self.warehouse, self.pipe, True)
         self.progress.border = pipes.server_time(self.warehouse)
-        return self._drained(began_at, time.monotonic() + self.settling.total_seconds())
+        settled = time.monotonic() + self.settling.total_seconds()
+        return pipes.drained(self.warehouse, self.pipe, began_at, settled)
 
     def _let_load(self, deadline: float) -> None:
         """Resume the pipe, and wait until all files queued by now are loaded. Raises Refusal at the deadline."""
         pipes.set_paused(self.warehouse, self.pipe, False)
-        if not self._drained(pipes.server_time(self.warehouse), deadline):
+        self._wait(deadline)
+
+    def _wait(self, deadline: float) -> None:
+        if not pipes.drained(self.warehouse, self.pipe, pipes.server_time(self.warehouse), deadline):
             raise self._not_loaded()
 
     def _not_loaded(self) -> Refusal:
         return Refusal(
             f"{self.pipe.name} has not loaded its queued files in time; see `milkrun warehouse status`", 1
         )
-
-    def _drained(self, queued_before: datetime, deadline: float) -> bool:
-        while True:
-            status = pipes.status(self.warehouse, self.pipe)
-            oldest = status.oldest_pending_at
-            if not status.pending or (oldest is not None and oldest >= queued_before):
-                return True
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.5)
 
     def keep_grants(self) -> None:
         """Record the pipe's grants and error notifications."""
@@ -195,11 +189,7 @@ class Recreation:
 
     def check(self) -> int:
         """Use COPY to load the objects that neither the old nor the new pipe has loaded; return the number loaded."""
-        deadline = time.monotonic() + self.timeout.total_seconds()
-        while pipes.status(self.warehouse, self.pipe).pending:
-            if time.monotonic() > deadline:
-                raise self._not_loaded()
-            time.sleep(1)
+        self._wait(time.monotonic() + self.timeout.total_seconds())
         while missing := self._missing():
             # The notification may still be on its way to the new pipe.
             if pipes.server_time(self.warehouse) - self._border() > self.grace:

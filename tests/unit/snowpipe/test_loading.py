@@ -262,6 +262,40 @@ def test_recreate_that_continues_after_eight_days_loads_the_files_that_refresh_d
     assert again.check() == 1
 
 
+class BusyWarehouse(FakeWarehouse):
+    """A warehouse whose pipe loads its files in time, but always has another one in its queue."""
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        rows = super().query(sql, parameters)
+        if "PIPE_STATUS" not in sql:
+            return rows
+        queue = {"pendingFileCount": 1, "oldestFileTimestamp": self.now.isoformat()}
+        return [{"status": json.dumps({"executionState": self.state, **queue})}]
+
+
+class BusyArchive(FakeArchive):
+    """An archive with an object from the time of a pause and one that was stored just now."""
+
+    def received(self, prefix: str, start: datetime, end: datetime) -> list[Object]:
+        del prefix, start, end
+        return [Object(KEYS[0], NOW - timedelta(hours=1), 1), Object(KEYS[1], NOW, 1)]
+
+
+def test_recreate_ends_although_new_files_keep_arriving_in_the_queue(tmp_path: Path) -> None:
+    progress = Progress(copy_statement="COPY", border=NOW - timedelta(hours=1))
+    again = recreation(BusyWarehouse([LOADED]), BusyArchive(), tmp_path, progress)
+    again.timeout = timedelta(0)
+    assert again.check() == 1
+
+
+def test_resume_loads_expired_files_but_no_queued_one_although_new_files_keep_arriving() -> None:
+    warehouse = BusyWarehouse([LOADED])
+    paused_at = NOW - timedelta(hours=2)
+    loading.load_expired(warehouse, PIPE, BusyArchive(), "COPY", paused_at, timedelta(0))
+    (copy,) = [each for each in warehouse.statements if each.startswith("COPY")]
+    assert copy.endswith(f"FILES = ('{PIPE.staged(KEYS[0])}')")
+
+
 def recreation(
     warehouse: FakeWarehouse, archive: FakeArchive, folder: Path, progress: Progress
 ) -> Recreation:
