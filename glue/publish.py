@@ -31,8 +31,9 @@ IMPORTED = (
     "snowpipe/__init__.py",
     "snowpipe/quoting.py",
 )
-# The packages that the jobs need beyond those in Glue; they have no dependencies.
-MODULES = ("duckdb", "jiter", "msgspec")
+# The packages that the jobs need and that Glue 5.0 lacks or has in older versions. Glue has their dependencies, and
+# Spark with pandas.
+MODULES = ("boto3", "botocore", "duckdb", "jiter", "msgspec", "pyarrow", "s3transfer")
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
