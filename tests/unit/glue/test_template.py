@@ -168,7 +168,8 @@ def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
     assert [name for name, _ in blocks] == list(MODULES)
     assert all("--hash=sha256:" in hashes for _, hashes in blocks)
     needs = {re.split(r"[^\w.-]", need)[0] for name in MODULES for need in required_by(name)}
-    assert needs <= {*MODULES, "jmespath", "python-dateutil", "urllib3"}  # the latter, as Glue's own boto3 needs them
+    # Glue's own boto3 needs the latter three, too.
+    assert needs <= {*MODULES, "jmespath", "python-dateutil", "urllib3"}
 
 
 def test_glue_installs_each_package_that_the_jobs_import_except_those_of_spark() -> None:
