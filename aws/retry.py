@@ -61,7 +61,7 @@ def send_until_done[K: Hashable, T](
 ) -> dict[K, Exception]:
     """Send all parts, and return the failures by key.
 
-    `send` returns the keys of the parts that the service rejected; they are resent after pauses. A call that the
+    `send` returns the keys of the parts that the service rejected; they are resent after pauses. A batch that the
     service will never accept is split in half until the invalid part is isolated. Other errors end the attempts.
     """
     failures: dict[K, Exception] = {}
@@ -81,4 +81,4 @@ def send_until_done[K: Hashable, T](
         if not left:
             return failures
         sleep(jitter(pause))
-    return failures | dict.fromkeys(left, RetryableError(f"{service}: throttled or failed in every call"))
+    return failures | dict.fromkeys(left, RetryableError(f"{service} rejected the item in every attempt"))

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 from glue.archive import HOUR, Hours, Stored, floor_hour, hours_between, open_store
 
-# 50 GB hold about a billion events of 50 compressed bytes, which DuckDB would compact in eight hours
-# (extrapolated in docs/scale-out.md). Below that, Spark only adds its start-up time.
+# 50 GB of objects contain about a billion events (50 compressed bytes each), which DuckDB would compact in eight hours
+# (extrapolated in docs/scale-out.md). Smaller inputs use DuckDB, because Spark takes half a minute to start and about
+# twice the CPU time per event (docs/adr/0031-duckdb-first.md).
 SPARK_FROM_BYTES = 50 * 10**9
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -1,7 +1,12 @@
-"""Rebuild visits and event conflicts from any time range of the archive, to load or compare them (glue/compare.py).
+"""Rebuild visits and event conflicts from any time range of the archive.
 
-    rebuilt/<name>/visits/*.parquet, conflicts/*.parquet
-    rebuilt/<name>/summary.json is written last; without it the rebuild is incomplete
+The result can be loaded into Snowflake, and glue/compare.py compares its visits with those in the warehouse:
+
+    rebuilt/<name>/visits/*.parquet
+    rebuilt/<name>/conflicts/*.parquet
+    rebuilt/<name>/summary.json
+
+summary.json is written last. If it is missing, the rebuild is incomplete.
 
 The visit rule is not repeated here. DuckDB runs the warehouse's own model (glue/dbt_sql.py), and Spark applies
 the consumer's `step` to sorted events; tests compare both with `consumer.visits.visits_of`. The result contains

@@ -75,7 +75,7 @@ def _from_base64(body: str) -> bytes:
 
 
 class Answer(TypedDict):
-    """A response, as Lambda returns it for both payload formats."""
+    """The function's response, which is valid in both payload formats (1.0 and 2.0)."""
 
     statusCode: int
     headers: Mapping[str, str]

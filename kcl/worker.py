@@ -1,8 +1,8 @@
 """The consumer as a Kinesis Client Library worker: `python -m kcl.worker`, on any machine with Java.
 
-Without arguments, the process writes the library's properties file and becomes its Java daemon. The daemon starts this
-module again with `--shard` for each shard whose lease it has. `--health` exits with 0 if the worker is healthy. Facts
-about the library (from the README of amazon_kclpy, confirmed by experiment):
+Without arguments, the process writes the library's properties file and replaces itself with the library's Java daemon.
+The daemon starts this module again with `--shard` for each shard whose lease it has. `--health` exits with 0 if the
+worker is healthy. Facts about the library (from the README of amazon_kclpy, confirmed by experiment):
 
 - If `process_records` raises an exception, its batch is lost silently. Therefore a failed batch is retried, and after
   KCL_GIVE_UP_SECONDS without progress the process ends without a further checkpoint. Then the daemon ends too, and its

@@ -372,7 +372,9 @@ CHECKS: Mapping[str, Callable[[Place], Iterator[Finding]]] = {
 
 
 def results(place: Place) -> Iterator[tuple[str, Finding]]:
-    """Yield each finding with the title of its check. A check that raises an error does not stop the other checks."""
+    """Yield each finding with the title of its check. A check that fails with an AWS error yields the finding
+    `not_checked`, and the other checks still run.
+    """
     for title, check in CHECKS.items():
         try:
             found = list(check(place))

@@ -106,7 +106,7 @@ class Settings(BaseModel):
 
     connection: Connection
     aws: Aws
-    folder: Path  # for files of our own: dbt's target, the progress of a recreation
+    folder: Path  # where the commands keep their files: dbt's target folder, the progress of `recreate`
     source: str  # where the settings come from; used in messages
 
 

@@ -202,11 +202,11 @@ def openapi() -> Schema:
             "version": "1",
             "summary": "Receives and stores the events of a mobile app.",
             "description": "The rule for clients. 2xx: delete the batch. 400: delete the batch and notify the "
-            "developers; Milkrun has stored it. A 2xx or 400 without `received` in a JSON object is not from "
-            "Milkrun, but for example from a proxy: treat it as no response. 413: split the batch in two and send "
-            "both halves; if a single event gets 413, delete it and notify the developers. Any other 4xx: keep the "
-            "batch, notify the developers, and send the batch again with increasing delays (after a 401, with a new "
-            "token). Any other response, or none: send the identical bytes again with increasing delays. After a "
+            "developers; Milkrun has stored it. A 2xx or 400 whose body is not a JSON object with "
+            "`received` comes from a proxy or API Gateway: treat it as no response. 413: split the batch in two and "
+            "send both halves; if a single event gets 413, delete it and notify the developers. Any other 4xx: keep "
+            "the batch, notify the developers, and send the batch again with increasing delays (after a 401, with a "
+            "new token). Any other response, or none: send the identical bytes again with increasing delays. After a "
             "response with `Retry-After`, wait at least that many seconds.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

@@ -1,4 +1,4 @@
--- Managed access: only the schema's owner can grant privileges, so no loader can open RAW to others.
+-- With managed access, only the schema's owner can grant privileges on its objects, so the loader's role cannot.
 CREATE SCHEMA IF NOT EXISTS {database}.RAW
 WITH MANAGED ACCESS
 COMMENT = 'Events as they were sent, as often as they were delivered';

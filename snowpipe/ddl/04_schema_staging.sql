@@ -1,4 +1,4 @@
--- Managed access: dbt's role owns its tables but cannot open them to others.
+-- With managed access, dbt's role owns its tables in this schema but cannot grant privileges on them to other roles.
 CREATE SCHEMA IF NOT EXISTS {database}.STAGING
 WITH MANAGED ACCESS
 COMMENT = 'Typed events without duplicates (dbt)';

@@ -115,7 +115,7 @@ def make_tables(session: Snowflake) -> None:
 
 
 def run_dbt(settings: Settings, *options: str) -> tuple[float, float]:
-    """Run dbt; return the total seconds of the models' SQL statements, and the seconds of the whole command."""
+    """Run dbt; return the models' total execution time as dbt reports it, and the command's duration, in seconds."""
     began = time.monotonic()
     with (settings.folder / "dbt.out").open("w") as output:
         kept = os.dup(1)

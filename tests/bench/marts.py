@@ -239,7 +239,8 @@ def note(
     known = {table: widths(session, table) for table in {table for _, table, _ in scans}}
     for (model, table, columns), count in scans.most_common():
         if count > NEW[kind] / 2:
-            progress(f"marts: {kind}@{size}: {count:>10,} rows of {table} for {model}")
+            run = f"run with a new {kind} and {size:,} events of history"
+            progress(f"marts: {run}: {model} scanned {count:,} rows of {table}")
         is_ledger = table.lower().endswith(LEDGER)
         rows[is_ledger] += count
         size_of[is_ledger] += round(count * sum(known[table].get(column, 0.0) for column in columns))

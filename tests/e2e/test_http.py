@@ -74,7 +74,7 @@ def test_accepted_events_are_archived_published_and_become_visits(pipeline: Pipe
 
 
 @pytest.mark.stage
-def test_repeated_request_adds_no_object(pipeline: Pipeline, device: str) -> None:
+def test_request_repeated_within_the_hour_adds_no_object(pipeline: Pipeline, device: str) -> None:
     sent = crossing(device, "enter", NOW)
     answers = [pipeline.post(sent), pipeline.post(sent)]
     if len({answer.body["object_key"][:26] for answer in answers}) > 1:  # an hour began between the requests

@@ -37,7 +37,7 @@ RECONCILE = ("reconcile", "--from", "30 minutes ago", "--settle", "0", "--json")
 @pytest.fixture(scope="module", autouse=True)
 def _local_only(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("would break parts of a deployed stage that others use")
+        pytest.skip("these tests would break parts of a deployed stage that others use")
 
 
 @contextmanager

@@ -74,7 +74,9 @@ def test_invalid_event_is_reported_and_stored_while_other_events_are_accepted(
     assert eventually(lambda: pipeline.rows(sql, answer.body["rejected_key"])) == [{"file_row_number": 1}]
 
 
-def test_repeated_request_adds_no_object_and_no_visit(pipeline: Pipeline, device: str) -> None:
+def test_request_repeated_within_the_hour_adds_no_object_and_no_visit(
+    pipeline: Pipeline, device: str
+) -> None:
     events = list(round_trip(device, [Fence("farm", "farm-a"), Fence("farm", "farm-b")], MORNING))
     first, again = pipeline.post(*events), pipeline.post(*events, zipped=True)
     assert (first.status, again.status) == (202, 202)

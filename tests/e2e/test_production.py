@@ -27,7 +27,7 @@ def test_preflight_finds_no_blocking_problem_on_the_local_stack(
     pipeline: Pipeline,
 ) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("only for the local stage")
+        pytest.skip("this test checks only the local stage")
     ran = pipeline.ops("preflight", "local", "--json")
     assert ran.exit_code == 0
     levels = {row["check"]: row["level"] for row in ran.result}
@@ -38,7 +38,7 @@ def test_preflight_finds_no_blocking_problem_on_the_local_stack(
 @pytest.mark.slow
 def test_smoke_test_names_the_step_that_fails(pipeline: Pipeline) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("would pause a pipe of a deployed stage")
+        pytest.skip("this test would pause a pipe of the deployed stage")
     pipe = "{db}.RAW.EVENTS_PIPE"
     pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = TRUE")
     try:
@@ -92,7 +92,7 @@ def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: 
 @pytest.mark.timeout(900)
 def test_forget_deletes_all_data_of_one_person_and_no_data_of_others(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
-        pytest.skip("would search a whole archive")
+        pytest.skip("on a deployed stage, forget would read the whole archive")
     ann, shared = f"ann-{uuid4().hex[:8]}", f"{device}-shared"
     at = datetime.now(UTC) - timedelta(hours=1)
     enter = crossing(device, "enter", at, user={"userId": ann, "deviceId": device})

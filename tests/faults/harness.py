@@ -211,6 +211,7 @@ def converged(facts: Callable[[], Facts], no_progress_s: float = NO_PROGRESS_S) 
 def wait_until_applied(rule: Rule, times: int, within: float = APPLIED_WITHIN_S) -> None:
     """Wait until the rule has been applied to `times` calls. Raises AssertionError after `within` seconds."""
     try:
-        wait_for(lambda: rule.applied >= times, within, f"the rule {rule} was not applied {times} times")
-    except AssertionError as error:
-        raise AssertionError(f"{error}, but only {rule.applied} times") from None
+        wait_for(lambda: rule.applied >= times, within, "")
+    except AssertionError:
+        problem = f"the rule {rule} was applied only {rule.applied} of {times} times within {within:g} s"
+        raise AssertionError(problem) from None

@@ -221,8 +221,8 @@ INCIDENTS = (
     Incident(
         "Snowflake killed", lambda lab: lab.kill("snowflake"), ("process snowflake",), "has died", (UP,)
     ),
-    Incident("Snowflake frozen", freeze_snowflake, ("process snowflake",), "stopped", (UP,)),
-    Incident("LocalStack frozen", freeze_aws, ("process localstack",), "stopped", (UP,)),
+    Incident("Snowflake frozen", freeze_snowflake, ("process snowflake",), "suspended", (UP,)),
+    Incident("LocalStack frozen", freeze_aws, ("process localstack",), "suspended", (UP,)),
     Incident("Console killed", lambda lab: lab.kill("console"), ("process console",), "has died", (UP,)),
     Incident(
         "Console and Snowflake killed",

@@ -14,7 +14,8 @@ from tests.load.send_load import Sent
 from tests.load.watch import KEEPERS, Sample
 
 DRAIN_S = 180.0
-MIN_SAMPLES = 20  # With fewer samples, on a very busy machine, the run fails without a verdict on leaks
+# With fewer samples, as may happen on a very busy machine, the run fails without a verdict on leaks.
+MIN_SAMPLES = 20
 
 # Allowed growth: a function's environment lives for some hours on AWS, and may use a tenth of its free memory
 # in four hours. The rest of the stack may grow to 2 GiB within a working day of eight hours.

@@ -14,7 +14,7 @@ from tools.console import parse_object
 from tools.console.presence_index import PresenceIndex
 
 MAX_VISITS = 10_000
-# With fewer visits, the median of all places with the same tag is used instead.
+# For a place with fewer visits, the median dwell time of the visits to all places with its tag is used instead.
 FEW_VISITS = 3
 
 

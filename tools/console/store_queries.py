@@ -126,7 +126,7 @@ class StoreQueries:
         ]
 
     def device_visits(self, device_id: str, since: datetime) -> list[known_visits.Known]:
-        """Return a device's visits since a time from the visits table."""
+        """Return the visits of a device since `since`, read from the visits table."""
         rows = visits.visits_of_device(self._aws("dynamodb"), self._outputs.visits_table, device_id, since)
         return [known_visits.known(row) for row in rows]
 

@@ -28,7 +28,11 @@ SHARD_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A fleet size, and the stage's settings for it. The rates of the parts are in events per second."""
+    """A fleet size, the stage's settings for it, and the resulting capacity of each part.
+
+    The capacities `ingest`, `ingest_while_throttled`, `stream_write`, `consume`, `redrive` and `load` are in events
+    per second; `throttle_rate` and `requests_per_second` are in requests per second.
+    """
 
     name: str
     events_per_second: int

@@ -30,8 +30,8 @@ def laptop_source(environment: Mapping[str, str]) -> Source:
             if not process.is_alive():
                 cause, section = f"pid {process.pid} has died", SECTIONS.get(process.name, "")
                 yield Finding(part, "FAIL", cause, None, "milkrun up", section)
-            elif process.is_stopped(besides=recorded):
-                yield Finding(part, "FAIL", f"pid {process.pid} is stopped (SIGSTOP)", None, "milkrun up")
+            elif process.is_suspended(besides=recorded):
+                yield Finding(part, "FAIL", f"pid {process.pid} is suspended (SIGSTOP)", None, "milkrun up")
             else:
                 yield Finding(part, "OK", f"runs, pid {process.pid}")
 

@@ -27,14 +27,14 @@ class Process:
         found = start_time(self.pid)
         return found is not None and abs(found - self.started) < SAME_START_S
 
-    def is_stopped(self, besides: Sequence["Process"] = ()) -> bool:
-        """Return whether the process, or any descendant that is not in `besides`, is stopped (SIGSTOP)."""
+    def is_suspended(self, besides: Sequence["Process"] = ()) -> bool:
+        """Return whether the process, or any descendant that is not in `besides`, is suspended (SIGSTOP)."""
         others = {each.pid for each in besides}
         children = (each for each in descendants(self) if each.pid not in others)
-        return any(_is_stopped(each.pid) for each in (self, *children))
+        return any(_is_suspended(each.pid) for each in (self, *children))
 
 
-def _is_stopped(pid: int) -> bool:
+def _is_suspended(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     except psutil.Error:
@@ -104,15 +104,15 @@ class Processes:
         return next((p for p in self.recorded() if p.name == name and not p.is_alive()), None)
 
     def wake(self) -> list[Process]:
-        """Send SIGCONT to every process that was stopped by SIGSTOP; return these processes."""
-        stopped = []
+        """Resume (SIGCONT) every process that is suspended (SIGSTOP); return these processes."""
+        resumed = []
         for top in self.recorded():
             for process in [top, *descendants(top)] if top.is_alive() else ():
-                if _is_stopped(process.pid):
+                if _is_suspended(process.pid):
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGCONT)
-                        stopped.append(process)
-        return stopped
+                        resumed.append(process)
+        return resumed
 
     def wait(self, process: Process) -> int:
         """Wait for a process that this program started; return its exit status, which is negative if a signal

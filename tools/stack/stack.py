@@ -138,7 +138,8 @@ class Stack:
         Raises LostStateError if LocalStack or its Kinesis mock has died, because their data was only in memory.
         """
         notes = [
-            f"{each.name} (pid {each.pid}) was stopped and now continues." for each in self.processes.wake()
+            f"{each.name} (pid {each.pid}) was suspended and has been resumed."
+            for each in self.processes.wake()
         ]
         lost = [name for name in (localstack.NAME, localstack.KINESIS) if self.processes.dead(name)]
         if not self.processes.alive(localstack.NAME):

@@ -338,7 +338,7 @@ def test_error_notifications_about_many_files_are_split_into_messages_that_sns_a
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_file_that_is_deleted_during_a_copy_aborts_the_copy_only_if_files_names_it(
+def test_file_deleted_during_a_copy_aborts_it_only_if_the_files_option_lists_the_file(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     at = datetime.now(UTC)

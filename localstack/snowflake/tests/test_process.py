@@ -1,5 +1,5 @@
-"""Test that the server keeps its data when it is killed, the disk is full or AWS is unavailable, and test its start,
-its login and its end.
+"""Test startup, login and shutdown of the server, and that it keeps its data when it is killed, the disk is full or AWS
+is unavailable.
 """
 
 import json

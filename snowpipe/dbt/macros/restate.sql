@@ -88,7 +88,7 @@
     {% do return(found | unique | sort) %}
 {%- endmacro %}
 
-{# The condition that `column` is one of these days or, if there are over 400, between the first and the last. #}
+{# The condition that `column` is one of `days` (sorted) or, if there are over 400, between the first and the last. #}
 {% macro one_of_days(column, days) -%}
     {%- if not days -%} FALSE
     {%- elif days | length > 400 -%} {{ column }} BETWEEN '{{ days[0][:10] }}'::DATE AND '{{ days[-1][:10] }}'::DATE
@@ -96,12 +96,14 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# The condition that `column` is one of a relation's days. #}
+{# The condition that `column` is one of the days that the expression `days` has in `relation`'s rows with `condition`
+   or, if there are over 400, between the first and the last. #}
 {% macro among(column, relation, days, condition='TRUE') -%}
     {{ one_of_days(column, values_of('SELECT DISTINCT ' ~ days ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}
 
-{# The condition that a time is in one of a relation's hours or, if there are over 400, between the first and the last. #}
+{# The condition that the time `column` is in one of the hours that the expression `hours` has in `relation`'s rows with
+   `condition` or, if there are over 400, between the first and the last. #}
 {% macro in_hours_of(column, relation, hours, condition='TRUE') -%}
     {{ in_hours(column, values_of('SELECT DISTINCT ' ~ hours ~ '::VARCHAR FROM ' ~ relation ~ ' WHERE ' ~ condition)) }}
 {%- endmacro %}

@@ -23,7 +23,8 @@ from tools.milkrun import loaded
 DOCUMENTS = sorted(
     p for p in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")] if p.name != "operating.md"
 )
-# The global options of `aws`. (AWS CLI User Guide: "Command line options in the AWS CLI".)
+# The global options of `aws` that the documentation may use. (AWS CLI User Guide: "Command line options in the AWS
+# CLI".)
 EVERY_AWS_COMMAND = {"--query", "--output", "--region", "--profile", "--endpoint-url", "--no-cli-pager"}
 # The AWS CLI's high-level commands, which are not operations of a service.
 AWS_OWN = {
@@ -150,7 +151,7 @@ def of(arguments: list[str], where: str) -> set[str]:
             assert may_be_left_out or word.startswith(("-", "…")), where
             break
         command = known[word]
-    if isinstance(command, Verbs):  # without a verb the first one runs
+    if isinstance(command, Verbs):  # if no verb is given, the first one runs
         command = next(iter(command.commands.values()))
     return {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
 

@@ -127,7 +127,9 @@ class ExecutionEnvironment:
         api, function = process.api, self.function
         with api.changed:
             while True:
-                status = process.exit_status()  # read before the answer: a process may respond and then exit
+                # Read the status before the answer. Otherwise, a process that responds and exits between the two reads
+                # would count as exited without a response.
+                status = process.exit_status()
                 if answer := api.answer():
                     return self._answered(answer.body, answer.size, answer.is_error)
                 if api.init_error is not None:

@@ -37,7 +37,9 @@ LONG_FLOAT = (
     r"length(ltrim(regexp_replace(split_part(x::VARCHAR, 'e', 1), '\.0$|[^0-9]', '', 'g'), '0')) > 15"
 )
 NO_FLOAT = raised(
-    "000002", "0A000", "'the text of a FLOAT with more than 15 digits. ROUND it or cast it to a NUMBER.'"
+    "000002",
+    "0A000",
+    "'converting a FLOAT with more than 15 digits to text. ROUND it or cast it to a NUMBER first.'",
 )
 TEXT_BODIES = {
     "VARCHAR": TEXT,
@@ -311,7 +313,7 @@ def division_macros() -> str:
 
 
 def function_macros() -> str:
-    """Return SQL that defines macros for SUBSTR with a position before the text, for the text of a quotient, for
+    """Return SQL that defines macros for SUBSTR with a position before the text, for converting a quotient to text, for
     functions for which DuckDB returns NaN or an infinity, and for a value's form within a VARIANT.
     """
     scale = f"coalesce(try_cast({SCALE.replace('(t,', '(typeof(a),')} AS INTEGER), 0)"

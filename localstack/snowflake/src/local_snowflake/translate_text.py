@@ -34,7 +34,8 @@ def as_text(node: exp.Expr, translation: Translation) -> exp.Expr:
         return call("quotient_text", node.copy(), dividend.copy(), divisor.copy(), kind=TEXT)
     if any(each.name == QUOTIENT for each in node.walk(prune=lambda each: not isinstance(each, KEEPS_SCALE))):
         raise unsupported(
-            "the text of an expression with AVG or a quotient of an aggregate. Cast it to a NUMBER."
+            "converting to text an expression that contains AVG or a division of an aggregate."
+            " Cast the expression to a NUMBER first."
         )
     if isinstance(inner, exp.JSONExtract) and not isinstance(inner, exp.JSONExtractScalar):
         return scalar_of(inner)

@@ -82,7 +82,7 @@ def test_readmes_and_openapi_document_name_the_member_by_which_an_app_recognizes
         assert "received" in receipt["required"]
     texts = [(root / page).read_text() for page in ("README.md", "tools/conformance/README.md")]
     for text in (*texts, document["info"]["description"]):
-        assert "2xx or 400 without `received`" in text
+        assert "2xx or 400 whose body is not a JSON object with `received`" in text
 
 
 TYPES = [

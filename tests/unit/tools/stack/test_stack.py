@@ -162,7 +162,8 @@ def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch)
 
 
 def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server, deploys):
-    left = server.launch(trial_stack.settings, trial_stack.processes)  # without an outputs.json
+    # This is the state that an `up` leaves if it is killed before it writes outputs.json.
+    left = server.launch(trial_stack.settings, trial_stack.processes)
     (trial_stack.settings.folder / ".lock").touch()  # every `up` creates it first
     trial_stack.up()
     assert not left.is_alive()
@@ -244,7 +245,7 @@ def test_up_resumes_a_suspended_process(trial_stack, server, deploys, name):
         lambda found: found == psutil.STATUS_STOPPED,
         timeout_s=5,
     )
-    assert trial_stack.up() == [f"{name} (pid {before.pid}) was stopped and now continues."]
+    assert trial_stack.up() == [f"{name} (pid {before.pid}) was suspended and has been resumed."]
     assert psutil.Process(before.pid).status() != psutil.STATUS_STOPPED
     assert trial_stack.processes.alive(name) == before
 
