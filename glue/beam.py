@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--archive", required=True)
     parser.add_argument("--from", dest="start", required=True)
     parser.add_argument("--to", dest="end", required=True)
-    parser.add_argument("--out", required=True, help="path prefix of the Parquet files to write")
+    parser.add_argument("--out", required=True, help="path prefix of the Parquet file to write")
     given, others = parser.parse_known_args(argv)
     try:
         store: Store = open_store(given.archive)
@@ -104,7 +104,8 @@ def main(argv: Sequence[str]) -> int:
         _ = (
             trucks_inside(pipeline, store, objects, hours.end)
             | beam.Map(lambda row: dict(zip(TRUCKS_INSIDE.names, row, strict=True)))
-            | beam.io.WriteToParquet(given.out, TRUCKS_INSIDE, file_name_suffix=".parquet")
+            # One file, because a run with fewer shards would not replace all files of the previous run.
+            | beam.io.WriteToParquet(given.out, TRUCKS_INSIDE, file_name_suffix=".parquet", num_shards=1)
         )
     counters = pipeline.result.metrics().query()["counters"]
     unreadable = {

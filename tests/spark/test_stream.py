@@ -253,11 +253,15 @@ def test_beam_command_that_cannot_use_the_archive_exits_with_code_2_and_one_line
     assert "Traceback" not in ended.stderr
 
 
-def test_beam_command_writes_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_beam_command_writes_parquet_that_a_run_with_more_workers_replaces(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     events = morning(4, trucks=3)
     landed(tmp_path, events)
     range_ = ["--from", HOUR.isoformat(), "--to", (HOUR + timedelta(hours=3)).isoformat()]
-    assert beam_main(["--archive", str(tmp_path), *range_, "--out", str(tmp_path / "inside")]) == 0
+    two_workers = ["--direct_num_workers", "2", "--direct_running_mode", "multi_threading"]
+    for more in ([], two_workers):
+        assert beam_main(["--archive", str(tmp_path), *range_, "--out", str(tmp_path / "inside"), *more]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["unreadable"] == {}
     rows = [
         tuple(row.values())
