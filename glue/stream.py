@@ -319,6 +319,8 @@ def main(argv: Sequence[str]) -> int:
     )
     given = arguments(parser, argv)
     store = given.store
+    if given.overdue_seconds > (dropped_after := Times.abandoned // SECOND_US):
+        parser.error(f"--overdue-seconds must be at most {dropped_after}: then a visit is dropped unreported")
     if mixes_checkpoints(store, given.name, given.checkpoint):
         parser.error(
             f"{PREFIX}/{given.name}/ contains results of another checkpoint: use another --name, or delete them"

@@ -225,6 +225,17 @@ def test_stream_with_a_new_checkpoint_is_refused_if_its_name_already_has_results
     assert "streamed/live/ contains results of another checkpoint" in capsys.readouterr().err
 
 
+def test_stream_refuses_an_overdue_time_after_which_no_visit_would_be_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A visit without an exit is dropped after a day."""
+    given = ["--archive", str(tmp_path), "--name", "live", "--checkpoint", str(tmp_path / "new")]
+    with pytest.raises(SystemExit) as ended:
+        stream_main([*given, "--overdue-seconds", "86401", "--master", "local[1]"])
+    assert ended.value.code == 2
+    assert "--overdue-seconds must be at most 86400" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("archive", "start"),
     [
