@@ -17,6 +17,7 @@ any reader, because a reader such as glue.rebuild reads the manifests when it st
 import hashlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -276,7 +277,11 @@ def _compact_hour(store: Store, source: Source, memory: str) -> dict[str, object
         _, folder, bucket = parse_group(group)
         return file_key(source.hour, source.version, folder, bucket, part)
 
-    with duckdb.connect(config={"memory_limit": memory}) as db:
+    # By default, DuckDB would write what exceeds its memory to the current folder.
+    with (
+        tempfile.TemporaryDirectory() as spilled,
+        duckdb.connect(config={"memory_limit": memory, "temp_directory": spilled}) as db,
+    ):
         db.register("read", pa.RecordBatchReader.from_batches(SORTED, merge_batches(rows())))
         db.execute("CREATE TEMP TABLE lines AS SELECT * FROM read")
         _fold_rare_types(db)

@@ -19,6 +19,7 @@ files, these are read instead of its objects.
 
 import json
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -229,7 +230,11 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
 
     dbt = visits_sql(rule.merge_gap_seconds, rule.min_confidence)
     first, end = micros(job.hours.start), micros(job.hours.end)
-    with duckdb.connect(config={"memory_limit": memory}) as db:
+    # By default, DuckDB would write what exceeds its memory to the current folder.
+    with (
+        tempfile.TemporaryDirectory() as spilled,
+        duckdb.connect(config={"memory_limit": memory, "temp_directory": spilled}) as db,
+    ):
         db.register("read", pa.RecordBatchReader.from_batches(FACT, merge_batches(facts())))
         db.execute("CREATE TEMP TABLE facts AS SELECT * FROM read")
         db.execute(_LEAST_CONTENT)

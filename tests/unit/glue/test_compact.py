@@ -243,6 +243,17 @@ def test_a_thousand_tiny_objects_of_one_type_are_compacted_into_one_file(tmp_pat
     assert len(compacted_files(Folder(tmp_path), HOURS)) == 1
 
 
+def test_compaction_that_exceeds_its_memory_writes_nothing_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(tmp_path / "archive", [line(f"e{n}", note="x" * 900 + str(n)) for n in range(20_000)], batch=500)
+    (tmp_path / ".tmp").write_text("")  # DuckDB's default folder, which therefore cannot be created
+    monkeypatch.chdir(tmp_path)
+    store = Folder(tmp_path / "archive")
+    [manifest] = compact_with_duckdb(store, stale(store, HOURS), memory="40MB")
+    assert manifest["lines"] == 20_000
+
+
 def test_compaction_stops_if_a_stored_file_differs_from_the_written_rows(tmp_path: Path) -> None:
     class Lossy(Folder):
         def write_file(self, key: str, path: Path) -> None:
