@@ -251,6 +251,7 @@ INCIDENTS = (
         ("failed loads",),
         "in 3 h",
         (("warehouse", "validate"),),
+        exit_code=1,
     ),
     Incident("A poison record", poison, ("quarantine",), "in 24 h", (("quarantine", "purge", "--yes"),)),
     Incident(
@@ -288,6 +289,7 @@ INCIDENTS = (
         ("invalid rows",),
         "not_an_object",
         (("reconcile", "--settle", "0"),),
+        exit_code=1,
     ),
     Incident(
         "A phone's clock years ahead",
@@ -338,7 +340,7 @@ def try_one(lab: Lab, incident: Incident) -> Row:
     began = time.monotonic()
     for command in incident.repair:
         code = lab.milkrun(*command).returncode
-    if code != incident.exit_code and incident.parts[0] not in REMEMBERED:
+    if code != incident.exit_code:
         row.problem = f"`milkrun {' '.join(command)}` ended with exit code {code}"
         return row
     while incident.parts[0] not in REMEMBERED and part_of(incident, lab.status()):
@@ -399,9 +401,10 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
     ]
     for row in rows:
         said = (row.problem or row.said.replace("|", "\\|")).replace(f"{ROOT}/", "")
+        found, repaired = (f"{s:.0f} s" if s else "–" for s in (row.found_s, row.repaired_s))
+        next_command = row.next and f"`{row.next}`"
         lines.append(
-            f"| {row.incident} | {said[:120]} | {row.next and f'`{row.next}`'} | {row.found_s:.0f} s | {row.repair} |"
-            f" {f'{row.repaired_s:.0f} s' if row.repaired_s else '–'} |"
+            f"| {row.incident} | {said[:120]} | {next_command} | {found} | {row.repair} | {repaired} |"
         )
     run = (
         f"Measured on {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores, "
