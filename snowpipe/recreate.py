@@ -89,7 +89,9 @@ class Recreation:
     def rest(self) -> None:
         """Pause the pipe and wait until its queued files are loaded."""
         deadline = time.monotonic() + self.timeout.total_seconds()
-        if was_paused := pipes.status(self.warehouse, self.pipe).state == "PAUSED":
+        was_paused = pipes.status(self.warehouse, self.pipe).state == "PAUSED"
+        self._remember()  # so that the next run continues if this one ends while the pipe is paused
+        if was_paused:
             pipes.set_paused(self.warehouse, self.pipe, False)
         if (broken := pipes.status(self.warehouse, self.pipe)).state.startswith(_CANNOT_LOAD):
             self._leave_queue(broken)

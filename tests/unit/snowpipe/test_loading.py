@@ -155,6 +155,18 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
     assert deployed.now > NOW + timedelta(minutes=1), "the notification may take two minutes"
 
 
+def test_recreate_continues_with_a_pipe_that_an_interrupted_run_may_have_paused(
+    deployed: FakeWarehouse, tmp_path: Path
+) -> None:
+    deployed.refuses = NoAnswerError("no answer from Snowflake within 10 s; the statement may have run")
+    environment = {"MILKRUN_LOCAL": str(tmp_path)}
+    assert command(environment, "recreate", "--all", "--pipe", "events").code == 2
+    deployed.state = "PAUSED"
+    assert command(environment, "recreate", "--pipe", "events").code == 2, (
+        "it took the pipe for a healthy one"
+    )
+
+
 @pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
 def test_history_mentions_its_limit_only_if_it_omits_older_loads(
     deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
