@@ -345,10 +345,9 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
     except Refusal:
         if before.state != "PAUSED":
             raise
-        # Snowflake documents no error number for a stale pipe, so the owner forces the pipe to resume after any
-        # error. If the cause is a different one, this statement fails, too.
-        with stage.warehouse(administrator) as owner:
-            pipes.force_resume(owner, pipe)
+        # Snowflake documents no error number for a stale pipe, so the pipe is forced to resume after any error. If the
+        # cause is a different one, this statement fails, too.
+        pipes.force_resume(session, pipe)
         since = since or before.ingested_at
         if since is None:
             raise Refusal(
@@ -356,7 +355,10 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
                 "Run: milkrun warehouse resume --since TIME",
                 1,
             ) from None
-        tell(f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired")
+        tell(
+            f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired. If this is "
+            f"interrupted, run: milkrun warehouse resume --pipe {pipe.kind} --since {since.isoformat()}"
+        )
     copy = stage.definition(pipe).copy_statement
     return loading.load_expired(session, pipe, stage.archive, copy, since, QUEUE_TIMEOUT)
 

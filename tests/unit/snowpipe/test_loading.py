@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +12,14 @@ from types import SimpleNamespace
 import pytest
 
 from cli.deadline import NoAnswerError
+from cli.refusal import Refusal
 from snowpipe import loading
 from snowpipe.archive import Object
 from snowpipe.ddl_files import Definition
 from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Progress, Recreation
+from snowpipe.roles import Role
 from snowpipe.warehouse import Row
 from tests.unit.snowpipe.warehouse_stage import command
 
@@ -53,12 +55,14 @@ class FakeWarehouse:
         self.now = NOW - timedelta(seconds=30)
         self.created_at = NOW - timedelta(days=30)
         self.rows_of_earlier_pipe = 0
+        self.ingested_at: datetime | None = None
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         del parameters
         self.statements.append(sql)
         if "PIPE_STATUS" in sql:
-            return [{"status": json.dumps({"executionState": self.state})}]
+            loaded = {"lastIngestedTimestamp": self.ingested_at.isoformat()} if self.ingested_at else {}
+            return [{"status": json.dumps({"executionState": self.state, **loaded})}]
         if "PIPE_EXECUTION_PAUSED" in sql and self.refuses:
             raise self.refuses
         if "PIPE_FORCE_RESUME" in sql:
@@ -132,6 +136,24 @@ def test_pipe_is_not_forced_to_resume_if_snowflake_does_not_respond(
     said = command({"MILKRUN_LOCAL": str(tmp_path)}, "resume", "--pipe", "events")
     assert (said.code, said.err) == (2, "no answer from Snowflake within 10 s\n")
     assert not any("FORCE_RESUME" in each for each in deployed.statements)
+
+
+def test_stale_pipe_is_resumed_by_the_loader_and_the_command_for_an_interrupted_run_is_named(
+    deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator's user has no administrator role; the loader's privilege OPERATE suffices."""
+    roles: list[str] = []
+
+    def warehouse(stage: Stage, role: Role) -> AbstractContextManager[FakeWarehouse]:
+        roles.append(role(stage.settings.connection.database))
+        return nullcontext(deployed)
+
+    monkeypatch.setattr(Stage, "warehouse", warehouse)
+    deployed.state, deployed.refuses = "PAUSED", Refusal("Snowflake refused: the pipe is stale")
+    deployed.ingested_at = NOW - timedelta(days=15)
+    said = command({"MILKRUN_LOCAL": str(tmp_path)}, "resume", "--pipe", "events")
+    assert roles == ["MILKRUN_LOADER"]
+    assert "milkrun warehouse resume --pipe events --since 2020-11-01T08:30:00+00:00" in said.err
 
 
 def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loaded(
