@@ -10,7 +10,7 @@ from itertools import batched
 
 from cli.counts import count
 from cli.refusal import Refusal
-from contract.archive_object import hour_of
+from contract.archive_object import hour_of, is_content
 from contract.ndjson import lines_in
 from snowpipe.archive import Archive, Object
 from snowpipe.history import Narrow, bad_lines, failed_files, history, inflated
@@ -91,7 +91,9 @@ def refresh(
     old = (
         found
         for found in listed
-        if found.modified_at < reach and (since is None or found.modified_at >= since)
+        if is_content(found.key, found.size)
+        and found.modified_at < reach
+        and (since is None or found.modified_at >= since)
     )
     out_of_reach = [found.key for found in unloaded(warehouse, pipe, old)]
     return Refreshed(refresh_pipe(warehouse, pipe, prefix, since), out_of_reach)

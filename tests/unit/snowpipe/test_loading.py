@@ -222,6 +222,14 @@ def test_refresh_passes_snowflake_no_modified_after_older_than_seven_days(
     assert warehouse.statements[-1] == f"ALTER PIPE {PIPE.name} REFRESH{expected}"
 
 
+def test_refresh_ignores_a_folder_marker_because_no_other_command_loads_it() -> None:
+    class Bucket(FakeArchive):
+        def objects(self, prefix: str) -> list[Object]:
+            return [Object(prefix, NOW - timedelta(days=20), 0), Object(KEYS[0], NOW - timedelta(days=20), 1)]
+
+    assert loading.refresh(FakeWarehouse(), PIPE, Bucket()).out_of_reach == [KEYS[0]]
+
+
 def test_resume_loads_a_file_whose_request_began_in_the_hour_before_the_pause() -> None:
     """The key contains the hour in which the request began; the file was written after the pause."""
     written_at = datetime(2020, 11, 16, 9, 0, 2, tzinfo=UTC)
