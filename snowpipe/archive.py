@@ -93,11 +93,11 @@ class Archive:
                     yield found
 
     def _beside(self, folder: str) -> Iterator[Object]:
-        """Yield the objects at any depth in a folder, except those in its direct subfolders dt=… and hh=…."""
+        """Yield the objects at any depth in a folder, except those in its subfolders of a day or an hour."""
         for found in self._listed(folder, Delimiter="/"):
             if isinstance(found, Object):
                 yield found
-            elif not found.removeprefix(folder).startswith(("dt=", "hh=")):
+            elif hour_of(found) is None and hour_of(f"{found}hh=00/") is None:
                 yield from self.objects(found)
 
     def newest(self, prefix: str) -> Object | None:
