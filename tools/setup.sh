@@ -71,7 +71,7 @@ need_node() { # osls refuses to start with other versions
 
 need_java() {
   local version
-  version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+  version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1) || true
   [ "${version:-0}" -ge 17 ] || die "Java 17 or newer is needed for the Kinesis client library and for Spark. Install it: apt install openjdk-17-jre-headless."
 }
 

@@ -134,6 +134,12 @@ def test_only_java_17_or_newer_is_accepted(tree, version, status):
     assert tree.setup("java")[0] == status
 
 
+def test_missing_java_is_reported(tree):
+    status, [line] = tree.setup("java")
+    assert status == 1
+    assert line.startswith("setup: Java 17 or newer is needed")
+
+
 def test_unchanged_environments_are_not_rebuilt(tree):
     tree.made(".venv/bin/python", *MAIN)
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
