@@ -92,19 +92,23 @@ sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 25
 hash_of() { cat "$@" | sha256 | cut -c1-16; }
 is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # arguments: a program in the folder, the folder's stamp, the wanted hash
 
+can_be_updated() { # arguments: a folder, a version. uv skips the packages that an interrupted step has installed only in part
+  [ -e "$1/.made-from" ] && is_python "$2" "$1/bin/python"
+}
+
 step() { # arguments: a title, then a command
   local what=$1 start=$SECONDS
   shift
   say "setup: $what …"
-  "$@" || failed "$what"
+  "$@" || failed "$what failed, see the messages above. Fix the cause and run this again; finished steps are skipped."
   say "setup: $what, $((SECONDS - start)) s"
 }
 
-failed() {
+failed() { # the message if the disk is not full
   local free_mb
   free_mb=$(df -Pm . | awk 'NR==2 {print $4}')
   [ "$free_mb" -ge 500 ] || die "the disk is almost full ($free_mb MB free). Make 3 GB free and run this again."
-  die "$1 failed, see the messages above. Fix the cause and run this again; finished steps are skipped."
+  die "$1"
 }
 
 # --- environments ----------------------------------------------------------------------------------
@@ -120,12 +124,12 @@ make_main() { # create .venv with the requested groups and those of earlier runs
   wanted=$(hash_of "${files[@]}" "${PROJECTS[@]/%//pyproject.toml}")
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
-  if ! is_python "$python_version" .venv/bin/python; then
+  if ! can_be_updated .venv "$python_version"; then
     local python
     python=$(find_python "$python_version")
-    "$python" -m venv --clear .venv || die "$python cannot make environments. Install its venv module: apt install python$python_version-venv."
+    "$python" -m venv --clear .venv || failed "$python cannot make environments. Install its venv module: apt install python$python_version-venv."
   fi
-  rm -f $stamp # an interrupted step leaves an environment that matches no inputs
+  rm -f $stamp
   step "environment .venv${made[*]:+ with ${made[*]}}" install_main "${files[@]}"
   echo "${made[*]}" >.venv/.groups
   echo "$wanted" >$stamp
@@ -152,16 +156,16 @@ make_environment() { # arguments: name, requirements, other inputs, command to r
   wanted=$(hash_of $requirements $inputs)
   if is_made "$folder/bin/python" "$folder/.made-from" "$wanted"; then return; fi
   make_main
-  rm -f "$folder/.made-from"
   step "environment $folder" install_environment "$folder" "$requirements" "$after" "$version"
   echo "$wanted" >"$folder/.made-from"
 }
 
 install_environment() {
-  if ! is_python "$4" "$1/bin/python"; then
+  if ! can_be_updated "$1" "$4"; then
     local python
     python=$(find_python "$4") && .venv/bin/uv venv -q --clear --python "$python" "$1" || return 1
   fi
+  rm -f "$1/.made-from"
   .venv/bin/uv pip sync -q --python "$1/bin/python" --require-hashes "$2" && $3 "$1"
 }
 

@@ -39,6 +39,8 @@ class Tree:
             "mkdir",
             "dirname",
             "rm",
+            "cp",
+            "readlink",
         ):
             (self.programs / name).symlink_to(str(shutil.which(name)))
         (root / "tools").mkdir(exist_ok=True)
@@ -53,6 +55,23 @@ class Tree:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!{shutil.which('bash')}\n{body}\n")
         path.chmod(0o755)
+
+    def python(self) -> None:
+        """Create a python3.13 whose module venv creates .venv with a uv. Both write their arguments to `asked`."""
+        self.program("uv", f'echo "$@" >> "{self.root}/asked"', self.root / "programs/of-venv")
+        self.program(
+            "python3.13",
+            f'''[ "$1 $2" = '-m venv' ] || exit 0
+            echo "$@" >> "{self.root}/asked"
+            rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "{self.programs}/of-venv/uv" .venv/bin''',
+        )
+
+    def asked(self) -> str:
+        """Return the arguments that the fakes have written since the last call."""
+        file = self.root / "asked"
+        text = file.read_text() if file.exists() else ""
+        file.unlink(missing_ok=True)
+        return text
 
     def made(self, program: str, *inputs: str) -> None:
         """Create `program` and the fingerprint file of its folder, as if an earlier run of setup.sh had made both."""
@@ -187,6 +206,16 @@ def test_full_disk_is_named_as_the_cause_of_a_failed_setup_step(tree):
     )
 
 
+def test_full_disk_is_named_if_the_environment_cannot_be_created(tree):
+    (tree.programs / "df").unlink()
+    tree.program("df", "echo header; echo '/dev/sda 9 9 3 100% /'")
+    tree.program("python3.13", '[ "$1" = -m ] && exit 1; exit 0')
+    assert tree.setup("main") == (
+        1,
+        ["setup: the disk is almost full (3 MB free). Make 3 GB free and run this again."],
+    )
+
+
 def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
     tree.made("node_modules/.bin/osls", "package.json", "package-lock.json")
     (tree.root / "package-lock.json").write_text("newer\n")
@@ -197,41 +226,53 @@ def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
     assert tree.setup("node") == (0, [])
 
 
-def test_environment_is_rebuilt_after_an_interrupted_step_even_with_the_earlier_inputs(tree):
-    """For example, setup.sh is interrupted on another branch while it replaces packages, and is then run on the first
-    branch again.
-    """
-    tree.made(".venv/bin/python", *MAIN)
-    tree.program("uv", "exit 1", tree.root / ".venv/bin")
+def test_environment_is_recreated_after_an_interrupted_step(tree):
+    """uv does not install a package again that an interrupted step has installed only in part."""
+    tree.python()
+    assert tree.setup("main")[0] == 0
+    assert tree.asked().startswith("-m venv --clear .venv\n")
     earlier = (tree.root / "requirements.txt").read_text()
     (tree.root / "requirements.txt").write_text("newer\n")
+    tree.program("uv", "exit 1", tree.root / ".venv/bin")
     assert tree.setup("main")[0] == 1
     (tree.root / "requirements.txt").write_text(earlier)
-    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    tree.asked()
     assert tree.setup("main")[0] == 0
-    assert "sync" in (tree.root / "asked").read_text()
+    assert tree.asked().startswith("-m venv --clear .venv\n")
+    assert tree.setup("main") == (0, [])
 
 
-@pytest.mark.parametrize("name", ["dbt", "lambda"])
-def test_separate_environment_is_rebuilt_after_an_interrupted_step_even_with_the_earlier_inputs(tree, name):
-    requirements = {
-        "dbt": "snowpipe/dbt/requirements.txt",
-        "lambda": "localstack/lambda_executor/lambda-requirements.txt",
-    }[name]
+def test_environment_without_pip_is_recreated(tree):
+    """The folder .venv was created by `uv venv`, or by Python without its module ensurepip."""
+    tree.python()
+    tree.program("python", "exit 0", tree.root / ".venv/bin")
+    assert tree.setup("main")[0] == 0
+    assert tree.asked().startswith("-m venv --clear .venv\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "requirements"),
+    [
+        ("dbt", "snowpipe/dbt/requirements.txt"),
+        ("lambda", "localstack/lambda_executor/lambda-requirements.txt"),
+    ],
+)
+def test_separate_environment_is_recreated_after_an_interrupted_step(tree, name, requirements):
+    tree.python()
     (tree.root / requirements).parent.mkdir(parents=True, exist_ok=True)
-    tree.made(".venv/bin/python", *MAIN)
     tree.program("python", "exit 0", tree.root / f".venvs/{name}/bin")
-    tree.program("uv", "exit 0", tree.root / ".venv/bin")
     (tree.root / requirements).write_text("earlier\n")
     assert tree.setup(name)[0] == 0
-    assert tree.setup(name) == (0, [])
+    assert f".venvs/{name}" in tree.asked()
     (tree.root / requirements).write_text("newer\n")
+    working = tree.root / "programs/of-venv/uv"
     tree.program("uv", "exit 1", tree.root / ".venv/bin")
     assert tree.setup(name)[0] == 1
     (tree.root / requirements).write_text("earlier\n")
-    tree.program("uv", f'echo "$@" >> {tree.root}/asked', tree.root / ".venv/bin")
+    shutil.copy(working, tree.root / ".venv/bin")
     assert tree.setup(name)[0] == 0
-    assert "sync" in (tree.root / "asked").read_text()
+    assert tree.asked().startswith("venv -q --clear")
+    assert tree.setup(name) == (0, [])
 
 
 KEPT = {
