@@ -92,8 +92,17 @@ sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 25
 hash_of() { cat "$@" | sha256 | cut -c1-16; }
 is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # arguments: a program in the folder, the folder's stamp, the wanted hash
 
+unstamp_if_moved() { # the scripts of an environment, and its links to this clone, are wrong in a moved or copied clone
+  if [ -e "$1/.made-at" ] && [ "$(cat "$1/.made-at")" != "$(readlink -f "$1")" ]; then rm -f "$1/.made-from"; fi
+}
+
 can_be_updated() { # arguments: a folder, a version. uv skips the packages that an interrupted step has installed only in part
   [ -e "$1/.made-from" ] && is_python "$2" "$1/bin/python"
+}
+
+stamp() { # arguments: a folder, the hash of its inputs
+  readlink -f "$1" >"$1/.made-at"
+  echo "$2" >"$1/.made-from"
 }
 
 step() { # arguments: a title, then a command
@@ -122,6 +131,7 @@ make_main() { # create .venv with the requested groups and those of earlier runs
     if [[ $groups == *" $group "* ]]; then made+=("$group") files+=("requirements-$group.txt"); fi
   done
   wanted=$(hash_of "${files[@]}" "${PROJECTS[@]/%//pyproject.toml}")
+  unstamp_if_moved .venv
   if is_made .venv/bin/python $stamp "$wanted"; then return; fi
   command -v git >/dev/null || die "git is needed and was not found. Install it: apt install git."
   if ! can_be_updated .venv "$python_version"; then
@@ -132,7 +142,7 @@ make_main() { # create .venv with the requested groups and those of earlier runs
   rm -f $stamp
   step "environment .venv${made[*]:+ with ${made[*]}}" install_main "${files[@]}"
   echo "${made[*]}" >.venv/.groups
-  echo "$wanted" >$stamp
+  stamp .venv "$wanted"
 }
 
 PROJECTS=(. localstack/snowflake tools/conformance) # installed in editable mode in .venv
@@ -154,10 +164,11 @@ make_environment() { # arguments: name, requirements, other inputs, command to r
   local folder=.venvs/$name wanted
   # shellcheck disable=SC2086 # inputs are several words
   wanted=$(hash_of $requirements $inputs)
+  unstamp_if_moved "$folder"
   if is_made "$folder/bin/python" "$folder/.made-from" "$wanted"; then return; fi
   make_main
   step "environment $folder" install_environment "$folder" "$requirements" "$after" "$version"
-  echo "$wanted" >"$folder/.made-from"
+  stamp "$folder" "$wanted"
 }
 
 install_environment() {

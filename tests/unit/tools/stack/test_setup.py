@@ -275,6 +275,35 @@ def test_separate_environment_is_recreated_after_an_interrupted_step(tree, name,
     assert tree.setup(name) == (0, [])
 
 
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_environment_in_a_moved_or_copied_clone_is_recreated(tmp_path, move):
+    """Its scripts start the Python of the original clone, and its editable packages are that clone's."""
+    (tmp_path / "a").mkdir()
+    tree = Tree(tmp_path / "a")
+    tree.program("git", "exit 0")
+    tree.python()
+    assert tree.setup("main")[0] == 0
+    assert tree.setup("main") == (0, [])
+    move(tmp_path / "a", tmp_path / "b")
+    tree.root, tree.programs = tmp_path / "b", tmp_path / "b/programs"
+    tree.python()
+    tree.asked()
+    assert tree.setup("main")[0] == 0
+    assert tree.asked().startswith("-m venv --clear .venv\n")
+    assert tree.setup("main") == (0, [])
+
+
+def test_environment_that_is_a_link_to_that_of_another_clone_is_not_recreated(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    original, linked = Tree(tmp_path / "a"), Tree(tmp_path / "b")
+    original.program("git", "exit 0")
+    original.python()
+    assert original.setup("main")[0] == 0
+    (linked.root / ".venv").symlink_to(original.root / ".venv")
+    assert linked.setup("main") == (0, [])
+
+
 KEPT = {
     "HTTPS_PROXY": "http://proxy:3128",
     "no_proxy": "localhost",
