@@ -195,9 +195,9 @@ make_node() {
 
 [ $# -gt 0 ] || die "name the environments: main test check fuzz browser bench lambda localstack dbt outside spark airflow checkov node java chromium"
 mkdir -p .venvs
-if command -v flock >/dev/null; then # of two concurrent runs, the second waits and then has nothing to do
-  exec 9>.venvs/.lock
-  flock 9
+if command -v flock >/dev/null && { : >>.venvs/.lock; } 2>/dev/null; then # a complete clone may be read-only
+  exec 9>.venvs/.lock # of two concurrent runs, the second waits and then has nothing to do
+  flock -n 9 || { say "setup: waiting for another setup of this clone …"; flock 9; }
 fi
 asked=("$@")
 for name in "${asked[@]}"; do

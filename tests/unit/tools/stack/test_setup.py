@@ -1,5 +1,6 @@
 """Test tools/setup.sh in a temporary tree, with fakes of the programs that it needs."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -302,6 +303,30 @@ def test_environment_that_is_a_link_to_that_of_another_clone_is_not_recreated(tm
     assert original.setup("main")[0] == 0
     (linked.root / ".venv").symlink_to(original.root / ".venv")
     assert linked.setup("main") == (0, [])
+
+
+def test_complete_clone_without_write_access_can_be_used(tree):
+    (tree.programs / "flock").symlink_to(str(shutil.which("flock")))
+    tree.made(".venv/bin/python", *MAIN)
+    (tree.root / ".venvs/.lock").mkdir(parents=True)  # like a file in a read-only folder, it cannot be opened
+    assert tree.setup("main") == (0, [])
+
+
+def test_second_setup_says_that_it_waits_for_the_first(tree):
+    (tree.programs / "flock").symlink_to(str(shutil.which("flock")))
+    tree.made(".venv/bin/python", *MAIN)
+    (tree.root / ".venvs").mkdir()
+    with (tree.root / ".venvs/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [tree.root / "tools" / "setup.sh", "main"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": str(tree.programs), "HOME": str(tree.root)},
+        ) as second:
+            assert second.stderr.readline() == "setup: waiting for another setup of this clone …\n"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert second.wait(20) == 0
 
 
 KEPT = {
