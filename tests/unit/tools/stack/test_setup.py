@@ -64,7 +64,10 @@ class Tree:
             "python3.13",
             f'''[ "$1 $2" = '-m venv' ] || exit 0
             echo "$@" >> "{self.root}/asked"
-            rm -rf .venv && mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "{self.programs}/of-venv/uv" .venv/bin''',
+            rm -rf .venv
+            mkdir -p .venv/bin
+            cp "$0" .venv/bin/python
+            cp "{self.programs}/of-venv/uv" .venv/bin''',
         )
 
     def asked(self) -> str:
