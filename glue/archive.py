@@ -37,7 +37,7 @@ HOUR = timedelta(hours=1)
 MAX_INFLATED_BYTES = 64 * 1024 * 1024
 READ_TRIES = 3
 DELETES_PER_CALL = 1000
-READERS = 8  # threads: gunzip and SHA-256 release the GIL, and reads mostly wait for S3
+READERS = 8  # threads; gunzip and SHA-256 release the GIL, and reads mostly wait for S3
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
         try:
             body = store.read(key)
             break
-        except Exception as error:  # any store error: one object must not stop the job
+        except Exception as error:  # any error of the store, because one object must not stop the job
             if attempt == READ_TRIES - 1:
                 return Fault(key, "unreadable_object", f"{type(error).__name__}: {error}", permanent=False)
             pause(0.1 * 4**attempt)

@@ -35,7 +35,7 @@ from glue.rows import LINE, OTHER, line_rows, merge_batches, micros, type_folder
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-FORMAT = 1  # part of every generation: a new layout causes every hour to be compacted again
+FORMAT = 1  # part of each generation, so a new number causes every hour to be compacted again
 PREFIX = "compacted"
 MAX_TYPES = 200  # type folders per hour; rarer types share one
 GRACE = timedelta(hours=3)  # longer than the timeout of any Glue job that reads these files

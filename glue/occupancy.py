@@ -96,7 +96,7 @@ def advance(state: State, arrived: Iterable[Crossing], watermark: int, times: Ti
     window = state.decided_until or 0
     limit = max(window, watermark // times.window * times.window)
     while window < limit:
-        if since is None:  # the device is outside: continue at the window of the next event
+        if since is None:  # the device is outside, so continue at the window of the next event
             if not pending:
                 break
             window = max(window, pending[0].at // times.window * times.window)

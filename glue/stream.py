@@ -103,7 +103,7 @@ def crossings(spark: SparkSession, stream: Stream) -> DataFrame:
     the stream.
     """
     objects = (
-        # Used only to list the objects: the content column is never selected.
+        # Spark only lists the objects, because the content column is never selected.
         spark.readStream.format("binaryFile")
         .schema("path string, modificationTime timestamp, length long, content binary")
         .option("maxFilesPerTrigger", stream.objects_per_batch)

@@ -143,7 +143,7 @@ def _publish(records: Sequence[StreamRecord], ports: Ports, delivery: Delivery, 
     except RetryableError:
         if rounds:
             raise
-        # The circuit breaker is open, but the queue failed too: try the stream after all.
+        # The circuit breaker is open, but the queue failed too, so try the stream after all.
         _try_to_publish(records, ports, delivery, effects, MAX_ROUNDS)
 
 

@@ -78,7 +78,7 @@ def _round(
         outcome.failure = str(error)
         return list(records)
     except PermanentError:
-        # A malformed record fails the whole call: split it in half until the record is alone.
+        # One malformed record makes the whole call fail, so halve the batch until the record is alone.
         if len(records) == 1:
             outcome.malformed += records
             return []

@@ -89,7 +89,7 @@ def _warehouse(warehouse: Warehouse, each: Object, row: Row) -> Iterator[Differe
                 _text(deployed.get(name)),
                 str(wanted),
                 f"ALTER WAREHOUSE {each.name} SET {name} = {wanted}",
-                # An operator may have changed it temporarily: made it larger, or disabled its automatic start.
+                # An operator may have enlarged the warehouse or disabled its automatic start temporarily.
                 automatic=name not in ("WAREHOUSE_SIZE", "AUTO_RESUME"),
             )
 

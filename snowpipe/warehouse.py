@@ -165,8 +165,8 @@ def url_of(settings: Connection) -> str:
 
 
 def _address(settings: Connection) -> dict[str, Any]:
-    # The connector derives the host from the account only if `host` is absent: with host=None it connects to
-    # a host named "None". So settings that are not set are omitted.
+    # The connector derives the host from the account only if `host` is absent, and connects to a host named
+    # "None" if host=None. Therefore, settings that are not set are omitted.
     return settings.model_dump(
         include={"account", "user", "host", "port", "protocol", "warehouse", "role"}, exclude_none=True
     )

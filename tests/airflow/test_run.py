@@ -112,7 +112,7 @@ def test_backfill_repairs_and_transforms_the_warehouse_and_compacts_the_archive(
     compared = json.loads(stack.run(PYTHON, "-m", "glue.compare", *archive).splitlines()[0])
     assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
 
-    # Run again without Airflow: the same steps find nothing left to do.
+    # Run the same steps again without Airflow. They find nothing left to do.
     night = stack.run(PYTHON, "-m", "ops.nightly", "--from", range_["from"], "--to", range_["to"])
     steps = {step["step"]: step for step in map(json.loads, night.splitlines())}
     assert list(steps) == ["reconcile", "repair", "transform", "compact", "quality"]

@@ -44,7 +44,7 @@ print(json.dumps([time.process_time() - began, len(sys.modules)]))
 """
 BUILD = {
     "ours": "import handler.main; handler.main._app()",
-    # jwt imports the packages that verify a token. Fetching the provider's keys is left out: it takes no CPU time.
+    # jwt imports the packages that verify a token. The provider's keys are not fetched, which takes hardly any CPU.
     "identity": "import handler.main; handler.main._app(); import jwt",
     "naive": "import peers.naive",
     "powertools": "import peers.powertools",
@@ -85,7 +85,7 @@ def unpack(zipped: Path, folder: Path) -> Path:
 def measure() -> Figures:
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        progress("packages for the cold start")
+        progress("building the packages for the cold starts")
         zipped = package("local")["handler"]
         ours, default = unpack(zipped, fresh / "ours"), peers_folder(zipped, fresh / "default")
         compiled = Path(shutil.copytree(default, fresh / "compiled"))
@@ -95,7 +95,7 @@ def measure() -> Figures:
             starts |= {peer: (default, peer), f"{peer}, with bytecode": (compiled, peer)}
         runs: dict[str, list[tuple[float, int]]] = {start: [] for start in starts}
         for n in range(ROUNDS):
-            progress(f"cold starts, round {n + 1} of {ROUNDS}")
+            progress(f"measuring cold starts, round {n + 1} of {ROUNDS}")
             for start, (folder, peer) in starts.items():
                 runs[start].append(started(peer, folder))
     seconds = {start: statistics.median(s for s, _ in each) for start, each in runs.items()}

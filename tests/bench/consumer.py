@@ -62,9 +62,9 @@ def rounds(devices: int, fences: int, visits: int = 1) -> list[bytes]:
 
 FENCE = event("enter", 0).fence
 SHAPES = {
-    # 500 events of 50 devices: each enters and leaves five fences
+    # 500 events of 50 devices, each of which enters and leaves five fences
     "500": rounds(50, 5),
-    # 500 events of 50 devices: each enters and leaves one fence five times
+    # 500 events of 50 devices, each of which enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
     # 200 events each: of 20 devices at five fences, of 200 pairs of a device and a fence, and of one such pair
     "200": rounds(20, 5),
@@ -121,7 +121,7 @@ def against_powertools(rounds_: int = 3) -> Figures:
     calls: dict[str, float] = {}
     with ThreadPoolExecutor(16) as side_by_side:
         for n in range(rounds_):
-            progress(f"consumer and peer on 500 events, round {n + 1} of {rounds_}")
+            progress(f"measuring consumer and peer with 500 events, round {n + 1} of {rounds_}")
             for name, make, times in (
                 ("ours", lambda aws: ours(aws, side_by_side), mine),
                 ("powertools", peer, theirs),
@@ -176,7 +176,7 @@ def own_cpu(shape: str, rounds_: int = 15) -> Figures:
     datas = [padded(data) for data in SHAPES[shape]]
     spent, loads = [], []
     batch = batch_of(datas)
-    progress(f"consumer's own CPU, {shape}")
+    progress(f"measuring the consumer's own CPU time with {shape} events")
     for _ in range(rounds_):
         aws = Aws(0)
         run = ours(aws, Inline())

@@ -63,7 +63,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
         handlers["ours"] = handlers.pop("handler")
         cpu: dict[str, Points] = {name: [] for name in PEERS}
         for size in SIZES:
-            progress(f"CPU and calls of a request with {size} events")
+            progress(f"measuring CPU time and calls of a request of {size} events")
             request = handler.request_of(json.dumps(handler.events(size)).encode())
             calls = [partial(handlers[name], request, handler.Context()) for name in PEERS]
             seconds = handler.interleaved(*calls, times=max(2, 20 // size))
@@ -154,7 +154,7 @@ def consumer_cpu() -> dict[str, Points]:
         for name, run in runs.items():
             run(crossings(20, f"warm-{name}"))
         for n in range(ROUNDS):
-            progress(f"consumer's CPU over HTTP, round {n + 1} of {ROUNDS}")
+            progress(f"measuring the consumer's CPU time over HTTP, round {n + 1} of {ROUNDS}")
             for name, run in runs.items():
                 for size in CONSUMED:
                     _, cpu = consumer.timed(run, crossings(size, f"{n}-{name}"))

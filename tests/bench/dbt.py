@@ -148,15 +148,15 @@ def measure() -> Figures:
         began = time.monotonic()
         for size in TABLES:
             if time.monotonic() - began > BUDGET_SECONDS:
-                progress(f"dbt: skipped {size:,} events, because the time is up")
+                progress(f"dbt: skipping {size:,} events, because the time budget is used up")
                 break
             progress(f"dbt: filling RAW to {size:,} events")
             fill(size - rows - 1)
             fill(1)  # a newer load, so that all others are older than the look-back
-            progress("dbt: a full run over all rows")
+            progress("dbt: running all models over all rows")
             first, _ = run_dbt(settings, "--full-refresh")
             fill(int(size * NEW_SHARE))
-            progress("dbt: an incremental run with one percent of new events")
+            progress("dbt: running incrementally with one percent of new events")
             sql, command = run_dbt(settings)
             found.series["dbt/sql_s by rows"].append((rows, sql))
             found.rates |= {

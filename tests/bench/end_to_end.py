@@ -171,7 +171,7 @@ def at_once(world: World, size: int) -> Figures:
     """
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()
-    progress(f"{PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events per request")
+    progress(f"sending from {PHONES} phones for {SENDING_SECONDS:.0f} s, {size} events per request")
     rate = phones.post_for(SENDING_SECONDS)
     client = time.process_time() - client
     events = len(phones.keys) * size
@@ -204,7 +204,7 @@ def one_by_one(world: World, size: int) -> Figures:
     """Measure the seconds from one request until its visit and its rows exist, on an idle stack."""
     phones = Phones(world.outputs, size)
     waits: dict[str, list[float]] = {"visit": [], "row": []}
-    progress(f"{SINGLE_POSTS} single requests, {size} events each")
+    progress(f"sending {SINGLE_POSTS} single requests of {size} events")
     with world.outputs.warehouse() as warehouse, ThreadPoolExecutor(2) as watchers:
 
         def is_loaded(key: str) -> bool:
@@ -233,7 +233,7 @@ def loader_and_gets(world: World) -> Figures:
     """Measure how fast the local pipe loads a backlog from LocalStack, and how fast LocalStack serves GETs of
     the same objects.
     """
-    progress(f"the loader on a backlog of {BACKLOG} objects, and LocalStack's own GETs")
+    progress(f"reading a backlog of {BACKLOG} objects from LocalStack, then loading it")
     s3, bucket, database = world.outputs.aws("s3"), world.outputs.bucket, world.outputs.database
     run = uuid4().hex
     lines = [[b'{"_id":"%b-%d-%d"}' % (run.encode(), n, k) for k in range(20)] for n in range(BACKLOG)]

@@ -35,7 +35,7 @@ def requests() -> Figures:
     with handler.sink(), handler.silence():
         handle = partial(main.ingest, context=handler.Context())
         for size in REQUESTS:
-            progress(f"growth: a request of {size} events")
+            progress(f"growth: measuring a request of {size} events")
             # Random notes, so that gzip cannot compress them away.
             events = [e | {"note": random.randbytes(100).hex()} for e in handler.events(size)]
             request = handler.request_of(json.dumps(events).encode())
@@ -110,7 +110,7 @@ def against(what: str, shapes: dict[int, tuple[Sequence[bytes], Sequence[bytes]]
     cpu: Points = []
     calls: Points = []
     for x, (there, datas) in shapes.items():
-        progress(f"growth: consumer by {what}, {x}")
+        progress(f"growth: measuring the consumer by {what}: {x}")
         seconds = []
         for _ in range(ROUNDS if x <= 5000 else 1):
             aws = Aws(0)

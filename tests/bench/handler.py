@@ -193,7 +193,7 @@ def _against_peers() -> Figures:
     handlers = all_handlers()
     found = Figures()
     for size in SIZES:
-        progress(f"handler and peers with {size} events per request")
+        progress(f"measuring handler and peers with {size} events per request")
         check_equal_work(handlers, size)
         request = request_of(json.dumps(events(size)).encode())
         calls = [partial(handler, request, Context()) for handler in handlers.values()]
@@ -231,7 +231,7 @@ def own_work() -> Figures:
         return main.ingest(request, Context())
 
     for size in SIZES:
-        progress(f"handler without its calls to AWS, {size} events per request")
+        progress(f"measuring the handler without its calls to AWS, {size} events per request")
         body = json.dumps(events(size)).encode()
         request = request_of(body)
         with patch.object(main, "_app", lambda: app), silence():
@@ -279,7 +279,7 @@ def identity() -> Figures:
     headers = {"Content-Type": "application/json", "Authorization": authorization(0)}
     known = without | {"headers": headers}
     app = replace(real, ports=Ports(NoOp(), NoOp(), NoOp()), tokens=tokens)
-    progress("handler with tokens, 100 events per request")
+    progress("measuring the handler with tokens, 100 events per request")
     new = [without | {"headers": headers | {"Authorization": authorization(n)}} for n in range(1, 300)]
     rounds = []
     with patch.object(main, "_app", lambda: app), silence():
@@ -336,7 +336,7 @@ def peak_memory() -> Figures:
     from handler import main
 
     found = Figures()
-    progress("memory of the largest requests")
+    progress("measuring the memory of the largest requests")
     with silence():
         main.ingest(request_of(json.dumps(events(1)).encode()), Context())
     for name, request in largest_requests().items():

@@ -89,7 +89,7 @@ class Snowflake:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) / 1024
-        raise AssertionError("no VmHWM")
+        raise AssertionError(f"/proc/{self.pid}/status has no line VmHWM")
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def stand_in(objects: int, rows: int) -> Iterator[str]:
 
 
 def small_objects(objects: int) -> Figures:
-    progress(f"loader: {objects} objects of 20 events")
+    progress(f"loader: loading {objects} objects of 20 events")
     with stand_in(objects, 20) as endpoint, snowflake(endpoint) as local:
         seconds, cpu, _ = local.load(objects * 20)
     by_objects = [(rows / 20, spent) for rows, spent in cpu]
@@ -135,7 +135,7 @@ def small_objects(objects: int) -> Figures:
 
 def large_objects(objects: int, rows: int = 2600) -> Figures:
     """Measure the loading of objects with 1 MB of JSON each."""
-    progress(f"loader: {objects} objects of {rows} events")
+    progress(f"loader: loading {objects} objects of {rows} events")
     with stand_in(objects, rows) as endpoint, snowflake(endpoint) as local:
         seconds, cpu, memory = local.load(objects * rows)
     return Figures(
@@ -150,7 +150,7 @@ def large_objects(objects: int, rows: int = 2600) -> Figures:
 
 def waiting(objects: int, per_second: int = 20) -> Figures:
     """Measure the time from an object's PUT until its rows can be queried, through moto's S3 → SNS → SQS."""
-    progress(f"loader: waiting times of {objects} objects at {per_second} per second")
+    progress(f"loader: measuring the waiting times of {objects} objects at {per_second} per second")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -140,7 +140,7 @@ def multiply(session: Snowflake, times: int) -> None:
             f" WHERE table_schema = '{schema}' AND table_name = '{name}' ORDER BY ordinal_position"
         )
         for copy in range(1, times):
-            progress(f"marts: copy {copy} of {table}")
+            progress(f"marts: making copy {copy} of {table}")
             values = ", ".join(
                 copied(row["column_name"], row["data_type"], copy, copy * days) for row in columns
             )
@@ -196,10 +196,10 @@ def measure(folder: Path, history: tuple[int, ...] = HISTORY) -> Iterator[Figure
     for size in history:
         first = min(size, HISTORY[-1])
         with filled(folder, first) as (session, settings), Dbt(settings) as dbt:
-            progress(f"marts: a first run over {first:,} events")
+            progress(f"marts: running dbt for the first time over {first:,} events")
             began = time.monotonic()
             dbt.run("run")
-            progress(f"marts: it took {time.monotonic() - began:.0f} s")
+            progress(f"marts: the first run took {time.monotonic() - began:.0f} s")
             multiply(session, size // first)
             for kind, new in NEW.items():
                 add(session, first, new)
@@ -222,7 +222,7 @@ MEASURED = ("rows_scanned", "run_s", "bytes_scanned")
 def add(session: Snowflake, first: int, new: int) -> None:
     fill(session, first, new)
     fill(session, first, new // 100, every=100, late=2 * 86_400, id_=f"late-{first}-")
-    # Repeated events: they occurred half a day before, and are received again now.
+    # Repeated events, which occurred half a day before and are received again now.
     fill(session, first - A_DAY // 2, new // 100, came=A_DAY // 2 // 5000 * 1200, id_="")
 
 
@@ -239,7 +239,7 @@ def note(
     known = {table: widths(session, table) for table in {table for _, table, _ in scans}}
     for (model, table, columns), count in scans.most_common():
         if count > NEW[kind] / 2:
-            run = f"run with a new {kind} and {size:,} events of history"
+            run = f"dbt run ({kind}) with a history of {size:,} events"
             progress(f"marts: {run}: {model} scanned {count:,} rows of {table}")
         is_ledger = table.lower().endswith(LEDGER)
         rows[is_ledger] += count

@@ -179,7 +179,7 @@ def alone(name: str) -> None:
 def measure() -> Figures:
     measured = Figures(rates={"client_memory/objects": float(OBJECTS)})
     for name in COMMANDS:
-        progress(f"memory: {name}")
+        progress(f"memory: measuring {name}")
         command = [sys.executable, "-m", "tests.bench.memory", "--alone", name]
         said = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         measured.rates |= {

@@ -210,7 +210,7 @@ def test_two_kcl_workers_share_the_shards_and_write_checkpoints_when_stopped(yar
     workers = [yard.worker(application), yard.worker(application)]
 
     def owners() -> set[str]:
-        # Shards are distributed by their load: without records the first worker may keep both.
+        # The library distributes shards by their load. Without records, the first worker may keep both.
         yard.put(list(rounds(f"{device}-{len(yard.sent)}", trucks=2, farms=2)))
         return {lease["leaseOwner"] for lease in yard.leases(application).values() if "leaseOwner" in lease}
 

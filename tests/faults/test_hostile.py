@@ -248,7 +248,9 @@ def test_no_log_contains_personal_data(faulty_stack: FaultyStack) -> None:
         path.name: path.read_text(errors="replace").splitlines()
         for path in sorted(faulty_stack.stack.settings.log_folder.rglob("*.log"))
     }
-    assert any("records_set_aside" in line for lines in logs.values() for line in lines), "no logs found"
+    assert any("records_set_aside" in line for lines in logs.values() for line in lines), (
+        "records_set_aside was not logged"
+    )
     leaks = [
         f"{name}: {line[max(0, line.find(secret) - 200) : line.find(secret) + 20]}"
         for name, lines in logs.items()

@@ -167,8 +167,8 @@ FUNCTIONS = {
         _done,
     ),
 }
-# For leak tests: the consumer caches the keys of the last 4,096 pairs, and that cache must be full before
-# measuring.
+# For leak tests, because the consumer caches the keys of the last 4,096 pairs, and its memory grows until this cache is
+# full.
 PAIRS = Function(
     "consume, 50 records of 50 trucks", 50, 512, _consume, lambda n: batches(n, "200 pairs", 50, 2), _done
 )
@@ -370,8 +370,8 @@ def memory_of(
 
     Tests of this measurement pass a function `leak`, which is called after each invocation to simulate a leak.
     """
-    # Spawn a process instead of forking it: in an inherited heap with holes, memory grows without a leak
-    # until the holes are filled.
+    # Spawn a process instead of forking it. A forked process inherits a heap with holes, and its resident memory grows
+    # without a leak until the holes are filled.
     spawn = multiprocessing.get_context("spawn")
     found: list[int] = _result_of(spawn, _measure_memory, function.title, calls, every, leak)
     return found

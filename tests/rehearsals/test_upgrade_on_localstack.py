@@ -34,7 +34,7 @@ STAYS = [
     (FARM, MORNING, MORNING + timedelta(minutes=10)),
     (PLANT, MORNING + timedelta(minutes=20), MORNING + timedelta(minutes=30)),
 ]
-# LocalStack cannot update an API key: it forgets one whose properties change. AWS updates the description in place.
+# LocalStack cannot update an API key, and forgets a key whose properties change. AWS updates the description in place.
 KEY = """
   ApiGatewayApiKey1:
     Type: AWS::ApiGateway::ApiKey
@@ -120,7 +120,7 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
         eventually(lambda: pipeline.ops("reconcile", "--settle", "0", "--json").exit_code == 0, within=60)
 
         # Rollback. LocalStack does not accept the earlier template here ("Unresolved resource dependencies"), so the
-        # functions are put back. They cannot read the new items: the table is emptied and rebuilt from the archive.
+        # functions are put back. They cannot read the new items, so the table is emptied and rebuilt from the archive.
         put_back(pipeline, functions)
         empty(pipeline)
         earlier.python("ops", "replay", "--from", "2 hours ago")

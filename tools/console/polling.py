@@ -135,7 +135,7 @@ class Shared:
     over: threading.Event
 
     def tell(self, what: Callable[..., object], *args: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the console ends
+        with suppress(RuntimeError):  # the loop is closed, because the console is ending
             self.loop.call_soon_threadsafe(what, *args)
 
     def ask[T](self, what: Callable[[], T]) -> T:

@@ -23,7 +23,7 @@ from handler.validate import validate
 from tools.fleet.phones import Post
 from tools.fleet.rounds import Planned
 
-# The outcome of an event that alone makes a request too large: the rule for clients is to drop it.
+# The outcome of an event that alone makes a request too large. The rule for clients is to drop it.
 TOO_LARGE = "body_too_large"
 
 

@@ -63,7 +63,7 @@ class Ledger:
         self.accepted_copies = 0
         self.answered_copies = 0
         self.undelivered = 0
-        self.dropped_truth = 0  # events that alone make a request too large: they are stored nowhere
+        self.dropped_truth = 0  # events that alone make a request too large, and are stored nowhere
         self.dropped_found = 0
         self.wrong_receipts = 0
         self.rejected_truth: Counter[str] = Counter()

@@ -13,12 +13,12 @@ PARAMS = Path(__file__).parents[2] / "serverless" / "stage_settings.yml"
 # From docs/load.md: an invocation's waiting time (S3 25 ms, Kinesis 10 ms, DynamoDB 5 ms) plus its CPU time
 # divided by its share of a vCPU (1,024 MB have 0.58, 512 MB 0.29).
 REQUEST_SECONDS = 0.040  # ingest, 20 events
-THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles: handler/circuit_breaker.py
+THROTTLED_REQUEST_SECONDS = 0.045  # ingest while Kinesis throttles (see handler/circuit_breaker.py)
 SECONDS_WITHOUT_BREAKER = (
-    3.6  # the same without a circuit breaker: each request tries Kinesis until its timeout
+    3.6  # the same without a circuit breaker, because each request tries Kinesis until its timeout
 )
-CLAIM_SECONDS = 0.050  # redrive, one claim check: read its object, put its records
-BATCH_SECONDS = 0.26  # consume, 200 records: about one call per record, sixteen concurrently, 0.04 s of CPU
+CLAIM_SECONDS = 0.050  # redrive, one claim check (reads its object, puts its records)
+BATCH_SECONDS = 0.26  # consume, 200 records (about one call each, sixteen at a time, and 0.04 s of CPU)
 
 CONSUME_BATCH = 200  # serverless/functions.yml: the batchSize of consume
 SHARD_RECORDS = 1000  # per second; Amazon Kinesis Data Streams Developer Guide: "Quotas and limits"

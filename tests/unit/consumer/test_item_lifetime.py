@@ -77,7 +77,7 @@ def check_expiry(all_arrivals, seed, deaths):
     assert recent(table.visits(HOME), now) == recent(visits_of(sent)[HOME].visits, now)
 
 
-# A device that flaps: a few events within minutes
+# A few events within minutes, as a device at the border of a fence sends them
 flaps = st.lists(
     st.tuples(st.sampled_from(list(TYPES)), st.sampled_from([0, 15, 30, 60, 90, 120, 150])),
     min_size=1,

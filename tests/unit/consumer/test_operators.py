@@ -109,7 +109,7 @@ def test_later_enter_elsewhere_contradicts_an_open_visit(aws):
         ("r", None), ("b", None), ("a", "b"),
     ]  # fmt: skip
     assert rows[-1]["exit_inferred_at"] == "2026-11-16T09:00:00.000000Z"
-    assert rows[-1]["exited_at"] is None, "the visit itself is not rewritten"
+    assert rows[-1]["exited_at"] is None, "the visit itself was rewritten"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -26,8 +26,8 @@ from .strategies import World, event, events
 HOME = Pair("truck-1", Fence("farm", "7"))
 ONE_PAIR = World(devices=("truck-1",), fences=(Fence("farm", "7"),))
 RULE = Rule()
-# Bytes of a log, events that remain in it when it overflows, and bytes of a chunk: small, so that a few
-# events reach every limit
+# Bytes of a log, events that remain in it when it overflows, and bytes of a chunk. They are small, so that a few events
+# reach every limit.
 SIZES = st.tuples(st.sampled_from([0, 350, 864]), st.sampled_from([1, 3]), st.sampled_from([1, 120, 16_000]))
 
 
@@ -125,7 +125,7 @@ def test_repeated_batch_changes_no_visit_and_sends_no_new_notification(some, siz
             assert (result.added, result.visits_changed) == (0, 0)
             assert result.repeated + result.superseded == len(some)
         assert (table.stored, bus.notified) == (before, notified)
-        # The same batch again: its response was lost, or its process was killed before it published.
+        # Deliver the same batch again, as after a lost response or if the process was killed before it published.
         deliver(store(table, bus), some, 1)
         assert table.stored == before
         assert {n.id for n in bus.notified} == {n.id for n in notified}
@@ -247,8 +247,8 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     assert not errors
     expected = visits_of([e for batches in batches_of for b in batches for e in b])[HOME]
     assert table.visits(HOME) == list(expected.visits)
-    # Nothing was lost: a receiver of all notifications knows the visits, whatever the order and however often
-    # each arrived.
+    # No notification was lost, because a receiver of all notifications knows the visits, in whatever order and however
+    # often they arrived.
     heard = {n.id: n for n in notifications}.values()
     assert visits_known_to_a_receiver(heard) == {
         (*("truck-1", "farm", "7"), v.entered_event_id): (v.exited_event_id, v.exit_missed)

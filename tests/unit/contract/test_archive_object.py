@@ -36,7 +36,7 @@ def test_same_lines_in_the_same_hour_give_the_same_key_and_bytes() -> None:
     first = lines_object("events", [b"{}"], AT)
     again = lines_object("events", [b"{}"], AT.replace(minute=0).astimezone(timezone(timedelta(hours=5))))
     assert first == again
-    assert first.body[4:8] == bytes(4), "the gzip header contains no time"
+    assert first.body[4:8] == bytes(4), "the gzip header contains a time"
     assert first.key.startswith("events/dt=2026-11-16/hh=08/")
     assert first.key.endswith(".1.ndjson.gz")
 

@@ -32,7 +32,7 @@ def test_log_line_is_one_json_object_with_the_ids_of_its_invocation(
     )  # fmt: skip
     assert first["shard_id"] == "s-1"
     assert (second["request_id"], second["accepted"]) == ("r-2", 3)
-    assert "shard_id" not in second, "an id of the previous invocation"
+    assert "shard_id" not in second, "the line contains an id of the previous invocation"
 
 
 def test_each_exception_in_a_cycle_of_causes_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:

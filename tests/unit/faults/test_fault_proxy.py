@@ -119,8 +119,8 @@ def test_fault_affects_only_the_service_named_in_its_rule_while_the_rule_is_acti
 ) -> None:
     with proxy.rules(rule := Rule(fault, "s3")):
         assert put(proxy).status == status
-        assert call(proxy).status == 200, "another service"
-    assert put(proxy).status == 200, "the rule is gone"
+        assert call(proxy).status == 200, "the rule was applied to another service"
+    assert put(proxy).status == 200, "the removed rule was applied"
     assert rule.applied == 1
     assert len(upstream.requests) == 2 + (fault is Fault.WRONG_BYTES)
 

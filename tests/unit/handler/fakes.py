@@ -106,7 +106,7 @@ class _Stream:
     def put(self, records: Sequence[StreamRecord]) -> list[StreamRecord]:
         fault = self.world.next_fault("put")
         archived = set(self.world.lines("events"))
-        assert all(record.data in archived for record in records), "published before it was archived"
+        assert all(record.data in archived for record in records), "a record was not archived first"
         if fault is Fault.MALFORMED:
             self.world.faults.insert(0, Fault.MALFORMED if len(records) > 1 else Fault.NONE)
             raise PermanentError("simulated failure")

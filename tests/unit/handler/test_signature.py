@@ -72,7 +72,7 @@ def radar(
         "x-radar-signing-id": signing_id,
         "x-radar-signature": right if signature is None else signature,
     }
-    verify("radar", headers, lambda: pytest.fail("read"), lambda: secrets, NOW + days_later * 86400)
+    verify("radar", headers, lambda: pytest.fail("body was read"), lambda: secrets, NOW + days_later * 86400)
 
 
 RADAR_SECRETS = [b"other@2027-02-01", b"token@2027-02-01"]  # NOW is 2027-01-15
@@ -109,11 +109,11 @@ def test_radar_secret_whose_last_day_is_missing_or_over_100_days_away_is_not_use
 def test_body_is_not_read_if_the_signature_is_missing_or_expired() -> None:
     for headers in ({}, signed(at=NOW - 301)):
         with pytest.raises(Refused):
-            verify("milkrun", headers, lambda: pytest.fail("read"), lambda: SECRETS, NOW)
+            verify("milkrun", headers, lambda: pytest.fail("body was read"), lambda: SECRETS, NOW)
 
 
 def test_no_secret_is_fetched_if_the_stage_requires_no_signature() -> None:
-    verify("off", {}, lambda: BODY, lambda: pytest.fail("asked"), NOW)
+    verify("off", {}, lambda: BODY, lambda: pytest.fail("the secrets were fetched"), NOW)
 
 
 def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None:

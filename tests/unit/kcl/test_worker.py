@@ -262,7 +262,7 @@ def test_health_check_ignores_a_shard_that_ends_while_the_files_are_listed(tmp_p
 def test_unknown_option_does_not_start_a_second_worker(tmp_path, monkeypatch, capsys, arguments):
     for name, value in (ENVIRONMENT | {"KCL_STATE_FOLDER": str(tmp_path)}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "execve", lambda *call: pytest.fail("started the daemon"))
+    monkeypatch.setattr(os, "execve", lambda *call: pytest.fail("the daemon was started"))
     health = Health(tmp_path)
     health.begin()
     health.note("shardId-1", "running")

@@ -43,7 +43,7 @@ def test_open_visit_is_contradicted_by_a_later_enter_event_at_another_exclusive_
     assert contradicted(found) == {FARM: "b", PLANT: None}
     [farm, plant] = presence(found)
     assert farm.exit_inferred_at == START + timedelta(seconds=900)
-    assert farm.visit.is_open, "the visit itself is not rewritten"
+    assert farm.visit.is_open, "the visit itself was rewritten"
     assert plant.exit_inferred_at is None
 
 

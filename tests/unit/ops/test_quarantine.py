@@ -42,4 +42,4 @@ def test_quarantined_records_of_a_mebibyte_are_sent_in_requests_that_kinesis_acc
 
     large = Aside("set-aside/x", 1, 1, ("not_an_object",), b"x" * 2**20, "van")
     assert put_back(Kinesis(), "stream", [large] * 11) == 11
-    assert max(sizes) <= 10 * 2**20, "PutRecords, total size"
+    assert max(sizes) <= 10 * 2**20, "a request exceeds the maximum size of PutRecords"

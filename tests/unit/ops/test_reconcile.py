@@ -458,7 +458,7 @@ class Queue:
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
-        assert self.seconds < 600, "the repair does not end"
+        assert self.seconds < 600, "the repair had not ended after 600 s"
 
     def look(self, *_: object) -> Found:
         missing = [Difference("not_loaded", key(1))]

@@ -93,7 +93,7 @@ def test_send_moves_dead_letters_to_the_redrive_queue(dead):
 def test_redrive_subcommands_list_show_send_and_purge_dead_letters(dead):
     shown = json.loads(run(redrive.app, "show", "--json").stdout)
     assert {row["claim_check"] for row in shown} >= {"not ours"}
-    assert run(redrive.app).exit_code == 1  # without a subcommand: list
+    assert run(redrive.app).exit_code == 1  # without a subcommand, it lists the dead letters
     assert run(redrive.app, "send").exit_code == 0
     assert in_flight(dead, dead.redrive_queue_url) == (3, 0)
     assert run(redrive.app, "purge", "--yes").exit_code == 0

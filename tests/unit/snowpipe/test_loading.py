@@ -174,7 +174,7 @@ def test_recreate_waits_by_snowflakes_clock_and_reports_files_that_cannot_be_loa
     assert said.code == 1
     assert said.rows == [{"pipe": PIPE.name, "result": "recreated", "loaded_by_hand": 1}]
     assert said.err.endswith(f"{KEYS[1]} was not loaded (LOAD_FAILED); see: milkrun warehouse validate\n")
-    assert deployed.now > NOW + timedelta(minutes=1), "the notification may take two minutes"
+    assert deployed.now > NOW + timedelta(minutes=1), "recreate did not wait for late notifications"
 
 
 def test_recreate_continues_with_a_pipe_that_an_interrupted_run_may_have_paused(

@@ -43,7 +43,7 @@ class Process:
     def __init__(self, function: Function, folder: Path) -> None:
         self.api = RuntimeApi()
         self.started_at = time.monotonic()
-        # A file rather than a pipe: when a response arrives, all earlier output is in the file, and a function that
+        # Use a file instead of a pipe, so that all earlier output is in it when a response arrives, and a function that
         # prints endlessly blocks nothing. Append mode makes it safe to truncate the file at any time.
         self._output = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 closed by `end`
         flags = fcntl.fcntl(self._output, fcntl.F_GETFL)

@@ -41,7 +41,7 @@ class Change:
         """Update the object's owner and grants. Called after the statement has succeeded."""
         if self.verb == "DROP":
             if self.kind in ("TABLE", "VIEW") and access.has_relation(self.name):
-                return  # only the temporary relation that hid it was dropped
+                return  # only the temporary relation of the same name was dropped
             access.dropped(self.kind, self.name)
         elif self.verb == "RENAME":
             access.renamed(self.kind, self.name, self.new_name)

@@ -67,7 +67,7 @@ class Bulk:
             raise stage_failure(reason)
         plan = plan_of(self.catalog, copy, stage, None, "ABORT_STATEMENT")
         self.catalog.create_histories(plan.target.database)
-        with self._turns[plan.target]:  # of two concurrent COPYs, the second one finds the files loaded
+        with self._turns[plan.target]:  # a concurrent COPY then finds these files loaded
             files = self._fresh(plan, self._named(plan) if copy.files else self._listed(plan), session)
             if not files:
                 return status("Copy executed with 0 files processed.")
@@ -157,7 +157,7 @@ class Bulk:
             return loaded
         try:
             return self._insert_at_once(plan, files, duck, careful=False)
-        except DATA_ERRORS:  # the table refuses a row: find it by loading the files one by one
+        except DATA_ERRORS:  # the table refuses a row; find it by loading the files one by one
             return self._insert_at_once(plan, files, duck, careful=True)
 
     def _insert_at_once(

@@ -86,7 +86,7 @@ DATA_ERRORS = (
 )
 
 
-# S3's errors that concern one object, not the bucket or its reader: an archived object, or an invalid key.
+# S3's errors about one object, such as an archived one or an invalid key, and not about the bucket or its reader.
 OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodNotAllowed"}
 
 
@@ -104,7 +104,7 @@ class Read:
     unread: list[tuple[StagedFile, StageRefused | StageUnreachable]] = field(default_factory=list)
 
 
-type S3 = Any  # boto3's client: its methods are made at run time
+type S3 = Any  # boto3's client, whose methods are created at run time
 
 
 class Loader:

@@ -82,7 +82,7 @@ class Reading:
         )
         try:
             tree = sqlglot.parse_one(rows[0][0], read="duckdb") if rows else None
-        except ParseError:  # DuckDB's own syntax, which sqlglot cannot parse: only the view itself is checked
+        except ParseError:  # sqlglot cannot parse DuckDB's own syntax, so only the view itself is checked
             tree = None
         scope = Scope(view.database, view.schema)
         needs = [*needs_of(tree, scope), *histories_of(tree, view.database)] if tree else []

@@ -350,7 +350,7 @@ class LocalCursor(FakeSnowflakeCursor):
         if isinstance(done, exp.Drop) and relation_exists(
             self._duck_conn, (database, schema or "", table.name)
         ):
-            return  # only the temporary table that hid it was dropped
+            return  # only the temporary table of the same name was dropped
         changed = "forgotten = forgotten OR pipe_id IS NULL"
         # For a dropped schema the table name is empty, which means all of its tables.
         values = [schema, table.name]

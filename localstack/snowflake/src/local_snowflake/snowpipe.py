@@ -335,7 +335,7 @@ class Ingest:
         for region, of_region in by_region.items():
             self.channels.of_region(region).delete(of_region)
 
-    # ---- files that wait: for a paused or stopped pipe, and from REFRESH
+    # ---- files that wait for a paused or stopped pipe, or were added by REFRESH
 
     def put_waiting(self, pipe: Pipe, files: Sequence[StagedFile]) -> None:
         database = pipe.name.database
@@ -357,7 +357,7 @@ class Ingest:
             look = (pipe.pipe_id, pipe.paused_on)
             if look in self._nothing_waits:
                 continue
-            self._nothing_waits.add(look)  # before looking: REFRESH may add files meanwhile
+            self._nothing_waits.add(look)  # before reading the files, because REFRESH may add files meanwhile
             files = self._waiting_files(pipe)
             if not files:
                 continue

@@ -180,7 +180,7 @@ def test_retry_after_header_delays_the_next_attempt(as_date: bool) -> None:
 def test_request_is_kept_if_retry_after_is_later_than_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(lambda n, body: receipt(body) if n else (429, {"retry-after": "100"}, b"")) as (url, got):
         sender = client(url, timeout_s=60)
-        monkeypatch.setattr(sender._stopped, "wait", lambda _: False)  # without the pause
+        monkeypatch.setattr(sender._stopped, "wait", lambda _: False)  # skips the pause
         [delivery] = sender.deliver(post("a"))
     assert (delivery.fate, len(got)) == ("kept", 1)
 

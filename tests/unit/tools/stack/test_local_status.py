@@ -22,7 +22,7 @@ def test_full_disk_that_holds_one_of_the_stacks_folders_is_reported_as_a_failure
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"MILKRUN_LOCAL": str(tmp_path / "stack")}
-    assert disk(environment).level == "OK"  # without a stack
+    assert disk(environment).level == "OK"  # no stack exists yet
     warehouse = Settings.of(environment).snowflake_folder
     warehouse.mkdir(parents=True)
     free = {warehouse: 3_000_000}
