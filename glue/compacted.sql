@@ -4,7 +4,9 @@
 -- --archive s3://BUCKET --from … --to …` prints the ALTER statements that make the table list exactly those files. Run
 -- them within three hours after a compaction; after that, superseded files may be deleted (`GRACE` in glue/compact.py).
 
-CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.PARQUET TYPE = PARQUET;
+-- Without USE_LOGICAL_TYPE, Snowflake would read the microseconds of a time as seconds. Query the table in a session with
+-- TIMEZONE = 'UTC', because the times are instants, which are converted to the session's time zone.
+CREATE FILE FORMAT IF NOT EXISTS {database}.RAW.PARQUET TYPE = PARQUET USE_LOGICAL_TYPE = TRUE;
 
 CREATE STAGE IF NOT EXISTS {database}.RAW.COMPACTED_STAGE
     URL = 's3://{bucket}/compacted/'

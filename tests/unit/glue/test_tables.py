@@ -9,6 +9,7 @@ import sqlglot
 
 from glue.archive import Folder, Hours
 from glue.compact import compact_with_duckdb, compacted_files, stale, superseded_files
+from glue.publish import ROOT
 from glue.tables import main, statements
 from snowpipe.ddl_files import DDL
 from tests.unit.glue.sample_archives import HOUR, archived
@@ -55,6 +56,14 @@ def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureF
     sql = capsys.readouterr().out
     parsed = [each.sql("snowflake", comments=False) for each in sqlglot.parse(sql, read="snowflake") if each]
     assert [each.split()[0] for each in parsed] == ["CREATE", "CREATE", "CREATE", "ALTER"]
+
+
+def test_snowflake_reads_the_times_in_parquet_files_as_times() -> None:
+    """Without USE_LOGICAL_TYPE, it reads their microseconds as seconds, so that the year is about 55,000,000."""
+    places = (ROOT / "glue/compacted.sql", ROOT / "docs/scale-out.md")
+    formats = [found for place in places for found in re.findall(r"TYPE = PARQUET\b(.*)", place.read_text())]
+    assert len(formats) == 2
+    assert all(each.startswith(" USE_LOGICAL_TYPE = TRUE") for each in formats)
 
 
 @pytest.mark.parametrize("archive", ["s3://milkrun-dev", "s3://milkrun-dev/"])
