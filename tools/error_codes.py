@@ -1,8 +1,8 @@
 """The codes in the responses of the handler and the gateway, each with its meaning for mobile developers.
 
-docs/openapi.yaml is generated from this list. The document contains all codes, and the meanings of the
-refusals and of the gateway's codes. The codes are stable across versions. A test compares the list with the handler's
-source. `refused_by_gateway` (the gateway's other 4xx responses) is not in the list.
+docs/openapi.yaml is generated from this list. That document contains every code, but only the meanings of the refusals
+and of the gateway's codes. The codes are stable across versions. A test compares the list with the handler's source.
+`refused_by_gateway` (the gateway's other 4xx responses) is not in the list.
 """
 
 from collections.abc import Mapping

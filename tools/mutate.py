@@ -2,7 +2,7 @@
 and list those that the tests do not detect: `python -m tools.mutate --sample 60`.
 
 The mutants are created in a copy of the last commit. cosmic-ray runs in its own environment, so it is not a
-dependency of the project. A mutant survives if the tests of its package pass. It may be equivalent to the original.
+dependency of the project. A mutant survives if the tests of its package pass; it may be equivalent to the original.
 """
 
 import argparse
@@ -25,14 +25,14 @@ test-command = "{python} -m pytest -x -q -p no:cacheprovider {tests}"
 [cosmic-ray.distributor]
 name = "local"
 """
-# Excludes tests that start servers, because each test runs once per mutant.
+# Tests that start servers are excluded, because all tests run again for each mutant.
 TESTS = {
     "contract": "tests/unit/contract tests/unit/handler/test_location_pings.py",
     "handler": "tests/unit/handler",
     "consumer": "tests/unit/consumer --ignore-glob=*test_aws.py --ignore-glob=*test_operators.py",
 }
-# `X | None` in annotations is evaluated, so these mutants fail at import. `is` instead of `==` is equivalent for
-# most values.
+# A mutant of `X | None` in an annotation fails at import, because annotations are evaluated. A mutant with `is` instead
+# of `==` is equivalent for most values.
 TRIVIAL = "operator_name LIKE '%BitOr%' OR operator_name LIKE '%\\_Is%' ESCAPE '\\'"
 
 

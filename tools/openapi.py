@@ -90,8 +90,8 @@ RECEIPT: Schema = {
 # (Amazon API Gateway Developer Guide: "Amazon API Gateway important notes".)
 CHALLENGE: Schema = {
     "schema": {"const": "Bearer"},
-    "description": "API Gateway renames the header `WWW-Authenticate`, so HTTP clients see no challenge: get a new "
-    "token after every 401.",
+    "description": "API Gateway renames the header `WWW-Authenticate`, so HTTP clients do not see the challenge. "
+    "Get a new token after every 401.",
 }
 ERROR: Schema = {
     "type": "object",
@@ -174,7 +174,7 @@ def event_schema() -> Schema:
     definitions["GeofenceEvent"] = definitions.pop("CrossingFields")
     ping = definitions.pop("LocationPing")
     definitions["LocationPing"] = _ping(ping, definitions["Envelope"]["properties"]["user"])
-    # JSON Schema counts 2.0 as an integer.
+    # Like the handler, JSON Schema accepts 2.0 as an integer.
     definitions["GeofenceEvent"]["properties"]["confidence"]["anyOf"][0]["type"] = "integer"
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -260,7 +260,7 @@ def _operation() -> Schema:
                 "X-App-Version",
                 {"type": "string"},
                 "The app's version. Its first 64 characters are stored with each rejected event. The metadata of "
-                "S3 objects contain as many of them as fit into 64 bytes when they are percent-encoded.",
+                "S3 objects contains as many of these characters as fit into 64 bytes after percent-encoding.",
             ),
             _header(
                 "X-Milkrun-Timestamp",

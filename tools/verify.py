@@ -76,7 +76,7 @@ def command(
         str | None,
         terminal.text_option(
             "COMMAND",
-            "For stages that require tokens: a command that prints a token. The device id is appended to it.",
+            "For stages that require tokens: a command that prints a token. The device id is appended to the command.",
         ),
     ] = None,
     as_json: terminal.AsJson = False,
@@ -152,7 +152,7 @@ def announcement(stage: str, label: str, *, is_local: bool) -> Iterator[str]:
         "has much data, the full refresh of the marts afterwards costs more (--no-marts skips it)."
     )
     yield (
-        "The alarm `set-aside` fires once and notifies its subscribers. The redrive queue is paused for a "
+        "The alarm `set-aside` fires once and notifies its subscribers. The redrive function is paused for a "
         "minute."
     )
     yield "Subscribers to the event bus receive notifications of the tests' visits."

@@ -1,4 +1,4 @@
-"""List the places, each with the number of visits that began today, and with its latest visit."""
+"""List the places, each with its latest visit and the number of visits that began today."""
 
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -14,8 +14,8 @@ def places(state: ConsoleState, zone: ZoneInfo, now: datetime) -> list[dict[str,
     """Return each place with the number of trucks inside, the number of visits that began since midnight in the
     fleet's time zone, and its latest visit.
 
-    The console's memory lacks visits of trucks that sent nothing since it started, and the marts lack the visits since
-    the last dbt run. The larger of the two numbers of visits is returned.
+    The console's memory lacks the closed visits of trucks that have sent nothing since the console started, and the
+    marts lack the visits since the last dbt run. The number of visits is the larger of these two counts.
     """
     began_at = fleet_day.bounds(fleet_day.day_of(now, zone), zone)[0]
     midnight = parse_object.written(began_at)

@@ -22,7 +22,8 @@ from tools.console.replay import Kinds
 from tools.console.state import ConsoleState
 from tools.console.update_intervals import Pace
 
-# After a slow read, a poller pauses for this multiple of the read's duration, so that a page causes little load.
+# After a slow read, a poller pauses for this multiple of the read's duration (at most LONGEST_PAUSE_S) to limit the
+# load on its source.
 SPARING = 10
 LONGEST_PAUSE_S = 60.0
 RETRY_S = (1.0, 2.0, 5.0, 10.0)

@@ -12,8 +12,8 @@ from contract.events import Fence, GeofenceEvent
 from ops.presence_rule import EXCLUSIVE_TAGS, contradictions, position_of
 
 MAX_ENTERS = 20
-"""The maximum number of enter events per device. The presence rule uses only the device's last enter event at each
-place and its next enter event at another place.
+"""The maximum number of enter events per device. The presence rule uses only the device's last enter event at
+each place and the enter event that follows it.
 """
 
 type Known = tuple[Fence, str]

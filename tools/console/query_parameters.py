@@ -32,7 +32,7 @@ def time_of(request: Request, name: str, default: datetime | None = None) -> dat
     try:
         at = datetime.fromisoformat(text)
         at = (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC)
-        if not 1 < at.year < 9999:  # in another time zone, it may be in a year that datetime does not support
+        if not 1 < at.year < 9999:  # datetime may not support its year in another time zone
             raise ValueError
         return at
     except (ValueError, OverflowError):

@@ -10,7 +10,7 @@ from snowpipe.quoting import quoted
 from tools.console import parse_object
 from tools.console.parse_object import Event
 
-# kind: (maximum number, maximum bytes of stored lines)
+# kind of event: (maximum number of events, maximum bytes of their stored lines)
 BOUNDS = {"good": (5000, 12 << 20), "bad": (2000, 6 << 20)}
 
 
@@ -58,7 +58,7 @@ class RecentEvents:
         return next((event for event in self._newest("all") if event.seq == seq), None)
 
     def of_id(self, event_id: str, device_id: str = "") -> Event | None:
-        """Return the latest event with this id; with `device_id`, of this device, because devices may share an id."""
+        """Return the latest event with this id. Devices may share an id, so `device_id` restricts the search to one."""
         of_device = (each for each in self._newest("all") if not device_id or each.device_id == device_id)
         return next((event for event in of_device if event.event_id == event_id), None)
 
@@ -163,7 +163,7 @@ def row(event: Event) -> dict[str, object]:
 
 
 def whole(event: Event, bucket: str, database: str) -> dict[str, object]:
-    """Return the event in the form that the page receives, with its line in S3, the S3 URI, and SQL for its row."""
+    """Return the event in the form that the page receives, with its line in S3, the S3 URI, and SQL that finds it."""
     stored = event.stored.decode(errors="replace")
     raw, base64_ = (stored, None) if event.kind == "good" else parse_object.raw_of(event.stored)
     table = "EVENTS" if event.kind == "good" else "REJECTED"

@@ -1,4 +1,4 @@
-"""Run the comparison of `milkrun reconcile` on request and every `--reconcile-every` seconds, and show its result."""
+"""Run the comparison of `milkrun reconcile` on request and, while a page is open, every `--reconcile-every` seconds."""
 
 import threading
 import time
@@ -39,7 +39,7 @@ class ReconcilePoller(Poller):
         self.shared.tell(setattr, self.state.pipeline.reconciled, "state", "running")
         try:
             result = self._compared()
-        except Exception as fault:  # shown instead of the result; the sources report their own errors
+        except Exception as fault:  # show the error instead of a result; other pollers report failed sources
             problem = self.state.sources.without_secrets(source_states.reason_of(fault))
             result = Reconciled("failed", problem=problem)
         self.shared.tell(self._done, result, time.monotonic() - self._began_at)

@@ -76,7 +76,7 @@ def replay(
 
 
 def days(archive: Archive, now: datetime) -> list[str]:
-    """Return the UTC dates of the last year for which the archive contains events, by the date of receipt."""
+    """Return the UTC dates of the last year on which archived events were received."""
     oldest = f"events/dt={now - timedelta(days=366):%Y-%m-%d}/"
     return [
         prefix.removeprefix("events/dt=").rstrip("/")
@@ -90,7 +90,8 @@ def _objects(archive: Archive, start: datetime, end: datetime, kinds: Kinds) -> 
         body = archive.body(found.key)
         return None if body is None else parse_object.read(found.key, body, found.modified_at, kinds())
 
-    # An event received before `start` cannot have happened after it; S3's times are full seconds.
+    # An event received before `start` has a later time only if its device's clock is fast; such events are left out.
+    # S3's times are full seconds.
     received = (
         found
         for found in archive.received("events/", start, end)

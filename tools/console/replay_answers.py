@@ -28,7 +28,7 @@ class ReplayAnswers:
         self._ask = ask
         self._reading = asyncio.Lock()
         self._latest: tuple[tuple[str, str], float, bytes] | None = None
-        # The range that is being read. Another page that asks for it gets the same answer.
+        # The range that is being read. A second request for this range waits and gets the same response.
         self._wanted = ("", "")
 
     async def range(self, first: float | None, last: float | None) -> dict[str, object]:
@@ -60,7 +60,7 @@ class ReplayAnswers:
         async with self._reading:
             self._wanted = wanted
             latest, now = self._latest, datetime.now(UTC)
-            # A range well in the past does not change soon.
+            # A range that ended more than an hour ago rarely changes.
             fresh_s = 300.0 if end < now - timedelta(hours=1) else 5.0
             if latest is None or latest[0] != wanted or time.monotonic() - latest[1] > fresh_s:
                 found = await self._ask("archive", lambda: self._encoded(start, end, now))

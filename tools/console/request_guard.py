@@ -51,7 +51,7 @@ class RequestGuard:
         origin = headers.get("origin")
         if origin is not None and origin.lower().removeprefix("http://") not in self._hosts:
             return "The console answers only requests from its own pages."
-        # Links from other pages are allowed, but only for whole pages.
+        # Links from other sites are allowed, but only to pages, not to the API.
         is_link = headers.get("sec-fetch-mode") == "navigate" and not path.startswith("/api/")
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
             return "The console answers only requests from its own pages."

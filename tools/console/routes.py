@@ -49,8 +49,8 @@ from tools.console.store_pollers import LogPoller, RedriveQueuePoller, VisitPoll
 from tools.console.store_queries import MAX_VISITS, StoreQueries
 from tools.console.update_intervals import Pace
 
-# At most this many questions to Snowflake occupy a thread. Further ones wait without a thread, because the other stores
-# and the page's files need threads, too (anyio has 40).
+# At most this many queries to Snowflake occupy a thread. Further queries wait without a thread, because the other
+# stores and the page's files need threads, too (anyio has 40).
 SNOWFLAKE_QUESTIONS = 8
 
 # The request that is being answered.
@@ -354,8 +354,8 @@ class Console:
         """Query a store in a thread, record whether the store can be read, and return the answer. Raises a
         Problem that names the store if the query fails, or if a table does not exist.
 
-        While the warehouse's poller finds Snowflake unreachable, the query is not sent: it would keep the page waiting
-        until its deadline.
+        While the warehouse's poller finds Snowflake unreachable, the query is not sent, because the page would wait for
+        it until the query's deadline.
         """
         if source == "snowflake" and self._pace.warehouse and self.state.sources.is_unreachable(source):
             raise Problem(503, self.state.sources.why_down(source) or "", source)
@@ -364,7 +364,7 @@ class Console:
                 if source == "snowflake" and await _request.get().is_disconnected():
                     raise Problem(503, "The client has abandoned this request.", source)
                 answer = await to_thread.run_sync(question)
-        except MissingObject as missing:  # Snowflake has answered
+        except MissingObject as missing:  # Snowflake answered, so it is not down
             raise Problem(404, self.state.sources.without_secrets(str(missing)), source) from None
         except (Refusal, BotoCoreError, ClientError, OSError) as fault:
             reason = source_states.reason_of(fault)
@@ -374,7 +374,7 @@ class Console:
             self.state.sources.say(source, "down", reason, source_states.cause_of(fault))
             for poller in self._pollers:
                 if poller.source == source:
-                    poller.wake()  # it finds out when the store can be read again
+                    poller.wake()  # the poller finds out when the store can be read again
             said = self.state.sources.why_down(source) or self.state.sources.without_secrets(reason)
             raise Problem(503, said, source) from None
         self.state.sources.say(source, "ok")

@@ -107,7 +107,7 @@ class ConsoleState:
 
     def tell_visit(self, kind: str, detail: Mapping[str, object]) -> None:
         """Apply a visit notification from the event bus."""
-        # Other producers may send events to the bus, too.
+        # Ignore events of another form, because other producers may use the bus, too.
         with suppress(LookupError, TypeError, ValueError):
             self.visits.tell(kind, detail)
             self.urgent.set()
@@ -124,7 +124,7 @@ class ConsoleState:
         return crossed
 
     def reset(self) -> None:
-        # S3's times are full seconds, so events of the reset's own second are shown.
+        # S3's times are full seconds, so events that were stored in the second of the reset are shown.
         self._reset_at = int(self._clock())
         self.events.forget()
         self.was_reset = True

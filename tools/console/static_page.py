@@ -16,7 +16,7 @@ NO_PAGES = (
 
 async def page(request: Request) -> Response:
     """Respond with the built file at this path. If there is none, respond with index.html, whose script
-    interprets the path. Raises Problem (404) if the path has an extension but there is no such file.
+    interprets the path. Raises Problem (404) if the path is invalid, or has an extension but there is no such file.
 
     Files are read again for each request, so a new build does not require a restart of the console.
     """

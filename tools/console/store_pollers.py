@@ -52,12 +52,12 @@ class LogPoller(Poller):
         return pace.logs if self.state.is_watched else pace.unwatched
 
     def _read(self, function: str, name: str) -> bool:
-        """Read about MAX_LINES further lines at most; return whether the end of the log was reached."""
+        """Read at most about MAX_LINES further lines; return whether the end of the log was reached."""
         client = self.shared.aws("logs")
         request: dict[str, object] = {
             "logGroupName": f"/aws/lambda/milkrun-{self.shared.stage}-{function}",
             "startTime": int(self._since[function] * 1000),
-            # A function logs quarantined records in a line of its own. LocalStack ignores the filter pattern.
+            # A function logs quarantined records in a separate line. LocalStack ignores the filter pattern.
             "filterPattern": f'{{ ($.event = "{name}") || ($.event = "{logs.RECORDS_SET_ASIDE}") }}',
         }
         at, read, seen = self._since[function], 0, self._seen[function]
@@ -81,10 +81,10 @@ class LogPoller(Poller):
             if is_end := "nextToken" not in page:
                 break
             request["nextToken"] = page["nextToken"]
-        # Before the end of the log, continue at the last line that was read, because lines come in time order. With the
-        # overlap, a busy function's log might never be read to its end: the overlap alone may have MAX_LINES lines.
+        # If the end of the log was not reached, continue at the last line read, because lines come in time order.
+        # Starting OVERLAP_S earlier could read the same MAX_LINES lines of a busy function's log again and again.
         self._since[function] = since = newest - self.OVERLAP_S if is_end else at
-        # Lines that the next read will return again; times are full milliseconds.
+        # Keep the ids of the lines that the next read will return again. Timestamps are full milliseconds.
         self._seen[function] = {line: at for line, at in seen.items() if at > since - 0.002}
         return is_end
 
@@ -128,7 +128,7 @@ class VisitPoller(Poller):
         changed = list(self._crossed)[: self.DEVICES_A_LOOK]
         for device in dict.fromkeys([*new, *changed]):
             self.shared.tell(state.visits.reread if device in changed else self._read, *self._of(device))
-            # Only after the read, so that a device is read again if DynamoDB has not answered.
+            # Note the device only after the read, so that it is read again if DynamoDB has not answered.
             self._asked.add(device)
             self._crossed.pop(device, None)
         is_all_verified = self._verify()
@@ -155,7 +155,7 @@ class VisitPoller(Poller):
                 self.shared.exclusive_tags,
                 self.shared.rule,
             )
-            # The table has no enter events if the bus is ahead of it; keep those in memory in that case.
+            # `enters` is empty if the table is behind the event bus; then keep the enter events in memory.
             if enters:
                 self.shared.tell(self.state.visits.verified, device, enters)
             self._verified[device] = doubtful[device]
@@ -170,7 +170,7 @@ class VisitPoller(Poller):
     def _of(
         self, device: str, since: datetime | None = None
     ) -> tuple[str, list[notifications.VisitFields], str]:
-        """Return the device, its visits of the last two days (since `since`, if that is earlier), and the beginning
+        """Return the device, its visits of the last two days or, if that is longer, since `since`, and the beginning
         of this time range as text.
         """
         earliest = datetime.now(UTC) - self.SINCE
@@ -189,8 +189,8 @@ class VisitPoller(Poller):
             if (device, event_id) not in there:
                 missing[device] = min(entered_at, missing.get(device, entered_at))
         self.shared.tell(self._opened, rows, bool(self._asked))
-        # DynamoDB updates an index a moment after its table. If the bus works, wait until a visit is missing
-        # twice.
+        # DynamoDB updates an index a moment after its table. While notifications are received, reread a device only
+        # if its visits are missing in two scans in a row.
         doubtful = missing.keys() & self._missing if self._reader.is_live else missing.keys()
         for device in sorted(doubtful)[: self.DEVICES_A_LOOK]:
             self.shared.tell(self.state.visits.reread, *self._of(device, keys.instant(missing[device])))
@@ -247,7 +247,7 @@ class WarehousePoller(Poller):
             else None
         )
         if self._known_to is not None and since > self._known_to:
-            # Rows that were loaded while no page was open are not counted, but their files must not appear to wait.
+            # Rows that were loaded while no page was open are not counted, but must not appear as waiting to be loaded.
             [newest] = warehouse.query(
                 f"SELECT MAX(scanned_at) AS at FROM {database}.RAW.EVENTS WHERE scanned_at >= %s::TIMESTAMP_TZ",
                 [datetime.fromtimestamp(int(self._known_to), UTC).isoformat()],

@@ -31,7 +31,7 @@ WHERE_REACH = timedelta(hours=48)
 
 class Ask(Protocol):
     async def __call__[T](self, source: str, question: Callable[[], T]) -> T:
-        """Return the result of `question`, which queries a store. Raises Problem if the store does not answer."""
+        """Return the result of `question`, which queries a store. Raises Problem if the query fails."""
 
 
 class PerStatement:
@@ -80,7 +80,7 @@ class StoreQueries:
     def _steps(self, what: str, device_id: str) -> tuple[list[Step], list[str]]:
         """Return the steps of an event or object, and the names of the stores that were searched."""
         with self._session():
-            pass  # if Snowflake does not answer, fail before the search for an object, which queries it last
+            pass  # fail at once if Snowflake does not answer; the search for an object queries Snowflake last
         finder = Finder(self._outputs, self._stage, PerStatement(self._session))
         if object_name(what):
             return finder.object(what), finder.searched

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 
 PAGE_UPDATE_S = 0.5  # between two updates of the open pages
-URGENT_UPDATE_S = 0.1  # the same for changed visits, which are sent at once
+URGENT_UPDATE_S = 0.1  # between two updates if visits have changed, because these are sent sooner
 
 
 @dataclass(frozen=True)
 class Pace:
     """The number of seconds between two reads of each source. For `warehouse` and `reconcile`, 0 means only on demand.
 
-    `live_listing` and `live_visits` apply while the console receives notifications. While no page is open, the log is
-    read every `unwatched` seconds, and the visits table, the queues and the warehouse are not read.
+    `live_listing` and `live_visits` apply while the console receives notifications. While no page is open, the archive
+    and the notifications are read as usual, the log every `unwatched` seconds, and the other sources not at all.
     """
 
     listing: float = 2.0
@@ -23,7 +23,7 @@ class Pace:
     warehouse: float = 5.0
     reconcile: float = 300.0
     unwatched: float = 60.0
-    # A warehouse statement is abandoned after this time, because it may never be answered.
+    # A warehouse statement is abandoned after this many seconds, because Snowflake may never answer.
     give_up_after: int = 6
 
 

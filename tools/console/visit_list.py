@@ -102,7 +102,7 @@ async def find(wanted: Wanted, most: int, bus: KnownVisits, queries: StoreQuerie
         for visit in sorted(found.values(), key=lambda visit: visit.entered_at)
         if not wanted.prefix or _begins(visit, wanted)
     ]
-    if left_out:  # earlier visits are included in this number
+    if left_out:  # it already counts the visits before those of the mart
         visits = [visit for visit in visits if visit.entered_at >= marts[0].entered_at]
     return Found(visits[-most:], used, missing, left_out + max(0, len(visits) - most))
 

@@ -88,7 +88,7 @@ class Client:
         )
 
     def stop(self) -> None:
-        """Stop retrying: end all pauses between attempts. Undelivered requests remain undelivered."""
+        """End all pauses between attempts at once, and stop retrying. Undelivered requests remain undelivered."""
         self._stopped.set()
 
     def wait(self, seconds: float) -> bool:
@@ -126,7 +126,7 @@ class Client:
             seconds = time.perf_counter() - began
             statuses.append(status)
             fate = fate_of(status, answer)
-            # Jitter keeps phones from retrying at the same time; Retry-After comes from the server.
+            # Jitter keeps phones from retrying at the same time. The pause is at least the server's Retry-After.
             longest = min(10.0, self._first_pause * 2 ** len(statuses))
             pause = max(wanted_pause, random.uniform(longest / 2, longest))
             patient = fate == "kept" and time.monotonic() + pause < give_up_at
@@ -138,7 +138,7 @@ class Client:
             response = self._http.request("POST", self._endpoint, body=body, headers=headers)
         except urllib3.exceptions.HTTPError:
             return None, {}, 0.0
-        try:  # seconds or a date (RFC 9110, section 10.2.3)
+        try:  # Retry-After contains seconds or a date (RFC 9110, section 10.2.3)
             wanted_pause = urllib3.Retry().get_retry_after(response) or 0.0
         except urllib3.exceptions.InvalidHeader:
             wanted_pause = 0.0
@@ -201,9 +201,9 @@ def send(
     with ThreadPoolExecutor(concurrency, thread_name_prefix="phone") as phones:
         try:
             for post in posts:
-                # A sender that falls behind the rate does not catch up with a burst.
+                # A sender that has fallen behind the rate catches up on at most one second, not in a large burst.
                 due = max(due, time.monotonic() - 1.0)
-                # A slow rate may allow the next request only long after the end.
+                # Wait no longer than until the end, because a slow rate may allow the next request only long after it.
                 if client.wait(max(0.0, min(due, end) - time.monotonic())) or time.monotonic() >= end:
                     break
                 due += len(post.events) / events_per_second

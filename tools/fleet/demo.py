@@ -292,7 +292,7 @@ class Demo:
         empty list.
         """
         expected, found = self._ledger.dropped_truth, self._ledger.dropped_found
-        note = "too large for any request: the phone drops and reports them"
+        note = "too large even for a request of their own, so the phone drops and reports them"
         return [replace(_equal("+ dropped", expected, found), note=note)] if expected or found else []
 
     def some_visits(self, n: int) -> list[dict[str, object]]:
@@ -404,6 +404,6 @@ def _print(
     say(f"Follow your event: ./milkrun trace {own}")
     if outputs.console_url:
         say(f"  or in the console: {outputs.console_url}/events?q={own}")
-        say(f"See trucks drive now: ./milkrun demo --live, and {outputs.console_url}/map")
+        say(f"Watch moving trucks: run ./milkrun demo --live and open {outputs.console_url}/map")
     if outputs.aws_endpoint_url:
         say("The local stack keeps running until `make down`.")

@@ -86,7 +86,8 @@ class Ledger:
         self.dropped_found += len(events) if delivery.status == 413 else 0
         self.dropped_truth += sum(event.code == TOO_LARGE for event in events)
         codes = dict(rejects_in(answer))
-        # The reasons of many rejected events do not fit into a response; their number shows whether they are right.
+        # A response that would become too long omits some reasons. If it omits as many as expected, count the expected
+        # reasons as found.
         unlisted = {i: str(e.code) for i, e in enumerate(events) if _is_rejected(e) and i not in codes}
         if unlisted and len(unlisted) == unlisted_rejects(answer):
             codes |= unlisted

@@ -1,4 +1,4 @@
-"""Measure the time from a POST until the rows of its events can be queried. This uses a separate Snowflake session."""
+"""Measure the time from a POST until the rows of its events can be queried, using a separate Snowflake session."""
 
 import threading
 from collections.abc import Callable
@@ -91,8 +91,8 @@ class Watch:
             with self._lock:
                 del self._pending[row["file_name"]]
             self.rows[table] += expected.rows
-            # Rows loaded before the POST (the same batch had been sent earlier) have no latency. Allow for a
-            # second, because Snowflake's clock and ours may differ.
+            # Rows loaded before the POST, because the same batch had been sent earlier, have no latency. Allow for
+            # a difference of one second between Snowflake's clock and ours.
             if row["scanned_at"] > expected.posted_at - timedelta(seconds=1):
                 waited = (seen_at - expected.posted_at).total_seconds()
                 self.latencies.extend([waited] * expected.rows)

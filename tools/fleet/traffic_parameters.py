@@ -19,7 +19,8 @@ LIVE_STOP_SECONDS = 20.0
 MINUTES_BETWEEN_POSITIONS = 2.2
 STOP_MINUTES = (8, 18)
 PICKUP_LITRES = (400, 6000)
-# Fractions of the stops with a missed enter event, a missed exit event, and flapping (repeated exits and enters)
+# The fractions of stops at which the enter event is missed, the exit event is missed, and the truck flaps (exits and
+# enters again)
 MISSED_ENTERS = 0.03
 MISSED_EXITS = 0.06
 FLAPPING = 0.2

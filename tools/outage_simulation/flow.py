@@ -153,7 +153,7 @@ class Flow:
     def _redrive_rate(self) -> float:
         if self.is_down("kinesis"):
             return 0.0
-        # New events use the shards first; at least a hundredth is left for the backlog.
+        # New events use the shards first, but a hundredth of the shards' capacity is reserved for the backlog.
         new = self.size.geofence_per_second
         return min(self.size.redrive, max(self.size.stream_write - new, 0.01 * self.size.stream_write))
 

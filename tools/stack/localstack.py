@@ -32,20 +32,21 @@ def environment(settings: Settings) -> dict[str, str]:
         **settings.environment,
         "GATEWAY_LISTEN": f"{LOOPBACK}:{settings.port}",
         "GATEWAY_SERVER": "twisted",  # uses a quarter less CPU per request than hypercorn; the plugin sets its address
-        "MALLOC_ARENA_MAX": "2",  # because each of its hundred threads would have its own arena
+        "MALLOC_ARENA_MAX": "2",  # otherwise each of LocalStack's hundred threads would have its own arena
         "LOCALSTACK_HOST": f"{LOOPBACK}:{settings.port}",
         "SQS_ENDPOINT_STRATEGY": "path",  # queue URLs whose host needs no name resolution
         "EXTERNAL_SERVICE_PORTS_START": str(ports.start),
         "EXTERNAL_SERVICE_PORTS_END": str(ports.stop),
         "DNS_ADDRESS": "0",
-        "OVERRIDE_IN_DOCKER": "0",  # LocalStack would write to /var/lib/localstack if /.dockerenv exists
+        "OVERRIDE_IN_DOCKER": "0",  # otherwise LocalStack would write to /var/lib/localstack if /.dockerenv exists
         "FILESYSTEM_ROOT": str(settings.localstack_folder),
         "TMPDIR": str(settings.localstack_folder / "tmp"),  # where functions are unpacked
         "PROVIDER_OVERRIDE_DYNAMODB": "moto",
         "LAMBDA_RUNTIME_EXECUTOR": "process",
         "LAMBDA_KEEPALIVE_MS": "60000",  # so that the processes of a burst, 60 MB each, end soon after it
         # Lambda polls each shard every second (AWS Lambda: "Process Amazon Kinesis Data Streams records with
-        # Lambda"). LocalStack polls one of the two shards per interval, and its backoffs grow to 10 s and 60 s.
+        # Lambda"). LocalStack polls one of the two shards per interval. Its default pauses grow to 10 s after
+        # empty polls and to 60 s after errors.
         "LAMBDA_EVENT_SOURCE_MAPPING_POLL_INTERVAL_SEC": "0.5",
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_EMPTY_POLL_SEC": "1",
         "LAMBDA_EVENT_SOURCE_MAPPING_MAX_BACKOFF_ON_ERROR_SEC": "5",

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 KILLED_WITHIN_S = 10.0
-SAME_START_S = 1.5  # the boot time is known to the second
+SAME_START_S = 1.5  # the boot time is known only to the second
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tools.stack.errors import StackError
 REGION = "us-east-1"
 ACCOUNT = "000000000000"
 LOOPBACK = "127.0.0.1"
-# ~/.aws may name another endpoint or a profile that requires a login, or may not be readable.
+# Ignore ~/.aws, because it may name another endpoint or a profile that requires a login, or may not be readable.
 WITHOUT_AWS_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 # Variables that a developer may set for the stack: LocalStack's log level, output without colours, the functions'
 # architecture, and the functions' AWS endpoint.

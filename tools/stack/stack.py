@@ -124,7 +124,7 @@ class Stack:
                 private_files.write(file, new())
                 self._deployed_file.unlink(missing_ok=True)
                 notes.append(f"{file} was incomplete and was replaced.")
-                # The warehouse's process accepts the password with which it was started.
+                # A running warehouse accepts only the old password, so it must be started again.
                 if file.parent == self.settings.snowflake_folder and (
                     process := self.processes.alive(snowflake.NAME)
                 ):
@@ -268,7 +268,7 @@ class Stack:
             else:
                 path.unlink()
         if not any(path.exists() and MADE.fullmatch(path.name) for path in inside if path != self._lock_file):
-            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` can try again
+            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` needs it to accept the folder
         with contextlib.suppress(OSError):
             folder.rmdir()
         kept = [path.name for path in inside if not MADE.fullmatch(path.name)]
@@ -326,7 +326,7 @@ class Stack:
         files there and the folder may be a home folder.
         """
         folder = self.settings.folder
-        # A folder of this clone, such as one that `make bench` left.
+        # Accept a folder of this clone, such as one that `make bench` left.
         if folder.parent == ROOT and folder.name.startswith(".local"):
             return
         inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
