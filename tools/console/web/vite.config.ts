@@ -78,7 +78,7 @@ export default defineConfig({
     modulePreload: { polyfill: false },
     rolldownOptions: {
       output: {
-        // MapLibre gets a file of its own, because this megabyte changes only when MapLibre is upgraded.
+        // MapLibre and topojson-client get a separate file, because this megabyte changes only when they are upgraded.
         codeSplitting: { groups: [{ name: "maplibre", test: /node_modules\/(maplibre-gl|topojson-client)\// }] },
         // A server that does not know .mjs would serve MapLibre's worker as plain text.
         assetFileNames: ({ names }) =>

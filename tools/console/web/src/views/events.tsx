@@ -251,9 +251,9 @@ function Typed({ label, name, value, placeholder }: { label: string; name: strin
   const [text, setText] = useState(value);
   const timer = useRef(0);
   useEffect(() => {
-    if (value !== text.trim()) setText(value); // keep a blank before the next word
+    if (value !== text.trim()) setText(value); // keep a typed blank at the end, because another word may follow
   }, [value]);
-  useEffect(() => () => clearTimeout(timer.current), []); // another view would get the filter
+  useEffect(() => () => clearTimeout(timer.current), []); // otherwise the timer would set the filter in another view
   const typed = (now: string): void => {
     setText(now);
     clearTimeout(timer.current);

@@ -42,7 +42,7 @@ export function MapView() {
   );
 }
 
-const NOT_LOADED = "The console’s server does not answer, or has a newer page: reload this page.";
+const NOT_LOADED = "The console’s server does not answer or was updated. Reload this page.";
 
 const centresOf = (all: Fence[]): Position[] => all.flatMap((fence) => (fence.centre ? [fence.centre] : []));
 
@@ -96,7 +96,7 @@ function Canvas({ truck, fence }: { truck: string; fence: string }) {
     current.fit(stated.value, centresOf(allFences));
   }, [chart.value, stated.value, shown.value, fences.value, truck, fence, trail]);
 
-  // Centre the map on what was chosen in a list or by a link.
+  // Centre the map on the truck or place that was chosen in a list or by a link.
   useEffect(() => {
     const at = truck
       ? shown.peek().trucks.find((each) => each.device_id === truck)?.position

@@ -29,7 +29,7 @@ export function PlacesView() {
   const asked = useAsked(
     (signal) => ask<{ places: Place[] }>("/api/places", {}, { signal }),
     [connections.value],
-    // At midnight, the visits of today begin at zero.
+    // `today` changes at midnight, when the number of visits today restarts at zero.
     [snapshots.value, visitChanges.value, downNames.value, today.value],
   );
   const isUnvisited = (place: Place): boolean => place.visits_today === 0 && place.there === 0;

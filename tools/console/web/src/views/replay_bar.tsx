@@ -188,7 +188,7 @@ function Player({ played, onClose }: { played: Replay; onClose: () => void }) {
   useEffect(() => {
     const timer = setTimeout(() => choose({ from: played.from, to: played.to, at: new Date(at).toISOString() }, true), 400);
     return () => clearTimeout(timer);
-  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // links in the lists omit the time
+  }, [Math.floor(at / 10_000), playing.value, played, param("from")]); // set the address again after a link in a list, which lacks the time range
   const shownTime = `${dayName(at)} ${clockTime(at)}`;
   /** Go to the first time in the replay with this time of day. */
   const goTo = (time: string): void => {

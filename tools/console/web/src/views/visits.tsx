@@ -237,7 +237,7 @@ const LAST_LABEL_PERCENT = 92;
 
 function Timeline({ visits, grouping, date, from: earliest, to }: TimelineProps) {
   const chosen = param("visit");
-  // Hours without a visit at the beginning are left out.
+  // The timeline begins shortly before the first visit, not at midnight.
   const firstEntered = useMemo(() => Math.min(...visits.map((visit) => Date.parse(visit.entered_at))), [visits]);
   const from = Math.max(earliest, Math.min(firstEntered - 10 * 60_000, to - HOUR));
   const rows = useMemo(() => rowsOf(visits, grouping), [visits, grouping]);
