@@ -1,5 +1,6 @@
 -- Fields of events become columns in dbt/models/staging/typed_events.sql.
--- No default values: in a table that a pipe fills, a default of CURRENT_TIMESTAMP can be hours too early.
+-- The columns have no default values, because a default of CURRENT_TIMESTAMP can be hours too early if a pipe
+-- fills the table.
 CREATE TABLE IF NOT EXISTS {database}.RAW.EVENTS (
     payload VARIANT COMMENT 'The event as it was sent',
     file_name VARCHAR NOT NULL COMMENT 'Key of the object in the bucket',

@@ -1,4 +1,5 @@
--- Created only if MILKRUN_ERROR_TOPIC_ARN and SNOWFLAKE_ERROR_ROLE_ARN are set. Reports failed loads.
+-- This integration reports failed loads. It is created only if MILKRUN_ERROR_TOPIC_ARN and
+-- SNOWFLAKE_ERROR_ROLE_ARN are set.
 CREATE NOTIFICATION INTEGRATION IF NOT EXISTS {database}_ERRORS
 ENABLED = TRUE
 TYPE = QUEUE

@@ -1,5 +1,5 @@
--- daily_farm_collections.sql for the table that `milkrun warehouse load --to sqlite:///…` fills, with the same
--- result. The loader has parsed the payload into columns; rows that are not events have an invalid_code.
+-- The version of daily_farm_collections.sql for the table that `milkrun warehouse load --to sqlite:///…` fills.
+-- Its result is the same. The loader has parsed the payload into columns; rows that are not events have an invalid_code.
 WITH deliveries AS (
     SELECT * FROM events
     WHERE invalid_code IS NULL

@@ -1,4 +1,4 @@
--- fleet_daily.sql for the table that `milkrun warehouse load --to sqlite:///…` fills.
+-- The version of fleet_daily.sql for the table that `milkrun warehouse load --to sqlite:///…` fills.
 WITH deliveries AS (
     SELECT
         *,

@@ -614,7 +614,7 @@ def test_quarantined_record_is_listed_resent_and_purged(pipeline: Pipeline, devi
 
     again = pipeline.ops("set-aside", found["object_key"], "--send", "--json")
     assert again.result["sent"] >= 1
-    assert eventually(lambda: len(mine()) >= 2), "the resent record was quarantined again"
+    assert eventually(lambda: len(mine()) >= 2), "the resent record was not quarantined again"
     for row in mine():
         gone = pipeline.ops("set-aside", row["object_key"], "--purge", "--yes", "--json")
         assert gone.exit_code == 0

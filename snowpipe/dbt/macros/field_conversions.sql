@@ -36,7 +36,7 @@
     )
 {%- endmacro %}
 
-{# Whether a phone's clock is plausible: the handler's bounds, relative to the hour of receipt. #}
+{# Whether the time `moment` of a phone is plausible: within the handler's bounds around the hour of receipt. #}
 {% macro is_plausible(moment, received_hour) -%}
     {{ moment }} BETWEEN DATEADD('day', -{{ var('max_age_days') }}, {{ received_hour }})
     AND DATEADD('hour', {{ var('max_hours_ahead') + 1 }}, {{ received_hour }})

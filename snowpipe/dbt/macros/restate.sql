@@ -27,7 +27,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{# Whether this table exists and has the column read_through: the mark of the run that added the row. #}
+{# Whether this table exists and has the column read_through, which holds the mark of the run that added the row. #}
 {% macro keeps_read_through() -%}
     {% if not execute %}{% do return(false) %}{% endif %}
     {% set relation = adapter.get_relation(this.database, this.schema, this.identifier) %}

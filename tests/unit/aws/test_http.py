@@ -189,7 +189,7 @@ def test_connection_closed_by_the_service_is_reopened() -> None:
             assert post(endpoint) == 200
             readable = http.select.poll()
             readable.register(endpoint._connection.sock, http.select.POLLIN)
-            assert readable.poll(5000), "the service has closed the connection"
+            assert readable.poll(5000), "the service did not close the connection"
     assert len(service.requests) == 3
 
 

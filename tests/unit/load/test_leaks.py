@@ -34,7 +34,9 @@ def series(slope: float, noise: float = 64 * 1024, jumps: int = 0, seed: int = 1
 def test_memory_growth_above_the_limit_is_reported_as_a_leak_but_noise_is_not(seed: int) -> None:
     assert estimate(XS, series(2000, seed=seed), 1000).found
     assert not estimate(XS, series(0, seed=seed), 1000).found
-    assert not estimate(XS, series(300, seed=seed), 1000).found, "below the allowed growth"
+    assert not estimate(XS, series(300, seed=seed), 1000).found, (
+        "growth below the limit was reported as a leak"
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -185,7 +185,7 @@ def test_recreate_continues_with_a_pipe_that_an_interrupted_run_may_have_paused(
     assert command(environment, "recreate", "--all", "--pipe", "events").code == 2
     deployed.state = "PAUSED"
     assert command(environment, "recreate", "--pipe", "events").code == 2, (
-        "it took the pipe for a healthy one"
+        "recreate took the pipe for a healthy one"
     )
 
 

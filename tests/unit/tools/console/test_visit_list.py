@@ -69,7 +69,7 @@ def test_visits_are_filtered_by_the_beginning_of_a_truck_or_place_name_or_of_an_
 
     assert begins("meier") == begins("f1") == ["e2"]
     assert begins("t1") == ["e2", "e1"]
-    assert begins("farm") == [], "the page shows no tag"
+    assert begins("farm") == [], "a tag matched, although the page shows none"
 
 
 def test_visit_that_was_restated_since_the_last_dbt_run_is_listed_and_exported_once():
