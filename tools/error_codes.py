@@ -7,7 +7,7 @@ and of the gateway's codes. The codes are stable across versions. A test compare
 
 from collections.abc import Mapping
 
-# In `errors`: why an event was rejected. The event is stored under rejected/.
+# Codes in `errors` that say why an event was rejected. The event is stored under rejected/.
 EVENT_CODES: Mapping[str, str] = {
     "missing_id": "`_id` is missing, and the object is not a location ping.",
     "missing_type": "`type` is missing.",
@@ -21,19 +21,19 @@ EVENT_CODES: Mapping[str, str] = {
     "invalid_created_at": "`createdAt` must be a time with an offset from UTC, in the format of RFC 3339 or ISO 8601.",
     "created_at_in_future": "`createdAt` is more than an hour (or the stage's own limit) ahead of our clock.",
     "created_at_too_old": "`createdAt` is more than 400 days before our clock.",
-    "device_mismatch": "The token is for a different device than the event.",
+    "device_mismatch": "The token is not for the event's device.",
     "event_too_large": "The event is larger than 64 KiB.",
     "not_an_object": "An event must be a JSON object.",
     "invalid_json_value": "The event in a JSON body is not strict JSON. It contains, for example, a repeated name, "
     "NaN, a lone surrogate, invalid UTF-8, a number outside the range of a double, or more than 32 levels of nesting.",
     "not_json": "The NDJSON line, or the body, is not strict JSON.",
 }
-# In `errors`, although the event was accepted.
+# Codes in `errors` for an event that was accepted.
 NOTICE_CODES: Mapping[str, str] = {
     "event_id_conflict": "The event was accepted, although its device (or user) has already sent "
     "different content with the same `_id` in this request.",
 }
-# In `errors`: why a body cannot be split into events. The body is stored under rejected/ as sent.
+# Codes in `errors` that say why a body cannot be split into events. The body is stored under rejected/ as sent.
 BODY_CODES: Mapping[str, str] = {
     "empty_body": "The body is empty.",
     "no_events": "The body contains no event.",
@@ -42,7 +42,7 @@ BODY_CODES: Mapping[str, str] = {
     "`user` twice, or its `events` is not an array, or its `user` is invalid.",
     "bad_gzip": "The header is `Content-Encoding: gzip`, but the body is not complete gzip data of at most 63 members.",
 }
-# By status: the `code` of a problem response that is sent before anything is stored.
+# Status → the values of `code` in problem responses that are sent before anything is stored.
 REFUSAL_CODES: Mapping[int, Mapping[str, str]] = {
     401: {
         "missing_token": "This stage requires `Authorization: Bearer <token>`.",

@@ -173,7 +173,7 @@ ENTRIES = (
         "Print the SQL that creates the Snowflake user for the pipe check.",
     ),
     Entry("warehouse", "snowpipe.cli:app", WAREHOUSE, "Set up, load, check and query the warehouse."),
-    # Earlier names of commands.
+    # Former names of commands, which still work.
     Entry("where", "ops.trace:command", OPERATE, hidden=True),
     Entry("set-aside", "ops.quarantine:app", OPERATE, hidden=True),
     Entry("top", "tools.stack.status_command:command", OPERATE, hidden=True),

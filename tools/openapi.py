@@ -87,7 +87,7 @@ RECEIPT: Schema = {
     "errors_omitted": 0,
 }
 
-# (Amazon API Gateway Developer Guide: "Amazon API Gateway important notes".)
+# The renamed header is documented in the Amazon API Gateway Developer Guide, "Amazon API Gateway important notes".
 CHALLENGE: Schema = {
     "schema": {"const": "Bearer"},
     "description": "API Gateway renames the header `WWW-Authenticate`, so HTTP clients do not see the challenge. "

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Test the stand-alone packages without this clone: build each wheel from the tracked files, install it with its extra
 # `test` in an empty environment, and run its tests from a copy outside the clone, so that they cannot import anything from it.
-# tools/packages.sh [FOLDER…] tests only these packages. Their dependencies have the versions that are pinned for the
+# tools/packages.sh [FOLDER…] tests only the packages in these folders. Their dependencies have the versions that are pinned for the
 # environment in which this repository uses the package.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +16,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset PYTHONPATH VIRTUAL_ENV
 
-try() { # the package's folder
+try() { # argument: the package's folder
   local at=$work/${1##*/} file options=()
   mkdir -p "$at/source" "$at/elsewhere"
   git ls-files -z --cached --others --exclude-standard "$1" | while IFS= read -r -d '' file; do

@@ -147,7 +147,7 @@ make_main() { # create .venv with the requested groups and those of earlier runs
 
 PROJECTS=(. localstack/snowflake tools/conformance) # installed in editable mode in .venv
 
-install_main() { # requirements…
+install_main() { # arguments: the requirements files
   if ! .venv/bin/uv --version >/dev/null 2>&1; then
     local uv_only
     uv_only=$(mktemp)

@@ -267,7 +267,7 @@ def _known(row: Row) -> known_visits.Known:
 
 
 def _by_date(rows: list[Row], after: date | None) -> list[Row]:
-    """Sort the rows with a date later than `after` by date. The order within each date is kept."""
+    """Return the rows with a date later than `after`, sorted by date. The order within each date is kept."""
     return sorted((row for row in rows if after is None or row["date"] > after), key=lambda row: row["date"])
 
 

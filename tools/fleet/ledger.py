@@ -22,7 +22,7 @@ from tools.fleet.client import Delivery, count_in, rejects_in, unlisted_rejects
 from tools.fleet.event_file import TOO_LARGE
 from tools.fleet.rounds import Planned
 
-# The places where an event's id can be found.
+# Where an event's id can be found: in a response (`answered`), in a store or in the stream.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
 # What is expected of an event: that it is accepted, is a geofence event, or is recent enough for the consumer.
@@ -56,7 +56,7 @@ class Ledger:
         self._rule = rule
         self._recent_from = (now or datetime.now(UTC)) - MAX_AGE
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
-        # The data is not needed after a crash.
+        # Write without a journal, because the data is not needed after a crash.
         self._db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _TABLES)
         self.sent = 0
         self.received = 0

@@ -24,7 +24,7 @@ PICKUP_LITRES = (400, 6000)
 MISSED_ENTERS = 0.03
 MISSED_EXITS = 0.06
 FLAPPING = 0.2
-# The fraction of events that a phone sends before the event that precedes them
+# The fraction of events that a phone sends only after the event that follows them
 SWAPPED = 0.03
 
 
