@@ -43,6 +43,7 @@ from local_snowflake.fakesnow_wrong_answers import (
     unsupported,
     write_plainly,
 )
+from local_snowflake.invalid_queries import refuse_invalid
 from local_snowflake.lengths import keep_lengths
 from local_snowflake.names import Columns, check_names, in_other_case
 from local_snowflake.objects_sql import macros_of
@@ -211,6 +212,7 @@ class LocalCursor(FakeSnowflakeCursor):
         refuse_wrong_answers(expression)
         write_plainly(expression)
         check(expression)
+        refuse_invalid(expression, self._kinds_of)
         self._comments = [] if self._is_kept(expression) else column_comments(expression)
         columns = self._conn.columns()
         self._positions = positions_of_order(expression)
