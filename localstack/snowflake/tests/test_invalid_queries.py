@@ -27,6 +27,9 @@ INVALID = (
     ("SELECT DISTINCT a FROM T ORDER BY b", 1003, "[B] is not a valid order by expression"),
     ("SELECT (SELECT c FROM U WHERE U.a = T.a) AS c FROM T", 2031, "Unsupported subquery type"),
     ("SELECT (SELECT MAX(c) FROM U WHERE U.a < T.a) AS c FROM T", 2031, "Unsupported subquery type"),
+    ("INSERT INTO W (v) VALUES (OBJECT_CONSTRUCT('a', 1))", 2014, "in VALUES clause"),
+    ("INSERT INTO W (v) VALUES ([1, 2])", 2014, "in VALUES clause"),
+    ("INSERT INTO W (v) VALUES (PARSE_JSON('1'))", 2014, "in VALUES clause"),
 )
 VALID = (
     "SELECT T.*, 1 AS a FROM T",
@@ -39,6 +42,7 @@ VALID = (
     "SELECT SUM(a) OVER (PARTITION BY b) FROM T",
     "SELECT DISTINCT a, b AS z FROM T ORDER BY z, a, 1",
     "SELECT (SELECT MAX(c) FROM U WHERE U.a = T.a) AS c FROM T",
+    "INSERT INTO W (v) SELECT OBJECT_CONSTRUCT('a', column1) FROM VALUES (1), (2)",
     "SELECT a FROM T WHERE EXISTS (SELECT 1 FROM U WHERE U.a > T.a)",
     "SELECT a FROM T WHERE a IN (SELECT U.a FROM U WHERE U.c > T.a)",
 )
@@ -53,6 +57,7 @@ def session(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
             "USE SCHEMA INVALID_QUERIES.S",
             "CREATE TABLE T (a INTEGER, b VARCHAR)",
             "CREATE TABLE U (a INTEGER, c INTEGER)",
+            "CREATE TABLE W (v VARIANT)",
         ):
             connection.cursor().execute(statement)
         yield connection

@@ -18,6 +18,8 @@ NEED_ORDER = (
     exp.PercentRank, exp.Rank, exp.RowNumber,
 )  # fmt: skip
 
+MAKE_VARIANTS = (exp.Array, exp.JSONObject, exp.ParseJSON, exp.Struct, exp.ToVariant)
+
 
 def refuse_invalid(statement: exp.Expr, columns_of: ColumnsOf) -> None:
     """Raise Snowflake's error for the first invalid part of a query. `columns_of` returns the columns of a table, keyed
@@ -27,6 +29,10 @@ def refuse_invalid(statement: exp.Expr, columns_of: ColumnsOf) -> None:
         check_window(window)
     for select in statement.find_all(exp.Select):
         check_order_of_distinct(select)
+    for node in statement.find_all(*MAKE_VARIANTS):
+        if isinstance(node.find_ancestor(exp.Values, exp.Select), exp.Values):
+            written = node.sql(dialect="snowflake")
+            raise compilation(f"Invalid expression [{written}] in VALUES clause", "002014", "22000")
     for subquery in statement.find_all(exp.Subquery):
         check_scalar_subquery(subquery)
     Outputs(columns_of).check(statement)

@@ -3,7 +3,7 @@
 from sqlglot import exp
 
 from local_snowflake.column_types import TEXT_LITERAL, TEXTS, TIMESTAMP, branches
-from local_snowflake.errors import SnowflakeError, compilation, unsupported
+from local_snowflake.errors import SnowflakeError, unsupported
 from local_snowflake.expression_types import (
     KIND,
     VARIANT,
@@ -85,10 +85,6 @@ def array(node: exp.Expr, translation: Translation) -> exp.Expr:
 
 
 def parse_json(node: exp.Expr, translation: Translation) -> exp.Expr | None:
-    if isinstance(node.find_ancestor(exp.Values, exp.Select), exp.Values):
-        raise compilation(
-            f"Invalid expression [{node.sql(dialect='snowflake')}] in VALUES clause", "002014", "22000"
-        )
     if not (isinstance(node.this, exp.Literal) and node.this.is_string):
         safe = "try_" if node.args.get("safe") else ""
         return call(f"{safe}parse_json", as_text(node.this, translation), kind=VARIANT)
