@@ -323,6 +323,8 @@ CREATE OR REPLACE MACRO {HOME}_ls_substr(made, x, start) AS (
     CASE WHEN start < -length(x) THEN left(made, 0) ELSE made END);
 CREATE OR REPLACE MACRO {HOME}_ls_quotient_text(x, a, b) AS (
     CASE WHEN typeof(a) = 'DOUBLE' OR typeof(b) = 'DOUBLE' THEN {HOME}_ls_any_text(x)
+    WHEN typeof(x) LIKE 'DECIMAL%' THEN left(x::VARCHAR,
+        length(x::VARCHAR) - {scale.replace("typeof(a)", "typeof(x)")} + greatest({scale}, least({scale} + 6, 12)))
     ELSE format('{{:.' || greatest({scale}, least({scale} + 6, 12)) || 'f}}', x) END);
 CREATE OR REPLACE MACRO {HOME}_ls_finite(made, name) AS (
     CASE WHEN isfinite(made::DOUBLE) OR made IS NULL THEN made ELSE {infinite} END);

@@ -20,6 +20,7 @@ TEXT_ARGUMENTS = ("this", "expression", "substr", "replacement", "delimiter", "f
 NUMBERS_OF = {exp.Pad: {"expression"}, exp.Left: {"expression"}, exp.Right: {"expression"}}
 
 QUOTIENT = f"{HOME}_ls_any_divide"
+QUOTIENTS = (QUOTIENT, f"{HOME}_ls_divide")
 KEEPS_SCALE = exp.Paren | exp.Add | exp.Sub | exp.Neg | exp.Coalesce | exp.Case | exp.If | exp.Round | exp.Abs
 """The scale of these expressions depends on the scale of their arguments, which DuckDB does not know for a quotient."""
 
@@ -29,7 +30,7 @@ def as_text(node: exp.Expr, translation: Translation) -> exp.Expr:
     if kind in (TEXT, NULL):
         return node
     inner = node.unnest()
-    if inner.name == QUOTIENT:
+    if inner.name in QUOTIENTS:
         dividend, divisor = inner.expressions[:2]
         return call("quotient_text", node.copy(), dividend.copy(), divisor.copy(), kind=TEXT)
     if any(each.name == QUOTIENT for each in node.walk(prune=lambda each: not isinstance(each, KEEPS_SCALE))):
