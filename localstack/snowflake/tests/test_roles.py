@@ -305,6 +305,16 @@ def test_owner_without_manage_grants_may_transfer_ownership_only_to_a_role_of_th
     warehouse.run(f"GRANT OWNERSHIP ON TABLE RAW.T TO ROLE {owner}")
 
 
+def test_unknown_user_option_and_password_of_a_service_user_are_refused(warehouse: Warehouse) -> None:
+    user = f"{warehouse.database}_SERVICE"
+    assert "DEFAULT_ROLES" in warehouse.refused(f"CREATE USER {user} DEFAULT_ROLES = PUBLIC")
+    assert "PASSWORD" in warehouse.refused(f"CREATE USER {user} TYPE = SERVICE PASSWORD = 'x'")
+    warehouse.run(f"CREATE USER {user} TYPE = SERVICE DEFAULT_ROLE = PUBLIC")
+    assert "PASSWORD" in warehouse.refused(f"ALTER USER {user} SET PASSWORD = 'x'")
+    warehouse.run(f"ALTER USER {user} SET RSA_PUBLIC_KEY = 'x'")
+    warehouse.run(f"DROP USER {user}")
+
+
 def test_show_grants_of_a_role_and_to_a_user_have_the_documented_columns(warehouse: Warehouse, role) -> None:
     reader, boss, user = role("READER"), role("BOSS"), f"{warehouse.database}_USER"
     warehouse.run(f"GRANT ROLE {reader} TO ROLE {boss}")

@@ -204,6 +204,7 @@ class Roles:
             if unless_exists:
                 return status(f"{user} already exists, statement succeeded.")
             raise exists(user)
+        check_user_options(options)
         self._put_user(user, options)
         return status(f"User {user} successfully created.")
 
@@ -219,8 +220,10 @@ class Roles:
             raise missing("User", user)
         if not words.takes("SET"):
             raise unsupported("ALTER USER without SET")
-        self._put_user(user, {**options, **words.take_options()})
+        options |= words.take_options()
         words.finish()
+        check_user_options(options)
+        self._put_user(user, options)
         return SUCCEEDED
 
     def drop_user(self, words: Words, scope: Scope) -> Result:
@@ -266,6 +269,31 @@ class Roles:
                 f"INSERT INTO {OURS}.users VALUES (?, ?, ?)",
                 [user, json.dumps(options, default=list, allow_nan=False), self.catalog.clock()],
             )
+
+
+PERSONAL = {
+    "FIRST_NAME",
+    "MIDDLE_NAME",
+    "LAST_NAME",
+    "PASSWORD",
+    "MUST_CHANGE_PASSWORD",
+    "MINS_TO_BYPASS_MFA",
+}
+USER_OPTIONS = PERSONAL | {
+    "COMMENT", "DAYS_TO_EXPIRY", "DEFAULT_NAMESPACE", "DEFAULT_ROLE", "DEFAULT_SECONDARY_ROLES", "DEFAULT_WAREHOUSE",
+    "DISABLED", "DISPLAY_NAME", "EMAIL", "LOGIN_NAME", "MINS_TO_UNLOCK", "NETWORK_POLICY", "RSA_PUBLIC_KEY",
+    "RSA_PUBLIC_KEY_2", "TYPE", "WORKLOAD_IDENTITY",
+}  # fmt: skip
+"""The properties in Snowflake's page "CREATE USER". A user of TYPE = SERVICE cannot have those in PERSONAL."""
+
+
+def check_user_options(options: Options) -> None:
+    is_service = str(options.get("TYPE")).upper() == "SERVICE"
+    for option in options:
+        if option not in USER_OPTIONS:
+            raise unsupported(f"the user option {option}")
+        if is_service and option in PERSONAL:
+            raise compilation(f"Cannot set {option} on users with TYPE=SERVICE.")
 
 
 USER_COLUMNS = {
