@@ -454,7 +454,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _ids(parser: argparse.ArgumentParser, path: Path | None) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines() if path else []
+        lines = path.read_text("utf-8-sig").split("\n") if path else []
     except (OSError, UnicodeDecodeError) as error:
         parser.error(f"cannot read {path}: {error}")
     return [line.strip() for line in lines if line.strip()]

@@ -566,6 +566,15 @@ def test_first_id_of_a_list_with_a_byte_order_mark_is_forgotten(tmp_path: Path) 
     assert not any(ANN.encode() in text for text in everything(archive))
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\x0b", "\x85"])
+def test_only_a_line_feed_ends_an_id_in_the_list(tmp_path: Path, separator: str) -> None:
+    """Otherwise, the events of the users `ann` and `bea` would be deleted."""
+    archive, id_ = tmp_path / "archive", f"ann{separator}bea"
+    archived(archive, [line("a", user="ann"), line("b", user="bea"), line("c", user=id_)])
+    assert request(archive, "r1", ids=f"{id_}\n") == request(archive, "r1", "--finish") == 0
+    assert {json.loads(each)["_id"] for each in everything(archive) if each} == {"a", "b"}
+
+
 def test_finished_request_can_be_finished_again_after_a_later_request(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archived(archive, [line("a", user=ANN), line("b", user="bob"), line("c", user="bea")])
