@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from snowpipe.ddl_files import Definition
 from snowpipe.ddl_objects import Object
+from snowpipe.quoting import identifier
 from snowpipe.warehouse import Row, Warehouse
 
 _GRANT = re.compile(r"^GRANT (?P<what>.+?) (?:ON (?P<on>.+?) )?TO ROLE (?P<role>\w+)$", re.MULTILINE)
@@ -33,12 +34,13 @@ class Grant(NamedTuple):
 
     @property
     def revoke(self) -> str:
+        role = identifier(self.role)
         if self.kind == "ROLE":
-            return f"REVOKE ROLE {self.name} FROM ROLE {self.role}"
+            return f"REVOKE ROLE {self.name} FROM ROLE {role}"
         if self.name.endswith(">"):
             place = f"FUTURE {self.kind}S IN SCHEMA {self.name.rpartition('.')[0]}"
-            return f"REVOKE {self.privilege} ON {place} FROM ROLE {self.role}"
-        return f"REVOKE {self.privilege} ON {self.kind} {self.name} FROM ROLE {self.role}"
+            return f"REVOKE {self.privilege} ON {place} FROM ROLE {role}"
+        return f"REVOKE {self.privilege} ON {self.kind} {self.name} FROM ROLE {role}"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from snowpipe.ddl_files import Definition
 from snowpipe.history import Narrow, failed_files, history
 from snowpipe.loading import MAX_FILES, OBJECTS_A_QUERY, copy_files, received_with_repaired, unloaded
 from snowpipe.pipes import Pipe
-from snowpipe.quoting import quoted
+from snowpipe.quoting import identifier, quoted
 from snowpipe.warehouse import Row, Warehouse
 
 # In these states a pipe loads nothing from its queue ("SYSTEM$PIPE_STATUS", executionState).
@@ -150,7 +150,7 @@ class Recreation:
         """Record the pipe's grants and error notifications."""
         rows = self.warehouse.query(f"SHOW GRANTS ON PIPE {self.pipe.name}")
         self.progress.grants = [
-            f"GRANT {row['privilege']} ON PIPE {self.pipe.name} TO ROLE {row['grantee_name']}"
+            f"GRANT {row['privilege']} ON PIPE {self.pipe.name} TO ROLE {identifier(row['grantee_name'])}"
             for row in rows
             if row["privilege"] != "OWNERSHIP"
         ]

@@ -71,7 +71,9 @@ class FakeWarehouse:
             self.now += timedelta(seconds=30)
             return [{"now": self.now}]
         if sql.startswith("DESC PIPE"):
-            return [{"created_on": self.created_at}]
+            return [{"created_on": self.created_at, "error_integration": None}]
+        if sql.startswith("SHOW GRANTS"):
+            return [{"privilege": "MONITOR", "grantee_name": "data-engineers"}]
         if "COUNT(*) AS n" in sql:
             return [{"n": self.rows_of_earlier_pipe}]
         if "'Load failed'" in sql:
@@ -302,6 +304,14 @@ def test_recreate_that_continues_after_eight_days_loads_the_files_that_refresh_d
     again.refresh()
     assert warehouse.statements[-1] == f"ALTER PIPE {PIPE.name} REFRESH"
     assert again.check() == 1
+
+
+def test_recreate_restores_the_grant_of_a_role_whose_name_must_be_quoted(tmp_path: Path) -> None:
+    warehouse = FakeWarehouse()
+    again = recreation(warehouse, FakeArchive(), tmp_path, Progress(copy_statement="COPY"))
+    again.keep_grants()
+    again.grant()
+    assert warehouse.statements[-1] == f'GRANT MONITOR ON PIPE {PIPE.name} TO ROLE "data-engineers"'
 
 
 class BusyWarehouse(FakeWarehouse):
