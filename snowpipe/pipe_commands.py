@@ -39,20 +39,18 @@ def status(
     Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 or Snowflake does not respond.
     """
     stage = stage_of(context, outputs)
-    rows, silent = [], None
-    try:
-        bucket = stage.archive
-    except NoAnswerError as error:
-        bucket, silent = None, error
+    rows: list[Row] = []
+    silent: Refusal | None = None
     with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
-            found = pipes.status(session, each)
-            newest = bucket.newest(each.prefix) if bucket else None
-            rows.append(
-                pipe_health.row(
-                    each, found, pipe_health.triage(found, newest.modified_at if newest else None)
-                )
-            )
+            found, newest = pipes.status(session, each), None
+            if not silent:
+                try:
+                    newest = stage.archive.newest(each.prefix)
+                except Refusal as error:
+                    silent = error
+            verdict = pipe_health.triage(found, newest.modified_at if newest else None)
+            rows.append(pipe_health.row(each, found, verdict))
     show(rows, as_json)
     if silent:
         tell(f"{silent}; it is therefore unknown whether the pipes received a notification for every object")

@@ -191,6 +191,18 @@ def test_recreate_continues_with_a_pipe_that_an_interrupted_run_may_have_paused(
     )
 
 
+def test_status_shows_the_pipes_even_if_s3_refuses_the_credentials(
+    deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(prefix: str) -> None:
+        raise Refusal(f"could not list s3://bucket/{prefix}: ExpiredToken")
+
+    monkeypatch.setattr(FakeArchive, "newest", staticmethod(refuse), raising=False)
+    said = command({"MILKRUN_LOCAL": str(tmp_path)}, "status", "--json")
+    assert (said.code, [row["state"] for row in said.rows]) == (2, ["RUNNING", "RUNNING"])
+    assert said.err.count("ExpiredToken") == 1
+
+
 @pytest.mark.parametrize(("limit", "says"), [(2, True), (3, False)])
 def test_history_mentions_its_limit_only_if_it_omits_older_loads(
     deployed: FakeWarehouse, tmp_path: Path, limit: int, says: bool
