@@ -31,7 +31,7 @@ class RedriveQueue:
         self.sqs.send_message(QueueUrl=self.url, MessageBody=check.decode())
 
     def postpone(self, receipt_handle: str, seconds: int) -> None:
-        """Set a received message's visibility timeout: it is received again only after `seconds`."""
+        """Set a received message's visibility timeout, so that it is received again only after `seconds`."""
         self.sqs.change_message_visibility(
             QueueUrl=self.url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds
         )

@@ -92,7 +92,7 @@ def deaggregated(record: Record) -> Iterable[Record]:
 
 @cache
 def _aggregated_record() -> Any:
-    """Return aws_kinesis_agg's message type. Its decoder is not used: after an error, it drops the rest of a record."""
+    """Return aws_kinesis_agg's message type. Its decoder is unused, as it drops the rest of a record after an error."""
     # Its generated code imports `config_pb2` as a top-level module, for which the library would change sys.path.
     sys.modules.setdefault("config_pb2", import_module("aws_kinesis_agg.config_pb2"))
     return import_module("aws_kinesis_agg.messages_pb2").AggregatedRecord

@@ -32,7 +32,7 @@ def stream_record(event: Checked, line: bytes, number: int) -> StreamRecord:
 
 
 def archived_record(line: bytes, number: int) -> StreamRecord:
-    """Return an archived event's stream record, without validating the event again: the rules may have changed."""
+    """Return an archived event's stream record. The event is not validated again, as the rules may have changed."""
     event = msgspec.json.decode(line, type=_Event)
     return _record((event.user and event.user.device_id) or event.device_id, line, number)
 

@@ -225,7 +225,9 @@ def content_hash(line: bytes) -> str:
 
 
 def merge_batches(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Merge small batches to at least `rows` rows: an object has only about twenty, and each batch has a fixed cost."""
+    """Merge small batches to at least `rows` rows, as an object has only about twenty, and each batch has a fixed
+    cost.
+    """
     some: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:

@@ -90,7 +90,7 @@ def _respond(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000 - ANSWER_SECONDS,
     )
     receipt = ingest_batch(batch, app.ports, delivery, effects)
-    # Not earlier, because the phone sends the events of a failed request again.
+    # Log these facts only now, because the phone sends the events of a failed request again.
     facts |= request_log.batch_facts(batch, received_at)
     facts["events_per_device"] = app.device_counts.most(batch.devices, received_at)
     if receipt.accepted + receipt.duplicates:

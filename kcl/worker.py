@@ -77,7 +77,7 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
     def properties(self) -> dict[str, str | int]:
         """Return the content of the library's properties file."""
         return {
-            # Not a path, because the daemon splits this at spaces; instead, Python's folder comes first in PATH.
+            # The name, not the path, because the daemon splits this at spaces. Python's folder is first in PATH.
             "executableName": f"{Path(sys.executable).name} -m kcl.worker --shard",
             "streamName": self.stream_name,
             "applicationName": self.kcl_application_name or f"milkrun-{self.stage}-consumer",

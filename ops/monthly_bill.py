@@ -30,7 +30,7 @@ OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
 ALL_METRICS, ALARM_METRICS, COMPOSITE_ALARMS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
-# The cost of dbt's warehouse is computed, because no account was available: the scans per row are measured
+# The cost of dbt's warehouse is computed, because no account was available. The scans per row were measured
 # (`make bench ONLY=marts`), and the rest is assumed. An X-Small warehouse is billed a credit per hour, and at
 # least a minute each time it resumes (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 10.0, 2.3

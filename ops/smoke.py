@@ -103,7 +103,7 @@ def command(
     outputs = terminal.outputs_of(context, stage)
     reachable_stores.require(outputs, "S3", "DynamoDB")
     device = f"smoke-{uuid4().hex[:12]}"
-    # Not require(outputs, "Lambda"), because GitHub's role may not list the account's functions.
+    # require(outputs, "Lambda") would list the account's functions, which GitHub's role may not.
     kinds = within(2 * reachable_stores.BUDGET_SECONDS, lambda: geofence_kinds(outputs, stage), "Lambda")
     sent, began, rows, unasked = event(device, kinds), time.monotonic(), [], dict[str, str]()
     steps = follow(outputs, unasked, device, sent, timeout_s)

@@ -73,7 +73,7 @@ class Snowflake:
         from snowflake.connector import Error
 
         try:
-            # Not a DictCursor, which keeps only the last of two columns with the same name.
+            # A DictCursor would keep only the last of two columns with the same name.
             with self._connection.cursor() as cursor:
                 cursor.execute(sql, list(parameters) or None)
                 names = distinct([column.name.lower() for column in cursor.description])

@@ -60,7 +60,7 @@ class Scenario:
     _repaired_at: float = 0.0
 
     def __post_init__(self) -> None:
-        # A unique id: prefix of this scenario's event ids and suffix of its device ids
+        # A unique id, which this scenario's event ids begin with and its device ids end with
         self.run = f"{crc32(f'{self.name}/{self.seed}/{time.time_ns()}'.encode()):08x}"
 
     def morning(

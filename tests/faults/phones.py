@@ -21,7 +21,8 @@ from tools.fleet.client import Fate, fate_of
 from tools.fleet.phones import Post
 
 LONGEST_PAUSE_S = 5.0
-# Longer than an ingest request that waits for a failing stream, and shorter than API Gateway's 29 s.
+# The read timeout is longer than an ingest request that waits for a failing stream, and shorter than API Gateway's
+# timeout (29 s).
 _TIMEOUT = urllib3.Timeout(connect=3, read=15)
 
 

@@ -43,7 +43,7 @@ def read_lines(path: Path) -> Iterator[str]:
                 for _, text in lines_in(line):
                     yield text.decode("utf-8", "surrogateescape")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise Refusal(f"{path} cannot be read to its end: {error}") from None
+            raise Refusal(f"{path} cannot be read completely: {error}") from None
 
 
 def unjudged(text: str) -> Planned:

@@ -25,7 +25,7 @@ from tools.fleet.rounds import Planned
 # Where an event's id can be found: in a response (`answered`), in a store or in the stream.
 type Place = Literal["answered", "archived", "published", "consumed", "loaded", "staged"]
 PLACES: tuple[Place, ...] = ("answered", "archived", "published", "consumed", "loaded", "staged")
-# What is expected of an event: that it is accepted, is a geofence event, or is recent enough for the consumer.
+# The expected properties of an event (accepted, a geofence event, recent enough for the consumer)
 type Truth = Literal["accepted", "crossing", "recent"]
 
 _TABLES = f"""

@@ -35,7 +35,7 @@ def test_canonical_log_line_contains_its_metrics(logged):
         "rejected": "Count",
         "store_ms": "Milliseconds",
     }
-    # Specification: every dimension is a string member of the root, and every metric is a number.
+    # By the specification, every dimension is a string member of the root, and every metric is a number.
     assert line["stage"] == "dev"
     assert all(isinstance(line[m["Name"]], int | float) for m in directive["Metrics"])
     # CloudWatch drops a metric whose time is more than two weeks old or two hours ahead.

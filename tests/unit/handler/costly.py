@@ -51,7 +51,7 @@ def many(element: bytes, number: int) -> bytes:
     return b"[" + b",".join([element] * number) + b"]"
 
 
-# Name: the text, and whether it is sent as NDJSON
+# By name, the text and whether it is sent as NDJSON
 TEXTS: Mapping[str, tuple[bytes, bool]] = {
     "commas": (b"[" + b"," * 4_000_000 + b"]", False),
     "brackets": (b"[" * 4_000_000, False),

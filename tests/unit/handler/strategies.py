@@ -45,8 +45,8 @@ broken_pings = st.builds(
     lambda ping, field, value: ping | {field: value},
     pings,
     st.sampled_from(["deviceId", "latitude", "longitude", "updatedAt", "_id", "type", "user"]),
-    # Times that the schema accepts although the handler rejects them are left out: dates that do not exist, which no
-    # pattern can express, and a final newline, before which `$` also matches in Python.
+    # Times that the schema accepts although the handler rejects them are left out. They are dates that do not exist,
+    # which no pattern can express, and times with a final newline, before which `$` also matches in Python.
     values | st.sampled_from([text for text, _ in REJECTED if not re.search(f"^{PATTERN}$", text)]),
 )
 

@@ -200,5 +200,5 @@ def codes_in_source() -> Iterator[str]:
                     yield node.value
 
 
-# Never sent to a phone: codes of the consumer, and codes stored beside a quarantined record
+# Codes that are never sent to a phone, because only the consumer uses them or they are stored with a quarantined record
 INTERNAL = {"not_a_geofence_event", "refused_by_stream"}

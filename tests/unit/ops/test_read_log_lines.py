@@ -240,7 +240,7 @@ class HangingLogs(Logs):
 def test_error_of_one_log_query_is_raised_without_waiting_for_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # So that the test ends even if it fails
+    # The short timeout lets the test end even if it fails.
     monkeypatch.setattr(read_log_lines, "QUERY_TIMEOUT_SECONDS", 3.0)
     began = monotonic()
     with pytest.raises(Refusal, match="Failed"):

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 UV = Path(sys.executable).parent / "uv"
 PACKAGES = ("contract", "aws", "cli", "handler", "consumer", "kcl", "snowpipe", "glue", "ops", "tools")
-# Not in the wheel: another package, the console's TypeScript, scripts, and the requirements files except dbt's pins.
+# The wheel omits another package, the console's TypeScript, scripts, and requirements files other than dbt's pins.
 EXCLUDED = ("tools/conformance/", "tools/console/web/", ".sh", "requirements.in", "glue/requirements.txt")
 
 

@@ -176,8 +176,8 @@ def test_alarm_on_missing_traffic_is_enabled_only_after_the_launch_of_a_stage_wi
 
 
 def test_requests_that_the_gateway_refuses_do_not_count_as_traffic():
-    # API Gateway's Count includes requests without a valid key: those of scanners, and of all phones after their key
-    # was revoked.
+    # API Gateway's Count includes requests without a valid key, such as those of scanners, or of all phones after their
+    # key was revoked.
     metric = alarms("prod")["no-traffic"]
     assert (metric["Namespace"], metric["MetricName"]) == ("AWS/Lambda", "Invocations")
     assert metric["Dimensions"] == [{"Name": "FunctionName", "Value": {"Ref": "IngestLambdaFunction"}}]

@@ -55,7 +55,7 @@ class ExecutionEnvironment:
         self._busy = threading.Lock()
 
     def start(self) -> None:
-        """Run the init phase. A failure or a timeout is not raised: the next request runs the init phase again, within
+        """Run the init phase. A failure or a timeout is not raised. The next request runs the init phase again, within
         the function's timeout, and returns the error of a second failure. Source: AWS Lambda Developer Guide,
         "Understanding the Lambda execution environment lifecycle".
         """

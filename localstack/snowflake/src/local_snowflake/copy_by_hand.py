@@ -203,7 +203,7 @@ class keeping_schema:  # in lower case, because it is used like a function: `wit
         self.duck = duck
 
     def __enter__(self) -> None:
-        # Fetch all rows, because a result that is not read to its end blocks the connection.
+        # Fetch all rows, because a result that is not read completely blocks the connection.
         [(self.before,)] = self.duck.execute("SELECT current_setting('search_path')").fetchall()
 
     def __exit__(self, kind: object, *_: object) -> None:

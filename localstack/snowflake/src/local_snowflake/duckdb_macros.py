@@ -71,7 +71,7 @@ def converted(pattern: str, kind: str, code: str, convert: str, valid: str = "tr
     matches = f"regexp_full_match(x, '{pattern}') AND {valid}"
     other = ""
     if kind in ("Date", "Timestamp"):
-        # Not NULL, even for a TRY_ function, because Snowflake accepts these date formats.
+        # Refuse these formats even in a TRY_ function instead of returning NULL, because Snowflake accepts them.
         refusal = raised("000002", "0A000", "'the format of this date: ' || x")
         other = f"WHEN regexp_full_match(x, '{OTHER_DATES}') THEN {refusal} "
     strict = (
