@@ -23,7 +23,7 @@ const sum = (label, id, ...parts) => {
 };
 const undeleted = (label, id, name) =>
   sum(label, id, ...['Visible', 'NotVisible'].map((kind) => line(queue(name), `ApproximateNumberOfMessages${kind}`, 'Maximum')));
-// DynamoDB has no total of throttled requests, so those of the table and of its index are added.
+// DynamoDB counts throttled reads and writes of the table and of its index in separate metrics, so these are added.
 const throttled = sum(
   'table throttled', 'throttled',
   ...[TABLE, INDEX('there_now')].flatMap((of) => ['WriteThrottleEvents', 'ReadThrottleEvents'].map((name) => line(of, name, 'Sum'))),

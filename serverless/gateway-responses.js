@@ -1,6 +1,6 @@
 'use strict';
-// API Gateway's own responses, as problem+json like the function's. LocalStack ignores these resources, so tests read the
-// template. docs/openapi.yaml marks these responses.
+// API Gateway's own error responses, as problem+json like the function's. LocalStack ignores these resources, so tests
+// check them in the template. docs/openapi.yaml marks these responses with `x-given-by: gateway`.
 
 const AGAIN = 'Send the identical batch again.';
 // Logical id: [response type, status, code, detail, Retry-After in seconds, other fields].
@@ -12,8 +12,8 @@ const responses = {
   GatewayMissingToken: ['MISSING_AUTHENTICATION_TOKEN', 403, 'no_such_path', 'There is no such path; events go to POST /v1/events.'],
   GatewayRequestTooLarge: ['REQUEST_TOO_LARGE', 413, 'body_too_large', 'The body is larger than 1048576 bytes: split the batch and send its parts.', undefined, { limit: 1048576 }],
   GatewayUnsupportedMediaType: ['UNSUPPORTED_MEDIA_TYPE', 415, 'unsupported_media_type', 'Send application/json or application/x-ndjson.'],
-  GatewayIntegrationFailure: ['INTEGRATION_FAILURE', 504, 'no_answer', `No answer from the function. ${AGAIN}`, 2],
-  GatewayIntegrationTimeout: ['INTEGRATION_TIMEOUT', 504, 'no_answer_in_time', `No answer in time. ${AGAIN}`, 2],
+  GatewayIntegrationFailure: ['INTEGRATION_FAILURE', 504, 'no_answer', `The function did not answer. ${AGAIN}`, 2],
+  GatewayIntegrationTimeout: ['INTEGRATION_TIMEOUT', 504, 'no_answer_in_time', `The function did not answer in time. ${AGAIN}`, 2],
   GatewayServerError: ['DEFAULT_5XX', 500, 'server_error', AGAIN, 2],
   GatewayClientError: ['DEFAULT_4XX', undefined, 'refused_by_gateway', 'The gateway refused the request.'],
 };

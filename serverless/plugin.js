@@ -32,7 +32,7 @@ class MilkrunPlugin {
   refuseLocalOnRealAws() {
     if (this.serverless.service.provider.stage !== 'local') return;
     if (OFFLINE.has(this.serverless.processedInput.commands[0])) return;
-    // A service-specific variable overrides the general one, and another variable disables all of them.
+    // AWS_ENDPOINT_URL_<SERVICE> overrides AWS_ENDPOINT_URL, and AWS_IGNORE_CONFIGURED_ENDPOINT_URLS disables both.
     const { AWS_ENDPOINT_URL: url, AWS_IGNORE_CONFIGURED_ENDPOINT_URLS: ignored, ...others } = process.env;
     const urls = Object.keys(others).filter((name) => name.startsWith('AWS_ENDPOINT_URL_') && others[name]).map((name) => others[name]);
     if (!url || ignored === 'true' || ![url, ...urls].every(isLoopback)) {

@@ -177,7 +177,7 @@ def topic_of(bucket: str, s3: "S3Client") -> str:
 def parameters(settings: Settings) -> Parameters:
     """Return the DDL's parameters. Parameters that are not set are derived by convention.
 
-    The topic is the one that the bucket notifies, `<service>-<stage>-archive`. Snowflake assumes the role
+    The topic is the one that the bucket notifies; its name is `<service>-<stage>-archive`. Snowflake assumes the role
     `<service>-<stage>-<region>-snowflake` with the external id `<service>-<stage>`.
     """
     aws, connection = settings.aws, settings.connection

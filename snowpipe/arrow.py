@@ -24,7 +24,7 @@ from typing import Any
 
 SILENT_SECONDS = 30.0
 ADDRESS = "MILKRUN_SNOWFLAKE_URL"
-# The models convert times to text and back, but an account may have other settings. The formats are Snowflake's
+# The models convert times to text and back, but an account may set other formats. The formats here are Snowflake's
 # defaults.
 SESSION = {
     "TIMEZONE": "UTC",
@@ -48,7 +48,7 @@ def make_loggers() -> None:
         try:
             from snowflake.connector.arrow_context import ArrowConverterContext
             from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
-        except ImportError:  # built without the extension: results are JSON
+        except ImportError:  # a connector without the extension reads no Arrow results
             return
         # The empty result has no schema, which the connector would log as an error.
         logger = logging.getLogger("snowflake.connector.CArrowIterator")
@@ -71,7 +71,7 @@ def end_if_silent(url: str) -> None:
         try:
             requests.head(url, timeout=SILENT_SECONDS / 3)
         except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
-            pass  # something answered
+            pass  # these errors are raised only after a server has answered
         except (requests.ConnectionError, requests.Timeout):
             time.sleep(SILENT_SECONDS / 30)
             continue
@@ -99,7 +99,8 @@ def main() -> None:
     make_loggers()
     set_session(snowflake.connector)
     threading.Thread(target=end_if_silent, args=(os.environ[ADDRESS],), daemon=True).start()
-    # dbt cancels its queries only after Ctrl-C. Airflow sends SIGTERM after a timeout, and then starts dbt again.
+    # dbt cancels its queries only after Ctrl-C (SIGINT). After a timeout, Airflow sends SIGTERM and then starts dbt
+    # again, so SIGTERM must have the same effect.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     cli(prog_name="dbt")
 

@@ -64,7 +64,7 @@ def apply(
 @app.command()
 def diff(context: typer.Context, outputs: Outputs = None, as_json: Json = False) -> None:
     """List the differences between the deployed objects and the DDL, each with the statement or command that repairs
-    it; for a table's columns, with advice instead.
+    it. Differences in a table's columns come with advice instead.
 
     Exit code 1: there are differences.
     """
@@ -216,7 +216,7 @@ def load_sqlite(
     if as_json:
         show([{"objects": len(loaded), "lines": lines, "left_out": failed}], as_json)
     else:
-        typer.echo(f"{count(len(loaded), 'object')}, {count(lines, 'event')} loaded into {path}")
+        typer.echo(f"{count(len(loaded), 'object')}, {count(lines, 'line')} loaded into {path}")
         if failed:
             show(failed, as_json)
     raise typer.Exit(1 if failed else 0)

@@ -59,7 +59,7 @@ def objects(ddl: Sequence[Definition]) -> list[Object]:
         for statement in definition.statements
         if _CREATE.search(statement)
     ]
-    # Properties that are set in a separate file, which runs only if a setting is given.
+    # Add the properties that are set in separate files, which run only if a setting is given.
     for definition in ddl:
         for sets in _SETS.finditer(definition.sql):
             for each in found:

@@ -57,10 +57,10 @@ class Stage:
 
         boto3 alone would make five attempts of a minute each.
         """
-        from botocore.exceptions import BotoCoreError, ClientError  # takes 0.2 s to import
+        from botocore.exceptions import BotoCoreError, ClientError  # imported here, because it takes 0.2 s
 
         s3, bucket = archive.s3_client(self.settings.aws), archive.bucket_of(self.settings)
-        with suppress(BotoCoreError, ClientError):  # reported by the call that follows
+        with suppress(BotoCoreError, ClientError):  # the call that follows reports it
             try:
                 within(warehouse.ANSWER_SECONDS, lambda: s3.head_bucket(Bucket=bucket), "S3")
             except NoAnswerError as error:

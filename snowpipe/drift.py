@@ -21,7 +21,7 @@ BY_HAND = "change the table manually, because the change may affect its data"
 NEVER_CHANGE = {"COMMENT", "TYPE", "DIRECTION", "STORAGE_PROVIDER", "NOTIFICATION_PROVIDER"}
 """Properties that are not compared: comments, and the kind of an integration, which ALTER cannot change."""
 SHOWN_AS = {"TEXT": "VARCHAR", "FIXED": "NUMBER"}
-# The local Snowflake's SHOW COLUMNS calls both types with a time zone TIMESTAMP_TZ.
+# The emulated Snowflake's SHOW COLUMNS shows both of these types as TIMESTAMP_TZ.
 ZONED = {"TIMESTAMP_LTZ", "TIMESTAMP_TZ"}
 
 

@@ -30,10 +30,10 @@ def emulator_session(region: str | None) -> "Session":
     for name in ("config_file", "credentials_file"):
         variables[name] = (None, None, os.devnull, None)
     session = botocore.session.Session(session_vars=variables)
-    # S3's settings are a section of their own, which the list above does not contain.
+    # S3's settings are a separate section of the config file, which the list above does not contain.
     session.get_component("config_store").set_config_provider("s3", ConstantProvider({}))
     made = boto3.Session("test", "test", region_name=region or "us-east-1", botocore_session=session)
-    # Otherwise each session reads its services' models again, which takes five sixths of the CPU time of a new client.
+    # All sessions share a loader, because reading the services' models takes five sixths of a new client's CPU time.
     session.register_component("data_loader", _loader())
     return made
 

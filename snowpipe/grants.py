@@ -98,8 +98,8 @@ def wanted_grants(ddl: Sequence[Definition], present: Sequence[Object]) -> Wante
 
 
 def deployed_grants(warehouse: Warehouse, roles: Sequence[str], present: Sequence[Object]) -> set[Grant]:
-    """Return the grants to these roles, and the grants to any role on the objects in `present`, except what ownership
-    includes.
+    """Return the grants to these roles, and the grants to any role on the objects in `present`, except those that an
+    owner has as such (_OF_OWNER).
     """
     rows: list[Row] = []
     for role in roles:

@@ -94,9 +94,9 @@ class BadLine:
 
 
 def bad_lines(body: bytes) -> Iterator[BadLine]:
-    """Yield every line that is not strict JSON.
+    """Yield a `BadLine` for every line that is not strict JSON.
 
-    If the object is empty, or its gzip is invalid or truncated, also yield a `BadLine` for the whole object.
+    If the object is empty, or its gzip is invalid or truncated, also yield one for the whole object.
     """
     text, cut = inflated(body)
     if not body:
@@ -165,5 +165,7 @@ def _closer(row: Row, archive: Archive) -> list[BadLine]:
         return [BadLine(0, "the object no longer exists in the bucket")]
     found = list(bad_lines(body))
     return found or [
-        BadLine(row["first_error_line"] or 0, "every line is strict JSON: see Snowflake's reason")
+        BadLine(
+            row["first_error_line"] or 0, "every line is strict JSON: see the error in the column `snowflake`"
+        )
     ]

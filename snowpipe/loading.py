@@ -33,7 +33,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
-    """Return the keys of the objects that have rows in the pipe's table or a successful load in its history.
+    """Return the keys of the objects that have rows in the pipe's table or a successful load in the table's history.
 
     The history is needed for objects without lines, which have no rows.
     """
@@ -118,8 +118,8 @@ def refresh_pipe(
 ) -> list[str]:
     """Run REFRESH and return the queued keys.
 
-    REFRESH queues the files that are not in the load history. They must have been received in the last 7 days, not
-    before `since`, and, if the pipe replaced an earlier one, not before it was created.
+    REFRESH queues the files that are not in the load history and that were received in the last 7 days, not before
+    `since`, and, if this pipe replaced an earlier one, not before the creation of this pipe.
     """
     options = f" PREFIX = {quoted(prefix)}" if prefix else ""
     after = max(since or LONG_AGO, replaced_at(warehouse, pipe) or LONG_AGO)
@@ -253,7 +253,7 @@ def load_expired(
     start = since - MESSAGE_DELAY
     now = server_time(warehouse)
     failed = [row["key"] for row in failed_files(warehouse, pipe, now - HISTORY_REACH)]
-    # Listed before REFRESH, because the pipe loads later files.
+    # Listed before REFRESH, because the pipe itself loads the files that arrive later.
     received = received_with_repaired(archive, pipe, failed, start, now)
     missing = not_queued(warehouse, pipe, list(unloaded(warehouse, pipe, received)))
     sent = refresh_pipe(warehouse, pipe)

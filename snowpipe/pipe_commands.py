@@ -243,7 +243,7 @@ def repair(
 ) -> None:
     """Validate a repaired file and store it in the archive under a new key; Snowpipe then loads it.
 
-    The failed file is kept. Delete it when `history` shows that the new file is loaded.
+    The failed file is kept. Once `history` shows that the new file is loaded, delete the failed one.
     """
     from botocore.exceptions import ClientError
 

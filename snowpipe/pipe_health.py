@@ -13,7 +13,7 @@ LOAD_DELAY = timedelta(minutes=5)
 
 # SYSTEM$PIPE_STATUS, "executionState".
 _STATES: Mapping[str, str] = {
-    "STOPPED_CLONED": "a clone of another database's pipe: run `recreate`",
+    "STOPPED_CLONED": "the pipe is in a clone of a database or schema: run `recreate`",
     "STOPPED_FEATURE_DISABLED": "Snowflake has disabled pipes for this account",
     "STOPPED_STAGE_ALTERED": "its stage's location has changed: run `recreate`",
     "STOPPED_STAGE_DROPPED": "its stage was dropped or replaced: run `apply`, then `recreate`",
@@ -21,11 +21,11 @@ _STATES: Mapping[str, str] = {
     "STOPPED_MISSING_PIPE": "the pipe does not exist: run `apply`",
     "STOPPED_MISSING_TABLE": "its table does not exist: run `apply`, then `backfill`",
     "STALLED_COMPILATION_ERROR": "its COPY no longer compiles: see `error`, then run `recreate`",
-    "STALLED_INITIALIZATION_ERROR": "Snowflake could not start it: see `error`",
+    "STALLED_INITIALIZATION_ERROR": "Snowflake could not start the pipe: see `error`",
     "STALLED_EXECUTION_ERROR": "its COPY fails: see `error` and `history --failed`",
-    "STALLED_INTERNAL_ERROR": "an error inside Snowflake: contact its support",
-    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused it: contact its support",
-    "PAUSED_BY_ACCOUNT_ADMIN": "paused for the schema or the account: unset PIPE_EXECUTION_PAUSED there",
+    "STALLED_INTERNAL_ERROR": "Snowflake had an internal error: contact Snowflake's support",
+    "PAUSED_BY_SNOWFLAKE_ADMIN": "Snowflake has paused the pipe: contact Snowflake's support",
+    "PAUSED_BY_ACCOUNT_ADMIN": "pipes are paused for the schema or the account: unset PIPE_EXECUTION_PAUSED there",
     "STALLED_STAGE_PERMISSION_ERROR": "S3 denies access to Snowflake's role: see `trust-policy`",
 }
 NEED_RECREATE = frozenset(state for state, words in _STATES.items() if "recreate" in words)
@@ -57,7 +57,7 @@ def triage(  # noqa: PLR0911 - one per cause
         words = _STATES.get(status.state, "see SYSTEM$PIPE_STATUS in Snowflake's documentation")
         return Triage(False, f"{status.state}: {words}")
     if status.channel_error:
-        return Triage(False, f"Snowflake cannot read its queue: {status.channel_error}")
+        return Triage(False, f"Snowflake cannot read the pipe's queue: {status.channel_error}")
     if status.pending and status.oldest_pending_at and now - status.oldest_pending_at > LOAD_DELAY:
         age = span(now - status.oldest_pending_at)
         return Triage(False, f"stuck: {count(status.pending, 'file')} pending, the oldest for {age}")

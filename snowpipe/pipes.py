@@ -12,7 +12,7 @@ from snowpipe.warehouse import MissingObject, Warehouse
 
 REFRESH_REACH = timedelta(days=7)
 HISTORY_REACH = timedelta(days=14)
-# An object can be this much older than its notification.
+# The notification of an object can arrive this much later than the object.
 MESSAGE_DELAY = timedelta(minutes=15)
 
 

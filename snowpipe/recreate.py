@@ -34,7 +34,7 @@ class Progress(BaseModel):
     """The progress of a recreation.
 
     `border`, the time of the pause, divides the old pipe's files from the new pipe's. If the old pipe could not
-    load the files in its queue, `unloaded_since` is set, and COPY loads the files queued since then.
+    load the files in its queue, `unloaded_since` is set, and COPY loads the files received since then.
     """
 
     copy_statement: str
@@ -206,10 +206,11 @@ class Recreation:
         return 0
 
     def _missing(self) -> list[str]:
-        """Return the keys of objects from shortly before the pause that neither the old nor the new pipe has loaded.
+        """Return the keys of the objects that neither the old nor the new pipe has loaded.
 
-        If `unloaded_since` is set, the search starts there. REFRESH has queued the objects received after the pause;
-        if the pause was more than 7 days ago, the search ends where REFRESH begins.
+        The search begins at `unloaded_since` if it is set, otherwise shortly before the pause. REFRESH has queued the
+        objects received after the pause, so the search ends there; if the pause was more than 7 days ago, it ends where
+        REFRESH begins.
         """
         start = self.progress.unloaded_since or self._border() - pipes.MESSAGE_DELAY
         end = max(self._border(), self._reach())

@@ -72,7 +72,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Bucket:
-    """The objects under a prefix of a bucket, except empty uploads and the bucket's prefixes without events."""
+    """The objects under a prefix of a bucket, except empty uploads and the objects under prefixes without events."""
 
     archive: Archive
     prefix: str
@@ -144,7 +144,7 @@ def load(path: Path, source: Source) -> Iterator[Row]:
 
 def _add_columns(database: sqlite3.Connection) -> None:
     """Add the columns that a file from an older version of the loader lacks, and fill them from the payloads."""
-    database.execute("BEGIN IMMEDIATE")  # before the look, because another loader may be adding them
+    database.execute("BEGIN IMMEDIATE")  # lock before the check, because another loader may be adding them
     if "invalid_code" in {name for _, name, *_ in database.execute("PRAGMA table_info(events)")}:
         database.execute("COMMIT")
         return
@@ -177,7 +177,7 @@ def _load_one(database: sqlite3.Connection, found: Object, body: bytes | None) -
     now = datetime.now(UTC).isoformat(timespec="seconds")
     database.execute("BEGIN IMMEDIATE")
     try:
-        # Another loader may have loaded it at the same time.
+        # Another loader may have loaded this object at the same time.
         added = database.execute("INSERT OR IGNORE INTO loads VALUES (?, ?, ?)", (found.key, len(rows), now))
         if added.rowcount:
             database.executemany(into, rows)

@@ -127,7 +127,7 @@ def connect(
     NoAnswerError if signing in fails. `give_up_after_s` (default: ANSWER_SECONDS) limits how long Snowflake
     may fail to respond; if it is given, it also limits the duration of each statement.
     """
-    from snowflake import connector  # takes 2.6 s to import
+    from snowflake import connector  # imported here, because it takes 2.6 s
 
     make_loggers()
     settings = settings.using(role) if role else settings

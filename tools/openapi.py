@@ -63,8 +63,8 @@ DETAILS = {
     "throttled": "Send the identical batch again after the time in Retry-After.",
     "quota_exceeded": "This API key has used up its daily quota. Keep the batch and send it again later.",
     "server_error": "Send the identical batch again.",
-    "no_answer": "No answer from the function. Send the identical batch again.",
-    "no_answer_in_time": "No answer in time. Send the identical batch again.",
+    "no_answer": "The function did not answer. Send the identical batch again.",
+    "no_answer_in_time": "The function did not answer in time. Send the identical batch again.",
     "unavailable": "The request could not be completed now. Send the identical batch again.",
 }
 RECEIPT: Schema = {

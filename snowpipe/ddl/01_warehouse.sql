@@ -1,4 +1,4 @@
--- A statement that runs or waits until one of these timeouts is probably a mistake, and could cost credits.
+-- A statement that runs or waits this long is probably a mistake, and must not cost more credits.
 CREATE WAREHOUSE IF NOT EXISTS {warehouse} WITH
 WAREHOUSE_SIZE = 'XSMALL'
 AUTO_SUSPEND = 60

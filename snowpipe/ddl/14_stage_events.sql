@@ -1,4 +1,4 @@
--- The trailing slash matters: without it, the stage would also match events_old/.
+-- Without the slash at the end of the URL, the stage would also match events_old/.
 CREATE STAGE IF NOT EXISTS {database}.RAW.EVENTS_STAGE
     URL = 's3://{bucket}/events/'
     STORAGE_INTEGRATION = {database}_S3

@@ -1,5 +1,5 @@
--- The COPY statement has no casts, because one malformed field would make the whole file fail. After changing the
--- statement, run milkrun warehouse recreate.
+-- The COPY statement casts no field, because one malformed field would make the whole file fail. After a
+-- change of this statement, run milkrun warehouse recreate.
 CREATE PIPE IF NOT EXISTS {database}.RAW.REJECTED_PIPE
 AUTO_INGEST = TRUE
 AWS_SNS_TOPIC = '{topic_arn}'

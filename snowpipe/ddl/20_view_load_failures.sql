@@ -1,5 +1,5 @@
--- The view begins 14 days less five minutes ago, as in snowpipe/history.py, because a START_TIME more than
--- 14 days ago is an error. It counts in minutes, because 14 days are an hour longer in a time zone whose
+-- The view goes back five minutes less than 14 days, like snowpipe/history.py, because a START_TIME more than
+-- 14 days ago is an error. The period is in minutes, because 14 days are an hour longer in a time zone whose
 -- clocks have just gone back.
 CREATE OR REPLACE VIEW {database}.OPS.LOAD_FAILURES
 COPY GRANTS

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-# Failed loads of this many hours are counted, so that an hourly check also finds those that two failed checks missed.
+# The hours of COPY_HISTORY that each check reads, so that an hourly check also finds what two failed checks missed.
 FAILED_LOADS_HOURS = 3
 
 

@@ -112,9 +112,9 @@ class SqlApi:
         )
         try:
             body = answer.json() if answer.data else {}
-        except ValueError:  # from a proxy or gateway
+        except ValueError:  # a response from a proxy or gateway
             body = {"message": answer.data[:200].decode(errors="replace")}
-        # 202: still running after 45 s. 422: the statement failed. All other codes concern the request.
+        # 202 means that the statement still runs after 45 s, and 422 that it failed.
         if answer.status != 200 or "data" not in body:
             said = (answer.status, body.get("code"), body.get("message"))
             raise SnowflakeError(" ".join(str(each) for each in said if each))

@@ -1,6 +1,7 @@
--- Visits to fences where milk is collected, by UTC day, from RAW.EVENTS: most columns of MARTS.DAILY_FARM_COLLECTIONS
--- without dbt. One row per day and fence. The visit rule is explained in dbt/models/intermediate/visits_by_rule.sql.
--- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
+-- Visits to fences where milk is collected, by UTC day, computed from RAW.EVENTS without dbt. The result has most
+-- columns of MARTS.DAILY_FARM_COLLECTIONS. One row per day and fence. The visit rule is explained in
+-- dbt/models/intermediate/visits_by_rule.sql. Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an
+-- id or with an implausible time.
 WITH fields AS (
     SELECT
         IFF(LEFT(TO_JSON(payload:_id), 1) = '"', payload:_id::VARCHAR, NULL) AS event_id,

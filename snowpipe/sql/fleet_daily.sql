@@ -1,5 +1,5 @@
--- Totals per device by the UTC day of its own clock, from RAW.EVENTS: MARTS.FLEET_DAILY without dbt, except for the
--- columns about visits and kilometres, and with the number of pickups in addition. One row per day and device.
+-- Totals per device and UTC day, by the device's clock, computed from RAW.EVENTS without dbt. Unlike MARTS.FLEET_DAILY,
+-- the result has no columns about visits and kilometres, but the number of pickups. One row per day and device.
 -- Invalid rows (STAGING.INVALID_ROWS) are omitted, such as rows without an id or with an implausible time.
 WITH fields AS (
     SELECT

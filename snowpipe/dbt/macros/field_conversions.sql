@@ -67,7 +67,7 @@
     END
 {%- endmacro %}
 
-{# One key for several texts. Lengths distinguish ('a', 'bc') from ('ab', 'c'), for any characters. #}
+{# One key for several texts, hashed with their lengths, so that ('a', 'bc') and ('ab', 'c') have different keys. #}
 {% macro key_of(columns) -%}
     MD5({% for column in columns %}LENGTH({{ column }}) || ':' || {{ column }}{{ " || " if not loop.last }}{% endfor %})
 {%- endmacro %}
@@ -80,13 +80,13 @@
 {# The first 64 bits of an event's key: half as wide, and in practice different for any two events. #}
 {% macro key_head(event_key) -%} LEFT({{ event_key }}, 16) {%- endmacro %}
 
-{# A hash that distinguishes events with one id but different content. #}
+{# A hash that distinguishes events with the same id but different contents. #}
 {% macro content_hash(payload) -%} MD5(TO_JSON({{ payload }})) {%- endmacro %}
 
-{# The litres of a pickup; one phone must not make a farm's sum NaN or negative. #}
+{# The litres of a pickup; null outside the bounds, so that no phone can make a farm's sum NaN or negative. #}
 {% macro litres(metadata) -%} {{ number(metadata ~ ':litres::VARCHAR', 0, var('max_litres')) }} {%- endmacro %}
 
-{# Whether a column is one of a variable's texts. SQL has no empty list, and a stage may leave the variable empty. #}
+{# Whether a column's value is one of a variable's texts. SQL has no empty list, but the variable may be empty. #}
 {% macro is_one_of(column, names) -%}
     {%- if names -%}
         {{ column }} IN ({% for name in names %}'{{ name | replace("'", "''") }}'{{ ", " if not loop.last }}{% endfor %})

@@ -1,4 +1,5 @@
-{# Incremental runs: which rows they read and restate, and how these replace the previous ones.
+{# These macros determine which rows an incremental run reads and restates, and how the restated rows replace the
+   previous ones.
 
    Days and hours are written into the statements as literals, because Snowflake prunes no micro-partitions by a
    predicate that has a subquery ("Micro-partitions & Data Clustering"). #}

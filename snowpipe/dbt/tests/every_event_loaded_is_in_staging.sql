@@ -1,7 +1,7 @@
 -- The first query checks the ledger, but only for rows so old that every file of their time has been committed. The
 -- second checks that the rows read by this run are in stg_events.
--- In Airflow, a test runs with the last model that it reads. Neither stg_events nor event_ledger is built after the
--- other, so this test also depends on a model that is built after both.
+-- In Airflow, a test runs with the last model that it reads. stg_events and event_ledger are built in no fixed order,
+-- so this test also depends on a model that is built after both.
 -- depends_on: {{ ref('event_conflicts') }}
 {%- set checked %}
     invalid_code IS NULL

@@ -29,7 +29,7 @@ WITH events AS (
 
 ),
 
--- Every visit began with an event on its day, so the join below loses no visit.
+-- Every visit begins with an event on its entered_date, so the left join below loses no visit.
 visits AS (
 
     SELECT

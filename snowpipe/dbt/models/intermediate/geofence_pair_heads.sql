@@ -1,5 +1,6 @@
--- A summary of each pair, so that the next run need not read the pair's history: its last visit, the start of its first
--- one, and the time of the last event (`last_event_at`: of the pair; `visit_last_event_at`: of the visit).
+-- A summary of each pair, so that the next run need not read the pair's history. It contains the last visit, the start
+-- of the first visit, and the times of the pair's last event (`last_event_at`) and of the last event in the last visit
+-- (`visit_last_event_at`).
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -1,7 +1,7 @@
--- The days whose rows in the daily marts the new events may change, computed before geofence_visits changes: the days
--- of the events, of every visit before and after it is restated, and of visits during which a new event happened. A run
--- that failed may have removed visits from days that no event refers to any more, so its days are kept until a run is
--- complete (`read_through`).
+-- The days whose rows in the daily marts the new events may change, computed before geofence_visits changes. These are
+-- the days of the new events, the days of every restated visit before and after the change, and the days of visits
+-- during which a new event happened. A run that failed may have removed visits from days that no event refers to any
+-- more, so its days are kept until a run is complete (`read_through`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
@@ -43,8 +43,8 @@ days AS (
             'SELECT DISTINCT event_date::VARCHAR FROM ' ~ ref('touched_days') ~ ' WHERE is_changed'
         ) %}
         {% if changed %}
-            -- Visits during which an event of a later day happened, because fleet_daily contains the duration of
-            -- each day's visits.
+            -- The days of visits during which an event of a later day happened, because fleet_daily contains the
+            -- duration of each day's visits.
             UNION ALL
             SELECT stored.event_date
             FROM {{ relation_of('fleet_daily') }} AS stored

@@ -1,7 +1,7 @@
 -- The part of a touched pair's history that is computed again: from the last visit that began before the new events to
 -- the second visit that began after them. The start of that visit cannot change, because the end of the visit before it
--- depends only on events that happened after the new ones. The first visit's events are not read again if all of them
--- are older than the new ones: its enter, last dwell and exit represent it (`continues`).
+-- depends only on events that happened after the new ones. If all events of the window's first visit are older than the
+-- new events, they are not read again; the visit's enter, last dwell and exit represent them (`continues`).
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}

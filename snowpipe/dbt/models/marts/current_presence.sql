@@ -1,4 +1,4 @@
--- The rule is that of ops/presence_rule.py; tests/e2e/test_marts.py compares both on the same sets of events.
+-- This view applies the rule of ops/presence_rule.py; tests/e2e/test_marts.py compares both on the same sets of events.
 {{ config(materialized='view') }}
 
 WITH open_visits AS (
@@ -8,7 +8,7 @@ WITH open_visits AS (
 
 ),
 
--- A truck can be at only one exclusive place at a time. The enter that follows the last one here is at another place.
+-- A truck can be at only one exclusive place at a time. After its last enter at a place, its next enter is elsewhere.
 enters AS (
 
     SELECT

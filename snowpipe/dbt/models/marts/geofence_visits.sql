@@ -1,5 +1,5 @@
 -- The rule that derives visits from events is in models/intermediate/visits_by_rule.sql; this table stores its result.
--- Later runs read the stored visits, so this table contains all of them, and a mart that counts only some filters them.
+-- Later runs read the stored visits, so this table contains all of them. A mart that counts only some must filter them.
 {{ config(
     materialized='incremental',
     incremental_strategy='restate',

@@ -17,7 +17,7 @@ WITH accepted AS (
         DATE_TRUNC('hour', received_at) AS received_hour,
         event_id,
         event_type,
-        -- Lateness, by the clock of the app's own server if that is given, otherwise by S3's.
+        -- Measured by the clock of the app's own server if the event contains its time, otherwise by S3's clock.
         DATEDIFF('second', occurred_at, COALESCE(app_server_created_at, received_at)) AS lateness_seconds
     FROM {{ ref('stg_events') }}
     WHERE {{ restated }}

@@ -58,7 +58,7 @@ numbered AS (
 
 ),
 
--- Limits the rows of a device that keeps sending new content with the same id (contract/event_limits.py).
+-- Limits the number of rows for a device that keeps sending new content with the same id (contract/event_limits.py).
 contents AS (
 
     SELECT * FROM numbered

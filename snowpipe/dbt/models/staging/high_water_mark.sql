@@ -8,8 +8,8 @@
 SELECT
     GREATEST(
         {% if completed %}
-            -- Always later than the last complete run's mark, which separates that run's rows from this run's, even
-            -- if Snowflake began to load all new rows earlier.
+            -- This run's mark is always later than the last complete run's, even if Snowflake began to load all new
+            -- rows earlier, because the earlier mark separates the rows of the two runs.
             (SELECT DATEADD('microsecond', 1, scanned_through) FROM {{ completed }}),
         {% endif %}
         COALESCE((SELECT MAX(scanned_at) FROM {{ source('raw', 'events') }} WHERE {{ newer }}), {{ epoch() }}),

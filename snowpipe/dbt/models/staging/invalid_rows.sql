@@ -42,7 +42,7 @@ loaded AS (
 
 ),
 
--- A recreated pipe may load a file again; the line is then the same row. Because the window is partitioned by
+-- A recreated pipe may load a file again, so keep only one row per line. Because the window is partitioned by
 -- received_at, a query for a time of receipt reads only the rows of that time.
 first_scan AS (
 

@@ -32,7 +32,7 @@ typed AS (
 
 ),
 
--- A recreated pipe may load a file again; the line is then the same reject.
+-- A recreated pipe may load a file again, so keep only one reject per line.
 first_scan AS (
 
     SELECT * FROM typed
