@@ -88,14 +88,22 @@ class Processes:
             )
         process = Process(name, popen.pid, start_time(popen.pid) or 0, grace_s)
         self._children[process] = popen
-        self._record(name).write_text(json.dumps(asdict(process), allow_nan=False))
+        self._write(process)
         return process
 
     def adopt(self, name: str, pid: int) -> None:
         """Record a process that another process has started, such as LocalStack's Kinesis mock."""
         started = start_time(pid)
         if started is not None:
-            self._record(name).write_text(json.dumps(asdict(Process(name, pid, started)), allow_nan=False))
+            self._write(Process(name, pid, started))
+
+    def _write(self, process: Process) -> None:
+        """Write the record of a process. It contains the file's inode, because a copy of the stack's folder must not
+        end the original's processes.
+        """
+        with self._record(process.name).open("w") as file:
+            record = {**asdict(process), "inode": os.fstat(file.fileno()).st_ino}
+            file.write(json.dumps(record, allow_nan=False))
 
     def dead(self, name: str) -> Process | None:
         """Return the process with that name if it has died, that is, if it has ended without having been
@@ -128,7 +136,9 @@ class Processes:
         for path in sorted(self._folder.glob("*.json")):
             # A record truncated by a full disk names no process, and `down` may delete records meanwhile.
             with contextlib.suppress(ValueError, TypeError, FileNotFoundError):
-                found.append(Process(**json.loads(path.read_text())))
+                record = json.loads(path.read_text())
+                if record.pop("inode", None) in (None, path.stat().st_ino):
+                    found.append(Process(**record))
         return found
 
     def alive(self, name: str) -> Process | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -45,6 +46,18 @@ def test_process_with_a_reused_id_is_neither_recognised_nor_killed(processes):
     processes.end(reused)
     assert process.is_alive()
     processes.end(process)
+
+
+def test_copy_of_a_stacks_folder_does_not_contain_the_originals_processes_but_a_moved_folder_does(
+    processes, tmp_path
+):
+    process = start(processes, "import time; time.sleep(60)")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    Processes(tmp_path / "copy", tmp_path / "logs").end_all()
+    assert process.is_alive()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    Processes(tmp_path / "moved", tmp_path / "logs").end_all()
+    assert not process.is_alive()
 
 
 def test_zombie_process_counts_as_ended(processes):
