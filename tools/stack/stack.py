@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import re
 import shutil
 import socket
@@ -246,31 +247,32 @@ class Stack:
         was deleted.
         """
         gone = self.inventory()[: int(self.settings.outputs_file.exists())]
-        self._end()
-        return gone
-
-    def _end(self) -> None:
         if self.settings.folder.exists():
             with self._alone(), self._step("Stopping the stack"):
                 self._clear()
+        return gone
 
     def down(self) -> list[str]:
         """Stop all processes and delete the stack's files; return notes about what was deleted and what was kept."""
         gone = self.inventory()
-        self._end()
         folder = self.settings.folder
-        inside = sorted(folder.iterdir()) if folder.is_dir() else []
-        for path in inside:
-            if not MADE.fullmatch(path.name) or path == self._lock_file:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
-        if not any(path.exists() and MADE.fullmatch(path.name) for path in inside if path != self._lock_file):
-            self._lock_file.unlink(missing_ok=True)  # otherwise the next `down` needs it to accept the folder
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        if not folder.exists():
+            return gone
+        with self._alone(), self._step("Stopping the stack"):
+            self._clear()
+            inside = sorted(folder.iterdir())
+            for path in inside:
+                if not MADE.fullmatch(path.name) or path == self._lock_file:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+            made = [path for path in inside if MADE.fullmatch(path.name) and path != self._lock_file]
+            if not any(path.exists() for path in made):  # otherwise `down` needs it to accept the folder
+                self._lock_file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
         kept = [path.name for path in inside if not MADE.fullmatch(path.name)]
         return gone + (
             [f"Kept in {folder}, because the stack did not create these files: {', '.join(kept)}"]
@@ -436,6 +438,8 @@ class Stack:
         with self._lock_file.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(lock.fileno()).st_nlink:
+                    raise BlockingIOError  # `down` has deleted the file since it was opened
             except BlockingIOError:
                 raise StackError(
                     "Another command is using this stack. Wait for it, or interrupt it."

@@ -3,6 +3,7 @@ and leave nothing running after a failed start. Also test `milkrun logs`.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -421,6 +422,41 @@ def test_invalid_port_is_refused(environment, capsys, port):
 def test_concurrent_second_command_on_the_same_stack_is_refused(environment, capsys, trial_stack):
     with trial_stack._alone():
         assert error_line(environment, capsys, "up").startswith("Another command is using this stack.")
+
+
+def test_stack_cannot_be_started_while_down_deletes_its_files(environment, monkeypatch):
+    made, refused = Stack.of(environment), []
+    for name in ("logs", "snowflake"):
+        (made.settings.folder / name).mkdir(parents=True)
+    (made.settings.folder / ".lock").touch()
+    (made.settings.folder / "warehouse-made").touch()
+    remove = shutil.rmtree
+
+    def removes(folder, **options):
+        with (
+            pytest.raises(StackError, match="Another command is using this stack"),
+            Stack.of(environment)._alone(),
+        ):
+            pass
+        refused.append(folder.name)
+        remove(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", removes)
+    made.down()
+    assert {"logs", "snowflake"} <= {*refused}
+    assert not made.settings.folder.exists()
+
+
+def test_lock_file_that_down_deletes_before_it_is_locked_is_not_used(environment, monkeypatch):
+    made, lock = Stack.of(environment), fcntl.flock
+
+    def late(*arguments):
+        (made.settings.folder / ".lock").unlink()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(StackError, match="Another command is using this stack"), made._alone():
+        pass
 
 
 @pytest.mark.parametrize(
