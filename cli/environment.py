@@ -17,7 +17,8 @@ from typing import TextIO
 # The connector reads connections.toml in its home folder even if every parameter is given, and fails on a broken
 # one. (Snowflake Connector for Python: "Connecting using the connections.toml file".) The home must be an
 # existing folder.
-SNOWFLAKE_HOME = str(Path(__file__).resolve().parents[1] / ".venvs" / ".snowflake")
+_ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
+SNOWFLAKE_HOME = str(_ENVIRONMENTS / ".snowflake")
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -79,13 +80,33 @@ def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a package installer, including proxies, certificates and package indexes."""
+    """Return the environment for a package installer, including proxies, certificates and package indexes.
+
+    uv fails without a cache, so without a writable home folder it gets the same one as in tools/setup.sh.
+    """
     kept = {
         name: value
         for name, value in environment.items()
         if name.lower() in _PROXIES or name in _CERTIFICATES or _INSTALLATION.fullmatch(name)
     }
-    return without_proxy_on_loopback(for_programs(environment) | {"NO_PROXY": "", "no_proxy": ""} | kept)
+    own = {} if has_writable_home(environment) else {"UV_CACHE_DIR": str(_ENVIRONMENTS / "cache/uv")}
+    return without_proxy_on_loopback(
+        for_programs(environment) | {"NO_PROXY": "", "no_proxy": ""} | own | kept
+    )
+
+
+def has_writable_home(environment: Mapping[str, str]) -> bool:
+    """Return whether programs can write to the home folder and to the folder of caches, which may be missing."""
+    home = environment.get("HOME")
+    if not home or not os.access(home, os.W_OK):
+        return False
+    caches = [Path(home, ".cache"), Path(environment.get("XDG_CACHE_HOME") or Path(home, ".cache"))]
+    try:
+        for folder in caches:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return all(os.access(folder, os.W_OK) for folder in caches)
 
 
 def without_proxy_on_loopback(environment: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 
+from cli.environment import for_installation
+
 ROOT = Path(__file__).resolve().parent.parent
 CONTENTS = {
     "handler": ("contract", "aws", "handler"),
@@ -56,7 +58,9 @@ def install_dependencies(build: str, folder: Path) -> None:
     ]  # fmt: skip
     if PLATFORMS[build]:
         command += ["--python-platform", PLATFORMS[build]]
-    installed = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
+    installed = subprocess.run(
+        command, cwd=ROOT, env=for_installation(os.environ), check=False, stderr=subprocess.PIPE, text=True
+    )
     if installed.returncode:
         raise SystemExit(
             f"requirements-lambda.txt could not be installed: {' '.join(installed.stderr.split())}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.environment import for_installation, for_programs
+from cli.environment import for_installation, for_programs, has_writable_home
 from ops.stage_outputs import ROOT
 from tools.stack.errors import StackError
 
@@ -42,17 +42,15 @@ class Settings:
         if not port.isdigit() or not 1024 <= int(port) <= 65535 - 50:
             raise StackError(f"MILKRUN_PORT is {port!r}: choose a number from 1024 to {65535 - 50}.")
         folder = (ROOT / (environment.get("MILKRUN_LOCAL") or ".local")).resolve()
-        writable = _is_writable(environment.get("HOME"))
         return cls(
             folder=folder,
             port=int(port),
             environment=for_programs(environment)
-            | ({} if writable else {"HOME": str(folder / "home")})
+            # LocalStack fails if it cannot write its caches.
+            | ({} if has_writable_home(environment) else {"HOME": str(folder / "home")})
             | WITHOUT_AWS_FILES
             | {name: environment[name] for name in PASSED_ON if name in environment},
-            installation_environment=for_installation(environment)
-            # uv fails without a cache. tools/setup.sh uses the same folder if the home folder is not writable.
-            | ({} if writable else {"UV_CACHE_DIR": str(ROOT / ".venvs/cache/uv")}),
+            installation_environment=for_installation(environment),
         )
 
     @property
@@ -120,14 +118,3 @@ class Settings:
     @property
     def outputs_file(self) -> Path:
         return self.folder / "outputs.json"
-
-
-def _is_writable(home: str | None) -> bool:
-    """Return whether the home folder is writable. LocalStack fails if it cannot write its caches there."""
-    if not home:
-        return False
-    try:
-        (Path(home) / ".cache").mkdir(exist_ok=True)
-    except OSError:
-        return False
-    return os.access(home, os.W_OK)

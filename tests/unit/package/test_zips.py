@@ -217,6 +217,25 @@ def test_zip_tested_with_another_patch_version_of_python_is_deployed(monkeypatch
     assert package.fingerprint(source) == before
 
 
+def test_package_installer_gets_only_the_variables_that_it_needs(tmp_path, monkeypatch):
+    """The caller's settings for uv may forbid downloads, and without a writable home folder uv has no cache."""
+    seen = []
+
+    def run(*_: object, env: dict[str, str], **_options: object) -> object:
+        seen.append(env)
+        return subprocess.CompletedProcess([], 1, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("HOME", "/no/such/home")
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    with pytest.raises(SystemExit):
+        package.install_dependencies("arm64", tmp_path)
+    assert "UV_OFFLINE" not in seen[0]
+    assert seen[0]["HTTPS_PROXY"] == "http://proxy:3128"
+    assert seen[0]["UV_CACHE_DIR"].endswith("/.venvs/cache/uv")
+
+
 def test_no_dependency_is_built_from_source():
     source = Path(package.__file__).read_text()
     assert '"--only-binary", ":all:"' in source
