@@ -1,5 +1,5 @@
--- This monitor is created only if SNOWFLAKE_CREDIT_QUOTA is set. It does not limit Snowpipe's credits. (sqlfluff
--- cannot parse this statement, hence noqa.)
+-- This monitor is created only if SNOWFLAKE_CREDIT_QUOTA is set. It does not limit Snowpipe's credits.
+-- (sqlfluff cannot parse this statement, hence noqa.)
 CREATE RESOURCE MONITOR IF NOT EXISTS {warehouse}_MONITOR WITH
 CREDIT_QUOTA = {credit_quota} -- noqa: PRS
 FREQUENCY = MONTHLY
