@@ -33,9 +33,11 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> set[str]:
-    """Return the keys of the objects that have rows in the pipe's table or a successful load in the table's history.
+    """Return the keys of the objects that have rows in the pipe's table, or a successful or unfinished load in the
+    table's history.
 
-    The history is needed for objects without lines, which have no rows.
+    The history is needed for objects without lines, which have no rows, and for a load that is in progress, which COPY
+    would repeat.
     """
     found = list(objects)
     if not found:
@@ -48,7 +50,7 @@ def loaded_keys(warehouse: Warehouse, pipe: Pipe, objects: Iterable[Object]) -> 
     )
     # A file is loaded after it was written; S3's clock may differ a little from Snowflake's.
     since = min(each.modified_at for each in found) - MESSAGE_DELAY
-    past = history(warehouse, pipe, since, Narrow(("Loaded",), ends))
+    past = history(warehouse, pipe, since, Narrow(("Loaded", "Load in progress"), ends))
     return keys & ({row["file_name"] for row in rows} | {row["key"] for row in past})
 
 

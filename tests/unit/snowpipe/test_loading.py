@@ -114,6 +114,21 @@ def test_files_that_another_backfill_has_just_loaded_are_not_counted_as_copied()
     assert (found.copied, found.skipped, found.rows) == (0, 2, [])
 
 
+def test_backfill_skips_a_file_that_the_pipe_is_loading() -> None:
+    """The file has left the pipe's queue, but its rows are not visible yet."""
+
+    class Loading(FakeWarehouse):
+        def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+            rows = super().query(sql, parameters)
+            in_progress = NO_LOAD | {"file_name": PIPE.staged(KEYS[0]), "status": "Load in progress"}
+            return [in_progress] if "COPY_HISTORY" in sql and "'Load in progress'" in sql else rows
+
+    warehouse = Loading()
+    loading.backfill(warehouse, PIPE, FakeArchive(), "COPY", NOW, NOW)
+    (copy,) = [each for each in warehouse.statements if each.startswith("COPY")]
+    assert copy.endswith(f"FILES = ('{PIPE.staged(KEYS[1])}')")
+
+
 def test_backfill_also_copies_objects_whose_load_status_snowflake_does_not_know() -> None:
     """COPY skips them by default if they and the table's first load are over 64 days old."""
     warehouse = FakeWarehouse([LOADED])
