@@ -1,4 +1,6 @@
-"""`milkrun forget` for copies of events: job results, old versions of objects, queues and SQLite files."""
+"""`milkrun forget`: delete a person's rows from job results, old versions of objects and SQLite files, and correct the
+claim checks in queues.
+"""
 
 import json
 import sqlite3
@@ -43,7 +45,7 @@ class Rows:
     def _known(self) -> frozenset[tuple[object, object]]:
         """Return the pairs of values that identify the subject's geofence events in rows.
 
-        A pair is device and event id, device and time, or object key and line number.
+        A pair consists of a device and an event id, a device and a time, or an object key and a line number.
         """
         events = {(event.device_id, event.event_id) for event in self.crossings}
         times = {(event.device_id, event.occurred_at) for event in self.crossings}
@@ -51,9 +53,9 @@ class Rows:
         return frozenset[tuple[object, object]](events | times | lines)
 
     def without_theirs(self, key: str, body: bytes) -> tuple[bytes, int]:
-        """Return a job's result without the subject's rows, and their number.
+        """Return a job's result without the subject's rows, and the number of removed rows.
 
-        If the number is 0, the result need not be stored; if the file is damaged, the number is 0.
+        If the number is 0, which includes damaged files, do not store the returned bytes, which may be empty.
         """
         from pyarrow import ArrowException, parquet
 
@@ -87,10 +89,11 @@ class Rows:
 
 
 def forget_results(bucket: Bucket, rows: Rows, archived_hours: Collection[str]) -> int:
-    """Remove the subject's rows from the results of jobs; return the number of deleted rows.
+    """Remove the subject's rows from the results of jobs, and delete the old versions of the changed files; return the
+    number of deleted rows.
 
     Compacted hours that still have objects under `events/` are skipped, because they are compacted again later. All
-    other files are rewritten, because they may outlive the objects that they were made from.
+    other files are searched, because they may outlive the objects that they were made from.
     """
     deleted = 0
     for prefix in (*RESULTS, COMPACTED):
@@ -193,9 +196,8 @@ def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> in
     """
     by_key = {pair["old"]: pair for pair in pairs}
     changed = 0
-    for letter in list(
-        redrive.dead_letters(sqs, url)
-    ):  # a list, because the loop sends messages to the queue
+    # A list, because the loop sends messages to the queue, which would otherwise be received again.
+    for letter in list(redrive.dead_letters(sqs, url)):
         if letter.key not in by_key:
             redrive.release(sqs, url, letter)
             continue
@@ -216,7 +218,8 @@ def repoint_claim_checks(sqs: "SQSClient", url: str, pairs: Iterable[Row]) -> in
 def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, object]]) -> int:
     """Delete the subject's rows from an SQLite file that `warehouse load` wrote; return the number of deleted rows.
 
-    The new objects are marked as loaded, because the file already contains their rows from the old objects.
+    If the file contains the rows of an object that `forget` replaced, the new object is marked as loaded, because its
+    rows are already there.
     """
     if not path.is_file():
         raise Refusal(f"{path} is not a file")
@@ -233,7 +236,7 @@ def forget_in_sqlite(path: Path, subject: Subject, pairs: Iterable[Mapping[str, 
                 [(p["new"], p["lines_after"], p["old"]) for p in pairs if p["new"] and p["old"] in loaded],
             )
             database.execute("COMMIT")
-            database.execute("VACUUM")  # free pages and the write-ahead log may still have the rows
+            database.execute("VACUUM")  # free pages and the write-ahead log may contain deleted rows
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise Refusal(f"{path}: {error}") from None

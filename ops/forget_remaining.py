@@ -1,4 +1,4 @@
-"""`milkrun forget`: the copies that cannot be deleted yet, each with its date of expiry, if there is one."""
+"""`milkrun forget`: list the copies that the command cannot delete, each with its expiry date, if it has one."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
@@ -43,7 +43,9 @@ def remaining(
         STREAM_HOURS,
     )
     yield Remaining(
-        "Kinesis stream", now + timedelta(hours=hours), "geofence events; no record can be deleted"
+        "Kinesis stream",
+        now + timedelta(hours=hours),
+        "geofence events, because Kinesis cannot delete records",
     )
     # (Amazon DynamoDB Developer Guide: "Point-in-time recovery".)
     days = _asked(lambda: _recovery_days(dynamodb, outputs.visits_table), RECOVERY_DAYS)
@@ -52,7 +54,7 @@ def remaining(
     backups = _asked(lambda: _backups(dynamodb, outputs.visits_table), None)
     if backups is None:
         yield Remaining(
-            "DynamoDB backups", None, "events and visits, if there are backups; they could not be listed"
+            "DynamoDB backups", None, "events and visits, if there are backups, which could not be listed"
         )
     for name in backups or ():
         yield Remaining(f"DynamoDB backup {name}", None, "events and visits; delete the backup")

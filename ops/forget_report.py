@@ -12,7 +12,7 @@ from glue import forget as archive
 from glue.person import Followed
 from ops import forget_remaining, forget_visits, terminal
 
-# The event source mapping discards records of this age; until then the consumer may still process them.
+# The event source mapping discards records that are older than this. The consumer may still process younger ones.
 MAX_RECORD_AGE = timedelta(hours=6)
 
 type Plan = dict[str, Any]
@@ -24,7 +24,7 @@ class Result:
     """The results of one run of `milkrun forget`."""
 
     plan: Plan = field(default_factory=lambda: {"objects": [], "unreadable": []})
-    unfinished: list[Plan] = field(default_factory=list)  # plans, until the marts are built
+    unfinished: list[Plan] = field(default_factory=list)  # plans whose marts are not rebuilt
     not_loaded: list[str] = field(default_factory=list)
     not_consumed: int = 0
     visits: forget_visits.Forgotten = field(default_factory=forget_visits.Forgotten)
@@ -85,8 +85,8 @@ def advice(found_by: Followed, result: Result, option: str) -> Iterator[str]:
         )
     for device, others in found_by.shared.items():
         yield (
-            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only to delete all data of the device:"
-            f" {count(others, 'other user')} used it, and its events without a user were kept"
+            f"milkrun forget --device {terminal.shell_word(device)}{option}   # only if all data of the device is to be"
+            f" deleted: {count(others, 'other user')} used it, and its events without a user were kept"
         )
 
 

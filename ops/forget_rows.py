@@ -1,4 +1,4 @@
-"""`milkrun forget` for Snowflake: delete rows of RAW, and find tables that still contain the person's ids afterwards.
+"""`milkrun forget` for Snowflake: delete rows from RAW, and find tables that still contain the person's ids afterwards.
 
 The statements contain the ids, so Snowflake's query history keeps the ids for a year (see `ops/forget_remaining.py`).
 """
@@ -71,7 +71,7 @@ def forget_objects(warehouse: Warehouse, database: str, names: Iterable[str]) ->
 def seen_in_raw(warehouse: Warehouse, database: str, subject: Subject) -> set[Names]:
     """Return the ids in each row of RAW.EVENTS that mentions the subject.
 
-    RAW also contains rows of objects that have expired.
+    They are needed in addition to the ids in the archive, because RAW also contains rows of objects that have expired.
     """
     columns = ", ".join(f"{field} AS field_{n}" for n, field in enumerate(_FIELDS.values()))
     seen = set()
@@ -117,7 +117,7 @@ def _candidates(warehouse: Warehouse, table: str, subject: Subject) -> Iterator[
     columns = "SELECT file_name, file_row_number, TO_JSON(payload) AS line"
     for where, parameters in _mentions("payload", subject):
         yield from warehouse.query(f"{columns} FROM {table} WHERE {where}", parameters)
-    # Base64 text cannot be searched for an id.
+    # Base64 text cannot be searched for an id, so every row with such text is a candidate.
     hidden = "payload:body_base64 IS NOT NULL"
     files = [
         row["file_name"] for row in warehouse.query(f"SELECT DISTINCT file_name FROM {table} WHERE {hidden}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ITEMS_PER_DELETE = 25
 SCAN_SEGMENTS = 8
 TRIES = 5
-CHANGE_SECONDS = 60.0  # the consumer's timeout: a change that is not complete by then was interrupted
+CHANGE_SECONDS = 60.0  # the consumer's timeout; a change that takes longer was interrupted
 
 
 type ItemKey = Mapping[str, Any]
@@ -61,7 +61,7 @@ def forget_devices(dynamodb: "DynamoDBClient", table: str, devices: Collection[s
     """
     if not devices:
         return 0
-    # In daemon threads, so that neither Ctrl-C nor an error waits for the other segments of a large table.
+    # Scan in daemon threads, so that neither Ctrl-C nor an error waits for the other segments of a large table.
     found = [started(partial(_keys_of, dynamodb, table, devices, n)) for n in range(SCAN_SEGMENTS)]
     return delete_items(dynamodb, table, [key for some in found for key in some.result()])
 
@@ -106,7 +106,8 @@ def by_pair(events: Iterable[GeofenceEvent]) -> dict[Pair, set[str]]:
 def not_consumed(
     dynamodb: "DynamoDBClient", table: str, recent: Mapping[Pair, Collection[str]], timeout_s: float
 ) -> int:
-    """Wait until the visits table contains these events; return the number of events that are still missing.
+    """Wait until the visits table contains these events, or the number of missing ones has not changed for `timeout_s`
+    seconds; return this number.
 
     An event that is still on the stream would be processed after the deletion, and would create items again.
     """
@@ -181,7 +182,7 @@ def items_of(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
 
 
 def _settled_items(dynamodb: "DynamoDBClient", table: str, pair: Pair) -> list[Item]:
-    """Wait until the last change of a (device, fence) pair is complete, and return the pair's items.
+    """Wait until the last change of a (device, fence) pair is complete or was interrupted; return the pair's items.
 
     Without the wait, a chunk that is written later would not be deleted.
     """

@@ -30,7 +30,7 @@ OBJECT_OVERHEAD_GETS = 1.0  # Snowpipe reads each object once
 ALL_METRICS, ALARM_METRICS, COMPOSITE_ALARMS = 27, 30, 1
 KB, GB, TB = 1000, 1e9, 1e12
 
-# The cost of dbt's warehouse is computed, because no account was available. The scans per row were measured
+# The cost of dbt's warehouse is computed, because no Snowflake account was available. The scans per row were measured
 # (`make bench ONLY=marts`), and the rest is assumed. An X-Small warehouse is billed a credit per hour, and at
 # least a minute each time it resumes (Snowflake: "Overview of warehouses").
 SCANS_OF_NEW_ROWS, SCANS_OF_TOUCHED_DAYS = 10.0, 2.3
@@ -273,7 +273,7 @@ def _visits(load: Load, line: _LineOf) -> Iterator[Line]:
 def _warehouse(load: Load, line: _LineOf) -> Iterator[Line]:
     credit = line("Snowpipe", "credits", load.gb, "snowflake.snowpipe_credits_gb")
     yield line("Snowpipe", "credits", credit.usd, "snowflake.credit")
-    # Columns of a VARIANT compress about as well as gzip does.
+    # It is assumed that Snowflake compresses a VARIANT about as well as gzip compresses the archived objects.
     tb = load.gb * load.work.gzip_share * load.archive_days / DAYS_A_MONTH * GB / TB
     yield line("Snowflake storage", "TB-months", tb, "snowflake.tb_month")
 

@@ -10,7 +10,7 @@ from typing import Self
 from contract.archive_object import hour_of, object_name, prefix_of
 from snowpipe.warehouse import Row
 
-# The maximum number of lines in the objects that one query for geofence events in RAW covers.
+# One query for geofence events in RAW covers objects with at most this many lines in total, or a single object.
 LINES_A_QUERY = 25_000
 LAST_RESULT = "reports/reconcile.json"
 """The key of the object that contains the result of the last comparison."""

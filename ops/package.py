@@ -1,7 +1,7 @@
 """Build the Lambda zips: `python -m ops.package arm64|x86_64|local` writes them to dist/<build>/.
 
 Each zip contains the source files of its functions (handler.zip: ingest and redrive, consumer.zip: consume,
-check.zip: check) and the packages of requirements-lambda.txt that they need. All modification times are reset, so
+check.zip: check) and the packages of requirements-lambda.txt that they need. All modification times are fixed, so
 that identical input produces identical bytes. The bytecode is compiled so that Python does not compare it with the
 modification times of the sources. Otherwise Python would consider it stale and compile every module again at each
 cold start.
@@ -31,8 +31,8 @@ CONTENTS = {
 PLATFORMS = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28", "local": ""}
 # The services whose models the zips keep, out of botocore's 400. The functions call no others.
 SERVICES = {"dynamodb", "events", "kinesis", "kms", "s3", "sqs", "ssm", "sts"}
-# Packages of requirements-lambda.txt that a function does not import. Only the handler verifies tokens
-# (cryptography takes 14 MB unpacked), and only the consumer reads records of the Kinesis Producer Library.
+# Packages of requirements-lambda.txt that not every zip needs. Only the handler verifies tokens (cryptography takes
+# 14 MB unpacked), only the consumer reads records of the Kinesis Producer Library, and only the check uses pydantic.
 TOKENS = ("cryptography", "jwt", "_cffi_backend", "pyjwt")
 PRODUCER_LIBRARY = ("google", "protobuf", "aws_kinesis_agg")
 MODELS = ("pydantic", "pydantic_core", "annotated_types", "typing_inspection")
@@ -53,7 +53,7 @@ def install_dependencies(build: str, folder: Path) -> None:
     command = [
         str(uv), "pip", "install", "--quiet", "--target", str(folder), "--python-version", version,
         "--python", sys.executable, "--only-binary", ":all:", "--require-hashes",
-        # uv's own list lacks the certificates of company proxies.
+        # uv's own list of certificate authorities lacks those of company proxies.
         "--system-certs", "-r", "requirements-lambda.txt",
     ]  # fmt: skip
     if PLATFORMS[build]:
@@ -71,7 +71,8 @@ def install_dependencies(build: str, folder: Path) -> None:
         if service.is_dir() and service.name not in SERVICES:
             shutil.rmtree(service)
     shutil.rmtree(folder / "boto3" / "data", ignore_errors=True)
-    # RECORD has hashes of scripts in bin, whose first line names this machine's interpreter.
+    # RECORD is deleted, because it contains hashes of the scripts in bin, which begin with the path of this machine's
+    # interpreter.
     for unused in [*folder.rglob("*.pyi"), *folder.rglob("__pycache__"), *folder.rglob("RECORD")]:
         shutil.rmtree(unused) if unused.is_dir() else unused.unlink()
     compile_folder(folder)

@@ -81,7 +81,7 @@ class Place:
         try:
             found = self.clients("cloudformation").describe_stacks(StackName=f"milkrun-{self.stage}")
         except ClientError as error:
-            if code_of(error) == "ValidationError":  # the stack does not exist, because its name is valid
+            if code_of(error) == "ValidationError":  # the name is valid, so the stack does not exist
                 return None
             raise
         return str(found["Stacks"][0]["StackStatus"])
@@ -147,7 +147,7 @@ def concurrency(place: Place) -> Iterator[Finding]:
     free = limit["UnreservedConcurrentExecutions"] + mine
     if free - wanted < UNRESERVED_MINIMUM:
         detail = (
-            f"the stage reserves {count(wanted, 'concurrent execution')}, with {free} available to it, and "
+            f"the stage reserves {count(wanted, 'concurrent execution')}, but {free} are available to it, of which "
             f"{UNRESERVED_MINIMUM} must stay unreserved: ask for a limit of "
             f"{limit['ConcurrentExecutions'] + wanted + UNRESERVED_MINIMUM - free} "
             "(Service Quotas, Concurrent executions), or lower ingestConcurrency and consumeConcurrency in "
@@ -165,9 +165,10 @@ def names(place: Place) -> Iterator[Finding]:
     for one in invalid:
         detail = "S3 allows at most 63 lowercase letters, digits and hyphens: rename the stage"
         yield Finding("blocks", "bucket_name_invalid", one.name, detail)
-    # HeadBucket may respond with 400 to an invalid name.
+    # Do not look up invalid bucket names, because HeadBucket may respond to them with 400.
     wanted = [one for one in wanted if one not in invalid]
-    # A resource that the stack already has keeps its name, except the domain, whose physical id is its name.
+    # Resources that the stack already has are not looked up, because their names do not change. Only the name of the
+    # domain can change; the physical id of ApiDomain is its present name.
     texts = {one.name for one in wanted}
     own = [name for name, physical in place.own.items() if name != "ApiDomain" or physical in texts]
     for one in leftovers(wanted, own, place.clients, place.account):
@@ -176,8 +177,8 @@ def names(place: Place) -> Iterator[Finding]:
 
 
 def shards(place: Place) -> Iterator[Finding]:
-    """Check that one update can give the stream the wanted number of shards: half to double the present number
-    (Amazon Kinesis Data Streams API Reference: "UpdateShardCount").
+    """Check that one update can change the stream to the wanted number of shards. It can at most halve or double the
+    present number (Amazon Kinesis Data Streams API Reference: "UpdateShardCount").
     """
     stream = place.resources["GeofenceStream"]["Properties"]
     if stream["StreamModeDetails"]["StreamMode"] != "PROVISIONED" or "GeofenceStream" not in place.own:
@@ -309,7 +310,7 @@ def snowflake_parameters(place: Place) -> Iterator[Finding]:
         yield Finding("blocks", "snowflake_account_missing", "snowflakeAccount", detail)
     database = variables["SNOWFLAKE_DATABASE"]
     if checked and not re.fullmatch(DATABASE_NAME, database):
-        detail = f"{database} is not a valid name, so every check would fail: set the name of the database"
+        detail = f"{database!r} is not a valid name, so every check would fail: set the database's name"
         yield Finding("blocks", "snowflake_database_invalid", "snowflakeDatabase", detail)
     url = variables["SNOWFLAKE_URL"]
     if checked and url and not re.fullmatch(r"https://[^/]+", url):

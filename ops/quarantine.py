@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PREFIX = "set-aside/"
-# PutRecords accepts 10 MiB. Unlike ours, a record of another producer may have 1 MiB or more.
+# PutRecords accepts 10 MiB per call. Records of other producers may be much larger than ours, 1 MiB or more.
 BYTES_AT_ONCE = 5 * 1024 * 1024
 
 
@@ -83,7 +83,8 @@ def put_back(
 ) -> int:
     """Send records to the stream unchanged; return their number.
 
-    Raises Refusal if the stream rejects a record. Sending all records again does no harm.
+    Raises Refusal if the stream keeps throttling or failing, or rejects a record. Sending all records again does no
+    harm.
     """
 
     def put(some: Sequence[tuple[int, Aside]]) -> list[int]:
@@ -352,7 +353,7 @@ def _device_in(data: bytes) -> str:
 
 def _line(data: bytes) -> bytes:
     try:
-        # Decoded to text, because msgspec passes bytes through even if they are not UTF-8.
+        # Decode the bytes first, because msgspec also accepts bytes that are not UTF-8, and returns them unchanged.
         return msgspec.json.format(data.decode(), indent=-1).encode()
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return msgspec.json.encode(data.decode(errors="replace"))

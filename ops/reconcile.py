@@ -56,8 +56,8 @@ from snowpipe.warehouse import Row, Warehouse
 
 # Log lines of an hour are expected at most this long after the hour has ended.
 LOG_DELAY = timedelta(minutes=15)
-# After a repair, differences that have not changed for this long are final. Snowpipe may take minutes to load a file
-# that REFRESH has queued.
+# After a repair, differences that have not changed for REPAIR_TIMEOUT_S are final. QUEUE_TIMEOUT_S is longer, because
+# Snowpipe may take minutes to load a file that REFRESH has queued.
 REPAIR_TIMEOUT_S, QUEUE_TIMEOUT_S = 8.0, 180.0
 SHOWN = 20  # per kind of difference, unless the output is JSON
 
@@ -125,7 +125,7 @@ class Reconciler(ReachableStores):
                 in self._outputs.aws("s3").head_object(Bucket=self._outputs.bucket, Key=key)["Metadata"]
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "404":  # for example 403: it may be repaired
+            if error.response["Error"]["Code"] != "404":  # after a 403, for example, this is unknown
                 raise
             return False
 
@@ -293,8 +293,8 @@ def command(
             queued = {each["key"] for each in repaired if each["did"] == QUEUED}
 
             def look_again() -> list[Difference]:
-                # Do not return `found`: on a busy stage, its number of objects in transit changes with every look, so
-                # `until` would never time out.
+                # Do not return `found`, because on a busy stage its number of objects in transit changes with every
+                # look, so that `until` would never time out.
                 nonlocal found
                 found = reconciler.look(start, end, settled_at)
                 return found.differences
@@ -338,7 +338,7 @@ def note_result(outputs: Outputs, found: Found) -> None:
     try:
         body = json.dumps(result, allow_nan=False).encode()
         outputs.aws("s3").put_object(Bucket=outputs.bucket, Key=LAST_RESULT, Body=body)
-    except terminal.AWS_ERRORS as error:  # for example with a read-only role; the comparison is complete
+    except terminal.AWS_ERRORS as error:  # a role may be read-only; the result is printed in any case
         terminal.note(f"could not store the result for `milkrun status`: {one_line(str(error))}")
 
 
@@ -397,7 +397,7 @@ def _show(found: Found, repaired: list[dict[str, object]], as_json: bool) -> Non
             terminal.out.print(f"  … and {len(of_kind) - SHOWN:,} more (use --json)", markup=False)
     if found.more:
         terminal.out.print(
-            f"{count(found.more, 'more difference')} of any kind, neither listed nor repaired: choose a shorter range,"
+            f"{count(found.more, 'more difference')} neither listed nor repaired: choose a shorter range,"
             " or repeat --repair"
         )
     tell(found.unasked)

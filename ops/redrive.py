@@ -45,7 +45,7 @@ class DeadLetter:
 
 
 def dead_letters(sqs: "SQSClient", queue_url: str) -> Iterator[DeadLetter]:
-    """Yield all messages in a queue.
+    """Yield all visible messages in a queue.
 
     Each message stays hidden for a minute, or longer in a long queue, unless it is deleted or released earlier.
     """
@@ -87,7 +87,7 @@ def object_states(s3: "S3Client", letters: Sequence[DeadLetter]) -> list[str]:
     """Return, for each message, whether the object of its claim check is "stored", "gone" or "unknown".
 
     A claim check whose object is gone can never succeed. The state of a message that is not a claim check is
-    "". A state is "unknown" if S3 returned another error than 404, or no response in time.
+    "". A state is "unknown" if S3 returned an error other than 404, or no response in time.
     """
     states = ["unknown" if letter.key else "" for letter in letters]
     left = iter([n for n, letter in enumerate(letters) if letter.key])
@@ -203,8 +203,8 @@ def command(
         terminal.show_rows(rows, as_json, title="Dead letters", wide=wide, empty=empty)
     if hidden:
         terminal.fail(
-            f"{count(hidden, 'claim check')} hidden, because another command read the queue: repeat in "
-            f"{count(-(-hidden_for(hidden) // 60), 'minute')}"
+            f"{count(hidden, 'claim check')} hidden, because another command has read the queue: repeat this command "
+            f"in {count(-(-hidden_for(hidden) // 60), 'minute')}"
         )
     if hidden or (letters and not (send or purge)):
         raise typer.Exit(1)

@@ -120,7 +120,7 @@ def show(
         text = each.text if each.event is None else msgspec.json.format(each.text, indent=2)
         terminal.out.print(text[:MAX_SHOWN], markup=False)
         if len(text) > MAX_SHOWN:
-            terminal.note(f"cut: {count(len(text) - MAX_SHOWN, 'more character')} (use --json)")
+            terminal.note(f"truncated: {count(len(text) - MAX_SHOWN, 'more character')} (use --json)")
     if box.unreadable:
         raise typer.Exit(1)
 

@@ -53,7 +53,8 @@ class Selection:
     prefix: str = ""
     types: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
-    kinds: Mapping[str, Kind] = field(default_factory=lambda: GEOFENCE_KINDS)  # the stage's geofence events
+    # The stage's geofence event types.
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: GEOFENCE_KINDS)
 
     @property
     def digest(self) -> str:
@@ -116,7 +117,8 @@ class Done:
     sent: int = 0
     by_type: Counter[str] = field(default_factory=Counter)
     last_key: str = ""
-    unreadable: list[str] = field(default_factory=list)  # objects, and lines of objects
+    # The keys of damaged objects, and `KEY line N` for each invalid line.
+    unreadable: list[str] = field(default_factory=list)
 
 
 class Progress:
@@ -138,7 +140,7 @@ class Progress:
             known = json.loads(self._path.read_text())
             if known["from_hour"] > self._from_hour or known["last_key"] < self._first_folder:
                 return ""
-            # This run continues the replay that began with that hour.
+            # This run continues the replay that began at `from_hour`.
             self._from_hour = known["from_hour"]
             return str(known["last_key"])
         except (OSError, ValueError, KeyError):

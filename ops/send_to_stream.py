@@ -13,7 +13,7 @@ from handler.publish_with_retries import publish
 
 LABEL = "milkrun_replay"
 RECORDS_AT_ONCE = 100  # PutRecords accepts 10 MiB; a record may have 1 MiB, but ours are far smaller
-# If the stream throttles for this long, the replay stops. The same command can continue it later.
+# If the stream throttles or fails for this long, the replay stops. The same command can continue it later.
 STREAM_TIMEOUT_S = 30.0
 
 

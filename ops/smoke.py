@@ -57,7 +57,7 @@ def follow(
         return
     yield "accepted", status == 202, f"{status} {answer[:300].decode(errors='replace')}"
     key = json.loads(answer)["object_key"]
-    # GitHub's role may list the archive's keys, which contain a hash of the events, but not read the events.
+    # List the object's key, which contains a hash of the event, because GitHub's role may not read the object.
     found = outputs.aws("s3").list_objects_v2(Bucket=outputs.bucket, Prefix=key)
     yield "archived", found["KeyCount"] == 1, key
     dynamodb = outputs.aws("dynamodb")

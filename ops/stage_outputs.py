@@ -60,7 +60,7 @@ class Outputs(BaseModel):
     aws_endpoint_url: str | None = None
     console_url: str | None = None
     token_issuer: TokenIssuer | None = None
-    # If the stage requires tokens, operators invoke this function instead of the endpoint.
+    # If the stage requires tokens, operators invoke this function instead of calling the endpoint.
     ingest_function: str | None = None
     # Stage settings (serverless/stage_settings.yml). A truck cannot be at two places with an exclusive tag at the same
     # time. dbt runs every `freshness_minutes`. The fleet's days begin at midnight in `time_zone`.
@@ -160,13 +160,14 @@ _NAMED = {
 def environment_of(stage: str, environment: Mapping[str, str]) -> Mapping[str, str]:
     """Return the environment variables with which a child process uses the stage's warehouse.
 
-    Raises NoStackError if a child process for a deployed stage would use the local warehouse.
+    Raises NoStackError if the stage is deployed and SNOWFLAKE_ACCOUNT is not set, because the child process would then
+    use the local warehouse.
     """
     if stage == "local":
         return {name: value for name, value in environment.items() if not name.startswith("SNOWFLAKE_")}
     if not environment.get("SNOWFLAKE_ACCOUNT"):
         raise NoStackError(
-            f"stage {stage} has its own Snowflake: set SNOWFLAKE_ACCOUNT and the other SNOWFLAKE_* variables"
+            f"stage {stage} uses a Snowflake account: set SNOWFLAKE_ACCOUNT and the other SNOWFLAKE_* variables"
         )
     if environment.get("SNOWFLAKE_DATABASE"):
         return environment
@@ -187,10 +188,10 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         if getattr(error, "response", {}).get("Error", {}).get("Code") != "ValidationError":
             raise NoStackError(f"stage {stage} could not be looked up: {error}") from None
-        # The stack does not exist, because its name is valid.
+        # CloudFormation also returns ValidationError for invalid names. This one is valid, so the stack does not exist.
         raise NoStackError(f"stage {stage} was not found: {error}{_deployed_stages(session)}") from None
     warehouse = load(environment_of(stage, environment)).connection
-    # The query matches prefixes, so a stage "dev" also finds the names of "dev-app".
+    # The query matches prefixes, so for a stage "dev" it also finds the keys of a stage "dev-app".
     names = [f"milkrun-{stage}-app{slot}" for slot in ("", "-2")]
     keys = {key["name"]: key["value"] for key in named_so["items"] if key["name"] in names}
     if not keys:
@@ -200,7 +201,7 @@ def _deployed(stage: str, environment: Mapping[str, str]) -> Outputs:
             f"stage {stage} is not completely deployed: its stack has no output {min(missing)}"
         )
     api, url = named["RestApiId"], environment.get("AWS_ENDPOINT_URL", "").rstrip("/")
-    # docs/deploy.md can be tried with any stage on this machine's LocalStack.
+    # To try docs/deploy.md, any stage can be deployed to LocalStack on this machine.
     local = url if urlsplit(url).hostname in LOOPBACK else None
     host = f"https://{api}.execute-api.{session.region_name}.amazonaws.com"
     if local:
@@ -232,7 +233,7 @@ def _deployed_stages(session: boto3.Session) -> str:
 
     try:
         pages = session.client("cloudformation").get_paginator("describe_stacks").paginate()
-        # Not the other stacks of docs/deploy.md, such as milkrun-deploy-dev.
+        # The other stacks of docs/deploy.md, such as milkrun-deploy-dev, do not have this output.
         names = [
             stack["StackName"]
             for page in pages

@@ -68,7 +68,12 @@ def sources_of(outputs: Outputs, stage: str, now: datetime) -> list[Source]:
         Source(
             "SQS", ("redrive", "dead letters"), flow.queues, "the number of waiting claim checks is unknown"
         ),
-        Source("Kinesis", ("stream",), flow.stream, "geofence events go to the redrive queue meanwhile"),
+        Source(
+            "Kinesis",
+            ("stream",),
+            flow.stream,
+            "geofence events go to the redrive queue if the handler cannot reach Kinesis either",
+        ),
         Source("Lambda", ("event source mapping",), flow.mapping, "it is unknown whether the consumer runs"),
         Source("DynamoDB", ("visits",), flow.visits, "current visits are unknown"),
         Source(
@@ -102,7 +107,7 @@ class _Flow:
         return f"milkrun logs {function}" if local else f"npx osls logs -f {function}{self._option}"
 
     def gateway(self) -> Iterator[Finding]:
-        """Yield the state of the gateway. A 403 is healthy, because the request contains no API key."""
+        """Yield the state of the gateway. A 403 counts as healthy, because the request contains no API key."""
         pool = urllib3.PoolManager(retries=False, timeout=BUDGET_SECONDS)
         status = pool.request("GET", self._outputs.endpoint).status
         if status >= 500:
@@ -313,7 +318,7 @@ class _Flow:
         return _problem_if(found, "invalid rows", "invalid-rows", cause, command, "none in 24 h")
 
     def alarms(self) -> Iterator[Finding]:
-        """Yield the alarms in state ALARM, except the parts of composite alarms, which have no actions.
+        """Yield the alarms in state ALARM, except those without actions, which are parts of composite alarms.
 
         Alarms whose actions are disabled, such as those of `dev`, get no finding of their own. One finding with the
         level OK lists their names.
@@ -433,7 +438,6 @@ def console_source(outputs: Outputs) -> list[Source]:
 
 def findings_of(outputs: Outputs, stage: str, local: Sequence[Source]) -> list[Finding]:
     """Return all findings. Those about the local processes come first, because they may explain later findings."""
-    import_module(
-        "snowflake.connector"
-    )  # takes 2.6 s, and more on a busy machine, so the budget starts after it
+    # The import takes 2.6 s, and more on a busy machine, so the budget starts after it.
+    import_module("snowflake.connector")
     return ask([*local, *sources_of(outputs, stage, datetime.now(UTC)), *console_source(outputs)])

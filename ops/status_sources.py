@@ -92,7 +92,7 @@ def ask(sources: Sequence[Source], budget_seconds: float = BUDGET_SECONDS) -> li
 def _look(source: Source) -> list[Finding]:
     try:
         return list(source.look())
-    except Exception as error:  # any exception is this source's answer
+    except Exception as error:  # any exception is reported in the findings of this source
         cause = one_line(str(error) or type(error).__name__)
         return _unreachable(source, cause if len(cause) <= MAX_CAUSE_CHARS else f"{cause[:MAX_CAUSE_CHARS]}…")
 

@@ -1,6 +1,6 @@
 """Options and output that the commands in `ops` and `tools` share.
 
-The package `cli` contains the parts that all commands share.
+The package `cli` contains the parts that the commands of all packages share.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ def stage_name(text: str) -> str:
     """Parse an option or argument that names a stage. Longer names would make bucket names of over 63 characters."""
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,18}", text):
         raise typer.BadParameter(
-            f"{text!r} is not a stage: a name is a lowercase letter, then at most 18 lowercase letters, "
+            f"{text!r} is not a stage name: use a lowercase letter, followed by at most 18 lowercase letters, "
             "digits and hyphens"
         )
     return text
@@ -74,7 +74,7 @@ def not_empty(text: str) -> str:
 
 
 def writable(text: str) -> Path:
-    """Parse an option that names a file to write. Raises typer.BadParameter for a folder or a missing parent folder."""
+    """Parse an option that names a file to write. Raises typer.BadParameter for a folder and an invalid path."""
     path = Path(text)
     try:
         if not text or path.is_dir() or not path.parent.is_dir():
@@ -167,7 +167,7 @@ To = Annotated[datetime, time_option(LAST_HOUR, "--to")]
 
 def check_range(start: datetime, end: datetime) -> None:
     """Raise typer.BadParameter for an empty range, because a command would report that nothing is missing in it."""
-    if start > end + timedelta(seconds=1):  # `now` of --from may be read after that of --to
+    if start > end + timedelta(seconds=1):  # `now` in --from may be resolved after `now` in --to
         raise typer.BadParameter(f"--from ({in_words(start)}) is after --to ({in_words(end)})")
 
 

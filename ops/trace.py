@@ -13,7 +13,7 @@ from snowpipe.warehouse import Row, Warehouse
 
 # Events of a device are searched up to this long before and after --at.
 NEAR = timedelta(minutes=5)
-MAX_DEVICES = 20  # that have used the same event id
+MAX_DEVICES = 20  # the maximum number of devices that have used the same event id
 
 type Arrival = Literal["arrived", "not arrived", "unknown"]
 EXIT_CODES: Mapping[Arrival, int] = {"arrived": 0, "not arrived": 1, "unknown": 2}
@@ -139,8 +139,8 @@ def command(
     """Show where an event, object or request is, and every step on its way, in time order.
 
     The exit code is 0 if everything has arrived where it should, 1 if something has not, and 2 if this is
-    unknown, because a store did not answer. If --device and --at select no event or several events, it is 1, or 2
-    if a store did not answer.
+    unknown, because a store did not answer. If --device and --at select no event or several events, the exit code is
+    1, or 2 if a store did not answer.
     """
     if (what is None) == (device is None) or (device is None) != (at is None):
         raise typer.BadParameter("name an event, an object or a request, or use --device and --at")

@@ -43,11 +43,11 @@ from ops.read_stores import (
 from ops.send_to_stream import LABEL
 from snowpipe.warehouse import Row
 
-# The periods after an event's arrival in S3 that are searched in the other stores. Redrive publishes some events late.
+# The other stores are searched for this long after an event's arrival in S3. Redrive publishes some events late.
 STREAM_REACH = timedelta(hours=1)
 SET_ASIDE_REACH = timedelta(hours=24)
 LOG_REACH = timedelta(minutes=10)
-# The ids of API Gateway ($context.extendedRequestId) and of Lambda.
+# Matches the request ids of API Gateway ($context.extendedRequestId) and of Lambda.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_=+/-]{1,128}")
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -86,7 +86,7 @@ class Finder(ReachableStores):
     def event(
         self, event_id: str, start: datetime, end: datetime, advance: Callable[[int], None]
     ) -> list[Step]:
-        """Return the steps of all copies of the event, in time order. The archive is searched only if RAW lacks it."""
+        """Return the steps of all copies of the event, in time order. The archive is searched only if RAW has none."""
         return self.loaded_event(event_id) or self.archived_event(event_id, start, end, advance)
 
     def archived_event(
@@ -131,7 +131,7 @@ class Finder(ReachableStores):
         self.searched.append(
             f"the log of the function ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
         )
-        # `start` and `end` are in the first and the last hour, as in a search of the archive.
+        # Search the whole hours that contain `start` and `end`, as in the archive.
         first, last = (at.replace(minute=0, second=0, microsecond=0) for at in (start, end))
         after = last + timedelta(hours=1)
         names = (logs.EVENTS_INGESTED, logs.REQUEST_REFUSED)
@@ -246,7 +246,7 @@ class Finder(ReachableStores):
         if line.key.startswith("events/"):
             event = json.loads(line.text) if line.text else {}
             if "createdAt" in event:
-                # Two devices may use one event id, so each line names its device.
+                # Two devices may use the same event id, so each step names its device.
                 facts = {"type": event.get("type"), "device": device_in(line.text)}
                 yield Step("happened (the phone's clock)", _time(event["createdAt"]), facts)
         elif line.text:
@@ -264,7 +264,7 @@ class Finder(ReachableStores):
         try:
             head = self._s3.head_object(Bucket=self._outputs.bucket, Key=key)
         except ClientError as error:
-            if error.response["Error"]["Code"] != "404":  # for example 403: the object may exist
+            if error.response["Error"]["Code"] != "404":  # after a 403, for example, the object may exist
                 raise Refusal(f"could not read s3://{self._outputs.bucket}/{key}: {error}") from None
             yield Step("expired from S3" if _has_expired(key) else "gone from S3", None, {"key": key})
             return
@@ -290,7 +290,7 @@ class Finder(ReachableStores):
     def _lines_of(self, function: str, name: str, about: datetime) -> Iterator[LogLine]:
         if "CloudWatch Logs" in self._unasked:
             return iter(())
-        # The clocks of S3, Kinesis and the function may differ by a second.
+        # The clocks of S3, Kinesis and the function may differ by a few seconds.
         start, end = about - timedelta(seconds=5), about + LOG_REACH
         return log_lines(self._outputs, self._stage, function, name, start=start, end=end)
 

@@ -94,7 +94,7 @@ def competing_enters(
     if not open_visits:
         return []
     since = min(str(row["entered_at"]) for row in open_visits)
-    # Later enter events belong to visits that had not ended when the first open visit began.
+    # Enter events after `since` belong to visits that had not ended at `since`.
     pairs = {_pair_of(row) for row in visits if str(row["exited_at"] or since) >= since}
     if len(pairs) == 1:
         return []

@@ -43,7 +43,7 @@ def missing_chunks(items: Iterable[Item]) -> Iterator[Chunk]:
 def _pairs(items: Iterable[Item]) -> Iterator[tuple[Pair, Rule, list[Chunk | PairLog]]]:
     by_pair: dict[Pair, list[Item]] = {}
     for item in items:
-        if "#" not in str(item["pk"]):  # otherwise in the previous layout
+        if "#" not in str(item["pk"]):  # items of the previous layout have a `#` in pk
             by_pair.setdefault(keys.pair_of_key(str(item["pk"]), str(item["sk"])), []).append(item)
     for pair, some in by_pair.items():
         found = {str(item["sk"]): item for item in some}

@@ -101,7 +101,7 @@ const alarms = {
   'snowpipe-stopped': warn('A pipe is paused or stopped.', milkrun('pipe_stopped', 'Maximum'), over(0), periods(300, 2), oncePipesAreChecked),
   'failed-loads': warn('Snowpipe failed to load a file or part of it, and will not load it again automatically.',
     milkrun('failed_loads', 'Maximum'), over(0), periods(3600), onceLoadsAreChecked),
-  // Hours, because failed loads are checked only once per hour. If the checks of the pipes fail, snowpipe-lag fires earlier.
+  // The period is an hour, because failed loads are checked once per hour. If the checks of the pipes fail, snowpipe-lag fires earlier.
   'check-errors': warn('The pipe check failed.', lambda('Check', 'Errors', 'Sum'), over(0), periods(3600, 2)),
 };
 
@@ -127,7 +127,7 @@ function plain(name, rule) {
   return [logicalId(name), { Type: 'AWS::CloudWatch::Alarm', Properties }];
 }
 
-// The command that shows the cause; `milkrun status` names it for every other alarm.
+// The commands that show the causes of these alarms. For all other alarms, it is `milkrun status`.
 const commands = {
   'no-traffic': 'milkrun smoke',
   'redrive-waiting': 'milkrun redrive',
@@ -143,11 +143,11 @@ const commands = {
 };
 const command = (name) => {
   const text = commands[name] ?? 'milkrun status';
-  return text.startsWith('milkrun warehouse') ? text : `${text} --stage \${sls:stage}`; // it reads SNOWFLAKE_* instead
+  return text.startsWith('milkrun warehouse') ? text : `${text} --stage \${sls:stage}`; // has no --stage, but reads SNOWFLAKE_*
 };
 
 module.exports = async ({ resolveVariable }) => {
-  // `alarmsRing` and, if given, the parameter `needs` must be true. A disabled alarm exists but notifies nobody.
+  // An alarm is enabled if `alarmsRing` and, if given, the parameter named by `needs` are true. A disabled alarm notifies nobody.
   const isOn = async (name) => [true, 'true'].includes(await resolveVariable(`param:${name}`));
   const level = await resolveVariable('param:logLevel');
   if (!['DEBUG', 'INFO'].includes(level)) {
@@ -156,7 +156,7 @@ module.exports = async ({ resolveVariable }) => {
   const resources = [];
   for (const [name, { Type, topic: topicId, what, needs, parts, ...rule }] of Object.entries(alarms)) {
     const actions = {
-      AlarmDescription: `${what} Look: ${command(name)}. What to do: \${param:runbook}#${name}`,
+      AlarmDescription: `${what} To find the cause, run: ${command(name)}. What to do: \${param:runbook}#${name}`,
       ActionsEnabled: (await isOn('alarmsRing')) && (!needs || (await isOn(needs))),
       AlarmActions: [{ Ref: topicId }],
       OKActions: [{ Ref: topicId }],
@@ -169,7 +169,7 @@ module.exports = async ({ resolveVariable }) => {
       continue;
     }
     for (const [part, rules] of Object.entries(parts)) {
-      resources.push(plain(part, { ...Object.assign({}, ...rules), AlarmDescription: `A part of ${fullName(name)}.` }));
+      resources.push(plain(part, { ...Object.assign({}, ...rules), AlarmDescription: `A part of the composite alarm ${fullName(name)}.` }));
     }
     const AlarmRule = Object.keys(parts).map((part) => `ALARM("${fullName(part)}")`).join(' AND ');
     const DependsOn = Object.keys(parts).map(logicalId); // CloudWatch rejects a rule with alarms that do not exist yet

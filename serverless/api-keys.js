@@ -8,7 +8,7 @@ const SLOTS = ['1', '2'];
 module.exports = async ({ resolveVariable }) => {
   const param = (name) => resolveVariable(`param:${name}`);
   const stage = await resolveVariable('sls:stage');
-  const deployment = `ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`; // it creates the stage
+  const deployment = `ApiGatewayDeployment${await resolveVariable('sls:instanceId')}`; // this resource creates the stage
   const live = String(await param('apiKeys')).split(',').map((slot) => slot.trim());
   if (!live.length || new Set(live).size < live.length || live.some((slot) => !SLOTS.includes(slot))) {
     throw new Error(`apiKeys is "${live}": set it to the live slots, "1", "2" or "1,2".`);
@@ -20,7 +20,7 @@ module.exports = async ({ resolveVariable }) => {
     Quota: { Limit: await param('quotaPerDay'), Period: 'DAY' },
   };
   const resources = (slot) => {
-    const suffix = slot === '1' ? '' : `-${slot}`; // slot 1 keeps the names from before slot 2 existed
+    const suffix = slot === '1' ? '' : `-${slot}`; // the names of slot 1 have no number, because slot 2 was added later
     const plan = slot === '1' ? 'ApiGatewayUsagePlan' : `ApiGatewayUsagePlan${slot}`;
     return {
       [`ApiGatewayApiKey${slot}`]: {

@@ -119,7 +119,7 @@ def test_dead_letters_hidden_by_an_interrupted_command_are_reported(dead):
     done = run(redrive.command)
     assert done.exit_code == 1
     assert "3 claim checks hidden" in done.stderr
-    assert "repeat in 1 minute\n" in done.stderr
+    assert "repeat this command in 1 minute\n" in done.stderr
     assert "no dead letters" not in done.stdout
 
 

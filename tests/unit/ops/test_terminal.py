@@ -135,7 +135,7 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["cost", "--shards", "4"], "--shards requires"),
         (["set-aside", "--send", "--purge"], "not both"),
         (["redrive", "--send", "--purge"], "not both"),
-        (["preflight", "9a"], "'9a' is not a stage"),  # as in every other command
+        (["preflight", "9a"], "'9a' is not a stage name"),  # as in every other command
         (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # invalid in a bucket name
         (["smoke", "--stage", "a" * 20], "is not a stage"),
     ],

@@ -143,7 +143,7 @@ def test_every_alarm_links_to_its_runbook_section():
 def test_every_alarm_description_names_an_existing_command():
     known = loaded().commands
     for name, alarm in alarms(EVERYTHING).items():
-        command = re.search(r"Look: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
+        command = re.search(r"run: milkrun ([a-z]+)( [a-z]+)?.*?\. What to do", alarm["AlarmDescription"])
         assert command, name
         assert command[1] in known
         if command[1] == "warehouse":
