@@ -64,6 +64,17 @@ def test_deploy_job_builds_nothing_after_it_gets_credentials():
     )
 
 
+def test_job_with_the_upgrade_tests_checks_out_the_history_that_they_need():
+    """Without the history, they are skipped."""
+    [job] = [
+        job
+        for job in WORKFLOW["jobs"].values()
+        if any(step.get("run") == "make e2e-slow" for step in job["steps"])
+    ]
+    [checkout] = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout")]
+    assert checkout["with"]["fetch-depth"] == 0
+
+
 def test_workflow_deploys_the_zips_that_it_tested():
     jobs = WORKFLOW["jobs"]
     uploads = [s for s in jobs["test"]["steps"] if s.get("uses", "").startswith("actions/upload-artifact")]
