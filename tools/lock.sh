@@ -3,6 +3,7 @@
 # requirements*.txt: every version, direct or indirect, is pinned with its hashes. Existing pins are kept if possible;
 # `tools/lock.sh --upgrade-package NAME` upgrades one package.
 set -eu
+unset CDPATH
 cd "$(dirname "$0")/.."
 upgrade=("$@")
 compile() { # arguments: requirements…, then -o and the output file, whose pins are kept if possible

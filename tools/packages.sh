@@ -4,6 +4,7 @@
 # tools/packages.sh [FOLDER…] tests only the packages in these folders. Their dependencies have the versions that are pinned for the
 # environment in which this repository uses the package.
 set -euo pipefail
+unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 uv=$PWD/.venv/bin/uv
 python=$PWD/.venv/bin/python

@@ -1,10 +1,12 @@
 """Test that imports follow the rules of docs/architecture.md and are not circular, that the make targets named in
-README.md and CONTRIBUTING.md exist, that `make demo` accepts any file name, and that the files that name the Python
-version agree.
+README.md and CONTRIBUTING.md exist, that `make demo` accepts any file name, that scripts ignore CDPATH, and that the
+files that name the Python version agree.
 """
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 from functools import cache
 from graphlib import TopologicalSorter
@@ -130,6 +132,26 @@ def code_of(markdown: str) -> list[str]:
 def test_top_level_localstack_folder_contains_no_python_module() -> None:
     """A module in this folder would shadow a module of the installed namespace package `localstack`."""
     assert list((ROOT / "localstack").glob("*.py")) == []
+
+
+@pytest.mark.parametrize("command", ["tools/lock.sh", "tools/packages.sh tools/conformance", ".ci/run"])
+def test_script_runs_in_its_clone_despite_a_cdpath_with_a_folder_of_the_same_name(
+    tmp_path: Path, command: str
+) -> None:
+    script, *arguments = command.split()
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    (home / script).parent.mkdir(parents=True)
+    (clone / script).parent.mkdir(parents=True)
+    shutil.copy(ROOT / script, clone / script)
+    shutil.copy(ROOT / ".python-version", clone)
+    for program in ("clone/.venv/bin/uv", "programs/git", "programs/make"):
+        (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / program).write_text(f"#!/bin/sh\npwd >>{tmp_path}/seen\nexit 1\n")
+        (tmp_path / program).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}/programs:{os.environ['PATH']}", "CDPATH": str(home)}
+    subprocess.run([script, *arguments], cwd=clone, env=environment, capture_output=True, check=False)
+    assert (tmp_path / "seen").read_text() == f"{clone}\n"
+    assert [path.name for path in home.iterdir()] == [Path(script).parts[0]]
 
 
 def test_make_demo_accepts_an_events_file_with_any_name(tmp_path: Path) -> None:
