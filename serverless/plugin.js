@@ -18,7 +18,7 @@ const OFFLINE = new Set(['package', 'print']);
 class MilkrunPlugin {
   constructor(serverless) {
     this.serverless = serverless;
-    this.refuseLocalOnRealAws(); // not in a hook, because osls calls STS before the first hook
+    this.refuseLocalOnRealAws(); // called here and not in a hook, because osls calls STS before the first hook
     this.hooks = {
       'before:package:createDeploymentArtifacts': () => this.buildZips(),
       'before:deploy:function:packageFunction': () => this.buildZips(),

@@ -69,7 +69,7 @@ class Archive:
         """Like `received`, but omit objects whose keys contain no hour, because finding them takes more requests."""
         hour = start.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         while hour <= end:
-            # One listing for each whole day, and one per hour for the rest of the range.
+            # List each whole day at once, and the rest of the range hour by hour.
             day = hour.hour == 0 and hour + timedelta(days=1) <= end
             for found in self.objects(f"{prefix}dt={hour:%Y-%m-%d}/" + ("" if day else f"hh={hour:%H}/")):
                 if is_content(found.key, found.size) and hour_of(found.key):

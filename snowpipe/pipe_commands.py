@@ -36,7 +36,8 @@ def status(
 ) -> None:
     """Show the state of each pipe and its meaning.
 
-    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 or Snowflake does not respond.
+    Exit codes: 0: all pipes are healthy; 1: a pipe is not healthy; 2: S3 or Snowflake does not respond or
+    returns an error.
     """
     stage = stage_of(context, outputs)
     rows: list[Row] = []
@@ -354,8 +355,8 @@ def _resume(stage: Stage, session: Snowflake, pipe: Pipe, since: datetime | None
                 1,
             ) from None
         tell(
-            f"{pipe.name} was stale; loading files since {since.isoformat()} whose notifications expired. If this is "
-            f"interrupted, run: milkrun warehouse resume --pipe {pipe.kind} --since {since.isoformat()}"
+            f"{pipe.name} was stale; loading files received since {since.isoformat()} whose notifications expired. "
+            f"If this is interrupted, run: milkrun warehouse resume --pipe {pipe.kind} --since {since.isoformat()}"
         )
     copy = stage.definition(pipe).copy_statement
     return loading.load_expired(session, pipe, stage.archive, copy, since, QUEUE_TIMEOUT)

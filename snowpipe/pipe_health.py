@@ -44,7 +44,7 @@ def triage(  # noqa: PLR0911 - one per cause
     """Diagnose a pipe's status: return the first problem on the way from the bucket to the table, if there is one.
 
     `newest_object_at` is the time at which S3 received the newest object with the pipe's prefix; None if there is no
-    recent object, or if S3 did not answer.
+    recent object, or if S3 did not answer or returned an error.
     """
     now = now or datetime.now(UTC)
     if status.state == "PAUSED":

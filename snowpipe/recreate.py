@@ -97,11 +97,11 @@ class Recreation:
             self._leave_queue(broken)
         else:
             if was_paused:
-                # Somebody else paused it, or a run was interrupted. The queued files must be loaded first, because
-                # the new pipe gets only the files that arrive after this pause.
+                # Somebody else paused the pipe, or a run was interrupted. The queued files must be loaded first,
+                # because the new pipe gets only the files that arrive after this pause.
                 self._let_load(deadline)
             self._drain(deadline)
-        # Read before the history is lost, because a file that failed to load is not missing.
+        # Record the failed files before the history is lost, because `check` must not count them as missing.
         since = self._border() - pipes.HISTORY_REACH
         self.progress.failed = [row["key"] for row in failed_files(self.warehouse, self.pipe, since)]
 

@@ -107,7 +107,7 @@ class Settings(BaseModel):
     connection: Connection
     aws: Aws
     folder: Path  # where the commands keep their files: dbt's target folder, the progress of `recreate`
-    source: str  # where the settings come from; used in messages
+    source: str  # where the settings come from, for messages
 
 
 def load_aws(environment: Mapping[str, str], outputs: Path | None = None) -> Aws:

@@ -1,4 +1,4 @@
--- This role owns dbt's objects; without this grant, no administrator could read them.
+-- This role owns dbt's objects. Administrators can read them because SYSADMIN has this role.
 GRANT ROLE {database}_TRANSFORMER TO ROLE SYSADMIN;
 GRANT USAGE ON WAREHOUSE {warehouse} TO ROLE {database}_TRANSFORMER;
 GRANT USAGE ON DATABASE {database} TO ROLE {database}_TRANSFORMER;

@@ -114,8 +114,8 @@ def look(known: Parts, snowflake: SqlApi, now: datetime) -> Iterator[tuple[str, 
 def newest_archived_at(s3: "S3Client", bucket: str, prefix: str, now: datetime) -> list[datetime]:
     """Return the write times of up to a thousand objects per hour, for the current and the previous hour.
 
-    Keys are hashes, so the first thousand are a random sample. The sample is too small to find a missing
-    object (`reconcile` does that), but it shows whether the pipe receives notifications.
+    The names in an hour's folder are hashes, so the first thousand are a random sample. The sample is too small to
+    find a missing object (`reconcile` does that), but it shows whether the pipe receives notifications.
     """
     hours = (now - timedelta(hours=1), now)
     pages = (s3.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/dt={h:%Y-%m-%d}/hh={h:%H}/") for h in hours)
