@@ -69,7 +69,7 @@ class Rows:
             if not all(kept):
                 parquet.write_table(table.filter(kept), made)
             return made.getvalue(), kept.count(False)
-        except (ArrowException, OSError, json.JSONDecodeError):
+        except (ArrowException, OSError, ValueError):  # includes JSON that is invalid or not UTF-8
             self.unreadable.append(key)
             return body, 0
 

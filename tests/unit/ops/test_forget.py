@@ -686,13 +686,14 @@ def test_quarantined_record_of_the_persons_device_is_deleted(stage: Stage) -> No
 def test_damaged_job_result_is_reported_and_forget_continues(stage: Stage) -> None:
     stage.put(ANN)
     stage.bucket.write("rebuilt/r/visits/1.parquet", b"PAR1")
+    stage.bucket.write("rebuilt/r/differences.ndjson", b'{"device_id": "\xff"}\n')
     stage.put_parquet(
         "streamed/live/overdue_exits/1.parquet", [{"device_id": "phone-1"}, {"device_id": "phone-2"}]
     )
     stage.loaded()
     stage.consume(ANN)
     report = report_of("--user", "ann", code=1)
-    assert report["unreadable"] == ["rebuilt/r/visits/1.parquet"]
+    assert report["unreadable"] == ["rebuilt/r/differences.ndjson", "rebuilt/r/visits/1.parquet"]
     assert stage.keys("events/") == []
     assert stage.parquet_rows("streamed/live/overdue_exits/1.parquet") == [{"device_id": "phone-2"}]
 
