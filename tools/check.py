@@ -24,8 +24,9 @@ from tools import pins
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("local", "dev", "staging", "prod")
-# The stage and parameters of each variant: the stages as in stage_settings.yml, prod with all optional features, dev
-# with Snowflake's users as `snowpipe bootstrap` prints them, and dev and prod with the parameters set at launch.
+# The stage and parameters of each variant: every stage of stage_settings.yml without parameters, prod with all optional
+# features, dev with Snowflake's users as `milkrun warehouse bootstrap` prints them, and dev and prod with the
+# parameters set at launch.
 VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {stage: (stage, ()) for stage in STAGES} | {
     "prod-glue": (
         "prod",
@@ -124,7 +125,7 @@ def template(variant: str) -> Path:
 
 
 def _package(stage: str, parameters: Iterable[str], target: Path) -> None:
-    # osls uses .serverless beside serverless.yml, which a concurrent deployment may use, so package in another folder.
+    # osls writes to .serverless beside serverless.yml. A concurrent deployment may use that folder, so use another one.
     with tempfile.TemporaryDirectory() as temporary:
         service = Path(temporary)
         shutil.copy(ROOT / "serverless.yml", service)
@@ -168,7 +169,7 @@ def lint_templates() -> None:
 def scan_templates() -> None:
     if not CHECKOV.exists():
         raise CheckError("checkov is not installed. Run `tools/setup.sh checkov`.")
-    # Stage `local` has the same template as prod with other parameters, and is never deployed to AWS.
+    # Stage `local` is not scanned, because it is never deployed to AWS.
     scanned = map(template, ("dev", "prod", "prod-glue"))
     configuration = ROOT / ".checkov.yml"
     run(CHECKOV, "--config-file", configuration, "--file", *scanned, environment=dummy_environment())
@@ -195,7 +196,7 @@ def find_registry_hosts() -> None:
 @dataclass(frozen=True)
 class Check:
     title: str
-    inputs: tuple[str, ...]  # empty: any file of the clone, so the check always runs
+    inputs: tuple[str, ...]  # if empty, the check depends on all files, so it always runs
     run: Callable[[], None]
 
     def passes(self) -> bool:

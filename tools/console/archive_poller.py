@@ -69,7 +69,7 @@ class ArchivePoller(Poller):
         if time.monotonic() - self._listed_at >= every:
             self._list()
         self._read_pending()
-        # 0: read again immediately after a notification, however long this read took.
+        # Wait here and return 0. Otherwise, a notification after a slow read would not start the next read immediately.
         self.woken.wait(max(0.05, every - (time.monotonic() - self._listed_at)))
         return 0
 
@@ -111,7 +111,8 @@ class ArchivePoller(Poller):
 
     def _read_pending(self) -> None:
         while not self.shared.over.is_set():
-            # Remove the objects before reading them, because `stored` drops the oldest pending object.
+            # Remove the objects before reading them, because `stored` drops the oldest pending objects
+            # when the queue is full.
             with self._lock:
                 some = [self._pending.popleft() for _ in range(min(self.AT_ONCE, len(self._pending)))]
             if not some:

@@ -118,7 +118,7 @@ class ChangeQueue:
             events.delete_rule(Name=self.name, EventBusName=self._bus)
         with suppress(BotoCoreError, ClientError):
             self._aws("sns").unsubscribe(SubscriptionArn=self._subscription)
-            # A queue with a subscription must stay, because otherwise the topic's deliveries would fail, and the
+            # This is skipped if unsubscribing failed. Without the queue, the topic's deliveries would fail, and the
             # alarm archive-undelivered would fire.
             self._aws("sqs").delete_queue(QueueUrl=self._url)
         self._url = ""

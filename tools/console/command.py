@@ -91,8 +91,8 @@ def command(
 ) -> None:
     """Serve the web console, which shows trucks on a map, the pipeline, events and visits.
 
-    If the local stack's console is already running, the command only prints its address. It then refuses other options
-    unless --port is given, which starts another console.
+    If the local stack's console is already running, the command only prints that console's address, and refuses options
+    that would change the console. Add --port to start another console.
     """
     environment: Mapping[str, str] = context.obj
     if tiles is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?/[^\s;,'\"]*", tiles):
@@ -110,7 +110,7 @@ def command(
         return
     with _listener(settings.console_port if port is None else port) as listener:
         _spare_memory()
-        # Print a line instead of a traceback for threads of libraries whose connection was closed.
+        # Print a line instead of a traceback if a thread fails, such as a library's thread whose connection was closed.
         threading.excepthook = lambda fault: terminal.err.print(
             f"a background thread failed: {fault.exc_type.__name__}"
         )
@@ -151,7 +151,7 @@ def server_of(
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):
-        """An HTTP protocol that closes a connection if the client sends no complete request within
+        """An HTTP protocol that closes a connection if the client has not sent all headers of a request within
         `request_seconds`. uvicorn would keep the connection open.
         """
 
@@ -160,7 +160,7 @@ def server_of(
             self.loop.call_later(request_seconds, self._close_if_silent)
 
         def _close_if_silent(self) -> None:
-            if not self.cycle:  # uvicorn sets it when a request is complete
+            if not self.cycle:  # uvicorn sets it when a request's headers are complete
                 self.transport.close()
 
     class Server(uvicorn.Server):
@@ -172,7 +172,7 @@ def server_of(
         app,
         http=Protocol,
         log_level="error",  # a warning for every invalid request would let anybody fill the disk
-        access_log=False,  # addresses and device ids would be personal data
+        access_log=False,  # paths contain device ids, which are personal data
         server_header=False,
         ws="none",
         timeout_graceful_shutdown=1,

@@ -41,7 +41,7 @@ def heading_of(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def _offset(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    # The shorter of the two ways around the earth.
+    # Use the shorter way around the earth.
     degrees = (other[0] - one[0] + 180) % 360 - 180
     narrowing = math.cos(math.radians((one[1] + other[1]) / 2))
     return degrees * narrowing * _M_PER_DEGREE, (other[1] - one[1]) * _M_PER_DEGREE
@@ -80,12 +80,12 @@ class Truck:
         self.last = position
         self.heading = position.heading
         self.speed_kmh: float | None = None
-        # The position for which the direction was last computed, and the time until which the truck was there.
+        # The position at which the heading was last computed, and the time until which the truck was there.
         self._anchor, self._anchored_until = position, position.at
         self.trail = Trail()
         self.trail.add(position.at, position.longitude, position.latitude)
 
-        # The latest event of any type, and its time.
+        # The time and type of the device's latest event, with or without a position.
         self.heard = (position.at, position.type)
 
     def hear(self, at: float, type_: str) -> bool:
@@ -138,7 +138,7 @@ class Fleet:
             self.changed.add(position.device_id)
 
     def heard(self, device_id: str, at: float, type_: str) -> None:
-        """Record an event without a position. The event is ignored if the device has never sent a position."""
+        """Record an event without a position. The event is ignored if no truck is kept for the device."""
         truck = self._trucks.get(device_id)
         if truck and truck.hear(at, type_):
             self.changed.add(device_id)

@@ -183,7 +183,8 @@ class KnownVisits:
 
     def learn_usual(self, marts: Mapping[str, float] | None = None) -> None:
         """Set the median dwell time at each place: the median from the marts, otherwise the median of the
-        visits in memory. If `marts` is None, the marts' medians from the previous call are used again.
+        visits in memory if there are at least FEW_VISITS. If `marts` is None, the marts' medians from the previous call
+        are used again.
         """
         self._marts_usual = self._marts_usual if marts is None else marts
         by_fence: dict[str, list[float]] = {}
@@ -233,8 +234,8 @@ class KnownVisits:
         )
 
     def read(self, rows: Iterable[Mapping[str, object]], *, as_news: bool = True) -> None:
-        """Add visits that were read from a table, except those that the event bus has reported. If `as_news`
-        is true, new and changed visits are also reported to the pages.
+        """Add visits that were read from a table, except those that the event bus has reported and those that have been
+        deleted. If `as_news` is true, new and changed visits are also reported to the pages.
         """
         for each in rows:
             visit = known(each)

@@ -105,7 +105,7 @@ class Hub:
             yield b"retry: 1000\n\n"
             while not self._over:
                 if page.wants_snapshot:
-                    # The snapshot includes the messages up to now.
+                    # The snapshot includes all changes up to now, so the queued messages are discarded.
                     self.flush()
                     was_reset = any(b"\nevent: reset\n" in message for message in page.messages)
                     page.messages.clear()

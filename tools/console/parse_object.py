@@ -123,7 +123,7 @@ def _good(
 ) -> None:
     try:
         event = msgspec.json.decode(line)
-    except msgspec.MsgspecError:  # somebody stored the object by hand
+    except msgspec.MsgspecError:  # possible in an object that was stored by hand
         event = {}
     if not isinstance(event, dict):
         event = {}

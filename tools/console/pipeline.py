@@ -146,7 +146,7 @@ class Pipeline:
         self._named_keys: dict[str, None] = {}
         self._accepted_again = Meter()
         self._latency_known: tuple[float, dict[str, object]] = (0.0, {})
-        # Whether the functions' logs have not been read to their ends yet, so that lags would be wrong.
+        # True until the functions' logs have been read to their ends. Before that, lags would be wrong.
         self.partial = False
 
     # --- input
@@ -287,7 +287,7 @@ class Pipeline:
         if self._why_unknown(stage.source) or (
             stage.source == "snowflake" and self.warehouse_read_at is None
         ):
-            return f"no data from {SOURCE_NAMES[stage.source]}: see “Sources”"
+            return f"no data from {SOURCE_NAMES[stage.source]} (see “Sources”)"
         # The state of the stage “Redriven” depends mainly on the queues.
         if stage.source == "logs" and self.partial and stage.name != "redriven":
             return "the log of the last hour is still being read"
@@ -319,7 +319,7 @@ class Pipeline:
             case "consumed" if self._stopped:
                 at, _ = min(self._stopped.values())
                 state = "stuck" if now - at > stage.max_wait_s else "waiting"
-                condition = state, now - at, f"the consumer stopped at a record: see {self._consumer_log}"
+                condition = state, now - at, f"the consumer stopped at a record (see {self._consumer_log})"
             case "loaded":
                 halted = [name for name, pipe in self.pipes.items() if pipe["state"] not in ("RUNNING", None)]
                 if halted:
@@ -335,7 +335,7 @@ class Pipeline:
             return (
                 "stuck",
                 None,
-                f"{count(self.dead_letters, 'dead letter')}: see `milkrun redrive{self._option}`",
+                f"{count(self.dead_letters, 'dead letter')} (see `milkrun redrive{self._option}`)",
             )
         if not self.redrive_waiting or self._redrive_since is None:
             return usual, meter.lag_s, None
@@ -356,7 +356,7 @@ class Pipeline:
             # Determined from the object keys, because a repeated request adds no object.
             return min(self._unarchived.values(), default=None)
         done_to = (meter.last_at or 0.0) + stage.slack_s
-        # The previous stage forgets an event after an hour, so its time is stored here.
+        # The previous stage forgets its counts after an hour, so the time of the oldest waiting event is stored here.
         since = self._waiting_since.get(stage.name, 0.0)
         if since <= done_to:
             since = self.meters[stage.after].first_after(done_to) or 0.0

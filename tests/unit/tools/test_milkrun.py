@@ -86,13 +86,13 @@ def test_misspelt_warehouse_command_is_refused_with_a_suggestion_of_the_correct_
     assert (ended.returncode, ended.stderr) == (2, "No such command 'aply'. Did you mean 'apply'?\n")
 
 
-# A closed pipe, as typer and as rich report it.
+# A write to a closed pipe raises BrokenPipeError, which rich replaces with SystemExit(1).
 @pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "Broken pipe"), SystemExit(1)])
 def test_closed_pipe_ends_a_command_with_code_141_instead_of_1(
     error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = typer.Typer(pretty_exceptions_enable=False)
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # typer replaces both
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # typer replaces stdout and stderr after a broken pipe
     monkeypatch.setattr(sys, "stderr", sys.stderr)
 
     @command.command()
@@ -111,7 +111,7 @@ def test_closed_pipe_ends_a_command_with_code_141_instead_of_1(
         ("tools.stack status --help", "--json"),
     ],
 )
-def test_current_and_earlier_modules_run_a_command(spelling: str, shown: str) -> None:
+def test_command_runs_from_its_current_and_its_earlier_module(spelling: str, shown: str) -> None:
     ended = run("-m", *spelling.split())
     assert (ended.returncode, ended.stderr) == (0, "")
     assert shown in ended.stdout
@@ -197,7 +197,7 @@ def test_make_conformance_passes_the_whole_url_to_the_kit(tmp_path: Path) -> Non
     program = tmp_path / "python"
     program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/given\n')
     program.chmod(0o755)
-    target = url.replace("$", "$$")  # as a user writes it for make
+    target = url.replace("$", "$$")  # make replaces $$ with $
     options = [f"PY={program}", f"TARGET={target}", "--old-file=setup"]
     subprocess.run(["make", "conformance", *options], cwd=ROOT, check=True, env={"PATH": os.environ["PATH"]})
     assert (tmp_path / "given").read_text().splitlines() == ["-m", "milkrun_conformance", "run", url]

@@ -401,7 +401,7 @@ def test_run_with_an_unreachable_hook_prints_one_line_and_exits_with_code_2() ->
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_hook_that_fails_later_does_not_discard_the_reports_of_earlier_scenarios(
+def test_reports_of_earlier_scenarios_are_printed_if_the_hook_fails_later(
     as_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter(range(9))

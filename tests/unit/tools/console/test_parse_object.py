@@ -82,7 +82,7 @@ def test_geofence_event_yields_its_device_geofence_and_position():
     "values",
     [{"confidence": 1.0}, {"confidence": 0, "duration": -4}, {"duration": 10.0**300}, {"duration": 2}],
 )
-def test_confidence_and_duration_are_read_as_by_the_consumer(values):
+def test_console_and_consumer_parse_confidence_and_duration_alike(values):
     [crossing] = read(good(**values)).crossings
     assert parse_object.event_of(crossing) == geofence_event(json.dumps(good(**values)).encode())
 
@@ -91,7 +91,7 @@ def test_confidence_and_duration_are_read_as_by_the_consumer(values):
     ("prefix", "value"),
     [("events", good(duration=10**400)), ("events", good(confidence=10**400)), ("rejected", {"reasons": 5})],
 )
-def test_object_of_another_program_with_unusual_values_does_not_stop_the_console(prefix, value):
+def test_object_with_huge_numbers_or_malformed_reasons_is_parsed(prefix, value):
     assert len(read(value, prefix=prefix).events) == 1
 
 
@@ -114,7 +114,7 @@ def test_invalid_coordinates_are_ignored(coordinates):
     assert read(good(location={"type": "Point", "coordinates": coordinates})).positions == []
 
 
-def test_device_time_in_the_future_is_replaced_with_the_time_of_receipt():
+def test_position_with_a_future_time_gets_the_time_of_receipt():
     [position] = read(good(createdAt="2026-11-24T07:00:00Z")).positions
     assert position.at == NOW.timestamp()
 

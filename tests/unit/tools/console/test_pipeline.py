@@ -23,7 +23,7 @@ class Trial:
         self.pipeline = Pipeline(self.down.get, marts_max_wait_s, lambda: self.now, stage)
         self.pipeline.pipes = {"EVENTS_PIPE": {"state": "RUNNING", "pending_files": 0}}
         self.pipeline.marts_built = True
-        self.warehouse_read_at: float | None = None  # None: just now
+        self.warehouse_read_at: float | None = None  # None: the warehouse is read for each row
 
     def ingest(self, key: str = "k", accepted: int = 10, published: int = 4, **more: object) -> None:
         line = {
@@ -66,7 +66,7 @@ def trial() -> Trial:
     return Trial()
 
 
-def test_consumer_is_not_called_stuck_while_its_log_is_still_being_read() -> None:
+def test_consumer_is_not_reported_as_stuck_while_its_log_is_still_being_read() -> None:
     trial = Trial()
     trial.consume()
     trial.now += 600
@@ -120,7 +120,7 @@ def test_request_is_counted_at_every_stage_that_it_passes_and_the_pipeline_is_he
     ],
 )
 def test_first_pipeline_stage_that_falls_behind_is_reported_as_stuck(trial, done, stuck_at, max_wait_s):
-    trial.consume()  # an earlier request, so that each stage has processed something
+    trial.consume()  # of an earlier request, so that the stages consumed and loaded have been active before
     trial.load()
     trial.now += 60
     trial.ingest()
@@ -150,7 +150,7 @@ def test_events_that_arrive_between_two_reads_of_the_warehouse_are_not_reported_
     assert trial.verdict() == ("stuck", "loaded")
 
 
-def test_stages_in_the_warehouse_are_unknown_until_it_has_been_read(trial):
+def test_loaded_and_marts_are_unknown_until_the_warehouse_has_been_read(trial):
     trial.ingest()
     trial.archive()
     trial.consume()
@@ -187,7 +187,7 @@ def test_stopped_shard_is_reported_with_its_failure_until_consumption_resumes(tr
     trial.now += 90
     assert trial.verdict() == ("stuck", "consumed")
     stage = trial.stage("consumed")
-    assert stage["note"] == "the consumer stopped at a record: see `milkrun logs consume`"
+    assert stage["note"] == "the consumer stopped at a record (see `milkrun logs consume`)"
     assert stage["detail"] == "ClientError: throttled"
     trial.consume()
     assert trial.stage("consumed")["state"] == "ok"
@@ -201,8 +201,8 @@ def test_notes_in_the_status_of_a_deployed_stage_name_the_stage():
     trial.pipeline.meters["set_aside"].add(trial.now, 1)
     notes = {name: trial.stage(name)["note"] for name in ("redriven", "consumed", "set_aside")}
     assert notes == {
-        "redriven": "1 dead letter: see `milkrun redrive --stage prod`",
-        "consumed": "the consumer stopped at a record: see the log of milkrun-prod-consume",
+        "redriven": "1 dead letter (see `milkrun redrive --stage prod`)",
+        "consumed": "the consumer stopped at a record (see the log of milkrun-prod-consume)",
         "set_aside": "see `milkrun quarantine --stage prod`",
     }
 
@@ -220,7 +220,7 @@ def test_dead_letters_and_a_redrive_queue_that_does_not_drain_are_reported_as_st
     assert trial.verdict() == ("stuck", "redriven")
 
 
-def test_redrive_queue_is_not_called_stuck_for_a_time_in_which_it_was_not_read(trial):
+def test_time_without_reads_of_the_redrive_queue_does_not_count_as_waiting(trial):
     """While no page is open, the queues are not read. They may have drained and filled again meanwhile."""
     trial.pipeline.queues(3, 0)
     trial.now += 5 * 3600
@@ -248,7 +248,7 @@ def test_rows_waiting_for_dbt_are_reported_as_stuck_only_if_a_dbt_schedule_is_co
     assert trial.verdict()[0] == ("healthy" if max_wait_s is None else "stuck")
 
 
-def test_only_the_pipeline_stages_that_depend_on_an_unreachable_source_have_state_unknown(trial):
+def test_only_the_stages_that_depend_on_an_unreachable_source_are_unknown(trial):
     trial.down["snowflake"] = "snowflake has been down since then: no route"
     states = {stage["name"]: stage["state"] for stage in trial.pipeline.row()["stages"]}
     assert {name for name, state in states.items() if state == "unknown"} == {"loaded", "marts"}
@@ -277,7 +277,7 @@ def test_counts_per_minute_cover_exactly_the_last_hour(counts):
     assert meter.total == sum(n for _, n in counts)
 
 
-def test_newer_counts_of_a_time_period_replace_older_counts():
+def test_newly_reported_counts_replace_the_earlier_counts_of_the_same_seconds():
     meter = Meter()
     meter.put({100: 5, 160: 5}, 0)
     meter.put({160: 7, 170: 1}, 130)

@@ -135,7 +135,7 @@ def test_log_line_read_several_times_is_counted_once(shared, aws):
     assert shared.ask(lambda: shared.state.pipeline.meters["accepted"].total) == 112
 
 
-def test_stages_are_unknown_until_a_log_too_long_for_one_read_has_been_read_to_its_end(
+def test_accepted_is_unknown_until_a_log_too_long_for_one_read_has_been_read_to_its_end(
     shared, aws, monkeypatch
 ):
     """All lines are within the minute by which consecutive reads overlap."""
@@ -231,8 +231,8 @@ def test_object_is_counted_once_whether_found_by_notification_by_listing_or_by_b
         for _ in range(3):
             reader.stored(key, NOW)
         until(lambda: counted(shared), lambda found: found == (2, 2), timeout_s=5)
-        archive.put("c")  # listed, but not notified
-        reader.stored(archive.put("d"), NOW)  # notified before it is listed
+        archive.put("c")  # found only by listing
+        reader.stored(archive.put("d"), NOW)  # the notification arrives before the next listing
         until(lambda: counted(shared), lambda found: found == (4, 4), timeout_s=5)
         reader.stored("rejected/anything", NOW)
         reader.stored(archive.put("e", prefix="set-aside"), NOW)
@@ -378,8 +378,8 @@ def test_end_of_a_visit_is_read_from_the_visits_table_if_there_are_no_notificati
 def test_truck_that_was_parked_for_three_days_is_not_shown_at_its_place_after_it_has_left(
     shared, archive, monkeypatch
 ):
-    """The console usually reads a truck's visits of the last two days, but this visit began earlier. The truck has been
-    at another place since it left.
+    """The console usually reads a truck's visits of the last two days, but this visit began earlier. Since it left,
+    the truck has visited another place.
     """
     plant, farm = Fence("plant", "p1"), Fence("farm", "f1")
     parked = Visit(NOW - timedelta(days=3), "e1")
@@ -450,7 +450,7 @@ def test_snowflake_session_is_reopened_after_a_lost_connection_but_not_after_a_m
 
 
 class CountingLock:
-    """A lock that counts the threads that hold it or wait for it."""
+    """A lock that counts the attempts to acquire it."""
 
     def __init__(self) -> None:
         self.threads = 0
@@ -497,7 +497,7 @@ def test_requests_that_wait_for_the_session_fail_together_if_snowflake_does_not_
         assert found == "session", "a later request tries again"
 
 
-def test_file_that_was_loaded_while_no_page_was_open_is_not_called_overdue(shared):
+def test_file_that_was_loaded_while_no_page_was_open_is_not_reported_as_overdue(shared):
     now, hour = time.time(), 3600
     clock = [now - 3 * hour]
     state = shared.state = ConsoleState({"stage": "local"}, clock=lambda: clock[0])

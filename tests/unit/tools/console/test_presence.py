@@ -62,9 +62,9 @@ def one_kind_per_id(found: GeofenceEvent) -> GeofenceEvent:
     return replace(found, event_id=f"{found.kind}-{found.event_id}")
 
 
-# The console keeps the latest 20 enter events of a device, so it knows all of at most 18 events.
+# At most 18 events, because the console keeps only the latest 20 enter events of a device.
 @given(st.lists(events(WORLD).map(one_kind_per_id), max_size=18), st.randoms(use_true_random=False))
-def test_console_and_presence_rule_agree_for_any_set_of_events(
+def test_console_and_presence_rule_agree_for_any_set_of_at_most_18_events(
     found: list[GeofenceEvent], rng: random.Random
 ) -> None:
     assert shown(found, ("farm", "plant"), rng) == by_rule(found, ("farm", "plant"))
@@ -140,4 +140,4 @@ def test_median_dwell_time_covers_all_fences_with_the_same_tag_if_the_fence_has_
     [row] = known.there()
     assert row["usual_dwell_seconds"] == usual
     known.learn_usual({"farm#1": 42.0})
-    assert known.there()[0]["usual_dwell_seconds"] == 42.0, "the marts know more visits"
+    assert known.there()[0]["usual_dwell_seconds"] == 42.0, "the median from the marts takes precedence"

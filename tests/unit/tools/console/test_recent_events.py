@@ -74,7 +74,9 @@ def test_reset_deletes_all_events_and_sets_their_counts_to_zero(held):
     assert held.matching("all", limit=9) == []
     assert held.counted == {"good": 0, "bad": 0}
     held.add(event(11))
-    assert held.matching("all", limit=9)[0].seq > 10, "an old page's `before` must not hide new ones"
+    assert held.matching("all", limit=9)[0].seq > 10, (
+        "numbers are not reused, because an open page still uses earlier ones"
+    )
 
 
 def test_event_that_was_rejected_for_a_very_long_id_is_found_by_this_id(held):
@@ -85,7 +87,7 @@ def test_event_that_was_rejected_for_a_very_long_id_is_found_by_this_id(held):
     assert ids(held.matching("bad", limit=9, event_id="x" * 200)) == []
 
 
-def test_sql_for_an_event_quotes_the_key_of_a_file_that_was_added_by_hand():
+def test_sql_for_an_event_escapes_a_quote_in_the_object_key():
     added = event(1)
     added.key = "events/driver's day.ndjson"
     sql = recent_events.whole(added, "bucket", "MILKRUN")["sql"]

@@ -20,7 +20,7 @@ MORNING = datetime(2026, 11, 23, 6, tzinfo=UTC)
 
 
 class OneObject:
-    """A fake archive with one object, which contains these events."""
+    """A fake archive with one object, which contains the given events."""
 
     def __init__(self, *events: dict[str, object]) -> None:
         self._lines = lines_object("events", [json.dumps(event).encode() for event in events], MORNING)
@@ -60,7 +60,7 @@ def test_replay_uses_the_visit_rule_of_the_stage(gap_minutes: int, stays: int) -
 @pytest.mark.parametrize(
     "at", ["2026-11-23 06:00:00 +0000", "2026-11-23T06:00Z", "2026-11-23 07:00:00,5 +01"]
 )
-def test_replay_counts_an_event_with_any_accepted_form_of_its_time(at: str) -> None:
+def test_replay_counts_an_event_whose_time_has_an_unusual_accepted_format(at: str) -> None:
     event = crossing("truck", "enter", MORNING) | {"createdAt": at}
     hour = timedelta(hours=1)
     played = replay.replay(
@@ -79,7 +79,7 @@ class Twice(OneObject):
     ("limit", "most", "objects", "truncated"),
     [("MAX_OBJECTS", 1, 1, True), ("MAX_OBJECTS", 3, 2, False), ("MAX_POSITIONS", 1, 1, True)],
 )
-def test_replay_over_the_limit_is_marked_as_truncated(
+def test_replay_over_a_limit_is_marked_as_truncated(
     monkeypatch: pytest.MonkeyPatch, limit: str, most: int, objects: int, truncated: bool
 ) -> None:
     monkeypatch.setattr(replay, limit, most)
@@ -96,7 +96,7 @@ def test_replay_over_the_limit_is_marked_as_truncated(
     assert (played["objects"], played["truncated"]) == (objects, truncated)
 
 
-def test_two_pages_that_ask_for_the_same_replay_get_one_answer() -> None:
+def test_replay_requested_by_two_pages_at_once_is_computed_once() -> None:
     """A browser that restores its tabs opens both pages at once. A request for another replay meanwhile gets 409."""
     start, end = MORNING, MORNING + timedelta(hours=1)
     reads = 0

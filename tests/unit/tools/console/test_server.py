@@ -1,5 +1,5 @@
-"""Test the console's server over HTTP on loopback. Every store's address is a closed port, except in the tests that
-use a fake warehouse.
+"""Test the console's server over HTTP on loopback. Every store's address is a closed port. Some tests
+replace the warehouse with a fake.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ class Served:
 
     def tell(self, what: object, *arguments: object) -> None:
         """Call the function in the console's event loop, as the pollers do, and wait until it has returned."""
-        if self.console._shared is None:  # the event loop starts with the first request
+        if self.console._shared is None:  # this request starts the pollers, which sets _shared
             self.get("/api/stage")
         shared = self.console._shared
         done = threading.Event()
@@ -197,7 +197,7 @@ def test_request_from_another_origin_is_refused(served, origin):
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_api_request_is_refused_if_its_fetch_metadata_shows_another_site(served):
+def test_api_request_is_refused_if_its_fetch_metadata_shows_another_origin(served):
     assert served.ask("/api/stage", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 403
     assert served.ask("/api/stage", sec_fetch_site="same-site").status == 403
     assert served.ask("/", sec_fetch_site="cross-site", sec_fetch_mode="navigate").status == 200, "a link"
@@ -262,7 +262,7 @@ def test_server_listens_only_on_loopback(served):
 # --- unreachable sources
 
 
-def test_warehouse_that_is_read_only_on_demand_stays_off_when_a_page_is_opened_again():
+def test_snowflake_stays_off_with_warehouse_every_0_even_when_a_page_is_opened():
     console = Served(warehouse_every=0, live_bus=False)
 
     def warehouse() -> tuple[str, str]:
@@ -297,7 +297,7 @@ def test_every_unreachable_source_is_reported_with_its_reason(served):
     assert panel["verdict"] == "unknown"
     assert {stage["state"] for stage in panel["stages"]} == {"unknown"}
     archived = panel["stages"][2]
-    assert archived["note"] == "no data from S3: see “Sources”", "no exception text in a table"
+    assert archived["note"] == "no data from S3 (see “Sources”)", "the table shows no exception text"
     assert archived["detail"].startswith("archive has been down since ")
     assert {source["cause"] for source in served.get("/api/sources")["sources"]} <= {"unreachable", "other"}
     assert served.get("/api/trucks")["forgotten"] == 0
@@ -349,7 +349,7 @@ def test_requests_do_not_wait_for_a_snowflake_that_the_poller_finds_unreachable(
         return next(s["state"] for s in console.get("/api/sources")["sources"] if s["name"] == "snowflake")
 
     try:
-        console.get("/api/stage")  # opens the page
+        console.get("/api/stage")  # as a page does when it is opened
         assert until(state, lambda state: state == "down", timeout_s=10) == "down"
         asked.clear()
         for _ in range(5):
@@ -484,7 +484,7 @@ def test_event_lists_of_a_deployed_stage_cannot_be_reset():
         "/api/replay?from=9999-12-31T00:00Z&to=9999-12-31T20:00Z",
     ],
 )
-def test_invalid_parameter_is_refused_with_an_explanation(served, path):
+def test_missing_or_invalid_parameter_is_refused_with_an_explanation(served, path):
     answer = served.ask(path)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert json.loads(answer.data)["detail"]
@@ -615,7 +615,9 @@ def test_new_visit_is_sent_to_the_page_without_waiting_for_the_next_tick(monkeyp
                 while f'"e-{n}"'.encode() not in messages[-1]:
                     messages.append(await anext(page))
         ticking.cancel()
-        assert search.search(state, "farm-1")["places"], "the place is found before the archive was read"
+        assert search.search(state, "farm-1")["places"], (
+            "the place is found even before the archive has been read"
+        )
         return messages
 
     assert sum(b"event: visits" in message for message in asyncio.run(received())) == 2
@@ -783,7 +785,7 @@ def test_day_with_many_visits_is_exported_completely_to_a_file_named_after_the_f
         assert len(others) == store_queries.MAX_VISITS + 6
         assert answer.headers["content-disposition"] == 'attachment; filename="visits-2026-11-27.csv"'
         mart_of_visits.fails_after = store_queries.PART_VISITS
-        with pytest.raises(urllib3.exceptions.ProtocolError):  # not a shorter file
+        with pytest.raises(urllib3.exceptions.ProtocolError):  # a shortened file would look complete
             amsterdam.ask(f"/api/visits.csv?{day}")
         mart_of_visits.visits = store_queries.MAX_CSV_VISITS + 1
         answer = amsterdam.ask(f"/api/visits.csv?{day}")
@@ -827,7 +829,7 @@ def test_daily_totals_over_the_row_limit_omit_the_earliest_days(mart_of_visits, 
         farms = 24  # now the 25 rows of the farms reach back only to 2026-11-27
         found = console.get("/api/daily?days=14")
         days = [(day["date"], day["farms"]) for day in found["days"]]
-        assert days == [("2026-11-28", 24)], "not a day without farms"
+        assert days == [("2026-11-28", 24)], "a day is omitted if its farms are missing"
         assert (found["from"], found["cut"]) == ("2026-11-28", True)
     finally:
         console.end()
@@ -841,8 +843,10 @@ def half_closed(port: int) -> list[str]:
     ]
 
 
-def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_visits):
-    """A user steps through the days while the warehouse resumes. The page abandons each request for the next one."""
+def test_cancelled_requests_to_a_slow_snowflake_delay_no_other_request(mart_of_visits):
+    """A user steps through the days while the warehouse resumes. The page cancels each request when it sends
+    the next one.
+    """
     answering, asked = threading.Event(), []
 
     def query(sql: str, _: Sequence[object] = ()) -> list[Row]:
@@ -864,7 +868,7 @@ def test_abandoned_requests_for_a_slow_snowflake_delay_no_other_request(mart_of_
         until(lambda: half_closed(console.port), lambda left: left == [], timeout_s=10)
         answering.set()
         assert console.get("/api/visits")["missing"] == []
-        # Usually, SNOWFLAKE_QUESTIONS + 1 queries were sent. Without the check for abandoned requests, there would be
+        # Usually, SNOWFLAKE_QUESTIONS + 1 queries were sent. Without the check for cancelled requests, there would be
         # 61. On a busy machine, the server may notice the end of a connection only after it has accepted later ones.
         assert len(asked) <= 2 * routes.SNOWFLAKE_QUESTIONS
     finally:
@@ -890,7 +894,7 @@ def test_report_before_the_first_dbt_run_does_not_mark_snowflake_as_down(mart_of
         console.end()
 
 
-def test_search_that_fails_in_aws_does_not_blame_snowflake(mart_of_visits):
+def test_search_that_fails_in_aws_does_not_mark_snowflake_as_down(mart_of_visits):
     mart_of_visits.query = lambda *_: []
     console = Served(warehouse_every=0)
     try:

@@ -56,7 +56,9 @@ def found(wanted: visit_list.Wanted, stores: Stores, bus: KnownVisits | None = N
 
 def test_visits_of_a_truck_that_have_expired_from_the_visits_table_are_listed_from_the_mart():
     stores = Stores(mart=[visit(120), visit(91), visit(30), visit(2)], table=[visit(2), visit(1)])
-    assert found(WANTED, stores) == ["e120", "e91", "e2", "e1"], "the visit of 30 days ago was restated"
+    assert found(WANTED, stores) == ["e120", "e91", "e2", "e1"], (
+        "the visit of 30 days ago is outdated, because the visits table no longer contains it"
+    )
 
 
 def test_visits_are_filtered_by_the_beginning_of_a_truck_or_place_name_or_of_an_external_id():

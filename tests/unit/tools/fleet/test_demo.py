@@ -81,7 +81,9 @@ def test_demo_check_fails_if_the_number_of_visits_is_right_but_a_visit_is_wrong(
     assert not line.equal
 
 
-def test_event_ids_in_the_demos_table_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markup_and_control_characters_in_the_demos_table_are_printed_as_text(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     outputs = SimpleNamespace(
         api_key="k",
         endpoint="http://e",

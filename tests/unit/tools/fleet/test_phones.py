@@ -41,7 +41,7 @@ def test_requests_are_sorted_by_the_time_at_which_they_are_sent() -> None:
 
 
 def test_long_morning_begins_earlier_so_that_no_event_is_rejected_as_too_far_ahead() -> None:
-    long = replace(PLAN, seed=59, trucks=1, farms=5)  # 10 hours and 17 minutes
+    long = replace(PLAN, seed=59, trucks=1, farms=5)  # takes 10 hours and 17 minutes
     now = long.begins_at + timedelta(hours=8)
     plan, total = ended_by(long, now)
     sent = list(posts(plan))

@@ -1,5 +1,5 @@
-"""Test that the sender treats every kind of response as README.md prescribes. The responses come from a server on
-loopback.
+"""Test that the sender treats every kind of response as README.md prescribes. Also test the
+limits and the figures of `milkrun send`. The responses come from a server on loopback.
 """
 
 import gzip

@@ -79,7 +79,7 @@ def test_milkrun_up_succeeds_without_the_console_if_the_consoles_port_is_in_use(
 
 
 @pytest.mark.parametrize(("stage", "is_ready"), [("local", True), ("dev", False)])
-def test_console_of_a_deployed_stage_is_not_taken_for_that_of_the_local_stack(stage, is_ready):
+def test_console_of_a_deployed_stage_is_not_mistaken_for_the_local_stacks_console(stage, is_ready):
     served = Served(stage=stage, live_bus=False)
     try:
         assert console.is_ready(Settings.of({"MILKRUN_PORT": str(served.port - 2)})) is is_ready

@@ -100,7 +100,7 @@ time.sleep(600)
     assert not child.is_alive()
 
 
-def test_process_that_restarts_its_child_is_stopped_before_the_child(processes):
+def test_process_that_restarts_its_child_is_ended_before_the_child(processes):
     """LocalStack restarts its Kinesis mock when the mock ends. If the mock were ended first, the restarted one could
     outlive LocalStack.
     """
@@ -114,7 +114,8 @@ while True:
     process = start(processes, code)
     printed(processes, "started")
     [child] = descendants(process)
-    processes.adopt("a-child", child.pid)  # its name sorts before its parent's
+    # This name sorts before "trial", so ending the processes in the order of their names would end the child first.
+    processes.adopt("a-child", child.pid)
     processes.end_all()
     assert not process.is_alive()
     assert processes.log("trial").read_text() == f"started {child.pid}\n"

@@ -318,7 +318,7 @@ def test_command_with_another_port_is_refused_and_does_not_end_the_running_stack
     assert trial_stack.is_up()
 
 
-def test_stack_can_be_stopped_with_another_port_and_a_dead_stack_can_be_moved_to_it(
+def test_down_ignores_the_configured_port_and_up_can_move_a_dead_stack_to_another_port(
     environment, trial_stack, server, deploys
 ):
     trial_stack.up()
@@ -637,7 +637,7 @@ def test_default_folder_with_files_of_other_make_targets_can_be_used_as_the_stac
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tools.stack.stack.ROOT", tmp_path)
-    (tmp_path / ".local" / "bench").mkdir(parents=True)  # `make bench` in a fresh clone
+    (tmp_path / ".local" / "bench").mkdir(parents=True)  # as after `make bench` in a fresh clone
     Stack.of({"MILKRUN_LOCAL": str(tmp_path / ".local")})._refuse_what_is_not_ours()
 
 
@@ -697,8 +697,10 @@ def test_incomplete_key_and_password_are_replaced_and_reported(
     assert identity.Tokens(identity.issuer(trial_stack.settings))("truck-1")
     assert len(snowflake.password(trial_stack.settings)) == 32
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
-    assert deploys == ["functions", "warehouse"] * 3, "with the API key, with tokens, and after the repair"
-    assert notes[-1].startswith("Trial had died"), "its process had the old password"
+    assert deploys == ["functions", "warehouse"] * 3, (
+        "one deployment with the API key, one with tokens, and one after the repair"
+    )
+    assert notes[-1].startswith("Trial had died"), "the process with the old password was replaced"
 
 
 def test_interrupted_write_leaves_no_incomplete_secret_file(

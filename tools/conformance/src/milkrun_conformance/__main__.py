@@ -82,7 +82,7 @@ def run(
 def serve(*, host: Host = "127.0.0.1", port: Port = 8400) -> None:
     """Run only the server, for the app's own tests. Routes: PUT /scenario/<name>, POST /v1/events, GET /report."""
     with _serving(Stage(), host, port) as url:
-        err.print(f"{url}/v1/events; scenarios: {', '.join(SCENARIOS)}")
+        err.print(f"Send events to {url}/v1/events. Scenarios: {', '.join(SCENARIOS)}")
         try:
             while True:
                 time.sleep(3600)

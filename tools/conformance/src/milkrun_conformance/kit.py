@@ -53,9 +53,9 @@ def play(
 ) -> list[Report]:
     """Run the scenarios one after another, and return a report for each.
 
-    The app has `timeout_s` seconds to do what the scenario requires. Then the kit passes one more event to the app, so
-    that the app reads its outbox again. Once the app has sent another request, or after another `timeout_s` seconds,
-    the kit waits `quiet` seconds for late violations of the rule.
+    The app has `timeout_s` seconds to do what the scenario requires. Once it has done so, or after that time, the kit
+    passes one more event to the app, so that the app reads its outbox again. Once the app has sent another request, or
+    after another `timeout_s` seconds, the kit waits `quiet` seconds for late violations of the rule.
     """
     return [_play_one(stage, hand_over, name, timeout_s, quiet) for name in scenarios]
 

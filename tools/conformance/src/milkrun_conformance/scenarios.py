@@ -30,9 +30,9 @@ class Reply:
     """A response from the server.
 
     If `status` is None, the server closes the connection without a response. If `hold` is true, it first
-    keeps the connection open until the client gives up or the scenario ends. `rejected` contains the ids of the
-    events that a 202 reports as rejected, and `code` is the error code of rejected events or of a 415. `text` is the
-    body of a response that does not come from Milkrun, or "" for Milkrun's body.
+    keeps the connection open until the client gives up or the scenario ends, but for at most two minutes. `rejected`
+    contains the ids of the events that a 202 reports as rejected, and `code` is the error code of rejected events or of
+    a 415. `text` is the body of a response that does not come from Milkrun, or "" for Milkrun's body.
     """
 
     status: int | None

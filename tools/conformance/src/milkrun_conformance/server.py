@@ -35,7 +35,7 @@ from milkrun_conformance.scenarios import SCENARIOS, Reply, Scenario, Seen
 HOLD_SECONDS = 120.0
 POLL_SECONDS = 0.05
 SHUTDOWN_SECONDS = 5
-MAX_BODY_BYTES = 1024 * 1024  # Milkrun's limit, in responses with status 413
+MAX_BODY_BYTES = 1024 * 1024  # Milkrun's limit, which is the `limit` in a 413 response
 _CODES = {
     400: "no_valid_event",
     401: "token_expired",
@@ -44,7 +44,7 @@ _CODES = {
     429: "throttled",
     503: "unavailable",
 }
-_OBJECT = "dt=2026-11-16/hh=08/" + "0" * 64  # in the names of archived objects
+_OBJECT = "dt=2026-11-16/hh=08/" + "0" * 64  # a part of the object keys in receipts
 
 
 class Report(TypedDict):
@@ -77,7 +77,7 @@ class Stage:
             self._ended = threading.Event()
             self.scenario: Scenario = SCENARIOS[name]
             self.seen: list[Seen] = []
-            self._refused: dict[str, None] = {}  # violations in order, each once
+            self._refused: dict[str, None] = {}  # an ordered set of violations
 
     def receive(self, body: bytes, ids: tuple[str, ...], token: str) -> tuple[Reply, threading.Event]:
         """Record a request; return the reply to it, and a threading.Event that is set when the scenario ends."""
@@ -146,7 +146,7 @@ def application(stage: Stage) -> Starlette:
         if code := unsupported(*given.values()):
             stage.refuse(", ".join(f"{name}: {value}" for name, value in given.items() if value))
             return _response(Reply(415, code=code), ids)
-        if not ids:  # counts as no request; Milkrun, too, always responds with 400
+        if not ids:  # not counted as a request; Milkrun also always responds with 400
             return _response(Reply(400, code="no_events"), (digest(text),))
         reply, ended = stage.receive(text, ids, request.headers.get("authorization", ""))
         if reply.hold:
