@@ -88,7 +88,11 @@ class Processes:
             )
         process = Process(name, popen.pid, start_time(popen.pid) or 0, grace_s)
         self._children[process] = popen
-        self._write(process)
+        try:
+            self._write(process)
+        except BaseException:  # nobody could find a process without a record
+            self.end(process)
+            raise
         return process
 
     def adopt(self, name: str, pid: int) -> None:

@@ -1,5 +1,6 @@
 """Test that a process is recognised by its id and start time, and that ending a process also ends its children."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tools.stack.processes import Process, Processes, descendants, memory, start_time
@@ -37,6 +39,17 @@ def test_started_process_is_found_by_another_program_until_it_ends(processes, tm
     other.end(process)
     assert not process.is_alive()
     assert other.recorded() == []
+
+
+def test_process_whose_record_cannot_be_written_is_ended(processes, tmp_path, monkeypatch):
+    def full(*_: object, **_options: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(json, "dumps", full)
+    with pytest.raises(OSError, match="No space left"):
+        start(processes, "import time; time.sleep(60)")
+    assert not [child for child in psutil.Process().children() if "time.sleep(60)" in child.cmdline()[-1]]
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_process_with_a_reused_id_is_neither_recognised_nor_killed(processes):
