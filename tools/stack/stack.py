@@ -221,13 +221,18 @@ class Stack:
 
     def inventory(self) -> list[str]:
         """Return notes for the user about the data that `down` and `up --discard` delete."""
-        found = []
-        if self.settings.outputs_file.exists():
-            found.append(f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues.")
+        found = self._inventory_of_localstack()
         size = sum(map(_size_of, self.settings.snowflake_folder.rglob("*")))
         if size:
             found.append(f"Deleted: the warehouse, {size / 1e6:.1f} MB.")
         return found
+
+    def _inventory_of_localstack(self) -> list[str]:
+        # In a copy of the stack's folder, the outputs name the original's LocalStack, but no record names its process.
+        is_ours = any(process.name == localstack.NAME for process in self.processes.recorded())
+        if not is_ours or not self.settings.outputs_file.exists():
+            return []
+        return [f"Deleted: {self._objects_in_words()}, the stream, the visits and the queues."]
 
     def _objects_in_words(self) -> str:
         def number() -> int:
@@ -246,7 +251,7 @@ class Stack:
         """Stop all processes, delete LocalStack's data, and keep Snowflake's files; return notes about what
         was deleted.
         """
-        gone = self.inventory()[: int(self.settings.outputs_file.exists())]
+        gone = self._inventory_of_localstack()
         if self.settings.folder.exists():
             with self._alone(), self._step("Stopping the stack"):
                 self._clear()

@@ -344,6 +344,17 @@ def test_stop_keeps_the_warehouse_and_down_deletes_everything(trial_stack, serve
     assert not settings.folder.exists()
 
 
+def test_down_in_a_copy_of_the_folder_neither_ends_the_originals_processes_nor_says_that_it_deleted_their_data(
+    environment, trial_stack, server, deploys, tmp_path
+):
+    trial_stack.up()
+    copy = Stack.of(environment | {"MILKRUN_LOCAL": str(tmp_path / "copy")})
+    shutil.copytree(trial_stack.settings.folder, copy.settings.folder)
+    assert copy.down() == []
+    assert not copy.settings.folder.exists()
+    assert trial_stack.is_up()
+
+
 def test_inventory_ignores_a_file_that_the_running_warehouse_deletes_meanwhile(trial_stack, monkeypatch):
     folder = trial_stack.settings.snowflake_folder
     folder.mkdir(parents=True)
