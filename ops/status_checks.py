@@ -287,10 +287,10 @@ class _Flow:
         archive = Archive(self._aws("s3"), self._outputs.bucket)
         unwell, paused = [], False
         for pipe in pipes.pipes(self._outputs.database):
-            status = pipes.status(session, pipe)
+            status, created_at = pipes.status(session, pipe), pipes.created_at(session, pipe)
             newest_at = None
             with suppress(Refusal, *terminal.AWS_ERRORS):  # a failure of S3 is reported by the source S3
-                newest = within(1, partial(archive.newest, pipe.prefix), "S3")
+                newest = within(1, partial(archive.newest, pipe.prefix, created_at), "S3")
                 newest_at = newest.modified_at if newest else None
             triage = pipe_health.triage(status, newest_at, self._now)
             if not triage.healthy:

@@ -100,10 +100,14 @@ class Archive:
             elif hour_of(found) is None and hour_of(f"{found}hh=00/") is None:
                 yield from self.objects(found)
 
-    def newest(self, prefix: str) -> Object | None:
-        """Return the newest object in the folders of the current and the previous hour; None if there is none."""
+    def newest(self, prefix: str, after: datetime) -> Object | None:
+        """Return the newest object in the folders of the current and the previous hour that was written after a time;
+        None if there is none.
+        """
         now = datetime.now(UTC)
-        recent = self.in_hours(prefix, now - timedelta(hours=1), now)
+        recent = (
+            each for each in self.in_hours(prefix, now - timedelta(hours=1), now) if each.modified_at > after
+        )
         return max(recent, key=lambda found: found.modified_at, default=None)
 
     def body(self, key: str) -> bytes | None:

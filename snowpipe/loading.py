@@ -19,6 +19,7 @@ from snowpipe.pipes import (
     MESSAGE_DELAY,
     REFRESH_REACH,
     Pipe,
+    created_at,
     drained,
     server_time,
     status,
@@ -107,12 +108,11 @@ def replaced_at(warehouse: Warehouse, pipe: Pipe) -> datetime | None:
     Each pipe has its own load history ("Manage Snowpipe", recreating pipes), so REFRESH would load the
     earlier pipe's files again.
     """
-    (described,) = warehouse.query(f"DESC PIPE {pipe.name}")
-    created_at: datetime = described["created_on"]
+    created = created_at(warehouse, pipe)
     (row,) = warehouse.query(
-        f"SELECT COUNT(*) AS n FROM {pipe.table} WHERE scanned_at < %s", [created_at.isoformat()]
+        f"SELECT COUNT(*) AS n FROM {pipe.table} WHERE scanned_at < %s", [created.isoformat()]
     )
-    return created_at if row["n"] else None
+    return created if row["n"] else None
 
 
 def refresh_pipe(

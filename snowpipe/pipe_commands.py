@@ -44,10 +44,11 @@ def status(
     silent: Refusal | None = None
     with stage.checked_warehouse(loader) as session:
         for each in stage.pipes(pipe):
-            found, newest = pipes.status(session, each), None
+            found, created_at = pipes.status(session, each), pipes.created_at(session, each)
+            newest = None
             if not silent:
                 try:
-                    newest = stage.archive.newest(each.prefix)
+                    newest = stage.archive.newest(each.prefix, created_at)
                 except Refusal as error:
                     silent = error
             verdict = pipe_health.triage(found, newest.modified_at if newest else None)

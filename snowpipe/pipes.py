@@ -75,6 +75,13 @@ def status(warehouse: Warehouse, pipe: Pipe) -> Status:
     return Status.model_validate(json.loads(next(iter(row.values()))))
 
 
+def created_at(warehouse: Warehouse, pipe: Pipe) -> datetime:
+    """Return the time at which the pipe was created or replaced. It knows nothing of earlier objects."""
+    (described,) = warehouse.query(f"DESC PIPE {pipe.name}")
+    found: datetime = described["created_on"]
+    return found
+
+
 def drained(warehouse: Warehouse, pipe: Pipe, queued_before: datetime, deadline: float) -> bool:
     """Wait until the pipe has loaded all files queued before a time; return False at the deadline (monotonic clock).
 

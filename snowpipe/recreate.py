@@ -159,8 +159,7 @@ class Recreation:
 
     def replace(self) -> None:
         """Replace the pipe with one that has the DDL's COPY statement."""
-        (live,) = self.warehouse.query(f"DESC PIPE {self.pipe.name}")
-        if live["created_on"] > self._border():
+        if pipes.created_at(self.warehouse, self.pipe) > self._border():
             return  # the step ran, but its completion was not recorded
         (create,) = self.definition.statements
         self.warehouse.query(create.replace("CREATE PIPE IF NOT EXISTS", "CREATE OR REPLACE PIPE", 1))

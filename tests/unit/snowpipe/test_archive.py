@@ -9,8 +9,8 @@ NOW = datetime(2026, 11, 16, 8, 30, tzinfo=UTC)
 
 
 class FakeS3:
-    def __init__(self, *keys: str) -> None:
-        self.keys = sorted(keys)
+    def __init__(self, *keys: str, modified_at: datetime = NOW) -> None:
+        self.keys, self.modified_at = sorted(keys), modified_at
 
     def get_paginator(self, operation: str) -> "FakeS3":
         del operation
@@ -21,7 +21,7 @@ class FakeS3:
         found = [key for key in self.keys if key.startswith(Prefix)]
         rest = {key: key.removeprefix(Prefix).partition(Delimiter) for key in found}
         folders = sorted({Prefix + name + Delimiter for name, mark, _ in rest.values() if mark})
-        contents = [{"Key": k, "LastModified": NOW, "Size": 1} for k in found if not rest[k][1]]
+        contents = [{"Key": k, "LastModified": self.modified_at, "Size": 1} for k in found if not rest[k][1]]
         yield {"Contents": contents, "CommonPrefixes": [{"Prefix": folder} for folder in folders]}
 
 

@@ -14,13 +14,14 @@ import pytest
 from cli.deadline import NoAnswerError
 from cli.refusal import Refusal
 from snowpipe import loading
-from snowpipe.archive import Object
+from snowpipe.archive import Archive, Object
 from snowpipe.ddl_files import Definition
 from snowpipe.deployed_stage import Stage
 from snowpipe.pipes import Kind, Pipe
 from snowpipe.recreate import Progress, Recreation
 from snowpipe.roles import Role
 from snowpipe.warehouse import Row
+from tests.unit.snowpipe.test_archive import FakeS3
 from tests.unit.snowpipe.warehouse_stage import command
 
 NOW = datetime(2020, 11, 16, 8, 30, tzinfo=UTC)
@@ -206,10 +207,24 @@ def test_recreate_continues_with_a_pipe_that_an_interrupted_run_may_have_paused(
     )
 
 
+@pytest.mark.parametrize(("minutes_ago", "code"), [(5, 0), (60, 1)])
+def test_status_expects_no_notification_of_an_object_that_is_older_than_its_pipe(
+    deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes_ago: int, code: int
+) -> None:
+    """A pipe that was just replaced has not heard of the objects that the earlier pipe loaded."""
+    now = datetime.now(UTC)
+    stored_at = now - timedelta(minutes=10)
+    key = f"rejected/dt={stored_at:%Y-%m-%d}/hh={stored_at:%H}/a.ndjson"
+    monkeypatch.setattr(Stage, "archive", Archive(FakeS3(key, modified_at=stored_at), "bucket"))
+    deployed.created_at = now - timedelta(minutes=minutes_ago)
+    assert command({"MILKRUN_LOCAL": str(tmp_path)}, "status", "--pipe", "rejected").code == code
+
+
 def test_status_shows_the_pipes_even_if_s3_refuses_the_credentials(
     deployed: FakeWarehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(prefix: str) -> None:
+    def refuse(prefix: str, after: datetime) -> None:
+        del after
         raise Refusal(f"could not list s3://bucket/{prefix}: ExpiredToken")
 
     monkeypatch.setattr(FakeArchive, "newest", staticmethod(refuse), raising=False)
