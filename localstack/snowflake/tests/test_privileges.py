@@ -373,6 +373,9 @@ def test_query_fails_if_the_sessions_warehouse_does_not_exist_or_is_not_granted(
         assert "000606" in other.refused("SELECT a FROM RAW.T")
         loading.run(f"CREATE WAREHOUSE {warehouse}")
         assert "No active warehouse selected" in other.refused("SELECT a FROM RAW.T")
+        history = """SELECT FILE_NAME FROM TABLE(INFORMATION_SCHEMA.COPY_HISTORY(TABLE_NAME => 'RAW.T',
+            START_TIME => DATEADD(hours, -1, CURRENT_TIMESTAMP())))"""
+        assert "No active warehouse selected" in other.refused(history)
         other.run("SELECT 1 AS a")
         other.run("SHOW TABLES")
         assert ABSENT in other.refused(f"USE WAREHOUSE {warehouse}")
