@@ -4,6 +4,7 @@ stalled pipes.
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -138,8 +139,15 @@ def test_refresh_ignores_files_older_than_modified_after(loading: Warehouse) -> 
     late = "ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '2099-01-01T00:00:00Z'"
     assert loading.run(late) == []
     assert "not recognized" in loading.refused("ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = 'soon'")
-    early = "ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '2020-01-01T00:00:00Z'"
-    assert len(loading.run(early)) == 1
+    an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    assert len(loading.run(f"ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '{an_hour_ago}'")) == 1
+
+
+def test_refresh_with_modified_after_more_than_seven_days_ago_is_refused(loading: Warehouse) -> None:
+    """Source: Snowflake's page "ALTER PIPE": the maximum of MODIFIED_AFTER is seven days."""
+    eight_days_ago = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    refresh = f"ALTER PIPE RAW.EVENTS_PIPE REFRESH MODIFIED_AFTER = '{eight_days_ago}'"
+    assert "MODIFIED_AFTER" in loading.refused(refresh)
 
 
 def test_refresh_ignores_files_that_copy_has_loaded(loading: Warehouse) -> None:

@@ -174,6 +174,11 @@ class Pipes:
             except ValueError:
                 raise compilation(f"Timestamp '{after}' is not recognized", "100040", "22007") from None
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            # The clock of CURRENT_TIMESTAMP, which `PUT /clock` does not change.
+            if moment < datetime.now(UTC) - REFRESH_WINDOW:
+                raise compilation(
+                    f"invalid value [{after}] for parameter 'MODIFIED_AFTER'", "001008", "42601"
+                )
             oldest = max(oldest, moment)
         files = []
         prefix = plan.location.prefix + (text_of(options, "PREFIX") or "")
