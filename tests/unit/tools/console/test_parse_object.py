@@ -1,4 +1,4 @@
-"""Test that the console can parse every archive object, whatever it contains."""
+"""Test what the console reads from archived objects, including invalid and hostile ones."""
 
 import base64
 import json

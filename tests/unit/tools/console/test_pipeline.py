@@ -207,7 +207,7 @@ def test_notes_in_the_status_of_a_deployed_stage_name_the_stage():
     }
 
 
-def test_dead_letters_and_a_redrive_queue_that_does_not_drain_are_reported_as_stuck(trial):
+def test_redriven_is_stuck_if_there_are_dead_letters_or_the_redrive_queue_does_not_drain(trial):
     for _ in range(5):
         trial.pipeline.queues(3, 0)
         assert trial.verdict() == ("busy", None)
@@ -255,7 +255,7 @@ def test_only_the_stages_that_depend_on_an_unreachable_source_are_unknown(trial)
     assert trial.verdict()[0] == "unknown"
 
 
-def test_differences_found_by_reconcile_are_reported_as_stuck(trial):
+def test_differences_found_by_reconcile_make_the_verdict_stuck(trial):
     trial.ingest()
     for step in (trial.archive, trial.consume, trial.load, trial.build):
         step()

@@ -237,7 +237,7 @@ def test_content_security_policy_allows_only_the_configured_tile_server():
         with_tiles.end()
 
 
-def test_connections_with_incomplete_requests_are_closed_and_do_not_block_other_requests(capfd):
+def test_incomplete_requests_do_not_block_others_and_invalid_requests_are_not_logged(capfd):
     console = Served(request_seconds=1.0)
     try:
         halves = [socket.create_connection(("127.0.0.1", console.port), timeout=20) for _ in range(200)]
@@ -331,7 +331,7 @@ def test_visits_response_names_the_unreachable_stores(served):
     assert [text.partition(" ")[0] for text in answer["missing"]] == ["snowflake", "visits"]
 
 
-def test_requests_do_not_wait_for_a_snowflake_that_the_poller_finds_unreachable(monkeypatch):
+def test_requests_do_not_wait_for_snowflake_while_the_poller_finds_it_unreachable(monkeypatch):
     is_reachable, asked = threading.Event(), list[str]()
 
     @contextlib.contextmanager

@@ -115,7 +115,7 @@ def test_object_key_from_several_responses_is_returned_as_new_only_once(ledger: 
     assert ledger.keys("events/") == ["events/a"]
 
 
-def test_rejected_events_of_a_resent_request_count_once_as_distinct_rejects(ledger: Ledger) -> None:
+def test_rejected_events_of_a_resent_request_are_expected_once_in_the_archive(ledger: Ledger) -> None:
     post = next(post for post in MORNING if any(event.code for event in post.events))
     for _ in range(3):
         ledger.add(answered(post))
@@ -123,7 +123,7 @@ def test_rejected_events_of_a_resent_request_count_once_as_distinct_rejects(ledg
     assert ledger.rejected_truth.total() == 3 * ledger.distinct_rejects
 
 
-def test_rejected_events_of_a_request_resent_in_the_next_hour_count_twice_as_distinct_rejects(
+def test_rejected_events_of_a_request_resent_in_the_next_hour_are_expected_twice_in_the_archive(
     ledger: Ledger,
 ) -> None:
     """The object's key contains the hour, so the second request stores its rejected events in a second object."""

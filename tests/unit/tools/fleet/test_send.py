@@ -437,6 +437,6 @@ def test_events_dropped_after_a_413_response_are_counted_in_the_figures() -> Non
     )
 
 
-def test_percentile_is_one_of_the_measured_values() -> None:
+def test_percentile_is_a_measured_value_or_0_if_there_are_none() -> None:
     assert [percentile([3, 1, 2, 4], p) for p in (50, 75, 99, 100)] == [2, 3, 4, 4]
     assert percentile([], 95) == 0

@@ -1,5 +1,5 @@
-"""Test that the console starts and stops with the stack, and that a failure of the console never affects the
-stack.
+"""Test that the console starts and stops with the stack, and that a failure of the console does not affect
+the stack.
 """
 
 import os

@@ -231,7 +231,7 @@ def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
 
 
 def test_environment_is_recreated_after_an_interrupted_step(tree):
-    """uv does not install a package again that an interrupted step has installed only in part."""
+    """uv does not reinstall a package that an interrupted step has installed only in part."""
     tree.python()
     assert tree.setup("main")[0] == 0
     assert tree.asked().startswith("-m venv --clear .venv\n")
@@ -281,7 +281,7 @@ def test_separate_environment_is_recreated_after_an_interrupted_step(tree, name,
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
 def test_environment_in_a_moved_or_copied_clone_is_recreated(tmp_path, move):
-    """Its scripts start the Python of the original clone, and its editable packages are that clone's."""
+    """The environment's scripts start the Python of the original clone and import that clone's editable packages."""
     (tmp_path / "a").mkdir()
     tree = Tree(tmp_path / "a")
     tree.program("git", "exit 0")
@@ -297,7 +297,7 @@ def test_environment_in_a_moved_or_copied_clone_is_recreated(tmp_path, move):
     assert tree.setup("main") == (0, [])
 
 
-def test_environment_that_is_a_link_to_that_of_another_clone_is_not_recreated(tmp_path):
+def test_link_to_the_environment_of_another_clone_is_not_replaced(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     original, linked = Tree(tmp_path / "a"), Tree(tmp_path / "b")
