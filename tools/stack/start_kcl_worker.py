@@ -9,6 +9,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cli.command_errors import one_line
 from ops.stage_outputs import ROOT, NoStackError, Outputs
 
 # Settings that start the worker sooner than in production, where the first record may take two minutes.
@@ -42,8 +45,8 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
     stage = arguments[0] if arguments else "local"
     try:
         found = environment_for(Outputs.find(stage, environment), stage, environment)
-    except NoStackError as problem:
-        sys.exit(str(problem))
+    except (NoStackError, BotoCoreError, ClientError) as problem:
+        sys.exit(one_line(str(problem)))
     os.chdir(ROOT)
     os.execve(sys.executable, [sys.executable, "-m", "kcl.worker"], found)
 

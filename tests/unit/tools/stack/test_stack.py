@@ -24,7 +24,18 @@ import pytest
 
 from ops.polling import until
 from ops.stage_outputs import ROOT
-from tools.stack import cli, console, deploy, identity, localstack, logs, private_files, snowflake, stack
+from tools.stack import (
+    cli,
+    console,
+    deploy,
+    identity,
+    localstack,
+    logs,
+    private_files,
+    snowflake,
+    stack,
+    start_kcl_worker,
+)
 from tools.stack.errors import StackError
 from tools.stack.settings import Settings
 from tools.stack.stack import Stack
@@ -773,6 +784,21 @@ def test_stack_folder_that_cannot_be_created_is_reported_in_one_line(
     if command == "up":
         assert reason in said
         assert folder[:20] in said
+
+
+def test_kcl_worker_for_a_stack_whose_localstack_has_died_fails_with_one_line(environment):
+    settings = Settings.of(environment)
+    url = settings.endpoint_url
+    outputs = {
+        **dict.fromkeys(("bucket", "stream", "visits_table", "api_key"), "x"),
+        **dict.fromkeys(("endpoint", "redrive_queue_url", "dead_letter_queue_url", "aws_endpoint_url"), url),
+        "region": "us-east-1",
+        "snowflake": {"account": "milkrun", "user": "milkrun", "password": "x", "database": "MILKRUN"},
+    }
+    settings.folder.mkdir()
+    settings.outputs_file.write_text(json.dumps(outputs))
+    with pytest.raises(SystemExit, match="Could not connect to the endpoint URL"):
+        start_kcl_worker.main([], environment)
 
 
 def test_brackets_in_a_folder_name_are_printed_and_not_treated_as_markup(tmp_path, capsys):
