@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cli.command_errors import one_line
+from cli.environment import without_proxy_on_loopback
 from ops.stage_outputs import ROOT, NoStackError, Outputs
+from tools.stack.settings import WITHOUT_AWS_FILES
 
 # Settings that start the worker sooner than in production, where the first record may take two minutes.
 IMPATIENT = (
@@ -27,11 +29,14 @@ def environment_for(outputs: Outputs, stage: str, own: Mapping[str, str]) -> dic
     """
     consume = outputs.aws("lambda").get_function_configuration(FunctionName=f"milkrun-{stage}-consume")
     local = {
+        **WITHOUT_AWS_FILES,
         "AWS_ENDPOINT_URL": outputs.aws_endpoint_url or "",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "KCL_PROPERTIES": IMPATIENT,
     }
+    if outputs.aws_endpoint_url:  # the caller's profile or endpoints are of another account
+        own = without_proxy_on_loopback({k: v for k, v in own.items() if not k.startswith("AWS_")})
     return {
         **own,
         **consume["Environment"]["Variables"],

@@ -801,6 +801,28 @@ def test_kcl_worker_for_a_stack_whose_localstack_has_died_fails_with_one_line(en
         start_kcl_worker.main([], environment)
 
 
+def test_kcl_worker_on_the_local_stack_ignores_the_callers_aws_settings_and_proxy():
+    variables = {"VISITS_TABLE": "visits"}
+    function = SimpleNamespace(
+        get_function_configuration=lambda **_: {"Environment": {"Variables": variables}}
+    )
+    outputs = SimpleNamespace(
+        aws=lambda _: function, stream="s", region="us-east-1", aws_endpoint_url="http://127.0.0.1:4566"
+    )
+    own = {
+        "AWS_PROFILE": "no-such-profile",
+        "AWS_ENDPOINT_URL_KINESIS": "http://127.0.0.1:9",
+        "http_proxy": "http://p",
+    }
+    found = start_kcl_worker.environment_for(outputs, "local", own)
+    assert {name for name in found if name in own} == {"http_proxy"}
+    assert "127.0.0.1" in found["NO_PROXY"]
+    assert found["AWS_CONFIG_FILE"] == os.devnull
+    assert found["AWS_ENDPOINT_URL"] == "http://127.0.0.1:4566"
+    outputs.aws_endpoint_url = None
+    assert start_kcl_worker.environment_for(outputs, "dev", own).items() >= own.items()
+
+
 def test_brackets_in_a_folder_name_are_printed_and_not_treated_as_markup(tmp_path, capsys):
     (tmp_path / "[red]").mkdir()
     (tmp_path / "[red]" / "letter.txt").touch()
