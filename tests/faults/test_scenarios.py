@@ -55,7 +55,7 @@ def test_promises_hold_if_s3_throttles_half_of_all_puts(scenario: Scenario) -> N
             wait_until_applied(fault, 20)
 
 
-def test_promises_hold_if_phones_are_lost_while_s3_returns_errors(scenario: Scenario) -> None:
+def test_promises_hold_if_phones_fail_for_good_while_s3_returns_errors(scenario: Scenario) -> None:
     """A lost phone repeats no request. Its events that were not archived must not be published."""
     with scenario.under_load(breaking=True):
         fault = Rule(Fault.REFUSED, "s3", "PutObject", "ingest")
