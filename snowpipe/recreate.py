@@ -65,6 +65,8 @@ class Recreation:
         `failed` then holds the results of the objects that COPY could not load.
         """
         self.progress = self._remembered()
+        if self._was_resumed():
+            self.progress.done = []
         for step in (
             self.rest,
             self.keep_grants,
@@ -85,6 +87,15 @@ class Recreation:
         repaired = self.check()
         self.state.unlink()
         return repaired
+
+    def _was_resumed(self) -> bool:
+        """Return whether somebody resumed the old pipe after an interruption, so that it has loaded files since the
+        pause, which the new pipe would load again.
+        """
+        if "rest" not in self.progress.done or "replace" in self.progress.done:
+            return False
+        replaced = pipes.created_at(self.warehouse, self.pipe) > self._border()
+        return not replaced and pipes.status(self.warehouse, self.pipe).state == "RUNNING"
 
     def rest(self) -> None:
         """Pause the pipe and wait until its queued files are loaded."""

@@ -356,6 +356,20 @@ def test_recreate_restores_the_grant_of_a_role_whose_name_must_be_quoted(tmp_pat
     assert warehouse.statements[-1] == f'GRANT MONITOR ON PIPE {PIPE.name} TO ROLE "data-engineers"'
 
 
+def test_recreate_pauses_the_pipe_again_if_somebody_resumed_it_after_an_interruption(tmp_path: Path) -> None:
+    warehouse = FakeWarehouse()
+    paused_at = NOW - timedelta(hours=1)
+    progress = Progress(copy_statement="COPY INTO T", done=["rest", "keep_grants"], border=paused_at)
+    again = recreation(warehouse, FakeArchive(), tmp_path, progress)
+    again.grace = timedelta(0)
+    again.state.write_text(progress.model_dump_json())
+    again.run()
+    steps = [each for each in warehouse.statements if each.startswith(("ALTER", "CREATE"))]
+    assert "PIPE_EXECUTION_PAUSED = TRUE" in steps[0]
+    assert "CREATE OR REPLACE PIPE" in steps[1]
+    assert paused_at.isoformat() not in steps[-1], "REFRESH would queue files that the old pipe has loaded"
+
+
 class BusyWarehouse(FakeWarehouse):
     """A warehouse whose pipe loads its files in time, but always has another one in its queue."""
 
