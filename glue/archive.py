@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HOUR = timedelta(hours=1)
-# The handler accepts 4 MiB per request, so a larger object does not come from it.
+# The handler accepts bodies of at most 4 MiB after decompression, so it never stores an object as large as this.
 MAX_INFLATED_BYTES = 64 * 1024 * 1024
 READ_TRIES = 3
 DELETES_PER_CALL = 1000
@@ -158,7 +158,7 @@ class Bucket:
         try:
             _ = put(IfNoneMatch="*") if key.startswith("events/") else put()
         except ClientError as error:
-            if error.response["Error"]["Code"] != "PreconditionFailed":  # written by an earlier run
+            if error.response["Error"]["Code"] != "PreconditionFailed":  # an earlier run wrote the object
                 raise
 
     def write_file(self, key: str, path: Path) -> None:
@@ -296,7 +296,10 @@ def read_object(store: Store, stored: Stored, pause: Callable[[float], None] = t
         return Fault(key, "corrupt_gzip", str(error), beginning=body[:1024])
     if len(text) > MAX_INFLATED_BYTES:
         return Fault(
-            key, "too_large", f"More than {MAX_INFLATED_BYTES} bytes after inflating.", beginning=body[:1024]
+            key,
+            "too_large",
+            f"The inflated object is larger than {MAX_INFLATED_BYTES} bytes.",
+            beginning=body[:1024],
         )
     if hashlib.sha256(text).hexdigest() != name.digest:
         return Fault(

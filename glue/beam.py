@@ -51,7 +51,8 @@ def trucks_inside(
         | beam.FlatMap(_inside, micros(until), times)
         | beam.WindowInto(FixedWindows(times.window // SECOND_US))
         | beam.Distinct()
-        | beam.Map(lambda each: each[1])  # the fence; one element per device, fence and window is left
+        # Keep only the fence. Distinct left one element per device, fence and window.
+        | beam.Map(lambda each: each[1])
         | beam.combiners.Count.PerElement()
         | beam.Map(_row)
     )

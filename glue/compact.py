@@ -51,7 +51,7 @@ class Source:
     hour: datetime
     objects: tuple[Stored, ...]
     full_bytes: int = FULL_BYTES
-    attempt: int = 0  # number of earlier attempts with the same objects, some of them unreadable
+    attempt: int = 0  # number of earlier attempts with the same objects, some of which were unreadable
 
     @property
     def generation(self) -> str:
@@ -63,10 +63,10 @@ class Source:
         return f"{self.generation}-{self.attempt}"
 
     def buckets(self) -> Iterator[tuple[Stored, int]]:
-        """Yield each object with its bucket number. Each event type has a file per bucket.
+        """Yield each object with its bucket number. Each bucket has its own Parquet files, one or more per event type.
 
-        A bucket is full when the sizes of its objects add up to `full_bytes`, because gzipped NDJSON and Parquet
-        have about the same size.
+        The objects of a bucket have about `full_bytes` in total, so that none of its files becomes much larger, because
+        gzipped NDJSON and Parquet have about the same size.
         """
         seen = 0
         for stored in self.objects:
@@ -112,8 +112,8 @@ def compacted_files(store: Store, hours: Hours) -> list[str]:
 def stale(store: Store, hours: Hours, full_bytes: int = FULL_BYTES) -> list[Source]:
     """Return a Source for each hour that must be compacted.
 
-    The manifest of such an hour is missing although the hour has objects, was made from other objects, or lists
-    objects that were temporarily unreadable.
+    Such an hour has objects but no manifest, or its manifest was made from other objects or lists objects that were
+    temporarily unreadable.
     """
     wanted = []
     for hour in hours:
@@ -188,7 +188,7 @@ def superseded_files(store: Store, hours: Hours, before: datetime | None = None)
         named = {
             file["key"] for hour in members for file in (manifest_of(store, hour) or {}).get("files", ())
         }
-        # List after reading, so that a manifest replaced in between counts as recent.
+        # List the manifests after reading them, so that a manifest replaced in between counts as recent.
         manifests = store.list(f"{PREFIX}/_manifests/dt={day:%Y-%m-%d}/") if before else ()
         recent = {each.key for each in manifests if before and each.modified_at > before}
         ours = {f"hh={hour:%H}" for hour in members if manifest_key(hour) not in recent}
@@ -315,7 +315,7 @@ def main(argv: Sequence[str]) -> int:
         "--full-bytes",
         type=at_least(1),
         default=FULL_BYTES,
-        help="start a new file when the current one reaches this size",
+        help="start a new file when the current one has this many bytes",
     )
     parser.add_argument(
         "--grace-seconds",

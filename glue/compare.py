@@ -58,7 +58,7 @@ def differences(rebuilt: pa.Table, found: pa.Table) -> list[Difference]:
             SELECT {columns} FROM r FULL JOIN w USING ({", ".join(_KEY)})
             WHERE r.here IS NULL OR w.here IS NULL OR {apart}
             ORDER BY {", ".join(f"coalesce(r.{name}, w.{name})" for name in _KEY)}
-            """  # contains only our own column names
+            """  # not from user input: contains only our column names
         )
         return [_difference(row) for row in rows.to_arrow_table().to_pylist()]
 

@@ -104,8 +104,8 @@ def rewrite(store: Store, subject: Subject, stored: Stored) -> Rewritten | Fault
     """Rewrite an object without the subject's lines. Returns None if the object contains none of them.
 
     An object that Milkrun did not write, such as a file repaired by hand, may be plain or gzipped, and contain NDJSON,
-    indented JSON or one JSON array, because Snowpipe loads all of these. An object that is not JSON is deleted as a
-    whole if it contains an id.
+    indented JSON or one JSON array, because Snowpipe loads all of these. If an object that is not JSON contains an id,
+    `new` is None, so that the whole object will be deleted.
     """
     rest = _rest_of(store, subject, stored)
     if not isinstance(rest, tuple):
@@ -181,7 +181,7 @@ def _json_lines(text: bytes) -> list[bytes]:
 
 
 def _json_values(text: str) -> Iterator[str]:
-    """Yield the text of each JSON value. Raises ValueError or RecursionError if something else is between them."""
+    """Yield the text of each JSON value. Raises ValueError or RecursionError if the text is not JSON."""
     decoder, end = json.JSONDecoder(), 0
     while begin := re.compile(r"[^ \t\r\n]").search(text, end):
         _, end = decoder.raw_decode(text, begin.start())
@@ -244,7 +244,7 @@ Found = Rewritten | Fault
 
 def seen_in(store: Store, subject: Subject, stored: Stored) -> set[Names]:
     """Return the distinct `Names` of an object's events; none if it is an invocation record, unreadable or not JSON."""
-    if stored.key.startswith(INVOCATION_RECORDS):  # the same events are in events/
+    if stored.key.startswith(INVOCATION_RECORDS):  # the same events are also under events/
         return set()
     read = lines_of_object(store, stored)
     return set() if isinstance(read, bytes | Fault) else {names_in_line(subject, line) for line in read}
@@ -315,7 +315,7 @@ def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
 
 
 class NotReady(Exception):
-    """Raised before anything is deleted: a new object or a plan does not exist, another request is unfinished, or
+    """Raised before anything is deleted if a new object or a plan does not exist, another request is unfinished, or
     the list lacks ids of an earlier run.
     """
 
@@ -352,7 +352,7 @@ def finish(store: Store, plan: Plan) -> int:
 
 def delete_old(store: Store, pairs: Sequence[Replaced]) -> None:
     for pair in pairs:
-        # If the old object is already deleted, a later request may have replaced the new one.
+        # If the old object no longer exists, the new one may be missing because a later request replaced it.
         if pair["new"] is not None and not exists(store, pair["new"]) and exists(store, pair["old"]):
             raise NotReady(f"{pair['new']} does not exist. Run the command without --finish first.")
     store.delete([pair["old"] for pair in pairs])
@@ -365,7 +365,7 @@ def compact_again(store: Store, pairs: Iterable[Replaced]) -> None:
         hours = Hours(hour, hour + timedelta(hours=1))
         if any(store.list(f"compacted/_manifests/{hour_folder(hour)}")):
             list(compact_with_duckdb(store, stale(store, hours)))
-        # Even without a manifest, because an interrupted compaction leaves files that no manifest names.
+        # Sweep even without a manifest, because an interrupted compaction leaves files that no manifest names.
         sweep(store, hours, FAR_FUTURE, timedelta(0))
 
 
@@ -373,7 +373,8 @@ def refuse_missing_ids(store: Store, request: str, subject: Subject, objects: It
     """Raise NotReady if this run would rewrite an object that the request's plan already replaces, and would keep a
     line that the plan removes.
 
-    Must be called before `rewrite`, because Snowpipe would load its new objects although no plan names them.
+    Must be called before `rewrite`. Otherwise, Snowpipe would load the objects that `rewrite` stores, although no plan
+    names them.
     """
     if not exists(store, plan_key(request)):
         return
@@ -382,8 +383,8 @@ def refuse_missing_ids(store: Store, request: str, subject: Subject, objects: It
     for rest in in_threads(partial(_rest_of, store, subject), again):
         if isinstance(rest, tuple) and not set(earlier[rest[0].old]) <= set(rest[0].removed):
             raise NotReady(
-                f"{plan_key(request)} is for ids that this list lacks. Repeat the command with all ids of the "
-                "request; otherwise some of their events would remain."
+                f"{plan_key(request)} also covers ids that the given list lacks. Repeat the command with all ids of "
+                "the request; otherwise some of their events would remain."
             )
 
 
@@ -411,7 +412,7 @@ def main(argv: Sequence[str]) -> int:
         "--engine",
         choices=["auto", "duckdb", "spark"],
         default="auto",
-        help="duckdb means threads on this machine",
+        help="duckdb: threads on this machine, without Spark",
     )
     given = arguments(parser, argv)
     store = given.store

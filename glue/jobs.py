@@ -70,7 +70,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.
     try:
         given.store = open_store(given.archive)
         if given.archive.startswith("s3://"):
-            given.archive = given.archive.rstrip("/")  # jobs append folders to it
+            given.archive = given.archive.rstrip("/")  # because jobs append folders to it
         if "last_hours" in given:
             given.hours = _hours(given)
     except (ValueError, OverflowError) as error:
@@ -91,7 +91,7 @@ def _hours(given: argparse.Namespace) -> Hours:
 
 
 def exit_code(main: Callable[[Sequence[str]], int]) -> int:
-    """Run a job with the arguments of the command line; return its exit code, 2 if AWS or the disk raised an error."""
+    """Run a job with the command-line arguments. Return its exit code, or 2 after an AWS error or an OSError."""
     try:
         return main(sys.argv[1:])
     except Exception as error:

@@ -6,8 +6,8 @@ it once with all events. Unless an event arrives after its window is decided, bo
 window is decided only after the watermark has passed its end. The decision uses all events before that end, in the
 order of `consumer.visits` (by createdAt, then enter before dwell before exit, then id). An enter starts a visit, an
 exit ends it, and an enter during a visit starts a new one. A device counts in a window if it was inside the fence at
-any moment of the window. Unlike the warehouse, both leave visits separate that only a short gap separates, because
-merging them would need later events.
+any moment of the window. Unlike the warehouse, neither merges visits that only a short gap separates, because this
+would need later events.
 """
 
 import json

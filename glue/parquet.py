@@ -103,7 +103,7 @@ class _File:
 def write_rows(
     batches: Iterable[pa.RecordBatch], store: Store, key_of: Callable[[int], str], schema: pa.Schema
 ) -> Iterator[tuple[str, int]]:
-    """Write rows of any schema to numbered files of about FULL_BYTES; yield each file's key and number of rows."""
+    """Write rows of any schema to numbered files of at most about FULL_BYTES; yield the key and row count of each."""
     number, rows = 0, 0
     folder = tempfile.TemporaryDirectory()
     path = Path(folder.name) / "part.parquet"

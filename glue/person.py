@@ -25,7 +25,7 @@ import msgspec
 from glue.archive import MAX_INFLATED_BYTES
 
 INFLATE_STEP = 1024  # compressed bytes; a gzip bomb can exceed the limit by about a thousand times this
-MAX_DAMAGED_BYTES = 16 * 1024 * 1024  # compressed bytes; limits the work for false gzip headers
+MAX_DAMAGED_BYTES = 16 * 1024 * 1024  # compressed bytes; limits the work that false gzip headers cause
 MAX_GZIP_LAYERS = 3
 MAX_QUICK_TERMS = 50
 _GZIP_HEADER = b"\x1f\x8b\x08"

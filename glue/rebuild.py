@@ -120,7 +120,7 @@ def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
         if manifest and up_to_date and not manifest["unreadable"]:
             files = [Stored(f["key"], f["bytes"], hour) for f in manifest["files"]]
             files = files if conflicts else [each for each in files if _may_hold_crossings(each.key)]
-            # The files lack the lines of these objects, so read them again, to report or to include them.
+            # The files lack the lines of the damaged objects. Read these again, to include or report them.
             damaged = {fault["key"] for fault in manifest["set_aside"]}
             objects = [*(each for each in objects if each.key in damaged), *files]
         if objects:
@@ -243,7 +243,7 @@ def rebuild_with_duckdb(job: Rebuild, memory: str = "2GB") -> Rebuilt:
             SELECT {", ".join(VISIT.names)} FROM ({dbt})
             WHERE epoch_us(entered_at) >= {first} AND epoch_us(entered_at) < {end}
             ORDER BY device_id, geofence_tag, geofence_external_id, entered_at, entered_event_id
-            """  # the numbers and the model are our own
+            """  # not from user input: contains only numbers and our model
         )
         count = _write(store, name, "visits", visits, VISIT)
         conflicts = _write(store, name, "conflicts", db.sql(_CONFLICTS), CONFLICT) if rule.conflicts else 0

@@ -225,8 +225,8 @@ def content_hash(line: bytes) -> str:
 
 
 def merge_batches(batches: Iterable[pa.RecordBatch], rows: int = 20_000) -> Iterator[pa.RecordBatch]:
-    """Merge small batches to at least `rows` rows, as an object has only about twenty, and each batch has a fixed
-    cost.
+    """Merge small batches into batches of at least `rows` rows, because each batch has a fixed cost, and an object has
+    only about twenty rows.
     """
     some: list[pa.RecordBatch] = []
     count = 0

@@ -1,7 +1,7 @@
 """Rebuild visits on Spark: the JVM sorts the events, and the consumer's own `step` computes the visits.
 
-A device that sent 30 % of all events costs time but not memory: events with the same id are reduced to one before
-the events are sorted by device, and a device's events are then streamed through the fold, one visit at a time.
+A device that sent 30 % of all events needs more time but not more memory, because a device's sorted events are streamed
+through the fold, one visit at a time. Before the sort, events with the same id are reduced to one.
 (`applyInPandas` would hold all events of a device in memory.)
 """
 

@@ -305,7 +305,9 @@ def main(argv: Sequence[str]) -> int:
     parser = parser_of("stream", __doc__)
     add_archive(parser)
     parser.add_argument("--name", type=name_in_key, required=True)
-    parser.add_argument("--checkpoint", required=True, help="folder or s3:// prefix for this stream only")
+    parser.add_argument(
+        "--checkpoint", required=True, help="folder or s3:// prefix that only this stream uses"
+    )
     parser.add_argument(
         "--watched", default="dt=*/hh=*", help="glob under events/; narrow it to skip old hours"
     )
@@ -320,7 +322,9 @@ def main(argv: Sequence[str]) -> int:
     given = arguments(parser, argv)
     store = given.store
     if given.overdue_seconds > (dropped_after := Times.abandoned // SECOND_US):
-        parser.error(f"--overdue-seconds must be at most {dropped_after}: then a visit is dropped unreported")
+        parser.error(
+            f"--overdue-seconds must be at most {dropped_after}, because a visit is dropped after this time"
+        )
     if mixes_checkpoints(store, given.name, given.checkpoint):
         parser.error(
             f"{PREFIX}/{given.name}/ contains results of another checkpoint: use another --name, or delete them"

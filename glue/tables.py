@@ -22,7 +22,7 @@ def statements(store: Store, hours: Hours, database: str) -> Iterator[str]:
     table = f"{database}.RAW.COMPACTED_EVENTS"
     named = compacted_files(store, hours)
     known = set(named)
-    # A compaction may replace a manifest meanwhile; then its previous files stay in the table until the next run.
+    # If a compaction replaces a manifest meanwhile, its previous files stay in the table until the next run.
     unnamed = [key for key in superseded_files(store, hours) if key not in known]
     for verb, files in (("ADD", named), ("REMOVE", unnamed)):
         relative = [_escaped(key.removeprefix(f"{PREFIX}/")) for key in files]

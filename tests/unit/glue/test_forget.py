@@ -607,7 +607,7 @@ def test_first_run_is_not_repeated_with_a_list_that_lacks_earlier_ids(
     assert request(archive, "r1", ids=ANN) == 0
     before = {path: path.read_bytes() for path in archive.rglob("*") if path.is_file()}
     assert request(archive, "r1", ids="bob") == 2
-    assert "forget/r1/plan.json is for ids that this list lacks" in capsys.readouterr().err
+    assert "forget/r1/plan.json also covers ids that the given list lacks" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in archive.rglob("*") if path.is_file()} == before
     assert request(archive, "r1", ids=f"{ANN}\nbob") == request(archive, "r1", "--finish") == 0
     assert not any(ANN.encode() in text or b"bob" in text for text in everything(archive))

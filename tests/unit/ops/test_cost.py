@@ -201,7 +201,7 @@ def test_scale_page_shows_the_figures_of_the_bill() -> None:
     rates, batches = (1_000, 100_000, 1_000_000), (20, 20, 100)
     loads = [Load(rate * 86_400, batch) for rate, batch in zip(rates, batches, strict=True)]
     # The tolerance is for the CPU time, which each benchmark run measures again; its share of the cost is small.
-    assert numbers_of(page, "**a month**") == pytest.approx(
+    assert numbers_of(page, "**per month**") == pytest.approx(
         [total(load, Prices()) for load in loads], rel=0.02
     )
     units = [
