@@ -21,7 +21,7 @@ class Archive:
 
     def __init__(self, bucket: str, region: str, credentials: Credentials, url: str = "") -> None:
         self.bucket = bucket
-        # On AWS each bucket has its own host name, unless a dot in the bucket's name would break TLS.
+        # On AWS, use the bucket's own host name, unless a dot in the bucket's name would break TLS.
         # (Amazon S3 User Guide: "Virtual hosting of general purpose buckets".)
         if url or "." in bucket:
             self.url, self.path = url or endpoint_of("s3", region), f"/{bucket}"
@@ -34,7 +34,7 @@ class Archive:
         headers = {"content-type": "application/gzip", "if-none-match": "*"}
         headers |= {f"x-amz-meta-{name}": value for name, value in facts.items()}
         response = self._send("PUT", lines.key, headers, lines.body)
-        return response.status == 200  # 412: it exists, perhaps from an earlier try that timed out
+        return response.status == 200  # 412: it exists, perhaps from an earlier attempt that timed out
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object. Raises MissingObjectError or RetryableError."""

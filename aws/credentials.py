@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FixedCredentials:
-    """Credentials that are never renewed. Those of a Lambda function are valid as long as its environment exists."""
+    """Credentials that are never renewed. A Lambda function's are valid as long as its execution environment exists."""
 
     access_key: str
     secret_key: str
@@ -52,7 +52,7 @@ def function_credentials(environment: Mapping[str, str]) -> Credentials:
     key, secret = (environment.get(f"AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"))
     if key and secret:
         return FixedCredentials(key, secret, environment.get("AWS_SESSION_TOKEN"))
-    from botocore.credentials import ContainerProvider  # takes a sixth of a cold start, so only if needed
+    from botocore.credentials import ContainerProvider  # imported here, as it takes a sixth of a cold start
 
     return renewed_by_botocore(ContainerProvider(environment).load)
 

@@ -24,7 +24,7 @@ class ServiceError(RetryableError):
 
 
 class PermanentError(Exception):
-    """The service will never accept this call. `detail`, the service's text, may quote the call, so never log it."""
+    """The service will never accept this call. `detail`, the service's message, may quote it, so never log `detail`."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
-"""HTTP calls with one deadline for all steps: signed calls to an AWS host over persistent connections, and `fetch`.
+"""HTTP calls with one deadline for all steps: signed calls to AWS over persistent connections, and unsigned GETs.
 
-Endpoints and trusted certificates are botocore's defaults, and no proxy is used. The signature covers the body's
-SHA-256, which the service verifies, so no other checksum is sent.
+The trusted certificates are those of botocore, and no proxy is used. The signature covers the body's SHA-256, which
+AWS verifies, so no other checksum is sent.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from urllib.parse import SplitResult, urlsplit
 from aws.credentials import Credentials
 from aws.errors import NoResponseError, ServiceError
 
-# The deadline of one try: name resolution, connecting to the addresses in turn, TLS, sending, reading the response.
+# The deadline of one attempt: name resolution, connecting to the addresses in turn, TLS, sending, reading the response.
 CALL_SECONDS = 3.0
 # The part of CALL_SECONDS for resolving the name, connecting to the addresses in turn, and TLS. AWS takes milliseconds.
 CONNECT_SECONDS = 1.5
-ADDRESS_SECONDS = 0.25  # the least time for connecting to one address
+ADDRESS_SECONDS = 0.25  # the least time for connecting to one address, unless less remains of CONNECT_SECONDS
 MAX_FETCHED_BYTES = 256 * 1024
 
 type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getaddrinfo returns it

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-# The connector reads connections.toml in its home folder even if every parameter is given, and fails on a broken
-# one. (Snowflake Connector for Python: "Connecting using the connections.toml file".) The home must be an
-# existing folder.
+# Even if every parameter is given, the connector reads connections.toml in SNOWFLAKE_HOME, and fails if the file is
+# invalid, so our programs get a folder without this file. The folder must exist. (Snowflake Connector for Python:
+# "Connecting using the connections.toml file".)
 _ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".venvs"
 SNOWFLAKE_HOME = str(_ENVIRONMENTS / ".snowflake")
 
@@ -82,7 +82,7 @@ def for_programs(environment: Mapping[str, str]) -> dict[str, str]:
 def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the environment for a package installer, including proxies, certificates and package indexes.
 
-    uv fails without a cache, so without a writable home folder it gets the same one as in tools/setup.sh.
+    uv fails without a cache folder. If the home folder is not writable, uv gets the cache folder of tools/setup.sh.
     """
     kept = {
         name: value
@@ -96,7 +96,7 @@ def for_installation(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def has_writable_home(environment: Mapping[str, str]) -> bool:
-    """Return whether programs can write to the home folder and to the folder of caches, which may be missing."""
+    """Return whether programs can write to the home folder and to the cache folder, which is created if missing."""
     home = environment.get("HOME")
     if not home or not os.access(home, os.W_OK):
         return False

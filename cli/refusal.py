@@ -4,8 +4,8 @@
 class Refusal(Exception):
     """A command failed or was refused; the message is one line for the user.
 
-    `exit_code` is 2 if the arguments are invalid or the result could not be determined (no connection, privilege or
-    object), and 1 if the command found a problem.
+    `exit_code` is 2 if the arguments are invalid or the result could not be determined (for lack of a connection, a
+    privilege or an object), and 1 if the command found a problem.
     """
 
     def __init__(self, line: str, exit_code: int = 2) -> None:

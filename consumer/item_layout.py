@@ -22,8 +22,8 @@ from consumer.notifications import News
 from consumer.visits import DEFAULT_RULE, KINDS, Order, Pair, Rule, Visit, order_of, walk
 from contract.events import GeofenceEvent
 
-# 160 bytes are left for the event that overflows the log, and for the chunk that it causes: until the chunk is
-# written, the item contains its key and base too.
+# 160 bytes are left for the event that overflows the log, and for the resulting chunk's key and base, which the item
+# also contains until the chunk is written.
 LOG_BYTES = 1024 - 160
 KEPT_EVENTS = 3
 CHUNK_BYTES = 16_000

@@ -66,7 +66,7 @@ def move(table: Table, bus: Bus, pair: Pair, rule: Rule, now: float | None = Non
     kept = (sk for sk, item in items.items() if int(item.get("expires_at", now + 1)) > now)
     events = _events(pair, kept, entry)
     log, _ = item_layout.fitted(pair, replace(_log(items, events, rule), version=version), rule)
-    for chunk in log.chunks:  # before the log, in which they may not fit
+    for chunk in log.chunks:  # write them before the log, because they may not fit into it
         table.put_newer(item_layout.chunk_item(pair, chunk, log))
     table.put_version(item_layout.log_item(pair, replace(log, chunks=()), rule), None)
     return True

@@ -7,7 +7,7 @@ MAX_DEPTH = 32
 MAX_ID_CHARS = 128
 MAX_ID_BYTES = 256
 
-# A phone that uses another calendar may write the year 8. The archive keeps events for 400 days.
+# Rejects times such as the year 8, which a phone with another calendar may send. The archive keeps events for 400 days.
 MAX_AGE_AT_RECEIPT = timedelta(days=400)
 # The consumer skips geofence events that are older on arrival. The visits table keeps events for 90 days, so it still
 # contains those of the ten days before any event that the consumer accepts.

@@ -42,7 +42,7 @@ def _traceback(exc_info: structlog.typing.ExcInfo) -> str:
     """Return the stack frames and types of an exception and its causes, without messages that may quote an event."""
     error: BaseException | None = exc_info[1]
     lines: list[str] = []
-    seen: list[BaseException] = []  # a cycle of causes would be endless
+    seen: list[BaseException] = []  # without it, a cycle of causes would make the loop endless
     while error and error not in seen:
         seen.append(error)
         message = f": {error}" if isinstance(error, LoggableError) else ""

@@ -38,7 +38,7 @@ METRICS: Mapping[str, tuple[str, ...]] = {
     logs.PIPE_CHECKED: ("pipe_lag_seconds", "pipe_deaf_seconds", "pipe_pending_files", "pipe_stopped"),
     logs.LOADS_CHECKED: ("failed_loads",),
 }
-# The metrics of the alarms in serverless/alarms.js. With METRICS=alarms there are no others; each costs $0.30 a month.
+# The metrics of the alarms in serverless/alarms.js, the only ones if METRICS=alarms. Each metric costs $0.30 a month.
 ALARMED: Set[str] = {
     "events_per_device",
     "rejected_device_mismatch",

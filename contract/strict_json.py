@@ -35,7 +35,7 @@ def parse_json(raw: bytes, *, integers_fit: bool = False) -> Any:
         raise invalid("invalid_json_value", "", f"Values are nested deeper than {MAX_DEPTH} levels.")
     try:
         value = _DECODER.decode(raw)
-        # A text is strict if the encoder writes the same bytes, as for nearly all texts. jiter takes twice as long.
+        # A text is strict if the encoder writes the same bytes, as for nearly all texts. Others need jiter (slower).
         if _ENCODER.encode(value) != raw:
             jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True)
     except (ValueError, RecursionError) as error:

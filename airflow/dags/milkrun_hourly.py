@@ -1,5 +1,5 @@
-"""Milkrun's hourly and backfill DAGs: reconcile → repair → dbt (a group of tasks per model) → quality. Compaction runs
-in parallel with dbt.
+"""Milkrun's hourly and backfill DAGs. They run the steps reconcile, repair, dbt (a group of tasks per model) and
+quality in this order, and compaction in parallel with dbt.
 
 Every task runs `python -m ops.nightly STEP` in the project's own environment. ops/nightly.py defines what each
 step does and its exit codes, and works the same without Airflow. Airflow adds the graph, retries,
@@ -39,7 +39,7 @@ RETRIES = {
 }
 
 FRESHNESS_MINUTES = int(os.environ.get("MILKRUN_FRESHNESS_MINUTES", "60"))
-# Each run also processes the two hours before its interval, because objects and their loading may be late. Repair and
+# Each run also processes the two hours before its interval, because objects may be stored or loaded late. Repair and
 # compaction skip what is already complete.
 HOURLY = (
     f"{{{{ (data_interval_end - macros.timedelta(minutes={FRESHNESS_MINUTES + 120})).isoformat() }}}}",
@@ -51,7 +51,7 @@ GIVEN = ("{{ params['from'] }}", "{{ params['to'] }}")
 def schedule_of(minutes: int) -> str | timedelta:
     """Return the schedule of milkrun_hourly, whose runs are `minutes` apart.
 
-    If the interval divides an hour, or is a number of hours that divides a day, the runs are at fixed times that
+    If the interval divides an hour, or is a whole number of hours that divides a day, the runs are at fixed times that
     include 00:20, because the run in the hour after midnight tests every row (ops/nightly.py). Otherwise, the times
     depend on when Airflow first sees the DAG.
     """
@@ -93,7 +93,7 @@ def chain(hours: tuple[str, str]) -> None:
                 built = step(f"run:{name}", hours)
                 tested[name] = step(f"test:{name}", hours)
                 built >> tested[name]
-            for parent in parents:  # build no model on a parent whose tests have not passed
+            for parent in parents:  # a model is built only after the tests of its parents have passed
                 tested[parent] >> built
     repaired >> dbt >> step("quality", hours)
     repaired >> step("compact", hours)
@@ -101,7 +101,7 @@ def chain(hours: tuple[str, str]) -> None:
 
 with DAG(
     "milkrun_hourly",
-    description="Load missing objects, run dbt, compact the archive, count accepted and rejected events.",
+    description="Load missing objects, run dbt, compact the archive, and count accepted and rejected events.",
     schedule=schedule_of(FRESHNESS_MINUTES),
     start_date=datetime(2026, 11, 16),
     catchup=False,
