@@ -99,7 +99,7 @@ console-test-all: setup #: run every browser test of the console's page
 	$(PY) -m pytest tests/console -W ignore::DeprecationWarning
 
 console-web: #: build the console's page from tools/console/web (Node)
-	cd tools/console/web && npm ci --silent --ignore-scripts && npm run build --silent
+	cd tools/console/web && npm ci --silent --ignore-scripts --include=dev && npm run build --silent
 
 console-web-check: console-web #: build the page and compare it with the committed one (Node)
 	git diff --exit-code --stat -- tools/console/static

@@ -187,7 +187,7 @@ make_node() {
   wanted=$(hash_of package.json package-lock.json)
   if is_made node_modules/.bin/osls $stamp "$wanted"; then return; fi
   need_node
-  step "node_modules" npm ci --silent --ignore-scripts
+  step "node_modules" npm ci --silent --ignore-scripts --include=dev
   echo "$wanted" >$stamp
 }
 

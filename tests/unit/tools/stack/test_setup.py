@@ -230,6 +230,13 @@ def test_environment_is_rebuilt_after_one_of_its_input_files_changes(tree):
     assert tree.setup("node") == (0, [])
 
 
+def test_osls_is_installed_although_the_users_npmrc_omits_development_packages(tree):
+    (tree.root / ".npmrc").write_text("omit=dev\n")  # in the home folder
+    tree.program("node", "echo v20.20.2")
+    tree.program("npm", "[[ $* == *--include=dev* ]] && mkdir -p node_modules/.bin")
+    assert tree.setup("node")[0] == 0
+
+
 def test_environment_is_recreated_after_an_interrupted_step(tree):
     """uv does not reinstall a package that an interrupted step has installed only in part."""
     tree.python()
