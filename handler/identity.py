@@ -28,8 +28,8 @@ MAX_TOKEN_CHARS = 8192
 MAX_CACHED_TOKENS = 1000
 LEEWAY_SECONDS = 60
 KEYS_FRESH_SECONDS = 3600.0
-# The shortest time between two fetches, because any client can cause one by naming an unknown key id. It is
-# RETRY_AFTER_SECONDS while there are no keys, because phones get 503 until then.
+# The minimum time between two fetches, needed because any client can cause a fetch by naming an unknown key id. While
+# there are no keys, it is RETRY_AFTER_SECONDS, because phones get 503 until a fetch succeeds.
 KEYS_REFRESH_FLOOR_SECONDS = 60.0
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class Keys:
         self._tried_at = self._fetched_at = float("-inf")
 
     def __call__(self, key_id: str) -> "PyJWK | None":
-        """Return a key, or None if the provider has none of this id. Raises RetryableError if it cannot be fetched."""
+        """Return a key, or None if the provider has none of this id. Raises RetryableError if the last fetch failed."""
         if key_id not in self._keys:
             self._fetch_again()
         if key_id not in self._keys and self._fetched_at < self._tried_at:
@@ -89,7 +89,7 @@ class Keys:
         try:
             self._keys = parse_keys(self._fetch())
             self._fetched_at = now
-        except Exception as error:  # any error: using the previous keys is better than rejecting every phone
+        except Exception as error:  # any error, because previous keys are better than rejecting every phone
             self._failure = error
             log.warning("identity_keys_not_fetched", error=message_of(error))
 
@@ -115,7 +115,7 @@ class _KeySet(msgspec.Struct):
 
 
 class Tokens:
-    """Verifies tokens. Valid tokens are cached until they expire or the provider's keys are fetched again."""
+    """Verifies tokens. A verified token is cached until the keys are fetched again; its expiry is always checked."""
 
     def __init__(self, settings: Settings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         """`clock` returns seconds since the Unix epoch."""

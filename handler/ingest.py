@@ -75,7 +75,7 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
 
     The order is a promise: replays read the archive, so no event is published or reported as accepted before the
     archive contains it. If the object already exists, its events are published again, because an earlier request may
-    have failed between the two steps. Raises RetryableError if anything could not be stored or enqueued.
+    have failed between the two steps. Raises RetryableError or PermanentError if storing or enqueuing failed.
     """
     began = time.perf_counter()
     try:
@@ -85,7 +85,7 @@ def ingest(batch: Batch, ports: Ports, delivery: Delivery, effects: Effects) -> 
             kept = {"content_type": delivery.content_type, "app_version": delivery.app_version}
             lines = [reject_line(rejected, **kept) for rejected in batch.rejected]
             effects.rejected_key = _store("rejected", lines, ports.archive, delivery)
-    finally:  # an outage must show as slow calls
+    finally:  # even after an error, so that an outage is visible as slow calls
         effects.store_ms = _ms_since(began)
     records = geofence_records(batch)
     began = time.perf_counter()

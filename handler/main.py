@@ -61,7 +61,7 @@ def ingest(event: LambdaEvent, context: Context) -> Answer:
         said = {"request_id": request_id, **refused.facts}
         headers = {"WWW-Authenticate": "Bearer"} if refused.status == 401 else {}
         return problem(refused.status, refused.code, refused.detail, said, headers)
-    except Exception as error:  # any error: the phone keeps the batch and sends it again
+    except Exception as error:  # any error, after which the phone keeps the batch and sends it again
         facts["error"] = logs.message_of(error)
         request_log.report_failure(error)
         response = unavailable(request_id)

@@ -76,9 +76,9 @@ def _split_valid_json(text: bytes) -> Parts:
     if not events.event and not events.events:
         return Parts([text], {})
     if len(text) - len(events.event) - len(events.events) > MAX_EVENT_BYTES:
-        return _split_invalid_json(text)  # it does not create an object per member
+        return _split_invalid_json(text)  # which creates objects for at most MAX_EVENTS + 1 members
     members = {name: bytes(raw) for name, raw in _MEMBERS.decode(text).items()}
-    # The text is longer if a member was given twice, because only one is left here, or if a name contains escapes.
+    # The text is longer if a member was given twice, because `members` has only one, or if a name contains escapes.
     bytes_of_members = sum(len(name.encode()) + len(raw) + len('"":,') for name, raw in members.items())
     if bytes_of_members + 1 != len(text):
         return _split_invalid_json(text)
@@ -138,7 +138,7 @@ _WITHIN = re.compile(
     rb'(?:[^"\[\]{}]++|%b|\[[^"\[\]{}]*+\]|{[^"\[\]{}]*+})*+(\[++|{++|\]++|}++|.?)' % _STRING, re.DOTALL
 )
 _CLOSES = {b"[": b"]", b"{": b"}"}
-# Runs of brackets are matched in Python. Events have fewer than one run per 32 bytes.
+# Each run of brackets costs a step in Python, so their number is limited. Events have less than one run per 32 bytes.
 MAX_RUNS, BYTES_PER_RUN = 10_000, 32
 
 

@@ -17,7 +17,7 @@ MAX_ROUNDS = 10
 # How long a request may try Kinesis. A claim check is as safe as a record on the stream, so a phone need not wait long
 # while Kinesis throttles. The pauses of MAX_ROUNDS rounds take 3.25 s on average and 6.5 s at most.
 REQUEST_BUDGET_SECONDS = 4.0
-CLAIM_CHECK_BUDGET_SECONDS = 5.0  # per claim check, because others may be waiting
+CLAIM_CHECK_BUDGET_SECONDS = 5.0  # per claim check, because other claim checks may be waiting
 BACKOFF_BASE_SECONDS = 0.05
 BACKOFF_CAP_SECONDS = 1.0
 

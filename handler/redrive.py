@@ -69,7 +69,7 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
             if outage:
                 raise RetryableError("not tried, because an earlier claim check must be retried")
             published += _redrive(message["body"], app, seconds_left)
-        except Exception as error:  # a message that never succeeds ends in the dead-letter queue
+        except Exception as error:  # any error; a message that never succeeds ends in the dead-letter queue
             outage = outage or isinstance(error, RetryableError)
             log.warning("claim_check_returned", message_id=message["messageId"], error=logs.message_of(error))
             failed.append(message["messageId"])
@@ -80,7 +80,7 @@ def redrive(event: LambdaEvent, context: Context) -> dict[str, list[dict[str, st
 
 def _redrive(body: str, app: App, seconds_left: Clock) -> int:
     claim = msgspec.json.decode(body, type=ClaimCheck)
-    if seconds_left() < 2 * STORE_SECONDS:  # three tries of a read, and perhaps of a put
+    if seconds_left() < 2 * STORE_SECONDS:  # for three tries of a read, and perhaps of a put
         raise RetryableError("no time left to process the claim check")
     if claim.bucket != app.archive.bucket:
         raise ValueError("the claim check names another bucket")
@@ -93,7 +93,7 @@ def _redrive(body: str, app: App, seconds_left: Clock) -> int:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=key, set_aside=len(outcome.malformed))
     if outcome.refused:
         left = f"{len(outcome.refused)} of {len(records)} records"
-        raise RetryableError(f"{left} were not published: {outcome.failure or 'Kinesis rejected them'}")
+        raise RetryableError(f"{left} were not published: {outcome.failure or 'Kinesis throttled or failed'}")
     return outcome.taken
 
 

@@ -15,7 +15,7 @@ from handler.identity import Speaker
 from handler.ingest import Effects
 from handler.validate import Batch
 
-MAX_DEVICES = 10_000  # counted per execution environment
+MAX_DEVICES = 10_000  # per execution environment; beyond this, counting begins again
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ def batch_facts(batch: Batch, received_at: datetime) -> dict[str, object]:
 
 
 def report(facts: Mapping[str, object], effects: Effects) -> None:
-    """Log a request's canonical line, and a second line with the object key if records were quarantined."""
+    """Log a request's canonical line, and a second line with the quarantine object's key if there is one."""
     log.info(logs.EVENTS_INGESTED, **facts, **msgspec.to_builtins(effects))
     if effects.set_aside:
         log.error(logs.RECORDS_SET_ASIDE, set_aside_key=effects.set_aside_key, set_aside=effects.set_aside)

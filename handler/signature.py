@@ -64,7 +64,7 @@ def verify(
     secrets: Callable[[], Sequence[bytes]],
     now: float,
 ) -> None:
-    """Check a request's signature. Raises Refused (403) or, if no signing secret is valid, RetryableError."""
+    """Check a signature. Raises Refused (403), RetryableError if no Radar secret is valid, or errors of `secrets`."""
     if scheme == "milkrun":
         given, timestamp = headers.get("x-milkrun-signature", ""), headers.get("x-milkrun-timestamp", "")
         if not (given and re.fullmatch("[0-9]{1,15}", timestamp)):

@@ -34,7 +34,7 @@ class Batch:
     conflicts: list[tuple[int, str]] = field(default_factory=list)
     duplicates: int = 0
     other_user: int = 0
-    devices: Counter[str] = field(default_factory=Counter)  # accepted events by device
+    devices: Counter[str] = field(default_factory=Counter)  # number of accepted events per device
     oldest_at: datetime | None = None
 
     @property
@@ -53,7 +53,7 @@ def validate(
     """Validate the events of a request, and count each exactly once: in `lines`, `rejected` or `duplicates`."""
     batch = Batch()
     first: dict[Owned, bytes] = {}
-    contents: dict[Owned, set[bytes]] = {}  # of the events that occur more than once
+    contents: dict[Owned, set[bytes]] = {}  # only of events that occur more than once
     rejected: dict[bytes, tuple[str | None, bytes, bool, tuple[Reason, ...]]] = {}
     earliest, latest = received_at - event_limits.MAX_AGE_AT_RECEIPT, received_at + max_ahead
     integers_fit = all_integers_fit(b" ".join(parts.raws))

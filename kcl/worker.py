@@ -183,7 +183,7 @@ class ShardProcessor:
                 log.error("checkpoint_impossible", failure=name)
                 raise SystemExit(1)
             log.warning("checkpoint_failed", failure=name)
-            if name == "ShutdownException":  # another worker has the shard
+            if name == "ShutdownException":  # because another worker has the shard
                 return True
             self.pause(jitter(0.2 * 2**attempt))
         return False
@@ -203,7 +203,7 @@ class ShardProcessor:
 def run_shard(settings: KclSettings) -> None:
     from amazon_kclpy.kcl import KCLProcess  # installed only where a worker runs
 
-    # Signals to the process group are meant for the daemon. When it ends, stdin ends, and then this process.
+    # Signals to the process group are meant for the daemon. When the daemon ends, stdin closes, and this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     to_daemon, sys.stdout = sys.stdout, sys.stderr
@@ -288,7 +288,7 @@ def _exit(problem: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str]) -> int:
-    # Otherwise, a misspelt `--health` would start a second worker, which would disturb the health check.
+    # Refuse other arguments, because a misspelt `--health` would start a second worker and disturb the health check.
     if list(arguments) not in ([], ["--health"], ["--shard"]):
         print("Usage: python -m kcl.worker [--health | --shard]", file=sys.stderr)
         return 2

@@ -327,7 +327,7 @@ def test_init_phase_that_exceeds_its_limit_is_ended_and_runs_again_with_the_next
     assert body(function.invoke()) == "well"
 
 
-def test_init_phase_of_a_replaced_process_counts_towards_the_functions_timeout(trial, tmp_path):
+def test_init_phase_of_a_replacement_process_counts_towards_the_functions_timeout(trial, tmp_path):
     function = trial(
         f"""
         import os, pathlib, time

@@ -16,7 +16,7 @@ from localstack_lambda_executor.process import Function
 RUNTIME = "python3.13"
 MAX_LOG_FILE_BYTES = 8 * 1024 * 1024
 
-# LocalStack's own variables, which do not exist on Lambda.
+# Variables (or their prefixes) that LocalStack adds and that are not passed to functions.
 LOCALSTACK_VARIABLES = (
     "LOCALSTACK_",
     "EDGE_PORT",

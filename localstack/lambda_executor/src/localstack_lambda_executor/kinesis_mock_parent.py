@@ -1,8 +1,8 @@
 """Pass LocalStack's process id to the Kinesis mock, so that the mock exits as soon as LocalStack is no longer
 its parent process.
 
-LocalStack restarts a mock that has died. If LocalStack is killed at that moment, the new mock already has
-another parent when it looks up the id of its parent.
+The mock cannot reliably look up this id itself. LocalStack restarts a mock that has died, and if LocalStack is killed
+at that moment, the new mock already has another parent.
 """
 
 import os

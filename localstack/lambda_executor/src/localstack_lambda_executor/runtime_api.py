@@ -71,7 +71,7 @@ class RuntimeApi:
             while True:
                 try:
                     connection, peer = self._server.get_request()
-                except OSError:  # close() shut the socket
+                except OSError:  # because `close` has shut the socket down
                     return
                 self._server.process_request(connection, peer)
 
