@@ -1,4 +1,4 @@
-"""Test the DynamoDB backups in the list of copies that `milkrun forget` cannot delete."""
+"""Test that `milkrun forget` lists the DynamoDB backups among the copies that it cannot delete."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 
 def backups(monkeypatch: pytest.MonkeyPatch, *pages: list[str]) -> list[Remaining]:
-    """Return the entries about backups if ListBackups returns these pages or, without any page, denies access."""
+    """Return the entries for backups. ListBackups returns these pages, or denies access if no page is given."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     dynamodb = boto3.client("dynamodb", region_name="us-east-1")

@@ -1,8 +1,8 @@
-"""Test that commands end within the time limit if Snowflake freezes after the login, or if S3 does not answer.
+"""Test that commands end soon if Snowflake freezes after the login, and warehouse commands also if S3 does not answer.
 
 A Freezer suspends the local Snowflake (SIGSTOP) when the first statement arrives, so a connection is open and a cursor
 is waiting for a response. Each command then reports that Snowflake does not answer. `trace` and `reconcile` also
-report the other stores.
+report what they found in the other stores.
 """
 
 import json
@@ -31,9 +31,9 @@ from tests.unit.snowpipe.silent_port import silent_port
 from tools.milkrun import app
 
 STATEMENT = b"POST /queries/v1/query-request"
-LIMIT_SECONDS = 2.0  # on a busy machine a login takes more than a second
-SLACK_SECONDS = 15.0  # what a busy machine may add; without a limit, the connector waits for minutes
-# These commands call Snowflake in the same way as `milkrun warehouse status`.
+LIMIT_SECONDS = 2.0  # more than a login takes on a busy machine
+SLACK_SECONDS = 15.0  # the delay of a busy machine; without a limit, the connector would wait for minutes
+# Only slow runs test these commands, because they call Snowflake in the same way as `milkrun warehouse status`.
 SIMILAR = (
     ["validate"],
     ["backfill", "--from", "2026-11-16"],
@@ -100,7 +100,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, Loc
 
 @pytest.fixture
 def freezer(stage: tuple[Stage, LocalProcess], tmp_path: Path) -> Iterator[Freezer]:
-    """Yield a Freezer, whose address is in the outputs.json in `tmp_path`."""
+    """Yield a Freezer, and write an outputs.json with its port to `tmp_path`."""
     of, process = stage
     freezer = Freezer(process)
     outputs = json.loads(of.outputs.model_dump_json())
@@ -191,7 +191,7 @@ def test_statement_slower_than_the_limit_is_not_mistaken_for_a_frozen_snowflake(
 
 
 def test_command_ends_even_if_a_statement_hangs(freezer: Freezer, tmp_path: Path) -> None:
-    """The process must not wait for the connector, which closes its session at exit."""
+    """At exit, the connector tries to close its session. The process must not wait for that."""
     program = (
         "import os, sys; from snowpipe import warehouse; from tools.milkrun import app, complain\n"
         "from cli.command_errors import run\n"

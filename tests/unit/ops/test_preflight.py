@@ -19,7 +19,7 @@ from tests.unit.serverless.templates import EVERYTHING, resources
 
 REGION = "us-east-1"
 ACCOUNT = Account("123456789012", REGION, "aws")
-# Types whose names need not be unique in an account, or whose resources belong to another resource of the stack
+# Preflight does not look up these types: their names may occur twice in an account, or lie within another resource.
 SHARED_NAMES = {
     "AWS::ApiGateway::RestApi",
     "AWS::ApiGateway::ApiKey",
@@ -164,7 +164,7 @@ def test_resources_of_the_stages_own_stack_do_not_block_the_deployment(aws):
     assert codes(preflight.names, aws) == [("blocks", "name_taken", "milkrun-dev-redrive")]
 
 
-def test_new_domain_that_another_api_already_has_blocks_the_deployment(aws):
+def test_new_domain_that_exists_outside_the_stack_blocks_the_deployment(aws):
     aws("apigateway").create_domain_name(domainName="new.example.com")
     template = {"ApiDomain": changed("dev", "ApiDomain", DomainName="new.example.com")["ApiDomain"]}
     here = place(aws, template=template)
@@ -236,7 +236,7 @@ def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, c
     here = place(lambda _: client)
     found = list(preflight.stack(here))
     assert [(f.level, f.code, f.subject) for f in found] == expected
-    # Deleting a stack that has been deployed would change the address of its API.
+    # Only for an unusable stack may the finding recommend delete-stack, because a new stack's API has another address.
     assert any("delete-stack" in f.detail for f in found) == (code == "stack_dead")
 
 
@@ -245,7 +245,7 @@ def test_only_a_stack_that_cannot_be_updated_blocks_the_deployment(aws, state, c
     [(2, 4, False), (2, 5, True), (3, 2, False), (4, 1, True)],
 )
 def test_number_of_shards_out_of_reach_of_one_update_blocks_the_deployment(aws, present, wanted, found):
-    """A stream created in on-demand mode has at least four shards, so one update cannot reduce it to one shard."""
+    """One update can at most double or halve the number of shards. A stream created on demand has at least four."""
     template = changed("dev", "GeofenceStream", StreamModeDetails={"StreamMode": "PROVISIONED"})
     stream = template["GeofenceStream"]["Properties"]
     stream["ShardCount"]["Fn::If"][1], name = wanted, stream["Name"]
@@ -364,7 +364,7 @@ def test_domain_needs_an_issued_certificate_for_its_name(aws):
     assert found("other.example.com", arn) == ["certificate_of_another_name"]
     missing = arn[:-12] + "000000000000"
     assert found("events.example.com", missing) == ["certificate_missing"]
-    assert found("events.example.com", "") == ["certificate_missing"]  # boto3 refuses to send it
+    assert found("events.example.com", "") == ["certificate_missing"]  # boto3 does not send an empty ARN
 
 
 def test_pipe_check_without_a_snowflake_account_blocks_the_deployment(aws):

@@ -88,7 +88,7 @@ def test_simultaneous_enter_events_are_ordered_by_event_id_and_then_by_fence() -
     }  # fmt: skip
 
 
-def test_exclusive_tags_are_configurable_per_stage() -> None:
+def test_exclusive_tags_are_configurable() -> None:
     found = [event("enter", 0, "a", fence=REGION), event("enter", 60, "b", fence=FARM)]
     assert contradicted(found, ("farm", "region")) == {REGION: "b", FARM: None}
     assert contradicted(found, ()) == {REGION: None, FARM: None}
@@ -135,9 +135,7 @@ def test_presence_depends_only_on_the_set_of_events(found: list[GeofenceEvent], 
     assert answer == by_definition(found, EXCLUSIVE_TAGS)
     for device in WORLD.devices:
         held = [p for p, by in answer.items() if p.device_id == device and by is None]
-        assert sum(p.fence.tag in EXCLUSIVE_TAGS for p in held) <= 1, (
-            "a truck is at one exclusive place at most"
-        )
+        assert sum(p.fence.tag in EXCLUSIVE_TAGS for p in held) <= 1, "a truck is at several exclusive places"
 
 
 def delivery_rounds() -> list[GeofenceEvent]:

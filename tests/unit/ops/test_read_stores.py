@@ -71,7 +71,7 @@ class Marts:
         return [columns | times | {"dwell_seconds": dwell} for dwell in self._dwells]
 
 
-def test_dwell_time_is_a_plain_number_of_minutes_even_if_it_is_zero() -> None:
+def test_dwell_minutes_are_a_json_number_even_if_zero_and_null_if_unknown() -> None:
     dwells = (Decimal("90.000000"), Decimal("0.000000"), None)
     rows = latest_mart_visits(Marts(*dwells), "DB", ["truck-1"], 3)
     assert json.dumps([row["dwell_minutes"] for row in rows]) == "[1.5, 0.0, null]"

@@ -109,7 +109,7 @@ FOREIGN = ("events/by-hand.json", "events/dt=2026-11-22/hh=06/array.json", "reje
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_object_with_a_custom_key_is_a_difference_until_it_is_loaded_and_is_then_listed(
+def test_object_with_a_custom_key_counts_as_not_loaded_until_it_is_loaded_and_is_listed_then(
     sets: ObjectSets, name: str
 ) -> None:
     sets.archived([(name, HOUR)])
@@ -206,7 +206,7 @@ def test_comparing_a_million_events_needs_little_memory(tmp_path: Path) -> None:
     # Measure in a separate process, because the servers of other tests allocate memory in this one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
         peak = alone.submit(peak_of_a_million, tmp_path / "objects.sqlite").result()
-    assert peak < 128 * 1024  # the keys alone take more
+    assert peak < 128 * 1024  # in memory, the keys alone would need more
 
 
 def peak_of_a_million(path: Path) -> int:
@@ -290,7 +290,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def look(stage: Stage) -> Found:
-    now = datetime.now(UTC)  # S3 gives objects the current time, which may be in the hour after that of NOW
+    now = datetime.now(UTC)  # moto dates objects with the current time, which may be in the hour after NOW's
     return Reconciler(stage, "dev", stage).look(NOW, now, now + timedelta(hours=1))
 
 
@@ -491,7 +491,7 @@ def test_repair_waits_for_snowpipe_to_load_the_files_that_refresh_has_queued(
     assert queue.seconds == pytest.approx(seconds, abs=3)
 
 
-def test_difference_whose_repair_aws_refuses_does_not_hide_the_other_differences(
+def test_repair_continues_with_the_next_difference_after_aws_refuses_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*_: object) -> int:

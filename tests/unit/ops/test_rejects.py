@@ -163,7 +163,7 @@ def test_numbers_are_shown_and_resent_exactly_as_received(box: Box) -> None:
     assert not [each for each in changed if "odo" in each or "price" in each or "neg0" in each]
 
 
-def test_reject_whose_repair_is_rejected_is_counted_and_still_listed(box: Box) -> None:
+def test_reject_whose_repaired_event_is_rejected_is_counted_and_still_listed(box: Box) -> None:
     keep(bad(1), bad(2, deviceId=None))
     endpoint = Endpoint()
     assert dict(resend(box, endpoint.post).rejected) == {"missing_identity": 1}
@@ -171,7 +171,7 @@ def test_reject_whose_repair_is_rejected_is_counted_and_still_listed(box: Box) -
 
 
 def test_failed_repair_is_not_found_while_the_original_reject_exists(box: Box) -> None:
-    """Otherwise each attempt would double the number of rejects, and one event would get two derived ids."""
+    """If both were found, each attempt would double the number of rejects, and one event would get two derived ids."""
     keep(event := {"type": "pickup.started", "created": NOW.isoformat(), "deviceId": "d1"}, code="missing_id")
     endpoint = Endpoint()
     for patch in (
@@ -348,9 +348,9 @@ def test_invalid_patch_is_refused(options: tuple[list[str], ...]) -> None:
 
 
 def fake_clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the clock of `ops.rejects` alone; return its readings in seconds. Each pause appends one.
+    """Replace the clock of `ops.rejects`; return the list of its readings in seconds, to which each pause adds one.
 
-    Other threads also sleep, for example those of the Snowflake connector. Their pauses must not count.
+    No other module gets this clock, because other threads, such as those of the Snowflake connector, also sleep.
     """
     clock = [0.0]
     paused = SimpleNamespace(

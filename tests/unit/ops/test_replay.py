@@ -154,7 +154,7 @@ def test_interrupted_replay_continues_after_the_last_complete_object(tmp_path: P
 
 
 def test_selections_that_differ_only_in_their_times_have_the_same_digest() -> None:
-    """A repeated command continues the interrupted replay even if it begins at `3 hours ago`."""
+    """A command with `--from "3 hours ago"` must continue the interrupted replay when it is repeated later."""
     same = Selection(NOW + timedelta(hours=9), NOW, devices=frozenset({"a", "b"}))
     assert Selection(NOW, NOW, devices=frozenset({"b", "a"})).digest == same.digest
     assert Selection(NOW, NOW, devices=frozenset({"a"})).digest != same.digest
@@ -170,7 +170,7 @@ def test_interrupted_replay_continues_if_the_start_is_later_and_begins_again_if_
     assert Progress(path, NOW - timedelta(hours=1)).last_key() == ""
     later = Progress(path, NOW + timedelta(hours=2))
     later.last_key()
-    later.remember("events/l")  # belongs to the replay that began at NOW
+    later.remember("events/l")  # the saved position still belongs to the range that starts at NOW
     assert Progress(path, NOW).last_key() == "events/l"
 
 

@@ -81,7 +81,7 @@ def test_send_to_a_stage_that_requires_tokens_fails_if_lambda_is_unresponsive(
 
 
 def stage(port: int) -> Outputs:
-    """Return the outputs of a stage whose services all have the given port on loopback."""
+    """Return the outputs of a stage all of whose services are at this port of 127.0.0.1."""
     url = f"http://127.0.0.1:{port}"
     snowflake = Connection(
         account="a", user="u", password="p", host="127.0.0.1", port=port, protocol="http", role="R"
@@ -107,6 +107,6 @@ def output_of(arguments: str, of: Outputs, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setattr(warehouse, "ANSWER_SECONDS", 0.1)
     began = time.monotonic()
     ended = CliRunner().invoke(app, arguments.split(), obj={}, env={"COLUMNS": "400"})
-    assert time.monotonic() - began < 25  # the five attempts of boto3 take 150 s
+    assert time.monotonic() - began < 25  # boto3's five attempts would take 150 s
     assert ended.exit_code != 0
     return f"{ended.output}{ended.exception or ''}"

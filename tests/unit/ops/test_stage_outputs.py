@@ -114,7 +114,7 @@ def test_api_key_of_the_stage_is_found_even_after_a_rotation() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_stage_that_is_not_deployed_is_reported_with_the_stages_that_are() -> None:
+def test_list_of_deployed_stages_omits_the_stack_of_a_deploy_role() -> None:
     deploy("prod")
     boto3.client("cloudformation").create_stack(
         StackName="milkrun-deploy-dev",

@@ -35,7 +35,7 @@ ODD = Finding("quarantine", "WARN", "1 object in 24 h")
 
 
 def source(name: str, *findings: Finding) -> Source:
-    return Source(name, (name,), lambda: findings, f"what {name} holds is unknown")
+    return Source(name, (name,), lambda: findings, f"the contents of {name} are unknown")
 
 
 def frozen(name: str, *parts: str) -> Source:
@@ -43,7 +43,7 @@ def frozen(name: str, *parts: str) -> Source:
         name,
         parts,
         lambda: threading.Event().wait(60) and [],
-        "what is loaded is unknown",
+        "it is unknown what is loaded",
         "snowpipe-stopped",
     )
 
@@ -51,9 +51,9 @@ def frozen(name: str, *parts: str) -> Source:
 def failing(name: str) -> Source:
     def look() -> Iterator[Finding]:
         yield WELL
-        raise ConnectionRefusedError("nobody\nlistens")
+        raise ConnectionRefusedError("connection\nrefused")
 
-    return Source(name, (name,), look, "nothing is known")
+    return Source(name, (name,), look, "the archive's state is unknown")
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_each_part_of_a_frozen_source_has_level_fail_and_no_other_source_is_dela
     assert [(each.part, each.level) for each in found] == [
         ("archive", "OK"), ("pipes", "FAIL"), ("marts", "FAIL"), ("dead letters", "FAIL"),
     ]  # fmt: skip
-    assert found[1].cause == "Snowflake: no answer within 0.3 s; what is loaded is unknown"
+    assert found[1].cause == "Snowflake: no answer within 0.3 s; it is unknown what is loaded"
     assert found[1].section == "snowpipe-stopped"
 
 
 def test_source_that_fails_halfway_is_reported_on_one_line_with_level_fail() -> None:
     (found,) = ask([failing("S3")])
     assert (found.part, found.level) == ("S3", "FAIL")
-    assert found.cause == "S3: nobody listens; nothing is known"
+    assert found.cause == "S3: connection refused; the archive's state is unknown"
 
 
 def test_process_ends_even_if_a_status_source_hangs() -> None:
@@ -213,7 +213,7 @@ def test_status_reports_a_stopped_shard_until_the_same_shard_continues(
 
 
 @pytest.mark.parametrize(("part", "prefix"), [("quarantine", "set-aside/"), ("given up", "aws/lambda/")])
-def test_status_reports_recent_objects_that_a_thousand_older_ones_precede(part: str, prefix: str) -> None:
+def test_status_finds_a_recent_object_listed_after_a_thousand_older_ones(part: str, prefix: str) -> None:
     outputs, s3 = Mock(bucket="archive"), Mock()
     s3.exceptions.ClientError = ClientError
     outputs.aws.return_value = s3

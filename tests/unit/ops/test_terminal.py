@@ -135,8 +135,8 @@ def test_failing_command_prints_one_line_and_exits_with_code_2(
         (["cost", "--shards", "4"], "--shards requires"),
         (["set-aside", "--send", "--purge"], "not both"),
         (["redrive", "--send", "--purge"], "not both"),
-        (["preflight", "9a"], "'9a' is not a stage name"),  # as in every other command
-        (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # invalid in a bucket name
+        (["preflight", "9a"], "'9a' is not a stage name"),  # a stage name begins with a letter
+        (["smoke", "--stage", "Prod"], "'Prod' is not a stage"),  # not valid in a bucket name
         (["smoke", "--stage", "a" * 20], "is not a stage"),
     ],
 )
@@ -166,7 +166,7 @@ def test_smoke_command_reports_an_unreachable_endpoint() -> None:
 def test_smoke_command_sends_an_enter_event_of_a_type_that_the_stage_publishes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the setting geofenceKinds replaces Radar's types, events of these types are archived, but not published."""
+    """If the setting geofenceKinds replaces Radar's types, events of Radar's types are archived, but not published."""
     sent: list[str] = []
 
     def post(body: bytes, _: str) -> tuple[int, bytes]:

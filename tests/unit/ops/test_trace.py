@@ -358,7 +358,7 @@ def test_trace_of_an_object_lists_raw_but_not_an_unreachable_s3_as_searched(stor
     assert finder.searched == ["MILKRUN.RAW.EVENTS"]
 
 
-def test_trace_does_not_call_an_event_arrived_if_snowflake_stops_responding(stores: Any) -> None:
+def test_trace_fails_instead_of_reporting_an_arrival_if_snowflake_stops_responding(stores: Any) -> None:
     class Raw:
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             if "STG_EVENTS" in sql:
@@ -435,7 +435,7 @@ def test_only_text_that_begins_with_an_archive_prefix_is_recognized_as_an_object
     assert is_key(text) is expected
 
 
-def test_trace_orders_steps_by_time_and_keeps_a_step_without_a_time_after_the_steps_before_it() -> None:
+def test_trace_sorts_steps_by_time_and_leaves_a_step_without_a_time_after_its_predecessor() -> None:
     steps = [
         Step("archived", AT + timedelta(seconds=2)),
         Step("received", AT + timedelta(seconds=1)),

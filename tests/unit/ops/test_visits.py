@@ -43,7 +43,7 @@ OPEN = {"exited_at": None, "exited_event_id": None, "dwell_seconds": None}
             "left",
         ),
     ],
-    ids=["left", "open", "clock of the device ahead", "no exit", "contradicted", "over midnight"],
+    ids=["left", "open", "device clock ahead", "no exit", "contradicted", "over midnight"],
 )
 def test_each_visit_is_printed_on_one_line_with_clock_times(
     changes: dict[str, object], when: str, stay: str, state: str

@@ -24,7 +24,7 @@ def test_polling_returns_the_last_result_if_the_condition_does_not_hold_within_t
 
 
 class FakeWarehouse:
-    """A fake of the schema RAW. It holds the number of rows and the load time of each file, which the tests set."""
+    """A fake warehouse. Tests set the number of rows and the load time of each file in `rows`."""
 
     def __init__(self) -> None:
         self.rows: dict[str, tuple[int, datetime]] = {}
@@ -59,7 +59,7 @@ def test_latency_watch_counts_the_rows_of_an_object_only_after_all_are_loaded() 
         watch.expect(name(3), posted_at)
         watch.expect(name(2, "rejected"), posted_at)
         raw.asked.wait(5)
-        raw.rows[name(3)] = (2, posted_at)  # not all rows yet
+        raw.rows[name(3)] = (2, posted_at)  # only two of three rows
         raw.rows[name(2, "rejected")] = (2, posted_at)
         wait_for(watch, 1)
         assert watch.rows == {"EVENTS": 0, "REJECTED": 2}

@@ -96,7 +96,7 @@ def test_zip_contains_only_its_folders_and_the_pinned_dependencies(local, name):
         "tools",
     }
     expected = {content.split("/")[0] for content in package.CONTENTS[name]}
-    assert [top for top in tops if top.startswith(".")] == []  # such as uv's lock file
+    assert [top for top in tops if top.startswith(".")] == []  # no hidden file, such as uv's lock file
     assert tops & ours == expected
     lock = (package.ROOT / "requirements-lambda.txt").read_text()
     pinned = set(re.findall(r"^([\w.-]+)==", lock, re.MULTILINE))
@@ -275,7 +275,7 @@ def test_second_concurrent_build_waits_and_reuses_the_zip_of_the_first(tmp_path,
     assert counts == [1]
 
 
-def test_interrupted_build_leaves_nothing_in_the_zip_of_the_next_one(tmp_path, monkeypatch):
+def test_zip_built_after_an_interrupted_build_contains_only_the_current_sources(tmp_path, monkeypatch):
     """The sources change, the build of their zip is interrupted after the zip was written, and the change is undone."""
     for name in ("requirements-lambda.txt", ".python-version"):
         shutil.copyfile(package.ROOT / name, tmp_path / name)

@@ -1,7 +1,7 @@
 """Test that paths and links in the tour and the decision records are valid, and that the tour agrees with the code.
 
 Also test that the Dockerfile in docs/consumer.md copies exactly the project's packages that the KCL worker imports, and
-that pip accepts its commands.
+that it installs requirements with hashes in a separate pip command.
 """
 
 import re

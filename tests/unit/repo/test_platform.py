@@ -28,7 +28,7 @@ LINUX_ONLY = {
 }  # fmt: skip
 
 
-# The requirements that `make demo` installs
+# The requirement files that `make demo` installs
 OF_THE_DEMO = (
     "requirements.txt",
     "localstack/lambda_executor/lambda-requirements.txt",

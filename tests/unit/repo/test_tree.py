@@ -155,7 +155,7 @@ def test_script_runs_in_its_clone_despite_a_cdpath_with_a_folder_of_the_same_nam
 
 
 def test_make_demo_accepts_an_events_file_with_any_name(tmp_path: Path) -> None:
-    """`make demo` is run with scripts that print their arguments instead of setup.sh and Python."""
+    """Scripts that print their arguments replace setup.sh and Python."""
     (tmp_path / "tools").mkdir()
     for program in ("tools/setup.sh", "python"):
         (tmp_path / program).write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')

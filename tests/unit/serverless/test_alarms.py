@@ -1,4 +1,4 @@
-"""Test that every alarm can fire, notifies somebody, and has a section in the runbook."""
+"""Test that alarms and dashboard read existing metrics, and that alarms notify a topic and are in the runbook."""
 
 import json
 import re
@@ -197,10 +197,10 @@ def test_alarm_on_a_low_value_treats_missing_data_as_breaching():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_disabled_alarm_is_not_already_active_because_data_is_missing(variant):
-    """CloudWatch notifies only when the state changes, and an update of the alarm does not change it. If `no-traffic`
-    were active before it is enabled on launch day, it would notify nobody that no traffic arrives. (Amazon CloudWatch
-    API Reference: "PutMetricAlarm".)
+def test_disabled_alarm_does_not_treat_missing_data_as_breaching(variant):
+    """CloudWatch notifies only when an alarm's state changes, and enabling the alarm does not change the state. If
+    `no-traffic` were in state ALARM before launch day, it would notify nobody if no traffic arrived then. (Amazon
+    CloudWatch API Reference: "PutMetricAlarm".)
     """
     disabled = {n: a for n, a in alarms(variant).items() if not a["ActionsEnabled"]}
     assert [n for n, a in disabled.items() if a.get("TreatMissingData") == "breaching"] == []
@@ -271,7 +271,7 @@ def check_metric(namespace: str, name: str, dimensions: list[str]) -> None:
     services = catalogued(namespace, name)
     assert services, f"{namespace} {name} is not in docs/reference/metrics.yml"
     published = [sorted(known) for service in services for known in service["dimensions"]]
-    assert dimensions in published, f"{namespace} {name} has no data by {dimensions}"
+    assert dimensions in published, f"{namespace} {name} is not published with the dimensions {dimensions}"
 
 
 def test_metric_catalogue_has_sources_and_only_metrics_that_are_used_or_kept_as_a_warning():

@@ -22,9 +22,9 @@ from tests.unit.serverless.templates import EVERYTHING, many, resources
 from tools.check import ROOT
 
 ROLE = ROOT / ".github" / "aws" / "deploy-role.yml"
-# The actions that CloudFormation calls to create, change and delete a resource of each type, from the handlers'
-# permissions in the resource schemas (AWS CloudFormation User Guide for Extension Development: "Resource type schema"),
-# without those for properties that our template does not set.
+# The actions that CloudFormation calls to create, change and delete a resource of each type. The resource schemas list
+# them as the handlers' permissions. (AWS CloudFormation User Guide for Extension Development: "Resource type schema".)
+# Actions for properties that our template does not set are omitted.
 NEEDS = {
     "AWS::ApiGateway::Account": "apigateway:GET apigateway:PATCH iam:PassRole",
     "AWS::ApiGateway::ApiKey": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
@@ -34,7 +34,7 @@ NEEDS = {
     "AWS::ApiGateway::GatewayResponse": "apigateway:PUT apigateway:GET apigateway:DELETE",
     "AWS::ApiGateway::Method": "apigateway:PUT apigateway:GET apigateway:DELETE",
     "AWS::ApiGateway::Resource": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
-    # osls always sets the property Policy, though to an empty text.
+    # osls always sets the property Policy, if only to an empty string.
     "AWS::ApiGateway::RestApi": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE"
     " apigateway:UpdateRestApiPolicy",
     "AWS::ApiGateway::UsagePlan": "apigateway:POST apigateway:GET apigateway:PATCH apigateway:DELETE",
@@ -192,7 +192,7 @@ def test_deploy_role_allows_the_calls_that_osls_makes():
         # SNS has no resource type for a subscription. (Service Authorization Reference: "Amazon SNS".)
         "sns:GetSubscriptionAttributes",
         "sns:Unsubscribe",
-        # Has no resource type. (Service Authorization Reference: "Amazon CloudWatch Logs".)
+        # This action has no resource type. (Service Authorization Reference: "Amazon CloudWatch Logs".)
         "logs:DescribeIndexPolicies",
     ],
 )
@@ -229,8 +229,8 @@ def test_deploy_role_may_read_a_new_key_before_its_tags_take_effect(action):
 
 
 def test_deployment_by_the_role_passes_no_policy_for_the_new_key():
-    """If a policy were passed, KMS would check that its caller may replace it: "The new key policy will not allow
-    you to update the key policy in the future". But the role may do so only with a key whose tags have taken effect.
+    """KMS rejects a new key's policy unless the caller may replace that policy later: "The new key policy will not
+    allow you to update the key policy in the future". The role may replace it only after the key's tags took effect.
     """
     changing = [
         s
@@ -244,7 +244,7 @@ def test_deployment_by_the_role_passes_no_policy_for_the_new_key():
 
 
 def test_deploy_role_may_let_api_gateway_create_its_service_linked_role():
-    """In an account without an API or a domain, creating one fails without this right. (Amazon API Gateway Developer
+    """Without this right, the first API or domain of an account cannot be created. (Amazon API Gateway Developer
     Guide: "Using service-linked roles for API Gateway".)
     """
     roles = "arn:aws:iam::123456789012:role/aws-service-role"
@@ -323,7 +323,7 @@ def test_deploy_role_allows_the_calls_that_smoke_makes(monkeypatch):
     assert [step for step, seen, _ in steps if seen] == ["accepted", "archived", "loaded"]
     iam = {"s3:HeadBucket": "s3:ListBucket", "s3:ListObjectsV2": "s3:ListBucket"}
     assert sorted(call for call in called if not allowed(iam.get(call, call))) == []
-    assert "s3:GetObject" not in called  # allowed only in the deployment bucket
+    assert "s3:GetObject" not in called  # the role may read objects only in the deployment bucket
 
 
 def test_deploy_role_cannot_access_users_data_or_secrets_or_create_iam_users():

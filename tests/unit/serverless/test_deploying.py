@@ -94,7 +94,7 @@ def test_workflow_deploys_the_zips_that_it_tested():
 
 def test_smoke_step_of_the_workflow_fails_if_github_issues_no_token():
     [smoke] = [s for s in WORKFLOW["jobs"]["deploy"]["steps"] if s.get("name") == "smoke test"]
-    assert smoke["shell"] == "bash"  # this shell has the option pipefail, the default one has not
+    assert smoke["shell"] == "bash"  # with pipefail, unlike the workflow's default shell
 
 
 @pytest.mark.parametrize(

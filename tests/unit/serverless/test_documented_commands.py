@@ -54,7 +54,7 @@ def commands_in(text: str) -> list[str]:
 def words(command: str) -> list[str]:
     try:
         return shlex.split(command, comments=True)
-    except ValueError:  # prose with an apostrophe
+    except ValueError:  # in prose, an apostrophe is an unclosed quote
         return []
 
 

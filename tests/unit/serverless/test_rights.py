@@ -47,7 +47,7 @@ RIGHTS = {
         ("dynamodb:Query", "VisitsTable"),
         ("events:PutEvents", "VisitsBus"),
         ("s3:PutObject", "ArchiveBucket/set-aside/*"),
-        # Lambda itself writes batches that reached the maximum record age.
+        # With this role, Lambda itself stores the batches that reached the maximum record age.
         ("s3:PutObject", "ArchiveBucket/aws/lambda/*"),
         ("s3:ListBucket", "ArchiveBucket"),
     },
@@ -99,10 +99,10 @@ GLUE_RIGHTS = {
     "GlueRole": EVERY_GLUE_JOB
     | own("compacted", "rebuilt", "streamed", "glue/tmp")
     | {("s3:GetObject", "ArchiveBucket/events/*"), ("s3:PutObject", "ArchiveBucket/set-aside/*")}
-    # Spark's markers and look-ups of directories (tests/unit/glue/test_template.py).
+    # Spark creates markers for directories and looks directories up (tests/unit/glue/test_template.py).
     | {(action, "ArchiveBucket/streamed_$folder$") for action in OWN_OBJECTS}
     | {("s3:GetObject", f"ArchiveBucket/{each}") for each in ("events", "events_$folder$", "streamed")},
-    # The only role that may delete archived data, because users have a right to erasure.
+    # Only this role may delete received events and records, because users have a right to erasure.
     "GlueForgetRole": EVERY_GLUE_JOB
     | own("events", "rejected", "set-aside", "aws/lambda", "compacted", "forget", "glue/tmp"),
 }

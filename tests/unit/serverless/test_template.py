@@ -39,8 +39,8 @@ every_stage = pytest.mark.parametrize("stage", STAGES)
 
 @every_stage
 def test_stateful_resources_survive_the_removal_of_the_stack(stage):
-    # A resource that is retained after a rollback keeps its name, so the next deployment fails with "already exists"
-    # (AWS CloudFormation User Guide: "DeletionPolicy attribute").
+    # With the policy Retain, a resource would also outlive a failed first deployment. The next one would then fail
+    # with "already exists". (AWS CloudFormation User Guide: "DeletionPolicy attribute".)
     kept = {n: r for n, r in resources(stage).items() if r["Type"] in STATEFUL}
     zips = kept.pop("ServerlessDeploymentBucket")  # osls empties and deletes it; CI can build the zips again
     assert zips["Type"] == "AWS::S3::Bucket"
@@ -60,13 +60,13 @@ def test_no_named_resource_is_retained_after_a_failed_creation(variant):
 
 @every_stage
 def test_every_literal_output_is_a_string(stage):
-    """CloudFormation may reject others: "Every Value member must be a string" (cfn-lint's issue 3013)."""
+    """CloudFormation may reject other values: "Every Value member must be a string" (cfn-lint's issue 3013)."""
     outputs = json.loads(template(stage).read_text())["Outputs"]
     assert {n: o["Value"] for n, o in outputs.items() if not isinstance(o["Value"], (dict, str))} == {}
 
 
 @every_stage
-def test_account_setting_of_api_gateway_waits_for_the_accounts_first_api(stage):
+def test_account_setting_of_api_gateway_is_created_after_the_api(stage):
     assert resources(stage)["ApiGatewayAccount"]["DependsOn"] == ["ApiGatewayRestApi"]
 
 
@@ -189,7 +189,7 @@ def test_visibility_timeout_of_the_redrive_queue_is_at_least_six_times_the_funct
 
 @every_stage
 def test_concurrency_of_the_redrive_queue_does_not_exceed_the_reserved_concurrency(stage):
-    # A message that Lambda receives while no concurrency is free uses up one of its receives.
+    # A receive counts towards maxReceiveCount even if the function has no free concurrency for the message.
     [mapping] = [
         m for m in of_type(stage, "AWS::Lambda::EventSourceMapping").values() if "ScalingConfig" in m
     ]
@@ -287,7 +287,7 @@ def test_error_responses_that_the_gateway_generates_are_in_the_openapi_document(
                 "Retry-After" in response.get("headers", {})
             )
             examples = response["content"]["application/problem+json"]["examples"]
-            if status not in (413, 415):  # the handler's examples
+            if status not in (413, 415):  # these examples are the handler's responses
                 assert problem == examples[problem["code"]]["value"] | {"request_id": problem["request_id"]}
             codes[status].add(problem["code"])
     for status, found in codes.items():
@@ -396,7 +396,7 @@ def test_prod_is_protected_from_removal_and_old_artifacts_are_deleted():
 
 
 @every_stage
-def test_pipes_are_checked_every_five_minutes_and_loads_every_hour(stage):
+def test_schedule_of_the_pipe_check_is_five_minutes_and_that_of_the_load_check_one_hour(stage):
     rules = of_type(stage, "AWS::Events::Rule").values()
     inputs = {r["ScheduleExpression"]: r["Targets"][0].get("Input") for r in rules}
     assert inputs == {"rate(5 minutes)": None, "rate(1 hour)": '{"look_at":"loads"}'}

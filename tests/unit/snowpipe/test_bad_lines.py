@@ -1,4 +1,4 @@
-"""Test that `warehouse validate` names exactly the lines that the loader rejects."""
+"""Test that `warehouse validate` names exactly the lines that the loader of the local Snowflake rejects."""
 
 import gzip
 
@@ -10,7 +10,7 @@ from snowpipe.history import bad_lines
 MARK = b"\xef\xbb\xbf"
 # Snowflake skips a byte order mark at the start of a file ("CREATE FILE FORMAT", SKIP_BYTE_ORDER_MARK).
 BODIES = {
-    "a mark where the file begins": (MARK + b'{"_id":"a"}\n{"_id":"b"}\n', []),
+    "a mark at the start of the file": (MARK + b'{"_id":"a"}\n{"_id":"b"}\n', []),
     "a mark and CRLF": (MARK + b'{"_id":"a"}\r\n\r\n{"_id":"b"}\r\n', []),
     "a mark, gzip": (gzip.compress(MARK + b'{"_id":"a"}\n', mtime=0), []),
     "files joined": (MARK + b'{"_id":"a"}\n' + MARK + b'{"_id":"b"}\n', [2]),

@@ -89,13 +89,13 @@ def test_invalid_argument_is_reported_with_a_one_line_error() -> None:
 
 
 def test_invalid_time_is_refused_before_any_query(tmp_path: Path) -> None:
-    said = command(outputs(tmp_path, port=1), "history", "--since", "the day of the cow")
+    said = command(outputs(tmp_path, port=1), "history", "--since", "someday")
     assert (said.code, one_line(said.err)) == (2, True)
-    assert "the day of the cow" in said.err
+    assert "someday" in said.err
 
 
 @pytest.mark.parametrize(("verb", "state"), [("pause", "PAUSED"), ("resume", "RUNNING")])
-def test_other_pipe_is_paused_or_resumed_even_if_one_pipe_cannot_be(
+def test_pause_and_resume_continue_with_the_other_pipe_after_one_failed(
     verb: str, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Session:
@@ -328,7 +328,7 @@ def test_sql_literal_escapes_quotes_and_backslashes() -> None:
     assert quoted(r"it's \ here") == r"'it''s \\ here'"
 
 
-# --- SQLite from a folder
+# --- load into SQLite
 
 
 def test_folder_load_skips_the_rejected_prefix_and_objects_with_an_invalid_line(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_folder_load_skips_the_rejected_prefix_and_objects_with_an_invalid_line(
     (done,) = said.rows
     assert (done["objects"], done["lines"], len(done["left_out"])) == (1, 2, 1)
     assert "line 2" in done["left_out"][0]["result"]
-    # The folder events/ contains the same keys, so nothing is new.
+    # Loading from the folder events/ finds the same keys, so nothing is loaded again.
     again = command({}, "load", "--to", to, "--from", str(tmp_path / "copy" / "events"), "--json")
     assert (again.rows[0]["objects"], again.rows[0]["lines"]) == (0, 0)
     with sqlite3.connect(tmp_path / "events.db") as database:

@@ -185,7 +185,7 @@ def test_missing_or_ambiguous_sign_in_settings_are_refused(
     assert "SNOWFLAKE_" in str(refused.value)
 
 
-def test_snowflake_that_does_not_respond_is_reported_within_the_timeout() -> None:
+def test_snowflake_that_does_not_respond_is_reported_soon_after_the_timeout() -> None:
     """The server accepts the connection and never responds, like a suspended process."""
     with silent_port() as port:
         settings = Connection(
@@ -197,4 +197,4 @@ def test_snowflake_that_does_not_respond_is_reported_within_the_timeout() -> Non
             connect(settings, 1),
         ):
             pass
-        assert time.monotonic() - began < 15, "the timeout of one second was exceeded"
+        assert time.monotonic() - began < 15, "connecting took far longer than its timeout of one second"

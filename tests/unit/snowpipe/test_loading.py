@@ -36,7 +36,7 @@ FAILED: Row = {
     "first_error": "Error parsing JSON",
 }
 COLUMNS = ("file_name", "status", "row_count", "row_parsed", "error_count", "last_load_time", "file_size")
-# A row of COPY_HISTORY.
+# A row of COPY_HISTORY without values.
 NO_LOAD: Row = dict.fromkeys((*COLUMNS, "pipe_name", "first_error_line_number", "first_error_message"), None)
 
 
@@ -131,7 +131,7 @@ def test_backfill_skips_a_file_that_the_pipe_is_loading() -> None:
 
 
 def test_backfill_also_copies_objects_whose_load_status_snowflake_does_not_know() -> None:
-    """COPY skips them by default if they and the table's first load are over 64 days old."""
+    """By default, COPY skips objects over 64 days old if the table's first load was also over 64 days ago."""
     warehouse = FakeWarehouse([LOADED])
     loading.backfill(warehouse, PIPE, FakeArchive(), "COPY", NOW, NOW)
     (copy,) = [each for each in warehouse.statements if each.startswith("COPY")]

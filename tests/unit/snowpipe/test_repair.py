@@ -66,7 +66,7 @@ def test_repair_of_a_file_that_is_already_in_the_archive_names_its_key(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "file").write_bytes(b'{"_id":"a"}\n')
-    # The key contains the hour of the failed file. Without one, it would contain the current hour.
+    # The stored key contains the failed file's hour. Without `--instead-of`, it would contain the current hour.
     failed = "events/dt=2026-11-16/hh=08/put-by-hand.ndjson"
     given = ("repair", str(tmp_path / "file"), "--instead-of", failed, "--json")
     first, second = command(environment, *given), command(environment, *given)

@@ -67,7 +67,7 @@ def test_responses_of_the_kit_match_the_openapi_document() -> None:
             Draft202012Validator({**schema, "components": document["components"]}).validate(answer.json())
             names = {name.lower() for name in response.get("headers", {})}
             assert names <= {name.lower() for name in answer.headers}
-            assert "WWW-Authenticate" not in answer.headers  # API Gateway renames it
+            assert "WWW-Authenticate" not in answer.headers  # API Gateway would rename this header
             statuses.add(answer.status)
     assert statuses == {202, 400, 401, 403, 413, 429, 503}
 
@@ -149,5 +149,5 @@ def test_bad_sample_payloads_are_rejected_with_the_error_code_in_their_file_name
 
 def test_every_error_code_that_a_body_alone_can_cause_has_a_bad_sample_payload() -> None:
     named = {path.stem for path in (PAYLOADS / "bad").iterdir()}
-    # The other two depend on headers: Content-Encoding, and a token that names a device.
+    # These two also depend on headers: Content-Encoding, and a token that names a device.
     assert named == {*codes.EVENT_CODES, *codes.BODY_CODES} - {"bad_gzip", "device_mismatch"}

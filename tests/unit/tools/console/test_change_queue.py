@@ -143,5 +143,5 @@ def test_two_consoles_on_one_machine_use_different_queues(account):
         '{"detail": {"id": "1"}, "source": "somebody"}',
     ],
 )
-def test_queue_message_that_is_no_known_notification_is_ignored(body):
+def test_queue_message_that_is_not_a_known_notification_is_ignored(body):
     assert list(news_in(body)) == []

@@ -71,7 +71,7 @@ crossings = st.lists(
 
 @settings(max_examples=150, deadline=None)
 @given(crossings, st.data())
-def test_page_shows_the_correct_visits_after_repeated_and_reordered_notifications(kinds, data):
+def test_console_shows_the_correct_visits_after_repeated_and_reordered_notifications(kinds, data):
     events = [crossing(n, kind, minute) for n, (kind, minute) in enumerate(kinds)]
     cuts = sorted(data.draw(st.sets(st.integers(1, len(events)))) | {0, len(events)})
     notices, visits = notified([events[first:last] for first, last in pairwise(cuts)])
@@ -83,7 +83,9 @@ def test_page_shows_the_correct_visits_after_repeated_and_reordered_notification
         visit.entered_event_id for visit in visits if visit.is_open
     }
     changes, _ = known.take_changes()
-    assert len({change["id"] for change in changes}) == len(changes), "a repeated notification is ignored"
+    assert len({change["id"] for change in changes}) == len(changes), (
+        "a repeated notification was reported again"
+    )
 
 
 def test_brief_exit_followed_by_an_enter_is_shown_as_one_restated_visit():
@@ -117,7 +119,7 @@ def test_outdated_row_of_the_visits_table_does_not_restore_a_visit_that_was_merg
     assert [row["entered_event_id"] for row in known.there()] == ["e1"]
 
 
-def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
+def test_visit_deleted_from_the_visits_table_is_removed_from_the_console():
     known = KnownVisits()
     known.read(
         [
@@ -132,7 +134,9 @@ def test_visit_deleted_from_the_visits_table_is_removed_from_the_page():
         [notifications.fields_of(PAIR, Visit(BEGIN, "e1", BEGIN + timedelta(minutes=9), "e3"))],
         keys.timestamp(BEGIN),
     )
-    assert [row["entered_event_id"] for row in known.there()] == ["e0"], "it was not read again"
+    assert [row["entered_event_id"] for row in known.there()] == ["e0"], (
+        "the visit before the period that was read again is missing"
+    )
     assert {each["previous"]["entered_event_id"] for each in known.take_changes()[0]} == {"e1", "e2"}
 
 
