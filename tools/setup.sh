@@ -3,7 +3,7 @@
 # main is .venv with the packages that `make demo` needs; test, check, fuzz, browser and bench add their dependency groups
 # to it. lambda, localstack, dbt, outside, spark (Python 3.11), airflow and checkov are incompatible with each other, so
 # they are separate environments in .venvs/. node is node_modules. java is only checked for, and chromium is installed
-# with apt only if the user is root. Environments whose inputs have not changed are skipped.
+# with apt only if the user is root. Complete environments are skipped if neither their inputs nor their folder have changed.
 set -euo pipefail
 unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
