@@ -87,7 +87,7 @@ class Folder:
                 try:
                     facts = (self.path / key).stat()
                 except FileNotFoundError:
-                    continue  # deleted since the listing began
+                    continue  # because it was deleted since the listing began
                 yield Stored(key, facts.st_size, datetime.fromtimestamp(int(facts.st_mtime), UTC))
 
     def read(self, key: str) -> bytes:

@@ -39,7 +39,7 @@ FORMAT = 1  # part of each generation, so a new number causes every hour to be c
 PREFIX = "compacted"
 MAX_TYPES = 200  # type folders per hour; rarer types share one
 GRACE = timedelta(hours=3)  # longer than the timeout of any Glue job that reads these files
-SWEPT_AGAIN = timedelta(days=1)  # so that even daily runs sweep the hours of the previous run
+SWEPT_AGAIN = timedelta(days=1)  # so that daily runs also sweep the hours of the previous run
 
 SORTED = pa.schema([*LINE, ("hour_us", pa.int64()), ("folder", pa.string()), ("bucket", pa.int64())])
 

@@ -110,7 +110,7 @@ class Rebuilt:
 
 def parts_of(store: Store, hours: Hours, conflicts: bool) -> list[Part]:
     """Return the input of each hour. Parquet files are used only if they were made from the hour's current objects,
-    and none of these was temporarily unreadable; permanently unreadable objects are added.
+    and none of these was temporarily unreadable. Permanently unreadable objects are added to them.
     """
     parts = []
     for hour in hours:

@@ -287,7 +287,7 @@ def mixes_checkpoints(store: Store, name: str, checkpoint: str) -> bool:
     """Return whether the stream of this name has results although the checkpoint is new.
 
     With a new checkpoint, batch numbers start at 0 again: new files would replace earlier files with the same number,
-    and the windows in the remaining earlier files would be counted twice. Returns False if only Spark can list the
+    and the windows in the remaining earlier files would appear twice. Returns False if only Spark can list the
     checkpoint's file system.
     """
     if checkpoint.startswith("s3://"):

@@ -69,7 +69,7 @@ def _sound(value: str) -> str:
 
 def _from_base64(body: str) -> bytes:
     try:
-        return msgspec.convert(body, bytes)  # as strict as b64decode(validate=True), in a quarter of its time
+        return msgspec.convert(body, bytes)  # as strict as b64decode(validate=True), but four times as fast
     except ValueError:
         return body.encode("utf-8", "surrogatepass")  # not base64, so not from a gateway; use the text itself
 

@@ -25,9 +25,9 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     jwt_jwks_url: Annotated[str, msgspec.Meta(pattern=r"^(https://|http://127\.0\.0\.1:|$)")] = ""
     jwt_algorithms: Annotated[str, msgspec.Meta(pattern=_ALGORITHMS)] = "RS256,ES256"
     jwt_device_claim: str = "device_id"
-    # How far `createdAt` may be ahead of our clock: at most a day (contract.event_limits.MAX_CLOCK_AHEAD).
+    # How far `createdAt` may be ahead of our clock; the maximum is a day (contract.event_limits.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS
-    jwt_user_claim: str = ""  # if given, accepted events of another user are counted
+    jwt_user_claim: str = ""  # if given, accepted events of other users than the token's are counted
     signature_secrets: str = ""  # ssm:<parameter>
 
     def __post_init__(self) -> None:

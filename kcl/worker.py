@@ -221,7 +221,7 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """The worker's health in a folder: a file with its process id, and one per shard, written at each sign of life."""
+    """The worker's health as files: one with its process id, and one per shard, written at each sign of life."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -4,8 +4,8 @@
    decompress binary media types. Without the correction, an invalid gzip body results in HTTP 500, and a gzip bomb
    of 200 MB is decompressed completely.
 2. LocalStack's Twisted server listens on every interface, regardless of the settings. Because functions run as
-   processes, any host on the network could run code on this machine. (LocalStack's other server, hypercorn, respects
-   the settings, but must close the connection after each response to boto3.)
+   processes, any host on the network could then run code on this machine. (LocalStack's other server, hypercorn,
+   respects the settings, but cannot keep the connections of boto3 open between requests.)
 """
 
 import functools

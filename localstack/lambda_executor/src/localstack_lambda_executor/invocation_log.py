@@ -52,8 +52,8 @@ class InvocationLog:
         """Return the log in JSON format. Lambda's own lines are included only if their level is at least
         `system_level`.
 
-        Unlike the text format, it has no END line. Source: AWS Lambda Developer Guide, "System log level event
-        mapping".
+        Unlike the text format, the JSON format has no END line. Source: AWS Lambda Developer Guide,
+        "System log level event mapping".
         """
         start = {"requestId": self.request_id, "version": self.version}
         metrics: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The executor's entry point. Only this module reads the plugin's settings, which are environment variables."""
+"""The plugin's entry point. Only this module reads the plugin's settings, which are environment variables."""
 
 import os
 from pathlib import Path

@@ -40,7 +40,7 @@ class _Server(ThreadingHTTPServer):
 
     @override
     def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore connection errors, because a process that is killed leaves its connection half-open."""
+        """Ignore errors of a connection, because a killed process leaves its connection half-open."""
 
 
 class RuntimeApi:
