@@ -125,7 +125,7 @@ class _Connection(HTTPConnection):
         super().__init__(url.netloc)
 
     def send(self, data: Any) -> None:
-        """Buffer a part of a request (its head or its body), so that `call` can send both with one system call."""
+        """Buffer a part of a request (its head or its body), so that `call` can send both at once."""
         self._unsent.append(data)
 
     def call(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> Response:

@@ -33,9 +33,9 @@ def news_of(diff: VisitDiff) -> list[News]:
     """Return the notifications with which a subscriber can update its visits after a change.
 
     - `arrived`: a visit is new. `departed`: a new or previously open visit has an exit.
-    - `visit_restated`: any other change of a visit's end: for example, a closed visit has another exit or is open
-      again, or an open visit ended without an exit. Also: a visit no longer exists (the notification then contains
-      the visit that replaces it, or None).
+    - `visit_restated`: a visit's end changed in another way (for example, a closed visit has another exit or is open
+      again, or an open visit ended without an exit), or a visit no longer exists. In the latter case, the notification
+      contains the visit that replaces it, or None.
     """
     old, new = diff.before, diff.after
     news: list[News] = [

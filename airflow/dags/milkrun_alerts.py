@@ -1,4 +1,4 @@
-"""Alert a person when a task has failed after its last retry, or a run has missed its deadline."""
+"""Alerts about tasks that have failed after their last retry, and about runs that have missed their deadline."""
 
 import json
 import logging
