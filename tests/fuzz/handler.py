@@ -24,7 +24,7 @@ import tempfile
 import time
 import zlib
 
-from local_snowflake.copy_into import FileFormat
+from local_snowflake.parse_copy import FileFormat
 from local_snowflake.parse_staged_file import read
 from tests.unit.handler import costly
 from tests.unit.handler.fakes import Context, World, app

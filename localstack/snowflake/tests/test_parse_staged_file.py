@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from local_snowflake.copy_into import FileFormat, OnError
+from local_snowflake.parse_copy import FileFormat, OnError
 from local_snowflake.parse_staged_file import UnreadableFile, read, uncompressed
 
 JSON = FileFormat()

@@ -11,8 +11,8 @@ from local_snowflake.access import Access
 from local_snowflake.actor import Actor
 from local_snowflake.catalog_objects import Stage
 from local_snowflake.changes import Change, full_name, take_object_name
-from local_snowflake.copy_into import Copy
 from local_snowflake.errors import SnowflakeError, missing, no_privilege
+from local_snowflake.parse_copy import Copy
 from local_snowflake.privileges import IN_A_SCHEMA, OWNERSHIP, PRIVILEGES
 from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Name, Scope, Words, actor_of, stage_parts

@@ -16,7 +16,6 @@ import duckdb
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import TABLE_HISTORY
-from local_snowflake.copy_into import Copy, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, stage_failure, unsupported
 from local_snowflake.integrations import unavailable
 from local_snowflake.loader import (
@@ -28,6 +27,7 @@ from local_snowflake.loader import (
     insert_rows,
     record,
 )
+from local_snowflake.parse_copy import Copy, copy_of
 from local_snowflake.plans import Plan, plan_of
 from local_snowflake.results import NUMBER, TEXT, Result, status
 from local_snowflake.session import LocalConnection

@@ -14,8 +14,8 @@ import structlog
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import PIPE_HISTORY, TABLE_HISTORY, Pipe
-from local_snowflake.copy_into import BATCH
 from local_snowflake.errors import stage_failure
+from local_snowflake.parse_copy import BATCH
 from local_snowflake.parse_staged_file import BadRow, Content, Row, UnreadableFile, read
 from local_snowflake.plans import NotRunnable, Plan, plan_of_pipe
 from local_snowflake.sql import OURS, Name, hidden, quoted

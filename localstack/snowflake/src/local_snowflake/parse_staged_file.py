@@ -7,8 +7,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from local_snowflake.copy_into import FileFormat
 from local_snowflake.json_text import parsed, place_and_message, text_of
+from local_snowflake.parse_copy import FileFormat
 
 GZIP_MAGIC = b"\x1f\x8b"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

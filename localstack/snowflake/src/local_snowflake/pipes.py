@@ -9,10 +9,10 @@ from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog, new_id
 from local_snowflake.catalog_objects import Pipe
 from local_snowflake.channel import Channels
-from local_snowflake.copy_into import check_for_pipe, copy_of
 from local_snowflake.errors import SnowflakeError, compilation, exists, missing
 from local_snowflake.integrations import check_is_notification
 from local_snowflake.loader import Loader, StagedFile
+from local_snowflake.parse_copy import check_for_pipe, copy_of
 from local_snowflake.results import SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show_clauses import alike, inside, take_describe, take_filter
 from local_snowflake.snowpipe import Ingest

@@ -10,10 +10,10 @@ from fakesnow.dialect import parse_one
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import Catalog
 from local_snowflake.catalog_objects import Location, Pipe, Stage
-from local_snowflake.copy_into import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from local_snowflake.errors import SnowflakeError, compilation, missing
 from local_snowflake.integrations import unavailable
 from local_snowflake.names import Columns
+from local_snowflake.parse_copy import BATCH, Copy, FileFormat, OnError, copy_of, on_error_of, projections
 from local_snowflake.sql import Name, Scope, quoted
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from local_snowflake.authorize import Authority
 from local_snowflake.catalog import FILE_FORMATS, Catalog, new_id
 from local_snowflake.catalog_objects import Integration, Stage
-from local_snowflake.copy_into import FileFormat
 from local_snowflake.errors import compilation, exists, missing, stage_failure, unsupported
 from local_snowflake.integrations import category_of, unavailable
 from local_snowflake.loader import Loader
+from local_snowflake.parse_copy import FileFormat
 from local_snowflake.plans import bucket_and_prefix, path_prefix
 from local_snowflake.results import NUMBER, SUCCEEDED, TEXT, TIME, Handlers, Result, status
 from local_snowflake.show_clauses import PROPERTIES, alike, inside, property_of, take_describe, take_filter
