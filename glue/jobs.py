@@ -98,7 +98,7 @@ def exit_code(main: Callable[[Sequence[str]], int]) -> int:
         aws = sys.modules.get("botocore.exceptions")
         if not isinstance(error, (OSError, *((aws.BotoCoreError, aws.ClientError) if aws else ()))):
             raise
-        print(f"The job could not be done: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"The job could not be completed: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
 
 

@@ -260,7 +260,7 @@ def test_beam_command_that_cannot_use_the_archive_exits_with_code_2_and_one_line
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("The job could not be done: EndpointConnectionError")
+    assert ended.stderr.splitlines()[-1].startswith("The job could not be completed: EndpointConnectionError")
     assert "Traceback" not in ended.stderr
 
 

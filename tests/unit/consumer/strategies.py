@@ -75,7 +75,7 @@ def events(world: World | None = None) -> st.SearchStrategy[GeofenceEvent]:
 
 
 def as_json(e: GeofenceEvent) -> bytes:
-    """Return an event as the JSON text that the app sends and the stream carries."""
+    """Return an event encoded as JSON, as the app sends it and the stream carries it."""
     body: dict[str, object] = {
         "_id": e.event_id,
         "type": e.type,

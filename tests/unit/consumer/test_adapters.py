@@ -1,4 +1,4 @@
-"""Test the adapters for DynamoDB, EventBridge and S3 with responses that report a complete or partial failure."""
+"""Test how the adapters for DynamoDB, EventBridge and S3 handle calls that fail completely or in part."""
 
 from urllib.parse import unquote
 

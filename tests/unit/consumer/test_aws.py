@@ -31,7 +31,7 @@ class Context:
 
 def consume(*datas: bytes | str, first: int = 1, stream: str = "geofence"):
     main.app_of.cache_clear()
-    batch_log.log = structlog.get_logger()  # its first use binds it to the current standard output
+    batch_log.log = structlog.get_logger()  # the first use of a logger binds it to the current stdout
     return main.consume(batch_of(datas, first=first, stream=stream), Context())
 
 

@@ -58,7 +58,7 @@ def aggregated(*datas: bytes, spoil: bool = False) -> bytes:
     for n, data in enumerate(datas):
         packed.add_user_record(f"key-{n}", data)
     _, _, body = packed.clear_and_get().get_contents()
-    if spoil:  # a key index out of range, with a correct digest
+    if spoil:  # make a key index invalid and recompute the digest
         message = body[4:-16].replace(b"\x08\x00", b"\x08\x63")
         body = body[:4] + message + hashlib.md5(message).digest()
     return body

@@ -17,7 +17,7 @@ from .strategies import START, TYPES, event, events
 from .test_store import HOME, ONE_PAIR, SIZES, Died, grouped, small, store
 
 DAY = 86400
-# DynamoDB deletes items "within a few days" of their expiry, in no order.
+# DynamoDB deletes items "within a few days" of their expiry, in no particular order.
 DAYS_LATE = 5
 
 

@@ -1,4 +1,4 @@
-"""Test the operators' commands: query the visits table, resend and purge quarantined records, migrate the table."""
+"""Test the commands that read or migrate the visits table, and that resend, export or purge quarantined records."""
 
 import base64
 import json
@@ -253,7 +253,7 @@ def test_quarantined_records_are_listed_resent_and_purged(aws, tmp_path):
     assert json.loads(run(environment, "set-aside", "--json")) == []
 
 
-def test_purge_by_reason_keeps_objects_that_contain_other_reasons(aws, tmp_path):
+def test_purge_by_reason_keeps_objects_that_also_contain_records_with_other_reasons(aws, tmp_path):
     consume(as_json(event("enter", 0)).replace(b"createdAt", b"madeAt"), b"not json")
     environment = outputs(aws, tmp_path)
     purged = attempt(environment, "set-aside", "invalid_json_value", "--purge", "--yes", "--json")
@@ -315,7 +315,7 @@ def test_move_visits_command_migrates_all_items_to_the_current_layout(aws, tmp_p
     dynamodb = aws.client("dynamodb")
     for item in case["items"]:
         dynamodb.put_item(TableName=aws.table, Item=dumped(item))
-    now = START.timestamp()  # the items have not expired yet
+    now = START.timestamp()  # no item has expired at this time
     monkeypatch.setattr(previous_layout, "time", SimpleNamespace(time=lambda: now))
     settings = main.Settings.of(aws.environment)
     monkeypatch.setattr(move_visits.read_stores, "consumer_settings", lambda *_: settings)

@@ -1,7 +1,7 @@
 """Test that a (device, fence) pair is migrated from the table's previous layout by its next event or by the operator.
 
-`previous_layout.json` contains the items that the previous version of the consumer wrote. In some cases it finished, in
-others it was stopped in the middle of its last change, or some of the items have expired.
+`previous_layout.json` contains the items that the previous version of the consumer wrote. In some cases the consumer
+completed all changes. In others it was stopped in the middle of its last change, or some of the items have expired.
 """
 
 import json
@@ -24,7 +24,7 @@ CASES = {
     case["name"]: case for case in json.loads(Path(__file__).with_name("previous_layout.json").read_text())
 }
 
-NOW = START.timestamp()  # the items have not expired yet
+NOW = START.timestamp()  # no item has expired at this time
 
 
 def old_table(case):
@@ -97,7 +97,7 @@ def test_open_visit_is_kept_after_its_events_have_expired():
 def test_re_entry_after_an_exit_that_has_expired_does_not_split_the_visit():
     case = CASES["a flap whose exit has expired"]
     table = old_table(case)
-    assert any("#parked" in sk for _, sk in table.stored)  # not deleted yet
+    assert any("#parked" in sk for _, sk in table.stored)  # DynamoDB has not deleted it yet
     now = event("exit", DAY).occurred_at + KEPT_FOR
     previous_layout.move(table, FakeBus(), HOME, store(table).rule, now.timestamp())
     deliver(store(table), [event("exit", 31 * DAY, "left")], 1)

@@ -41,7 +41,7 @@ def store(table: FakeTable, bus: FakeBus | None = None, rule: Rule = RULE) -> St
 
 
 def deliver(mine, batch, number, shard="shard"):
-    """Add a batch to the store, as consume() does; `number` is its position on the stream. Returns results by pair."""
+    """Add a batch to the store as consume() does; return results by pair. `number` is its position on the stream."""
     pairs = grouped(batch)
     return mine.add(pairs, dict.fromkeys(pairs, Arrival(shard, number, number)))
 
@@ -121,7 +121,7 @@ def test_repeated_batch_changes_no_visit_and_sends_no_new_notification(some, siz
     with small(sizes):
         deliver(store(table, bus), some, 1)
         before, notified = dict(table.stored), list(bus.notified)
-        for result in deliver(store(table, bus), some, 2).values():  # as `milkrun replay` does
+        for result in deliver(store(table, bus), some, 2).values():  # new positions, as after a replay
             assert (result.added, result.visits_changed) == (0, 0)
             assert result.repeated + result.superseded == len(some)
         assert (table.stored, bus.notified) == (before, notified)
@@ -264,7 +264,7 @@ def check_consumers_that_interleave(batches_of, seed, deaths):
     st.sets(st.integers(0, 12)),
     SIZES,
 )
-def test_no_notification_is_lost_when_workers_of_a_moved_shard_are_killed_and_restarted(
+def test_no_notification_is_lost_when_two_workers_of_one_shard_are_killed_and_restarted(
     batches, seed, deaths, failures, sizes
 ):
     with small(sizes):
@@ -342,7 +342,7 @@ def check_other_batches(records, seed, deaths):
                     )
                 except Died:
                     if name == "0":
-                        return  # and it is never restarted
+                        return  # this worker is not restarted
                     continue
                 if all(isinstance(result, Added) for result in results.values()):
                     begins = ends
@@ -444,7 +444,7 @@ def test_lost_race_is_reported_without_the_device_id(monkeypatch):
 
 @pytest.mark.parametrize("committed", [0, 100], ids=["before the commits", "after the commits"])
 def test_pairs_do_not_wait_one_after_another_for_a_table_that_does_not_respond(committed):
-    """A call without a response takes 9 s, so those of 100 pairs, 16 at a time, would exceed the timeout."""
+    """A call without a response takes 9 s. Calls for 100 pairs, 16 at a time, would exceed the function's timeout."""
 
     class Silent(FakeTable):
         def put_version(self, item, expected):
@@ -527,7 +527,7 @@ def test_late_event_reads_each_chunk_once_even_after_a_long_history():
     late = store(table.seen_by(reads.append))
     deliver(late, [event("dwell", 1_000_100, "late")], 2)
     assert reads.count("query") <= 4000 / EVENTS_PER_CHANGE + 2
-    assert reads.count("put if") == 2  # the log, and the chunk of the event
+    assert reads.count("put if") == 2  # one for the log, one for the event's chunk
     assert table.visits(HOME)[1000].last_seen_at == event("dwell", 1_000_100).occurred_at
 
 

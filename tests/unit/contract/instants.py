@@ -1,4 +1,4 @@
-"""Accepted and rejected time formats for testing all readers: handler, JSON schema, dbt, SQL files, SQLite, Spark."""
+"""Accepted and rejected times for tests of all readers: handler, JSON schema, dbt, SQL files, SQLite and Spark."""
 
 # The text that a phone sends, and its UTC time truncated to microseconds
 ACCEPTED = [

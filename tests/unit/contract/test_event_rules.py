@@ -108,7 +108,7 @@ def test_geofence_fields_of_other_event_types_are_not_validated() -> None:
         ({"_id": 7, "duration": "3"}, [("wrong_type", "_id"), ("wrong_type", "duration")]),
     ],
 )
-def test_every_reason_has_the_code_and_the_field_of_its_violation(
+def test_each_violation_is_reported_with_its_code_and_field(
     change: dict[str, object], reasons: list[tuple[str, str]]
 ) -> None:
     assert reasons_of(ENTER | change) == reasons

@@ -47,7 +47,7 @@ def test_unambiguous_time_is_accepted(text: str, utc: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "form"), REJECTED, ids=[repr(text) for text, _ in REJECTED])
-def test_ambiguous_or_invalid_time_is_rejected_with_the_name_of_its_format(text: str, form: str) -> None:
+def test_ambiguous_or_invalid_time_is_rejected_and_its_format_is_named_if_known(text: str, form: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - its messages differ
         instant(text)
     with pytest.raises(InvalidEvent) as caught:
@@ -56,7 +56,7 @@ def test_ambiguous_or_invalid_time_is_rejected_with_the_name_of_its_format(text:
     assert (reason.code, reason.field) == ("invalid_created_at", "createdAt")
     assert form in reason.message
     assert ("this is" in reason.message) == bool(form)
-    # A pattern cannot check the calendar, and `$` differs between Python and ECMAScript.
+    # The schema's pattern cannot check the calendar. In Python, unlike ECMAScript, `$` matches before a final newline.
     if "does not exist" not in form and not text.endswith("\n"):
         assert not SCHEMA.is_valid(ENTER | {"createdAt": text})
     assert spark_reads(text) is None

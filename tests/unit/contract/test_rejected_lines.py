@@ -1,4 +1,4 @@
-"""Test the lines for rejected events and quarantined records."""
+"""Test the archived lines of rejected events, unreadable bodies and quarantined records."""
 
 import json
 

@@ -14,16 +14,18 @@ from contract.strict_json import compact, parse_json
 @pytest.mark.parametrize(
     "raw",
     [
-        pytest.param(b'{"a":1,"a":1}', id="a name twice"),
-        pytest.param(b'{"a":[{"b":1,"\\u0062":2}]}', id="a name twice, deep inside and escaped"),
+        pytest.param(b'{"a":1,"a":1}', id="a repeated name"),
+        pytest.param(b'{"a":[{"b":1,"\\u0062":2}]}', id="a repeated name, nested and escaped"),
         pytest.param(b'{"a":NaN}', id="NaN"),
         pytest.param(b'{"a":-Infinity}', id="Infinity"),
-        pytest.param(b'{"a":1e999}', id="beyond a double"),
-        pytest.param(b'{"a":[1E+400]}', id="beyond a double, with a sign"),
-        pytest.param(b'{"a":1e0000400}', id="beyond a double, with zeros"),
-        pytest.param(b'{"a":' + b"9" * 310 + b"}", id="a whole number beyond a double"),
-        pytest.param(b'{"a":' + b"9" * 300 + b"e20}", id="a long number with a short exponent"),
-        pytest.param(b'{"a":' + b"9" * 5000 + b"}", id="a number too long to read"),
+        pytest.param(b'{"a":1e999}', id="a number that exceeds a double"),
+        pytest.param(b'{"a":[1E+400]}', id="an exponent with a plus sign that exceeds a double"),
+        pytest.param(b'{"a":1e0000400}', id="an exponent with leading zeros that exceeds a double"),
+        pytest.param(b'{"a":' + b"9" * 310 + b"}", id="an integer that exceeds a double"),
+        pytest.param(
+            b'{"a":' + b"9" * 300 + b"e20}", id="a long integer part whose exponent exceeds a double"
+        ),
+        pytest.param(b'{"a":' + b"9" * 5000 + b"}", id="a number of 5,000 digits"),
         pytest.param(b'{"a":"\\ud800"}', id="a lone surrogate"),
         pytest.param(b'{"\\udc00":1}', id="a lone surrogate in a name"),
         pytest.param(b'{"a":"\xff"}', id="not UTF-8"),

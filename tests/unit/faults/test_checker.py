@@ -172,7 +172,7 @@ def status_503_without_retry_after(facts: Facts) -> Facts:
 
 
 def all_notifications(facts: Facts) -> list[dict[str, object]]:
-    """Return the notifications that the event bus receives for the run's visits, none of which was restated."""
+    """Return the `arrived` and `departed` notifications that the event bus receives for the run's visits."""
     pairs: dict[Pair, list[Visit]] = {}
     for pair, visit in facts.visits:
         pairs.setdefault(pair, []).append(visit)

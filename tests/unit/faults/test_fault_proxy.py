@@ -1,5 +1,5 @@
-"""Test that each rule of the fault proxy affects exactly the matching calls, and that the proxy passes on all
-other calls unchanged.
+"""Test that each rule of the fault proxy affects only matching calls, and that the proxy passes on all other
+calls unchanged.
 """
 
 import base64
@@ -219,7 +219,7 @@ def test_kill_fault_kills_only_the_caller_named_in_its_rule(upstream: Upstream) 
 
 
 def test_caller_of_a_connection_that_was_not_found_at_first_is_looked_up_again(upstream: Upstream) -> None:
-    """The kernel can omit a connection from /proc/net/tcp while others come and go."""
+    """The kernel can omit a connection from /proc/net/tcp while other connections are opened or closed."""
     names: dict[int, str] = {}
     with (
         Proxy(upstream.url, processes=lambda: names) as proxy,

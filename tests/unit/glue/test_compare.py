@@ -78,7 +78,7 @@ def test_comparison_exits_with_code_1_if_there_are_differences(
     assert main(command) == 0
 
 
-def test_comparison_exits_with_code_2_if_the_rebuild_is_not_finished(tmp_path: Path) -> None:
+def test_comparison_exits_with_code_2_if_no_finished_rebuild_has_the_given_name(tmp_path: Path) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2
 
 
@@ -89,7 +89,7 @@ def test_visits_outside_the_rebuilt_range_in_an_export_are_not_reported(tmp_path
         rows[0] | {"entered_event_id": "at the end", "entered_at": HOUR.replace(hour=0) + timedelta(days=1)},
     ]
     table = pa.Table.from_pylist([*others, *rows], VISIT)
-    pq.write_table(table.rename_columns([name.upper() for name in VISIT.names]), export)  # as Snowflake does
+    pq.write_table(table.rename_columns([name.upper() for name in VISIT.names]), export)  # like Snowflake
     assert main(["--archive", str(tmp_path), "--name", "r", "--file", str(export)]) == 0
 
 
@@ -117,7 +117,7 @@ def test_comparison_exits_with_code_2_if_the_archive_url_has_a_prefix() -> None:
 def test_comparison_reports_the_number_of_objects_that_the_rebuild_could_not_read(
     tmp_path: Path, rows: Rows, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Visits of these objects are listed as extra, although the warehouse is right."""
+    """Visits from unreadable objects are listed as extra, although the warehouse is right."""
     export = tmp_path / "export.parquet"
     pq.write_table(pa.Table.from_pylist(rows, VISIT), export)
     objects = list((tmp_path / "events").rglob("*.gz"))

@@ -280,7 +280,7 @@ def test_events_that_contain_only_the_account_id_of_the_user_are_deleted(tmp_pat
     users.write_text(f"{ANN}\n")
     theirs = [by_account("a1", "5f01", userId=ANN), by_account("a2", "5f01")]
     others = [by_account("c1", "5f02", userId="cleo"), by_account("c2", "5f03")]
-    # Two users share one `_id`: an event with only this `_id` may belong to either user.
+    # Two users share this `_id`, so an event without `userId` may belong to either of them.
     others += [by_account("d1", "5f04", userId="dan"), by_account("d2", "5f04")]
     theirs += [by_account("d3", "5f04", userId=ANN)]
     archived(tmp_path / "archive", [*theirs, *others])
@@ -302,9 +302,7 @@ def test_plan_contains_neither_ids_nor_hashes_of_ids(tmp_path: Path, users: Path
 
 
 @pytest.mark.parametrize("request_name", ["../../elsewhere", "a/b", "", ".hidden"])
-def test_request_name_that_is_empty_or_could_be_a_path_is_rejected(
-    tmp_path: Path, users: Path, request_name: str
-) -> None:
+def test_invalid_request_name_is_rejected(tmp_path: Path, users: Path, request_name: str) -> None:
     with pytest.raises(SystemExit):
         main(["--archive", str(tmp_path / "a"), "--users", str(users), "--request", request_name])
     assert not any(path.name == "plan.json" for path in tmp_path.rglob("*"))
@@ -383,7 +381,7 @@ BODY = b'{"user":{"userId":"bob"},"note":"' + bytes(range(97, 123)) * 20 + b'"'
         "second gzip member",
         "after a damaged member",
         "after a truncated member",
-        "after a member without header",
+        "after a member without a valid header",
         "after false headers",
         "wrong checksum",
         "gzip, escaped, not UTF-8",

@@ -39,7 +39,7 @@ def test_archive_url_with_a_prefix_is_rejected(tmp_path: Path, capsys: pytest.Ca
     assert "without a prefix" in capsys.readouterr().err
 
 
-def test_bucket_name_without_s3_is_rejected_instead_of_read_as_an_empty_folder(
+def test_bucket_name_without_the_s3_scheme_is_rejected_and_not_read_as_an_empty_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -51,7 +51,7 @@ def test_bucket_name_without_s3_is_rejected_instead_of_read_as_an_empty_folder(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_publish_rejects_a_bucket_with_a_prefix_without_a_traceback(
+def test_publish_rejects_an_archive_url_with_a_prefix_without_a_traceback(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -77,7 +77,7 @@ def test_job_that_cannot_use_the_archive_exits_with_code_2_and_one_line(
         raise error
 
     assert exit_code(job) == 2
-    assert capsys.readouterr().err == f"The job could not be done: {type(error).__name__}: {error}\n"
+    assert capsys.readouterr().err == f"The job could not be completed: {type(error).__name__}: {error}\n"
 
 
 def test_bug_in_a_job_is_not_reported_as_an_unusable_archive() -> None:

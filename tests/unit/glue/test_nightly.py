@@ -100,7 +100,7 @@ def test_compaction_step_fails_only_if_the_job_prints_no_result(
 
 
 @pytest.mark.parametrize("ended", [1, 2])
-def test_dbt_step_that_cannot_reach_snowflake_ends_the_nightly_run_with_exit_code_2(
+def test_nightly_run_ends_with_the_exit_code_of_a_failed_dbt_step(
     monkeypatch: pytest.MonkeyPatch, ended: int
 ) -> None:
     monkeypatch.setattr(nightly, "_run", lambda *_, **__: (ended, None))

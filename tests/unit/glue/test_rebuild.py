@@ -230,7 +230,7 @@ def test_object_that_the_compaction_could_not_read_is_reported_by_the_rebuild(
 def test_rebuild_refuses_an_invalid_name_margin_or_merge_gap(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, str]
 ) -> None:
-    """A rebuild first deletes an earlier rebuild with its name, and a negative margin would omit objects."""
+    """A rebuild first deletes an earlier rebuild of the same name, and a negative margin would omit objects."""
     archived(tmp_path, [line("a")])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as ended:

@@ -59,7 +59,7 @@ def test_tables_command_prints_valid_sql(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_snowflake_reads_the_times_in_parquet_files_as_times() -> None:
-    """Without USE_LOGICAL_TYPE, it reads their microseconds as seconds, so that the year is about 55,000,000."""
+    """Without USE_LOGICAL_TYPE, Snowflake reads their microseconds as seconds, which gives years above 55,000,000."""
     places = (ROOT / "glue/compacted.sql", ROOT / "docs/scale-out.md")
     formats = [found for place in places for found in re.findall(r"TYPE = PARQUET\b(.*)", place.read_text())]
     assert len(formats) == 2

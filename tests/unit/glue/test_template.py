@@ -32,7 +32,7 @@ def function(loader: Cfn, _: str, node: yaml.Node) -> str:
 
 
 Cfn.add_multi_constructor("!", function)
-GLUE: dict[object, object] = yaml.load((ROOT / "serverless/glue.yml").read_text(), Cfn)  # a SafeLoader
+GLUE: dict[object, object] = yaml.load((ROOT / "serverless/glue.yml").read_text(), Cfn)  # Cfn is a SafeLoader
 RESOURCES: dict[str, dict[str, object]] = GLUE["true"]["Resources"]
 
 
@@ -111,7 +111,7 @@ def test_each_glue_job_runs_its_script_with_at_most_one_concurrent_run(job: str)
     assert properties["GlueVersion"] == "5.0"
 
 
-@pytest.mark.parametrize("job", sorted({*JOBS} - {"stream"}))  # the stream reads no compacted files
+@pytest.mark.parametrize("job", sorted({*JOBS} - {"stream"}))  # the streaming job reads no compacted files
 def test_superseded_parquet_files_are_kept_longer_than_a_glue_job_may_run(job: str) -> None:
     assert timedelta(minutes=RESOURCES[f"{job.capitalize()}Job"]["Properties"]["Timeout"]) < GRACE
 
@@ -159,8 +159,8 @@ def test_each_glue_job_installs_the_published_requirements(job: str) -> None:
 
 
 def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
-    """Each requirement has a hash, and Glue has the other ones, so pip installs nothing else. `--only-binary` prevents
-    builds.
+    """Each listed package has a hash, and Glue already contains all other dependencies, so pip installs nothing else.
+    `--only-binary` prevents builds from source.
     """
     text = requirements().decode()
     assert text.startswith("--only-binary :all:\n")
@@ -168,7 +168,7 @@ def test_glue_installs_the_tested_versions_as_hashed_wheels() -> None:
     assert [name for name, _ in blocks] == list(MODULES)
     assert all("--hash=sha256:" in hashes for _, hashes in blocks)
     needs = {re.split(r"[^\w.-]", need)[0] for name in MODULES for need in required_by(name)}
-    # Glue's own boto3 needs the latter three, too.
+    # Glue contains jmespath, python-dateutil and urllib3, because its own boto3 needs them.
     assert needs <= {*MODULES, "jmespath", "python-dateutil", "urllib3"}
 
 

@@ -68,12 +68,12 @@ TEXTS: Mapping[str, tuple[bytes, bool]] = {
     "small wrong events": (events(b"0", event=WRONG), False),
     "events without user": (
         b'{"user":{"deviceId":"d"},"events":%b}' % events(many(b"{}", 2400) + b',"user":null'), False),
-    "other contents of one id": (events(b'"%b"' % (b"y" * 7000)), False),
+    "different contents of one id": (events(b'"%b"' % (b"y" * 7000)), False),
     "elements": (many(b"1", 2_000_000), False),
     "members": (b"{" + b",".join(b'"%d":1' % n for n in range(300_000)) + b"}", False),
     "members of the envelope": (
         b'{"events":[%b}],' % SOUND + b",".join(b'"%d":1' % n for n in range(300_000)) + b"}", False),
-    "one name again and again": (b"{" + b",".join([b'"a":1'] * 600_000) + b"}", False),
+    "one name many times": (b"{" + b",".join([b'"a":1'] * 600_000) + b"}", False),
     "quotes": (b'["' + b'\\"' * 2_000_000, False),
     "digits": (events(b"9" * 4000), False),
     "lines": (b"x\n" * 2_000_000, True),
@@ -159,7 +159,7 @@ def excess(body: bytes, headers: Mapping[str, str], size: int) -> str:
         seconds, limit = cpu_seconds(body, headers), 5 * _ordinary_seconds(size) + 0.005
         if seconds <= limit:
             return ""
-        found = f"{seconds:.4f} s of CPU, over {limit:.4f}"
+        found = f"{seconds:.4f} s of CPU time; the limit is {limit:.4f} s"
     return found
 
 

@@ -200,7 +200,7 @@ def test_missing_setting_is_logged_and_causes_a_503(
 
 def test_events_are_not_stored_if_storing_may_exceed_the_remaining_time(phone: Phone) -> None:
     assert phone.post([ENTER], remaining_ms=12_900).status == 503
-    assert phone.world.calls == [], "half a second is reserved for the response"
+    assert phone.world.calls == [], "a call began that may leave less than 0.5 s for the response"
 
 
 def test_claim_check_for_a_malformed_record_is_enqueued_if_little_time_is_left(phone: Phone) -> None:

@@ -1,4 +1,4 @@
-"""Test that a cold start imports no unused modules, and no more modules than its budget.
+"""Test that a cold start imports no unused modules, and no more modules than its budget allows.
 
 The duration of a cold start is not tested, because it depends on the machine.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-# Modules that a valid request does not use (but some are needed with SnapStart)
+# Modules that a valid request does not use if the function runs without SnapStart
 IDLE = {
     "boto3",
     "botocore.session",

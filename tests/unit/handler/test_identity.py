@@ -361,7 +361,7 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
 ) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
-    why = "down" if answer is None else "(truncated|malformed|Expected)"  # for the operator who reads the log
+    why = "down" if answer is None else "(truncated|malformed|Expected)"  # shows operators the cause
     with pytest.raises(RetryableError, match=rf"keys could not be fetched: .*{why}"):
         tokens.speaker("Bearer " + issuer.token())
     issuer.is_down, issuer.answer = False, None
@@ -369,14 +369,14 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
     assert tokens.speaker("Bearer " + issuer.token()).device == "truck-1"
 
 
-def test_invalid_provider_url_is_reported_again_while_the_keys_are_not_fetched_again() -> None:
+def test_every_call_reports_an_invalid_provider_url() -> None:
     keys = Keys(lambda: fetch("https://issuer.example:port/jwks"))
     for _ in range(2):
         with pytest.raises(RetryableError, match="could not be fetched: nonnumeric port: 'port'"):
             keys("ec")
 
 
-def test_first_keys_are_fetched_again_after_five_seconds_because_every_token_gets_503_without_them(
+def test_keys_are_fetched_again_after_five_seconds_if_the_first_fetch_failed(
     issuer: Issuer,
 ) -> None:
     tokens = issuer.tokens()

@@ -44,7 +44,7 @@ def test_ping_is_stored_as_an_event_and_never_published(phone: Phone, body: byte
     (line,) = phone.world.lines("events")
     if b"null" not in body:
         assert line == STORED
-    else:  # the id is that of the text as sent, including nulls
+    else:  # the id is the hash of the text as sent, including its nulls
         assert json.loads(line) == json.loads(STORED) | {"_id": hashlib.sha256(body).hexdigest()[:24]}
         assert line.count(b'"_id"') == line.count(b'"createdAt"') == 1
     assert phone.world.stream == []

@@ -26,7 +26,7 @@ ROOT = Path(openapi.__file__).parents[1]
 DOCUMENT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
 RESPONSES = DOCUMENT["paths"]["/v1/events"]["post"]["responses"]
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/event.schema.json").read_text()))
-# The codes of rules that JSON Schema cannot express, or not exactly
+# The codes of rules that JSON Schema cannot express exactly
 BEYOND_SCHEMA = {
     "field_length",
     "invalid_created_at",
@@ -170,7 +170,7 @@ def test_example_errors_and_problem_responses_are_those_that_the_handler_sends()
     assert sent == {code: body | {"request_id": "request-1"} for code, body in examples.items()}
 
 
-def test_responses_that_only_the_gateway_gives_are_marked_in_the_openapi_document() -> None:
+def test_responses_that_only_the_gateway_sends_are_marked_in_the_openapi_document() -> None:
     assert set(RESPONSES) == {"202", "400", "401", "403", "413", "415", "429", "500", "503", "504"}
     by_gateway = {status for status, response in RESPONSES.items() if response.get("x-given-by") == "gateway"}
     assert by_gateway == {"429", "500", "504"}

@@ -110,7 +110,7 @@ def test_every_stored_line_is_json_that_snowflake_and_duckdb_accept(
 def test_promises_are_kept_whichever_call_fails(
     new_phone: NewPhone, sound: list[dict[str, object]], others: list[object], faults: list[Fault]
 ) -> None:
-    """The fake stream itself checks promise 2: only archived events are published."""
+    """The fake stream itself checks promise 2, that only archived events are published."""
     phone = new_phone()
     phone.world.faults = list(faults)
     body = json.dumps(sound + others).encode()

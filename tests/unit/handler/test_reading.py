@@ -164,11 +164,11 @@ def test_invalid_ids_in_the_envelope_are_not_copied_to_its_events(phone: Phone) 
 # --- violations inside one event ----------------------------------------------------------------
 
 BREACHES = {
-    "a name twice": b'{"_id":"x","_id":"y"}',
+    "a repeated name": b'{"_id":"x","_id":"y"}',
     "NaN": b'{"_id":"x","a":NaN}',
     "a lone surrogate": b'{"_id":"x","a":"\\ud800"}',
     "not UTF-8": b'{"_id":"x","a":"\xff"}',
-    "a number beyond a double": b'{"_id":"x","a":1e999}',
+    "a number that exceeds a double": b'{"_id":"x","a":1e999}',
     "deep nesting": b'{"_id":"x","a":' + b"[" * 40 + b"]" * 40 + b"}",
     "deeper nesting": b'{"_id":"x","a":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
     "no JSON": b"{_id:x}",

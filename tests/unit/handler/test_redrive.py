@@ -102,7 +102,7 @@ def test_invalid_claim_check_is_returned_to_the_queue_and_valid_ones_are_process
     assert len(desk.world.stream) == 1
 
 
-def test_log_names_the_error_of_a_stream_that_fails_for_another_reason_than_throttling(
+def test_log_names_the_error_of_a_stream_that_fails_for_a_reason_other_than_throttling(
     desk: Desk, capsys: pytest.CaptureFixture[str]
 ) -> None:
     desk.world.faults = [Fault.NONE, *[Fault.BEFORE] * 50]
@@ -182,4 +182,4 @@ def test_slow_stream_is_retried_only_for_a_few_seconds(desk: Desk) -> None:
 def test_message_is_returned_to_the_queue_if_little_time_is_left(desk: Desk) -> None:
     for desk.seconds in (24.9, 5.0):
         assert desk.take(claim(1)) == ["m0"]
-    assert desk.world.calls == [], "a read and a put may take 25 seconds"
+    assert desk.world.calls == [], "a read was started, although a read and a put may take 25 s"

@@ -315,7 +315,7 @@ def test_new_state_folder_and_every_properties_file_are_private(tmp_path, monkey
     worker.become_daemon(settings, {})
     assert folder.stat().st_mode & 0o777 == 0o700
     assert (folder / worker.PROPERTIES).stat().st_mode & 0o777 == 0o600
-    folder.chmod(0o755)  # by the operator
+    folder.chmod(0o755)  # as an operator may do
     (folder / "kcl.properties").chmod(0o644)
     before = os.umask(0)
     worker.become_daemon(settings, {})

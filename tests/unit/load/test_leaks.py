@@ -69,5 +69,5 @@ def test_leak_in_the_real_handler_is_detected() -> None:
         leaking = leak_of(ingest, 600, 0.04, leak=LeakyHandler())
         normal = leak_of(ingest, 600, 0.04)
     assert leaking.found
-    assert 5_000 < leaking.slope < 25_000, "free pages absorb part of the growth"
+    assert 5_000 < leaking.slope < 25_000, "the estimated growth per request is wrong"
     assert not normal.found

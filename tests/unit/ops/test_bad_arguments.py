@@ -57,8 +57,8 @@ BAD = {
     "--instead-of": ("elsewhere/a.json", "set-aside/a", "/", "\udcff"),
     "sql": ("", "  \n", ";", "-- a comment", "/* a comment */ ;", "\udcff"),
 }
-OF_RELOAD = ("", "\udcff")  # a key, where `repair` expects a file
-# `load` expects an SQLite file, and a bucket or a folder, where other commands expect times.
+OF_RELOAD = ("", "\udcff")  # `reload` takes an object key, but `repair` a file
+# For `load`, --from is a bucket or a folder, and --to is an SQLite URL. For other commands, both are times.
 OF_LOAD = {
     "--from": ("", "missing", "empty", "s3://", "s3:///events", "http://bucket"),
     "--to": ("", "file.db", "sqlite://", "sqlite:///missing/file.db", "sqlite:///folder"),
@@ -105,7 +105,7 @@ def commands() -> Iterator[tuple[str, str, str, str]]:
                     values = OF_RELOAD
                 for value in values or BAD.get(option, NUMBERS):
                     if (name, option) == ("send", "--rate") and value in ("inf", "1e400"):
-                        continue  # valid: no limit, like the default
+                        continue  # a valid value that means no limit
                     yield program, name, option, value
 
 

@@ -79,7 +79,7 @@ def test_alternative_endpoints_are_compared_with_the_rest_api(prices):
 
 
 def test_peak_above_the_capacity_of_a_shard_needs_another_shard():
-    assert Load(86_400_000, 20).needed_shards == 1  # 200 per second on average, 800 at the peak
+    assert Load(86_400_000, 20).needed_shards == 1  # 200 records per second on average, 800 at the peak
     assert Load(864_000_000, 20).needed_shards == 8
     assert Load(86_400_000, 20, event_bytes=5000).needed_shards == 4  # 4 MB per second at the peak
 
@@ -87,7 +87,7 @@ def test_peak_above_the_capacity_of_a_shard_needs_another_shard():
 def test_cost_has_a_fixed_minimum_and_grows_with_the_load(prices):
     small, large = total(Load(1000, 20), prices), total(Load(10_000_000, 20), prices)
     assert 0 < small < large
-    assert small > 30  # a stream, metrics and alarms exist before the first event
+    assert small > 30  # the stream, metrics and alarms cost money even without events
 
 
 ABOUT = {"source", "seen_in", "seen_on", "not_confirmed"}

@@ -119,7 +119,7 @@ def entered(event_id: str, user: str, device: str) -> bytes:
 ANN, BOB = entered("a1", "ann", "phone-1"), entered("b1", "bob", "phone-2")
 
 
-# --- everywhere -----------------------------------------------------------------------------------------------
+# --- all stores -----------------------------------------------------------------------------------------------
 
 
 class Person:
@@ -191,7 +191,7 @@ class Person:
         return [visit, visit | {"device_id": "shared", "entered_event_id": self.id("s0")}]
 
     def differences(self) -> bytes:
-        """Return lines of glue.compare; the last visit of the shared device ended with an event of this person."""
+        """Return lines as glue.compare writes them. The last is a visit that ended with an event of this person."""
         lines = [{**visit, "fields": {}} for visit in self.results()]
         fields = {"exited_event_id": [None, self.id("s1")]}
         lines.append({"device_id": "shared", "entered_event_id": "CHO-s0", "fields": fields})
@@ -351,8 +351,7 @@ def _lines_of(stage: Stage, claim: dict[str, object]) -> list[bytes]:
     return [lines[n - 1] for n in claim["lines"]]
 
 
-# --- single cases
-# -----------------------------------------------------------------------------------------------
+# --- single cases ---------------------------------------------------------------------------------------------
 
 
 def log_and_chunk() -> Iterator[dict[str, object]]:
@@ -393,7 +392,7 @@ def test_forget_keeps_other_peoples_events_in_a_pair_of_the_previous_layout(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For 90 days after an upgrade, the visits table may contain pairs in the previous layout."""
-    now = HOUR.timestamp()  # the items have not expired yet
+    now = HOUR.timestamp()  # no item has expired at this time
     monkeypatch.setattr(previous_layout, "time", SimpleNamespace(time=lambda: now))
     cases = json.loads((Path(__file__).parents[1] / "consumer/previous_layout.json").read_text())
     case = next(each for each in cases if each["name"] == "random 0")
@@ -541,7 +540,7 @@ def test_hash_of_ids_is_removed_from_plans_that_an_earlier_version_wrote(stage: 
     report_of("--user", "nobody")
     [kept] = stage.keys("forget/")
     assert digest[:16] not in kept + stage.bucket.read(kept).decode()
-    assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # reconcile reads them
+    assert json.loads(stage.bucket.read(kept))["objects"] == plan["objects"]  # read by reconcile
 
 
 def test_forgetting_an_unknown_person_starts_no_dbt_build(stage: Stage, built: list[tuple[str, ...]]) -> None:
@@ -664,7 +663,7 @@ def test_event_stored_again_by_a_simultaneous_forget_is_deleted_by_the_next_run(
         patch.setattr(forget.archive, "delete_old", rewriting)
         report = report_of("--user", "ann", code=1)
     assert report["next"][0].startswith("Run the command again.")
-    monkeypatch.setattr(forget, "MAX_RECORD_AGE", timedelta(0))  # six hours later
+    monkeypatch.setattr(forget, "MAX_RECORD_AGE", timedelta(0))  # as if six hours had passed
     report_of("--user", "ann")
     assert stage.lines("events/") == [BOB]
     assert [item["pk"] for item in stage.items()] == ["phone-2"]

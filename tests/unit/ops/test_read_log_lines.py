@@ -224,7 +224,7 @@ def test_log_can_be_read_for_a_range_that_begins_before_its_creation() -> None:
 
 
 class HangingLogs(Logs):
-    """A fake of CloudWatch Logs in which only the query that begins at START ends."""
+    """A fake of CloudWatch Logs in which no query completes except the one whose range begins at START."""
 
     def start_query(self, **request: Any) -> dict[str, Any]:
         if request["startTime"] == START.timestamp():
