@@ -43,7 +43,7 @@ def backups(monkeypatch: pytest.MonkeyPatch, *pages: list[str]) -> list[Remainin
     return [each for each in found if each.store.startswith("DynamoDB backup")]
 
 
-def test_backups_of_all_pages_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backups_on_every_page_of_the_listing_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     found = backups(monkeypatch, ["day-1", "day-2"], ["day-3"])
     assert [each.store for each in found] == [f"DynamoDB backup day-{n}" for n in (1, 2, 3)]
 

@@ -84,7 +84,7 @@ def test_stage_dev_can_be_deployed_only_if_173_concurrent_executions_are_unreser
     assert codes(preflight.concurrency, lambda s: client if s == "lambda" else aws(s)) == expected
 
 
-def test_concurrency_finding_names_the_limit_to_ask_for(aws):
+def test_concurrency_finding_names_the_limit_to_request(aws):
     client = account_with(10, 10)
     [finding] = preflight.concurrency(place(lambda s: client if s == "lambda" else aws(s)))
     assert "ask for a limit of 173" in finding.detail
@@ -249,7 +249,7 @@ def test_number_of_shards_out_of_reach_of_one_update_blocks_the_deployment(aws, 
     template = changed("dev", "GeofenceStream", StreamModeDetails={"StreamMode": "PROVISIONED"})
     stream = template["GeofenceStream"]["Properties"]
     stream["ShardCount"]["Fn::If"][1], name = wanted, stream["Name"]
-    assert codes(preflight.shards, aws, template=template) == []  # no stream yet
+    assert codes(preflight.shards, aws, template=template) == []  # the stream does not exist yet
     aws("kinesis").create_stream(StreamName=name, ShardCount=present)
     here = place(aws, template=template)
     here.__dict__["own"] = {"GeofenceStream": name}

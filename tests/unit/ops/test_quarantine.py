@@ -1,4 +1,4 @@
-"""Test that every quarantined record can be exported for repair, and sent again."""
+"""Test that quarantined records of any content can be exported for repair, and that large ones can be sent again."""
 
 import json
 from collections.abc import Sequence

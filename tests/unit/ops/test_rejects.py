@@ -93,7 +93,7 @@ def resend(box: Box, post: Callable[[bytes], dict[str, object]], patch: Patch = 
     return sent
 
 
-def test_rejects_are_grouped_by_reason_and_other_fields(box: Box) -> None:
+def test_rejects_are_grouped_by_code_and_a_chosen_field(box: Box) -> None:
     key = keep(bad(1), bad(2), bad(8))
     keep(bad(3), app_version=None, code="missing_id")
     rows = groups(box.find(EVERYTHING), ["app_version"])

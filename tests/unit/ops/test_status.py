@@ -143,8 +143,8 @@ def test_status_shows_a_problem_with_its_age_next_command_and_runbook_section(
     ("rejected", "level", "cause"),
     [
         (0, "OK", "0 of 500 events rejected in 15 min"),
-        (5, "OK", "5 of 500 events rejected in 15 min"),
-        (200, "WARN", "200 of 500 events rejected in 15 min: 200 as created_at_in_future"),
+        (25, "OK", "25 of 500 events rejected in 15 min"),
+        (26, "WARN", "26 of 500 events rejected in 15 min: 26 as created_at_in_future"),
     ],
 )
 def test_status_warns_if_more_than_5_percent_of_the_events_are_rejected(

@@ -1,6 +1,6 @@
-"""Test that no code outside the tests writes NaN or Infinity to JSON.
+"""Test that each call of json.dump or json.dumps outside the tests rejects NaN and Infinity.
 
-Python's json writes both by default, but other parsers reject them.
+By default, these functions write both, but other JSON parsers reject them.
 """
 
 import ast

@@ -1,7 +1,7 @@
-"""Test that `make demo` can run on systems other than Linux.
+"""Test that the code and packages of `make demo` use nothing that only Linux has.
 
-Its code guards the calls in LINUX_ONLY and paths under /proc with a platform check or by suppressing AttributeError,
-and it installs no package that is known to have wheels only for Linux.
+The code guards the calls in LINUX_ONLY and paths under /proc with a platform check or by suppressing AttributeError.
+No installed package is known to have wheels only for Linux.
 """
 
 import ast

@@ -103,7 +103,7 @@ UNUSED_SERVICES = {
     "ec2",
     "elasticloadbalancing",
 }
-# The actions that osls calls itself.
+# The actions that osls itself calls.
 OSLS = (
     "cloudformation:CreateChangeSet cloudformation:ExecuteChangeSet cloudformation:DescribeStacks"
     " cloudformation:DescribeStackEvents cloudformation:DescribeStackResource cloudformation:ValidateTemplate"

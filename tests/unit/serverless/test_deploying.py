@@ -132,7 +132,7 @@ def test_commands_in_the_deployment_guide_and_the_runbook_exist():
     assert makes <= targets()
 
 
-def test_reason_why_a_stage_cannot_be_packaged_is_shown_without_the_stack_trace_after_it():
+def test_packaging_error_of_osls_is_shown_without_its_stack_trace():
     stack = "    at async VariablesResolver.resolveVariables (node_modules/osls/lib/resolve.js:131:5)\n" * 14
     reason = 'Cannot resolve "alarms.js": Returned JS function errored with: Error: logLevel is "WARN": set it to INFO'
     environment = "Environment: linux, node 22.13.0, osls 4.3.1 (local)"
@@ -140,7 +140,7 @@ def test_reason_why_a_stage_cannot_be_packaged_is_shown_without_the_stack_trace_
     assert osls.error_in("killed") == "killed"
 
 
-def test_command_says_that_it_waits_for_another_deployment(tmp_path, monkeypatch, capsys):
+def test_osls_command_says_that_it_waits_for_another_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(osls, "ROOT", tmp_path)
     held, done = threading.Event(), threading.Event()
 

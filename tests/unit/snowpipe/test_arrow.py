@@ -1,5 +1,5 @@
-"""Test the connector's Arrow reader in several threads at once, and the watchdog that ends dbt if Snowflake does not
-respond.
+"""Test the connector's Arrow reader in several threads at once, the watchdog that ends dbt if Snowflake does not
+respond, and the cancellation of dbt's queries after SIGTERM.
 
 Without `make_loggers`, about half of the processes in the test of the Arrow reader hang with connector 4.8.0, the
 version in dbt's environment.

@@ -414,7 +414,7 @@ def test_daily_fleet_figures_in_sqlite_have_microseconds_as_in_snowflake(tmp_pat
     )
 
 
-def test_several_loaders_may_create_the_same_sqlite_file(tmp_path: Path) -> None:
+def test_several_loaders_may_create_the_same_sqlite_file_concurrently(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     source = Folder(tmp_path / "empty")
     with ThreadPoolExecutor(4) as loaders:
