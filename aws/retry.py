@@ -75,7 +75,7 @@ def send_until_done[K: Hashable, T](
             for half in batched(left.items(), (len(left) + 1) // 2, strict=False):
                 failures |= send_until_done(send, dict(half), service)
             return failures
-        except Exception as error:  # any error: the caller tries these parts again later
+        except Exception as error:  # whatever the error, the caller tries these parts again
             return failures | dict.fromkeys(left, error)
         left = {key: left[key] for key in undone}
         if not left:

@@ -8,8 +8,8 @@
 Nothing records that step 3 is complete, because that would be another write per event. Kinesis implies it: a batch that
 begins after the events of a change is delivered only after that change's batch succeeded, including step 3. In all
 other cases (a repeated batch, another shard) step 3 is repeated. So a process may die at any point, two processes may
-work on one device, and a slow one may resume late: a chunk replaces only an older version, and a notification that is
-published again has the same id.
+work on one device, and a slow one may resume late. Repeating step 3 does no harm, because a chunk replaces only an
+older version, and a notification that is published again has the same id.
 """
 
 import time
@@ -48,7 +48,7 @@ class Arrival(NamedTuple):
     """The stream positions of a batch's first record and of the pair's last event in that batch.
 
     A change is complete once a batch begins after its last event. Comparing only the starts of batches would not
-    suffice: two consumers of a shard (after a worker has lost its lease) may divide its records into different batches.
+    suffice, as two consumers of a shard (after a worker has lost its lease) may divide its records differently.
     """
 
     shard_id: str
@@ -299,7 +299,7 @@ def _attempt(do: Callable[[_Job], None], unanswered: list[Exception], job: _Job)
         if unanswered:
             raise unanswered[0]
         do(job)
-    except Exception as error:  # any other failure concerns only its pair
+    except Exception as error:  # only NoResponseError affects other pairs
         job.failure = error
         if isinstance(error, NoResponseError):
             unanswered.append(error)
