@@ -129,5 +129,5 @@ def _keep(poison: Sequence[Poison], set_aside: SetAside, outcome: Outcome) -> No
         return
     try:
         outcome.set_aside[set_aside.keep(poison)] = list(poison)
-    except Exception as error:  # whatever the error, the records were not stored, so they must be delivered again
+    except Exception as error:  # whatever the error, nothing was stored, so deliver the records again
         outcome.stop_at(poison[0].record, error)
