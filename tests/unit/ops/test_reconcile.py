@@ -319,7 +319,7 @@ def test_object_repaired_by_an_operator_is_not_reported_as_not_logged(stage: Sta
 def test_reconcile_fails_if_s3_does_not_return_the_metadata_of_an_object(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The metadata tells whether an operator repaired the object. Without it, `not_logged` might be wrong."""
+    """The metadata tells whether an operator repaired the object. Without it, reporting `not_logged` might be wrong."""
     call = BaseClient._make_api_call
 
     def slow_down(client: BaseClient, name: str, parameters: dict[str, object]) -> object:

@@ -166,7 +166,7 @@ def test_status_warns_if_more_than_5_percent_of_the_events_are_rejected(
 def test_status_reads_the_latest_seconds_of_a_log_that_takes_too_long_to_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each page contains the line of one second, and reading it takes 0.1 s of a simulated clock."""
+    """Each page of the fake log contains the line of one second. Reading a page takes 0.1 s of a simulated clock."""
     seconds = 0.0
 
     def paginate(startTime: int, endTime: int, **_: object) -> Iterator[object]:
@@ -197,7 +197,7 @@ def test_status_reads_the_latest_seconds_of_a_log_that_takes_too_long_to_read(
     ],
     ids=["another shard continues", "last line", "the shard continues"],
 )
-def test_status_reports_a_stopped_shard_until_the_same_shard_continues(
+def test_status_reports_a_shard_whose_processing_stopped_until_that_shard_continues(
     lines: list[tuple[str, str | None]], level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def log_lines(_outputs: object, _stage: str, function: str, *_: object, **__: object) -> Iterator[object]:

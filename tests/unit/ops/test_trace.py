@@ -347,7 +347,7 @@ def test_object_that_the_operator_may_not_read_is_not_reported_as_gone(
         finder.object(KEY)
 
 
-def test_trace_of_an_object_lists_raw_but_not_an_unreachable_s3_as_searched(stores: Any) -> None:
+def test_trace_of_an_object_omits_an_unreachable_s3_from_the_searched_stores(stores: Any) -> None:
     class Raw:
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             return [{"at": AT, "n": 1}]

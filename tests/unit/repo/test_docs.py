@@ -109,7 +109,7 @@ def test_kcl_worker_image_contains_exactly_the_project_packages_that_it_imports(
     assert (imported & ours) | {"kcl"} == set(copied)
 
 
-def test_kcl_worker_image_installs_hashed_requirements_in_a_command_of_their_own() -> None:
+def test_kcl_worker_image_installs_hashed_requirements_in_a_separate_command() -> None:
     """pip would refuse a package without a hash in the same command."""
     page = (ROOT / "docs" / "consumer.md").read_text()
     commands = [words.split() for words in re.findall(r"pip install ([^&\n]+)", page)]

@@ -69,7 +69,7 @@ def test_stage_that_logs_only_alarm_metrics_logs_exactly_those_that_its_alarms_r
 
 
 @pytest.mark.parametrize(("level", "status"), [("INFO", 0), ("DEBUG", 0), ("WARNING", 1), ("info", 1)])
-def test_only_a_log_level_that_keeps_the_lines_with_the_metrics_of_alarms_is_accepted(level, status):
+def test_only_log_levels_that_keep_the_metrics_of_alarms_are_accepted(level, status):
     resolved = f"(name) => (name === 'param:logLevel' ? '{level}' : 'true')"
     script = f"require('./serverless/alarms.js')({{ resolveVariable: async {resolved} }})"
     packaged = subprocess.run(["node", "-e", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -78,9 +78,7 @@ def test_only_a_log_level_that_keeps_the_lines_with_the_metrics_of_alarms_is_acc
 
 
 @pytest.mark.parametrize(("pipes", "loads"), [("true", "false"), ("false", "true")])
-def test_alarm_on_failed_loads_is_enabled_if_loads_are_checked_even_without_the_checks_of_the_pipes(
-    pipes, loads
-):
+def test_failed_loads_alarm_needs_only_the_load_check_and_lag_alarm_only_the_pipe_check(pipes, loads):
     values = {
         "logLevel": "INFO",
         "alarmsRing": "true",

@@ -1,4 +1,4 @@
-"""Test that docs/reference/retention.md gives the same retention periods as the template."""
+"""Test that docs/reference/retention.md gives the same retention periods as the template and `milkrun forget`."""
 
 import re
 

@@ -33,7 +33,7 @@ def test_dbt_variables_equal_the_limits_of_the_contract_and_the_visit_rule_of_th
 
 
 def test_look_back_is_at_least_as_long_as_a_copy_may_take() -> None:
-    """The rows of a COPY have the time at which it began, but become visible at its end."""
+    """Rows that a COPY loads contain the time at which the COPY began, but become visible only when it ends."""
     look_back = yaml.safe_load(PROJECT.read_text())["vars"]["lookback_minutes"]
     ddl = (DDL / "01_warehouse.sql").read_text()
     [limit] = re.findall(r"STATEMENT_TIMEOUT_IN_SECONDS = (\d+)", ddl)

@@ -95,7 +95,8 @@ def test_failed_loads_are_reported_only_if_a_topic_and_a_role_are_set() -> None:
 
 
 def test_view_of_failed_loads_reads_no_load_older_than_14_days_even_when_the_clocks_go_back() -> None:
-    # An earlier START_TIME is an error. (Snowflake: "COPY_HISTORY".) A calendar day can have 25 hours.
+    # START_TIME must not be earlier. (Snowflake: "COPY_HISTORY".) DATEADD with days could go back further, because a
+    # calendar day can have 25 hours.
     starts = re.findall(
         r"START_TIME => DATEADD\('(\w+)', -(\d+),", (DDL / "20_view_load_failures.sql").read_text()
     )

@@ -256,7 +256,7 @@ def test_history_mentions_its_limit_only_if_it_omits_older_loads(
         (NOW - timedelta(days=30), NOW - timedelta(days=1), NOW - timedelta(days=1)),
     ],
 )
-def test_refresh_passes_snowflake_no_modified_after_older_than_seven_days(
+def test_refresh_omits_modified_after_if_it_is_older_than_seven_days(
     created: datetime, since: datetime | None, after: datetime | None
 ) -> None:
     warehouse = FakeWarehouse()
