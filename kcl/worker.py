@@ -221,7 +221,7 @@ def run_shard(settings: KclSettings) -> None:
 
 
 class Health:
-    """The worker's health as files: one with its process id, and one per shard, written at each sign of life."""
+    """The worker's health as files: one with its process id, and one per shard, written at each heartbeat."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -257,7 +257,7 @@ class Health:
             with suppress(FileNotFoundError):  # the worker lost this shard after the files were listed
                 seconds = time.time() - file.stat().st_mtime
                 if seconds > stale_seconds:
-                    found.append(f"{file.name} has given no sign of life for {seconds:.0f} s")
+                    found.append(f"{file.name} has had no heartbeat for {seconds:.0f} s")
         return found
 
 

@@ -155,7 +155,7 @@ def test_visits_are_correct_after_one_of_two_processes_that_share_a_device_is_ki
         return worker
 
     workers = [start(share) for share in shares]
-    for line in workers[0].stdout:  # kill it after its third batch, somewhere in the fourth
+    for line in workers[0].stdout:  # kill it while it processes its fourth batch
         if line.count("records_consumed") and json.loads(line)["first_sequence_number"] == "12":
             break
     else:

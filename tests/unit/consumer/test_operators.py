@@ -178,7 +178,7 @@ def test_visits_command_says_that_visits_are_kept_for_90_days_if_since_is_earlie
         assert (json.loads(ran.stdout), "keeps visits for 90 days" in ran.stderr) == ([], said)
 
 
-def test_visits_command_fails_soon_if_lambda_does_not_respond(aws, tmp_path, monkeypatch):
+def test_visits_command_fails_at_its_deadline_if_lambda_does_not_respond(aws, tmp_path, monkeypatch):
     """To mark contradicted visits, the command reads the visit rule from the configuration of the Lambda function
     `consume`.
     """

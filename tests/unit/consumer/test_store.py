@@ -83,7 +83,7 @@ def visits_known_to_a_receiver(notifications):
     st.randoms(use_true_random=False),
 )
 def test_any_batching_of_events_gives_the_same_visits(batches, min_confidence, gap, sizes, chance):
-    """A pair's log may overflow at any size, and eventually consistent reads may be stale."""
+    """The maximum sizes of logs and chunks vary, and eventually consistent reads may be stale."""
     with small(sizes):
         check_any_batching(batches, min_confidence, gap, chance)
 
@@ -515,7 +515,7 @@ def test_failed_notification_is_resent_with_the_same_id():
     assert [n.id for n in bus.notified] == [n.id for n in seen]
 
 
-def test_late_event_reads_each_chunk_once_even_after_a_long_history():
+def test_late_event_causes_at_most_one_read_per_chunk_even_after_a_long_history():
     table = FakeTable()
     day = [
         event(kind, n * 1000 + (500 if kind == "exit" else 0), f"{kind}{n}")

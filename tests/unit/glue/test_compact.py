@@ -115,7 +115,7 @@ def test_old_file_superseded_a_moment_ago_is_kept_for_its_readers(tmp_path: Path
     assert sweep(store, HOURS, datetime.now(UTC) + timedelta(hours=4)) == len(before)
 
 
-def test_later_run_deletes_the_superseded_files_of_hours_before_its_range(
+def test_later_run_deletes_the_superseded_files_of_hours_up_to_a_day_before_its_range(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Folder(tmp_path)

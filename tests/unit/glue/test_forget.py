@@ -65,7 +65,7 @@ def invocation_record(archive: Path, name: str, *events: bytes, as_text: bool = 
 
 
 def world(archive: Path) -> list[bytes]:
-    """Write events of the two users to forget under every prefix, and events of other users under all but set-aside/.
+    """Write events of the two users to forget under every prefix, and of other users under all prefixes but set-aside/.
 
     Returns the accepted events of the other users.
     """
@@ -138,7 +138,7 @@ def test_both_runs_of_forget_can_be_repeated(tmp_path: Path, users: Path) -> Non
     assert not any(b"bob" in text for text in everything(archive))
 
 
-def test_second_run_of_forget_deletes_nothing_while_a_replacement_object_is_missing(
+def test_finishing_run_deletes_nothing_while_a_replacement_object_is_missing(
     tmp_path: Path, users: Path
 ) -> None:
     archive = tmp_path / "archive"

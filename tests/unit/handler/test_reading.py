@@ -257,7 +257,7 @@ def test_ids_added_from_the_envelope_do_not_count_towards_the_event_size(phone: 
         (gzip.compress(text([TRIP])) + gzip.compress(b"") * 63, GZIP, "bad_gzip"),
     ],
 )
-def test_empty_or_unreadable_body_is_rejected_and_stored_unchanged(
+def test_body_that_contains_no_readable_list_of_events_is_rejected_and_stored_unchanged(
     phone: Phone, body: bytes, headers: dict[str, str], code: str
 ) -> None:
     answer = phone.post(body, headers | {"X-App-Version": "4.2 ✓"})

@@ -135,7 +135,7 @@ def test_log_queries_read_each_line_of_a_busy_day_exactly_once() -> None:
     assert client.queries < 60
 
 
-def test_all_log_lines_of_a_second_are_read_even_if_one_query_cannot_return_them() -> None:
+def test_all_log_lines_of_a_second_are_read_even_if_one_query_cannot_return_them_all() -> None:
     times = [START + timedelta(hours=1, microseconds=1000 * (number % 900)) for number in range(12_000)]
     client = Logs(times)
     assert read(client, START + timedelta(hours=2)) == keys(12_000)
