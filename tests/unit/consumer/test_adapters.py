@@ -135,7 +135,7 @@ def test_entries_that_the_bus_always_rejects_are_returned_as_failures():
     events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
     [(failed, failure)] = EventBus(events, "bus", Inline()).publish(NOTICES).items()
     assert (failed, str(failure)) == ("7", "EventBridge rejected the item in every attempt")
-    assert isinstance(failure, LoggableError)  # so that the consumer's log names the service
+    assert isinstance(failure, LoggableError)  # only then is its message logged
 
 
 def test_all_notifications_fail_if_the_bus_is_unreachable():

@@ -361,7 +361,7 @@ def test_verifying_a_token_raises_retryable_error_if_no_keys_can_be_fetched(
 ) -> None:
     issuer.is_down, issuer.answer = answer is None, answer
     tokens = issuer.tokens()
-    why = "down" if answer is None else "(truncated|malformed|Expected)"  # shows operators the cause
+    why = "down" if answer is None else "(truncated|malformed|Expected)"  # the cause, for operators
     with pytest.raises(RetryableError, match=rf"keys could not be fetched: .*{why}"):
         tokens.speaker("Bearer " + issuer.token())
     issuer.is_down, issuer.answer = False, None
