@@ -25,7 +25,7 @@ def start(parent: int) -> subprocess.Popen[str]:
 
 
 def test_kinesis_mock_ends_if_localstack_has_already_died() -> None:
-    """LocalStack restarts a mock that has died. Previously, if LocalStack was killed at that moment, the new
+    """LocalStack restarts a mock that has died. Previously, if LocalStack was killed during such a restart, the new
     mock ran forever.
     """
     ended = subprocess.Popen([sys.executable, "-c", ""])

@@ -77,7 +77,8 @@ def endpoint(
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
     yield url
-    process.kill()  # LocalStack keeps nothing, and its exit after SIGTERM has taken from 7 s to over 2 min
+    # Kill LocalStack, because it stores no data, and after SIGTERM it took from 7 s to over 2 min to exit.
+    process.kill()
     process.wait(20)
 
 
@@ -102,7 +103,7 @@ def client(service: str, endpoint: str) -> Any:
 def test_function_deployed_to_localstack_returns_its_response_and_writes_its_log(
     endpoint: str, log_folder: Path
 ) -> None:
-    shutil.rmtree(log_folder)  # as by a developer who cleans up while LocalStack runs
+    shutil.rmtree(log_folder)  # a developer may delete the folder while LocalStack runs
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         zipped.writestr("trial.py", SOURCE)

@@ -20,7 +20,7 @@ connection.DEFAULT_CONFIGURATION["protocol"] = ("http", str)
 RANKS = {"passed": 0, "skipped": 1, "failed": 2}
 REFUSAL = "Not supported by the local Snowflake"
 worst: dict[str, tuple[str, str, str]] = {}
-"""The outcome of each running test, the error that failed it, and that error with all output and refusals."""
+"""The outcome of each running test, the error that made it fail, and that error with all output and refusals."""
 refusals: list[str] = []
 seen: dict[int, tuple[BaseException, str]] = {}
 """The output and refusals that belong to each exception, keyed by the exception's id. They are kept for later tests,

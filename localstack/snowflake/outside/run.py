@@ -193,7 +193,9 @@ def outcomes(results: Path, reasons: list[tuple[str, str]]) -> Iterator[Outcome]
 
 
 def named(refusal: str) -> str:
-    """Return a refusal's message without the names that differ between runs, or the shape of an unverified function."""
+    """Return what was refused: the shape of an unverified function, or else the message without names that differ
+    between runs.
+    """
     before, cut, _ = refusal.partition(" is not among the verified functions")
     if cut:
         return before.rpartition(": ")[2]

@@ -85,7 +85,7 @@ def serve(
     try:
         listener.bind(("127.0.0.1", port))
     except OSError as error:
-        fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): choose another with --port")
+        fail(f"port {port} of 127.0.0.1 cannot be used ({error.strerror}). Choose another port with --port.")
 
     # fakesnow and the connector take seconds to import, so everything that can fail without them is done first.
     import duckdb

@@ -76,7 +76,7 @@ class Authority:
 
     def require_warehouse(self, actor: Actor) -> None:
         """Require USAGE on the session's warehouse, because reading and writing rows needs one. A session
-        that named no warehouse is not checked: it is treated as if it had a default warehouse.
+        that named no warehouse is not checked, because it is treated as if it had a default warehouse.
         """
         if actor.warehouse is None or not self.access.enforced:
             return

@@ -57,7 +57,7 @@ class Catalog:
             rows = [(locator,)]
         self.account: str = rows[0][0]
 
-    # ---- reaching DuckDB
+    # ---- queries and transactions
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         with self.fakesnow.cursor() as cursor:
@@ -124,7 +124,7 @@ class Catalog:
                     cursor.execute(HISTORIES.format(hidden=hidden(database)))
                 self.prepared.add(database)
 
-    # ---- views, whose text fakesnow keeps only as DuckDB rewrote it
+    # ---- the texts of views as written, because fakesnow keeps only DuckDB's version
 
     def view_texts(self) -> dict[str, str]:
         """Return the CREATE VIEW statement of each view, keyed by the view's full name."""

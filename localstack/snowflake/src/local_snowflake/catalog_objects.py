@@ -68,7 +68,7 @@ class Location(NamedTuple):
         """Return an object's path as the load histories record it, or None if the object is outside this
         location or does not match its pattern.
 
-        The prefix is compared as text: a stage URL without a trailing slash also matches longer prefixes.
+        The prefix is compared as text, so a stage URL without a trailing slash also matches longer prefixes.
         """
         if bucket != self.bucket or not key.startswith(self.prefix):
             return None

@@ -56,7 +56,7 @@ class Change:
 
 
 def change_of(words: Words, scope: Scope) -> Change | None:
-    """Return the change that a statement makes to an object, or None if the statement does not affect grants."""
+    """Return the change that a CREATE, DROP or RENAME makes to an object that has grants, or None otherwise."""
     words.at = 0
     try:
         if words.takes("CREATE"):

@@ -1,7 +1,7 @@
 """Determine the possible types of an expression.
 
 A column's possible types are those of all known columns and aliases with its name, because its table is not resolved.
-The types are needed where DuckDB silently converts a value to another type in a different way than Snowflake.
+The types are needed where DuckDB silently converts values differently from Snowflake.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -154,7 +154,7 @@ class Commands:
                 raise compilation(message, "002043", "02000")
 
     def _describe_sequence(self, words: Words, scope: Scope) -> str:
-        """Return the SHOW SEQUENCES statement that answers DESC SEQUENCE: both return the same columns
+        """Return the SHOW SEQUENCES statement that answers DESC SEQUENCE, because both return the same columns
         (Snowflake: "DESCRIBE SEQUENCE"). Raises Snowflake's error if the sequence does not exist.
         """
         take_describe(words, "SEQUENCE")

@@ -16,8 +16,8 @@ def positions_of_order(statement: exp.Expr) -> list[int]:
 
 def with_values(statement: exp.Expr, params: Params) -> Params:
     """Write bound values into the statement as literals, because DuckDB does not know the types of parameters when
-    it chooses a macro's overload. Return the parameters that are still to be bound: None, or all of them if the
-    statement has named parameters or IDENTIFIER(?).
+    it chooses a macro's overload. Return the parameters that are still to be bound: None, or all of them if none
+    could be written, for example because the statement has named parameters or IDENTIFIER(?).
     """
     marks = list(statement.find_all(exp.Placeholder, bfs=False))
     if not isinstance(params, list | tuple) or not marks:

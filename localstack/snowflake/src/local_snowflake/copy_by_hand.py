@@ -34,7 +34,7 @@ from local_snowflake.session import LocalConnection
 from local_snowflake.sql import Name, Scope, Words, flag_of
 
 type Found = dict[str, Any]
-"""S3's answer about an object, with its ETag and LastModified, or {} if there is none."""
+"""S3's description of an object, with ETag and LastModified, or {} if it was not requested or is not available."""
 
 MAX_NAMED_FILES = 1000
 STATUSES = {"Loaded": "LOADED", "Partially loaded": "PARTIALLY_LOADED", "Load failed": "LOAD_FAILED"}
@@ -94,7 +94,7 @@ class Bulk:
 
     def _listed(self, plan: Plan) -> list[tuple[StagedFile, Found]]:
         files: list[tuple[StagedFile, Found]] = []
-        # Unlike a pipe, a user's COPY matches its pattern with the whole path (Snowflake: "Loading data").
+        # Unlike a pipe, a user's COPY matches its pattern against the whole path (Snowflake: "Loading data").
         everywhere, pattern = plan.location._replace(pattern=None), plan.location.pattern
         for thing in self.loader.listed(plan.location.bucket, plan.location.prefix):
             name = everywhere.file_name(plan.location.bucket, thing["Key"])
@@ -106,12 +106,12 @@ class Bulk:
     def _fresh(
         self, plan: Plan, files: Sequence[tuple[StagedFile, Found]], session: LocalConnection
     ) -> list[StagedFile]:
-        """Return the files to load: without FORCE, those that are new or changed. New ones with an unknown load status
-        are omitted unless LOAD_UNCERTAIN_FILES is set.
+        """Return the files to load: all with FORCE, otherwise those that are new or changed. New files whose load
+        status is unknown are omitted unless LOAD_UNCERTAIN_FILES is set.
         """
         if flag_of(plan.copy.options, "FORCE"):
             return [file for file, _ in files]
-        # Queried in the session's transaction, so that files loaded in the same transaction count.
+        # Queried in the session's transaction, so that files loaded in the same transaction count as loaded.
         known = self.loader.loaded_by_hand(session._duck_conn, plan.target, plan.stage.url)
         expired = self.catalog.clock() - TABLE_HISTORY
         first = self.loader.first_load(session._duck_conn, plan.target)
@@ -125,7 +125,7 @@ class Bulk:
                 fresh.append(file)
                 continue
             found = listed or self._head(file)
-            if not found:  # reading the file reports why it cannot be read
+            if not found:  # the error is reported when the file is read
                 is_fresh = before is None
             elif before is None:
                 is_fresh = found["LastModified"] >= expired

@@ -168,7 +168,7 @@ def any_macros() -> str:
     is_text = "typeof(x) IN ('VARCHAR', 'JSON')"
     no_format = raised("000002", "0A000", "'a format for ' || typeof(x)")
     no_date = raised(
-        "000002", "0A000", "'date arithmetic with an aggregated DATE: compute it in an outer query'"
+        "000002", "0A000", "'date arithmetic with an aggregated DATE. Compute it in an outer query.'"
     )
     clock = "'TIMESTAMP', 'TIMESTAMP WITH TIME ZONE', 'DATE'"
     return f"""

@@ -85,7 +85,7 @@ class DurableFakeSnow(FakeSnow):
         self.duck_conn.execute(fakesnow_patches.shown_relations())
         self.duck_conn.execute("SET GLOBAL TimeZone = 'UTC'")
         fakesnow_patches.apply()
-        # A session without a database uses `memory`, and may use FLATTEN too.
+        # Create the macros, such as FLATTEN, in `memory`, too, because sessions without a database use it.
         self.duck_conn.execute(macros.creation_sql("memory"))
         self.duck_conn.execute(macros_of("memory"))
         self.duck_conn.execute(creation_sql())

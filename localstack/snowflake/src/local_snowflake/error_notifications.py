@@ -1,7 +1,7 @@
 """Messages about files that a pipe could not load, sent to the topic of the pipe's notification integration.
 Source: Snowflake's page "Enabling Snowpipe error notifications for Amazon SNS".
 
-Only files that ON_ERROR = SKIP_FILE skipped are reported. Sending a message is retried until it succeeds or
+Files are reported only if the pipe's ON_ERROR is SKIP_FILE. Sending a message is retried until it succeeds or
 the process ends, so a message may arrive more than once. If more than 1,000 messages are unsent, the oldest is
 dropped.
 """

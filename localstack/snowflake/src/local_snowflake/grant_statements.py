@@ -54,7 +54,7 @@ class Granting:
         }
 
     def _take_target(self, words: Words, scope: Scope) -> Target:
-        """Parse the target of a grant. A name without a kind denotes a table or a view: dbt omits the kind,
+        """Parse the target of a grant. A name without a kind denotes a table or a view, because dbt omits the kind,
         although Snowflake's page "GRANT <privileges> … TO ROLE" requires it.
         """
         start = words.at
@@ -243,7 +243,7 @@ class Granting:
             return SUCCEEDED
         privileges = take_privileges(words)
         if OWNERSHIP in privileges:
-            raise compilation("OWNERSHIP cannot be revoked: transfer it with GRANT OWNERSHIP.")
+            raise compilation("OWNERSHIP cannot be revoked. Transfer it with GRANT OWNERSHIP.")
         target = self._take_target(words, scope)
         words.take("FROM")
         role = self._take_role(words)

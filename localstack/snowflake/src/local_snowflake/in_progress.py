@@ -33,15 +33,17 @@ class RunningStatements:
     async def run(
         self, token: str, request_id: str, statement: Statement, receive: Receive, send: Send
     ) -> None:
-        """Run the statement, or wait for it if it is already running, and send its answer."""
+        """Run the statement, or wait for it if it is already running, and send its answer. Send code 333333 instead if
+        the statement is still running after `answer_within` seconds.
+        """
         key = token, request_id
         if key not in self._running:
             self._running[key] = asyncio.create_task(_answer_of(statement))
         await self._answer(key, receive, send)
 
     async def result(self, token: str, request_id: str, receive: Receive, send: Send) -> bool:
-        """Wait for a statement that was answered with code 333333, and send its answer. Return whether the
-        statement exists.
+        """Wait for a statement that was answered with code 333333, and send its answer, or code 333333 again. Return
+        whether the statement exists.
         """
         key = token, request_id
         if known := key in self._running:

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 MAX_FILES = 500
 MAX_BYTES = 8 * 1024 * 1024
-GUNZIPPED = 20  # JSON in memory is about this many times larger than the file
+GUNZIPPED = 20  # the assumed ratio of a file's decompressed size to its size on S3
 PARALLEL_READS = 16
 
 
@@ -256,7 +256,7 @@ class Loader:
                 file.loaded = len(file.content.rows)
             record(cursor, plan, files, self.catalog.clock())
         for file in files:
-            file.content.rows = []  # before the next batch is read
+            file.content.rows = []  # free the memory before the next batch is read
 
     # ---- histories
 
@@ -277,7 +277,7 @@ class Loader:
     def loaded_by_hand(
         self, duck: duckdb.DuckDBPyConnection, target: Name, stage_location: str
     ) -> dict[str, str]:
-        """Return the ETag of each file that a user's COPY has loaded from the stage into the table within the
+        """Return the ETag of each file that a user's COPY has loaded from the stage's URL into the table within the
         last 64 days, keyed by file name.
         """
         rows = duck.execute(
@@ -290,7 +290,9 @@ class Loader:
         return dict(rows)
 
     def first_load(self, duck: duckdb.DuckDBPyConnection, target: Name) -> datetime | None:
-        """Return the time of the first load into the table that COPY_HISTORY shows, or None."""
+        """Return the time of the first load into the table by a user's COPY or an existing pipe, or None. Loads by a
+        COPY before the table was last truncated or replaced do not count.
+        """
         [(first,)] = duck.execute(
             f"""SELECT min(last_load_time) FROM {hidden(target.database)}._local_history
                 WHERE table_schema = ? AND table_name = ? AND status <> 'Load failed'
