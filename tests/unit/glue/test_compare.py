@@ -78,8 +78,11 @@ def test_comparison_exits_with_code_1_if_there_are_differences(
     assert main(command) == 0
 
 
-def test_comparison_exits_with_code_2_if_no_finished_rebuild_has_the_given_name(tmp_path: Path) -> None:
+def test_comparison_exits_with_code_2_if_no_finished_rebuild_has_the_given_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--archive", str(tmp_path), "--name", "never", "--file", "x"]) == 2
+    assert "No finished rebuild 'never' found" in capsys.readouterr().err
 
 
 def test_visits_outside_the_rebuilt_range_in_an_export_are_not_reported(tmp_path: Path, rows: Rows) -> None:
