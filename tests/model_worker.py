@@ -24,7 +24,7 @@ from snowpipe.arrow import make_loggers
 def note_statements() -> dict[str, bool]:
     """Make the connector record each statement that it sends.
 
-    Returns a dict that maps each statement's text to whether `main` has reported it. It grows as statements are sent.
+    Returns a dict that maps each statement's text to whether `main` has reported it. Each new statement is added.
     """
     noted: dict[str, bool] = {}
     execute: Callable[..., object] = SnowflakeCursor.execute

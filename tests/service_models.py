@@ -33,7 +33,7 @@ KNOWN_DEVIATIONS = {
 }
 """Violations in the responses of LocalStack 4.14: a pattern of the message per service. LocalStack returns an API key's
 stages as objects, a reason for a function's update that AWS does not define, and a filter rule named `Prefix`
-instead of `prefix`. Only a test reads one of these members, the filter rule's name."""
+instead of `prefix`. Our code uses none of these members; one test uses the filter rule's name."""
 
 type Answers = Literal["raise", "ignore"]
 
@@ -138,7 +138,7 @@ def _of_structure(shape: StructureShape, value: object, where: str, form: Form) 
     for name in shape.required_members:
         if name not in value:
             yield f"{where}.{name} is missing"
-    # DynamoDB's AttributeValue is a union, but not marked as one.
+    # DynamoDB's AttributeValue is a union, but the model does not mark it as one.
     one_of = getattr(shape, "is_tagged_union", False) or shape.name == "AttributeValue"
     if one_of and len(value) != 1:
         yield f"{where} is a union, but has {len(value)} members"
@@ -151,7 +151,7 @@ def _of_structure(shape: StructureShape, value: object, where: str, form: Form) 
 
 def _of_string(shape: Shape, value: object, where: str, form: Form) -> Iterator[str]:
     if shape.name == "policyDocumentType" and isinstance(value, dict):
-        return  # botocore has decoded a policy of a response
+        return  # botocore has already decoded the policy in a response
     if not isinstance(value, str):
         yield f"{where} is not a string"
         return

@@ -22,7 +22,7 @@ UNPARSED = (
     rf"ALTER PIPE {NAME} UNSET ERROR_INTEGRATION",
     # Snowflake: "ALTER NOTIFICATION INTEGRATION (outbound to AWS SNS)".
     rf"ALTER NOTIFICATION INTEGRATION {NAME} SET (ENABLED|AWS_SNS_ROLE_ARN|AWS_SNS_TOPIC_ARN) = ('[^']*'|TRUE|FALSE)",
-    # Snowflake: "SHOW GRANTS", whose <object_type> is any that privileges are granted on.
+    # Snowflake: "SHOW GRANTS". Its <object_type> may be any type of object on which privileges can be granted.
     rf"SHOW GRANTS ON (INTEGRATION|FILE FORMAT|PIPE|STAGE|RESOURCE MONITOR) {NAME}",
 )
 """Patterns of complete statements that neither parser supports, each with its documentation page."""

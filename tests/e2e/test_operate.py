@@ -1,4 +1,4 @@
-"""Test the operator's commands on a running stack: cause a problem, and check that a command reports and repairs it."""
+"""Test the operator's commands on a running stack. Most tests cause a problem that a command must report or repair."""
 
 import base64
 import json
@@ -193,7 +193,7 @@ def compared(pipeline: Pipeline) -> Iterator[Compared]:
     device = f"e2e-{uuid4().hex[:12]}"
     three, one, unseen, gone = [event(device) for _ in range(3)], event(device), event(device), event(device)
     enter, exit_ = round_trip(device, [FARM], MORNING)
-    # RFC 3339 allows lower case, but Python's parser does not
+    # RFC 3339 allows a lower-case `t` and `z`, but Python's parser rejects the `z`.
     enter["createdAt"] = enter["createdAt"].lower()
     keys_ = [posted(pipeline, *sent) for sent in (three, [one], [enter, exit_], [gone])]
     with without_notifications(pipeline):
@@ -280,17 +280,17 @@ def test_reconcile_of_a_range_without_events_finds_no_difference(pipeline: Pipel
 def test_reconcile_reports_an_unreachable_warehouse_instead_of_success(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    # the discard port, where nothing listens
+    # Nothing listens on port 9, the discard port.
     with elsewhere(pipeline, tmp_path, "snowflake", lambda known: known | {"port": 9}) as broken:
         ran = broken.ops(*RECONCILE)
     assert ran.exit_code == 2
-    # The log and S3 are still compared. Other tests of this stack leave differences there.
+    # `reconcile` still compares the log with S3, which may differ because of other tests on this stack.
     assert ran.result["equal"] is (False if ran.result["differences"] else None)
     assert "Snowflake" in ran.result["problem"]
 
 
 @pytest.mark.slow
-def test_file_rejected_by_snowpipe_is_reported_until_it_is_repaired(
+def test_file_that_snowpipe_cannot_load_is_reported_until_it_is_deleted(
     pipeline: Pipeline, device: str, tmp_path: Path
 ) -> None:
     good, torn = event(device), f'{{"_id": "torn-{device}", "type":'
@@ -366,7 +366,7 @@ def test_replay_restores_lost_visits_and_labels_the_replayed_events(pipeline: Pi
 
 def started(pipeline: Pipeline, *arguments: str) -> subprocess.Popen[str]:
     """Start a Python program that SIGINT can interrupt; return its process."""
-    # A process that a shell started in the background ignores SIGINT, and its children inherit that.
+    # A process that a shell starts in the background ignores SIGINT, and so do its child processes.
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         [sys.executable, *arguments],
@@ -412,7 +412,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
         running.send_signal(signal.SIGINT)
         said, problem = running.communicate(timeout=60)
     finally:
-        running.kill()  # if it still runs
+        running.kill()  # has no effect if the process has exited
     assert (running.returncode, said) == (130, "")
     assert "run the same command to continue" in problem
     assert "Traceback" not in problem
@@ -424,7 +424,7 @@ def test_replay_interrupted_by_ctrl_c_continues_where_it_stopped_when_run_again(
     result = pipeline.ops(*chosen).result
     assert dry["would_send"] == result["sent"]
     assert {e["_id"] for e in replayed(pipeline, device)} == {e["_id"] for e in sent}
-    # At most the object in progress is sent twice.
+    # At most the two events of the object that was in progress are sent twice.
     assert 10 <= len(first) + result["sent"] <= 12
     assert eventually(lambda: (v := pipeline.visits_of(device)) == before and v)
     assert set(progress.glob("local-*.json")) == known

@@ -16,8 +16,8 @@ MORNING = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedel
 
 
 def test_event_is_archived_as_sent_and_queryable_within_five_seconds(pipeline: Pipeline, device: str) -> None:
-    """The fastest of up to three events counts, because the machine may be busy during one."""
-    pipeline.raw_rows("none")  # open the session first, so that the time measured below is the pipeline's
+    """On the local stack, the fastest of up to three events counts, because the machine may be busy."""
+    pipeline.raw_rows("none")  # open the Snowflake session, so that the measured time excludes it
     seconds: list[float] = []
     while not seconds or (pipeline.is_local and min(seconds) >= 5 and len(seconds) < 3):
         sent = event(
@@ -27,7 +27,7 @@ def test_event_is_archived_as_sent_and_queryable_within_five_seconds(pipeline: P
         answer = pipeline.post(sent)
         [row] = eventually(lambda id_=sent["_id"]: pipeline.raw_rows(id_))
         seconds.append(time.monotonic() - began)
-    assert min(seconds) < 5 or not pipeline.is_local  # a deployed Snowpipe takes a minute
+    assert min(seconds) < 5 or not pipeline.is_local  # on a deployed stage, Snowpipe takes about a minute
     assert answer.status == 202
     receipt = answer.body
     assert (receipt["received"], receipt["accepted"], receipt["duplicates"], receipt["rejected"]) == (
@@ -82,7 +82,7 @@ def test_request_repeated_within_the_hour_adds_no_object_and_no_visit(
     assert (first.status, again.status) == (202, 202)
     assert object_name(first.body["object_key"]).digest == object_name(again.body["object_key"]).digest
     eventually(lambda: len(pipeline.visits_of(device)) == 2)
-    if first.body["object_key"] == again.body["object_key"]:  # unless a new hour began
+    if first.body["object_key"] == again.body["object_key"]:  # the keys differ if a new hour began
         eventually(lambda: pipeline.raw_rows(events[0]["_id"]))
         assert len(pipeline.raw_rows(events[0]["_id"])) == 1
 

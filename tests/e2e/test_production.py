@@ -83,14 +83,14 @@ def test_dead_letter_is_listed_resent_and_published(pipeline: Pipeline, device: 
     code, _, _ = pipeline.ops("redrive", "--send", "--json")
     assert code == 0
     assert pipeline.ops("redrive", "--json")[1]["dead_letters"] == []
-    # Published once by the request and once by the claim check.
+    # The request and the claim check each publish the event once.
     eventually(lambda: len(pipeline.published(device)) == 2)
     eventually(lambda: redrive.waiting(sqs, pipeline.outputs.redrive_queue_url) == 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_forget_deletes_all_data_of_one_person_and_no_data_of_others(pipeline: Pipeline, device: str) -> None:
+def test_forget_deletes_one_persons_data_and_no_data_of_others(pipeline: Pipeline, device: str) -> None:
     if pipeline.outputs.aws_endpoint_url is None:
         pytest.skip("on a deployed stage, forget would read the whole archive")
     ann, shared = f"ann-{uuid4().hex[:8]}", f"{device}-shared"
@@ -165,8 +165,8 @@ def staged(pipeline: Pipeline, *event_ids: str) -> set[str]:
 
 
 def test_deployed_api_has_a_json_access_log_without_personal_data(pipeline: Pipeline) -> None:
-    """osls configures the access log after it has deployed the template, so the template does not contain the
-    log's settings.
+    """Check the deployed API, because osls configures the access log only after it has deployed the template, which
+    does not contain the log's settings.
     """
     api = pipeline.aws("apigateway")
     [found] = [each for each in api.get_rest_apis()["items"] if each["name"].startswith("milkrun-")]

@@ -67,7 +67,7 @@ def test_only_throttled_records_are_resent_after_a_partial_failure(pipeline: Pip
         assert (answer.status, answer.body["accepted"]) == (202, 8)
         published = pipeline.published(device)
         assert ids(published) == ids(sent[1:]), (
-            "every record is published, except the first, which was throttled in each attempt"
+            "every record must be published except the first, which was throttled in each attempt"
         )
         assert len(published) == 7
 
@@ -101,7 +101,9 @@ def test_request_gets_503_if_kinesis_and_the_redrive_queue_both_fail(pipeline: P
             assert (answer.status, answer.body["code"]) == (503, "unavailable")
             kinesis.fault = None
             assert pipeline.post(sent).status == 202
-    assert pipeline.published(device) == [sent], "published although its object already existed"
+    assert pipeline.published(device) == [sent], (
+        "the repeated request must publish the event although its object exists"
+    )
 
 
 def test_invalid_claim_checks_do_not_block_valid_ones(pipeline: Pipeline, device: str) -> None:
@@ -114,7 +116,7 @@ def test_invalid_claim_checks_do_not_block_valid_ones(pipeline: Pipeline, device
     try:
         assert eventually(lambda: len(pipeline.published(device)) == 2)
     finally:
-        # Otherwise the invalid claim checks are retried for hours, and other tests need an empty queue.
+        # Otherwise the invalid claim checks would be retried for hours. Other tests need an empty queue.
         sqs.purge_queue(QueueUrl=queue)
 
 

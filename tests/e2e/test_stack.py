@@ -159,7 +159,7 @@ def test_s3_stores_its_objects_only_in_the_stacks_folder(stack, aws):
     assert not list(Path(tempfile.gettempdir()).glob(f"localstack*/{bucket}"))
 
 
-def test_exactly_one_of_twenty_concurrent_conditional_dynamodb_writes_succeeds(aws):
+def test_concurrent_dynamodb_writes_are_atomic(aws):
     dynamodb = aws("dynamodb")
     dynamodb.create_table(
         TableName="trial",
@@ -195,7 +195,7 @@ def test_exactly_one_of_twenty_concurrent_conditional_dynamodb_writes_succeeds(a
     assert dynamodb.get_item(TableName="trial", Key={"pk": {"S": "counter"}})["Item"]["n"] == {"N": "40"}
 
 
-def test_gzip_body_reaches_the_function_unchanged(stack, aws, deploy):
+def test_body_with_gzip_content_encoding_reaches_the_function_unchanged(stack, aws, deploy):
     name = deploy(
         """
         import json

@@ -68,7 +68,7 @@ def test_replay_labels_the_replayed_events_and_changes_no_visit(pipeline: Pipeli
         lambda: len(found := [e for e in pipeline.published(device) if "milkrun_replay" in e]) == 2 and found
     )
     assert {each["milkrun_replay"] for each in labelled} == {done.result["label"]}
-    # The consumer processes one more event of the same truck and fence after the replayed ones.
+    # The consumer processes this event after the replayed events, so its visit shows that they have been processed.
     assert pipeline.post(crossing(device, "enter", NOW)).status == 202
     after = eventually(lambda: len(found := pipeline.visits_of(device)) == 2 and found)
     assert after[:1] == before
@@ -122,7 +122,9 @@ def test_dbt_build_succeeds_while_events_arrive(pipeline: Pipeline, device: str)
 @pytest.fixture
 def _deployed(pipeline: Pipeline) -> None:
     if pipeline.is_local:
-        pytest.skip("LocalStack neither throttles, nor has gateway responses, nor evaluates these alarms")
+        pytest.skip(
+            "LocalStack does not throttle, has no gateway responses and does not evaluate these alarms"
+        )
 
 
 @pytest.mark.usefixtures("_deployed")
@@ -156,7 +158,7 @@ def test_requests_above_the_usage_plans_rate_get_429_and_retry_after(pipeline: P
     seconds = (datetime.now(UTC) - began).total_seconds()
     if not refused and count <= burst + rate * seconds:
         pytest.skip(
-            f"{count / seconds:.0f} requests per second from here do not exceed the plan's {rate:.0f}"
+            f"{count / seconds:.0f} requests per second from this machine do not exceed the plan's rate and burst"
         )
     assert refused[0].headers["content-type"].startswith("application/problem+json")
     assert int(refused[0].headers["retry-after"]) > 0

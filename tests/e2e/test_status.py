@@ -57,7 +57,7 @@ def test_status_reports_a_paused_pipe_and_the_next_command(pipeline: Pipeline) -
         found = parts(pipeline)["pipes"]
     finally:
         pipeline.rows(f"ALTER PIPE {pipe} SET PIPE_EXECUTION_PAUSED = FALSE")
-    assert found["level"] == "WARN"  # the alarm snowpipe-stopped pages nobody
+    assert found["level"] == "WARN"  # not FAIL, because the alarm snowpipe-stopped pages nobody
     assert "paused" in found["cause"]
     assert found["next"].startswith("milkrun warehouse")
 
@@ -105,7 +105,7 @@ def test_status_reports_a_row_that_is_not_an_event_and_trace_finds_its_object(pi
 def frozen(pipeline: Pipeline, name: str) -> Iterator[None]:
     process = Stack.of(dict(pipeline.environment)).processes.alive(name)
     if process is None:
-        pytest.skip("the stack was started elsewhere")
+        pytest.skip("the stack was started elsewhere, so its processes are unknown")
     os.kill(process.pid, signal.SIGSTOP)
     try:
         yield
@@ -132,4 +132,6 @@ def test_frozen_snowflake_does_not_delay_the_report_of_the_other_parts(pipeline:
     assert found["archive"]["level"] == "OK"
     assert found["pipes"]["level"] == "FAIL"
     assert "Snowflake: no answer" in found["pipes"]["cause"]
-    assert took < 40, "`status` waits 5 s for Snowflake; the rest allows for imports on a busy machine"
+    assert took < 40, (
+        "`status` must wait only 5 s for Snowflake; this limit allows for imports on a busy machine"
+    )

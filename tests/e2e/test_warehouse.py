@@ -75,7 +75,7 @@ def test_apply_dry_run_creates_nothing(aws: Aws, local: LocalProcess, tmp_path: 
 def test_apply_refuses_a_changed_pipe_and_recreate_replaces_it_without_losing_rows(stage: Stage) -> None:
     keys = [stage.put([event(f"before-{n}")]) for n in range(5)]
     stage.loaded(keys)
-    # Someone changed the pipe by hand, which discards its load history.
+    # Replace the pipe by hand, as an operator might. This discards its load history.
     (made,) = stage.query(f"DESC PIPE {stage.database}.RAW.EVENTS_PIPE")
     changed = made["definition"].replace("SKIP_FILE", "CONTINUE")
     stage.query(
@@ -192,7 +192,7 @@ class Late:
 
 
 @pytest.mark.slow
-def test_recreate_loads_a_file_once_if_its_notification_arrives_during_the_pause(stage: Stage) -> None:
+def test_recreate_pauses_the_pipe_again_if_a_late_notification_arrives_during_the_pause(stage: Stage) -> None:
     pipe = Pipe(stage.database, Kind.events)
     stage.loaded([stage.put([event("before")])])
     definition = next(d for d in _ddl(stage) if d.is_pipe and d.pipe == pipe.name)
@@ -207,7 +207,7 @@ def test_recreate_loads_a_file_once_if_its_notification_arrives_during_the_pause
         settling=timedelta(seconds=1),
         grace=timedelta(seconds=5),
     ).run()
-    assert warehouse.pauses == 3, "the first pause, the second pause, and the pause of the new pipe"
+    assert warehouse.pauses == 3, "the old pipe must be paused twice, and the new pipe once"
     assert stage.count() == 1
 
 
@@ -291,7 +291,7 @@ def test_failed_file_is_in_the_history_and_validate_names_its_invalid_line(stage
 def test_backfill_loads_each_object_without_a_notification_exactly_once(stage: Stage) -> None:
     notified = stage.put([event("notified")])
     stage.loaded([notified])
-    # Remove the bucket's notifications, so that the pipes learn of no new object.
+    # Remove the bucket's notifications, so that the pipes are not notified of new objects.
     stage.aws.s3.put_bucket_notification_configuration(Bucket=stage.bucket, NotificationConfiguration={})
     (Path(stage.folder) / "outputs.json").write_text(json.dumps(stage.outputs | {"topic_arn": stage.topic}))
     missed = [stage.put([event(f"missed-{n}")], received_at=MORNING + timedelta(hours=n)) for n in range(30)]

@@ -25,7 +25,7 @@ MISSING = [name for name in WANTED if name not in os.environ]
 
 pytestmark = [
     pytest.mark.snowflake,
-    pytest.mark.skipif(bool(MISSING), reason=f"no Snowflake account: {', '.join(MISSING)} not set"),
+    pytest.mark.skipif(bool(MISSING), reason=f"no Snowflake account: set {', '.join(MISSING)}"),
     pytest.mark.timeout(900),
 ]
 

@@ -20,7 +20,7 @@ from snowpipe.recreate import Recreation
 from snowpipe.settings import load
 from tests.unit.snowpipe.warehouse_stage import Stage
 
-pytestmark = pytest.mark.slow  # many changes of the warehouse, each compared with the DDL
+pytestmark = pytest.mark.slow  # each test changes or creates a warehouse and compares it with the DDL
 
 
 @pytest.fixture

@@ -98,8 +98,8 @@ def check_marts(facts: MartFacts) -> list[Breach]:
     staged = Counter(facts.staged)
     return [
         *(Breach("lost", f"{i} is not in staging") for i in truth.accepted.keys() - staged.keys()),
-        *(Breach("not sent", f"{i} in staging") for i in staged.keys() - truth.accepted.keys()),
-        *(Breach("duplicated", f"{i} in staging, {n} times") for i, n in staged.items() if n > 1),
+        *(Breach("not sent", f"{i} is in staging") for i in staged.keys() - truth.accepted.keys()),
+        *(Breach("duplicated", f"{i} is in staging {n} times") for i, n in staged.items() if n > 1),
         *_visits("the mart", facts.visits, {stay(*one) for one in _rule(truth.crossings, None)}),
     ]
 
@@ -308,7 +308,9 @@ def _warehouse(facts: Facts, truth: _Truth) -> Iterator[Breach]:
             yield Breach("lost", f"line {place[1]} of {place[0]} is not in RAW")
         for place, count in counts.items():
             if place not in lines:
-                yield Breach("not sent", f"RAW has line {place[1]} of {place[0]}")
+                yield Breach(
+                    "not sent", f"RAW has a row for line {place[1]} of {place[0]}, which is not in S3"
+                )
             elif count > 1:
                 yield Breach("duplicated", f"line {place[1]} of {place[0]} is in RAW {count} times")
         for row in rows:
@@ -332,7 +334,7 @@ def _rule(crossings: Sequence[GeofenceEvent], ended_at: datetime | None) -> set[
 
 def _visits[V: (Stay, OfPair)](store: str, found: Sequence[V], expected: set[V]) -> Iterator[Breach]:
     for twice in (s for s, n in Counter(found).items() if n > 1):
-        yield Breach("wrong visit", f"{store} has {_text(twice)} twice")
+        yield Breach("wrong visit", f"{store} has {_text(twice)} more than once")
     for missing in expected - set(found):
         yield Breach("wrong visit", f"{store} lacks {_text(missing)}")
     for extra in set(found) - expected:

@@ -34,8 +34,8 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"
 _API = "/_aws/execute-api/"
 _SCOPE = re.compile(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/")
 _LONGEST_SILENCE_S = 60.0
-# The maximum number of times that the caller of a connection is looked up. The first time may fail, because
-# /proc/net/tcp can omit a connection while others come and go. Phones are never found.
+# The maximum number of times that the caller of a connection is looked up. A lookup may fail, because /proc/net/tcp
+# can omit a connection while others are opened and closed. Phones are not separate processes, so they are never found.
 LOOKUPS = 5
 
 
@@ -202,7 +202,8 @@ class Proxy:
                 if rule is None
                 else await self._apply(rule, call, request, body)
             )
-        except (aiohttp.ClientError, TimeoutError):  # LocalStack does not respond, so neither does the proxy
+        except (aiohttp.ClientError, TimeoutError):
+            # LocalStack did not respond, so close the connection without a response.
             return _cut(request)
 
     async def _apply(self, rule: Rule, call: Call, request: web.Request, body: bytes) -> web.StreamResponse:

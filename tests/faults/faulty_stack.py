@@ -135,7 +135,7 @@ class FaultyStack:
         try:
             yield
         finally:
-            with suppress(ProcessLookupError):  # it has exited
+            with suppress(ProcessLookupError):  # Snowflake has exited
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
 
     def restart_snowflake(self) -> None:
@@ -227,12 +227,12 @@ class FaultyStack:
         return found
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[WarehouseRow]:
-        """Run a query and return its rows. If it fails, retry once in a new session: a test may have killed the
-        server.
+        """Run a query and return its rows. If it fails, retry once in a new session, because a test may have killed
+        the server.
         """
         try:
             return self.session.query(sql, parameters)
-        except Exception:  # whatever the connector raises for a lost server
+        except Exception:  # the connector raises various exceptions if the server was killed
             self._disconnect()
             return self.session.query(sql, parameters)
 

@@ -193,7 +193,8 @@ class Pipeline:
             failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
             for message in messages:
                 one: dict[str, object] = {"QueueUrl": url, "ReceiptHandle": message["receiptHandle"]}
-                if message["messageId"] in failed:  # otherwise an invisible message would seem to be gone
+                if message["messageId"] in failed:
+                    # Otherwise the message would stay invisible, and the queue would seem empty.
                     sqs.change_message_visibility(**one, VisibilityTimeout=0)
                 else:
                     sqs.delete_message(**one)
@@ -271,7 +272,7 @@ def pipeline(url: str, proxy: Proxy, local: LocalProcess) -> Iterator[Pipeline]:
             "LOG_LEVEL": "ERROR",
         }
         until_the_end.enter_context(patch.dict(os.environ, environment))
-        # Backoff only slows the tests down, because no real service has to recover.
+        # Backoff would only slow the tests down, because no real service has to recover.
         for module in (handler.redrive, handler.publish_with_retries):
             until_the_end.enter_context(patch.object(module, "BACKOFF_BASE_SECONDS", 0))
         for app in (handler.main._app, handler.redrive._app, consumer.main.app_of):

@@ -79,7 +79,7 @@ class TimedFault:
         return f"from {self.at_s:.1f} s for {self.lasts_s:.1f} s: {done}"
 
     def rule(self) -> Rule:
-        # A caller killed at every call could never make progress, so limit the number.
+        # A caller killed at every call could never make progress, so limit the number of kills.
         times = 3 if self.fault in (Fault.KILL_BEFORE, Fault.KILL_AFTER) else None
         return Rule(
             self.fault, self.service, self.operation, self.caller, self.share, times=times, seed=self.seed

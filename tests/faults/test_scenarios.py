@@ -270,7 +270,7 @@ def test_promises_hold_if_aws_hangs_for_six_seconds(scenario: Scenario) -> None:
     """LocalStack is paused while the functions' processes continue, so that no call gets a response."""
     with scenario.under_load():
         with scenario.faulty_stack.localstack_stopped():
-            time.sleep(6)  # part of the scenario: longer than the functions' timeout for a call
+            time.sleep(6)  # must exceed the functions' timeout for a call
         scenario.repaired()
 
 
@@ -307,7 +307,7 @@ def test_promises_hold_if_snowflake_is_killed_during_a_load(scenario: Scenario) 
             reading = Rule(Fault.SLOW, "s3", "GetObject", "snowflake", seconds=0)
             with scenario.broken(reading):
                 wait_until_applied(reading, 2)
-            time.sleep(chance.uniform(0, 0.05))  # part of the scenario: a random moment
+            time.sleep(chance.uniform(0, 0.05))  # Snowflake is killed at a random moment
             scenario.faulty_stack.kill_snowflake()
             scenario.faulty_stack.restart_snowflake()
         scenario.repaired()
@@ -343,7 +343,7 @@ def test_promises_hold_if_snowflakes_disk_is_full(scenario: Scenario) -> None:
             wait_for(
                 lambda: phones.settled >= min(phones.sent, settled + 30),
                 60,
-                "phones were blocked by Snowflake",
+                "Snowflake still blocked the phones",
             )
         if not scenario.faulty_stack.snowflake_runs:
             scenario.faulty_stack.restart_snowflake()

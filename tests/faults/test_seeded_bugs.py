@@ -42,7 +42,7 @@ type Faults = Callable[[], Sequence[Rule]]
 NO_HISTORY = "from local_snowflake.loader import Loader; Loader.loaded_by_pipe = lambda *_: set()"
 
 
-# --- faults; rules count their calls, so each run needs new ones
+# --- faults (a rule counts its calls, so each run needs new rules)
 
 
 def s3_refuses() -> Sequence[Rule]:

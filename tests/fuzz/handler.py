@@ -75,7 +75,7 @@ def try_one(data: bytes) -> None:
     # One call may be slow because of the machine, so use the median of five.
     if taken > 0.005 and how & 0x10 and costly.cpu_seconds(body, headers) > 0.005:
         size = max(inflated_size(body, headers), len(body))
-        # atheris's instrumentation multiplies the cost of Python code, but not of C, so confirm without it.
+        # atheris's instrumentation slows down Python code but not C, so confirm the excess in a process without it.
         excess = costly.excess(body, headers, size) and excess_in_new_process(body, headers, size)
         assert not excess, excess
     for key, stored in world.objects.items():

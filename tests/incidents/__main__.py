@@ -169,8 +169,8 @@ def refusing(service: str, **rule: Any) -> Callable[[Lab], None]:
 
 
 CAUSES = ExitStack()
-"""Ends the cause of the current incident before the repair: an outage ends by itself, and a full disk is cleared by
-hand.
+"""Closed before the repair, to end the cause of the current incident. An outage would end by itself, and an operator
+would free a full disk by hand.
 """
 
 
@@ -341,7 +341,9 @@ def try_one(lab: Lab, incident: Incident) -> Row:
     for command in incident.repair:
         code = lab.milkrun(*command).returncode
     if code != incident.exit_code:
-        row.problem = f"`milkrun {' '.join(command)}` ended with exit code {code}"
+        row.problem = (
+            f"`milkrun {' '.join(command)}` ended with exit code {code} instead of {incident.exit_code}"
+        )
         return row
     while incident.parts[0] not in REMEMBERED and part_of(incident, lab.status()):
         if time.monotonic() - began > REPAIRED_WITHIN_S:
@@ -414,7 +416,7 @@ def write(rows: Sequence[Row], page: Path = PAGE) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    # The argument contains parts of incidents' names, separated by commas.
+    # The argument lists parts of incidents' names, separated by commas; only incidents with one of these parts are run.
     only = arguments[0].lower().split(",") if arguments else [""]
     rows = []
     port = int(os.environ.get("MILKRUN_PORT", "6466"))
@@ -428,7 +430,9 @@ def main(arguments: Sequence[str]) -> int:
             if not any(part in incident.name.lower() for part in only):
                 continue
             if incident is DISK_FULL and not disk_is_small:
-                rows.append(Row(incident.name, said="skipped: only root can mount a small file system"))
+                rows.append(
+                    Row(incident.name, said="skipped, because only root can mount a small file system")
+                )
             else:
                 row = try_one(lab, incident)
                 print(

@@ -3,9 +3,9 @@
     python -m tests.load [--only functions,stack] [--rate 4] [--steady 240] [--write]
 
 The exit code is 1 if a pass criterion is not met (tests/load/pass_criteria.py), for example if memory leaks or an
-event is lost. `--write` puts the tables into docs/load.md; the plots in docs/images are always drawn. The test uses the
-running stack whose outputs file MILKRUN_E2E_OUTPUTS names; without this variable, it starts its own stack and deletes
-it afterwards.
+event is lost. `--write` puts the tables into docs/load.md; the plots in docs/images are drawn even without it. The
+test uses the running stack whose outputs file MILKRUN_E2E_OUTPUTS names; without this variable, it starts its own stack
+and deletes it afterwards.
 """
 
 import argparse

@@ -30,10 +30,11 @@ from ops.percentile import percentile
 from tests.load.leaks import Leak, estimate
 
 ROOT = Path(__file__).parents[2]
-VCPU_MB = 1769  # AWS Lambda Developer Guide, "Configure Lambda function memory": one vCPU
+# A function with this memory size has one vCPU (AWS Lambda Developer Guide, "Configure Lambda function memory").
+VCPU_MB = 1769
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 SECONDS = 4.0
-LIFE_SECONDS = 4 * 3600  # assumed lifetime of a busy environment: Lambda ends it after some hours
+LIFE_SECONDS = 4 * 3600  # assumed lifetime of a busy environment, which Lambda ends after some hours
 
 type Invocation = Mapping[str, object]
 type Entry = Callable[[Any, Any], object]
@@ -304,8 +305,9 @@ def swept(function: Function, sweep: Sequence[int] = SWEEP, seconds: float = SEC
 def summary(function: Function, steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the figures of the throughput curve: the knee, the measured maximum, and estimates for Lambda.
 
-    The rate is bounded by environments / `seconds_alone` and by 1 / CPU time per invocation; the knee is where the two
-    bounds intersect. (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
+    `seconds_alone` is the duration of an invocation when only one environment runs. The rate is bounded by
+    environments / `seconds_alone` and by 1 / CPU time per invocation; the knee is where the two bounds intersect.
+    (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978.)
     `seconds_on_lambda` is `seconds_alone`, recalculated for the share of a vCPU that a function with this memory size
     gets (VCPU_MB).
     """

@@ -41,7 +41,7 @@ def estimate(xs: Sequence[float], sizes: Sequence[float], allowed: float, noise:
     first = int(len(xs) * WARM_UP)
     points = list(zip(xs[first:], sizes[first:], strict=True))
     if len(points) < 8:
-        raise ValueError(f"{len(points)} samples of the steady phase are too few")
+        raise ValueError(f"{len(points)} samples after the warm-up are too few")
     slopes = sorted((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2) if a[0] != b[0])
     n = len(points)
     margin = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)

@@ -18,7 +18,8 @@ DRAIN_S = 180.0
 MIN_SAMPLES = 20
 
 # Allowed growth: a function's environment lives for some hours on AWS, and may use a tenth of its free memory
-# in four hours. The rest of the stack may grow to 2 GiB within a working day of eight hours.
+# in four hours. In a working day of eight hours, each other process may grow by as much as would bring
+# the whole stack to 2 GiB.
 FUNCTION_MB = {"ingest": 1024, "redrive": 512, "consume": 512, "check": 256}
 LIFE_S = 4 * 3600
 # The consumer caches the keys of the last 4,096 pairs and times; on a laptop it takes hours to fill this cache.
@@ -52,7 +53,7 @@ class Load:
             *([f"queues were not empty within {DRAIN_S:.0f} s"] if self.drained_s is None else []),
             *([] if self.reconciled else ["`milkrun reconcile` found differences"]),
             *(
-                [f"only {self.steady_samples} memory samples in the steady phase"]
+                [f"only {self.steady_samples} memory samples in the steady phase; {MIN_SAMPLES} are needed"]
                 if self.steady_samples < MIN_SAMPLES
                 else []
             ),

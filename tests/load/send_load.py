@@ -1,7 +1,7 @@
-"""Send each request when it is due, even if earlier ones have no response yet: up to SENDERS at the same time.
+"""Send each request when it is due, without waiting for earlier responses; at most SENDERS requests are concurrent.
 
-A sender that waits for responses slows down with the server, so its percentiles omit the requests that would
-have waited. Therefore a request's latency is measured from the time at which it is due.
+A sender that waits for each response slows down with the server, so its percentiles omit the time that later
+requests would have waited. Therefore a request's latency is measured from the time at which it is due.
 """
 
 import threading

@@ -146,7 +146,7 @@ class FunctionLogs:
             file.seek(self._read.get(path, 0))
             for line in file:
                 if not line.endswith(b"\n"):
-                    break  # still being written
+                    break  # this line is still being written
                 self._read[path] = self._read.get(path, 0) + len(line)
                 with suppress(ValueError):
                     found = json.loads(line)

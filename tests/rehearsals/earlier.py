@@ -16,7 +16,7 @@ import pytest
 from ops.osls import alone
 from ops.stage_outputs import ROOT
 
-COMMIT = "e556c79"  # the last one of 2026-11-23
+COMMIT = "e556c79"  # the last commit of 2026-11-23
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Earlier:
             files.extractall(folder, filter="data")
         for name in (".venv", ".venvs", "node_modules"):
             (folder / name).symlink_to(ROOT / name)
-        # Its packaging has no option for the certificates of company proxies.
+        # The earlier packaging has no option for the certificates of company proxies, so set uv's variable.
         return cls(folder, {**environment, "UV_SYSTEM_CERTS": "true"})
 
     def osls(self, *arguments: str) -> None:

@@ -86,7 +86,7 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
         before = kept(pipeline)
         functions = deployed_functions(pipeline)
 
-    # "Deploy" and "bootstrap": `make up` deploys and applies the DDL over the running stage.
+    # For the guide's steps "Deploy" and "bootstrap", `make up` deploys over the running stage and applies the DDL.
     stack.up()
     with opened(stack) as pipeline:
         assert kept(pipeline) == before
@@ -97,7 +97,8 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
             again = pipeline.post(*sent[TRUCKS[0]])
             assert again.body["object_key"] == key, "a repeated request must add no object"
 
-        # "Transfer dbt's tables to dbt's role", "Events identified by device and id": same rows after a full refresh.
+        # The guide's step "Transfer dbt's tables to dbt's role" and its section "Events identified by device and id".
+        # A full refresh must keep the same rows.
         for relations, schema in product(("TABLES", "VIEWS"), ("STAGING", "MARTS")):
             owner = "{db}_TRANSFORMER COPY CURRENT GRANTS"
             pipeline.rows(f"GRANT OWNERSHIP ON ALL {relations} IN SCHEMA {{db}}.{schema} TO ROLE {owner}")
@@ -106,7 +107,7 @@ def test_stage_with_data_is_upgraded_and_then_rolled_back(stack: Stack, earlier:
         assert pipeline.ops("warehouse", "dbt", "build", "--full-refresh").exit_code == 0
         assert contents(pipeline, columns) == marts
 
-        # One pair is migrated by its next event, all others by the command; a second run of the command finds none.
+        # One pair is migrated by its next event, all others by `move-visits`, which then finds no more.
         assert pipeline.post(crossing(TRUCKS[0], "enter", MORNING + timedelta(hours=2))).status == 202
         eventually(lambda: len(pipeline.visits_of(TRUCKS[0])) == 3, within=60)
         moved = pipeline.ops("move-visits", "--json")

@@ -163,7 +163,7 @@ class Fit:
 
     start: float
     per_million: float
-    exponent: float  # of growth between the smallest and the largest size, without the start; 1 is linear
+    exponent: float  # of the growth from the smallest to the largest size, without `start`; 1 means linear
     largest_error: float  # relative deviation of a measurement from the line
 
 
@@ -225,7 +225,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--fit",
         type=Path,
-        help="run no job; fit the results of earlier runs in this file, one JSON line per run",
+        help="instead of running jobs, fit a line to earlier results in this file (a line of JSON per run)",
     )
     parser.add_argument("--once", nargs=2, metavar=("FOLDER", "HOURS"), help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

@@ -217,7 +217,7 @@ def test_stream_killed_repeatedly_writes_each_row_exactly_once(tmp_path: Path) -
 def test_stream_with_a_new_checkpoint_is_refused_if_its_name_already_has_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Otherwise, the same windows would be counted in batches of both checkpoints."""
+    """If the stream were started, batches of both checkpoints would count the same windows."""
     Folder(tmp_path).write("streamed/live/trucks_inside/batch-000000.parquet", b"")
     with pytest.raises(SystemExit) as ended:
         stream_main(["--archive", str(tmp_path), "--name", "live", "--checkpoint", str(tmp_path / "new")])

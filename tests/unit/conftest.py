@@ -2,6 +2,6 @@
 
 from hypothesis import HealthCheck, settings
 
-# The time per example is meaningless on a machine that is shared with other test processes.
+# Set no deadline per example, because other test processes on this machine slow the tests down.
 settings.register_profile("milkrun", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("milkrun")

@@ -137,7 +137,7 @@ def test_reachable_address_is_used_after_unreachable_ones(monkeypatch: pytest.Mo
     with peer([ANSWER], 0) as url:
         addresses(monkeypatch, 3, url)
         monkeypatch.setattr(http, "CALL_SECONDS", 4)
-        monkeypatch.setattr(http, "CONNECT_SECONDS", 2)  # each address gets a quarter of it
+        monkeypatch.setattr(http, "CONNECT_SECONDS", 2)  # each of the four addresses gets a quarter of it
         assert endpoint("http://a.name.test").send("POST", "/", {}, b"{}").status == 200
 
 

@@ -86,7 +86,7 @@ def test_function_credentials_come_from_environment_variables(monkeypatch: pytes
 def test_failure_to_load_credentials_raises_credentials_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After an error that is not retryable, the handler would log a traceback, as for a bug."""
+    """CredentialsError is retryable. After any other error, the handler would log a traceback, as for a bug."""
 
     def fails(_: ContainerProvider) -> None:
         raise CredentialRetrievalError(provider="container-role", error_msg="timed out")

@@ -65,12 +65,12 @@ def test_reads_are_billed_per_4_kb_and_eventually_consistent_reads_cost_half() -
     put(aws, "b", padding=5000)
     keys = [{"pk": {"S": "p"}, "sk": {"S": sk}} for sk in ("a", "b", "missing")]
     aws.batch_get_item(RequestItems={"visits": {"Keys": keys, "ConsistentRead": True}})
-    assert aws.units["read"] == 2 + 2 + 1  # each item separately
+    assert aws.units["read"] == 2 + 2 + 1  # each item is rounded up separately
     aws.batch_get_item(RequestItems={"visits": {"Keys": keys}})
     assert aws.units["read"] == 5 + 2.5
     between = {":pk": {"S": "p"}, ":first": {"S": "a"}, ":last": {"S": "z"}}
     aws.query(TableName="visits", ExpressionAttributeValues=between, ConsistentRead=True)
-    assert aws.units["read"] == 7.5 + 3  # all items together
+    assert aws.units["read"] == 7.5 + 3  # the sum of the sizes is rounded up
 
 
 def test_capacity_units_and_notifications_of_one_visit_are_counted() -> None:

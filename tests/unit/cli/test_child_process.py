@@ -19,7 +19,8 @@ def test_output_and_exit_code_of_a_program_are_returned() -> None:
 
 def test_program_ends_by_itself_after_ctrl_c(tmp_path: Path) -> None:
     program = "import os, sys, time; os.kill(os.getppid(), 2); time.sleep(0.4); open(sys.argv[1], 'w')"
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores Ctrl-C
+    # A process that a shell starts in the background ignores SIGINT.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             run_to_end([*PYTHON, program, str(tmp_path / "queries-cancelled")])

@@ -32,7 +32,7 @@ class FakeTable:
     stored: dict[Key, Item] = field(default_factory=dict)
     before_access: Callable[[str], None] = lambda what: None
     requests: int = 0
-    # Keys for which an eventually consistent read returns the item before the last write
+    # Keys for which an eventually consistent read returns the item as it was before the last write
     stale: Callable[[Key], bool] = lambda key: False
     before: dict[Key, Item] = field(default_factory=dict)
 
