@@ -3,7 +3,7 @@
 from cli.environment import restart_if_needed
 
 if __name__ == "__main__":
-    restart_if_needed()  # before anything else is imported
+    restart_if_needed()  # before the other modules are imported
 
 import sys
 

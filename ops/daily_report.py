@@ -110,7 +110,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
                     )
                     for row in trucks
                 ],
-                "No truck visited a place.",
+                "No truck entered a place on this day.",
             ),
             Table(
                 "Missing exits",
@@ -124,7 +124,7 @@ def report(warehouse: Warehouse, database: str, day: date, zone: ZoneInfo, now: 
                     )
                     for row in missed
                 ],
-                "Every visit that ended has an exit event.",
+                "No visit that began on this day has a missing exit.",
             ),
             Table(
                 "Silent trucks",
@@ -337,7 +337,7 @@ def _day_name(text: str) -> str:
         if text in NAMED:
             return text
         day = date.fromisoformat(text)
-        if not 2000 <= day.year < 3000:  # in years 1 and 9999, midnight may overflow in UTC
+        if not 2000 <= day.year < 3000:  # in the years 1 and 9999, UTC times may overflow
             raise ValueError(text)
         return day.isoformat()
     except ValueError:
@@ -382,7 +382,7 @@ def command(
     if to_file is None:
         typer.echo(as_csv(made), nl=False)
         return
-    # The csv module writes its own line endings.
+    # Write bytes, so that the line endings of the csv module are not converted.
     to_file.write_bytes(
         (as_html(made) if to_file.suffix.lower() in (".html", ".htm") else as_csv(made)).encode()
     )

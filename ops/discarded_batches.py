@@ -23,7 +23,7 @@ def given_up(archive: Archive, prefix: str = ON_FAILURE) -> Iterator[tuple[str, 
     """
     for found in archive.objects(prefix):
         body = archive.body(found.key) if is_content(found.key, found.size) else None
-        if body is None:  # a folder marker, an empty object, or deleted since it was listed
+        if body is None:  # a folder marker or an empty object, or it was deleted after the listing
             continue
         try:
             yield found.key, _records(body)

@@ -87,7 +87,9 @@ def _value(text: str) -> object:
         return parse_json(text.encode("utf-8", "surrogatepass"))
     except InvalidEvent:
         if text[:1] in ("{", "["):
-            raise typer.BadParameter(f"{text!r} is not JSON") from None
+            raise typer.BadParameter(
+                f"{text!r} starts like a JSON object or array, but is not valid JSON"
+            ) from None
         return text
 
 

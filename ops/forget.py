@@ -1,4 +1,4 @@
-"""`milkrun forget`: delete all data of a person or a device from S3, DynamoDB and Snowflake, object by object.
+"""`milkrun forget`: delete all data of a person or a device from S3, DynamoDB and Snowflake.
 
 Every step can be repeated. The order of the steps ensures that no event of another person is missing at any time:
 
@@ -250,7 +250,8 @@ def forget(stage: Stage, subject: Subject, sqlite: Sequence[Path], bars: Progres
         return found_by, result
     change_claim_checks(stage, result)
     crossings = list(crossings_of(stage, pairs, objects))
-    # An interrupted run may have deleted the events from the visits table, where this run would look for them.
+    # Do not wait again if an interrupted run has waited successfully. That run may already have deleted the events from
+    # the visits table, where not_consumed looks for them.
     if not any(
         plan["request"] == result.plan.get("request") and plan.get("state") == CONSUMED for plan in plans
     ):

@@ -125,7 +125,8 @@ def _queried(
     waiting = whole.parts(ceil((whole.end - whole.start) / QUERY_RANGE))
     while waiting:
         some, waiting = waiting[:QUERIES_AT_ONCE], waiting[QUERIES_AT_ONCE:]
-        # In daemon threads, so that neither Ctrl-C nor an error waits for the other queries, which may take minutes.
+        # Run the queries in daemon threads, so that neither Ctrl-C nor an error waits for the other queries, which may
+        # take minutes.
         running = [started(partial(_query, client, group, name, span, request_id)) for span in some]
         for span, query in zip(some, running, strict=True):
             answer = query.result()
@@ -138,15 +139,15 @@ def _queried(
                 yield from _rows(rows, name, span)
             else:
                 matched = answer.get("statistics", {}).get("recordsMatched", 0)
-                # A quarter more parts than computed, because lines are not evenly distributed.
+                # Split the range into a quarter more parts than computed, because lines are not evenly distributed.
                 waiting = span.parts(max(2, ceil(matched / MAX_ROWS * 1.25))) + waiting
 
 
 def _query(client: "CloudWatchLogsClient", group: str, name: str, span: Span, request_id: str = "") -> Fields:
     """Run a Logs Insights query and return its complete result. Raises Refusal if the query fails.
 
-    If the range ends before the log group was created, or before its retention period, Logs Insights refuses the query
-    as malformed. The status of the result is then REFUSED.
+    If the range ends before the log group was created, or before the start of its retention period, Logs Insights
+    refuses the query as malformed. The status of the result is then REFUSED.
     """
     also = f' and request_id = "{request_id}"' if request_id else ""
     start = partial(

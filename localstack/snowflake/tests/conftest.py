@@ -1,4 +1,6 @@
-"""Fixtures: one moto (S3, SNS and SQS) and one local Snowflake per test run, one database and one bucket per test."""
+"""Fixtures: per test run, one moto server (S3, SNS and SQS) and one local Snowflake; per test, one database and one
+bucket.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

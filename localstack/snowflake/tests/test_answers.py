@@ -28,6 +28,7 @@ def test_large_result_is_returned_in_the_order_of_its_order_by_clause(
     warehouse.run(
         "CREATE TABLE NUMBERS AS SELECT MOD(SEQ4() * 7919, 50000) AS N FROM TABLE(GENERATOR(ROWCOUNT => 50000))"
     )
-    for _ in range(5):  # without preserve_insertion_order (engine.py), three of eight were out of order
+    # Without preserve_insertion_order (engine.py), three of eight results were out of order.
+    for _ in range(5):
         numbers = [row["N"] for row in warehouse.run(f"SELECT N FROM NUMBERS ORDER BY N {limit}")]
         assert numbers == sorted(numbers)

@@ -1,6 +1,8 @@
-"""Test that no statement, web page or other user of the machine can access another user's file or database.
-In fakesnow 0.12.1 or an earlier version of this package, each statement in this module read or wrote a file, or
-was executed by DuckDB instead of being refused.
+"""Test that statements cannot access files outside the data folder or the catalogs of DuckDB and fakesnow, that web
+pages cannot log in, and that the clock cannot be changed without the password.
+
+In fakesnow 0.12.1 or an earlier version of this package, each statement in this module accessed such a file
+or was executed by DuckDB instead of being refused.
 """
 
 import http.client

@@ -1,5 +1,5 @@
-"""Test a user's COPY INTO … FROM @stage: FILES, PATTERN, FORCE, ON_ERROR, transactions, and the
-table's own load history.
+"""Test COPY INTO … FROM @stage when a user executes it, without a pipe: the options FILES, PATTERN, FORCE,
+LOAD_UNCERTAIN_FILES and ON_ERROR, transactions, and the table's own load history.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +48,8 @@ def test_concurrent_copies_load_each_file_once(staged: Warehouse) -> None:
 
     with ThreadPoolExecutor(4) as at_once:
         answers = list(at_once.map(copy, range(4)))
-    assert sorted(answers) == [1, 1, 1, 10]  # "0 files processed", and a row with ten columns for each file
+    # A COPY that loads no file returns one column, the others return ten columns per file.
+    assert sorted(answers) == [1, 1, 1, 10]
     assert staged.count() == 3
 
 
@@ -129,12 +130,12 @@ def test_old_file_is_copied_only_with_load_uncertain_files_if_a_pipe_loaded_the_
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/old", {"_id": 2})
     with loading.local.days_later(65):
-        assert len(loading.run(loading.copy(options=options))[0]) == 1  # "0 files processed"
+        assert len(loading.run(loading.copy(options=options))[0]) == 1  # one column: "0 files processed"
         done = loading.run(loading.copy(options=f"LOAD_UNCERTAIN_FILES = TRUE {options}"))
         assert "LOADED" in {row["status"] for row in done}
 
 
-def test_old_file_is_copied_into_a_table_that_was_empty_until_recently(staged: Warehouse) -> None:
+def test_old_files_are_copied_if_the_first_load_into_the_table_was_recent(staged: Warehouse) -> None:
     with staged.local.days_later(65):
         assert len(staged.run(staged.copy(options="FILES = ('dt=1/a')"))) == 1
         assert len(staged.run(staged.copy())) == 2
@@ -158,7 +159,7 @@ def test_pattern_is_matched_against_the_whole_path(staged: Warehouse) -> None:
     assert len(staged.run(staged.copy(options="PATTERN = 'events/dt=1/.*'"))) == 2
 
 
-def test_files_together_with_pattern_is_refused(staged: Warehouse) -> None:
+def test_copy_with_both_files_and_pattern_is_refused(staged: Warehouse) -> None:
     assert "FILES together with PATTERN" in staged.refused(
         staged.copy(options="FILES = ('dt=1/a') PATTERN = 'x'")
     )
@@ -224,7 +225,7 @@ def test_copy_is_part_of_the_sessions_transaction(staged: Warehouse) -> None:
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_failed_copy_in_a_transaction_loads_no_file(staged: Warehouse, changes: bool) -> None:
-    staged.put("events/2", body=b"x" * 500_000)  # is read in another batch
+    staged.put("events/2", body=b"x" * 500_000)  # so large that COPY reads it in a second batch
     staged.run("BEGIN")
     if changes:
         staged.run(

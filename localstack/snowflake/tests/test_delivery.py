@@ -97,7 +97,7 @@ def test_processed_messages_are_deleted_in_batches_of_at_most_ten(monkeypatch: p
     assert sqs.deleted == [str(number) for number in range(25)]
 
 
-def test_file_is_loaded_once_if_its_message_is_delivered_twice(loading: Warehouse) -> None:
+def test_files_are_loaded_once_although_delivery_repeats_messages(loading: Warehouse) -> None:
     for number in range(60):
         loading.put(f"events/{number}", {"_id": number})
     loading.has_rows(60)

@@ -1,4 +1,4 @@
-"""Test corrections of fakesnow: NULL timestamps, its temporary folder, DESC TABLE and sequences."""
+"""Test the patches of fakesnow for NULL timestamps, temporary folders, DESC TABLE and sequences."""
 
 import os
 import subprocess

@@ -58,7 +58,7 @@ def test_long_statement_is_answered_with_the_url_of_its_result() -> None:
     asyncio.run(check())
 
 
-def test_repeated_request_joins_the_running_statement() -> None:
+def test_repeated_request_receives_the_result_of_the_running_statement() -> None:
     async def check() -> None:
         statements, insert, first, second = RunningStatements(), Insert(), Client(), Client()
         given_up = asyncio.create_task(statements.run("token", REQUEST, insert, first.receive, first.send))

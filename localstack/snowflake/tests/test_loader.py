@@ -1,5 +1,5 @@
 """Test, with a fake S3, that the loader loads each file exactly once, in any order and despite repeated messages
-and failed reads.
+and failed reads. Also test stalled pipes, error notifications and the search for invalid rows.
 """
 
 import io
@@ -187,7 +187,7 @@ def test_pipe_stalls_and_its_files_wait_if_the_rows_cannot_be_inserted(
     assert bench.ingest.waiting_since(pipe)[0] == 0
 
 
-def test_pending_file_is_counted_once_while_it_moves_to_the_waiting_files(
+def test_files_that_are_being_added_to_the_waiting_files_are_counted_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pipe = bench.pipe()
@@ -207,7 +207,7 @@ def test_pending_file_is_counted_once_while_it_moves_to_the_waiting_files(
     assert counts == [2]
 
 
-def test_loaded_file_whose_notification_arrives_again_does_not_wait_for_a_paused_pipe(bench: Bench) -> None:
+def test_repeated_notification_of_a_loaded_file_adds_no_pending_file_to_a_paused_pipe(bench: Bench) -> None:
     pipe = bench.pipe()
     bench.ingest.load_files(pipe, files(1))
     bench.catalog.set_pipe(pipe.name, "paused_on", bench.catalog.clock())
@@ -318,7 +318,7 @@ def test_missing_topic_does_not_delay_error_notifications_to_other_topics(bench:
     notices.send()
     assert sns.published == topics[1:]
     notices.send()
-    assert sns.tries == 2  # the missing topic is not tried again at once
+    assert sns.tries == 2  # the missing topic is not tried again immediately
     sns.gone, seconds[0] = set(), 5.0
     notices.send()
     assert sns.published == [topics[1], topics[0]]
@@ -364,7 +364,7 @@ def test_file_deleted_during_a_copy_aborts_it_only_if_the_files_option_lists_the
 
 
 def numbers(bench: Bench, count: int) -> tuple[Plan, LoadedFile]:
-    """Return a plan that loads numbers, and a file with `count` rows, the last but one of which is not a number."""
+    """Return a plan that loads numbers, and a file with `count` rows. The second-to-last row is not a number."""
     pipe = bench.pipe()
     bench.catalog.rows(f"ALTER TABLE {pipe.name.sql} ALTER v TYPE INTEGER")
     definition = pipe.definition.replace("$1", "$1::number")
@@ -372,7 +372,7 @@ def numbers(bench: Bench, count: int) -> tuple[Plan, LoadedFile]:
     return bench.loader.plan(replace(pipe, definition=definition)), LoadedFile(files(1)[0], Content(rows))
 
 
-def test_refused_row_among_thousands_is_found_with_few_inserts(
+def test_invalid_row_among_2000_is_found_with_fewer_than_50_inserts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, file = numbers(bench, 2000)

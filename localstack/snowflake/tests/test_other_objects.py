@@ -169,7 +169,7 @@ def test_alter_stage_changes_only_the_given_properties(warehouse: Warehouse) -> 
     assert "internal stage" in warehouse.refused("ALTER STAGE RAW.INTERNAL SET COMMENT = 'x'")
 
 
-def test_alter_stage_without_an_integration_does_not_link_a_replaced_one(
+def test_alter_stage_that_sets_only_a_comment_does_not_link_the_replaced_integration(
     warehouse: Warehouse, integration: str
 ) -> None:
     warehouse.table()

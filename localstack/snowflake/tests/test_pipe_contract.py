@@ -150,7 +150,7 @@ def test_refresh_with_modified_after_more_than_seven_days_ago_is_refused(loading
     assert "MODIFIED_AFTER" in loading.refused(refresh)
 
 
-def test_refresh_ignores_files_that_copy_has_loaded(loading: Warehouse) -> None:
+def test_refresh_ignores_files_that_a_copy_statement_has_loaded(loading: Warehouse) -> None:
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.stage("OTHER_STAGE", "other/")
     loading.table("OTHERS")
@@ -293,7 +293,7 @@ def test_refresh_includes_only_files_of_the_last_seven_days(loading: Warehouse) 
 def test_pipe_paused_for_over_14_days_is_stale_and_loses_its_queued_files(
     own_local: LocalProcess, warehouse_of: Callable[[LocalProcess], Warehouse]
 ) -> None:
-    # Messages are not repeated, because a late repetition would load the file after all.
+    # With --in-order, no message is delivered twice. Otherwise, a late duplicate could load the file after all.
     loading = warehouse_of(own_local.start("--in-order"))
     loading.run("ALTER PIPE RAW.EVENTS_PIPE SET PIPE_EXECUTION_PAUSED = TRUE")
     loading.put("events/a", {"_id": 1})

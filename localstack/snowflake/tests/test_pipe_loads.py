@@ -59,7 +59,7 @@ def test_file_with_invalid_json_fails_as_in_snowflake(loading: Warehouse) -> Non
     assert loading.count() == 0
 
 
-def test_only_unreadable_files_fail(loading: Warehouse) -> None:
+def test_unreadable_files_fail_without_affecting_other_files(loading: Warehouse) -> None:
     whole = gzip.compress(b'{"_id": 1}\n' * 1000)
     loading.put("events/cut", body=whole[: len(whole) // 2])
     loading.put("events/notes.txt", body=b"\x1f\x8b but no gzip")

@@ -1,4 +1,6 @@
-"""Test CREATE, ALTER, SHOW, DESC and DROP PIPE, and the restrictions on a pipe's COPY statement."""
+"""Test CREATE, ALTER, SHOW, DESC and DROP PIPE, the restrictions on a pipe's COPY statement, SYSTEM$PIPE_STATUS and
+COPY_HISTORY.
+"""
 
 import json
 
@@ -62,7 +64,7 @@ def test_show_pipes_shows_the_pattern_of_the_copy_statement(ready: Warehouse) ->
     assert [row["pattern"] for row in ready.run("SHOW PIPES")] == [".*[.]json"]
 
 
-def test_empty_topic_is_refused(ready: Warehouse) -> None:
+def test_create_pipe_with_an_empty_topic_is_refused(ready: Warehouse) -> None:
     ready.topic = ""
     with pytest.raises(DatabaseError, match="not the ARN of an SNS topic"):
         ready.pipe()
@@ -161,7 +163,9 @@ def test_create_pipe_fails_immediately_if_the_topic_does_not_exist(ready: Wareho
     assert ready.run("SHOW PIPES") == []
 
 
-def test_pipe_status_shows_received_forwarded_and_ingested_times(ready: Warehouse) -> None:
+def test_pipe_status_shows_when_messages_were_received_and_forwarded_and_files_ingested(
+    ready: Warehouse,
+) -> None:
     ready.pipe()
     assert ready.status()["executionState"] == "RUNNING"
     assert "lastIngestedTimestamp" not in ready.status()

@@ -159,7 +159,7 @@ def test_skipped_file_is_reported_only_while_the_error_integration_is_set(
     assert [failed["fileName"] for failed in message["messages"]] == ["seen"]
 
 
-def test_notification_integration_is_shown_and_unsupported_uses_are_refused(
+def test_notification_integration_is_shown_and_invalid_or_unsupported_uses_are_refused(
     loading: Warehouse, receive_notices
 ) -> None:
     described = {

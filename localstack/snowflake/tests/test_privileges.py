@@ -303,7 +303,9 @@ def test_show_with_limit_returns_the_first_visible_objects_by_name(loading: Ware
             assert [row["name"] for row in other.run(f"SHOW {show} LIMIT 1")] == ["T"]
 
 
-def test_only_the_schema_owner_may_grant_in_a_schema_with_managed_access(loading: Warehouse, role) -> None:
+def test_managed_access_lets_the_schema_owner_but_not_the_object_owner_grant_privileges(
+    loading: Warehouse, role
+) -> None:
     owner, reader = role(), role()
     for name, managed in (("OPEN", ""), ("MANAGED", "WITH MANAGED ACCESS")):
         loading.run(f"CREATE SCHEMA {loading.database}.{name} {managed}")
@@ -336,13 +338,11 @@ def test_grant_requires_ownership_or_grant_option_or_manage_grants(loading: Ware
         other.run(f"GRANT SELECT ON TABLE {loading.database}.RAW.T TO ROLE {reader}")
 
 
-def test_revoke_of_a_regranted_privilege_fails_or_revokes_the_dependent_grants_too(
-    loading: Warehouse, role
-) -> None:
+def test_revoke_fails_or_with_cascade_also_revokes_the_dependent_grants(loading: Warehouse, role) -> None:
     first = role("SELECT ON TABLE RAW.EVENTS")
     second = role()
     loading.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {first} WITH GRANT OPTION")
-    loading.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {first}")  # keeps the grant option
+    loading.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {first}")  # does not remove the grant option
     with loading.as_role(first) as granting:
         granting.run(f"GRANT SELECT ON TABLE RAW.EVENTS TO ROLE {second}")
     for revoke in ("REVOKE", "REVOKE GRANT OPTION FOR"):

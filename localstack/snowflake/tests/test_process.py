@@ -137,9 +137,8 @@ def test_second_process_on_the_same_folder_is_refused_with_a_one_line_error(loca
 def test_damaged_database_is_reported_with_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        __main__, "set_up_logging", lambda _: None
-    )  # it would change the logging of all tests
+    # The real set_up_logging would change the logging of all tests.
+    monkeypatch.setattr(__main__, "set_up_logging", lambda _: None)
     (tmp_path / "DAMAGED.db").write_bytes(b"not a database" * 1000)
     arguments = ["--port", "0", "--dir", str(tmp_path), "--aws-endpoint-url", "http://127.0.0.1:1"]
     done = CliRunner().invoke(__main__.app, arguments)
@@ -239,7 +238,7 @@ def test_loading_waits_while_aws_is_unavailable_and_then_continues(tmp_path: Pat
     local = LocalProcess(tmp_path / "snowflake", f"http://127.0.0.1:{port}")
     moto = None
     try:
-        local.start()  # AWS does not answer yet
+        local.start()  # moto is not running yet
         assert health(local)[0] == 200
         moto = Moto(port)
         aws = Aws(local.endpoint)

@@ -143,13 +143,14 @@ OTHER_CASE = (
 
 
 @pytest.mark.parametrize("statement", OTHER_CASE)
-def test_statement_on_a_name_that_differs_only_in_case_from_an_objects_is_refused(
+def test_statement_with_a_name_that_differs_only_in_case_from_an_existing_object_is_refused(
     session: connector.SnowflakeConnection, statement: str
 ) -> None:
     session.cursor().execute('CREATE TABLE IF NOT EXISTS "lower" (a INTEGER)')
     with pytest.raises(connector.errors.ProgrammingError, match="differs only in case"):
         session.cursor().execute(statement)
-    session.cursor().execute("DROP TABLE IF EXISTS LOWER")  # in Snowflake, it does not exist
+    # LOWER does not exist, so this statement must drop nothing.
+    session.cursor().execute("DROP TABLE IF EXISTS LOWER")
     session.cursor().execute('SELECT a FROM "lower"')
 
 

@@ -43,7 +43,7 @@ def test_a_role_that_is_not_granted_to_the_user_cannot_be_used(warehouse: Wareho
 
 def test_current_role_function_returns_the_role_in_use(warehouse: Warehouse, role) -> None:
     loader = role("LOADER")
-    warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")  # which ACCOUNTADMIN inherits
+    warehouse.run(f"GRANT ROLE {loader} TO ROLE SYSADMIN")  # ACCOUNTADMIN inherits SYSADMIN's roles
     assert warehouse.run("SELECT CURRENT_ROLE(), CURRENT_USER()") == [
         {"CURRENT_ROLE()": "ACCOUNTADMIN", "CURRENT_USER()": "MILKRUN"}
     ]
@@ -352,7 +352,7 @@ def test_grant_on_all_pipes_is_refused(loading: Warehouse, role) -> None:
     loading.run(f"GRANT MONITOR ON FUTURE PIPES IN SCHEMA {schema} TO ROLE {reader}")
 
 
-def test_ownership_cannot_be_granted_with_another_privilege(warehouse: Warehouse, role) -> None:
+def test_ownership_cannot_be_granted_together_with_another_privilege(warehouse: Warehouse, role) -> None:
     heir = role("HEIR")
     warehouse.run("CREATE TABLE RAW.T (i INT)")
     assert "OWNERSHIP" in warehouse.refused(f"GRANT OWNERSHIP, SELECT ON TABLE RAW.T TO ROLE {heir}")

@@ -1,5 +1,5 @@
-"""Test that dbt's SQL, and statements for which fakesnow returns wrong results, return correct results or are
-refused.
+"""Test SQL that dbt sends, and statements for which fakesnow returns wrong results. The local Snowflake must return
+the correct result or refuse the statement.
 """
 
 import json
@@ -128,7 +128,7 @@ def test_merge_with_two_source_rows_for_one_target_row_is_refused(numbers: Wareh
     assert rows(numbers) == [(1, 1), (2, 2)]
 
 
-def test_merge_that_deletes_a_row_for_two_source_rows_is_refused(numbers: Warehouse) -> None:
+def test_merge_with_two_source_rows_for_one_deleted_row_is_refused(numbers: Warehouse) -> None:
     message = numbers.refused(
         """MERGE INTO RAW.T USING (SELECT 1 AS id UNION ALL SELECT 1) AS s ON RAW.T.id = s.id
            WHEN MATCHED THEN DELETE"""

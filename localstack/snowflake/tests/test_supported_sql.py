@@ -44,7 +44,7 @@ def shown(value: object, kind: str) -> str:
 def session(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
     with local.connect() as connection:
         connection.cursor().execute("CREATE DATABASE VERIFIED")
-        connection.cursor().execute("CREATE SCHEMA VERIFIED.S")  # becomes the session's current schema
+        connection.cursor().execute("CREATE SCHEMA VERIFIED.S")  # also makes it the session's current schema
         yield connection
         connection.cursor().execute("DROP DATABASE VERIFIED")
 
