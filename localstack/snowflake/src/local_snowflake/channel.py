@@ -46,7 +46,7 @@ class Aws:
         key = (service, region or self.region)
         with self._lock:
             if key not in self._clients:
-                # An emulator accepts any key, but without a key boto3 would not sign requests at all.
+                # An emulator accepts any key, but boto3 sends no request without one.
                 keys = {} if self._session.get_credentials() else DUMMY_KEYS
                 make: Callable[..., Any] = self._session.client
                 self._clients[key] = make(

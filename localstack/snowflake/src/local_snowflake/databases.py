@@ -38,8 +38,8 @@ class Databases:
             )
 
     def create_schema(self, words: Words, scope: Scope) -> str | None:
-        """Return the CREATE SCHEMA statement with its clause WITH MANAGED ACCESS removed, because fakesnow does not
-        support the clause and it is recorded separately. Return None if the statement needs no change.
+        """Return the CREATE SCHEMA statement without WITH MANAGED ACCESS, which fakesnow does not support and which
+        `Change.follow` records. Return None if the statement does not contain this clause.
         """
         del scope
         for at in range(len(words.tokens) - 2):

@@ -23,7 +23,7 @@ class Delivery:
         latency: Latency = AT_ONCE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._random = random.Random(seed)  # not for secrets
+        self._random = random.Random(seed)  # not used for security
         self._late_share = late_share
         self._twice_share = twice_share
         self._latency = latency

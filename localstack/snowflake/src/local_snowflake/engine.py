@@ -74,7 +74,7 @@ class DurableFakeSnow(FakeSnow):
             config={
                 "lambda_syntax": "ENABLE_SINGLE_ARROW",
                 "memory_limit": memory_limit,
-                # Without this, an Arrow table of more than 2,048 rows loses the order of ORDER BY (DuckDB 2.0.0).
+                # Otherwise, an Arrow table of more than 2,048 rows loses the order of ORDER BY (DuckDB 2.0.0).
                 "preserve_insertion_order": True,
                 "temp_directory": str(folder / "spill"),
             },

@@ -49,7 +49,7 @@ class Integrations:
                 return status(f"{name} already exists, statement succeeded.")
             raise exists(name)
         integration_id = new_id()
-        # A specified external id is kept. Otherwise, each creation makes a new one, breaking the role's trust policy.
+        # A specified external id is kept. Otherwise, each creation makes a new id, breaking the role's trust policy.
         external_id = f"{self.catalog.account}_SFCRole=2_{integration_id[:12]}="
         self.catalog.put_integration(
             Integration(
