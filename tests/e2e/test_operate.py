@@ -98,7 +98,7 @@ def posted(pipeline: Pipeline, *events: dict[str, object]) -> str:
 
 
 def replayed(pipeline: Pipeline, device: str) -> list[dict[str, object]]:
-    """Return the device's replayed events on the stream: those with a replay label."""
+    """Return the device's events on the stream that have a replay label."""
     return [e for e in pipeline.published(device) if "milkrun_replay" in e]
 
 

@@ -42,11 +42,13 @@ def test_phones_get_202_during_a_kinesis_failure_and_their_events_arrive_afterwa
         kinesis.fault = fault
         answers = [pipeline.post(*batch, event(f"{device}-{n}")) for n, batch in enumerate(sent)]
         assert [answer.status for answer in answers] == [202] * 3
-        assert kinesis.seen > 3, "retried within the request"
+        assert kinesis.seen > 3, "the function must retry within the request"
         if fault is not Fault.CUT_AFTER:
             assert all(pipeline.published(f"{device}-{n}") == [] for n in range(3))
         for answer, batch in zip(answers, sent, strict=True):
-            assert pipeline.archived(answer.body["object_key"])[:2] == batch, "archived nevertheless"
+            assert pipeline.archived(answer.body["object_key"])[:2] == batch, (
+                "the events must be archived nevertheless"
+            )
 
         kinesis.fault = None
         for n, batch in enumerate(sent):

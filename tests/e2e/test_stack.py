@@ -29,7 +29,7 @@ from tools.stack import localstack
 from tools.stack.processes import Process, descendants
 from tools.stack.stack import Stack
 
-pytestmark = pytest.mark.slow  # starts a second LocalStack; `make packages` tests the plugin alone
+pytestmark = pytest.mark.slow  # the tests start a second LocalStack; `make packages` tests only the plugin
 ROLE = "arn:aws:iam::000000000000:role/trial"
 
 
@@ -145,13 +145,16 @@ def test_log_of_an_invocation_is_written_to_cloudwatch_and_to_the_log_file(stack
 
 def test_unwritable_log_file_does_not_affect_the_response(stack, aws, deploy):
     name = deploy("def handler(request, context): return 'done'")
-    # Because the path is a folder, writing the log fails, as on a full disk.
+    # Create a folder at the log file's path, so that writing the log fails, as on a full disk.
     (stack.settings.lambda_log_folder / f"{name}.log").mkdir()
     assert call(aws, name)[0] == "done"
 
 
 def test_s3_stores_its_objects_only_in_the_stacks_folder(stack, aws):
-    bucket, body = f"trial-{uuid4().hex[:8]}", os.urandom(2_000_000)  # too large to stay in memory
+    bucket, body = (
+        f"trial-{uuid4().hex[:8]}",
+        os.urandom(2_000_000),
+    )  # too large for LocalStack to keep in memory
     aws("s3").create_bucket(Bucket=bucket)
     aws("s3").put_object(Bucket=bucket, Key="k", Body=body)
     assert aws("s3").get_object(Bucket=bucket, Key="k")["Body"].read() == body
@@ -261,7 +264,7 @@ def socket_links(pid: int) -> list[str]:
         try:
             links.append(str(path.readlink()))
         except OSError:
-            continue  # closed in the meantime
+            continue  # the file was closed in the meantime
     return links
 
 

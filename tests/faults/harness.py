@@ -66,8 +66,8 @@ class Scenario:
     def morning(
         self, *, begins_at: datetime | None = None, trucks: int = 3, first_truck: int = 0
     ) -> list[Post]:
-        """Return a morning's requests, about 50: delivery rounds with duplicates, late bursts, conflicting
-        versions of events, and invalid events.
+        """Return the requests that the trucks send in a morning (about 50 from three trucks). They contain duplicates,
+        late bursts, conflicting versions of events, and invalid events.
         """
         return contradicted(
             posts(

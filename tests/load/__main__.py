@@ -28,8 +28,8 @@ from tools.stack.stack import Stack
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "load.md"
 IMAGES = ROOT / "docs" / "images"
-# The function, the number of invocations, and the seconds that one invocation takes on Lambda. The numbers are
-# large enough to distinguish a leak from the growth that allocators cause.
+# The function, the number of invocations, and the seconds that one invocation takes on Lambda. There are enough
+# invocations to distinguish a leak from the growth that allocators cause.
 LEAKS = (
     (functions.FUNCTIONS["ingest@20"], 3000, 0.038),
     (functions.FUNCTIONS["redrive"], 300, 0.49),

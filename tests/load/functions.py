@@ -404,7 +404,7 @@ def _measure_memory(
 def leak_of(
     function: Function, calls: int, seconds_per_call: float, leak: Callable[[Invocation], None] | None = None
 ) -> Leak:
-    """Estimate a function's memory growth per invocation. The limit allows it to fill a tenth of its
+    """Estimate a function's memory growth per invocation. The limit allows the function to fill a tenth of its
     free memory during the assumed lifetime of a busy environment.
     """
     every = max(1, calls // 100)

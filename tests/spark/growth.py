@@ -159,7 +159,7 @@ def measured(command: Sequence[str], cores: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Fit:
-    """The fitted line `start + per_million * events / 1e6`, in CPU seconds. It minimises relative errors."""
+    """The fitted line `start + per_million * events / 1e6`, in CPU seconds. It minimises the relative errors."""
 
     start: float
     per_million: float
