@@ -46,7 +46,7 @@ def serve(
     latency: Annotated[
         str,
         typer.Option(
-            help="Delay of each message between the queue and the pipe in seconds: 30, or a random time such as 5-60."
+            help="Seconds between receiving a message and passing it to the pipe: a number, or a range such as 5-60."
         ),
     ] = "0",
     days_ahead: Annotated[

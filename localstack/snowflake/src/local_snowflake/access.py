@@ -86,7 +86,7 @@ class Access:
         for integration in self.catalog.integrations():
             yield "INTEGRATION", integration.name, ADMINISTRATOR
 
-    # ---- questions
+    # ---- lookups
 
     def existing(self, kind: str, name: str) -> str:
         """Return the owner of an object, or raise an error if the object does not exist."""

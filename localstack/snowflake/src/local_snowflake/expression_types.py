@@ -54,7 +54,7 @@ def typed(name: str, node: exp.Expr, *more: exp.Expr, kind: str = SCALAR) -> exp
     overloads (`any_macros` in `duckdb_macros.py`).
 
     The call passes the argument and its type. If the type is known here, it is passed as a literal and not as
-    `typeof(argument)`: the argument then occurs only once, which makes binding a statement with many casts
+    `typeof(argument)`, so that the argument occurs only once, which makes binding a statement with many casts
     several times faster.
     """
     family = name.removeprefix("try_")

@@ -93,7 +93,7 @@ async def _answer_of(statement: Statement) -> list[Message]:
         if not messages:
             raise
         # After an exception, Starlette sends an error response and then raises the exception again. The response is
-        # complete by then, and `_at_once` in server.py has logged it.
+        # complete by then, and has been logged by `_at_once` in server.py.
     return messages
 
 
