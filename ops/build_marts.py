@@ -12,7 +12,7 @@ from ops.stage_outputs import ROOT
 def build_marts(environment: Mapping[str, str], *arguments: str) -> bool:
     """Run `milkrun warehouse dbt build …`; return whether it succeeded.
 
-    The output is shown only if the command fails.
+    If it fails, the end of its output is shown.
     """
     command = [sys.executable, "-m", "snowpipe", "dbt", "build", *arguments]
     piped = subprocess.PIPE

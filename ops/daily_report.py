@@ -1,4 +1,4 @@
-"""`milkrun report`: write a report on one day of the fleet, from the marts, as HTML or CSV.
+"""`milkrun report`: write a report on one day of the fleet, from staging and marts, as HTML or CSV.
 
 A day begins at midnight in the stage's time zone (fleetTimeZone). Collections, litres and visits count for
 the day on which the truck entered the place. If a visit at an exclusive place has no exit event but the truck
@@ -234,7 +234,7 @@ class _Marts:
         found: list[list[object]] = [
             [" ".join(filter(None, (row["outcome"], row["code"]))), int(row["events"])] for row in rows
         ]
-        return [*found, ["different contents sent for a known event id", conflicts]] if conflicts else found
+        return [*found, ["sent again with different content", conflicts]] if conflicts else found
 
     def _asked(self, sql: str) -> list[Row]:
         """Run a statement whose two parameters are the beginning and the end of the day; return its rows."""
@@ -281,7 +281,7 @@ def as_html(report: Report) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>Milkrun, {day}</title><style>{STYLE}</style></head><body><main><h1>{day}</h1>"
-        f"<p>From midnight to midnight, {_escaped(report.zone.key)}. Made from the marts at"
+        f"<p>From midnight to midnight, {_escaped(report.zone.key)}. Created at"
         f" {_local(report.made_at, report.zone)}.</p>{notes}<dl>{totals}</dl>"
         f"{''.join(map(_html_table, report.tables))}</main></body></html>\n"
     )

@@ -45,7 +45,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Lookup:
-    """The call that shows whether a resource with a given name exists; an error code in `free` means that none does."""
+    """The call that looks up a resource by name; an error code in `free` means that no resource has this name."""
 
     name_property: str
     service: str
@@ -78,7 +78,7 @@ def _firewall(wafv2: Client, name: str, _: Account) -> object:
 
 
 LOOKUPS: Mapping[str, Lookup] = {
-    # 403 means that another account has the bucket; bucket names are global.
+    # 403 means that the bucket belongs to another account, because bucket names are unique across accounts.
     "AWS::S3::Bucket": Lookup("BucketName", "s3", lambda c, n, _: _taken_bucket(c, n), ("404",)),
     "AWS::Kinesis::Stream": Lookup(
         "Name", "kinesis", lambda c, n, _: c.describe_stream_summary(StreamName=n)

@@ -90,7 +90,7 @@ def test_report_lists_totals_places_missing_exits_silent_trucks_and_data_quality
     ]
     assert tables["Silent trucks"] == [("truck-9", "2026-11-20 10:00")]
     assert tables["Data quality"] == [
-        ["accepted", 90], ["rejected missing_id", 3], ["different contents sent for a known event id", 2],
+        ["accepted", 90], ["rejected missing_id", 3], ["sent again with different content", 2],
     ]  # fmt: skip
 
 

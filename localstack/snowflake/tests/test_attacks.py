@@ -103,7 +103,7 @@ def database(local: LocalProcess) -> Iterator[connector.SnowflakeConnection]:
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
-def test_statement_for_duckdb_or_for_files_outside_the_data_folder_is_refused(
+def test_duckdb_statement_or_access_to_files_outside_the_data_folder_is_refused(
     database: connector.SnowflakeConnection, files: tuple[Path, Path], statement: str
 ) -> None:
     file, made = files
@@ -189,7 +189,7 @@ def test_changing_the_clock_requires_the_password(own_local: LocalProcess) -> No
 
 
 @pytest.mark.parametrize("body", ['{"days_ahead": NaN}', '{"days_ahead": 1e300}', "{}", "x"])
-def test_invalid_time_for_the_clock_is_refused(local: LocalProcess, body: str) -> None:
+def test_invalid_request_to_change_the_clock_is_refused(local: LocalProcess, body: str) -> None:
     call = http.client.HTTPConnection("127.0.0.1", local.port, timeout=10)
     call.request("PUT", "/clock", body)
     assert call.getresponse().status == 400

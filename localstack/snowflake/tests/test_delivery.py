@@ -75,7 +75,7 @@ class Sqs:
     def __init__(self) -> None:
         self.deleted: list[str] = []
 
-    def create_queue(self, QueueName: str) -> dict[str, str]:  # boto3's parameter names
+    def create_queue(self, QueueName: str) -> dict[str, str]:  # parameters are named as in boto3
         return {"QueueUrl": QueueName}
 
     def get_queue_attributes(self, **_: object) -> dict[str, dict[str, str]]:

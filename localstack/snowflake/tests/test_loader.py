@@ -51,7 +51,7 @@ class FlakyS3:
         self.gone: set[str] = set()
         self.archived: set[str] = set()
 
-    def get_object(self, Bucket: str, Key: str) -> dict[str, object]:  # boto3's parameter names
+    def get_object(self, Bucket: str, Key: str) -> dict[str, object]:  # parameters are named as in boto3
         if Key in self.down:
             raise refusal("SlowDown", 503)
         if Key in self.gone:
@@ -293,7 +293,7 @@ class FakeSns:
         assert (service, region) == ("sns", "eu-west-1")
         return self
 
-    def publish(self, TopicArn: str, Message: str) -> None:  # boto3's parameter names
+    def publish(self, TopicArn: str, Message: str) -> None:  # parameters are named as in boto3
         self.reported += len(json.loads(Message)["messages"])
         self.tries += 1
         if len(Message) > 256 * 1024:

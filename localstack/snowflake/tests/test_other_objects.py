@@ -138,7 +138,7 @@ def test_object_cannot_be_created_in_a_schema_or_database_that_does_not_exist(
         ("CREATE ROLE R DESCRIPTION = 'x'", "invalid property 'DESCRIPTION'"),
     ],
 )
-def test_invalid_option_of_create_is_refused(warehouse: Warehouse, sql: str, error: str) -> None:
+def test_invalid_or_missing_option_of_create_is_refused(warehouse: Warehouse, sql: str, error: str) -> None:
     assert error in warehouse.refused(sql)
 
 
@@ -361,7 +361,9 @@ def test_create_database_if_not_exists_does_not_recreate_the_dropped_schema_publ
     assert "PUBLIC" not in shown
 
 
-def test_information_schema_lists_tables_and_views_with_owners_and_texts(warehouse: Warehouse) -> None:
+def test_information_schema_shows_owners_of_tables_and_views_and_definitions_of_views(
+    warehouse: Warehouse,
+) -> None:
     """Source: Snowflake's pages "TABLES view" and "VIEWS view"."""
     text = f"CREATE VIEW {warehouse.database}.RAW.V AS SELECT id AS n FROM {warehouse.database}.RAW.T"
     warehouse.run("CREATE TABLE RAW.T (id INT)")

@@ -35,7 +35,7 @@ def health(local: LocalProcess) -> tuple[int, dict[str, object]]:
     return answer.status, json.loads(answer.read())
 
 
-def test_process_killed_at_random_moments_loses_and_duplicates_no_rows(
+def test_process_killed_at_random_moments_neither_loses_nor_duplicates_rows(
     own_local: LocalProcess, aws: Aws
 ) -> None:
     loading = Warehouse(own_local.start(), aws).with_pipe()

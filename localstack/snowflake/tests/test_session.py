@@ -111,7 +111,7 @@ def test_ddl_commits_the_open_transaction(numbers: Warehouse) -> None:
         "GRANT SELECT ON TABLE RAW.T TO ROLE PUBLIC",
     ],
 )
-def test_ddl_for_other_objects_commits_the_open_transaction(numbers: Warehouse, ddl: str) -> None:
+def test_stage_ddl_and_grant_commit_the_open_transaction(numbers: Warehouse, ddl: str) -> None:
     numbers.run("BEGIN")
     numbers.run("INSERT INTO RAW.T VALUES (3, 3)")
     numbers.run(ddl)
@@ -345,7 +345,7 @@ def test_several_statements_in_one_request_are_refused(numbers: Warehouse) -> No
 
 
 @pytest.mark.parametrize("text", [";", "a;b", "SYSTEM$FOO", "LOAD_HISTORY"])
-def test_text_in_a_string_is_not_read_as_a_semicolon_or_function(warehouse: Warehouse, text: str) -> None:
+def test_semicolon_or_function_name_in_a_string_is_read_as_text(warehouse: Warehouse, text: str) -> None:
     assert warehouse.run(f"SELECT '{text}' AS T") == [{"T": text}]
 
 
@@ -418,7 +418,7 @@ def test_session_has_no_current_database_after_its_database_is_dropped(numbers: 
     assert not (numbers.local.folder / "GONE_DB.db").exists()
 
 
-def test_session_has_no_current_database_or_schema_until_use_is_executed(warehouse: Warehouse) -> None:
+def test_new_session_has_no_current_database_or_schema_until_use_is_executed(warehouse: Warehouse) -> None:
     asked = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA()"
     with warehouse.local.connect() as connection, connection.cursor() as cursor:
         assert cursor.execute(asked).fetchall() == [(None, None)]
