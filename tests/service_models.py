@@ -176,7 +176,8 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def _size(shape: Shape, size: float, where: str, unit: str, form: Form) -> Iterator[str]:
     lower, upper = shape.metadata.get("min") if form.lower_bounds else None, shape.metadata.get("max")
     if (lower is not None and size < lower) or (upper is not None and size > upper):
-        yield f"{where} has {size} {unit} (minimum {lower}, maximum {upper})"
+        found = f"has {size} {unit}" if unit else f"is {size}"
+        yield f"{where} {found} (minimum {lower}, maximum {upper})"
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def test_pipe_that_cannot_load_its_queued_files_is_recreated_without_waiting(sta
     broken = eventually(lambda: json.loads(stage.one(state)), lambda s: s["pendingFileCount"] == 3)
     assert broken["executionState"] == "STOPPED_STAGE_DROPPED"
 
-    assert broken["executionState"] in pipe_health.NEED_RECREATE  # otherwise recreate would skip the pipe
+    assert broken["executionState"] in pipe_health.NEED_RECREATE  # otherwise `recreate` would skip the pipe
     began = time.monotonic()
     pipe = Pipe(stage.database, Kind.events)
     recreation = Recreation(

@@ -214,7 +214,7 @@ def main(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def run(soak: Soak, seed: int, first: int, seconds: float) -> int:
     end = time.monotonic() + seconds
-    totals = {"chapters": 0, "requests": 0, "events": 0, "5xx": 0}
+    totals = {"chapters": 0, "requests": 0, "events": 0, "failed attempts": 0}
     for n in count(first):
         if time.monotonic() > end:
             break
@@ -228,7 +228,7 @@ def run(soak: Soak, seed: int, first: int, seconds: float) -> int:
             "chapters": totals["chapters"] + 1,
             "requests": totals["requests"] + len(result.exchanges),
             "events": totals["events"] + result.events,
-            "5xx": totals["5xx"] + result.failures,
+            "failed attempts": totals["failed attempts"] + result.failures,
         }
         print(
             f"chapter {n}: {len(faults)} faults, {len(result.exchanges)} requests, "

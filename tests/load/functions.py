@@ -344,7 +344,7 @@ def seconds_while_throttled(calls: int = 200) -> float:
 
 
 def _result_of(context: ForkContext | SpawnContext, target: Callable[..., None], *arguments: object) -> Any:
-    """Run `target(*arguments, results)` in a child process, and return what it sends to `results`.
+    """Run `target(*arguments, results)` in a child process, and return the object that it sends to `results`.
 
     Raises EOFError if the child process ends without a result.
     """

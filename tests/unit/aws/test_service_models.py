@@ -52,6 +52,12 @@ def test_request_that_violates_the_model_is_rejected(case):
         check(service_model(service).operation_model(operation), request)
 
 
+def test_number_outside_its_limits_is_reported_with_the_limits():
+    operation = service_model("kinesis").operation_model("GetRecords")
+    with pytest.raises(ModelError, match=r"\.Limit is 10001 \(minimum 1, maximum 10000\)$"):
+        check(operation, {"ShardIterator": "a", "Limit": 10001})
+
+
 def test_valid_request_is_accepted_both_as_arguments_and_as_an_http_body():
     request = {"StreamName": "milkrun-dev-geofence", "Records": [RECORD] * 500}
     check(service_model("kinesis").operation_model("PutRecords"), request)
