@@ -1,6 +1,7 @@
 """Use a temporary AIRFLOW_HOME.
 
-Airflow reads its settings when it is imported, so they are set here: pytest runs this file before the tests.
+Airflow reads its settings when it is imported. They are set here, because pytest runs this file before it imports the
+test modules.
 """
 
 import atexit

@@ -43,17 +43,21 @@ def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
         ("90", timedelta(minutes=90)),
     ],
 )
-def test_runs_have_fixed_times_that_include_0020_if_cron_can_express_the_interval(
+def test_schedule_is_a_cron_expression_that_includes_0020_or_otherwise_a_timedelta(
     monkeypatch: pytest.MonkeyPatch, minutes: str, schedule: str | timedelta
 ) -> None:
-    """The run at 00:20 tests every row. With a timedelta, the first run begins when Airflow first sees the DAG."""
+    """Only the run in the hour after midnight tests every row. With a timedelta, the times of the runs depend on
+    when Airflow first sees the DAG.
+    """
     monkeypatch.setenv("MILKRUN_FRESHNESS_MINUTES", minutes)
     bag = DagBag(str(DAGS / "milkrun_hourly.py"), safe_mode=False)
     assert bag.dags["milkrun_hourly"].schedule == schedule
 
 
 @pytest.mark.parametrize("name", ["milkrun_hourly", "milkrun_backfill"])
-def test_tasks_run_in_order_and_compaction_follows_repair(dags: dict[str, DAG], name: str) -> None:
+def test_compaction_follows_repair_and_quality_follows_all_tasks_except_compaction(
+    dags: dict[str, DAG], name: str
+) -> None:
     dag = dags[name]
     assert upstream(dag, "repair") == {"reconcile"}
     assert upstream(dag, "compact") == {"reconcile", "repair"}

@@ -1,6 +1,6 @@
 """Test that a complete Airflow run, on its own stack, reloads rows that were deleted from the warehouse.
 
-With MILKRUN_E2E_OUTPUTS=<outputs.json>, the test uses that running stack instead, and does not stop it.
+With MILKRUN_E2E_OUTPUTS=<outputs.json>, the test uses the running stack that this file describes, and does not stop it.
 """
 
 import json
@@ -49,7 +49,9 @@ class Stack:
         return rows
 
     def reconciled(self, code: int, since: str) -> None:
-        """Run `ops reconcile` repeatedly until it exits with `code`, because it ignores events of the last minute."""
+        """Run `ops reconcile` until it exits with `code`. This takes several runs, because each ignores events of the
+        last minute.
+        """
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             ended = subprocess.run(
@@ -112,7 +114,7 @@ def test_backfill_repairs_and_transforms_the_warehouse_and_compacts_the_archive(
     compared = json.loads(stack.run(PYTHON, "-m", "glue.compare", *archive).splitlines()[0])
     assert (compared["missing"], compared["extra"], compared["different"]) == (0, 0, 0)
 
-    # Run the same steps again without Airflow. They find nothing left to do.
+    # Run the same steps again without Airflow: nothing is left to repair or compact.
     night = stack.run(PYTHON, "-m", "ops.nightly", "--from", range_["from"], "--to", range_["to"])
     steps = {step["step"]: step for step in map(json.loads, night.splitlines())}
     assert list(steps) == ["reconcile", "repair", "transform", "compact", "quality"]

@@ -104,10 +104,13 @@ def main(argv: Sequence[str]) -> int:
         help="latest.json of an earlier run, whose figures are printed beside the new ones",
     )
     parser.add_argument(
-        "--rows", help="numbers of rows in the histories of the part marts, such as 1000000,10000000"
+        "--rows",
+        help="sizes of the histories that the part marts measures, in rows, such as 1000000,10000000",
     )
     parser.add_argument(
-        "--page", action="store_true", help="measure nothing, only write docs/performance.md and its plots"
+        "--page",
+        action="store_true",
+        help="write docs/performance.md and its plots from stored figures, without measuring",
     )
     arguments = parser.parse_args(argv)
     wanted = arguments.only.split(",")

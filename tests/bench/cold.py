@@ -44,7 +44,7 @@ print(json.dumps([time.process_time() - began, len(sys.modules)]))
 """
 BUILD = {
     "ours": "import handler.main; handler.main._app()",
-    # jwt imports the packages that verify a token. The provider's keys are not fetched, which takes hardly any CPU.
+    # jwt imports the packages that verify a token. The provider's keys are not fetched: fetching takes hardly any CPU.
     "identity": "import handler.main; handler.main._app(); import jwt",
     "naive": "import peers.naive",
     "powertools": "import peers.powertools",

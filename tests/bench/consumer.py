@@ -28,7 +28,7 @@ from tests.unit.consumer.fakes import FakeSetAside
 from tests.unit.consumer.strategies import as_json, batch_of, event
 
 type Batch = Mapping[str, Any]
-"""A batch as Lambda passes it."""
+"""A batch of Kinesis records, as Lambda passes it to the function."""
 type Run = Callable[[Batch], object]
 CALL_SECONDS = 0.005
 # Kind of an event, and seconds since the start of its visit
@@ -66,7 +66,8 @@ SHAPES = {
     "500": rounds(50, 5),
     # 500 events of 50 devices, each of which enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # 200 events each: of 20 devices at five fences, of 200 pairs of a device and a fence, and of one such pair
+    # 200 events each: of 20 devices at five fences; of 200 pairs of a device and a fence (only arrivals);
+    # of one such pair
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),
@@ -176,7 +177,7 @@ def own_cpu(shape: str, rounds_: int = 15) -> Figures:
     datas = [padded(data) for data in SHAPES[shape]]
     spent, loads = [], []
     batch = batch_of(datas)
-    progress(f"measuring the consumer's own CPU time with {shape} events")
+    progress(f"measuring the consumer's own CPU time with the batch `{shape}`")
     for _ in range(rounds_):
         aws = Aws(0)
         run = ours(aws, Inline())

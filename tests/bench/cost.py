@@ -63,7 +63,7 @@ def ingest_work() -> dict[str, dict[str, float]]:
         handlers["ours"] = handlers.pop("handler")
         cpu: dict[str, Points] = {name: [] for name in PEERS}
         for size in SIZES:
-            progress(f"measuring CPU time and calls of a request of {size} events")
+            progress(f"measuring the CPU time of a request of {size} events")
             request = handler.request_of(json.dumps(handler.events(size)).encode())
             calls = [partial(handlers[name], request, handler.Context()) for name in PEERS]
             seconds = handler.interleaved(*calls, times=max(2, 20 // size))
@@ -166,8 +166,8 @@ def consumer_waits() -> dict[str, Points]:
     """Return the milliseconds that each consumer waits per batch, for each batch size, at 5 ms per call.
 
     The peer's calls are sequential, so its waiting time is computed from their number. Our calls overlap, so
-    our waiting time is measured with calls that take ten times as long, and divided by ten: this makes the delays
-    of a busy machine negligible.
+    our waiting time is measured with calls that take ten times as long, and divided by ten. This reduces the effect
+    of a busy machine.
     """
     found: dict[str, Points] = {name: [] for name in CONSUMERS}
     with ThreadPoolExecutor(16) as side_by_side:

@@ -156,7 +156,7 @@ def measure() -> Figures:
             progress("dbt: running all models over all rows")
             first, _ = run_dbt(settings, "--full-refresh")
             fill(int(size * NEW_SHARE))
-            progress("dbt: running incrementally with one percent of new events")
+            progress("dbt: running incrementally with one percent more events")
             sql, command = run_dbt(settings)
             found.series["dbt/sql_s by rows"].append((rows, sql))
             found.rates |= {

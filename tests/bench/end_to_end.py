@@ -166,8 +166,8 @@ class World:
 
 
 def at_once(world: World, size: int) -> Figures:
-    """Measure the throughput of several phones, and the CPU time that each component uses until the last row
-    and the last visit exist.
+    """Measure the throughput of several phones, and the CPU time that each component uses until all rows and the
+    visits of the last devices exist.
     """
     phones = Phones(world.outputs, size)
     start, before, client = datetime.now(UTC), cpu_seconds(world.stack.processes), time.process_time()

@@ -3,7 +3,8 @@ would bill.
 
 The bill follows AWS's documentation, independently of the code under test (Amazon DynamoDB Developer Guide:
 "DynamoDB item sizes and formats", "DynamoDB read and write operations", "Using Global Secondary Indexes in
-DynamoDB"). An unknown call raises an error, so that every call is billed.
+DynamoDB"). A call that the fake does not implement raises an error, so that every call is
+billed.
 """
 
 import math
@@ -89,7 +90,7 @@ def read_units(size: int, *, consistent: bool) -> float:
 
 class ConditionFailed(ClientError, ServiceError):
     """The error for a failed condition. It has both the type that the peer catches (botocore's) and the type that
-    our consumer catches (of `aws/json_client.py`).
+    our consumer catches (ServiceError).
     """
 
     def __init__(self, old: Item | None) -> None:
@@ -186,8 +187,8 @@ class Aws:
         return {}
 
     def _put(self, items: dict[str, Item], sk: str, item: Item) -> None:
-        """Store an item. The write is billed by the KB of the larger of the old and the new item, and again
-        for each index whose entry changes.
+        """Store an item. AWS bills the size of the larger of the old and the new item, and also a write to each index
+        whose entry changes.
         """
         old = items.get(sk, {})
         items[sk] = item

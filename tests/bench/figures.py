@@ -2,7 +2,7 @@
 [--json]`.
 
 Each of the `ratios` is a figure divided by another one of the same run, so it can be compared between machines.
-`rates` are specific to this machine. `series` are points [x, y] that show growth.
+`rates` are other figures; most are specific to this machine. `series` are points [x, y] that show growth.
 """
 
 import json

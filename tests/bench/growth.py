@@ -96,7 +96,7 @@ def crossings(count: int, first: float, run: str) -> list[bytes]:
 
 
 def arrived(datas: Sequence[bytes]) -> consumer.Batch:
-    """Return a batch with an arrival time twenty days later than usual, so that no event is in the future."""
+    """Return a batch that arrives twenty days later than one of `batch_of`, so that no event is in the future."""
     batch = batch_of(datas)
     for record in batch["Records"]:
         record["kinesis"]["approximateArrivalTimestamp"] += 20 * 86_400

@@ -1,8 +1,8 @@
 """Measure the handler's cost per request and compare it with peers: `python -m tests.bench.handler [--json]`.
 
-First it checks that all handlers do the same work: the same events in the object and on the stream. The
-results are CPU seconds relative to each peer (tests/bench/peers), with the same sink, interleaved rounds and
-medians; our handler's CPU time without its calls, as a multiple of `json.loads` of the same body; the additional
+First it checks that all handlers write the same events to the object and to the stream. The results are our CPU
+seconds divided by each peer's (tests/bench/peers), as medians of interleaved rounds against the same sink; our
+handler's CPU time without its calls, as a multiple of `json.loads` of the same body; the additional
 CPU time of a request with a token; and the peak memory (VmHWM above the idle process) of requests of the maximum size.
 """
 

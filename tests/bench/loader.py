@@ -1,4 +1,4 @@
-"""Measure how fast the local Snowpipe loads, how long a file waits, and the peak memory with a million rows.
+"""Measure how fast the local Snowpipe loads, how long an object waits to be loaded, and the peak memory.
 
     python -m tests.bench.loader [--json]
 
@@ -39,7 +39,7 @@ SETUP = (
 
 
 class Snowflake:
-    """A local Snowflake with a table and a stage, but without a pipe."""
+    """A local Snowflake with a table and a stage. `load` creates the pipe."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.pid = process.pid

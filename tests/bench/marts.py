@@ -9,7 +9,7 @@ of new rows plus the events on the days that they touch. The ledger, which every
 separately. The scanned bytes are computed from the columns that DuckDB reads, and from the mean uncompressed size of
 their values in a sample of each table.
 
-A history of more than 10,000,000 events is made by copying the tables of a history of that length, with
+A history of more than 10,000,000 events is made from one of that length: the rows of its tables are copied with
 earlier days and other keys. The filled warehouses stay in the folder, and each measured run prints all
 figures so far.
 """
@@ -40,7 +40,7 @@ STEP = 500_000
 LEDGER = "event_ledger"
 PROFILED, MEMORY = "tests.bench.profiled_snowflake", "4GB"
 FOLDER = Path(__file__).parents[2] / ".local" / "bench" / "marts"
-# The tables of the history, and the column by which the original rows are found.
+# The tables of the history, and the column that tells the original rows from copies, which are older.
 CLOCKS = {
     "RAW.EVENTS": "scanned_at",
     "STAGING.EVENT_LEDGER": "received_hour",
@@ -53,7 +53,7 @@ CLOCKS = {
     "MARTS.FLEET_DAILY": "event_date",
     "MARTS.INGEST_QUALITY": "received_hour",
 }
-FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # numbers and times have 8 bytes
+FIXED_BYTES = {"BOOLEAN": 1, "DATE": 4}  # all numbers and timestamps have 8 bytes
 FILL = """
 INSERT INTO MILKRUN.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
 WITH numbered AS (

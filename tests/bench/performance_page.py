@@ -80,7 +80,7 @@ def goals(known: dict[str, float]) -> str:
                 met = known[name] <= goal if sign == "≤" else known[name] >= goal
                 found = f"{known[name]:,.2f}" if known[name] < 100 else f"{known[name]:,.0f}"
                 rows.append(f"| `{name}` | {found} | {sign} {goal:g} | {'met' if met else '**missed**'} |")
-    return "\n".join(["| | found | goal | |", "|---|---|---|---|", *rows])
+    return "\n".join(["| | measured | goal | |", "|---|---|---|---|", *rows])
 
 
 def growth(series: dict[str, Points]) -> str:

@@ -32,7 +32,7 @@ PLOTS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
     (
         "perf-consumer-table",
         "Batch of 200 by events in the table",
-        "events of its pairs in the table",
+        "events of the batch's pairs in the table",
         (
             ("consumer/cpu_ms by table", "CPU, ms"),
             ("consumer/cpu_ms by table, late events", "CPU of late events, ms"),

@@ -74,7 +74,7 @@ def record(node: str, profile: str) -> None:
 
 
 if __name__ == "__main__":
-    # The locked configuration would refuse `enable_profiling`.
+    # `_shut_in` locks DuckDB's configuration, after which `enable_profiling` would fail.
     with (
         patch.object(DurableFakeSnow, "_shut_in", lambda self, folder: None),
         patch.object(LocalConnection, "cursor", cursor),

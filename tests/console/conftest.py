@@ -54,7 +54,8 @@ type Open = Callable[..., Page]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # the names that tools/setup.sh looks for
 
-expect.set_options(timeout=60_000)  # rendering is slow on a busy machine; tests that need speed measure it
+# Rendering is slow on a busy machine. Tests of speed measure the time themselves.
+expect.set_options(timeout=60_000)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -137,8 +138,8 @@ def pipeline() -> Iterator[Pipeline]:
         else:
             environment = dict(os.environ) | {"MILKRUN_LOCAL": FOLDER, "MILKRUN_PORT": PORT}
             stack = until_the_end.enter_context(Stack.of(environment))
-            # The page shows today's visits, and the tests send those of the past seven hours. Only the console and the
-            # report use this time zone, and the console reads it when it starts.
+            # The page shows today's visits, and the tests send those of the past seven hours, so it must be afternoon
+            # in the stage's time zone. Only the console and the report use it. The console reads it when it starts.
             file = stack.settings.outputs_file
             deployed = json.loads(file.read_text())
             private_files.write(

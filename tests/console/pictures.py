@@ -28,7 +28,8 @@ MOST_BYTES = 150_000
 def save(page: Page, path: Path) -> None:
     """Save a screenshot of the page. The file is committed to the repository, so it is reduced to COLOURS colours.
 
-    The octree method keeps rare colours, such as the red of a single mark. The median-cut method would turn it brown.
+    The octree method keeps rare colours, such as the red of a single mark. The median-cut method would turn this red
+    into brown.
     """
     image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     image.quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True)
@@ -59,8 +60,10 @@ def take(browser: Browser, feed: Feed, look: str, views: list[str], folder: Path
 
 def main(
     to: Annotated[Path, typer.Option(help="Folder for the screenshots.")] = Path("docs/images/console"),
-    looks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(LOOKS),
-    views: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(VIEWS),
+    looks: Annotated[
+        str, typer.Option(help="Comma-separated colour schemes, each with a screen.")
+    ] = ",".join(LOOKS),
+    views: Annotated[str, typer.Option(help="Comma-separated names of views.")] = ",".join(VIEWS),
     sizes: Annotated[str, typer.Option(help="Comma-separated numbers of trucks.")] = ",".join(
         map(str, SIZES)
     ),

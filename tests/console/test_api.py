@@ -25,7 +25,7 @@ from tests.e2e.pipeline import Pipeline, crossing, event, eventually, written
 from tools.console.command import made, server_of
 
 WITHIN_S = 2.0
-# IAM actions whose name differs from that of the operation
+# Operations whose IAM action has another name
 RIGHTS = {
     "ListObjectsV2": "ListBucket",
     "HeadObject": "GetObject",
@@ -147,7 +147,7 @@ def test_console_opens_and_closes_a_visit_with_the_times_of_its_events(api, pipe
     entered = datetime.now(UTC) - timedelta(minutes=5)
     assert pipeline.post(crossing(device, "enter", entered, fence)).status == 202
     opened_at = page.when("visits", lambda data: any(v["device_id"] == device for v in data["there"]))
-    # The delay is not measured, because it includes the consumer's.
+    # This delay is not limited, because it includes the consumer's delay.
     assert opened_at
     [there] = [v for v in api.get("there")["visits"] if v["device_id"] == device]
     assert (there["open"], there["fence_id"]) == (True, f"farm#{fence.external_id}")
@@ -231,7 +231,7 @@ def truth(pipeline: Pipeline, begin: datetime) -> dict[str, int]:
 
 
 def test_reconcile_runs_on_demand_and_refuses_a_second_concurrent_run(api):
-    # A run that the console began itself may end between two requests.
+    # The response is 409 as long as a run that the console began itself is active.
     eventually(lambda: api.ask("reconcile", "POST")[0] == 202)
     assert api.ask("reconcile", "POST")[0] == 409
     done = eventually(lambda: (found := api.get("pipeline")["reconcile"])["state"] != "running" and found)
@@ -342,6 +342,6 @@ def test_console_uses_exactly_the_permissions_in_the_documented_policy(pipeline,
             thread.join(20)
     policy = json.loads((ROOT / "docs" / "reference" / "console-policy.json").read_text())
     listed = {action for statement in policy["Statement"] for action in statement["Action"]}
-    # The calls that find a deployed stage are not made for a local one. TagQueue is not called either: CreateQueue with
-    # tags needs this permission.
+    # The calls that find a deployed stage are not made for a local one. TagQueue is not called either, but
+    # CreateQueue with tags needs this permission.
     assert called == listed - {"cloudformation:DescribeStacks", "apigateway:GET", "sqs:TagQueue"}

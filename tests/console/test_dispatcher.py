@@ -148,7 +148,7 @@ def test_search_opens_the_rejected_event_although_an_accepted_event_has_the_same
 
 
 @pytest.mark.slow
-def test_event_of_the_chosen_device_is_shown_although_another_device_uses_its_id(
+def test_chosen_event_is_shown_although_another_device_sent_an_event_with_the_same_id(
     feed: Feed, open_page: Open
 ) -> None:
     for device in ("van-1", "van-2"):
@@ -214,7 +214,7 @@ def test_enter_pressed_before_the_matches_appear_opens_the_match_for_the_complet
     expect(page).to_have_url(re.compile("truck=truck-2"))
 
 
-def test_place_shows_its_last_visit_with_a_link_to_the_visits_of_that_day(
+def test_place_links_to_the_day_of_its_last_visit_and_an_unknown_place_is_reported(
     feed: Feed, open_page: Open
 ) -> None:
     page = open_page(f"{feed.url}/map?fence=farm%23farm-38")
@@ -269,7 +269,7 @@ def test_overlapping_visits_are_drawn_in_separate_lanes_with_truck_names(feed: F
     boxes = [bars.nth(n).bounding_box() for n in range(2)]
     assert boxes[0]
     assert boxes[1]
-    assert abs(boxes[0]["y"] - boxes[1]["y"]) >= boxes[0]["height"], "one below the other"
+    assert abs(boxes[0]["y"] - boxes[1]["y"]) >= boxes[0]["height"], "the bars overlap"
     expect(farm.locator(".visit-name").first).to_have_text("truck-1")
     expect(page.locator(".visit.contradicted")).to_have_count(1)
 
@@ -323,7 +323,7 @@ def test_places_with_their_visits_today_are_read_again_at_midnight(
 
 
 @pytest.mark.slow
-def test_link_with_an_invalid_date_shows_today(feed: Feed, open_page: Open) -> None:
+def test_link_with_an_invalid_or_far_future_date_shows_today(feed: Feed, open_page: Open) -> None:
     page = open_page(f"{feed.url}/visits")
     today = page.get_by_label("Day", exact=True).input_value()
     for date in ("2026-13-45", "2026-02-31", "9999-12-31", "yesterday"):
@@ -376,7 +376,7 @@ def test_visits_are_shown_although_new_ones_arrive_faster_than_the_console_answe
     eventually(lambda: is_shown_while_visits_arrive(5))
 
 
-def test_visits_are_shown_although_tests_reset_the_console_faster_than_it_answers(
+def test_visits_are_shown_although_the_console_is_reset_faster_than_it_answers(
     feed: Feed, open_page: Open
 ) -> None:
     """Each reset sends a snapshot to the open pages."""

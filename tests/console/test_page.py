@@ -40,7 +40,7 @@ def violations(page: Page) -> list[str]:
     """Return the accessibility violations that axe finds on the page, one string per affected element."""
     result = Axe().run(page).response
     assert "color-contrast" in {each["id"] for each in result["passes"]}, (
-        "axe checked the contrast of no text"
+        "axe did not check the contrast of any text"
     )
     return [
         f"{each['id']} ({each['impact']}): {node['html'][:160]} {node.get('failureSummary', '')[:300]}"
@@ -261,7 +261,7 @@ def test_stuck_pipeline_stage_is_marked_and_shows_its_lag(feed: Feed, open_page:
     stuck = feed.state.pipeline | {
         "verdict": "stuck",
         "stuck_at": "loaded",
-        "says": "Loaded waits for 12 min.",
+        "says": "Stuck at “Loaded” for 12 min.",
     }
     stuck["stages"] = [
         stage | ({"state": "stuck", "lag_s": 720.0} if stage["name"] == "loaded" else {})
@@ -544,7 +544,7 @@ def test_truck_names_at_the_edge_of_a_phone_screen_are_not_cut_off(open_page: Op
 
 @pytest.mark.slow
 def test_invalid_positions_do_not_change_the_scale_of_the_map(open_page: Open) -> None:
-    """One of the invalid positions is (0, 0): its longitude is close to the fleet's longitudes, so only its
+    """One of the invalid positions is (0, 0). Its longitude is close to the fleet's longitudes, so only its
     latitude shows that it is wrong.
     """
 

@@ -1,7 +1,7 @@
-"""Test that a dispatcher can answer each of ten questions within 30 seconds with the console of a real stack.
+"""Test that a dispatcher can answer ten questions and requests in 30 seconds each, with the console of a real stack.
 
 `pytest tests/console/test_questions.py -s` prints the number of steps (clicks, typed texts and key presses) and
-the number of seconds for each question.
+the number of seconds for each of them.
 """
 
 import re
@@ -76,7 +76,7 @@ def trucks_of_today(pipeline: Pipeline, console: str) -> Iterator[tuple[str, str
     stays = ((present, at, Fence("plant", "plant-1")), (late, at - hours, Fence("farm", "farm-38")))
     for device, entered_at, place in stays:
         assert pipeline.post(crossing(device, "enter", entered_at, place)).status == 202
-    # A farm that no truck has visited before is unknown to the console until it has read the event.
+    # A farm that no truck has visited before is unknown to the console until the console has read the event.
     eventually(lambda: places_with_trucks(console) >= {"plant#plant-1", "farm#farm-38"})
     yield present, late
     for device, _, place in stays:

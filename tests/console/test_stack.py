@@ -25,10 +25,10 @@ from tests.console.relay import Relay
 from tests.console.test_page import PAYLOADS, drawn, map_is_drawn, untouched
 from tests.e2e.pipeline import Pipeline, crossing, event, eventually
 
-# The first test waits for the stack and a morning.
+# The first test waits until the stack has started and a morning's events have been sent.
 pytestmark = pytest.mark.timeout(900)
 
-# A second console whose connections to AWS and Snowflake the tests can cut
+# The port of a second console, whose connections to AWS and Snowflake the tests can cut
 OWN_PORT = int(PORT) + 90
 
 
@@ -189,7 +189,7 @@ def test_hostile_text_sent_to_the_endpoint_is_shown_as_text(
     for view in ("visits?by=truck", "visits", "pipeline", f"events?q={device[-6:]}"):
         page.goto(f"{console}/{view}")
         if view != "pipeline":
-            # The first match may be an option of a filter, which browsers report as invisible.
+            # The first match may be an option of a filter, which Playwright regards as invisible.
             expect(page.get_by_text(payloads[0]).locator("visible=true").first).to_be_visible()
         untouched(page)
     rows = page.locator(".row-link")

@@ -1,7 +1,7 @@
 """Provide one stack for the whole session, and a new device id for each test.
 
-MILKRUN_E2E_OUTPUTS selects an existing stack: it is the path of its outputs.json, or the name of a deployed
-stage. `milkrun verify` sets it, together with MILKRUN_E2E_LABEL, the prefix of every device id. Without
+MILKRUN_E2E_OUTPUTS selects an existing stack by the path of its outputs.json, or a deployed stage by its name.
+`milkrun verify` sets this variable and MILKRUN_E2E_LABEL, the prefix of every device id. Without
 MILKRUN_E2E_OUTPUTS, the tests start their own stack (by default in the folder .local-test, with ports from 4666)
 and delete it afterwards.
 """

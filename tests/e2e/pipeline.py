@@ -109,7 +109,7 @@ class Pipeline:
         """Return the device's events on the stream since this object was created, in order within each shard."""
         since = self._began_at - timedelta(seconds=5)
         records = read_stores.stream_records(self.aws("kinesis"), self.outputs.stream, since)
-        # Other tests also put invalid records there, so parse only records that contain the device.
+        # Other tests also put invalid records there, so parse only records that contain the device id.
         events = [json.loads(record.data) for record in records if device.encode() in record.data]
         return [e for e in events if (e.get("user") or {}).get("deviceId", e.get("deviceId")) == device]
 

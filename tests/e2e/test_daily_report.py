@@ -1,4 +1,4 @@
-"""Test the daily report that a dispatcher reads, on a local Snowflake that contains the marts. No stack is needed."""
+"""Test the daily report that a dispatcher reads. The tests fill marts in a local Snowflake, so no stack is needed."""
 
 import csv
 import io

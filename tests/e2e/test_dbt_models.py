@@ -51,8 +51,8 @@ class Built:
 
 
 def random_crossings(seed: int) -> list[bytes]:
-    """Return random geofence events that cover every branch of the visit rule. They include equal times, gaps as
-    long as the merge gap, repeated events, and events that share an id but differ in content.
+    """Return random geofence events, which are meant to cover every branch of the visit rule. They include equal
+    times, gaps as long as the merge gap, repeated events, and events that share an id but differ in content.
     """
     rng = random.Random(seed)
     lines = []
@@ -564,7 +564,7 @@ def test_second_load_into_sqlite_adds_nothing_if_no_object_is_new(built: Built, 
     assert stage.done(*to).rows == [{"objects": 0, "lines": 0, "left_out": []}]
 
 
-@pytest.mark.timeout(900)  # a run of dbt, on a busy machine
+@pytest.mark.timeout(900)  # because a full dbt run is slow on a busy machine
 def test_full_refresh_produces_the_same_result_as_incremental_runs(built: Built) -> None:
     """tests/e2e/test_marts.py makes the same comparison for many random histories."""
     stage = built.stage

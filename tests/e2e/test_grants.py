@@ -119,7 +119,7 @@ def grants_of_the_ddl(folder: Path = DDL) -> list[Grant]:
     found = []
     for privileges, on, role in re.findall(r"^GRANT (.+?)(?: ON (.+?))? TO ROLE (\S+);$", text, re.MULTILINE):
         found += [Grant(privilege.strip(), on, role) for privilege in privileges.split(",")]
-    assert len(found) >= len(re.findall(r"^GRANT ", text, re.MULTILINE)), "every GRANT is parsed"
+    assert len(found) >= len(re.findall(r"^GRANT ", text, re.MULTILINE)), "a GRANT was not parsed"
     return found
 
 
@@ -167,10 +167,12 @@ def roles(aws: Aws, local: LocalProcess, tmp_path_factory: pytest.TempPathFactor
         systems = connection.model_copy(update={"user": "SYSTEMS", "role": "SYSADMIN"})
         made.sessions["SYSADMIN"] = stack.enter_context(warehouse.connect(systems))
         for role in ROLES:
-            assert [*made.refusals(role, STATEMENTS[role])] == [], "every statement works with all grants"
+            assert [*made.refusals(role, STATEMENTS[role])] == [], (
+                "a statement is refused even with all grants"
+            )
         yield made
         for role in ROLES:
-            assert [*made.refusals(role, STATEMENTS[role])] == [], "every revoked privilege was granted again"
+            assert [*made.refusals(role, STATEMENTS[role])] == [], "a revoked privilege was not granted again"
 
 
 def test_every_role_in_the_ddl_has_tested_statements_and_is_granted_to_sysadmin(roles: Roles) -> None:
@@ -191,6 +193,6 @@ def test_revoking_any_grant_makes_a_statement_fail(roles: Roles, grant: Grant) -
         if role == "SYSADMIN":
             assert not roles.can_be_used_by_an_administrator(grant.privilege.rpartition("_")[2])
         else:
-            assert any(roles.refusals(role, STATEMENTS[role]))  # stops at the first one
+            assert any(roles.refusals(role, STATEMENTS[role]))  # stops at the first refusal
     finally:
         roles.stage.query(grant.sql("GRANT", database))

@@ -57,7 +57,7 @@ def events(draw: st.DrawFn) -> Event:
     event["type"] = draw(st.sampled_from(["user.entered_geofence", "user.exited_geofence"]))
     event["geofence"] = {"tag": draw(st.just("farm") | texts), "externalId": draw(texts)}
     event["duration"] = draw(st.none() | st.floats(0, 1000) | st.just(1e308))
-    # A confidence is a whole number from 0 to 3. The handler rejects an event with any other number.
+    # A confidence must be a whole number from 0 to 3. Both engines must treat an event with another number as invalid.
     event["confidence"] = draw(st.none() | st.integers(-1, 4) | st.sampled_from([2.0, 2.5, 3.5]))
     return event
 
@@ -101,7 +101,7 @@ QUERIES = {
 def test_sqlite_and_the_warehouse_return_the_same_result_for_any_text_or_number(
     stage: Stage, tmp_path: Path, sent: list[dict[str, object]]
 ) -> None:
-    # Snowpipe loads each key once. The first event makes the object of each example new.
+    # Snowpipe loads each key once. The first event is different in each example, so that the object's key is new.
     number = next(NUMBERS)
     new = {"_id": f"n{number}", "type": "x", "createdAt": MORNING.isoformat(), "deviceId": "n"}
     stage.query(f"DELETE FROM {stage.database}.RAW.EVENTS")

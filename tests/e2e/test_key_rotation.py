@@ -19,7 +19,7 @@ def deploy_with(pipeline: Pipeline) -> Iterator[Deploy]:
     the stage with key 1.
     """
     if not pipeline.is_local:
-        pytest.skip("this test would deploy the stage")
+        pytest.skip("this test would change the API keys of a deployed stage")
     stack = Stack.of(pipeline.environment)
     environment = stack.settings.aws_environment | {"SLS_AWS_MONITORING_FREQUENCY": "500"}
 

@@ -40,8 +40,9 @@ TYPES = {
     "dwell": "user.dwelled_in_geofence",
     "exit": "user.exited_geofence",
 }
-# The columns that may differ. `read_through` identifies the run that added the row. `loaded_at` may differ because a
-# repeated event does not replace a staged geofence event, even if the repeated event's file was scanned earlier.
+# The compared tables, each with the columns that may differ. `read_through` identifies the run that added the row.
+# `loaded_at` may differ because a repeated event does not replace a staged geofence event, even if the repeated
+# event's file was scanned earlier.
 TABLES = {
     "STAGING.STG_EVENTS": ("read_through",),
     "STAGING.STG_GEOFENCE_EVENTS": ("loaded_at", "read_through"),
@@ -106,7 +107,8 @@ def history_of(rng: random.Random, device: str) -> list[Delivery]:
         else:
             place = [5 + rng.random(), 53 + rng.random()]
             event |= {"type": "user.updated_trip", "location": {"coordinates": place}}
-        # A tidy device first delivers its events in the order of their times; other devices do so in random runs.
+        # A tidy device first delivers its events in the order of their times. Another device first delivers each event
+        # in a random run.
         run = min(RUNS - 1, number * RUNS // 25) if is_tidy else rng.randrange(RUNS)
         for _ in range(rng.choice([1, 1, 1, 2, 3])):
             delay = timedelta(minutes=rng.choice([0, 1, 59, 600, 3000]))
@@ -154,7 +156,7 @@ def rows_of(session: Snowflake) -> dict[str, Counter[str]]:
     }
 
 
-@pytest.mark.timeout(900)  # nine runs of dbt, on a busy machine
+@pytest.mark.timeout(900)  # because nine dbt runs are slow on a busy machine
 def test_incremental_runs_produce_the_same_marts_as_a_full_refresh(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
@@ -458,8 +460,8 @@ def test_status_warns_about_staging_only_while_rows_wait_for_dbt(
 def test_presence_mart_matches_the_presence_rule_for_recorded_delivery_rounds(
     built: tuple[Snowflake, Settings, Dbt],
 ) -> None:
-    """Compare twice: with `stop` as an exclusive tag (a van can be at only one such place at a time), and
-    without exclusive tags.
+    """Compare the mart with the rule twice: with `stop` as an exclusive tag (a van can be at only one such place at
+    a time), and without exclusive tags.
     """
     session, _, dbt = built
     held = delivery_rounds()

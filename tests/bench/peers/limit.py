@@ -2,7 +2,7 @@
 their ids, types, times and devices.
 
 It uses msgspec, ISA-L's gzip, urllib3, and a 30-line request signer with a cached key. It has no strict JSON
-parser, reasons, rejects, retries or log lines, so it is a bound rather than a usable handler.
+parser, and does not reject events, retry calls or write log lines, so it is a bound rather than a usable handler.
 """
 
 import hashlib

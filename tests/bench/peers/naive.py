@@ -1,8 +1,8 @@
 """A straightforward handler: it serializes pydantic models, uses default gzip, and makes one boto3 call per
 service.
 
-The same events reach S3 and Kinesis. The rest of the contract (rejects, duplicates, original texts,
-throttled records, claim checks) is missing. It exists only for comparison.
+It sends the same events to S3 and Kinesis as our handler, but does not fulfil the rest of the contract (rejects,
+duplicates, original texts, throttled records, claim checks). It exists only for comparison.
 """
 
 import base64
