@@ -91,11 +91,13 @@ OF_ONE_OBJECT = {"InvalidObjectState", "KeyTooLongError", "InvalidURI", "MethodN
 
 
 class StageRefused(Exception):
-    """Raised if S3 denies access or the bucket does not exist, which is an error of the stage and not of the file."""
+    """Raised if S3 refuses a request for a reason that concerns the whole stage, such as denied access or a missing
+    bucket.
+    """
 
 
 class StageUnreachable(Exception):
-    """Raised if S3 is currently unavailable."""
+    """Raised if S3 cannot be reached, throttles requests or has an internal error."""
 
 
 @dataclass
@@ -135,7 +137,7 @@ class Loader:
 
     def read(self, plan: Plan, files: Sequence[StagedFile]) -> "Read":
         """Read the staged objects concurrently. Return the files that were read, including missing and
-        invalid ones, and the files for which S3 denied access or was unavailable, each with its error.
+        invalid ones, and the files that raised StageRefused or StageUnreachable, each with its error.
         """
         read = Read()
         for file, result in zip(
