@@ -1,5 +1,5 @@
-"""Macros for semi-structured data, created in each database. They replace fakesnow's macros, which return
-wrong results.
+"""DuckDB macros for FLATTEN and OBJECT_CONSTRUCT. They are created in each database and replace fakesnow's macros,
+which return wrong results or fail in some cases.
 """
 
 from local_snowflake.sql import quoted
@@ -25,8 +25,9 @@ CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
         WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
         WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
 """
-"""FLATTEN without and with OUTER. `_fs_flatten` replaces fakesnow's macro, which reads a JSON null as NULL, treats a
-name with a slash or a dollar sign as a path, and fails for a VARIANT that is neither an array nor an object."""
+"""The macros for FLATTEN without and with OUTER. `_fs_flatten` replaces fakesnow's macro, which reads a JSON null as
+NULL, treats a name with a slash or a dollar sign as a path, and fails for a VARIANT that is neither an array nor an
+object."""
 
 OBJECT_CONSTRUCT = """
 CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) AS (
@@ -37,7 +38,7 @@ CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) A
     WHERE key IS NOT NULL AND (keep_nulls OR list_extract(vals, idx) IS NOT NULL)
 );
 """
-"""fakesnow's OBJECT_CONSTRUCT, but with sorted keys."""
+"""Replaces fakesnow's macro for OBJECT_CONSTRUCT in order to sort the keys."""
 
 
 def macros_of(database: str) -> str:

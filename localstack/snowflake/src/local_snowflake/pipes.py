@@ -84,7 +84,7 @@ class Pipes:
                 self.catalog.clock(),
             )
         )
-        if channel:  # only now, because a message is dropped if no pipe loads its file
+        if channel:  # after adding the pipe, because the message of a file that no pipe loads is deleted
             self.ingest.listen(channel)
         return status(f"Pipe {name.name} successfully created.")
 

@@ -58,10 +58,10 @@ def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     copy = copy_of(pipe.definition, Scope(pipe.name.database, pipe.name.schema))
     stage = catalog.find_stage(copy.stage)
     if stage is None or stage.stage_id != pipe.stage_id:
-        # "If you recreate the stage, the pipe must be recreated": CREATE STAGE, Usage notes
+        # Snowflake's page "CREATE STAGE", usage notes: "If you recreate the stage, the pipe must be recreated".
         raise NotRunnable("STOPPED_STAGE_DROPPED", f"Stage '{copy.stage}' was dropped or recreated.")
     if bucket_and_prefix(stage.url) != (pipe.location.bucket, pipe.location.base):
-        # "the pipe is stopped because the underlying stage location has been altered": SYSTEM$PIPE_STATUS
+        # SYSTEM$PIPE_STATUS: "the pipe is stopped because the underlying stage location has been altered".
         raise NotRunnable("STOPPED_STAGE_ALTERED", f"The URL of stage '{copy.stage}' was changed.")
     if reason := unavailable(catalog, stage):
         raise NotRunnable("STALLED_STAGE_PERMISSION_ERROR", reason)
@@ -83,8 +83,8 @@ def state_of(error: SnowflakeError) -> str:
 
 
 def plan_of(catalog: Catalog, copy: Copy, stage: Stage, pipe: Pipe | None, default_on_error: str) -> Plan:
-    """Compile a COPY statement into a plan, resolving names against the current objects. Raises the errors
-    that Snowflake's CREATE PIPE raises.
+    """Compile a COPY statement into a plan, resolving names against the current objects. Raises Snowflake's error if
+    an object does not exist or the statement is invalid.
     """
     if not stage.url:
         raise compilation(f"Stage '{stage.name}' is not on S3.", "001008", "42601")
@@ -146,8 +146,8 @@ def target_columns(catalog: Catalog, copy: Copy) -> list[str]:
 
 
 def in_duckdb(catalog: Catalog, copy: Copy, items: list[str]) -> str:
-    """Return the SELECT that reads a batch, in DuckDB's SQL. It is translated like a query in a session, so
-    that a pipe reads JSON as a query does.
+    """Return the SELECT that reads a batch of rows, in DuckDB's SQL. It is translated like a query in a session, so
+    that COPY reads JSON as a query does.
     """
     sql = f"SELECT {', '.join(items)} FROM {BATCH}"
     session = catalog.fakesnow.connect(copy.target.database, copy.target.schema)

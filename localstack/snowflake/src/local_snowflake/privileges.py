@@ -11,7 +11,7 @@ SYSTEM_ROLES: Mapping[str, tuple[str, ...]] = {
     "USERADMIN": ("SECURITYADMIN",),
     "PUBLIC": (),
 }
-"""Each role with the roles to which it is granted. Source: "Overview of Access Control", system-defined roles.
+"""The system-defined roles, each with the roles to which it is granted. Source: "Overview of Access Control".
 
 Every user and role has PUBLIC, although no grant of PUBLIC is stored."""
 
@@ -52,15 +52,15 @@ PRIVILEGES: Mapping[str, tuple[str, ...]] = {
     "USER": ("MONITOR",),
     "ROLE": (),
 }
-"""The privileges of each kind, except OWNERSHIP, which every kind other than ACCOUNT has. A role has no other privilege
-here, because GRANT ROLE grants its USAGE."""
+"""The privileges on each kind of object, except OWNERSHIP, which exists for every kind other than ACCOUNT. ROLE has no
+others, because the right to use a role is granted with GRANT ROLE."""
 
 OWNERSHIP = "OWNERSHIP"
 IN_A_SCHEMA = frozenset(_SCHEMA_OBJECTS)
 PLURALS = {"VIEWS": "VIEW", "TABLES": "TABLE", "SCHEMAS": "SCHEMA"} | {
     f"{kind}S": kind for kind in _SCHEMA_OBJECTS
 }
-"""The kinds of object that ALL … IN and FUTURE … IN support, keyed by their plural."""
+"""The kinds of object that GRANT supports after ON ALL and ON FUTURE, keyed by their plural."""
 
 FIRST_WORDS = {
     "ADD", "ALL", "APPLY", "APPLYBUDGET", "ATTACH", "AUDIT", "BIND", "CANCEL", "CREATE", "DELETE", "EVOLVE", "EXECUTE",

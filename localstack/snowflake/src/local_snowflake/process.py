@@ -63,7 +63,8 @@ class Process:
     ) -> None:
         self._lock = lock(folder)
         pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps memory that is no longer used
-        warnings.filterwarnings("ignore", "Arrow output on a DB-API result")  # from fakesnow, irrelevant here
+        # fakesnow's code causes this warning, which does not concern the user.
+        warnings.filterwarnings("ignore", "Arrow output on a DB-API result")
         self.fakesnow = DurableFakeSnow(folder, memory_limit)
         fakesnow_server.shared_fs = self.fakesnow
         logging.getLogger("sqlglot").setLevel(logging.ERROR)

@@ -10,13 +10,14 @@ import pytest
 if TYPE_CHECKING:
     from local_snowflake.testing import LocalProcess
 
-NO_AWS = "http://127.0.0.1:9"  # the discard port: a pipe or an external stage fails with "could not connect"
+# Nothing listens on the discard port, so access to S3, SNS or SQS fails with "could not connect".
+NO_AWS = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="session")
 def snowflake_aws_endpoint_url() -> str:
-    """Return the URL of the AWS endpoint from which files are read. Nothing listens at the default URL: to load
-    files, override this fixture with the URL of moto or LocalStack.
+    """Return the URL of the AWS endpoint from which files are read. Nothing listens at the default URL. To
+    load files, override this fixture with the URL of moto or LocalStack.
     """
     return NO_AWS
 

@@ -156,14 +156,14 @@ def needs_of(statement: exp.Expr, scope: Scope) -> Iterator[Need]:
 def _changes(statement: exp.Expr) -> Iterator[str]:
     if isinstance(statement, exp.Insert):
         yield "INSERT"
-        if statement.args.get("overwrite"):  # "INSERT", usage notes: OVERWRITE needs DELETE too
+        if statement.args.get("overwrite"):  # OVERWRITE also requires DELETE ("INSERT", usage notes).
             yield "DELETE"
     elif isinstance(statement, exp.Update):
         yield "UPDATE"
     elif isinstance(statement, exp.Delete):
         yield "DELETE"
     else:
-        yield "SELECT"  # the target's rows are compared with the source's
+        yield "SELECT"  # MERGE reads the target to match its rows with the source's
         for kind, privilege in ((exp.Insert, "INSERT"), (exp.Update, "UPDATE")):
             if statement.find(kind):
                 yield privilege

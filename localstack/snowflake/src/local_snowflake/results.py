@@ -33,7 +33,7 @@ class Result:
 type Handler = Callable[[Words, Scope], Result | str | None]
 """Answers a statement (Result), rewrites it for fakesnow (str), or leaves it unchanged (None)."""
 type Handlers = Mapping[tuple[str, ...], Handler]
-"""Keyed by the words that identify the statement: ("CREATE", "PIPE")."""
+"""Handlers, keyed by the words that identify their statement, for example ("CREATE", "PIPE")."""
 
 
 def status(message: str) -> Result:

@@ -38,8 +38,8 @@ class Roles:
 
     def log_in(self, name: str | None, role: str | None, warehouse: str | None) -> Actor:
         """Return the actor of a new session, with the role from the connection string or, if it names none, the
-        user's default role. A user who does not exist yet is created with the role ACCOUNTADMIN, which the first
-        user of a new account has, too.
+        user's default role. A user who does not exist yet is created with the role ACCOUNTADMIN, like the first
+        user of a new Snowflake account. Raises Snowflake's error if the user is disabled or does not have the role.
         """
         user = (name or "UNKNOWN").upper()
         options = self._options(user)
@@ -305,7 +305,7 @@ USER_COLUMNS = {
 
 
 def take_comment(words: Words) -> Options:
-    """Parse the only option of a role, COMMENT."""
+    """Consume and return the options of a role, of which only COMMENT is supported."""
     options = words.take_options()
     words.finish()
     for option in options:

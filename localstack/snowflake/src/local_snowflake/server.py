@@ -122,7 +122,7 @@ class LocalSnowflake:
                 )
         elif path in PASSED_ON or str(path).startswith(MONITORING):
             await self.app(scope, receive, send)
-        else:  # including fakesnow's upload route, which would write files for any caller
+        else:  # This also blocks fakesnow's upload route, which would write files for any caller.
             await JSONResponse({"error": f"No such path: {path}"}, 404)(scope, receive, send)
 
     async def _set_clock(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -151,7 +151,8 @@ class LocalSnowflake:
             error = SnowflakeError("390100", "08001", "Incorrect username or password was specified.")
             await failure(error)(scope, receive, send)
             return
-        # fakesnow would open database files in the folder FAKESNOW_DB_PATH, and skip statements that match nop_regexes.
+        # Pass on only AUTOCOMMIT. Two other session parameters would make fakesnow open database files in a folder that
+        # the client names (FAKESNOW_DB_PATH) and skip statements (nop_regexes).
         given = request["data"].get("SESSION_PARAMETERS") or {}
         autocommit = {"AUTOCOMMIT": given["AUTOCOMMIT"]} if "AUTOCOMMIT" in given else {}
         request["data"]["SESSION_PARAMETERS"] = autocommit
@@ -187,7 +188,9 @@ class LocalSnowflake:
         self._turns.pop(token, None)
 
     async def _abort(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Cancel a running statement, for example after the connector's timeout. It then fails with error 000604."""
+        """Cancel a running statement, which then fails with error 000604. The connector requests this, for example,
+        after its timeout.
+        """
         token, request_id = token_of(scope), (await body_of(scope, receive)).get("requestId", "")
         session = fakesnow_server.sessions.get(token)
         if session is not None and self.statements.runs(token, request_id):
@@ -300,9 +303,9 @@ def is_same(name: object, password: object, login: tuple[str, str]) -> bool:
 
 
 def is_local(scope: Message) -> bool:
-    """Return whether a program on this machine, rather than a web page in a browser, sent the request. A web
-    page's requests have an Origin header or, if the page rebinds its own domain name to 127.0.0.1, that name
-    in the Host header.
+    """Return whether the Host header names this machine and there is no Origin header, so that no web page in a browser
+    can run statements. A browser adds an Origin header to a page's POST and PUT requests. A page that rebinds its own
+    domain name to 127.0.0.1 sends that name in the Host header.
     """
     headers = dict(scope["headers"])
     host: bytes = headers.get(b"host", b"")
@@ -345,7 +348,7 @@ def replayed(scope: Message, request: Json) -> tuple[Message, Receive]:
 
 
 def with_master_token(answer: Json) -> None:
-    """Add a master token to the response: without it, the connector does not end the session when the
+    """Add a master token to the response. Without it, the connector does not end the session when the
     connection is closed.
     """
     if answer.get("data"):

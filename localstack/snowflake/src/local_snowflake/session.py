@@ -187,7 +187,7 @@ class LocalCursor(FakeSnowflakeCursor):
 
     def _describe_last_sql(self) -> list[tuple[object, ...]]:
         """Return the result's columns in the form of DuckDB's DESCRIBE. This overrides fakesnow's method, which
-        parses, binds and describes the statement again, and so takes a third of the statement's CPU time.
+        parses, binds and describes the statement again. That takes a third of the statement's CPU time.
         """
         return list(self._described)
 
@@ -205,7 +205,8 @@ class LocalCursor(FakeSnowflakeCursor):
         if self._conn.authorize:
             self._conn.authorize(expression, self._conn)
         show = expression if isinstance(expression, exp.Show) else None
-        for raw in list(expression.find_all(exp.RawString)):  # $$…$$, which fakesnow loses in COMMENT = $$…$$
+        # Otherwise fakesnow would ignore the text in COMMENT = $$…$$.
+        for raw in list(expression.find_all(exp.RawString)):
             raw.replace(exp.Literal.string(raw.this))
         params = with_values(expression, params)
         refuse_context_functions(expression)
@@ -309,13 +310,13 @@ class LocalCursor(FakeSnowflakeCursor):
                 )
             for comment in self._comments:
                 self._duck_conn.execute(comment)
-            if database:  # fakesnow creates its own macros even if the database exists
+            if database:  # even if it already existed, because fakesnow has created its own macros again
                 self._duck_conn.execute(macros_of(database))
             if database and is_new:
                 self._duck_conn.execute(information_schema.creation_sql(database))
-                # A transaction that has begun could not see tables that the loader creates later.
+                # Create these tables now: a transaction could not see them if the loader created them after it began.
                 self._duck_conn.execute(HISTORIES.format(hidden=hidden(database)))
-                # "CREATE DATABASE": a new database has the schema PUBLIC.
+                # A new database has the schema PUBLIC (Snowflake: "CREATE DATABASE").
                 self._duck_conn.execute(f"CREATE SCHEMA {quoted(database)}.PUBLIC")
 
     def _is_kept(self, statement: exp.Expr) -> bool:
@@ -338,7 +339,7 @@ class LocalCursor(FakeSnowflakeCursor):
 
     def _follow_table(self, done: exp.Expr) -> None:
         """Update the load history after a change to the table (Snowflake: "COPY INTO <table>", "COPY_HISTORY"). When
-        the table is emptied, dropped or replaced, mark its entries from users' COPY statements as forgotten; a
+        the table is truncated, dropped or replaced, mark its entries from users' COPY statements as forgotten; a
         pipe's entries are kept. When the table is renamed, write the new name into all its entries.
         """
         table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
@@ -372,7 +373,7 @@ class LocalCursor(FakeSnowflakeCursor):
         counted = {kind for kind, indices in operations(merge).items() if indices}
         for update in merge.find_all(exp.Update):
             for assignment in update.expressions:
-                assignment.this.set("table", None)  # DuckDB accepts no alias on the left side
+                assignment.this.set("table", None)  # DuckDB accepts no table name here
         for insert in merge.find_all(exp.Insert):
             for column in insert.this.expressions if insert.this else ():
                 column.set("table", None)
@@ -401,7 +402,7 @@ class LocalCursor(FakeSnowflakeCursor):
         self._execute_and_describe(result)
 
     def _overwrite(self, insert: exp.Insert, params: Params) -> None:
-        """Run INSERT OVERWRITE: read the rows before emptying the table, because they may come from the same table."""
+        """Run INSERT OVERWRITE. Read the rows before emptying the table, because they may come from the same table."""
         target = insert.this.this if isinstance(insert.this, exp.Schema) else insert.this
         rows = insert.expression.sql(dialect="duckdb")
         self._duck_conn.execute(f"CREATE OR REPLACE TEMP TABLE {OVERWRITE} AS {rows}", params)
@@ -438,7 +439,7 @@ class LocalCursor(FakeSnowflakeCursor):
             return
         parts = (table.catalog or self._conn.database or "", table.db, table.name)
         relation = ".".join(quoted(part.upper()) for part in parts)
-        if not temporary:  # dropped, or recreated as a permanent one
+        if not temporary:  # The statement drops the relation or replaces it with a permanent one.
             self._conn.temporary.pop(relation, None)
             return
         temporary.pop()

@@ -9,7 +9,7 @@ from local_snowflake.errors import unsupported
 
 
 def refused(command: str, error: Exception) -> Exception:
-    """Return Snowflake's error for a failure in DuckDB or fakesnow."""
+    """Return Snowflake's error for a failure in DuckDB or fakesnow, or error 000603 if none is known."""
     if raised := error_of(str(error)):
         return snowflake.connector.errors.ProgrammingError(
             msg=raised.message, errno=int(raised.code), sqlstate=raised.sqlstate
@@ -20,7 +20,7 @@ def refused(command: str, error: Exception) -> Exception:
         )
     if isinstance(error, duckdb.ParserException | duckdb.InternalException):
         return unsupported(f"the statement {' '.join(command.split())[:200]}")
-    if "Map keys must be unique" in str(error):  # "OBJECT_AGG"; DuckDB does not say which key
+    if "Map keys must be unique" in str(error):  # by OBJECT_AGG; DuckDB does not say which key is duplicated
         return snowflake.connector.errors.ProgrammingError(
             msg="Duplicate field key '…'", errno=100083, sqlstate="22000"
         )
@@ -43,7 +43,7 @@ def constraint_failure(message: str) -> Exception:
     if message.startswith("Constraint Error: CHECK"):
         code, state, text = (100078, "22000", f"String is too long and would be truncated: {message}")
     elif not message.startswith("Constraint Error: NOT NULL"):
-        # "Constraints": Snowflake enforces no key of a standard table.
+        # Snowflake does not enforce the keys of a standard table ("Constraints").
         code, state, text = (
             2,
             "0A000",

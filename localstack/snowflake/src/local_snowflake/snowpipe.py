@@ -107,7 +107,7 @@ class Ingest:
                     log.info("queue_reachable_again", region=channel.region)
                 failures = 0
                 self.problems.pop(channel.region, None)
-            except Exception as error:  # whatever the error, the next attempt may succeed
+            except Exception as error:  # after any error, the next attempt may succeed
                 if isinstance(error, botocore.exceptions.ClientError) and (
                     error.response["Error"]["Code"] in GONE
                 ):
@@ -144,8 +144,8 @@ class Ingest:
                 failures = 0
                 self.problems.pop("loading", None)
             except Exception as error:
-                # No error may end the loading. Nothing is lost, because the queue delivers again each message
-                # whose files were not committed.
+                # Only an unusable database ends the loading. Nothing is lost, because the queue delivers again each
+                # message whose files were not committed.
                 if isinstance(error, duckdb.FatalException) or "database has been invalidated" in str(error):
                     self.fatal = f"the database is unusable until the process is restarted: {error}"
                     log.error("database_unusable", reason=str(error))
@@ -198,7 +198,7 @@ class Ingest:
             files = [file for file, _ in arrivals]
             try:
                 unread, reason = self.load_files(pipes[pipe_id], files)
-            except Exception as error:  # concerns only this pipe; the files of the others are still loaded
+            except Exception as error:  # Still load the files of the other pipes.
                 unread, reason = set(files), error
             problem = problem or reason
             unhandled |= {id(message) for file, message in arrivals if file in unread}
@@ -220,7 +220,7 @@ class Ingest:
         try:
             location = self.loader.plan(pipe).location
         except NotRunnable:
-            location = pipe.location  # from the creation of the pipe, because its stage may have been dropped
+            location = pipe.location  # stored at the creation of the pipe; its stage may have been dropped
         return location.file_name(bucket, key)
 
     def load_files(
@@ -236,7 +236,8 @@ class Ingest:
         fresh = self._not_loaded(pipe, files)
         if len(fresh) < len(files):
             log.info("files_already_in_history", pipe=str(pipe.name), files=len(files) - len(fresh))
-        in_flight = 0 if waiting else len(fresh)  # a waiting file is already counted, by its row
+        # A waiting file is already counted by its row in _local_pending.
+        in_flight = 0 if waiting else len(fresh)
         self._count_in_flight(pipe, in_flight)
         try:
             plan = self.runnable(pipe, draining)
@@ -276,8 +277,8 @@ class Ingest:
             self._count_in_flight(pipe, -in_flight)
 
     def _not_loaded(self, pipe: Pipe, files: Sequence[StagedFile]) -> list[StagedFile]:
-        """Return the files that are not in the pipe's load history. A file may be in it because its notification was
-        delivered twice. If the pipe has no valid plan, for example because its stage was dropped, return all files.
+        """Return the files that are not in the pipe's load history, because a notification may be delivered twice.
+        If the pipe has no valid plan, for example because its stage was dropped, return all files.
         """
         loaded: set[str] = set()
         with suppress(NotRunnable):
@@ -364,7 +365,7 @@ class Ingest:
             self._nothing_waits.discard(look)
             try:
                 unread, reason = self.load_files(pipe, files, waiting=True, draining=True)
-            except Exception as error:  # concerns only this pipe; the files of the others are still loaded
+            except Exception as error:  # Still load the files of the other pipes.
                 unread, reason = set(files), error
             problem = problem or reason
             done = [file.file_name for file in files if file not in unread]
@@ -436,7 +437,7 @@ def is_a_bug(error: Exception) -> bool:
 def in_words(error: Exception) -> str:
     text = str(error)[:500]
     if "No space left on device" in text or "File too large" in text:
-        return f"the disk is full: free some space, and loading continues automatically ({text})"
+        return f"the disk is full. Free some space; loading then continues automatically ({text})."
     return text
 
 

@@ -1,6 +1,5 @@
-"""Parse Snowflake's statements from the tokens of sqlglot's tokenizer, because sqlglot has no grammar for
-pipes and integrations. Its tokenizer handles the quoting, comments and dollar-quoted strings of these statements,
-too.
+"""Parse statements for which sqlglot has no grammar, such as those on pipes and integrations. Their tokens come from
+sqlglot's tokenizer, which handles quoting, comments and dollar-quoted strings.
 """
 
 import re
@@ -72,7 +71,7 @@ def quoted(identifier: str) -> str:
 
 
 OURS = '_fs_global."_local"'
-"""The schema of the tables that concern all databases."""
+"""The schema of our tables that do not belong to a single database, such as `users` and `pipes`."""
 
 
 def hidden(database: str) -> str:
@@ -121,7 +120,7 @@ def syntax_error(error: ParseError) -> SnowflakeError:
     if not first.get("highlight"):
         return compilation(plain(str(error)))
     if CLUSTERED.search(first.get("start_context") or ""):
-        return unsupported("CLUSTER BY an expression that is not a column")  # which Snowflake supports
+        return unsupported("CLUSTER BY an expression that is not a column")  # Snowflake supports it
     place = f"line {first['line']} at position {first['col']}"
     return compilation(f"syntax error {place} unexpected '{first['highlight']}'.")
 
@@ -226,7 +225,7 @@ class Words:
             self.at += 1
             return token.token_type == TokenType.TRUE
         name = ".".join(self.take_name())
-        # SKIP_FILE_10% is two tokens
+        # The tokenizer splits SKIP_FILE_10% into two tokens.
         return f"{name}%" if self.takes("%") else name
 
     def _rest_of_list(self) -> Value:

@@ -142,7 +142,7 @@ class Stages:
             text_of(options, "URL") or stage.url,
             {"FILE_FORMAT": stage.file_format, **link, **options},
         )
-        if "STORAGE_INTEGRATION" not in options:  # a replaced integration stays unlinked
+        if "STORAGE_INTEGRATION" not in options:  # If the integration was replaced, the stage stays unlinked.
             changed = replace(changed, integration=stage.integration, integration_id=stage.integration_id)
         self.catalog.change_stage(changed, text_of(options, "COMMENT"))
         return SUCCEEDED
@@ -173,8 +173,8 @@ class Stages:
     # ---- file formats, which fakesnow can only create
 
     def create_file_format(self, words: Words, scope: Scope) -> str | None:
-        """Rewrite CREATE OR ALTER FILE FORMAT as CREATE OR REPLACE FILE FORMAT, which fakesnow supports; the
-        format keeps its grants. Return None for any other CREATE FILE FORMAT.
+        """Check a file format's options. Rewrite CREATE OR ALTER as CREATE OR REPLACE, which fakesnow supports; the
+        format keeps its grants. Return None for any other CREATE FILE FORMAT, which fakesnow runs unchanged.
         """
         words.take("CREATE")
         alters = words.takes("OR", "ALTER")

@@ -36,7 +36,8 @@ CLAUSES = (exp.Query, exp.Table, exp.Join, exp.From, exp.Where, exp.Group, exp.H
            exp.If)  # fmt: skip
 CHECKED = (exp.Query, exp.Insert, exp.Update, exp.Delete, exp.Merge)
 NAMES = {"alias", "this", "db", "catalog"}
-WORDS = {"parameters"}  # not `format`, because translate_text.py and translate_casts.py check formats
+# The arguments whose literal is part of the shape. Formats are checked by translate_text.py and translate_casts.py.
+WORDS = {"parameters"}
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,14 @@ def page() -> str:
     return "\n".join(made)
 
 
-HEAD = """To support another function, add a case to `src/local_snowflake/supported_sql_cases.tsv` and run
-`python -m local_snowflake.supported_sql`, which generates this page.
+HEAD = """This page lists the cases that test the SQL of the local Snowflake. To support another function, add a case to
+`src/local_snowflake/supported_sql_cases.tsv` and run `python -m local_snowflake.supported_sql`, which generates this
+page.
 
 A function, operator or clause is supported if a case whose answer is not `REFUSED` uses it in the same form: with the
-same optional arguments and the same keywords (such as the date part in DATEADD). The arguments may have other values.
-Everything else is refused with an error that names it. Each case is a test (`test_supported_sql.py`).
+same optional arguments and the same keywords (such as the date part in DATEADD). The arguments may have other values,
+within the limits that the `REFUSED` cases show. Anything else in a query or DML statement is refused with an error
+that names it. Each case is a test (`test_supported_sql.py`).
 
 The column *basis* gives the source of the answer. With `example`, Snowflake's page shows this statement and its
 output. With `rule`, the page states a rule from which the answer follows or, if the answer is `REFUSED`, describes the

@@ -156,8 +156,8 @@ class Functions:
         return SnowflakeError(
             "003170",
             "0A000",
-            "the local Snowflake refuses VALIDATE_PIPE_LOAD for every pipe, and Snowflake refuses it for a "
-            "pipe whose COPY statement transforms data. COPY_HISTORY shows a pipe's errors.",
+            "The local Snowflake does not support VALIDATE_PIPE_LOAD, which Snowflake itself refuses for a "
+            "pipe whose COPY statement transforms data. Use COPY_HISTORY to see a pipe's errors.",
         )
 
     def _copy_history(self, arguments: dict[str, exp.Expr], scope: Scope) -> exp.Expr:
@@ -171,7 +171,7 @@ class Functions:
         table = scope.resolve(name_in(arguments["TABLE_NAME"].name))
         if table.database not in self.catalog.databases():
             raise missing("Database", table.database)
-        # "COPY_HISTORY", usage notes: any privilege on the table
+        # Any privilege on the table is enough (Snowflake: "COPY_HISTORY", usage notes).
         self.authority.require(actor_of(scope), (), "TABLE", str(table))
         self.catalog.create_histories(table.database)
         self._check_start(arguments["START_TIME"])

@@ -1,5 +1,5 @@
-"""The options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, identity columns, ALTER COLUMN
-and CLONE.
+"""Check the options and column definitions of CREATE TABLE, CREATE VIEW and CREATE SEQUENCE, and the changes of ALTER
+COLUMN. Rewrite identity columns and CLONE.
 
 An option is accepted if it is implemented or does not affect the results of queries. Any other option is refused with
 an error that names it.
@@ -15,7 +15,7 @@ from local_snowflake.errors import unsupported
 from local_snowflake.lengths import columns_of, limit_of
 from local_snowflake.sql import hidden, literal, quoted
 
-# Options that are implemented, or that change no result of a query.
+# Options that are implemented or do not affect the results of queries.
 ACCEPTED = (
     exp.ClusterProperty, exp.CopyGrantsProperty, exp.LikeProperty, exp.SchemaCommentProperty, exp.SecureProperty,
     exp.SequenceProperties, exp.TemporaryProperty, exp.TransientProperty,
@@ -114,7 +114,7 @@ def is_plain(column: exp.Expr) -> bool:
 
 
 def ordered_sequence(create: exp.Create) -> None:
-    """Remove ORDER and NOORDER: one process generates the values in order, which satisfies both
+    """Remove ORDER and NOORDER, because one process generates the values in order, which satisfies both
     (Snowflake: "CREATE SEQUENCE").
     """
     for properties in create.find_all(exp.SequenceProperties):

@@ -13,7 +13,8 @@ def drop_temporary(duck: duckdb.DuckDBPyConnection) -> None:
     """Drop the temporary relations of sessions that never ended because the process was killed."""
     duck.execute(f"CREATE TABLE IF NOT EXISTS {TEMPORARY} (relation VARCHAR, kind VARCHAR)")
     for relation, kind in duck.execute(f"SELECT DISTINCT relation, kind FROM {TEMPORARY}").fetchall():
-        with suppress(duckdb.Error):  # the relation may be of the other kind, or have been dropped
+        # DROP TABLE fails if the relation is now a view, and DROP VIEW if it is now a table.
+        with suppress(duckdb.Error):
             duck.execute(f"DROP {kind} IF EXISTS {relation}")
     duck.execute(f"DELETE FROM {TEMPORARY}")
 

@@ -37,7 +37,7 @@ def eventually[T](
         seen = look()
         if wanted(seen):
             return seen
-        assert time.monotonic() < until, f"still {seen!r} after {seconds} s"
+        assert time.monotonic() < until, f"the value is still {seen!r} after {seconds} s"
         time.sleep(0.05)
 
 
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class LocalProcess:
-    """A `python -m local_snowflake` process, started as a user would start it."""
+    """A `python -m local_snowflake` process whose queue has a visibility timeout of one second by default."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder = folder
@@ -279,8 +279,8 @@ class Warehouse:
         return read
 
     def has_waiting(self, number: int, name: str = "EVENTS_PIPE") -> None:
-        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no message
-        can deliver the files again, so the time from which their age is counted does not change.
+        """Wait until `number` files are recorded as waiting and their messages are deleted. From then on, no
+        redelivered message can record the files again with a later time.
         """
         pipe = f"{self.database}.RAW.{name}"
         eventually(
@@ -298,8 +298,8 @@ class Warehouse:
         return sum(int(value) for value in found["Attributes"].values())
 
     def queue_url(self) -> str:
-        """Return the URL of Snowflake's own queue, found as an operator would find it: through the pipe's
-        notification channel.
+        """Return the URL of Snowflake's own queue. Its name is the last part of the pipe's notification channel, which
+        is the queue's ARN.
         """
         name = self.status()["notificationChannelName"].rpartition(":")[2]
         url: str = self.aws.sqs.get_queue_url(QueueName=name)["QueueUrl"]

@@ -1,4 +1,4 @@
-"""A session's transaction: the rules of Snowflake that differ from DuckDB's (Snowflake: "Transactions")."""
+"""A session's transaction, with Snowflake's rules where they differ from DuckDB's (Snowflake: "Transactions")."""
 
 from contextlib import suppress
 
@@ -43,7 +43,7 @@ class TransactionalConnection(FakeSnowflakeConnection):
         self._begun = True
 
     def end_batch(self, succeeded: bool) -> None:
-        if not self._begun:  # a DDL statement has committed it
+        if not self._begun:  # A DDL statement has committed the transaction.
             return
         self._begun = self._in_transaction = self._changed = self._aborted = False
         if succeeded:

@@ -111,7 +111,7 @@ def translate(statement: exp.Expr, variant_columns: frozenset[str], types: Types
     if not nodes:
         return statement
     translation = Translation(aliases_of_variants(statement, variant_columns), types)
-    for node in reversed(nodes):  # children first
+    for node in reversed(nodes):  # Rewrite each node before its parent.
         made = REWRITES[type(node)](node, translation)
         if made is not None and made is not node:
             node.replace(made)

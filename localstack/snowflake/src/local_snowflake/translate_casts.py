@@ -177,7 +177,7 @@ def convert_timezone(node: exp.Expr, _: Translation) -> None:
 def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
     value = node.this
     if isinstance(node, exp.DateAdd | exp.AddMonths) and not is_whole_number(node.expression):
-        # The number of units is rounded ("DATEADD").
+        # Snowflake rounds the number of units ("DATEADD").
         rounded = exp.Round(this=node.expression.copy())
         node.set("expression", exp.cast(rounded, "BIGINT", dialect="duckdb"))
     if translation.kind(value) == TEXT:
@@ -185,7 +185,7 @@ def dated(node: exp.Expr, translation: Translation) -> exp.Expr:
         node.set("this", value)
     cast_at_once = isinstance(node.parent, exp.Cast) and node.parent.to.this in NTZ_TYPES | {exp.DType.DATE}
     if cast_at_once and is_aggregated(value):
-        return node  # whether the value is a DATE makes no difference
+        return node  # The cast gives the same result whether or not the value is a DATE.
     unit = node.args.get("unit")
     if isinstance(node, exp.TimestampTrunc | exp.DateTrunc) and unit and unit.name.upper() not in DAYS:
         given = translation.types.of(value) if translation.types else None

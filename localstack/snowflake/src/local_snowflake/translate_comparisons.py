@@ -36,7 +36,7 @@ ORDERS = {
 
 def compare(node: exp.Expr, translation: Translation) -> exp.Expr | None:
     if isinstance(node.parent, exp.Update) and node.arg_key == "expressions":
-        return None  # an assignment
+        return None  # an assignment in UPDATE … SET
     as_one_type(node, "this", node.expression, translation)
     as_one_type(node, "expression", node.this, translation)
     first, second = node.this, node.expression

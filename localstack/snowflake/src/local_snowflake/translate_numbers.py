@@ -33,7 +33,9 @@ def epoch_second(node: exp.Expr, _: Translation) -> exp.Expr | None:
 
 def count(node: exp.Expr, _: Translation) -> None:
     if isinstance(node.this, exp.Column) and isinstance(node.this.this, exp.Star):
-        raise unsupported(f"{node.sql(dialect='snowflake')}, which counts rows without NULL. Name a column.")
+        raise unsupported(
+            f"{node.sql(dialect='snowflake')}, which counts only rows without a NULL. Name a column."
+        )
 
 
 def total(node: exp.Expr, translation: Translation) -> None:
@@ -53,7 +55,9 @@ def remainder(node: exp.Expr, _: Translation) -> exp.Expr:
 
 
 def multiply(node: exp.Expr, _: Translation) -> None:
-    """Cast integer literals in a product to 64 bits: in Snowflake they are NUMBER(38, 0), in DuckDB 32-bit integers."""
+    """Cast integer literals in a product to 64 bits, because DuckDB treats them as 32-bit integers, whose product may
+    overflow. In Snowflake they are NUMBER(38, 0).
+    """
     for name in ("this", "expression"):
         factor = node.args[name].unnest()
         if isinstance(factor, exp.Literal) and factor.is_int:

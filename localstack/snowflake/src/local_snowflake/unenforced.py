@@ -1,5 +1,5 @@
-"""Account objects that have no effect in the local Snowflake: warehouses, resource monitors and network policies.
-They exist, have an owner, and privileges on them can be granted.
+"""Warehouses, resource monitors and network policies. The local Snowflake stores them, but does not enforce their
+limits and rules. They have an owner, and privileges on them can be granted.
 """
 
 import json

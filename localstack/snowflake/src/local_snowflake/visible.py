@@ -28,7 +28,7 @@ COLUMNS = {
 }
 
 UNFILTERED = {"COLUMNS", "DATABASES", "SCHEMAS", "SEQUENCES", "STAGES"}
-"""The kinds for which fakesnow ignores LIKE."""
+"""The kinds of object for which fakesnow ignores the LIKE of SHOW."""
 
 
 def filter_rows(query: exp.Select, show: exp.Show) -> None:
@@ -81,7 +81,7 @@ class Visible:
         )
         assert isinstance(outer, exp.Select)
         filter_rows(outer, show)
-        query.set("limit", None)  # fakesnow would count objects that the session may not see
+        query.set("limit", None)  # fakesnow's LIMIT would also count objects that are hidden here
         inner = outer.find(exp.Subquery)
         assert inner is not None
         inner.set("this", query)
