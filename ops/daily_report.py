@@ -212,8 +212,8 @@ class _Marts:
         return {_place(row): float(row["litres"] or 0) for row in rows}
 
     def silent(self, since: str) -> list[Row]:
-        """Return the trucks that sent events after `since` but none on the day, each with the time of its last event
-        before the day.
+        """Return the trucks that have an event between `since` and the day but none on the day, each with the time of
+        its last event.
         """
         return self.warehouse.query(
             f"SELECT device_id, MAX(occurred_at) AS last_at FROM {self.database}.STAGING.STG_EVENTS"

@@ -114,7 +114,9 @@ def rewritten(
 
 
 def request_of(keys: Iterable[str]) -> str:
-    """Derive the name of a plan from its objects, so that a repeated run finds the plan of an interrupted run."""
+    """Derive a plan's name from the keys of its objects, or from its rows if it has no objects, so that a repeated run
+    finds the plan of an interrupted run.
+    """
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()[:16]
 
 
@@ -134,7 +136,7 @@ def plans_in(bucket: Bucket) -> Iterator[Plan]:
 
 
 def finish_released(stage: Stage, plans: Iterable[Plan], result: Result) -> None:
-    """Finish the deletions in the released plans of interrupted runs. The marts are rebuilt later."""
+    """Complete the deletions of the released plans that interrupted runs left. The marts are rebuilt later."""
     result.unfinished = [plan for plan in plans if plan.get("state") == RELEASED]
     for plan in result.unfinished:
         stage.bucket.delete(pair["old"] for pair in plan["objects"])

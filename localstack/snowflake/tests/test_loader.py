@@ -181,7 +181,7 @@ def test_pipe_stalls_and_its_files_wait_if_the_rows_cannot_be_inserted(
         bench.ingest.runnable(pipe)
     assert stalled.value.state == "STALLED_EXECUTION_ERROR"
     assert bench.ingest.waiting_since(pipe)[0] == 2
-    bench.catalog.changed()  # loading is retried after any DDL statement, or after RETRY_STALLED
+    bench.catalog.changed()  # as after any DDL statement, so that the pipe retries before RETRY_STALLED
     bench.ingest.load_waiting()
     assert bench.rows(pipe) == wanted(1, 2)
     assert bench.ingest.waiting_since(pipe)[0] == 0

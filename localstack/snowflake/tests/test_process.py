@@ -50,7 +50,7 @@ def test_process_killed_at_random_moments_neither_loses_nor_duplicates_rows(
     putting = threading.Thread(target=put_all)
     putting.start()
     for _ in range(3):
-        time.sleep(moments.uniform(0.05, 0.6))  # kill the process at a random moment
+        time.sleep(moments.uniform(0.05, 0.6))  # so that the kill happens at a random moment
         own_local.kill()
         own_local.start()
     putting.join()
