@@ -26,7 +26,7 @@ def upstream(dag: DAG, task: str) -> set[str]:
     return dag.get_task(task).get_flat_relative_ids(upstream=True)
 
 
-def test_hourly_and_backfill_dags_are_defined(dags: dict[str, DAG]) -> None:
+def test_hourly_dag_is_scheduled_and_backfill_dag_runs_only_on_demand(dags: dict[str, DAG]) -> None:
     assert set(dags) == {"milkrun_hourly", "milkrun_backfill"}
     assert dags["milkrun_hourly"].schedule == "20 * * * *"
     assert dags["milkrun_backfill"].schedule is None

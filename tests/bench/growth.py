@@ -50,8 +50,8 @@ def requests() -> Figures:
 
 
 def peak(handle: Callable[[object], object], request: object) -> float:
-    """Return the peak memory of the call in MiB, traced by tracemalloc, because a process rarely returns
-    memory to the system.
+    """Return the peak memory of the call in MiB. It is traced by tracemalloc, because the resident size of a process
+    rarely falls after an earlier peak.
     """
     gc.collect()
     tracemalloc.start()

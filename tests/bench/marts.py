@@ -3,7 +3,7 @@
 
 SQL fills the RAW schema of a local Snowflake with 360,000 events a day from 500 trucks in time order; a fifth are
 geofence events. After a first run over the history, two runs are measured: one with an hour's new events, and one
-with a backlog of 100,000. Both also get events that are two days late and repeated events: of each kind, one percent
+with a backlog of 100,000. Both also get events that are two days late, and repeated events; each kind is one percent
 of the number of new events. The main result is the number of rows that DuckDB scans in a run, divided by the number
 of new rows plus the events on the days that they touch. The ledger, which every run scans completely, is counted
 separately. The scanned bytes are computed from the columns that DuckDB reads, and from the mean uncompressed size of

@@ -451,7 +451,7 @@ def visit(device: str, fence: str, entered_at: datetime, **known: object) -> Jso
 
 
 def ring_of_trucks(n: int, tick: int) -> list[Json]:
-    """Return `n` trucks that circle around a point near Leeuwarden, at their positions at this tick."""
+    """Return `n` trucks that circle around a point near Leeuwarden, at their positions after `tick` steps."""
     made = []
     for i in range(n):
         angle = i * 0.7 + tick * 0.01 * (1 + i % 5)

@@ -63,7 +63,7 @@ def test_visit_contradicted_by_a_later_visit_elsewhere_is_dimmed_listed_last_and
     expect(there.locator(".count")).to_have_text("2")
     rows = there.get_by_role("listitem")
     expect(rows).to_have_count(3)
-    expect(rows.nth(0)).to_contain_text("truck-2"), "the longest visit is first"
+    expect(rows.nth(0)).to_contain_text("truck-2")  # the longest of the counted visits
     expect(rows.nth(2)).to_contain_text("exit missing, seen at plant-1")
     expect(rows.nth(2)).to_have_class(re.compile("contradicted"))
     page.goto(f"{feed.url}/map?fence=farm%23farm-1")
@@ -455,7 +455,7 @@ def test_links_show_the_same_view_after_a_console_restart(open_page: Open) -> No
     events.
     """
     first, second = three_trucks(), three_trucks()
-    second.stage["time_zone"] = first.stage["time_zone"]  # differs if an hour began in between
+    second.stage["time_zone"] = first.stage["time_zone"]  # it depends on the hour in which a state is created
     with Feed(first) as before, Feed(second) as after:
         for feed, others in ((before, 2), (after, 7)):
             for n in range(others):

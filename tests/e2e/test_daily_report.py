@@ -82,7 +82,7 @@ def test_report_lists_totals_places_missing_exits_silent_trucks_and_data_quality
     }  # fmt: skip
     tables = {table.title: list(table.rows) for table in found.tables}
     assert ("farm/farm-2", 1, 1, 0, 60.0, 60.0, 1) in tables["By place"], (
-        "a visit with an inferred exit has a dwell time and is counted under inferred exits"
+        "a visit with an inferred exit must have a dwell time and be counted under inferred exits"
     )
     assert tables["Missing exits"] == [
         ("=1+1", "farm/<b>", "2026-11-27 06:00", ""),

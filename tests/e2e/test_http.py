@@ -1,4 +1,4 @@
-"""Test the HTTP statuses and error codes that the ingest function of a running stack returns (docs/openapi.yaml).
+"""Test the HTTP statuses and error codes of a running stack's endpoint (docs/openapi.yaml).
 tests/e2e/test_tokens.py tests the codes that only stages with tokens return.
 """
 
@@ -357,7 +357,7 @@ schema.config.phases.coverage.enabled = False
 )
 def test_every_response_matches_the_openapi_document(case: object, pipeline: Pipeline) -> None:
     """A request that violates the schema may still be accepted, because one invalid event does not reject its batch."""
-    # LocalStack itself fails on multipart bodies without a boundary; they never reach the function.
+    # LocalStack itself fails on multipart bodies without a boundary, so these never reach the function.
     assume("multipart" not in str(case.media_type) + str(case.headers.get("Content-Type")))
     headers = {"x-api-key": pipeline.outputs.api_key}
     case.call_and_validate(

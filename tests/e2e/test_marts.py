@@ -31,7 +31,7 @@ from tests.bench.dbt import make_tables, warehouse
 from tests.model_runs import Dbt
 from tests.unit.ops.test_presence_rule import ROUNDS, delivery_rounds
 
-pytestmark = pytest.mark.slow  # each test runs dbt several times
+pytestmark = pytest.mark.slow  # each test runs dbt
 START = datetime(2026, 3, 1, tzinfo=UTC)
 RECEIVED = START + timedelta(days=220)  # so that no event is too old or ahead of its receipt
 RUNS = 4
@@ -434,7 +434,7 @@ def test_dbt_run_after_an_interrupted_first_run_stores_no_row_twice(
     load(session, crossings_at(("enter", START, 0), ("exit", START + timedelta(minutes=10), 0)), 0)
     dbt.run("run", "--full-refresh")
     complete = rows_of(session)
-    session.query("DROP TABLE MILKRUN.STAGING.COMPLETED_RUN")  # it is built last
+    session.query("DROP TABLE MILKRUN.STAGING.COMPLETED_RUN")  # the last model of a run
     dbt.run("run")
     assert differences(rows_of(session), complete) == {}
 
