@@ -25,9 +25,9 @@ CREATE OR REPLACE MACRO {catalog}._local_flatten_outer(input) AS TABLE
         WHEN 'OBJECT' THEN len(json_keys(to_json(input)))
         WHEN 'ARRAY' THEN json_array_length(to_json(input)) END, 0) = 0
 """
-"""The macros for FLATTEN without and with OUTER. `_fs_flatten` replaces fakesnow's macro, which reads a JSON null as
-NULL, treats a name with a slash or a dollar sign as a path, and fails for a VARIANT that is neither an array nor an
-object."""
+"""The macros for FLATTEN without and with OUTER. `_fs_flatten` replaces fakesnow's macro, which returns a JSON null in
+an array as NULL, treats a name that starts with a slash or a dollar sign as a path, and fails for a VARIANT that is
+neither an array nor an object."""
 
 OBJECT_CONSTRUCT = """
 CREATE OR REPLACE MACRO {catalog}._fs_object_construct(keys, vals, keep_nulls) AS (

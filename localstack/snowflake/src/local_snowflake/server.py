@@ -33,7 +33,7 @@ from local_snowflake.sql import Scope, Words
 log = structlog.get_logger()
 
 type Json = dict[str, Any]
-# The package fakesnow has a function `server`, which hides the module of the same name from `import`.
+# `from fakesnow import server` would import the function of that name instead of the module.
 fakesnow_server: Any = import_module("fakesnow.server")
 
 type App = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -254,7 +254,7 @@ class LocalSnowflake:
         if request.get("describeOnly") and (
             verb in NOT_DESCRIBED or "SYSTEM$PIPE_FORCE_RESUME" in sql.upper()
         ):
-            raise unsupported(f"describing a {verb} statement without running it")
+            raise unsupported(f"a description of {verb} without running the statement")
         self._leave_dropped(session)
         session.when_done = session.view_reads = None
         answer = self.commands(sql, Scope(session.database, session.schema, session.actor), session)

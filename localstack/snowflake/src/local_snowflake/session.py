@@ -338,9 +338,9 @@ class LocalCursor(FakeSnowflakeCursor):
         return bool(found.fetchall())
 
     def _follow_table(self, done: exp.Expr) -> None:
-        """Update the load history after a change to the table (Snowflake: "COPY INTO <table>", "COPY_HISTORY"). When
-        the table is truncated, dropped or replaced, mark its entries from users' COPY statements as forgotten; a
-        pipe's entries are kept. When the table is renamed, write the new name into all its entries.
+        """Update the load history after a change to a table or its schema (Snowflake: "COPY INTO <table>",
+        "COPY_HISTORY"). When the table is truncated, dropped or replaced, mark its entries from users' COPY statements
+        as forgotten; a pipe's entries are kept. When the table is renamed, write the new name into all its entries.
         """
         table, renamed = done.find(exp.Table), done.find(exp.AlterRename)
         gone = isinstance(done, exp.Drop) or (isinstance(done, exp.Create) and done.args.get("replace"))

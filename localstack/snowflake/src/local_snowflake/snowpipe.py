@@ -159,8 +159,8 @@ class Ingest:
                 self._stopping.wait(min(0.5 * 2 ** min(failures, 5), LONGEST_PAUSE_SECONDS))
 
     def load_once(self, wait_seconds: float) -> None:
-        """Receive messages, load their files, and delete the messages whose files are all loaded or recorded
-        as waiting.
+        """Receive messages, load their files, and delete each message unless one of its files must be retried. Raises
+        the first error that makes a retry necessary.
         """
         messages = self.delivery(self._take(wait_seconds))
         if not messages:

@@ -152,8 +152,8 @@ DAYS = {"DAY", "WEEK", "MONTH", "QUARTER", "YEAR"}
 
 
 def current_date(_: exp.Expr, __: Translation) -> exp.Expr:
-    """Rewrite CURRENT_DATE as today(), because DuckDB interprets the CURRENT_DATE in SELECT CURRENT_DATE as a
-    column name.
+    """Rewrite CURRENT_DATE as today(), because DuckDB would interpret it as the column's own name in
+    SELECT CURRENT_DATE AS "CURRENT_DATE".
     """
     made = exp.Anonymous(this="today")
     made.meta[TYPE] = "DATE"

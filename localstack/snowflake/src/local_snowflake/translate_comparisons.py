@@ -184,7 +184,7 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
         return
     key = "expression" if isinstance(node, exp.ArgMax | exp.ArgMin) else "this"
     if isinstance(node, exp.Ordered) and is_of_window(node) and translation.kind(node.this) == MAYBE:
-        # In a window, DuckDB accepts no macro that can raise an error.
+        # DuckDB accepts no macro that can raise an error in the ORDER BY of a window.
         raise unsupported(
             f"ORDER BY {node.this.sql()} in a window, because it may be a VARIANT. Cast it to a type."
         )

@@ -62,7 +62,7 @@ def wants_text(node: exp.Expr, translation: Translation) -> exp.Expr | None:
         node.set("expressions", [as_text(each, translation) for each in node.expressions])
     if isinstance(node, exp.Substring) and not is_positive(node.args["start"]):
         return call("substr", node.copy(), node.this.copy(), node.args["start"].copy(), kind=TEXT)
-    # sqlglot would write the argument four times, in case it is binary.
+    # sqlglot would write the argument several times, in case it is binary.
     return exp.Anonymous(this="length", expressions=[node.this]) if isinstance(node, exp.Length) else None
 
 
