@@ -162,9 +162,9 @@ same optional arguments and the same keywords (such as the date part in DATEADD)
 within the limits that the `REFUSED` cases show. Anything else in a query or DML statement is refused with an error
 that names it. Each case is a test (`test_supported_sql.py`).
 
-The column *basis* gives the source of the answer. With `example`, Snowflake's page shows this statement and its
-output. With `rule`, the page states a rule from which the answer follows or, if the answer is `REFUSED`, describes the
-feature that the local Snowflake refuses.
+The column *basis* gives the source of the answer. With `example`, statement and answer come from an example on
+Snowflake's page. With `rule`, the page states a rule from which the answer follows or, if the answer is `REFUSED`,
+describes the feature that the local Snowflake refuses.
 
 In the column *answer*, rows are separated by ` / `, and the values of a row with several columns are in parentheses.
 `nothing` means that the result has no rows. Numbers are compared by value, so 1.50 equals 1.5. A VARIANT is shown as

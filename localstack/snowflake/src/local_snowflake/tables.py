@@ -164,8 +164,8 @@ def number_of(node: exp.Expr | None) -> int:
 
 
 def clone(create: exp.Create) -> exp.Create:
-    """Rewrite CREATE TABLE … CLONE as CREATE TABLE … AS SELECT. Call this only if the query of
-    `loses_by_copy` has returned no row.
+    """Rewrite CREATE TABLE … CLONE as CREATE TABLE … AS SELECT. Call this only if the query that
+    `loses_by_copy` returns finds no rows.
     """
     source = create.args["clone"].this
     query = exp.Select(expressions=[exp.Star()], from_=exp.From(this=source.copy()))

@@ -12,8 +12,8 @@ class TransactionalConnection(FakeSnowflakeConnection):
 
     @property
     def in_transaction(self) -> bool:
-        """Return whether a transaction is open. This is tracked here, because testing it with BEGIN would
-        abort an open transaction.
+        """Return whether a transaction is open. This is tracked here, because a BEGIN that tested it would abort an
+        open transaction.
         """
         return self._begun or self._in_transaction
 

@@ -196,7 +196,7 @@ def in_order(node: exp.Expr, translation: Translation) -> None:
 
 def by_position(node: exp.Ordered, translation: Translation) -> None:
     """Refuse ORDER BY with a column's position, such as ORDER BY 1, if the column is a VARIANT. If the column's type
-    is not known here, refuse the ORDER BY in a subquery. For the outermost query, the session checks the types of the
+    is not known here, refuse ORDER BY only in a subquery. For the outermost query, the session checks the types of the
     result.
     """
     query = node.parent.parent if node.parent else None

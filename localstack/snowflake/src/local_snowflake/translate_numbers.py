@@ -17,7 +17,7 @@ def finite(node: exp.Expr, _: Translation) -> exp.Expr:
     infinity.
     """
     made = node.copy()
-    if isinstance(node, exp.Log) and node.expression:  # DuckDB returns 0 for the base 0
+    if isinstance(node, exp.Log) and node.expression:  # DuckDB returns 0 if the base is 0
         invalid = exp.LTE(this=node.this.copy(), expression=exp.Literal.number(0))
         made = exp.Case().when(invalid, exp.cast(text("nan"), "DOUBLE", dialect="duckdb")).else_(made)
     return call("finite", made, text(type(node).__name__.upper()))
