@@ -49,7 +49,7 @@ class Context:
 
 
 def events(count: int) -> list[dict[str, object]]:
-    """Return events of about 500 bytes each; every fifth is a geofence event."""
+    """Return events of about 550 bytes each; every fifth is a geofence event."""
     made = []
     for n in range(count):
         event: dict[str, object] = {
