@@ -55,7 +55,7 @@ def test_trucks_and_farms_of_the_morning_appear_on_the_map(console: str, open_pa
         expect(trucks.get_by_text(re.compile(rf"^truck-{number:02d}-")).first).to_be_visible()
 
 
-def test_events_of_the_morning_are_counted_at_the_pipeline_stages_up_to_snowflake(
+def test_events_of_the_morning_are_counted_up_to_snowflake_and_reconcile_finds_none_missing(
     console: str, open_page: Open
 ) -> None:
     page = open_page(f"{console}/pipeline")
