@@ -315,7 +315,7 @@ def take_comment(words: Words) -> Options:
 
 
 def named(identifier: str) -> str:
-    """Return the name that an identifier in the connection string denotes: in upper case unless it is quoted."""
+    """Return the name that an identifier in the connection string denotes, in upper case unless it is quoted."""
     if identifier.startswith('"'):
         return identifier.strip('"').replace('""', '"')
     return identifier.upper()

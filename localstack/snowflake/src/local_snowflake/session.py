@@ -449,7 +449,7 @@ class LocalCursor(FakeSnowflakeCursor):
         elif not before and relation_exists(self._duck_conn, parts):
             raise snowflake.connector.errors.ProgrammingError(
                 msg=f"Not supported by the local Snowflake: temporary {create.kind.lower()} "
-                f"{'.'.join(parts)} would hide a permanent relation with that name.",
+                f"{'.'.join(parts)}, because it would hide a permanent relation with that name.",
                 errno=2,
                 sqlstate="0A000",
             )

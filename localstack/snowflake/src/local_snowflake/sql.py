@@ -22,7 +22,7 @@ STRINGS = {TokenType.STRING, TokenType.RAW_STRING, TokenType.HEREDOC_STRING}
 
 
 class Name(NamedTuple):
-    """A schema object's full name, as Snowflake stores it: upper case unless it was quoted."""
+    """A schema object's full name as Snowflake stores it, with each part in upper case unless it was quoted."""
 
     database: str
     schema: str

@@ -66,8 +66,8 @@ def refuse_other_than_text(node: exp.Expr, translation: Translation) -> None:
 
 
 def is_plain(node: exp.Expr, kind: exp.DType) -> bool:
-    """Return whether DuckDB is known to cast this literal as Snowflake does: NULL, or an ISO 8601 date and time
-    that is cast to TIMESTAMP_TZ, TIMESTAMP_LTZ or, if it has no offset, to TIMESTAMP_NTZ.
+    """Return whether DuckDB is known to cast this value as Snowflake does. This applies to NULL, and to a literal with
+    an ISO 8601 date and time if the type is TIMESTAMP_TZ, TIMESTAMP_LTZ or, without an offset, TIMESTAMP_NTZ.
     """
     if isinstance(node, exp.Null):
         return True

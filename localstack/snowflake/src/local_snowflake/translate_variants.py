@@ -18,7 +18,7 @@ from local_snowflake.translate_text import as_text
 
 
 def as_variant(value: exp.Expr, translation: Translation) -> exp.Expr:
-    """Format a timestamp within a VARIANT as Snowflake does: with milliseconds and, for a TIMESTAMP_TZ, an offset."""
+    """Format a timestamp in a VARIANT with milliseconds and, for a TIMESTAMP_TZ, an offset, as Snowflake does."""
     types = translation.types
     given = types.of(value) if types else frozenset()
     if is_aggregated(value) or (given is not None and TIMESTAMP not in given):
