@@ -28,7 +28,9 @@ class Written:
 
 
 class ReadBackMismatch(Exception):
-    """Raised if a stored object differs from the rows written, or would be overwritten; the job then stops."""
+    """Raised to stop the job if a stored object differs from the rows written, or if a second file of the same run
+    would overwrite it.
+    """
 
 
 def write_parquet(

@@ -71,7 +71,8 @@ class KclSettings(Settings, frozen=True, kw_only=True, rename="upper"):
     kcl_grace_seconds: Seconds = 20
     kcl_stale_seconds: Seconds = 120
     kcl_state_folder: str = f"{tempfile.gettempdir()}/milkrun-kcl"
-    kcl_properties: Mapping[str, str | int] = {}  # as JSON: {"maxRecords": 500, …}; they override ours
+    # KCL properties as a JSON object, such as {"maxRecords": 500}; they override the defaults of this module.
+    kcl_properties: Mapping[str, str | int] = {}
 
     @property
     def properties(self) -> dict[str, str | int]:

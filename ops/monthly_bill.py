@@ -200,7 +200,7 @@ def _archive(load: Load, line: _LineOf, way: Way) -> Iterator[Line]:
             load.events * rounded / GB,
             "firehose.gb_in",
         )
-        # Firehose closes an object at 128 MB or after five minutes.
+        # Assume buffering hints of 128 MB and 300 s: Firehose closes an object when it reaches one of them.
         objects = max(load.gb * GB / 128e6, DAYS_A_MONTH * SECONDS_A_DAY / 300)
     yield line("S3", "PUT", objects, "s3.put")
     yield line("S3", "GET by Snowpipe", objects * OBJECT_OVERHEAD_GETS, "s3.get")

@@ -99,7 +99,10 @@ def put_back(
         pace(len(some))
         numbered = {n: (n, record) for n, record in enumerate(some)}
         for failure in send_until_done(put, numbered, "Kinesis").values():
-            raise Refusal(f"after {count(sent, 'record')} had been sent, the stream rejected one: {failure}")
+            raise Refusal(
+                f"not all records could be sent to the stream ({count(sent, 'record')} sent, perhaps more): {failure}. "
+                "Repeat the command: a record that is sent twice does no harm"
+            )
         sent += len(some)
     return sent
 

@@ -11,7 +11,7 @@ from ops.reachable_stores import tell, unreachable, with_or_without_warehouse
 from ops.trace_steps import Finder, Step, is_key, lags
 from snowpipe.warehouse import Row, Warehouse
 
-# Events of a device are searched up to this long before and after --at.
+# With --device, events are searched for from this long before --at until this long after it.
 NEAR = timedelta(minutes=5)
 MAX_DEVICES = 20  # the maximum number of devices that have used the same event id
 

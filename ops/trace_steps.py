@@ -131,7 +131,7 @@ class Finder(ReachableStores):
         self.searched.append(
             f"the log of the function ingest from {start:%Y-%m-%dT%HZ} to {end:%Y-%m-%dT%HZ}"
         )
-        # Search the whole hours that contain `start` and `end`, as in the archive.
+        # Search from the beginning of the hour of `start` to the end of the hour of `end`, as in the archive.
         first, last = (at.replace(minute=0, second=0, microsecond=0) for at in (start, end))
         after = last + timedelta(hours=1)
         names = (logs.EVENTS_INGESTED, logs.REQUEST_REFUSED)

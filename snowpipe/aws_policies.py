@@ -9,7 +9,8 @@ from snowpipe.warehouse import Warehouse
 
 type Policy = dict[str, Any]
 
-# The statement's Sid in serverless/storage.yml; Snowflake's Sid of the same statement is "1".
+# The Sid, in serverless/storage.yml, of the statement that lets Snowflake subscribe to the topic. Snowflake's function
+# SYSTEM$GET_AWS_SNS_IAM_POLICY returns this statement with the Sid "1".
 SUBSCRIBES = "SnowflakeSubscribes"
 
 

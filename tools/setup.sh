@@ -90,7 +90,7 @@ need_chromium() { # use Debian's package instead of a browser that a test tool d
 
 sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; }
 hash_of() { cat "$@" | sha256 | cut -c1-16; }
-is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # arguments: a program in the folder, the folder's stamp, the wanted hash
+is_made() { [ -x "$1" ] && [ "$(cat "$2" 2>/dev/null)" = "$3" ]; } # arguments: a program in the folder, the path of the folder's stamp file, the expected hash
 
 unstamp_if_moved() { # the scripts of an environment, and its links to this clone, are wrong in a moved or copied clone
   if [ -e "$1/.made-at" ] && [ "$(cat "$1/.made-at")" != "$(readlink -f "$1")" ]; then rm -f "$1/.made-from"; fi

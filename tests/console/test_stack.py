@@ -274,7 +274,7 @@ def test_unreachable_snowflake_is_reported_while_the_other_sources_keep_working(
             "ok", timeout=60_000
         )
         own.snowflake.cut()
-        # The page of visits has a second alert that names Snowflake, for the daily totals.
+        # Select the alert by its text, because the Visits page shows a second alert that names Snowflake.
         alert = page.get_by_role("alert").filter(has_text="Everything else still works.")
         expect(alert).to_contain_text("Snowflake", timeout=60_000)
         assert pipeline.post(event(device)).status == 202

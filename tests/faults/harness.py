@@ -142,10 +142,10 @@ class Scenario:
 
 
 def contradicted(sent: Iterable[Post], every: int = 9) -> list[Post]:
-    """Return the requests, with a conflicting version of every `every`-th geofence event added.
+    """Return the requests, and add a conflicting version of each `every`-th geofence event: the same id, another time.
 
-    The conflicting version has the same event id and a different time. It is sent at the end of the same request, or
-    of the request with the phone's next geofence event.
+    It is sent at the end of the same request, or of the request with the phone's next geofence event. In the second
+    case, it is not sent if there is no such event.
     """
     found: list[Post] = []
     later: dict[str, Planned] = {}

@@ -103,7 +103,10 @@ class Read(msgspec.Struct, gc=False):
     positions: list[Position]
     crossings: list[Crossing]
     heard: list[tuple[str, float, str]]
-    """Events without a position: (device, the device's time in epoch seconds, type)."""
+    """Events of a device without a position: (device, time in epoch seconds, type).
+
+    The time is the device's, but at most the time of receipt.
+    """
 
 
 def read(key: str, body: bytes, received_at: datetime, kinds: Mapping[str, Kind] = GEOFENCE_KINDS) -> Read:

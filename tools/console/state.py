@@ -22,8 +22,9 @@ from tools.console.source_states import Sources
 
 @dataclass(frozen=True, slots=True)
 class MartPlace:
-    """Statistics of a place's visits in the marts: the number of closed visits, their median dwell time, the latest
-    entry and exit times, and the number of visits that began at `midnight` (of the fleet's time zone) or later.
+    """Statistics of a place's visits in the marts that began in the last 35 days: the number of closed visits, their
+    median dwell time, the latest entry and exit times, and the number of visits that began at or after `midnight` (in
+    the fleet's time zone).
     """
 
     closed: int

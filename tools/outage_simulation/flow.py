@@ -42,7 +42,7 @@ class Sample:
     sent: int
     phones: int
     archived: int
-    geofence: int  # of the archived events
+    geofence: int  # the number of geofence events among the archived events
     redrive: int
     stream: int
     consumed: int

@@ -1,4 +1,4 @@
-"""Test that queries which Snowflake refuses, but DuckDB would run, fail."""
+"""Test that queries that Snowflake refuses fail even if DuckDB would run them, and that similar queries succeed."""
 
 from collections.abc import Iterator
 

@@ -86,7 +86,7 @@ def test_radar_signature_is_verified_without_reading_the_body() -> None:
         radar(RADAR_SECRETS, signature="")
 
 
-def test_radar_secret_stored_without_and_with_its_last_day_is_accepted() -> None:
+def test_radar_secret_stored_both_with_and_without_its_last_day_is_accepted() -> None:
     """During an upgrade (docs/upgrade.md) each secret is stored in both forms, because the earlier version accepts only
     the secret without its last day.
     """
@@ -137,7 +137,7 @@ def test_secrets_are_cached_for_five_minutes_and_kept_during_an_outage() -> None
     ]
 
 
-def test_age_of_the_secrets_includes_the_time_while_the_environment_is_frozen() -> None:
+def test_age_of_cached_secrets_is_measured_with_the_wall_clock() -> None:
     """The monotonic clock stops while the environment is frozen, so with that clock an environment with few requests
     would use a replaced secret for hours.
     """

@@ -29,7 +29,7 @@ def refused(command: str, error: Exception) -> Exception:
     message = str(error).splitlines()[0] if str(error) else type(error).__name__
     statement = " ".join(command.split())
     return snowflake.connector.errors.ProgrammingError(
-        msg=f"The local Snowflake could not run this: {message}\nStatement: {statement[:300]}",
+        msg=f"The local Snowflake could not run the statement: {message}\nStatement: {statement[:300]}",
         errno=603,
         sqlstate="XX000",
     )

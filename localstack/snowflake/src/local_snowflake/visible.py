@@ -52,8 +52,8 @@ class Visible:
 
     def __call__(self, show: exp.Show, query: exp.Expr, session: LocalConnection) -> exp.Expr:
         """Return the query of a SHOW statement, restricted to the objects that the session may see. Except for
-        SHOW TERSE and SHOW COLUMNS, the result contains each object's owner. The query of a kind that SHOWN lacks is
-        returned unchanged.
+        SHOW TERSE and SHOW COLUMNS, the result contains each object's owner. A query for a kind of object that
+        is not in SHOWN is returned unchanged.
         """
         kind = show.name.upper()
         if kind not in SHOWN:

@@ -43,7 +43,7 @@ loaded AS (
 ),
 
 -- A recreated pipe may load a file again, so keep only one row per line. Because the window is partitioned by
--- received_at, a query for a time of receipt reads only the rows of that time.
+-- received_at, Snowflake can apply a filter on received_at before the window function and prune micro-partitions.
 first_scan AS (
 
     SELECT * FROM loaded
