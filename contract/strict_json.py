@@ -14,7 +14,7 @@ from contract.events import invalid
 _DECODER, _ENCODER = msgspec.json.Decoder(), msgspec.json.Encoder()
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _DIGITS_AS_0 = bytes.maketrans(b"123456789", b"000000000")
-_LONG_BY_20 = b"0" * 15  # every 20th byte of an integer too large for a double, which has at least 309 digits
+_LONG_BY_20 = b"0" * 15  # every 20th digit of an integer with at least 309 digits, too large for a double
 _LONG_INTEGER = re.compile(rb"(?<![-+.0-9eE])-?[0-9]{309,}+(?![.eE])")
 _BRACES_AS_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))

@@ -156,7 +156,7 @@ def with_plausible_time(event: GeofenceEvent | None, stored: Stored) -> Geofence
 def _owned(line: bytes, stored: Stored) -> Owned | None:
     """Return the owner and the id of the event in a line; None if there is no event with an owner and a plausible time.
 
-    dbt's typed_events has the same rule.
+    dbt's typed_events has the same rule for the events that Milkrun archived.
     """
     hour = hour_of(stored.key) or stored.modified_at
     try:

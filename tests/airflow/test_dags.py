@@ -43,11 +43,11 @@ def test_hourly_dag_is_scheduled_and_backfill_dag_runs_only_on_demand(dags: dict
         ("90", timedelta(minutes=90)),
     ],
 )
-def test_schedule_is_a_cron_expression_that_includes_0020_or_otherwise_a_timedelta(
+def test_schedule_is_a_cron_expression_with_a_run_at_00_20_unless_the_interval_does_not_fit_into_a_day(
     monkeypatch: pytest.MonkeyPatch, minutes: str, schedule: str | timedelta
 ) -> None:
-    """Only the run in the hour after midnight tests every row. With a timedelta, the times of the runs depend on
-    when Airflow first sees the DAG.
+    """A run at 00:20 is required because only the run in the hour after midnight tests every row. With a timedelta, the
+    times of the runs depend on when Airflow first sees the DAG.
     """
     monkeypatch.setenv("MILKRUN_FRESHNESS_MINUTES", minutes)
     bag = DagBag(str(DAGS / "milkrun_hourly.py"), safe_mode=False)

@@ -302,18 +302,18 @@ def goals_of_the_bill(work: Work) -> dict[str, float]:
     small = Load(1_000_000, 20, work=work, **SMALL)
     idle = replace(small, events_per_day=1)
     return {
-        "bill/usd a million at 1000/s": usd_per_million(medium),
-        "bill/usd a million at 1000/s without notifications": usd_per_million(
+        "bill/usd per million events at 1000/s": usd_per_million(medium),
+        "bill/usd per million events at 1000/s without notifications": usd_per_million(
             replace(medium, notifications=False)
         ),
-        "bill/usd a million at 1000/s, 100 per request": usd_per_million(full),
-        "bill/usd a million at 1000/s, 100 per request without notifications": usd_per_million(
+        "bill/usd per million events at 1000/s, 100 per request": usd_per_million(full),
+        "bill/usd per million events at 1000/s, 100 per request without notifications": usd_per_million(
             replace(full, notifications=False)
         ),
-        "bill/usd a million at 1M a day": usd_per_million(
+        "bill/usd per million events at 1M a day": usd_per_million(
             Load(events_per_day=1_000_000, batch=20, work=work)
         ),
-        "bill/usd a million at 1M a day, small": usd_per_million(small),
+        "bill/usd per million events at 1M a day, small": usd_per_million(small),
         "bill/usd a month fixed, small": sum(line.usd for line in bill(idle, Prices())),
     }
 

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow  # each test changes or creates a warehouse and co
 
 @pytest.fixture
 def stage(aws: Aws, local: LocalProcess, tmp_path: Path) -> Iterator[Stage]:
-    """Yield a stage without objects; its settings name its own virtual warehouse and add a resource monitor."""
+    """Yield a stage on which the DDL has not been run yet. Its settings make the DDL create a separate virtual
+    warehouse and a resource monitor.
+    """
     stage = Stage(tmp_path / "stage", local, aws)
     stage.outputs["credit_quota"] = "100"
     stage.outputs["snowflake"]["warehouse"] = f"{stage.database}_WH"

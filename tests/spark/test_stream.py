@@ -225,7 +225,7 @@ def test_stream_with_a_new_checkpoint_is_refused_if_its_name_already_has_results
     assert "streamed/live/ contains results of another checkpoint" in capsys.readouterr().err
 
 
-def test_stream_refuses_an_overdue_time_after_which_no_visit_would_be_reported(
+def test_stream_refuses_overdue_seconds_greater_than_the_time_after_which_visits_are_dropped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A visit without an exit is dropped after a day."""

@@ -358,7 +358,7 @@ def test_trace_of_an_object_omits_an_unreachable_s3_from_the_searched_stores(sto
     assert finder.searched == ["MILKRUN.RAW.EVENTS"]
 
 
-def test_trace_fails_instead_of_reporting_an_arrival_if_snowflake_stops_responding(stores: Any) -> None:
+def test_trace_ends_with_an_error_if_snowflake_stops_responding_during_the_search(stores: Any) -> None:
     class Raw:
         def query(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
             if "STG_EVENTS" in sql:

@@ -58,7 +58,8 @@ def plan_of_pipe(catalog: Catalog, authority: Authority, pipe: Pipe) -> Plan:
     copy = copy_of(pipe.definition, Scope(pipe.name.database, pipe.name.schema))
     stage = catalog.find_stage(copy.stage)
     if stage is None or stage.stage_id != pipe.stage_id:
-        # Snowflake's page "CREATE STAGE", usage notes: "If you recreate the stage, the pipe must be recreated".
+        # Snowflake's page "CREATE STAGE", usage notes: the pipes of a recreated stage load nothing until they are
+        # recreated, too.
         raise NotRunnable("STOPPED_STAGE_DROPPED", f"Stage '{copy.stage}' was dropped or recreated.")
     if bucket_and_prefix(stage.url) != (pipe.location.bucket, pipe.location.base):
         # SYSTEM$PIPE_STATUS: "the pipe is stopped because the underlying stage location has been altered".

@@ -1,6 +1,6 @@
 -- The only model through which a run reads events from RAW.EVENTS, so that all models see the same rows: those after
--- the mark of the last complete run, and those within the look-back that no complete run has read. Rows that are not
--- events have no event_key.
+-- the mark of the last complete run, and those within the look-back that no complete run has read. Invalid rows
+-- (invalid_code is not null) have no event_key.
 {{ config(materialized='table') }}
 
 -- depends_on: {{ ref('high_water_mark') }}
