@@ -15,7 +15,7 @@ from aws.credentials import FixedCredentials, session_credentials
 from cli.environment import LOOPBACK
 from cli.refusal import Refusal
 from ops.presence_rule import EXCLUSIVE_TAGS
-from snowpipe.emulator import NO_PROXIES, emulator_session
+from snowpipe.emulator_session import NO_PROXIES, emulator_session
 from snowpipe.pipes import other_location
 from snowpipe.roles import operator
 from snowpipe.settings import Connection, load

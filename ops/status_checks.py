@@ -41,7 +41,7 @@ MAX_INVALID_ROWS = 1000
 REJECTED_SHARE = 0.05
 # Staging may lag behind RAW by two intervals between dbt runs plus this time, because a run takes time.
 STAGING_MAY_LAG = timedelta(minutes=30)
-# The topics of serverless/monitoring.yml.
+# The topics of serverless/alarm_recipients.yml.
 _TOPIC = re.compile(r":milkrun-(?P<stage>[^:]+)-(alarms|pages)$")
 DBT_BUILD = "milkrun warehouse dbt build"
 

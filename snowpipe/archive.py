@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cli.refusal import Refusal
 from contract.archive_object import hour_of, is_content
 from snowpipe.ddl_files import Parameters
-from snowpipe.emulator import NO_PROXIES, emulator_session
+from snowpipe.emulator_session import NO_PROXIES, emulator_session
 from snowpipe.settings import Aws, Settings
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from cli.child_process import run_to_end
 from cli.environment import for_installation
 from cli.refusal import Refusal
-from snowpipe import arrow
+from snowpipe import dbt_process
 from snowpipe.roles import transformer
 from snowpipe.settings import Settings
 from snowpipe.warehouse import url_of
@@ -24,7 +24,7 @@ def dbt(arguments: Sequence[str], settings: Settings, environment: Mapping[str, 
     if not dbt.exists():
         raise Refusal(f"{dbt} does not exist: run make setup")
     wanted = environment_of(settings, environment)
-    command = [str(dbt.with_name("python")), "-P", str(arrow.__file__), *arguments]
+    command = [str(dbt.with_name("python")), "-P", str(dbt_process.__file__), *arguments]
     return run_to_end(command, env=wanted).returncode
 
 
@@ -60,7 +60,7 @@ def environment_of(settings: Settings, environment: Mapping[str, str]) -> dict[s
         "DBT_TARGET_PATH": str(folder / "target"),
         "DBT_LOG_PATH": str(folder / "logs"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        arrow.ADDRESS: url_of(connection),
+        dbt_process.ADDRESS: url_of(connection),
     }
     # The caller's variables for dbt (DBT_TARGET, DBT_PROFILE, …) and for another Python environment are omitted.
     return for_installation(environment) | identity | given

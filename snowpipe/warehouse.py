@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from cli.deadline import NoAnswerError, while_alive, within
 from cli.refusal import Refusal
-from snowpipe.arrow import make_loggers
+from snowpipe.dbt_process import make_loggers
 from snowpipe.pipe_check.sqlapi import host_of
 from snowpipe.roles import Role
 from snowpipe.settings import Connection

@@ -18,7 +18,7 @@ from dbt.cli.main import dbtRunner
 from snowflake.connector.cursor import SnowflakeCursor
 
 sys.path.append(str(Path(__file__).parents[1]))
-from snowpipe.arrow import make_loggers
+from snowpipe.dbt_process import make_loggers
 
 
 def note_statements() -> dict[str, bool]:

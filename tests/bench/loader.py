@@ -23,7 +23,7 @@ from snowflake import connector
 from local_snowflake.testing import Aws
 from tests.bench import figures
 from tests.bench.figures import Figures, Points, progress
-from tests.bench.standin import BUCKET, body_of
+from tests.bench.generated_objects import BUCKET, body_of
 
 PIPE = """CREATE PIPE B.RAW.EVENTS_PIPE AUTO_INGEST = TRUE AS
     COPY INTO B.RAW.EVENTS (payload, file_name, file_row_number, file_modified_at, scanned_at)
@@ -109,7 +109,7 @@ def snowflake(endpoint: str) -> Iterator[Snowflake]:
 
 @contextmanager
 def stand_in(objects: int, rows: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "tests.bench.standin", str(objects), str(rows)]
+    command = [sys.executable, "-m", "tests.bench.generated_objects", str(objects), str(rows)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout

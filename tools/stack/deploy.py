@@ -10,7 +10,7 @@ from typing import Any
 
 from ops.osls import OSLS, alone
 from ops.stage_outputs import ROOT, tags_of
-from snowpipe.emulator import NO_PROXIES, emulator_session
+from snowpipe.emulator_session import NO_PROXIES, emulator_session
 from tools.stack import identity, private_files, snowflake
 from tools.stack.errors import StackError
 from tools.stack.processes import Processes

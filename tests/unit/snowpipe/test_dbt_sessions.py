@@ -9,7 +9,7 @@ import pytest
 import sqlglot
 from jinja2 import Environment, StrictUndefined
 
-from snowpipe import arrow
+from snowpipe import dbt_process
 
 PROJECT = Path(__file__).parents[3] / "snowpipe/dbt"
 
@@ -31,7 +31,7 @@ def test_first_run_reads_everything_in_any_session_time_zone(zone: str) -> None:
 
 def test_dbt_connects_with_its_own_time_zone_and_formats_instead_of_those_of_the_account() -> None:
     connector = SimpleNamespace(connect=lambda **given: given)
-    arrow.set_session(connector)
+    dbt_process.set_session(connector)
     given = connector.connect(account="a", session_parameters={"QUERY_TAG": "milkrun-dbt"})
     assert given["account"] == "a"
     assert given["session_parameters"] == {

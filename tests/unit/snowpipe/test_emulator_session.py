@@ -30,7 +30,7 @@ HOSTILE = {
 CODE = """
 import sys
 from botocore.config import Config
-from snowpipe.emulator import NO_PROXIES, emulator_session
+from snowpipe.emulator_session import NO_PROXIES, emulator_session
 
 client = lambda name: emulator_session(None).client(name, endpoint_url=sys.argv[1], config=Config(proxies=NO_PROXIES))
 client("s3").create_bucket(Bucket="trial")

@@ -30,7 +30,7 @@ logging.basicConfig(level=logging.WARNING)
 sys.path.append(sys.argv[1])
 from snowflake.connector.arrow_context import ArrowConverterContext
 from snowflake.connector.nanoarrow_arrow_iterator import PyArrowRowIterator
-from snowpipe.arrow import make_loggers
+from snowpipe.dbt_process import make_loggers
 make_loggers()
 sys.setswitchinterval(1e-7)
 result, together, rows = base64.b64decode(sys.argv[2]), threading.Barrier(8), []
@@ -56,9 +56,9 @@ def test_several_threads_can_read_their_first_arrow_results_concurrently(python:
 def test_watchdog_of_dbt_ends_the_process_with_code_2_if_snowflake_does_not_respond() -> None:
     program = (
         "import sys, threading, time\n"
-        "from snowpipe import arrow\n"
-        "arrow.SILENT_SECONDS = 1\n"
-        "threading.Thread(target=arrow.end_if_silent, args=(sys.argv[1],)).start()\n"
+        "from snowpipe import dbt_process\n"
+        "dbt_process.SILENT_SECONDS = 1\n"
+        "threading.Thread(target=dbt_process.end_if_silent, args=(sys.argv[1],)).start()\n"
         "time.sleep(60)\n"
     )
     with silent_port() as port:
@@ -73,7 +73,7 @@ def test_sigterm_lets_dbt_cancel_its_queries_as_ctrl_c_does() -> None:
     program = (
         "import os, sys, time\n"
         "from unittest.mock import MagicMock\n"
-        "from snowpipe import arrow\n"
+        "from snowpipe import dbt_process\n"
         "def cli(prog_name):\n"
         "    try:\n"
         "        print('started', flush=True)\n"
@@ -82,9 +82,9 @@ def test_sigterm_lets_dbt_cancel_its_queries_as_ctrl_c_does() -> None:
         "        print('cancelled')\n"
         "modules = ('dbt', 'dbt.cli', 'dbt.cli.main', 'snowflake', 'snowflake.connector')\n"
         "sys.modules |= dict.fromkeys(modules, MagicMock(cli=cli))\n"
-        "os.environ[arrow.ADDRESS] = ''\n"
-        "arrow.make_loggers = arrow.end_if_silent = lambda *_: None\n"
-        "arrow.main()\n"
+        "os.environ[dbt_process.ADDRESS] = ''\n"
+        "dbt_process.make_loggers = dbt_process.end_if_silent = lambda *_: None\n"
+        "dbt_process.main()\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None

@@ -1,7 +1,8 @@
 """A fast fake of S3 and SQS, with generated objects and messages in memory.
 
 LocalStack serves only about 100 objects per second, so it would limit the measured speed of the local Snowflake's
-loader. `python -m tests.bench.standin OBJECTS ROWS_PER_OBJECT` runs this fake as a process and prints its port.
+loader. `python -m tests.bench.generated_objects OBJECTS ROWS_PER_OBJECT` runs this fake as a process and prints
+its port.
 """
 
 import asyncio
