@@ -4,7 +4,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, date, datetime
 
-# A date in numbers, or a number alone. dateparser would guess that 05/11/2026 is in May, and that 90 is the year 1990.
+# A numeric date, or a bare number. dateparser would guess that 05/11/2026 is in May, and that 90 is the year 1990.
 _NUMBERS = re.compile(r"(?<![\d:.])\d+(?:[/-]\d+)+|\d+\.\d+\.\d+|^\s*\d{1,9}\s*$")
 # The name of a month. If the text has no day (`_DAY`), dateparser uses the day of `now`.
 _MONTH = re.compile(

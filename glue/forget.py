@@ -315,7 +315,7 @@ def warehouse_sql(plan: Plan, database: str = "MILKRUN") -> list[str]:
 
 
 class NotReady(Exception):
-    """Raised before anything is deleted if a new object or a plan does not exist, another request is unfinished, or
+    """Raised, before anything is deleted, if a new object or a plan does not exist, another request is unfinished, or
     the list lacks ids of an earlier run.
     """
 

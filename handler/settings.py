@@ -27,7 +27,7 @@ class Settings(StageSettings, frozen=True, kw_only=True, rename="upper"):
     jwt_device_claim: str = "device_id"
     # How far `createdAt` may be ahead of our clock; the maximum is a day (contract.event_limits.MAX_CLOCK_AHEAD).
     max_clock_ahead_seconds: Annotated[int, msgspec.Meta(ge=0, le=86400)] = DEFAULT_CLOCK_AHEAD_SECONDS
-    jwt_user_claim: str = ""  # if given, accepted events of other users than the token's are counted
+    jwt_user_claim: str = ""  # if set, accepted events whose user differs from this claim are counted
     signature_secrets: str = ""  # ssm:<parameter>
 
     def __post_init__(self) -> None:

@@ -261,7 +261,7 @@ def parameters(place: Place) -> Iterator[Finding]:
     kind, _, name = variables["SIGNATURE_SECRETS"].partition(":")
     if variables["SIGNATURE_SCHEME"] == "off" or kind != "ssm":
         return
-    # The deployment role may list parameters, but not read one. Any page, not only the last one, may be empty
+    # The deployment role may list parameters, but not read their values. Any page, not only the last one, may be empty
     # (AWS Systems Manager API Reference: "DescribeParameters").
     wanted = [{"Key": "Name", "Option": "Equals", "Values": [name]}]
     pages = place.clients("ssm").get_paginator("describe_parameters").paginate(ParameterFilters=wanted)

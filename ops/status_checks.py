@@ -23,7 +23,7 @@ from ops.read_log_lines import Line as LogLine
 from ops.read_log_lines import TooSlowError, log_lines
 from ops.read_stores import invalid_rows
 from ops.stage_outputs import Client, Outputs
-from ops.status_sources import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
+from ops.status_findings import BUDGET_SECONDS, Finding, Level, Source, age, ask, problem
 from snowpipe import pipe_health, pipes
 from snowpipe.archive import Archive
 from snowpipe.pipe_check.metrics import FAILED_LOADS_HOURS, failed_loads_sql

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from cli.counts import count
 from ops import terminal
-from ops.status_sources import BUDGET_SECONDS, LEVELS, Finding, age, verdict
+from ops.status_findings import BUDGET_SECONDS, LEVELS, Finding, age, verdict
 
 RUNBOOK = "docs/runbook.md"
 _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}

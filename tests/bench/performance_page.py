@@ -34,8 +34,10 @@ PACKAGES = ("boto3", "pydantic", "msgspec", "aws-lambda-powertools", "urllib3", 
 
 
 def write(parts: Parts, by_hand: Parts, whole: Figures) -> None:
-    """Write the page and its plots from all figures (`whole`). `parts` are the parts of the last run, and
-    `by_hand` those that are run manually.
+    """Write the page and its plots.
+
+    `parts` holds the latest result of each default part, `by_hand` the results of the parts that run only if `--only`
+    names them, and `whole` the figures of both.
     """
     known = {**whole.ratios, **whole.rates}
     made = {

@@ -60,9 +60,8 @@ def test_fifty_random_event_sets_give_the_same_visits_on_every_engine(
     )
 
 
-def test_rebuild_skips_only_the_damaged_object_although_one_device_sends_30_percent_of_events(
-    spark: SparkSession, tmp_path: Path
-) -> None:
+def test_rebuild_of_skewed_events_skips_only_the_damaged_object(spark: SparkSession, tmp_path: Path) -> None:
+    """One device sends 30 percent of the events."""
     store = Folder(tmp_path)
     events = [
         GeofenceEvent(

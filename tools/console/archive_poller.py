@@ -32,6 +32,7 @@ class ArchivePoller(Poller):
         self._listed_to = datetime.now(UTC)
         self._listing_took = 0.0
         self._is_seeded = False
+        self._must_list = threading.Event()
         self.is_live = False
 
     @property
@@ -56,6 +57,11 @@ class ArchivePoller(Poller):
             self._skip(each, when)
         self.wake()
 
+    def list_now(self) -> None:
+        """List the archive without waiting for the next regular time. Safe to call from any thread."""
+        self._must_list.set()
+        self.wake()
+
     def _skip(self, name: ObjectName, at: datetime) -> None:
         kind = "good" if name.prefix == "events" else "bad"
         self.shared.tell(self.state.skip, kind, name.lines, at.timestamp())
@@ -66,7 +72,8 @@ class ArchivePoller(Poller):
             self._is_seeded = True
         every = self.shared.pace.live_listing if self.is_live else self.shared.pace.listing
         every = max(every, min(SPARING * self._listing_took, LONGEST_PAUSE_S / 4))
-        if time.monotonic() - self._listed_at >= every:
+        if self._must_list.is_set() or time.monotonic() - self._listed_at >= every:
+            self._must_list.clear()
             self._list()
         self._read_pending()
         # Wait here and return 0. Otherwise, a notification after a slow read would not start the next read immediately.
@@ -148,9 +155,9 @@ class QueueListener(Poller):
     def look(self) -> float:
         if not self._reader.is_live:
             self.live.open()
-            # List the archive again, because no notification was sent for objects stored before the queue existed.
             self._reader.is_live = True
-            self._reader.wake()
+            # No notification was sent for objects stored before the queue existed.
+            self._reader.list_now()
         self._say("ok")
         for news in self.live.receive():
             match news:

@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 
-from ops.status_sources import Finding, Source
+from ops.status_findings import Finding, Source
 from tools.stack.processes import Processes
 from tools.stack.settings import Settings
 

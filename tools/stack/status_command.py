@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import typer
 
-from ops import status_layout, status_sources, terminal
+from ops import status_findings, status_layout, terminal
 from ops.stage_outputs import NoStackError, Outputs
 from ops.status_checks import findings_of
-from ops.status_sources import Finding
+from ops.status_findings import Finding
 from tools.stack.local_status import laptop_source
 
 
@@ -39,7 +39,7 @@ def command(
             if not was_found:  # otherwise --watch continues, for example while the network is down
                 raise
             command = "milkrun up" if stage == "local" else ""
-            return [Finding("stack", "FAIL", str(problem), None, command), *status_sources.ask(local)]
+            return [Finding("stack", "FAIL", str(problem), None, command), *status_findings.ask(local)]
         was_found = True
         return findings_of(outputs, stage, local)
 

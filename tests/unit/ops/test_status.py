@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from cli import command_errors
 from ops import status_checks, status_layout
 from ops.stage_outputs import NoStackError, Outputs
-from ops.status_sources import BUDGET_SECONDS, Finding, Source, ask, verdict
+from ops.status_findings import BUDGET_SECONDS, Finding, Source, ask, verdict
 from tools.stack import status_command
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -85,7 +85,7 @@ def test_source_that_fails_halfway_is_reported_on_one_line_with_level_fail() -> 
 def test_process_ends_even_if_a_status_source_hangs() -> None:
     code = (
         "import threading, sys\n"
-        "from ops.status_sources import Source, ask\n"
+        "from ops.status_findings import Source, ask\n"
         "found = ask([Source('Snowflake', ('pipes',), lambda: threading.Event().wait(60), 'x')], 0.2)\n"
         "print(found[0].level)\n"
     )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from contract.metrics import ALARMED, METRICS
-from ops.status_sources import PAGES
+from ops.status_findings import PAGES
 from tests.unit.serverless.templates import EVERYTHING, STAGES, of_type, properties, resources
 from tools.check import ROOT, VARIANTS
 from tools.error_codes import EVENT_CODES

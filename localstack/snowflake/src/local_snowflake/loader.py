@@ -263,8 +263,8 @@ class Loader:
     # ---- histories
 
     def loaded_by_pipe(self, plan: Plan, names: Sequence[str]) -> set[str]:
-        """Return those of the given file names that the pipe's load history contains for the last 14 days, whether
-        the files were loaded or failed, and regardless of their ETags.
+        """Return the given file names that are in the pipe's load history of the last 14 days, including files that
+        failed to load, and regardless of their ETags.
         """
         assert plan.pipe
         database = plan.target.database

@@ -67,8 +67,8 @@ SEMI_STRUCTURED = {exp.DType.ARRAY, exp.DType.OBJECT}
 
 
 def refuse_types(statement: exp.Create | exp.Alter) -> None:
-    """Refuse column types that DuckDB cannot represent: structured types, times or timestamps with fewer than six
-    fractional digits, and types such as DECFLOAT, which DuckDB would replace with another type.
+    """Refuse column types that the local Snowflake does not support: structured types; times and timestamps with fewer
+    than six fractional digits, because six are always kept; types such as DECFLOAT, which DuckDB would replace.
     """
     for column in statement.find_all(exp.ColumnDef):
         kind = column.args.get("kind")

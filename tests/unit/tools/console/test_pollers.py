@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from snowpipe.archive import Object
 from snowpipe.warehouse import MissingObject
 from tests.unit.ops.test_stage_outputs import FILE
 from tools.console import archive_poller, polling, store_pollers
-from tools.console.archive_poller import ArchivePoller
+from tools.console.archive_poller import ArchivePoller, QueueListener
 from tools.console.parse_object import Position
 from tools.console.polling import Keys, Session, Shared
 from tools.console.state import ConsoleState
@@ -332,6 +333,18 @@ def test_objects_stored_while_the_archive_was_not_listed_for_hours_are_found_aft
     reader._listed_to -= timedelta(hours=4)
     reader._list()
     assert counted(shared)[1] == 2
+
+
+def test_objects_stored_before_notifications_begin_are_found_without_waiting_for_the_next_regular_listing(
+    shared, archive, monkeypatch
+):
+    monkeypatch.setattr(shared, "pace", Pace(listing=60.0, live_listing=60.0))
+    queue = SimpleNamespace(open=lambda: archive.put("a"), receive=list)
+    with running(ArchivePoller(shared)) as reader:
+        assert isinstance(reader, ArchivePoller)
+        until(lambda: reader._listed_at, lambda at: at > 0, timeout_s=5)
+        QueueListener(shared, queue, reader).look()
+        assert until(lambda: counted(shared), lambda found: found == (1, 1), timeout_s=5) == (1, 1)
 
 
 def test_only_object_keys_of_the_latest_thirty_hours_are_kept():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops.status_sources import Finding
+from ops.status_findings import Finding
 from tools.stack.local_status import laptop_source
 from tools.stack.settings import Settings
 

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -23,6 +24,13 @@ def processes(tmp_path: Path) -> Processes:
 def start(processes: Processes, code: str, grace_s: float = 0) -> Process:
     command = [sys.executable, "-u", "-c", code]
     return processes.start("trial", command, os.environ, Path("/"), grace_s)
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it has ended; other tests may leave such children
+        return []
 
 
 def printed(processes: Processes, word: str) -> None:
@@ -45,10 +53,11 @@ def test_process_whose_record_cannot_be_written_is_ended(processes, tmp_path, mo
     def full(*_: object, **_options: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(json, "dumps", full)
+    code = "import time; time.sleep(61)"
+    monkeypatch.setattr("tools.stack.processes.json", SimpleNamespace(dumps=full, loads=json.loads))
     with pytest.raises(OSError, match="No space left"):
-        start(processes, "import time; time.sleep(60)")
-    assert not [child for child in psutil.Process().children() if "time.sleep(60)" in child.cmdline()[-1]]
+        start(processes, code)
+    assert code not in [word for child in psutil.Process().children() for word in command_of(child)]
     assert list((tmp_path / "run").iterdir()) == []
 
 
