@@ -353,7 +353,10 @@ def test_semicolon_or_function_name_in_a_string_is_read_as_text(warehouse: Wareh
 def test_describing_a_statement_that_would_change_the_session_or_a_pipe_is_refused(
     numbers: Warehouse, sql: str
 ) -> None:
-    with numbers.connection.cursor() as cursor, pytest.raises(DatabaseError, match="without running the statement"):
+    with (
+        numbers.connection.cursor() as cursor,
+        pytest.raises(DatabaseError, match="without running the statement"),
+    ):
         cursor.describe(sql)
 
 
