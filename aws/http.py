@@ -30,7 +30,7 @@ from aws.errors import NoResponseError, ServiceError
 CALL_SECONDS = 3.0
 # The part of CALL_SECONDS for resolving the name, connecting to the addresses in turn, and TLS. AWS takes milliseconds.
 CONNECT_SECONDS = 1.5
-ADDRESS_SECONDS = 0.25  # the least time for connecting to one address, unless less remains of CONNECT_SECONDS
+ADDRESS_SECONDS = 0.25  # the minimum timeout for connecting to one address, within CONNECT_SECONDS
 MAX_FETCHED_BYTES = 256 * 1024
 
 type Address = tuple[int, int, int, str, tuple[object, ...]]  # as socket.getaddrinfo returns it

@@ -81,4 +81,4 @@ def send_until_done[K: Hashable, T](
         if not left:
             return failures
         sleep(jitter(pause))
-    return failures | dict.fromkeys(left, RetryableError(f"{service} rejected the item in every attempt"))
+    return failures | dict.fromkeys(left, RetryableError(f"{service} throttled or failed all attempts"))

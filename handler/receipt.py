@@ -7,7 +7,7 @@ import msgspec
 from contract.events import Reason
 from handler.validate import Batch
 
-MAX_ERROR_BYTES = 60 * 1024  # of errors; the whole response has at most 64 KiB
+MAX_ERROR_BYTES = 60 * 1024  # of the errors in a response, which has at most 64 KiB as a whole
 _CONFLICT = Reason(
     "event_id_conflict", "_id", "Accepted, but the batch contains different content with the same `_id`."
 )

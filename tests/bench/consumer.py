@@ -66,8 +66,8 @@ SHAPES = {
     "500": rounds(50, 5),
     # 500 events of 50 devices, each of which enters and leaves one fence five times
     "500 at one fence": rounds(50, 1, visits=5),
-    # 200 events each: of 20 devices at five fences; of 200 pairs of a device and a fence (only arrivals);
-    # of one such pair
+    # 200 events each: of 20 devices at five fences; of 200 pairs of a device and a fence (only arrivals); and of a
+    # single pair
     "200": rounds(20, 5),
     "200 pairs": [*rounds(200, 1)[:200]],
     "one pair": rounds(1, 1, visits=100),

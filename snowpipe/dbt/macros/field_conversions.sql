@@ -86,7 +86,8 @@
 {# The litres of a pickup; null outside the bounds, so that no phone can make a farm's sum NaN or negative. #}
 {% macro litres(metadata) -%} {{ number(metadata ~ ':litres::VARCHAR', 0, var('max_litres')) }} {%- endmacro %}
 
-{# Whether a column's value is one of a variable's texts. SQL has no empty list, but the variable may be empty. #}
+{# Whether a column's value is in a list of strings from a dbt variable. False if the list is empty, because SQL has no
+   empty list. #}
 {% macro is_one_of(column, names) -%}
     {%- if names -%}
         {{ column }} IN ({% for name in names %}'{{ name | replace("'", "''") }}'{{ ", " if not loop.last }}{% endfor %})

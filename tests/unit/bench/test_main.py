@@ -14,7 +14,7 @@ from tests.bench.performance_page import TEMPLATE
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
-    """Make the benchmark run no part. Return a list that records the name and options of each part."""
+    """Record the parts that would be run, instead of running them. Return the list of their names and options."""
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(bench, "measured", lambda *call: (calls.append(call), (None, True))[1])
     monkeypatch.setattr(bench.performance_page, "write", lambda *_: None)

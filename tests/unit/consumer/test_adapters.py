@@ -71,7 +71,7 @@ def test_keys_that_a_batch_read_never_processes_are_returned_as_failures():
     found, _ = table(lambda db, keys: [k for k in keys if k == "007"])
     items, failures = found.get(KEYS)
     assert {key: str(e) for key, e in failures.items()} == {
-        ("p", "007"): "DynamoDB rejected the item in every attempt"
+        ("p", "007"): "DynamoDB throttled or failed all attempts"
     }
     assert len(items) == 149
 
@@ -134,7 +134,7 @@ def test_only_entries_that_the_bus_rejected_are_resent():
 def test_entries_that_the_bus_always_rejects_are_returned_as_failures():
     events = Events(lambda e, entry: entry["Detail"] == '{"id":"7"}')
     [(failed, failure)] = EventBus(events, "bus", Inline()).publish(NOTICES).items()
-    assert (failed, str(failure)) == ("7", "EventBridge rejected the item in every attempt")
+    assert (failed, str(failure)) == ("7", "EventBridge throttled or failed all attempts")
     assert isinstance(failure, LoggableError)  # only then is its message logged
 
 

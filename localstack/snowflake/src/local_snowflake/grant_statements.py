@@ -165,7 +165,7 @@ class Granting:
             return
         now = self.access.now
         roles = now.roles_of(actor)
-        if "MANAGE GRANTS" in now.privileges(roles, "ACCOUNT", ""):
+        if self._may_manage_grants(actor):
             return
         schema = target.name.rpartition(".")[0] if target.kind in IN_A_SCHEMA else target.name
         if schema in now.managed and (target.kind in IN_A_SCHEMA or target.of):
@@ -208,9 +208,8 @@ class Granting:
         """Raise an error unless the new owner is a role of the session, or the session's roles have MANAGE GRANTS
         (Snowflake: "GRANT OWNERSHIP: Transferring ownership requires the target role to be active", bundle 2026_07).
         """
-        roles = self.access.now.roles_of(actor)
-        may_manage = "MANAGE GRANTS" in self.access.now.privileges(roles, "ACCOUNT", "")
-        if self.access.enforced and role not in roles and not may_manage:
+        is_active = role in self.access.now.roles_of(actor)
+        if self.access.enforced and not is_active and not self._may_manage_grants(actor):
             raise compilation(
                 f"{target.privileged_kind} ownership can only be transferred to a role that is activated in the "
                 "current session or by a role with account-level MANAGE GRANTS."
@@ -297,11 +296,13 @@ class Granting:
             raise unsupported("SHOW GRANTS other than ON, TO and OF ROLE")
         return grants_result([row for row in rows if not row.kind.startswith("FUTURE ")])
 
+    def _may_manage_grants(self, actor: Actor) -> bool:
+        now = self.access.now
+        return "MANAGE GRANTS" in now.privileges(now.roles_of(actor), "ACCOUNT", "")
+
     def _check_may_show(self, actor: Actor, target: Target) -> None:
         """Raise an error unless the actor's roles have MANAGE GRANTS or any privilege on the object."""
-        now = self.access.now
-        may_manage = "MANAGE GRANTS" in now.privileges(now.roles_of(actor), "ACCOUNT", "")
-        if target.kind not in ("ACCOUNT", "ROLE", "USER") and not may_manage:
+        if target.kind not in ("ACCOUNT", "ROLE", "USER") and not self._may_manage_grants(actor):
             self.authority.require(actor, (), target.kind, target.name)
 
     def _grants_on(self, target: Target) -> list[Grant]:

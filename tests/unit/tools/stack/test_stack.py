@@ -173,7 +173,9 @@ def test_interrupted_up_leaves_nothing_running(trial_stack, server, monkeypatch)
     assert not server.is_ready(trial_stack.settings)
 
 
-def test_up_ends_the_processes_that_a_killed_up_left_running(trial_stack, server, deploys):
+def test_up_ends_processes_that_were_left_running_by_an_up_command_that_was_killed(
+    trial_stack, server, deploys
+):
     # This is the state that an `up` leaves if it is killed before it writes outputs.json.
     left = server.launch(trial_stack.settings, trial_stack.processes)
     (trial_stack.settings.folder / ".lock").touch()  # every `up` creates it first
